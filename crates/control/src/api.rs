@@ -1,0 +1,235 @@
+//! Types of the control API, version 1.0: HTTP/1.1 and JSON on the control socket.
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /1.0` | | [`Server`] |
+//! | `GET /1.0/devices?instance=KEY` | | list of [`Device`] |
+//! | `POST /1.0/devices` | [`AddDevice`] | [`Device`] |
+//! | `GET /1.0/devices/{instance}/{device}` | | [`Device`] |
+//! | `PATCH /1.0/devices/{instance}/{device}` | [`ChangeDevice`] | [`Device`] |
+//! | `POST /1.0/devices/{instance}/{device}/rename` | [`RenameDevice`] | [`Device`] |
+//! | `DELETE /1.0/devices/{instance}/{device}` | | empty object |
+//! | `POST /1.0/instances/{instance}/adopt` | | list of [`Device`] |
+//! | `GET /1.0/events` | | server-sent events, each data line one [`Event`] |
+//!
+//! `{instance}` is the canonical text of an `InstanceKey`, percent-encoded. Every failure is a
+//! [`Failure`] with the status of its kind.
+
+use std::collections::BTreeMap;
+
+use portway_model::{DeviceName, InstanceKey};
+use serde::{Deserialize, Serialize};
+
+/// What the daemon says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Version of the API.
+    pub api: String,
+    /// Version of the program.
+    pub version: String,
+    /// The daemon's pid.
+    pub pid: u32,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// Generation of the desired state; rises with each change.
+    pub generation: u64,
+    /// Devices by state.
+    pub devices: DeviceTotals,
+    /// The servers it follows.
+    pub providers: Vec<ProviderStatus>,
+    /// Running workers.
+    pub workers: Vec<WorkerStatus>,
+    /// Keeper's pid, when one runs.
+    pub keeper_pid: Option<i32>,
+    /// What is degraded, one line each; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
+/// Devices by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceTotals {
+    /// Serving.
+    pub active: u64,
+    /// Waiting for something that is expected to come.
+    pub waiting: u64,
+    /// Serving in part, or retried after a failure.
+    pub degraded: u64,
+    /// Not serving.
+    pub failed: u64,
+}
+
+/// A server the daemon follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderStatus {
+    /// `incus`, `lxd`, `netns`.
+    pub name: String,
+    /// Socket, where there is one.
+    pub endpoint: Option<String>,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// A running worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its pid.
+    pub pid: i32,
+    /// Instance it serves.
+    pub instance: InstanceKey,
+    /// Uid it runs as.
+    pub uid: Option<u32>,
+    /// Devices it serves.
+    pub devices: u64,
+}
+
+/// State of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceState {
+    /// It serves.
+    Active,
+    /// It waits for something that is expected to come (instance, address, folder).
+    Waiting,
+    /// It serves in part, or is retried after a failure.
+    Degraded,
+    /// It does not serve.
+    Failed,
+}
+
+/// How bytes travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceMode {
+    /// Through a relay worker.
+    Relay,
+    /// By kernel NAT.
+    Nat,
+}
+
+/// A device with its state. The first block is `device list --format json` as documented.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// Instance, canonical.
+    pub instance: InstanceKey,
+    /// Device name.
+    pub name: DeviceName,
+    /// Listen address, canonical.
+    pub listen: String,
+    /// Connect address, canonical.
+    pub connect: String,
+    /// `host` or `instance`.
+    pub bind: String,
+    /// State.
+    pub state: DeviceState,
+    /// Mode.
+    pub mode: DeviceMode,
+    /// Why this mode.
+    pub mode_reason: Option<String>,
+    /// Live connections or flows.
+    pub connections_now: u64,
+    /// Connections or flows since the device was added (or the daemon first saw it).
+    pub connections_total: u64,
+    /// Payload bytes, downstream to upstream.
+    pub bytes_in: u64,
+    /// Payload bytes, upstream to downstream.
+    pub bytes_out: u64,
+    /// Last failure, one line.
+    pub last_error: Option<String>,
+    /// When the present state began, RFC 3339, UTC.
+    pub since: String,
+
+    /// Why it is in this state, one line, when there is something to say.
+    pub reason: Option<String>,
+    /// Every key that differs from its default, and `listen`, `connect`.
+    pub keys: BTreeMap<String, String>,
+    /// UUID of the instance the device is bound to.
+    pub instance_uuid: Option<String>,
+    /// Failed dials.
+    pub dials_failed: u64,
+    /// Connections ended by a reset.
+    pub resets: u64,
+    /// Dropped datagrams or descriptors.
+    pub dropped: u64,
+    /// Flows evicted because the table was full.
+    pub evicted: u64,
+    /// Worker serving it.
+    pub worker_pid: Option<i32>,
+}
+
+/// Body of `POST /1.0/devices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddDevice {
+    /// Instance, canonical.
+    pub instance: InstanceKey,
+    /// Device name.
+    pub name: DeviceName,
+    /// Keys as for the command line.
+    pub keys: BTreeMap<String, String>,
+}
+
+/// Body of `PATCH`: keys to set, keys to unset (back to the default).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeDevice {
+    /// Keys to set.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Keys to remove.
+    #[serde(default)]
+    pub unset: Vec<String>,
+}
+
+/// Body of `rename`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameDevice {
+    /// The new name.
+    pub name: DeviceName,
+}
+
+/// Kind of a failure: fixes the HTTP status and the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureKind {
+    /// Malformed input: 400, exit 2.
+    Usage,
+    /// A conflict with the world: 409, exit 1.
+    Refused,
+    /// No such instance or device: 404, exit 4.
+    Missing,
+    /// A server the daemon needs does not answer: 503, exit 3.
+    Unreachable,
+    /// A fault of ours: 500, exit 1.
+    Internal,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Kind.
+    pub kind: FailureKind,
+    /// One line: what and why.
+    pub error: String,
+    /// The likely cure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Something that changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// `device-added`, `device-removed`, `device-changed`, `device-state`, `device-error`, `worker-started`,
+    /// `worker-ended`, `instance-started`, `instance-stopped`.
+    pub kind: String,
+    /// Instance concerned.
+    pub instance: InstanceKey,
+    /// Device concerned.
+    pub device: Option<DeviceName>,
+    /// One line.
+    pub text: String,
+}

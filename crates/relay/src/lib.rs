@@ -1,0 +1,3 @@
+//! L4 proxy devices: the worker process and its engine, the protocol that drives it, the keeper.
+
+pub mod wire;

@@ -1,0 +1,308 @@
+//! The protocol between the daemon and a relay worker, and between the daemon and the keeper.
+//!
+//! Transport: `SOCK_SEQPACKET`, one JSON message per packet, file descriptors beside it by
+//! `SCM_RIGHTS` (at most [`MAX_FDS`] per packet). Requests that need an answer carry a `seq`;
+//! the answer is [`FromWorker::Done`] with the same number. Messages are handled in order.
+//!
+//! Start: the daemon spawns the worker with the channel as fd 3 and the adoption listener as
+//! fd 4, then sends [`ToWorker::Init`]. The worker answers [`FromWorker::Ready`] with its
+//! counters memfd once it is sandboxed.
+//!
+//! Adoption: a later daemon connects to the adoption listener and sends [`ToWorker::Hello`].
+//! The worker replaces its control channel by the new connection and answers with
+//! [`FromWorker::Ready`] (counters memfd), then one or more [`FromWorker::Entry`] per device
+//! (listeners as fds), then [`FromWorker::End`]. An unknown version is answered by
+//! [`FromWorker::Version`] and the channel is closed.
+
+use std::time::Duration;
+
+use portway_model::DeviceSpec;
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol. Raised with every change that an older peer would misread.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Descriptors in one packet: below the kernel's `SCM_MAX_FD` (253, unix(7)).
+pub const MAX_FDS: usize = 250;
+
+/// Longest packet either side accepts, bytes.
+pub const MAX_PACKET_BYTES: usize = 64 * 1024;
+
+/// Number of counter lines of a worker: the most devices one worker can hold.
+pub const SLOT_COUNT: u32 = 1024;
+
+/// Index of a device in a worker: its counter line. Assigned by the daemon, reused after removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slot(pub u32);
+
+/// What a worker is told once, before anything else.
+///
+/// Descriptors beside it, in this order, each only when its flag is set: the network namespace
+/// to enter, the pidfd of the instance's init.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Init {
+    /// [`PROTOCOL_VERSION`] of the daemon.
+    pub version: u32,
+    /// A network namespace descriptor comes along; without it the worker stays where it is.
+    pub has_netns: bool,
+    /// A pidfd comes along: the worker ends within 200 ms of that process' death.
+    pub has_pidfd: bool,
+    /// Pid of the instance's init as the worker's pid namespace sees it.
+    pub init_pid: Option<i32>,
+    /// User and group to become. `None` keeps those of the daemon (no other id is mapped).
+    pub ids: Option<Ids>,
+    /// How much of the sandbox to insist on.
+    pub sandbox: Sandbox,
+    /// Uid that may adopt this worker (the daemon's own).
+    pub owner_uid: u32,
+    /// Opaque to the worker, handed back in [`FromWorker::Ready`]: which worker this is.
+    pub identity: Identity,
+}
+
+/// User and group of a worker, host ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Ids {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// How much of the worker's sandbox must hold before it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandbox {
+    /// Everything, or the worker does not start.
+    Full,
+    /// As much as an unprivileged user namespace permits: no private root when the kernel refuses it.
+    BestEffort,
+}
+
+/// Names a worker across daemon restarts. The worker only stores it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Worker name: file name (without `.sock`) of its adoption listener.
+    pub name: String,
+    /// Instance, canonical text of `InstanceKey`.
+    pub instance: String,
+    /// Which run of the instance: init's pid and start time, or the namespace's device and inode.
+    pub run: String,
+    /// Which group of devices inside the instance (connect side, ids, sibling number).
+    pub group: String,
+    /// Which build of the program runs in the worker; another build is replaced and drained.
+    pub build: String,
+}
+
+/// A device as a worker needs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WireDevice {
+    /// Canonical text of `DeviceKey`, for logs and adoption.
+    pub key: String,
+    /// The checked options. Upstream is `spec.connect`, dialled in the worker's own namespace.
+    pub spec: DeviceSpec,
+    /// What the upstream descriptor is, for a path unix socket. `None` otherwise.
+    pub base: Option<UnixBase>,
+}
+
+/// Meaning of the descriptor that comes with a device whose upstream is a path unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnixBase {
+    /// `O_PATH` of a root directory: the whole path is resolved below it (`RESOLVE_IN_ROOT`).
+    Root,
+    /// `O_PATH` of the parent directory: only the last component is looked up, without following it.
+    Parent,
+}
+
+/// Daemon to worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum ToWorker {
+    /// First message of the daemon that started the worker.
+    Init(Init),
+    /// First message of a daemon that adopts the worker.
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the daemon.
+        version: u32,
+    },
+    /// Adds a device, or replaces the options of the one in that slot, keeping its live
+    /// connections. Descriptors: the upstream base if `device.base` is set. Listeners follow by
+    /// [`ToWorker::Listeners`]; the device accepts once `listen_count` of them are there.
+    /// With `keep_listeners` the listeners already in the slot stay.
+    Put {
+        /// Number of this request.
+        seq: u64,
+        /// Where the device goes.
+        slot: Slot,
+        /// The device.
+        device: Box<WireDevice>,
+        /// How many listeners it has in all: one per port, 1 for unix.
+        listen_count: u32,
+        /// The slot's listeners stay as they are; none follow.
+        keep_listeners: bool,
+        /// The device starts inside a hold that lasts this long, if any.
+        hold: Option<Duration>,
+    },
+    /// Listeners of the device in `slot`, in order of the listen ports, from index `first`.
+    /// Descriptors: the listeners. [`FromWorker::Done`] of the `Put` is sent after the last.
+    Listeners {
+        /// Where they go.
+        slot: Slot,
+        /// Listen index of the first descriptor.
+        first: u32,
+    },
+    /// Takes the device out: listeners closed here. `drain` lets live connections finish,
+    /// otherwise they are ended at once.
+    Remove {
+        /// Number of this request.
+        seq: u64,
+        /// Which.
+        slot: Slot,
+        /// Let connections finish.
+        drain: bool,
+    },
+    /// Descriptor: an accepted client that nobody has dialled for (an earlier `Orphan`).
+    Client {
+        /// Device.
+        slot: Slot,
+        /// Listen index it came in by.
+        index: u32,
+    },
+    /// Stop accepting (close all listeners), let connections finish, exit when none is left or
+    /// after `grace`.
+    Drain {
+        /// Longest wait.
+        grace: Duration,
+    },
+    /// Exit at once.
+    Exit,
+}
+
+/// Worker to daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum FromWorker {
+    /// Sandboxed and serving. Descriptor: the counters memfd ([`SLOT_COUNT`] lines).
+    Ready {
+        /// [`PROTOCOL_VERSION`] of the worker.
+        version: u32,
+        /// The worker's pid in its own pid namespace (the daemon's).
+        pid: i32,
+        /// What `Init` said.
+        identity: Identity,
+    },
+    /// Answer to a request.
+    Done {
+        /// The request's number.
+        seq: u64,
+        /// Why it failed; `None` when it worked.
+        error: Option<String>,
+    },
+    /// One device of the table (adoption). Descriptors: listeners from index `first`.
+    Entry {
+        /// Its slot.
+        slot: Slot,
+        /// The device.
+        device: Box<WireDevice>,
+        /// Listeners in all.
+        listen_count: u32,
+        /// Listen index of the first descriptor here.
+        first: u32,
+    },
+    /// End of the table.
+    End,
+    /// The worker speaks another version.
+    Version {
+        /// The worker's.
+        version: u32,
+    },
+    /// Something failed since the last report; at most one per second and device.
+    Failure {
+        /// Device.
+        slot: Slot,
+        /// How often since the last report.
+        count: u64,
+        /// The last failure, one line.
+        text: String,
+    },
+    /// The first dial of a held target port succeeded, or the hold ran out.
+    HoldEnded {
+        /// Device.
+        slot: Slot,
+        /// False when it ran out.
+        reached: bool,
+    },
+    /// Descriptor: a client whose dial failed because the instance is dying; nothing was read
+    /// from it. The daemon keeps it for the next worker.
+    Orphan {
+        /// Device.
+        slot: Slot,
+        /// Listen index it came in by.
+        index: u32,
+    },
+    /// The instance's init is dead; the worker ends within 200 ms.
+    InstanceGone,
+}
+
+/// Fields of a counter line, in order. Each is a total since the device was put into its slot;
+/// the daemon zeroes nothing.
+pub mod field {
+    /// Connections (tcp, unix) or flows (udp) taken in.
+    pub const OPENED: usize = 0;
+    /// Those that have ended. `OPENED - CLOSED` are live.
+    pub const CLOSED: usize = 1;
+    /// Payload bytes from downstream to upstream.
+    pub const BYTES_IN: usize = 2;
+    /// Payload bytes from upstream to downstream.
+    pub const BYTES_OUT: usize = 3;
+    /// Dials that failed (refused, timed out, no path).
+    pub const DIAL_FAILED: usize = 4;
+    /// Connections ended by a reset of either side.
+    pub const RESET: usize = 5;
+    /// Datagrams or descriptors dropped (queue full, cap, refused kind).
+    pub const DROPPED: usize = 6;
+    /// Flows evicted before their idle time because the table was full.
+    pub const EVICTED: usize = 7;
+}
+
+/// Daemon to keeper. The keeper answers `List` only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum ToKeeper {
+    /// Keep these descriptors under `key`, from index `first`; those there are replaced.
+    Keep {
+        /// Canonical text of `DeviceKey`.
+        key: String,
+        /// What the daemon needs to recognise the listeners (listen address, dev and inode of a path).
+        note: String,
+        /// Index of the first descriptor.
+        first: u32,
+    },
+    /// Close everything under `key`.
+    Drop {
+        /// Canonical text of `DeviceKey`.
+        key: String,
+    },
+    /// Send everything back.
+    List,
+    /// Close everything and exit.
+    Exit,
+}
+
+/// Keeper to daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum FromKeeper {
+    /// Descriptors under `key`, from index `first`.
+    Kept {
+        /// Canonical text of `DeviceKey`.
+        key: String,
+        /// As given with `Keep`.
+        note: String,
+        /// Index of the first descriptor.
+        first: u32,
+    },
+    /// End of the list.
+    End,
+}
