@@ -54,6 +54,8 @@ pub struct Init {
     pub ids: Option<Ids>,
     /// How much of the sandbox to insist on.
     pub sandbox: Sandbox,
+    /// What the end of the control channel means.
+    pub lifetime: Lifetime,
     /// Uid that may adopt this worker (the daemon's own).
     pub owner_uid: u32,
     /// Opaque to the worker, handed back in [`FromWorker::Ready`]: which worker this is.
@@ -77,6 +79,16 @@ pub enum Sandbox {
     Full,
     /// As much as an unprivileged user namespace permits: no private root when the kernel refuses it.
     BestEffort,
+}
+
+/// What a worker does when its control channel ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifetime {
+    /// Go on and wait for adoption: the daemon may die without a connection noticing.
+    Detached,
+    /// Exit at once: the daemon is a foreground command and nobody would adopt the worker.
+    WithDaemon,
 }
 
 /// Names a worker across daemon restarts. The worker only stores it.
@@ -103,6 +115,9 @@ pub struct WireDevice {
     pub spec: DeviceSpec,
     /// What the upstream descriptor is, for a path unix socket. `None` otherwise.
     pub base: Option<UnixBase>,
+    /// Opaque to the worker, handed back in [`FromWorker::Entry`]: what the daemon must remember of
+    /// the listeners (device and inode of a socket file).
+    pub note: String,
 }
 
 /// Meaning of the descriptor that comes with a device whose upstream is a path unix socket.
