@@ -1,1 +1,9 @@
-//! config
+//! Where Portway keeps its files ([`Paths`]) and what the optional `portway.toml` says ([`Settings`]).
+//!
+//! Nothing here talks to a server; a message about a file names the file, and the line where there is one.
+
+pub mod paths;
+pub mod settings;
+
+pub use paths::{Caller, Lock, Paths, PathsError};
+pub use settings::{DaemonSettings, IncusSettings, LogFilter, RelayUser, Settings, SettingsError, UserIds};

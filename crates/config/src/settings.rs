@@ -1,0 +1,331 @@
+//! `portway.toml`: the daemon's optional settings.
+//!
+//! Every key has a default, an unknown key is an error, and each error says file, line and column.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+use toml::Spanned;
+
+/// Longest settings file, bytes. Far above any real one; keeps a wrong path from filling the memory.
+const FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// User of relay workers when the system has it and the file names none.
+const DEFAULT_USER: &str = "portway";
+
+/// Uid and gid when there is no such user: the kernel's overflow ids, `nobody` on most systems.
+const OVERFLOW_ID: u32 = 65_534;
+
+/// What `portway.toml` says, defaults filled in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `[daemon]`.
+    pub daemon: DaemonSettings,
+    /// `[incus]`.
+    pub incus: IncusSettings,
+}
+
+/// `[daemon]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DaemonSettings {
+    /// `user`: whom tcp and udp relay workers run as.
+    pub user: RelayUser,
+    /// `log`: what is logged.
+    pub log: LogFilter,
+}
+
+/// `[incus]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IncusSettings {
+    /// `socket`: Incus' unix socket; goes before `INCUS_SOCKET` and `INCUS_DIR`. Absolute.
+    pub socket: Option<PathBuf>,
+}
+
+/// Whom relay workers run as.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RelayUser {
+    /// The user `portway` if the system has it, else 65534.
+    #[default]
+    Default,
+    /// A user by name; it must exist.
+    Name(String),
+    /// A uid other than 0. Its group is that of the user of this uid, else 65534.
+    Uid(u32),
+}
+
+/// Host ids of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserIds {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+}
+
+/// What is logged: a list, separated by commas, of `LEVEL` or `TARGET=LEVEL`, with `LEVEL` one of `off`,
+/// `error`, `warn`, `info`, `debug`, `trace`. Default `info`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+/// Why the settings cannot be used.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// The file is there and cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is longer than any settings file.
+    #[error("{} is larger than {FILE_MAX_BYTES} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A place in the file is wrong.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// In characters, from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// `daemon.user` is not a user of this system.
+    #[error("no user {name:?} on this system")]
+    NoUser {
+        /// The name.
+        name: String,
+    },
+    /// `daemon.user` is root.
+    #[error("relay workers must not run as root")]
+    RootUser,
+    /// The user database cannot be asked.
+    #[error("cannot look up user {name:?}")]
+    UserLookup {
+        /// Name or uid.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl SettingsError {
+    /// The likely cure, one line.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            SettingsError::NoUser { .. } => {
+                Some("make the user (`useradd --system NAME`), or take daemon.user out of portway.toml")
+            }
+            SettingsError::RootUser => Some("name an unprivileged user in daemon.user"),
+            SettingsError::Read { .. }
+            | SettingsError::TooLarge { .. }
+            | SettingsError::Syntax { .. }
+            | SettingsError::UserLookup { .. } => None,
+        }
+    }
+}
+
+/// The file as written: what toml and serde check.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSettings {
+    #[serde(default)]
+    daemon: RawDaemon,
+    #[serde(default)]
+    incus: RawIncus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawDaemon {
+    user: Option<Spanned<RawUser>>,
+    log: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawIncus {
+    socket: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a user name or a uid")]
+enum RawUser {
+    Uid(u32),
+    Name(String),
+}
+
+/// A fault at a byte range of the text.
+struct Fault {
+    at: usize,
+    message: String,
+}
+
+impl Settings {
+    /// Reads `path`. A file that is not there gives the defaults.
+    ///
+    /// # Errors
+    /// [`SettingsError::Read`], [`SettingsError::TooLarge`], [`SettingsError::Syntax`].
+    pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+        let failed = |source| SettingsError::Read { path: path.to_owned(), source };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Settings::default()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_MAX_BYTES {
+            return Err(SettingsError::TooLarge { path: path.to_owned() });
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error.utf8_error())))?;
+        Settings::parse(path, &text)
+    }
+
+    /// Checks `text`; `path` is only for messages.
+    ///
+    /// # Errors
+    /// [`SettingsError::Syntax`].
+    pub fn parse(path: &Path, text: &str) -> Result<Settings, SettingsError> {
+        parse_text(text).map_err(|fault| {
+            let before = text.get(..fault.at).unwrap_or(text);
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            SettingsError::Syntax {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+                message: fault.message,
+            }
+        })
+    }
+}
+
+fn parse_text(text: &str) -> Result<Settings, Fault> {
+    let raw: RawSettings = toml::from_str(text).map_err(|error| Fault {
+        at: error.span().map_or(0, |span| span.start),
+        message: error.message().replace('\n', ", "),
+    })?;
+    Ok(Settings {
+        daemon: DaemonSettings {
+            user: checked(raw.daemon.user, user)?.unwrap_or_default(),
+            log: checked(raw.daemon.log, |text| LogFilter::new(&text))?.unwrap_or_default(),
+        },
+        incus: IncusSettings { socket: checked(raw.incus.socket, absolute)? },
+    })
+}
+
+/// Applies `check` to a value that is there; its message gets the value's place.
+fn checked<R, T>(
+    raw: Option<Spanned<R>>,
+    check: impl FnOnce(R) -> Result<T, String>,
+) -> Result<Option<T>, Fault> {
+    raw.map(|value| {
+        let at = value.span().start;
+        check(value.into_inner()).map_err(|message| Fault { at, message })
+    })
+    .transpose()
+}
+
+fn user(raw: RawUser) -> Result<RelayUser, String> {
+    let user = match raw {
+        RawUser::Uid(uid) => RelayUser::Uid(uid),
+        RawUser::Name(name) if name.is_empty() => return Err("daemon.user is empty".to_owned()),
+        RawUser::Name(name) => match name.parse() {
+            Ok(uid) => RelayUser::Uid(uid),
+            Err(_) => RelayUser::Name(name),
+        },
+    };
+    match user {
+        RelayUser::Uid(0) => Err("daemon.user must not be root".to_owned()),
+        RelayUser::Name(name) if name == "root" => Err("daemon.user must not be root".to_owned()),
+        user => Ok(user),
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, String> {
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("incus.socket {} is not an absolute path", path.display()))
+    }
+}
+
+impl LogFilter {
+    /// Checks a filter.
+    ///
+    /// # Errors
+    /// One line that names the part that is wrong.
+    pub fn new(text: &str) -> Result<LogFilter, String> {
+        for part in text.split(',') {
+            let (target, level) = part.split_once('=').unwrap_or(("portway", part));
+            let known = ["off", "error", "warn", "info", "debug", "trace"];
+            if !known.iter().any(|name| name.eq_ignore_ascii_case(level)) {
+                let known = known.join(", ");
+                return Err(format!("log level {level:?} is unknown, expected one of {known}"));
+            }
+            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+            if target.is_empty() || !target.chars().all(legal) {
+                return Err(format!("log target {target:?} is not a module path"));
+            }
+        }
+        Ok(LogFilter(text.to_owned()))
+    }
+
+    /// The filter's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LogFilter {
+    fn default() -> LogFilter {
+        LogFilter("info".to_owned())
+    }
+}
+
+impl RelayUser {
+    /// Asks the system's user database.
+    ///
+    /// # Errors
+    /// [`SettingsError::NoUser`], [`SettingsError::RootUser`] when the name means uid 0,
+    /// [`SettingsError::UserLookup`].
+    pub fn lookup(&self) -> Result<UserIds, SettingsError> {
+        let by_name = |name: &str| {
+            nix::unistd::User::from_name(name)
+                .map_err(|errno| SettingsError::UserLookup { name: name.to_owned(), source: errno.into() })
+        };
+        let ids = match self {
+            RelayUser::Default => by_name(DEFAULT_USER)?
+                .map_or(UserIds { uid: OVERFLOW_ID, gid: OVERFLOW_ID }, |user| ids_of(&user)),
+            RelayUser::Name(name) => {
+                ids_of(&by_name(name)?.ok_or_else(|| SettingsError::NoUser { name: name.clone() })?)
+            }
+            RelayUser::Uid(uid) => nix::unistd::User::from_uid((*uid).into())
+                .map_err(|errno| SettingsError::UserLookup { name: uid.to_string(), source: errno.into() })?
+                .map_or(UserIds { uid: *uid, gid: OVERFLOW_ID }, |user| ids_of(&user)),
+        };
+        if ids.uid == 0 {
+            return Err(SettingsError::RootUser);
+        }
+        Ok(ids)
+    }
+}
+
+fn ids_of(user: &nix::unistd::User) -> UserIds {
+    UserIds { uid: user.uid.as_raw(), gid: user.gid.as_raw() }
+}
+
+#[cfg(test)]
+mod tests;

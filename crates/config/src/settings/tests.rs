@@ -1,0 +1,75 @@
+//! Every key, every message.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Settings, String> {
+    Settings::parse(Path::new("p.toml"), text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn nothing_gives_the_defaults() {
+    assert_eq!(parse("").unwrap(), Settings::default());
+    assert_eq!(parse("[daemon]\n[incus]\n").unwrap(), Settings::default());
+    let missing = Settings::load(Path::new("/nonexistent/portway.toml")).unwrap();
+    assert_eq!(missing, Settings::default());
+    assert_eq!(missing.daemon.log.as_str(), "info");
+}
+
+#[test]
+fn every_key_is_read() {
+    let settings = parse(
+        "[daemon]\nuser = \"relay\"\nlog = \"warn,portway_relay=trace\"\n[incus]\nsocket = \"/run/i.sock\"\n",
+    )
+    .unwrap();
+    assert_eq!(settings.daemon.user, RelayUser::Name("relay".to_owned()));
+    assert_eq!(settings.daemon.log.as_str(), "warn,portway_relay=trace");
+    assert_eq!(settings.incus.socket.as_deref(), Some(Path::new("/run/i.sock")));
+    assert_eq!(parse("[daemon]\nuser = 977").unwrap().daemon.user, RelayUser::Uid(977));
+    assert_eq!(parse("[daemon]\nuser = \"977\"").unwrap().daemon.user, RelayUser::Uid(977));
+}
+
+#[test]
+fn errors_name_file_line_and_column() {
+    let cases = [
+        ("[daemon]\nusr = 1\n", "p.toml:2:1: unknown field `usr`, expected `user` or `log`"),
+        ("[deamon]\n", "p.toml:1:2: unknown field `deamon`, expected `daemon` or `incus`"),
+        ("\n[daemon]\n  user = 0\n", "p.toml:3:10: daemon.user must not be root"),
+        ("[daemon]\nuser = \"root\"", "p.toml:2:8: daemon.user must not be root"),
+        ("[daemon]\nuser = \"\"", "p.toml:2:8: daemon.user is empty"),
+        ("[daemon]\nuser = -1", "p.toml:2:8: expected a user name or a uid"),
+        ("[daemon]\nuser = 4294967296", "p.toml:2:8: expected a user name or a uid"),
+        (
+            "[daemon]\nlog = \"loud\"",
+            "p.toml:2:7: log level \"loud\" is unknown, expected one of off, error, warn, info, debug, trace",
+        ),
+        ("[daemon]\nlog = \"a b=info\"", "p.toml:2:7: log target \"a b\" is not a module path"),
+        ("[incus]\nsocket = \"i.sock\"", "p.toml:2:10: incus.socket i.sock is not an absolute path"),
+        ("# ä\n[daemon]\nlog = 3", "p.toml:3:7: invalid type: integer `3`, expected a string"),
+    ];
+    for (text, want) in cases {
+        assert_eq!(parse(text).unwrap_err(), want, "for {text:?}");
+    }
+    assert!(parse("[daemon\n").unwrap_err().starts_with("p.toml:1:"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    let temp = tempfile::tempdir().unwrap();
+    assert!(matches!(Settings::load(temp.path()), Err(SettingsError::Read { .. })));
+    let file = temp.path().join("portway.toml");
+    std::fs::write(&file, [b'#', 0xff]).unwrap();
+    assert!(matches!(Settings::load(&file), Err(SettingsError::Read { .. })));
+    std::fs::write(&file, vec![b'#'; 1024 * 1024 + 1]).unwrap();
+    assert!(matches!(Settings::load(&file), Err(SettingsError::TooLarge { .. })));
+}
+
+#[test]
+fn users_are_looked_up() {
+    assert!(matches!(RelayUser::Name("root".to_owned()).lookup(), Err(SettingsError::RootUser)));
+    let missing = RelayUser::Name("no-such-user-here".to_owned()).lookup().unwrap_err();
+    assert_eq!(missing.to_string(), "no user \"no-such-user-here\" on this system");
+    assert!(missing.hint().is_some());
+    let unknown = RelayUser::Uid(3_999_999_999).lookup().unwrap();
+    assert_eq!(unknown, UserIds { uid: 3_999_999_999, gid: 65_534 });
+    assert_ne!(RelayUser::Default.lookup().unwrap().uid, 0);
+}
