@@ -1,2 +1,80 @@
-//! xtask
-fn main() {}
+//! Developer commands, run as `cargo xtask COMMAND`.
+//!
+//! `test` is the whole of continuous integration; the other commands are its steps, or what a
+//! developer needs by hand. Nothing here is part of the product.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command talks to a terminal")]
+
+mod deps;
+mod docs;
+mod licences;
+mod needs;
+mod sizes;
+mod source;
+mod steps;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use crate::workspace::Workspace;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  test [--quick]      install what the tests need, then check and test everything
+                      --quick: without the tests that need an Incus server
+  deps                which crate may use which, unused dependencies, where `unsafe` stands
+  licences            licences, sources and banned crates of all dependencies (deny.toml)
+  sizes               lines per file, and the reasons for what is over the limit
+  docs                links and command examples of README.md, docs/ and contrib/
+
+PORTWAY_TESTS=require makes a test that would skip itself fail.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let command = match args.as_slice() {
+        ["test"] => Command::Test { quick: false },
+        ["test", "--quick"] => Command::Test { quick: true },
+        ["deps"] => Command::Deps,
+        ["licences"] => Command::Licences,
+        ["sizes"] => Command::Sizes,
+        ["docs"] => Command::Docs,
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Command {
+    Test { quick: bool },
+    Deps,
+    Licences,
+    Sizes,
+    Docs,
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<()> {
+        let workspace = Workspace::load()?;
+        match self {
+            Self::Test { quick } => test::run(&workspace, quick),
+            Self::Deps => deps::check(&workspace),
+            Self::Licences => licences::check(&workspace),
+            Self::Sizes => sizes::check(&workspace),
+            Self::Docs => docs::check(&workspace, &workspace.portway()?),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the tests need on this machine: installs it as root, otherwise says what is missing.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+/// A program the tests call, and where Debian and Ubuntu keep it.
+struct Need {
+    program: &'static str,
+    package: &'static str,
+    /// What does not run without it.
+    used_for: &'static str,
+    /// Only with an Incus server.
+    incus_only: bool,
+}
+
+const NEEDS: &[Need] = &[
+    Need { program: "ip", package: "iproute2", used_for: "network namespaces and links", incus_only: false },
+    Need { program: "nft", package: "nftables", used_for: "tests that drop packets", incus_only: false },
+    Need { program: "busybox", package: "busybox-static", used_for: "the container image", incus_only: true },
+];
+
+/// Whether tests that would skip themselves must fail.
+pub(crate) fn strict() -> bool {
+    std::env::var("PORTWAY_TESTS").is_ok_and(|value| value == "require")
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Sees to it that what the tests need is there.
+///
+/// # Errors
+/// As root: when apt cannot install it. Otherwise: when something is missing and `PORTWAY_TESTS`
+/// is `require`.
+pub(crate) fn provide(quick: bool) -> anyhow::Result<()> {
+    let wanted = || NEEDS.iter().filter(|need| !(quick && need.incus_only));
+    let missing: Vec<&Need> = wanted().filter(|need| !is_installed(need)).collect();
+    if is_root() {
+        let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+        install(&packages)?;
+        return Ok(());
+    }
+    for need in &missing {
+        println!("missing: {} (package {}), for {}", need.program, need.package, need.used_for);
+    }
+    if !missing.is_empty() {
+        let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+        println!("install with: apt-get install {}", packages.join(" "));
+    }
+    println!("not root: tests that need it or an Incus server skip themselves; run as root for all of them");
+    if !user_namespaces_work() {
+        println!(
+            "missing: unprivileged user namespaces (kernel.unprivileged_userns_clone, user.max_user_namespaces)"
+        );
+    }
+    if strict() {
+        bail!("PORTWAY_TESTS=require needs root");
+    }
+    Ok(())
+}
+
+/// Whether an unprivileged process may make a user and a network namespace here.
+fn user_namespaces_work() -> bool {
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "true"])
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn is_installed(need: &Need) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let dirs = path.split(':').chain(["/usr/sbin", "/sbin"]);
+    dirs.filter(|dir| !dir.is_empty()).any(|dir| Path::new(dir).join(need.program).is_file())
+}
+
+fn install(packages: &[&str]) -> anyhow::Result<()> {
+    if packages.is_empty() {
+        println!("nothing to install");
+        return Ok(());
+    }
+    println!("installing {}", packages.join(" "));
+    let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
+    arguments.extend(packages);
+    // The package lists may be missing or old on a fresh machine: they are fetched only when needed.
+    if apt_get(&arguments).is_err() {
+        apt_get(&["update", "-q"])?;
+        apt_get(&arguments)?;
+    }
+    Ok(())
+}
+
+fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    let output = command.output().context("cannot run apt-get; install the packages by hand")?;
+    if !output.status.success() {
+        bail!("apt-get {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! `cargo xtask test`: everything continuous integration checks, step by step.
+//!
+//! One release build serves the tests, the demo and the documentation's examples; clippy and
+//! rustdoc run with the release profile too, so that build scripts and macros are built once.
+
+use std::process::{Command, Stdio};
+
+use crate::steps::{Steps, run as run_command};
+use crate::workspace::{Workspace, cargo};
+use crate::{deps, docs, licences, needs, sizes};
+
+/// Runs all steps; `quick` leaves out the tests that need an Incus server.
+///
+/// # Errors
+/// When a step failed.
+pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
+    let mut steps = Steps::new();
+    steps.run("needs", || needs::provide(quick));
+    steps.run("fmt", || run_command(&mut in_root(workspace, &["fmt", "--all", "--check"])));
+    steps.run("deps", || deps::check(workspace));
+    steps.run("licences", || licences::check(workspace));
+    steps.run("sizes", || sizes::check(workspace));
+    steps.run("clippy", || run_command(&mut clippy(workspace)));
+    steps.run("rustdoc", || run_command(&mut rustdoc(workspace)));
+    if steps.run("build", || run_command(&mut build(workspace))) {
+        steps.run("tests", || run_command(&mut tests(workspace, quick)));
+        steps.run("doc tests", || run_command(&mut doc_tests(workspace)));
+        steps.run("docs", || docs::check(workspace, &workspace.release_binary()));
+    } else {
+        for name in ["tests", "doc tests", "docs"] {
+            steps.leave(name, "the build failed");
+        }
+    }
+    steps.finish()
+}
+
+fn in_root(workspace: &Workspace, arguments: &[&str]) -> Command {
+    let mut command = cargo();
+    command.args(arguments).current_dir(workspace.root()).stdin(Stdio::null());
+    command
+}
+
+fn clippy(workspace: &Workspace) -> Command {
+    let arguments =
+        ["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    in_root(workspace, &arguments)
+}
+
+fn rustdoc(workspace: &Workspace) -> Command {
+    let arguments = ["doc", "--release", "--workspace", "--no-deps", "--document-private-items", "--locked"];
+    let mut command = in_root(workspace, &arguments);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    command
+}
+
+/// Apart from the tests, so that the time each takes is seen.
+fn build(workspace: &Workspace) -> Command {
+    in_root(workspace, &["build", "--release", "--workspace", "--all-targets", "--locked"])
+}
+
+fn tests(workspace: &Workspace, quick: bool) -> Command {
+    if has_nextest() {
+        let mut command = in_root(workspace, &["nextest", "run", "--release", "--workspace", "--locked"]);
+        command.args(["--no-tests", "pass"]);
+        if quick {
+            command.args(["--filterset", "not binary(/^incus_/)"]);
+        }
+        return command;
+    }
+    println!(
+        "cargo-nextest is not installed (cargo install --locked cargo-nextest): cargo test runs the tests"
+    );
+    println!("instead, one at a time and without a time limit for each");
+    let mut command = in_root(workspace, &["test", "--release", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(["--lib", "--bins", "--tests"]).env("RUST_TEST_THREADS", "1");
+    if quick {
+        command.env("PORTWAY_TESTS_NO_INCUS", "1");
+    }
+    command
+}
+
+fn doc_tests(workspace: &Workspace) -> Command {
+    in_root(workspace, &["test", "--release", "--workspace", "--doc", "--locked"])
+}
+
+fn has_nextest() -> bool {
+    let version = cargo().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
