@@ -1,0 +1,408 @@
+//! Names of instances: as a person types them ([`InstanceRef`]), and resolved ([`InstanceKey`]).
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::at::{RefError, RefErrorKind};
+use crate::text::{quote, serde_by_text};
+
+const INSTANCE: &str = "instance name";
+const PROJECT: &str = "project name";
+
+/// Who knows the instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Provider {
+    /// A container or VM of Incus.
+    Incus,
+    /// A container or VM of LXD.
+    Lxd,
+    /// A network namespace, by its name below `/run/netns` or by path.
+    Netns,
+    /// The network namespace and root of a process.
+    Pid,
+}
+
+impl Provider {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Incus, Self::Lxd, Self::Netns, Self::Pid];
+
+    /// `incus`, `lxd`, `netns` or `pid`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Incus => "incus",
+            Self::Lxd => "lxd",
+            Self::Netns => "netns",
+            Self::Pid => "pid",
+        }
+    }
+
+    /// Whether its instances belong to projects.
+    #[must_use]
+    pub const fn has_projects(self) -> bool {
+        matches!(self, Self::Incus | Self::Lxd)
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Provider {
+    type Err = RefError;
+
+    fn from_str(text: &str) -> Result<Self, RefError> {
+        Self::ALL
+            .into_iter()
+            .find(|provider| provider.as_str() == text)
+            .ok_or_else(|| RefError::new(text, 0, RefErrorKind::ProviderUnknown(quote(text))))
+    }
+}
+
+/// Name of a project of Incus or LXD: 1 to 255 bytes, no `/`, `_`, quotes, blanks or control
+/// characters, not `*`, `.` or `..` (each refused by Incus 6.0, tried; the length is ours).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProjectName(String);
+
+impl ProjectName {
+    /// Longest name, bytes.
+    pub const MAX_BYTES: usize = 255;
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for ProjectName {
+    /// The project that every server has: `default`.
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl FromStr for ProjectName {
+    type Err = RefError;
+
+    fn from_str(text: &str) -> Result<Self, RefError> {
+        let fail = |position, kind| Err(RefError::new(text, position, kind));
+        if text.is_empty() {
+            return fail(0, RefErrorKind::Empty(PROJECT));
+        }
+        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '_' | '\'' | '"');
+        if let Some((position, c)) = text.char_indices().find(|(_, c)| bad(*c)) {
+            return fail(position, RefErrorKind::Character { what: PROJECT, found: quote(&c.to_string()) });
+        }
+        if text.len() > Self::MAX_BYTES {
+            let kind = RefErrorKind::TooLong { what: PROJECT, max: Self::MAX_BYTES, unit: "bytes" };
+            return fail(Self::MAX_BYTES, kind);
+        }
+        if matches!(text, "*" | "." | "..") {
+            return fail(0, RefErrorKind::Reserved { what: "a project name", found: quote(text) });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ProjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What its provider calls an instance. Not empty, no control characters; the provider's own rule is
+/// checked when the reference is resolved.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceName(String);
+
+impl InstanceName {
+    /// Longest name, bytes: that of a path with its final NUL (`PATH_MAX`).
+    pub const MAX_BYTES: usize = 4095;
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is an absolute path (of a network namespace).
+    #[must_use]
+    pub fn is_path(&self) -> bool {
+        self.0.starts_with('/')
+    }
+}
+
+impl FromStr for InstanceName {
+    type Err = RefError;
+
+    fn from_str(text: &str) -> Result<Self, RefError> {
+        let fail = |position, kind| Err(RefError::new(text, position, kind));
+        if text.is_empty() {
+            return fail(0, RefErrorKind::Empty(INSTANCE));
+        }
+        if let Some((position, c)) = text.char_indices().find(|(_, c)| c.is_control()) {
+            return fail(position, RefErrorKind::Character { what: INSTANCE, found: quote(&c.to_string()) });
+        }
+        if text.len() > Self::MAX_BYTES {
+            let kind = RefErrorKind::TooLong { what: INSTANCE, max: Self::MAX_BYTES, unit: "bytes" };
+            return fail(Self::MAX_BYTES, kind);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `[provider:][project/]name`, as typed. With `netns:` the name may be an absolute path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct InstanceRef {
+    /// Provider, if typed.
+    pub provider: Option<Provider>,
+    /// Project, if typed.
+    pub project: Option<ProjectName>,
+    /// Name.
+    pub name: InstanceName,
+}
+
+impl InstanceRef {
+    /// The instance meant: `default` is the provider when none is typed, `project_flag` the project
+    /// when none is typed, and `default` the project when there is neither.
+    ///
+    /// # Errors
+    /// A project where the provider has none, two projects that differ, or a name that the provider
+    /// does not allow. Positions are those of the typed text.
+    pub fn resolve(
+        self,
+        default: Provider,
+        project_flag: Option<ProjectName>,
+    ) -> Result<InstanceKey, RefError> {
+        let text = self.to_string();
+        let Self { provider, project, name } = self;
+        let project_start = provider.map_or(0, |provider| provider.as_str().len() + 1);
+        let fail = |kind| Err(RefError::new(&text, project_start, kind));
+        let provider = provider.unwrap_or(default);
+        if let (Some(typed), Some(flag)) = (&project, &project_flag)
+            && typed != flag
+        {
+            let (typed, flag) = (quote(typed.as_str()), quote(flag.as_str()));
+            return fail(RefErrorKind::ProjectConflict { typed, flag });
+        }
+        let name_start = text.len() - name.0.len();
+        let project = match (provider.has_projects(), project.or(project_flag)) {
+            (true, project) => Some(project.unwrap_or_default()),
+            (false, None) => None,
+            (false, Some(_)) => return fail(RefErrorKind::ProjectUnexpected(provider.as_str())),
+        };
+        let name = provider_name(provider, &name.0)
+            .map_err(|error| RefError::new(&text, name_start + error.position, error.kind))?;
+        Ok(InstanceKey { provider, project, name })
+    }
+}
+
+impl FromStr for InstanceRef {
+    type Err = RefError;
+
+    fn from_str(text: &str) -> Result<Self, RefError> {
+        let (provider, start) = match text.split_once(':') {
+            // A colon after a slash belongs to the name.
+            Some((head, _)) if !head.contains('/') => {
+                let provider: Provider =
+                    head.parse().map_err(|error: RefError| RefError::new(text, 0, error.kind))?;
+                (Some(provider), head.len() + 1)
+            }
+            Some(_) | None => (None, 0),
+        };
+        let moved =
+            |start: usize| move |error: RefError| RefError::new(text, start + error.position, error.kind);
+        let rest = text.get(start..).unwrap_or_default();
+        let is_path = rest.starts_with('/') && provider == Some(Provider::Netns);
+        let (project, name) = match rest.split_once('/') {
+            Some((project, name)) if !is_path => (Some(project.parse().map_err(moved(start))?), name),
+            Some(_) | None => (None, rest),
+        };
+        let name_start = text.len() - name.len();
+        let name = name.parse().map_err(moved(name_start))?;
+        Ok(Self { provider, project, name })
+    }
+}
+
+impl fmt::Display for InstanceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(provider) = self.provider {
+            write!(f, "{provider}:")?;
+        }
+        if let Some(project) = &self.project {
+            write!(f, "{project}/")?;
+        }
+        self.name.fmt(f)
+    }
+}
+
+/// One instance of this host: `incus:default/c1`, `netns:blue`, `netns:/proc/7/ns/net`, `pid:7`.
+/// The name obeys the rule of its provider.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceKey {
+    provider: Provider,
+    project: Option<ProjectName>,
+    name: InstanceName,
+}
+
+impl InstanceKey {
+    /// The instance `name` of `provider`, in `project` or the default one.
+    ///
+    /// # Errors
+    /// As [`InstanceRef::resolve`]; positions are those of `[project/]name`.
+    pub fn new(provider: Provider, project: Option<&str>, name: &str) -> Result<Self, RefError> {
+        let (project, prefix) = match project {
+            Some(project) => (Some(project.parse()?), project.len() + 1),
+            None => (None, 0),
+        };
+        let name = name.parse().map_err(|error: RefError| RefError {
+            position: error.position + prefix,
+            column: error.column,
+            kind: error.kind,
+        })?;
+        InstanceRef { provider: None, project, name }.resolve(provider, None)
+    }
+
+    /// Its provider.
+    #[must_use]
+    pub const fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// Its project: set exactly when the provider has projects.
+    #[must_use]
+    pub const fn project(&self) -> Option<&ProjectName> {
+        self.project.as_ref()
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &InstanceName {
+        &self.name
+    }
+}
+
+impl FromStr for InstanceKey {
+    type Err = RefError;
+
+    /// Reads the canonical text: the provider has to be there, and the project where there are projects.
+    fn from_str(text: &str) -> Result<Self, RefError> {
+        let typed: InstanceRef = text.parse()?;
+        let Some(provider) = typed.provider else {
+            return Err(RefError::new(text, 0, RefErrorKind::ProviderMissing));
+        };
+        if provider.has_projects() && typed.project.is_none() {
+            return Err(RefError::new(text, provider.as_str().len() + 1, RefErrorKind::ProjectMissing));
+        }
+        typed.resolve(provider, None)
+    }
+}
+
+impl fmt::Display for InstanceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.provider)?;
+        if let Some(project) = &self.project {
+            write!(f, "{project}/")?;
+        }
+        self.name.fmt(f)
+    }
+}
+
+/// The canonical form of `name` by the rule of `provider`. Positions are those of `name`.
+fn provider_name(provider: Provider, name: &str) -> Result<InstanceName, RefError> {
+    match provider {
+        Provider::Incus | Provider::Lxd => server_name(name),
+        Provider::Netns if name.starts_with('/') => netns_path(name),
+        Provider::Netns => netns_name(name),
+        Provider::Pid => pid(name),
+    }
+    .map(InstanceName)
+}
+
+/// Rule of Incus and LXD: 1 to 63 ASCII letters, digits and `-`, neither first nor last a `-`, not a
+/// number (tried on Incus 6.0).
+fn server_name(name: &str) -> Result<String, RefError> {
+    const MAX: usize = 63;
+    let fail = |position, kind| Err(RefError::new(name, position, kind));
+    if let Some((position, c)) = name.char_indices().find(|(_, c)| !c.is_ascii_alphanumeric() && *c != '-') {
+        return fail(position, RefErrorKind::Character { what: INSTANCE, found: quote(&c.to_string()) });
+    }
+    if name.len() > MAX {
+        return fail(MAX, RefErrorKind::TooLong { what: INSTANCE, max: MAX, unit: "characters" });
+    }
+    if name.starts_with('-') {
+        return fail(0, RefErrorKind::Begin { what: INSTANCE, found: quote("-") });
+    }
+    if name.ends_with('-') {
+        return fail(name.len() - 1, RefErrorKind::End { what: INSTANCE, found: quote("-") });
+    }
+    if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        return fail(0, RefErrorKind::Reserved { what: "an instance name", found: quote(name) });
+    }
+    Ok(name.to_owned())
+}
+
+/// A file name below `/run/netns`: no `/`, not `.` or `..`, at most 255 bytes (`NAME_MAX`).
+fn netns_name(name: &str) -> Result<String, RefError> {
+    const MAX: usize = 255;
+    let fail = |position, kind| Err(RefError::new(name, position, kind));
+    if let Some(position) = name.find('/') {
+        return fail(position, RefErrorKind::Character { what: INSTANCE, found: quote("/") });
+    }
+    if name.len() > MAX {
+        return fail(MAX, RefErrorKind::TooLong { what: INSTANCE, max: MAX, unit: "bytes" });
+    }
+    if matches!(name, "." | "..") {
+        return fail(0, RefErrorKind::Reserved { what: "a network namespace name", found: quote(name) });
+    }
+    Ok(name.to_owned())
+}
+
+/// A path of a network namespace; one directly below `/run/netns` becomes its name, so that a
+/// namespace has one key.
+fn netns_path(path: &str) -> Result<String, RefError> {
+    let fail = |position, kind| Err(RefError::new(path, position, kind));
+    let mut normal = String::with_capacity(path.len());
+    let mut place = 0;
+    let mut ends_in_name = false;
+    for component in path.split('/') {
+        ends_in_name = !matches!(component, "" | ".");
+        if component == ".." {
+            return fail(place, RefErrorKind::PathParent);
+        }
+        if ends_in_name {
+            normal.push('/');
+            normal.push_str(component);
+        }
+        place += component.len() + 1;
+    }
+    if !ends_in_name {
+        return fail(path.len() - 1, RefErrorKind::PathDirectory);
+    }
+    let name = ["/run/netns/", "/var/run/netns/"].iter().find_map(|dir| normal.strip_prefix(dir));
+    match name {
+        Some(name) if netns_name(name).is_ok() => Ok(name.to_owned()),
+        Some(_) | None => Ok(normal),
+    }
+}
+
+/// A process id, 1 to 4194304 (`PID_MAX_LIMIT`), without leading zeros.
+fn pid(name: &str) -> Result<String, RefError> {
+    const MAX: u32 = 4_194_304;
+    let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+    match name.parse::<u32>() {
+        Ok(pid) if digits && (1..=MAX).contains(&pid) => Ok(pid.to_string()),
+        Ok(_) | Err(_) => Err(RefError::new(name, 0, RefErrorKind::Pid(quote(name)))),
+    }
+}
+
+serde_by_text!(Provider, ProjectName, InstanceName, InstanceRef, InstanceKey);

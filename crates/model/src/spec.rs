@@ -1,0 +1,232 @@
+//! The options of a proxy device, checked: [`DeviceSpec`] from and to its keys.
+//!
+//! Order of the checks, so that the same keys give the same error: keys that cannot be there, missing
+//! keys, values in the order of [`DeviceSpec::KEYS`], then rules between keys.
+
+mod error;
+mod keys;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use error::SpecError;
+pub use keys::KeyDoc;
+
+use crate::address::{Address, ConnectAddr, ListenAddr, Protocol};
+use crate::host::Zone;
+use crate::options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketOwner};
+use crate::port::PortList;
+use crate::unix::UnixName;
+
+/// A proxy device. Built from its keys; [`DeviceSpec::check`] holds for every value from there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSpec {
+    /// Where clients come in.
+    pub listen: ListenAddr,
+    /// Where the target is.
+    pub connect: ConnectAddr,
+    /// Which side listens.
+    pub bind: Bind,
+    /// Owner and mode of the socket file (`uid`, `gid`, `mode`), for a path unix listener.
+    pub socket: SocketOwner,
+    /// Who the relay runs as (`security.uid`, `security.gid`).
+    pub run_as: RunAs,
+    /// Header sent to the target.
+    pub proxy_protocol: ProxyProtocol,
+    /// Longest wait for the target to accept, 10 ms to 24 h.
+    pub connect_timeout: Duration,
+    /// How long clients are kept while the instance is down, 0 to 24 h.
+    pub hold: Duration,
+    /// Idle life of a UDP flow, 100 ms to 24 h. RFC 4787, REQ-5: not less than two minutes by default.
+    pub udp_idle: Duration,
+    /// Most UDP flows at once, 1 to 1,000,000.
+    pub udp_max_flows: u32,
+    /// Whether descriptors are passed, for unix to unix.
+    pub fds: FdPassing,
+    /// What to follow; `None` is the provider's default.
+    pub follow: Option<Follow>,
+    /// `[::]` takes IPv6 clients only.
+    pub v6only: bool,
+    /// Idle time before the first keepalive probe, whole seconds, 1 s to 9 h.
+    pub tcp_keepalive: Duration,
+    /// How long sent bytes may stay unacknowledged, 1 s to 24 h.
+    pub tcp_timeout: Duration,
+}
+
+/// What to dial for one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// TCP.
+    Tcp {
+        /// Address, never a wildcard; the scope id is not filled in.
+        addr: SocketAddr,
+        /// Interface that gives the scope id, for link-local addresses.
+        zone: Option<&'a Zone>,
+    },
+    /// UDP.
+    Udp {
+        /// Address, never a wildcard; the scope id is not filled in.
+        addr: SocketAddr,
+        /// Interface that gives the scope id, for link-local addresses.
+        zone: Option<&'a Zone>,
+    },
+    /// Unix stream.
+    Unix(&'a UnixName),
+}
+
+impl DeviceSpec {
+    /// A device with every other option at its default.
+    ///
+    /// # Errors
+    /// A rule between the two addresses, see [`DeviceSpec::check`].
+    pub fn new(listen: ListenAddr, connect: ConnectAddr) -> Result<Self, SpecError> {
+        let spec = Self::with_defaults(listen, connect);
+        spec.check()?;
+        Ok(spec)
+    }
+
+    fn with_defaults(listen: ListenAddr, connect: ConnectAddr) -> Self {
+        Self {
+            listen,
+            connect,
+            bind: Bind::Host,
+            socket: SocketOwner::default(),
+            run_as: RunAs::default(),
+            proxy_protocol: ProxyProtocol::Off,
+            connect_timeout: Duration::from_secs(10),
+            hold: Duration::from_secs(30),
+            udp_idle: Duration::from_secs(120),
+            udp_max_flows: 16_384,
+            fds: FdPassing::On,
+            follow: None,
+            v6only: false,
+            tcp_keepalive: Duration::from_secs(30),
+            tcp_timeout: Duration::from_secs(120),
+        }
+    }
+
+    /// Reads a device from its keys.
+    ///
+    /// # Errors
+    /// The key that is unknown, given twice, missing, malformed, or at odds with another one.
+    pub fn from_keys<K, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self, SpecError>
+    where
+        K: AsRef<str>,
+        V: AsRef<str>,
+    {
+        keys::read(pairs)
+    }
+
+    /// The canonical keys: `listen`, `connect`, and every option that differs from its default.
+    #[must_use]
+    pub fn to_keys(&self) -> BTreeMap<String, String> {
+        keys::write(self)
+    }
+
+    /// Number of sockets the device listens on: its ports, or 1 for unix.
+    #[must_use]
+    pub fn listen_count(&self) -> u32 {
+        self.listen.address().count()
+    }
+
+    /// What the listener at position `listen_index` (from 0) dials: the only connect port, or the one at
+    /// the same position. `None` when there is no such listener.
+    #[must_use]
+    pub fn target(&self, listen_index: u32) -> Option<Target<'_>> {
+        if listen_index >= self.listen_count() {
+            return None;
+        }
+        let port = |ports: &PortList| {
+            let index = if ports.count() == 1 { 0 } else { listen_index };
+            ports.nth(index).map(crate::Port::get)
+        };
+        Some(match self.connect.address() {
+            Address::Tcp { host, ports } => {
+                Target::Tcp { addr: SocketAddr::new(host.dial_ip(), port(ports)?), zone: host.zone() }
+            }
+            Address::Udp { host, ports } => {
+                Target::Udp { addr: SocketAddr::new(host.dial_ip(), port(ports)?), zone: host.zone() }
+            }
+            Address::Unix(name) => Target::Unix(name),
+        })
+    }
+
+    /// Checks the rules between options.
+    ///
+    /// # Errors
+    /// The first rule that does not hold: port counts, protocols that cannot be joined, or an option
+    /// that these addresses cannot honour.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let (listen, connect) = (self.listen.address(), self.connect.address());
+        if listen.protocol() == Protocol::Udp && connect.protocol() != Protocol::Udp {
+            return Err(SpecError::UdpToStream { connect: connect.protocol() });
+        }
+        let counts = (listen.count(), connect.count());
+        if counts.1 != 1 && counts.0 != counts.1 {
+            return Err(SpecError::PortCount { listen: counts.0, connect: counts.1 });
+        }
+        let header_fits = match (self.proxy_protocol, connect.protocol()) {
+            (ProxyProtocol::Off, _)
+            | (ProxyProtocol::V1, Protocol::Tcp)
+            | (ProxyProtocol::V2, Protocol::Tcp | Protocol::Unix) => true,
+            (ProxyProtocol::V1, Protocol::Udp | Protocol::Unix) | (ProxyProtocol::V2, Protocol::Udp) => false,
+        };
+        if !header_fits {
+            return Err(SpecError::ProxyProtocol {
+                version: self.proxy_protocol,
+                connect: connect.protocol(),
+            });
+        }
+        if listen.unix().and_then(UnixName::path).is_none() {
+            let default = SocketOwner::default();
+            let differs = [
+                ("uid", self.socket.uid != default.uid),
+                ("gid", self.socket.gid != default.gid),
+                ("mode", self.socket.mode != default.mode),
+            ];
+            if let Some((key, _)) = differs.into_iter().find(|(_, differs)| *differs) {
+                return Err(SpecError::NotASocketFile { key });
+            }
+        }
+        if self.v6only && !listen.host().is_some_and(|host| host.ip().is_ipv6()) {
+            return Err(SpecError::V6Only);
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for DeviceSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_keys().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(KeysVisitor)
+    }
+}
+
+/// Collects pairs instead of a map, so that a key given twice is seen.
+struct KeysVisitor;
+
+impl<'de> Visitor<'de> for KeysVisitor {
+    type Value = DeviceSpec;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of device keys to strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DeviceSpec, A::Error> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        DeviceSpec::from_keys(pairs).map_err(serde::de::Error::custom)
+    }
+}

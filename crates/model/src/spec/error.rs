@@ -1,0 +1,115 @@
+//! What can be wrong with the keys of a device. Every text names the key.
+
+use crate::address::Protocol;
+use crate::at::{AddrError, ValueError};
+use crate::options::ProxyProtocol;
+
+/// Why keys do not make a device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// No such key. The key is quoted for display.
+    #[error("unknown key {key}{}", nearest.map_or_else(String::new, |nearest| format!(", did you mean `{nearest}`?")))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The known one it resembles most, if any does.
+        nearest: Option<&'static str>,
+    },
+    /// A key that a later version has.
+    #[error("key `{key}` is not supported in this version")]
+    Unsupported {
+        /// The key.
+        key: &'static str,
+    },
+    /// A free key of Incus, which would be lost here. The key is quoted for display.
+    #[error("key {key} is not kept, only keys that a proxy device knows are")]
+    Foreign {
+        /// The key.
+        key: String,
+    },
+    /// `nat=true` or `nat=auto`.
+    #[error("nat: kernel NAT is not built in this version, leave the key out or set it to false")]
+    Nat,
+    /// A key given twice. The key is quoted for display.
+    #[error("key {key} is given twice")]
+    Duplicate {
+        /// The key.
+        key: String,
+    },
+    /// A required key that is not there.
+    #[error("key `{key}` is missing")]
+    Missing {
+        /// The key.
+        key: &'static str,
+    },
+    /// A malformed address.
+    #[error("{key}: {error}")]
+    Address {
+        /// The key.
+        key: &'static str,
+        /// What and where.
+        error: AddrError,
+    },
+    /// A malformed value.
+    #[error("{key}: {error}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What and where.
+        error: ValueError,
+    },
+    /// Port counts that cannot be paired.
+    #[error("connect: {connect} ports for {listen} listening, expected 1 or as many")]
+    PortCount {
+        /// Sockets the device listens on.
+        listen: u32,
+        /// Ports it connects to.
+        connect: u32,
+    },
+    /// Datagrams to a stream.
+    #[error("connect: udp cannot be carried to {connect}, only to udp")]
+    UdpToStream {
+        /// What `connect` speaks.
+        connect: Protocol,
+    },
+    /// A header that the target cannot get.
+    #[error("proxy_protocol: {version} cannot be sent to {connect}, v1 goes to tcp only, v2 to tcp and unix")]
+    ProxyProtocol {
+        /// Version.
+        version: ProxyProtocol,
+        /// What `connect` speaks.
+        connect: Protocol,
+    },
+    /// Ownership of something that is no file.
+    #[error("{key}: only for a listen address that is a unix socket with a path")]
+    NotASocketFile {
+        /// The key.
+        key: &'static str,
+    },
+    /// `v6only` without IPv6.
+    #[error("v6only: only for a listen address that is IPv6")]
+    V6Only,
+    /// Descriptors asked for where none can pass.
+    #[error("fds: only from a unix listen address to a unix connect address")]
+    Fds,
+}
+
+impl SpecError {
+    /// The key at fault, as given.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::UnknownKey { key, .. } | Self::Foreign { key } | Self::Duplicate { key } => key,
+            Self::Unsupported { key }
+            | Self::Missing { key }
+            | Self::Address { key, .. }
+            | Self::Value { key, .. }
+            | Self::NotASocketFile { key } => key,
+            Self::Nat => "nat",
+            Self::PortCount { .. } | Self::UdpToStream { .. } => "connect",
+            Self::ProxyProtocol { .. } => "proxy_protocol",
+            Self::V6Only => "v6only",
+            Self::Fds => "fds",
+        }
+    }
+}

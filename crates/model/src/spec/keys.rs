@@ -1,0 +1,243 @@
+//! The keys of a device: their table, reading and writing.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{DeviceSpec, SpecError};
+use crate::at::{AddrError, ValueError, ValueErrorKind};
+use crate::duration::{format_duration, parse_duration};
+use crate::nearest::nearest;
+use crate::options::{not_one_of, parse_id, parse_number, truth};
+use crate::text::quote;
+
+/// One key, for completion and manual pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyDoc {
+    /// The key.
+    pub name: &'static str,
+    /// Shape of its value.
+    pub value: &'static str,
+    /// Default as text; empty where there is none.
+    pub default: &'static str,
+    /// One line: what it does.
+    pub about: &'static str,
+}
+
+const fn key(name: &'static str, value: &'static str, default: &'static str, about: &'static str) -> KeyDoc {
+    KeyDoc { name, value, default, about }
+}
+
+impl DeviceSpec {
+    /// Every key of this version, in the order values are checked.
+    pub const KEYS: &'static [KeyDoc] = &[
+        key(
+            "listen",
+            "ADDRESS",
+            "",
+            "where clients come in: tcp:HOST:PORTS, udp:HOST:PORTS, unix:PATH, unix:@NAME",
+        ),
+        key("connect", "ADDRESS", "", "where the target is, same form"),
+        key("bind", "host|instance", "host", "side that listens"),
+        key("uid", "ID", "", "owner of the socket file listened on"),
+        key("gid", "ID", "", "group of the socket file listened on"),
+        key("mode", "OCTAL", "0644", "permissions of the socket file listened on"),
+        key("security.uid", "ID", "", "user the relay runs as"),
+        key("security.gid", "ID", "", "group the relay runs as"),
+        key("proxy_protocol", "v1|v2|true|false", "false", "PROXY header sent to the target"),
+        key("nat", "false", "false", "kernel NAT instead of the relay; not built in this version"),
+        key("connect.timeout", "DURATION", "10s", "longest wait for the target to accept"),
+        key("hold", "DURATION", "30s", "how long clients are kept while the instance is down"),
+        key("udp.idle", "DURATION", "2m", "idle life of a UDP flow"),
+        key("udp.max_flows", "NUMBER", "16384", "most UDP flows at once"),
+        key("fds", "on|off", "on", "pass file descriptors from unix to unix"),
+        key("follow", "uuid|name", "", "what to follow when the instance is made anew"),
+        key("v6only", "true|false", "false", "[::] takes IPv6 clients only"),
+        key("tcp.keepalive", "DURATION", "30s", "idle time before the first keepalive probe"),
+        key("tcp.timeout", "DURATION", "2m", "how long sent bytes may stay unacknowledged"),
+    ];
+}
+
+/// Keys of a later version.
+const LATER: [&str; 7] = [
+    "accept_proxy",
+    "allow",
+    "deny",
+    "limits.connections",
+    "limits.rate",
+    "limits.per_source",
+    "udp.framing",
+];
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+const UDP_IDLE_MIN: Duration = Duration::from_millis(100);
+const TCP_MIN: Duration = Duration::from_secs(1);
+/// `TCP_KEEPIDLE` takes up to 32,767 s (tcp(7), `MAX_TCP_KEEPIDLE`).
+const TCP_KEEPALIVE_MAX: Duration = Duration::from_secs(9 * 60 * 60);
+const UDP_MAX_FLOWS_MAX: u32 = 1_000_000;
+
+/// Values by key, each known.
+struct Given(BTreeMap<String, String>);
+
+impl Given {
+    /// The value of `key` through `parse`, `default` when it is not given.
+    fn value<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Result<T, SpecError> {
+        match self.0.get(key) {
+            None => Ok(default),
+            Some(text) => parse(text).map_err(|error| SpecError::Value { key, error }),
+        }
+    }
+
+    /// The address at `key`, which has been seen to be there.
+    fn address<T: FromStr<Err = AddrError>>(&self, key: &'static str) -> Result<T, SpecError> {
+        let text = self.0.get(key).ok_or(SpecError::Missing { key })?;
+        text.parse().map_err(|error| SpecError::Address { key, error })
+    }
+}
+
+/// See [`DeviceSpec::from_keys`].
+pub(super) fn read<K, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<DeviceSpec, SpecError>
+where
+    K: AsRef<str>,
+    V: AsRef<str>,
+{
+    let mut given = BTreeMap::new();
+    for (key, value) in pairs {
+        let key = key.as_ref();
+        if given.insert(key.to_owned(), value.as_ref().to_owned()).is_some() {
+            return Err(SpecError::Duplicate { key: quote(key) });
+        }
+    }
+    given.keys().try_for_each(|key| known(key))?;
+    for key in ["listen", "connect"] {
+        if !given.contains_key(key) {
+            return Err(SpecError::Missing { key });
+        }
+    }
+    let spec = values(&Given(given))?;
+    spec.check()?;
+    Ok(spec)
+}
+
+/// Refuses a key that cannot be there.
+fn known(key: &str) -> Result<(), SpecError> {
+    if DeviceSpec::KEYS.iter().any(|doc| doc.name == key) {
+        return Ok(());
+    }
+    if let Some(key) = LATER.into_iter().find(|later| *later == key) {
+        return Err(SpecError::Unsupported { key });
+    }
+    if key.starts_with("user.") || key.starts_with("initial.") {
+        return Err(SpecError::Foreign { key: quote(key) });
+    }
+    let names = DeviceSpec::KEYS.iter().map(|doc| doc.name);
+    Err(SpecError::UnknownKey { key: quote(key), nearest: nearest(key, names) })
+}
+
+/// Reads each value, in the order of the table.
+fn values(given: &Given) -> Result<DeviceSpec, SpecError> {
+    let duration = |key, default, min, max| given.value(key, default, |text| parse_duration(text, min, max));
+    let id = |key| given.value(key, None, |text| parse_id(text).map(Some));
+    let mut spec = DeviceSpec::with_defaults(given.address("listen")?, given.address("connect")?);
+    spec.bind = given.value("bind", spec.bind, str::parse)?;
+    spec.socket.uid = id("uid")?;
+    spec.socket.gid = id("gid")?;
+    spec.socket.mode = given.value("mode", spec.socket.mode, str::parse)?;
+    spec.run_as.uid = id("security.uid")?;
+    spec.run_as.gid = id("security.gid")?;
+    spec.proxy_protocol = given.value("proxy_protocol", spec.proxy_protocol, str::parse)?;
+    nat(given)?;
+    spec.connect_timeout = duration("connect.timeout", spec.connect_timeout, CONNECT_TIMEOUT_MIN, DAY)?;
+    spec.hold = duration("hold", spec.hold, Duration::ZERO, DAY)?;
+    spec.udp_idle = duration("udp.idle", spec.udp_idle, UDP_IDLE_MIN, DAY)?;
+    spec.udp_max_flows =
+        given.value("udp.max_flows", spec.udp_max_flows, |text| parse_number(text, 1, UDP_MAX_FLOWS_MAX))?;
+    spec.fds = given.value("fds", spec.fds, str::parse)?;
+    spec.follow = given.value("follow", spec.follow, |text| text.parse().map(Some))?;
+    spec.v6only = given.value("v6only", spec.v6only, boolean)?;
+    spec.tcp_keepalive = given.value("tcp.keepalive", spec.tcp_keepalive, keepalive)?;
+    spec.tcp_timeout = duration("tcp.timeout", spec.tcp_timeout, TCP_MIN, DAY)?;
+    socket_keys(given, &spec)?;
+    Ok(spec)
+}
+
+fn boolean(text: &str) -> Result<bool, ValueError> {
+    truth(text).ok_or_else(|| not_one_of(text, "true or false"))
+}
+
+/// The kernel counts this one in seconds.
+fn keepalive(text: &str) -> Result<Duration, ValueError> {
+    let value = parse_duration(text, TCP_MIN, TCP_KEEPALIVE_MAX)?;
+    if value.subsec_millis() != 0 {
+        return Err(ValueError::new(text, 0, ValueErrorKind::NotSeconds(quote(text))));
+    }
+    Ok(value)
+}
+
+/// `nat` may only be switched off.
+fn nat(given: &Given) -> Result<(), SpecError> {
+    let Some(text) = given.0.get("nat") else { return Ok(()) };
+    match (truth(text), text.as_str()) {
+        (Some(false), _) => Ok(()),
+        (Some(true), _) | (None, "auto") => Err(SpecError::Nat),
+        (None, _) => {
+            let error = not_one_of(text, "true, false or auto");
+            Err(SpecError::Value { key: "nat", error })
+        }
+    }
+}
+
+/// Keys whose presence alone asks for something the addresses cannot give, at the default value too.
+fn socket_keys(given: &Given, spec: &DeviceSpec) -> Result<(), SpecError> {
+    let (listen, connect) = (spec.listen.address().unix(), spec.connect.address().unix());
+    if listen.and_then(crate::UnixName::path).is_none()
+        && let Some(key) = ["uid", "gid", "mode"].into_iter().find(|key| given.0.contains_key(*key))
+    {
+        return Err(SpecError::NotASocketFile { key });
+    }
+    let asks = given.0.get("fds").is_some_and(|text| truth(text) == Some(true));
+    if asks && (listen.is_none() || connect.is_none()) {
+        return Err(SpecError::Fds);
+    }
+    Ok(())
+}
+
+/// See [`DeviceSpec::to_keys`].
+pub(super) fn write(spec: &DeviceSpec) -> BTreeMap<String, String> {
+    let usual = DeviceSpec::with_defaults(spec.listen.clone(), spec.connect.clone());
+    let mut keys = BTreeMap::new();
+    let mut put = |key: &str, value: Option<String>, default: Option<String>| {
+        if let Some(value) = value
+            && default.as_ref() != Some(&value)
+        {
+            keys.insert(key.to_owned(), value);
+        }
+    };
+    let id = |id: Option<u32>| id.map(|id| id.to_string());
+    let time = |value: Duration| Some(format_duration(value));
+    put("listen", Some(spec.listen.to_string()), None);
+    put("connect", Some(spec.connect.to_string()), None);
+    put("bind", Some(spec.bind.to_string()), Some(usual.bind.to_string()));
+    put("uid", id(spec.socket.uid), None);
+    put("gid", id(spec.socket.gid), None);
+    put("mode", Some(spec.socket.mode.to_string()), Some(usual.socket.mode.to_string()));
+    put("security.uid", id(spec.run_as.uid), None);
+    put("security.gid", id(spec.run_as.gid), None);
+    put("proxy_protocol", Some(spec.proxy_protocol.to_string()), Some(usual.proxy_protocol.to_string()));
+    put("connect.timeout", time(spec.connect_timeout), time(usual.connect_timeout));
+    put("hold", time(spec.hold), time(usual.hold));
+    put("udp.idle", time(spec.udp_idle), time(usual.udp_idle));
+    put("udp.max_flows", Some(spec.udp_max_flows.to_string()), Some(usual.udp_max_flows.to_string()));
+    put("fds", Some(spec.fds.to_string()), Some(usual.fds.to_string()));
+    put("follow", spec.follow.map(|follow| follow.to_string()), None);
+    put("v6only", Some(spec.v6only.to_string()), Some(usual.v6only.to_string()));
+    put("tcp.keepalive", time(spec.tcp_keepalive), time(usual.tcp_keepalive));
+    put("tcp.timeout", time(spec.tcp_timeout), time(usual.tcp_timeout));
+    keys
+}
