@@ -1,1 +1,30 @@
-//! sys
+//! System calls that the rest of the program needs and the standard library lacks.
+//!
+//! The only crate with `unsafe`. Each function is a thin, safe wrapper that says in which thread,
+//! namespace and with which capabilities it has to be called. There is no policy here.
+//!
+//! - [`netns`], [`userns`], [`sandbox`]: namespaces, ids, capabilities, seccomp;
+//! - [`process`], [`pidfd`]: starting our own roles, watching foreign processes;
+//! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`]: sockets and pipes of the data path;
+//! - [`seqpacket`], [`shm`]: what daemon and worker share.
+
+#![expect(unsafe_code, reason = "system calls without a safe wrapper are made here and nowhere else")]
+
+pub mod listen;
+pub mod netns;
+pub mod pidfd;
+pub mod pipe;
+pub mod process;
+pub mod sandbox;
+pub mod seqpacket;
+pub mod shm;
+pub mod sockopt;
+pub mod unix_path;
+pub mod userns;
+
+use std::io;
+
+/// Turns the `-1` of a libc call into the thread's `errno`.
+pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,120 @@
+//! Watching a process that is not our child.
+
+use std::io::{self, Read};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// `PF_EXITING` of linux/sched.h, in field 9 of /proc/PID/stat: the process has begun to exit.
+const PF_EXITING: u64 = 0x4;
+
+/// Longest /proc/PID/stat that is read: 52 numbers of at most 20 digits and the name.
+const STAT_BYTES: usize = 2048;
+
+/// Opens a pidfd of `pid`. It becomes readable when the process dies.
+///
+/// # Errors
+/// `InvalidInput` for a pid below 1; otherwise those of pidfd_open(2): ESRCH when there is no such process.
+pub fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = if pid > 0 { Pid::from_raw(pid) } else { None };
+    let pid = pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "pid below 1"))?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Whether the process behind `pidfd` is dead, zombies included. A failing poll counts as dead.
+#[must_use]
+pub fn exited(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&now)) {
+        Ok(ready) => ready > 0,
+        Err(error) => error != rustix::io::Errno::INTR,
+    }
+}
+
+/// Sends `signal` to the process behind `pidfd`; never to another one that got its pid later.
+///
+/// # Errors
+/// ESRCH when it is gone, `PermissionDenied`, `InvalidInput` for a number that is no signal.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let signal = Signal::from_named_raw(signal)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "unknown signal"))?;
+    Ok(pidfd_send_signal(pidfd, signal)?)
+}
+
+/// Whether `pid` has begun to exit, is a zombie, or is gone.
+///
+/// A dying init of a pid namespace first kills everything in it, so its services refuse
+/// connections before its pidfd becomes readable; this sees that window. Allocates nothing.
+#[must_use]
+pub fn dying(pid: i32) -> bool {
+    let mut buffer = [0; STAT_BYTES];
+    let Ok(fields) = stat_fields(pid, &mut buffer) else { return true };
+    let state = field(fields, 3);
+    let flags = field(fields, 9).and_then(|text| text.parse::<u64>().ok());
+    matches!(state, Some("Z" | "X" | "x")) || flags.is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
+/// Field 22 of /proc/PID/stat: when the process was started, in clock ticks after boot.
+/// With the pid it names one process for the whole boot.
+///
+/// # Errors
+/// `NotFound` when there is no such process, `InvalidData` when the file cannot be read as documented.
+pub fn start_time(pid: i32) -> io::Result<u64> {
+    let mut buffer = [0; STAT_BYTES];
+    let fields = stat_fields(pid, &mut buffer)?;
+    field(fields, 22)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed /proc/PID/stat"))
+}
+
+/// What follows the command name in /proc/PID/stat. The name may contain anything, also `)`.
+fn stat_fields(pid: i32, buffer: &mut [u8; STAT_BYTES]) -> io::Result<&str> {
+    let mut file = std::fs::File::open(format_args_path(pid).as_path())?;
+    let mut length = 0;
+    while length < buffer.len() {
+        let more = file.read(buffer.get_mut(length..).unwrap_or_default())?;
+        if more == 0 {
+            break;
+        }
+        length += more;
+    }
+    let text = buffer.get(..length).unwrap_or_default();
+    let after_name = text.iter().rposition(|byte| *byte == b')').map_or(0, |end| end + 1);
+    str::from_utf8(text.get(after_name..).unwrap_or_default())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Field `number` counted as proc_pid_stat(5) does; 3 is the first after the name.
+fn field(fields: &str, number: usize) -> Option<&str> {
+    fields.split_ascii_whitespace().nth(number.checked_sub(3)?)
+}
+
+/// `/proc/PID/stat` in a buffer on the stack.
+struct StatPath {
+    bytes: [u8; 32],
+    length: usize,
+}
+
+impl StatPath {
+    fn as_path(&self) -> &std::path::Path {
+        let bytes = self.bytes.get(..self.length).unwrap_or_default();
+        std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(bytes))
+    }
+}
+
+fn format_args_path(pid: i32) -> StatPath {
+    use std::io::Write;
+    let mut path = StatPath { bytes: [0; 32], length: 0 };
+    let mut rest = path.bytes.as_mut_slice();
+    let room = rest.len();
+    // 11 digits and a sign at most: "/proc/-2147483648/stat" fits.
+    if write!(rest, "/proc/{pid}/stat").is_ok() {
+        path.length = room - rest.len();
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests;

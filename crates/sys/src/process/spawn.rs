@@ -1,0 +1,163 @@
+//! vfork and exec of our own program.
+//!
+//! The child shares the parent's memory until it has called execve(2) (`CLONE_VM|CLONE_VFORK`): nothing is
+//! copied, whatever the size of the daemon. Between the two it makes system calls only: no allocation, no
+//! lock, no destructor. All its data is prepared here beforehand.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{Child, FIRST_FD};
+
+/// Stack of the child, bytes: a few frames of libc wrappers.
+const STACK_BYTES: usize = 64 * 1024;
+
+const EXE: &CStr = c"/proc/self/exe";
+const ROOT: &CStr = c"/";
+
+/// What the child works from. It lives in the parent, which waits for the exec.
+struct Plan<'a> {
+    /// Sources for descriptors 0, 3, 4, ...: all numbered above any target.
+    null: RawFd,
+    sources: &'a [RawFd],
+    argv: &'a [*const c_char],
+    envp: &'a [*const c_char],
+    /// errno of the step that failed, written by the child; 0 while none has.
+    error: c_int,
+}
+
+/// Starts the program. See [`super::spawn_role`].
+pub(super) fn spawn(args: &[CString], fds: &[OwnedFd], env: &[CString]) -> io::Result<Child> {
+    let past_targets = FIRST_FD + c_int::try_from(fds.len()).map_err(io::Error::other)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let moved = fds
+        .iter()
+        .chain([&null])
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, past_targets).map_err(io::Error::from))
+        .collect::<io::Result<Vec<OwnedFd>>>()?;
+    let mut sources: Vec<RawFd> = moved.iter().map(AsRawFd::as_raw_fd).collect();
+    let null = sources.pop().unwrap_or(-1);
+    let argv = pointers(args);
+    let envp = pointers(env);
+    let mut plan = Plan { null, sources: &sources, argv: &argv, envp: &envp, error: 0 };
+
+    // No handler of ours may run in the child: it would run on shared memory.
+    let blocked = block_signals()?;
+    let started = clone_child(&mut plan);
+    restore_signals(&blocked);
+    let child = started?;
+    if plan.error == 0 {
+        return Ok(child);
+    }
+    // It has called _exit already.
+    let pid = rustix::process::Pid::from_raw(child.pid);
+    rustix::process::waitpid(pid, rustix::process::WaitOptions::empty())?;
+    Err(io::Error::from_raw_os_error(plan.error))
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+fn block_signals() -> io::Result<libc::sigset_t> {
+    // SAFETY: sigset_t is plain data; it is filled before use.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: writes the set it is given.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: reads and writes sets that outlive the call.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
+    if error == 0 { Ok(before) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+fn restore_signals(before: &libc::sigset_t) {
+    // SAFETY: reads a set that outlives the call.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
+    debug_assert_eq!(error, 0, "restoring a signal mask cannot fail");
+}
+
+fn clone_child(plan: &mut Plan<'_>) -> io::Result<Child> {
+    let mut stack = vec![0_u128; STACK_BYTES / size_of::<u128>()];
+    let mut pidfd: c_int = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let top = stack.as_mut_ptr_range().end;
+    // SAFETY: `child` gets a stack of its own that grows down from `top` (aligned as u128), and `plan`,
+    // both of which live until the clone returns: CLONE_VFORK keeps this thread stopped until the child
+    // has called execve or _exit. `pidfd` is written before that.
+    let pid = crate::check(unsafe {
+        libc::clone(child, top.cast(), flags, ptr::from_mut(plan).cast(), &raw mut pidfd)
+    })?;
+    // SAFETY: CLONE_PIDFD has just made this descriptor (close-on-exec) and nobody else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd })
+}
+
+/// The child. Never returns; leaves errno in the plan when a step fails.
+extern "C" fn child(plan: *mut c_void) -> c_int {
+    // SAFETY: the pointer is the parent's `&mut Plan`, and the parent is stopped.
+    let plan = unsafe { &mut *plan.cast::<Plan<'_>>() };
+    plan.error = run(plan);
+    // SAFETY: ends the child without destructors or exit handlers, which belong to the parent.
+    unsafe { libc::_exit(127) }
+}
+
+/// Does the steps and execs; returns errno when one fails.
+fn run(plan: &Plan<'_>) -> c_int {
+    reset_signals();
+    // SAFETY: takes nothing. Cannot fail: a new process leads no group.
+    unsafe { libc::setsid() };
+    // SAFETY: a constant string.
+    if unsafe { libc::chdir(ROOT.as_ptr()) } < 0 {
+        return errno();
+    }
+    // SAFETY: numbers only; the child has its own descriptor table.
+    if unsafe { libc::dup2(plan.null, 0) } < 0 {
+        return errno();
+    }
+    let mut target = FIRST_FD;
+    for source in plan.sources {
+        // SAFETY: numbers only. Every source is above every target, so none is overwritten before its turn,
+        // and the copy is not close-on-exec.
+        if unsafe { libc::dup2(*source, target) } < 0 {
+            return errno();
+        }
+        target += 1;
+    }
+    // SAFETY: numbers only.
+    if unsafe { libc::syscall(libc::SYS_close_range, target, libc::c_uint::MAX, 0) } < 0 {
+        return errno();
+    }
+    unblock_signals();
+    // SAFETY: both arrays end with a null pointer and their strings live in the stopped parent.
+    unsafe { libc::execve(EXE.as_ptr(), plan.argv.as_ptr(), plan.envp.as_ptr()) };
+    errno()
+}
+
+/// Gives every signal its default action. Handlers would be reset by exec anyway, but have to be gone
+/// before signals are unblocked; ignored ones (SIGPIPE) would stay ignored.
+fn reset_signals() {
+    // SAFETY: sigaction is plain data; all zeroes is SIG_DFL with an empty mask.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    for signal in 1..=64 {
+        // SAFETY: reads `default`, which outlives the call. Numbers libc keeps for itself are refused.
+        unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
+    }
+}
+
+fn unblock_signals() {
+    // SAFETY: sigset_t is plain data; it is emptied before use.
+    let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: writes the set it is given.
+    unsafe { libc::sigemptyset(&raw mut none) };
+    // SAFETY: reads a set that outlives the call.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) };
+}
+
+fn errno() -> c_int {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
