@@ -1,3 +1,8 @@
-//! Requests and replies of the control socket, shared by the daemon and the command line.
+//! The control socket: requests and replies shared by the daemon and the command line ([`api`]), and the
+//! client's side of it ([`Client`]).
 
 pub mod api;
+pub mod client;
+pub mod sse;
+
+pub use client::{Client, ClientError, Events, Limits};

@@ -1,0 +1,452 @@
+//! Client of the control API: HTTP/1.1 on a unix socket, one connection per request.
+//!
+//! Every exchange is bounded in time and every answer in length, so a daemon that hangs cannot hang its caller.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use portway_model::{DeviceKey, DeviceName, InstanceKey};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+use crate::api::{AddDevice, ChangeDevice, Device, Event, Failure, FailureKind, RenameDevice, Server};
+use crate::sse;
+
+/// What bounds every exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// For a question, from connect to the last byte of the answer.
+    pub ask: Duration,
+    /// The same for a change: the daemon may wait for a server and for a worker.
+    pub change: Duration,
+    /// Length of an answer. A device is about 1 kB.
+    pub answer_bytes: usize,
+    /// Length of one event.
+    pub event_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            ask: Duration::from_secs(10),
+            change: Duration::from_secs(60),
+            answer_bytes: 64 << 20,
+            event_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nothing listens on the socket, or it went away in the middle.
+    #[error("no daemon answers on {}", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The caller may not use the socket.
+    #[error("no permission to use {}", path.display())]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The daemon took too long.
+    #[error("the daemon did not answer {request} within {} s", limit.as_secs_f32())]
+    TimedOut {
+        /// Method and path.
+        request: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The daemon said no.
+    #[error("{}", .0.error)]
+    Refused(Failure),
+    /// The answer is not what the API promises.
+    #[error("the daemon answered {request} with something else than the API: {reason}")]
+    Protocol {
+        /// Method and path.
+        request: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl ClientError {
+    /// The kind that fixes the exit code.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            ClientError::Unreachable { .. } | ClientError::TimedOut { .. } => FailureKind::Unreachable,
+            ClientError::Denied { .. } => FailureKind::Refused,
+            ClientError::Refused(failure) => failure.kind,
+            ClientError::Protocol { .. } => FailureKind::Internal,
+        }
+    }
+
+    /// The likely cure, one line.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            ClientError::Unreachable { .. } => Some("is it running? `portway doctor` says what is missing"),
+            ClientError::Denied { .. } => {
+                Some("run as root, or as a member of group portway (its members are as powerful as root)")
+            }
+            ClientError::Refused(failure) => failure.hint.as_deref(),
+            ClientError::Protocol { .. } => {
+                Some("daemon and command may be of different versions; restart the daemon")
+            }
+            ClientError::TimedOut { .. } => None,
+        }
+    }
+}
+
+/// A daemon's address and our limits. Cheap to clone; every call makes its own connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    limits: Limits,
+}
+
+impl Client {
+    /// A client of the daemon at `socket`.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Client {
+        Client::with_limits(socket, Limits::default())
+    }
+
+    /// The same with limits of one's own.
+    #[must_use]
+    pub fn with_limits(socket: impl Into<PathBuf>, limits: Limits) -> Client {
+        Client { socket: socket.into(), limits }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What the daemon says of itself.
+    ///
+    /// # Errors
+    /// [`ClientError`], any but a refusal.
+    pub async fn server(&self) -> Result<Server, ClientError> {
+        self.ask("/1.0").await
+    }
+
+    /// All devices, or those of one instance.
+    ///
+    /// # Errors
+    /// [`ClientError`], any.
+    pub async fn devices(&self, instance: Option<&InstanceKey>) -> Result<Vec<Device>, ClientError> {
+        match instance {
+            None => self.ask("/1.0/devices").await,
+            Some(key) => self.ask(&format!("/1.0/devices?instance={}", encode(&key.to_string()))).await,
+        }
+    }
+
+    /// One device.
+    ///
+    /// # Errors
+    /// [`ClientError`], any; a refusal of kind `missing` when there is none.
+    pub async fn device(&self, key: &DeviceKey) -> Result<Device, ClientError> {
+        self.ask(&device_path(key)).await
+    }
+
+    /// Adds a device. Returns once it works, or waits for something that is expected to come.
+    ///
+    /// # Errors
+    /// [`ClientError`], any; after a refusal nothing is left behind.
+    pub async fn add(&self, device: &AddDevice) -> Result<Device, ClientError> {
+        self.change(Method::POST, "/1.0/devices", Some(device)).await
+    }
+
+    /// Sets and unsets keys of a device.
+    ///
+    /// # Errors
+    /// [`ClientError`], any; after a refusal the device is as before.
+    pub async fn set(&self, key: &DeviceKey, change: &ChangeDevice) -> Result<Device, ClientError> {
+        self.change(Method::PATCH, &device_path(key), Some(change)).await
+    }
+
+    /// Gives a device another name; its connections live on.
+    ///
+    /// # Errors
+    /// [`ClientError`], any.
+    pub async fn rename(&self, key: &DeviceKey, name: DeviceName) -> Result<Device, ClientError> {
+        let path = format!("{}/rename", device_path(key));
+        self.change(Method::POST, &path, Some(&RenameDevice { name })).await
+    }
+
+    /// Takes a device out.
+    ///
+    /// # Errors
+    /// [`ClientError`], any.
+    pub async fn remove(&self, key: &DeviceKey) -> Result<(), ClientError> {
+        let _: serde_json::Value = self.change(Method::DELETE, &device_path(key), None::<&()>).await?;
+        Ok(())
+    }
+
+    /// Gives a re-created instance the devices of its namesake.
+    ///
+    /// # Errors
+    /// [`ClientError`], any.
+    pub async fn adopt(&self, instance: &InstanceKey) -> Result<Vec<Device>, ClientError> {
+        let path = format!("/1.0/instances/{}/adopt", encode(&instance.to_string()));
+        self.change(Method::POST, &path, None::<&()>).await
+    }
+
+    /// What changes from this moment on.
+    ///
+    /// # Errors
+    /// [`ClientError`], any. The time limit ends with the handshake.
+    pub async fn events(&self) -> Result<Events, ClientError> {
+        let request = "GET /1.0/events";
+        let opened = self.bounded(self.limits.ask, request, async {
+            let (mut sender, mut link) = self.connect().await?;
+            let sent = sender.send_request(self.request(&Method::GET, "/1.0/events", None, request)?);
+            let response = beside(sent, &mut link).await.map_err(|error| self.broken(request, &error))?;
+            if !response.status().is_success() {
+                let (status, body) = beside(self.collect(response, request), &mut link).await?;
+                return Err(refusal(status, &body, request));
+            }
+            Ok((response, link))
+        });
+        let (response, link) = opened.await?;
+        Ok(Events {
+            socket: self.socket.clone(),
+            body: response.into_body(),
+            link: Some(link),
+            reader: sse::Reader::new(self.limits.event_bytes),
+            ready: std::collections::VecDeque::new(),
+        })
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.exchange(Method::GET, path, None, self.limits.ask).await
+    }
+
+    async fn change<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, ClientError> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| ClientError::Protocol {
+            request: format!("{method} {path}"),
+            reason: format!("the request cannot be written: {error}"),
+        })?;
+        self.exchange(method, path, body, self.limits.change).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<T, ClientError> {
+        let name = format!("{method} {path}");
+        let request = name.as_str();
+        let answered = self.bounded(limit, request, async {
+            let (mut sender, mut link) = self.connect().await?;
+            let message = self.request(&method, path, body, request)?;
+            let talk = async move {
+                let response =
+                    sender.send_request(message).await.map_err(|error| self.broken(request, &error))?;
+                self.collect(response, request).await
+            };
+            beside(talk, &mut link).await
+        });
+        let (status, body) = answered.await?;
+        if !status.is_success() {
+            return Err(refusal(status, &body, request));
+        }
+        serde_json::from_slice(&body)
+            .map_err(|error| ClientError::Protocol { request: name, reason: error.to_string() })
+    }
+
+    async fn bounded<T>(
+        &self,
+        limit: Duration,
+        request: &str,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(ClientError::TimedOut { request: request.to_owned(), limit }),
+        }
+    }
+
+    async fn connect(&self) -> Result<(http1::SendRequest<Full<Bytes>>, Link), ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Denied { path: self.socket.clone() },
+            _ => ClientError::Unreachable { path: self.socket.clone(), source },
+        })?;
+        let (sender, link) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken("the handshake", &error))?;
+        Ok((sender, Box::pin(link)))
+    }
+
+    fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        name: &str,
+    ) -> Result<Request<Full<Bytes>>, ClientError> {
+        let mut builder =
+            Request::builder().method(method).uri(path).header(HOST, "portway").header(ACCEPT, "*/*");
+        if body.is_some() {
+            builder = builder.header(CONTENT_TYPE, "application/json");
+        }
+        builder.body(Full::new(body.unwrap_or_default().into())).map_err(|error| ClientError::Protocol {
+            request: name.to_owned(),
+            reason: format!("the request cannot be made: {error}"),
+        })
+    }
+
+    async fn collect(
+        &self,
+        response: Response<Incoming>,
+        request: &str,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), self.limits.answer_bytes);
+        let whole = body.collect().await.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(error) => self.broken(request, &error),
+            Err(_too_long) => ClientError::Protocol {
+                request: request.to_owned(),
+                reason: format!("the answer is longer than {} bytes", self.limits.answer_bytes),
+            },
+        })?;
+        Ok((status, whole.to_bytes()))
+    }
+
+    /// What a failure of hyper means: the stream broke, or what came is no HTTP.
+    fn broken(&self, request: &str, error: &hyper::Error) -> ClientError {
+        broken(&self.socket, request, error)
+    }
+}
+
+/// The connection itself, which only moves while it is polled.
+type Link = Pin<Box<http1::Connection<TokioIo<UnixStream>, Full<Bytes>>>>;
+
+/// Runs `work` while the connection moves. The connection's own end is no error here: `work` sees it.
+async fn beside<T>(work: impl Future<Output = T>, link: &mut Link) -> T {
+    let mut work = pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => done,
+        _ended = link => work.await,
+    }
+}
+
+fn broken(socket: &Path, request: &str, error: &hyper::Error) -> ClientError {
+    let malformed = error.is_parse() || error.is_user();
+    if malformed {
+        return ClientError::Protocol { request: request.to_owned(), reason: error.to_string() };
+    }
+    let source =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>()).map_or_else(
+            || io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection"),
+            |cause| io::Error::new(cause.kind(), cause.to_string()),
+        );
+    ClientError::Unreachable { path: socket.to_owned(), source }
+}
+
+/// The error that an answer with a status other than 2xx stands for.
+fn refusal(status: StatusCode, body: &[u8], request: &str) -> ClientError {
+    match serde_json::from_slice(body) {
+        Ok(failure) => ClientError::Refused(failure),
+        Err(_not_ours) => {
+            ClientError::Protocol { request: request.to_owned(), reason: format!("status {status}") }
+        }
+    }
+}
+
+fn device_path(key: &DeviceKey) -> String {
+    format!("/1.0/devices/{}/{}", encode(&key.instance.to_string()), encode(&key.device.to_string()))
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986, section 2.3.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push('%');
+            for nibble in [byte >> 4, byte & 15] {
+                encoded.extend(char::from_digit(nibble.into(), 16).map(|digit| digit.to_ascii_uppercase()));
+            }
+        }
+    }
+    encoded
+}
+
+/// A stream of events. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Events {
+    socket: PathBuf,
+    body: Incoming,
+    /// `None` once the connection has ended.
+    link: Option<Link>,
+    reader: sse::Reader,
+    ready: std::collections::VecDeque<Event>,
+}
+
+impl Events {
+    /// The next event; waits for ever. `None` when the daemon ended the stream. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when the stream broke, [`ClientError::Protocol`] when what came is no event;
+    /// the stream cannot be read on after either.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        const REQUEST: &str = "GET /1.0/events";
+        let wrong = |reason: String| ClientError::Protocol { request: REQUEST.to_owned(), reason };
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some(frame) = self.frame().await else { return Ok(None) };
+            let frame = frame.map_err(|error| broken(&self.socket, REQUEST, &error))?;
+            let Ok(bytes) = frame.into_data() else { continue };
+            for data in self.reader.push(&bytes).map_err(|error| wrong(error.to_string()))? {
+                let event = serde_json::from_slice(&data).map_err(|error| wrong(error.to_string()))?;
+                self.ready.push_back(event);
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Option<Result<hyper::body::Frame<Bytes>, hyper::Error>> {
+        let mut frame = pin!(self.body.frame());
+        let Some(link) = &mut self.link else { return frame.await };
+        tokio::select! {
+            biased;
+            frame = &mut frame => return frame,
+            _ended = link => {}
+        }
+        self.link = None;
+        frame.await
+    }
+}
+
+#[cfg(test)]
+mod tests;
