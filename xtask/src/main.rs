@@ -8,13 +8,16 @@
 mod deps;
 mod docs;
 mod licences;
+mod man;
 mod needs;
+mod shell;
 mod sizes;
 mod source;
 mod steps;
 mod test;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::workspace::Workspace;
@@ -26,7 +29,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)
   sizes               lines per file, and the reasons for what is over the limit
-  docs                links and command examples of README.md, docs/ and contrib/
+  docs                links, commands, keys and settings in README.md, docs/ and contrib/
+  man [DIR]           man pages and shell completions into DIR (default target/man)
 
 PORTWAY_TESTS=require makes a test that would skip itself fail.";
 
@@ -40,6 +44,8 @@ fn main() -> ExitCode {
         ["licences"] => Command::Licences,
         ["sizes"] => Command::Sizes,
         ["docs"] => Command::Docs,
+        ["man"] => Command::Man { dir: None },
+        ["man", dir] if !dir.starts_with('-') => Command::Man { dir: Some(PathBuf::from(dir)) },
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -64,6 +70,7 @@ enum Command {
     Licences,
     Sizes,
     Docs,
+    Man { dir: Option<PathBuf> },
 }
 
 impl Command {
@@ -75,6 +82,10 @@ impl Command {
             Self::Licences => licences::check(&workspace),
             Self::Sizes => sizes::check(&workspace),
             Self::Docs => docs::check(&workspace, &workspace.portway()?),
+            Self::Man { dir } => {
+                let dir = dir.unwrap_or_else(|| workspace.target().join("man"));
+                man::generate(&workspace.portway()?, &dir)
+            }
         }
     }
 }

@@ -3,11 +3,16 @@
 //! One release build serves the tests, the demo and the documentation's examples; clippy and
 //! rustdoc run with the release profile too, so that build scripts and macros are built once.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use anyhow::Context as _;
 
 use crate::steps::{Steps, run as run_command};
 use crate::workspace::{Workspace, cargo};
-use crate::{deps, docs, licences, needs, sizes};
+use crate::{deps, docs, licences, man, needs, sizes};
 
 /// Runs all steps; `quick` leaves out the tests that need an Incus server.
 ///
@@ -25,9 +30,11 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
     if steps.run("build", || run_command(&mut build(workspace))) {
         steps.run("tests", || run_command(&mut tests(workspace, quick)));
         steps.run("doc tests", || run_command(&mut doc_tests(workspace)));
+        steps.run("demo", || demo(&workspace.release_binary()));
+        steps.run("man", || man::generate(&workspace.release_binary(), &workspace.target().join("man")));
         steps.run("docs", || docs::check(workspace, &workspace.release_binary()));
     } else {
-        for name in ["tests", "doc tests", "docs"] {
+        for name in ["tests", "doc tests", "demo", "man", "docs"] {
             steps.leave(name, "the build failed");
         }
     }
@@ -81,6 +88,29 @@ fn tests(workspace: &Workspace, quick: bool) -> Command {
 
 fn doc_tests(workspace: &Workspace) -> Command {
     in_root(workspace, &["test", "--release", "--workspace", "--doc", "--locked"])
+}
+
+/// Longest time for the demo, seconds: it takes a few.
+const DEMO_SECONDS: &str = "60";
+
+/// An unprivileged user: `nobody`, the kernel's overflow ids.
+const NOBODY: &str = "65534";
+
+/// Runs the demo to its end. Root runs it as `nobody`, from a place `nobody` can reach, because it must
+/// work for anyone.
+fn demo(portway: &Path) -> anyhow::Result<()> {
+    if !needs::is_root() {
+        return run_command(Command::new("timeout").arg(DEMO_SECONDS).arg(portway).args(["demo", "--once"]));
+    }
+    let dir = tempfile::Builder::new().prefix("portway-demo-").tempdir().context("cannot make a folder")?;
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).context("cannot open the folder")?;
+    let copy = dir.path().join("portway");
+    fs::copy(portway, &copy).context("cannot copy portway")?;
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+    command.args(["timeout", DEMO_SECONDS]).arg(copy).args(["demo", "--once"]);
+    command.current_dir("/").env("HOME", "/").env_remove("PORTWAY_DIR").stdin(Stdio::null());
+    run_command(&mut command)
 }
 
 fn has_nextest() -> bool {
