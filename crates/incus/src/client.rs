@@ -3,6 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
+#[cfg(doc)]
+use crate::IncusError;
+use crate::encode::{addressable, percent_encode};
+use crate::transport::{Door, protocol};
+use crate::types::wire;
 use crate::{Events, Instance, Result, Server, State, Summary, discover};
 
 /// What bounds every exchange.
@@ -75,48 +82,99 @@ impl Client {
     /// The server itself.
     ///
     /// # Errors
-    /// [`IncusError`](crate::IncusError), any.
+    /// [`IncusError`], any.
     pub async fn server(&self) -> Result<Server> {
-        todo!()
+        let target = "/1.0";
+        let answer: Option<wire::Server> = self.door().get(target, self.limits.answer_bytes).await?;
+        answer.map(Server::from).ok_or_else(|| protocol(target, "the API's root is not found"))
     }
 
-    /// One instance; `None` when the project or the instance does not exist.
+    /// One instance; `None` when the project or the instance does not exist. About 1.7 ms; 90 ms
+    /// while it stops or starts.
     ///
     /// # Errors
-    /// [`IncusError`](crate::IncusError), any.
+    /// [`IncusError`], any; it says nothing about whether the instance exists.
     pub async fn instance(&self, project: &str, name: &str) -> Result<Option<Instance>> {
-        todo!()
+        let Some(target) = instance_target(project, name, "") else {
+            return Ok(None);
+        };
+        let answer: Option<wire::Instance> = self.ask(&target).await?;
+        Ok(answer.map(Instance::from))
     }
 
-    /// Its run-time state, with init's pid; `None` when the project or the instance does not exist.
+    /// Its run-time state, with init's pid; `None` when the project or the instance does not
+    /// exist. About 5 ms; while it stops or starts up to 700 ms, or a
+    /// [`Status`](IncusError::Status) of 500 that is gone at the next try.
     ///
     /// # Errors
-    /// [`IncusError`](crate::IncusError), any.
+    /// [`IncusError`], any; it says nothing about whether the instance exists or runs.
     pub async fn state(&self, project: &str, name: &str) -> Result<Option<State>> {
-        todo!()
+        let Some(target) = instance_target(project, name, "/state") else {
+            return Ok(None);
+        };
+        let answer: Option<wire::State> = self.ask(&target).await?;
+        Ok(answer.map(State::from))
     }
 
-    /// The instance with this UUID, whatever its name and project are.
+    /// The instances with this UUID, whatever their name and project. One, or none; while an
+    /// instance moves between projects, two for some 200 ms.
     ///
     /// # Errors
-    /// [`IncusError`](crate::IncusError), any.
-    pub async fn instance_by_uuid(&self, uuid: &str) -> Result<Option<Instance>> {
-        todo!()
+    /// [`IncusError`], any.
+    pub async fn with_uuid(&self, uuid: &str) -> Result<Vec<Instance>> {
+        // The server's filters are a language: nothing but a UUID goes into one.
+        if uuid.is_empty() || !uuid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+            return Ok(Vec::new());
+        }
+        let filter = percent_encode(&format!("config.volatile.uuid eq {uuid}"));
+        let target = format!("/1.0/instances?recursion=1&all-projects=true&filter={filter}");
+        let answer: Option<Vec<wire::Instance>> = self.ask(&target).await?;
+        let found = answer.ok_or_else(|| protocol(&target, "the list of instances is not found"))?;
+        // A server that knows no filters answers with everything.
+        Ok(found
+            .into_iter()
+            .map(Instance::from)
+            .filter(|instance| instance.uuid.as_deref() == Some(uuid))
+            .collect())
     }
 
     /// All instances of all projects this connection may see.
     ///
     /// # Errors
-    /// [`IncusError`](crate::IncusError), any.
+    /// [`IncusError`], any.
     pub async fn instances(&self) -> Result<Vec<Summary>> {
-        todo!()
+        let target = "/1.0/instances?recursion=1&all-projects=true";
+        let answer: Option<Vec<wire::Summary>> = self.door().get(target, self.limits.list_bytes).await?;
+        let found = answer.ok_or_else(|| protocol(target, "the list of instances is not found"))?;
+        Ok(found.into_iter().map(Summary::from).collect())
     }
 
-    /// Lifecycle events of instances, all projects, from this moment on.
+    /// Lifecycle events of instances, all projects. Everything that happens after this returns
+    /// is in the stream: open it first, then read what is there.
     ///
     /// # Errors
-    /// [`IncusError`](crate::IncusError), any.
+    /// [`IncusError`], any.
     pub async fn events(&self) -> Result<Events> {
-        todo!()
+        Events::open(self.door()).await
+    }
+
+    fn door(&self) -> Door<'_> {
+        Door { socket: &self.socket, limits: &self.limits }
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, target: &str) -> Result<Option<T>> {
+        self.door().get(target, self.limits.answer_bytes).await
     }
 }
+
+/// Path of an instance, or `None` when no instance can have such a name.
+fn instance_target(project: &str, name: &str, below: &str) -> Option<String> {
+    if !addressable(name) || project.is_empty() {
+        return None;
+    }
+    let (project, name) = (percent_encode(project), percent_encode(name));
+    Some(format!("/1.0/instances/{name}{below}?project={project}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,171 @@
+//! One request, one connection: HTTP/1.1 over the unix socket.
+//!
+//! A connection costs about 0.1 ms against the 0.4 to 5 ms of the server's own work (measured,
+//! see the crate's description), so none is kept: there is no pool to go stale and no request
+//! to repeat. The connection is driven inside the request's own future.
 
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::{IncusError, Limits, Result};
+
+/// Longest head of an answer; the server's are below 300 bytes.
+const HEAD_BYTES: usize = 16 << 10;
+
+/// Longest message of the server that is repeated in an error.
+const MESSAGE_CHARS: usize = 300;
+
+/// Success, as the API wraps it.
+#[derive(Deserialize)]
+struct Success<T> {
+    #[serde(rename = "type")]
+    kind: String,
+    metadata: T,
+}
+
+/// Failure, as the API wraps it.
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    error: String,
+}
+
+/// Where to ask and how long to wait.
+#[derive(Clone, Copy)]
+pub(crate) struct Door<'a> {
+    pub(crate) socket: &'a Path,
+    pub(crate) limits: &'a Limits,
+}
+
+impl Door<'_> {
+    /// `GET target`, decoded. `None` is the API's own "not found" and nothing else: any other
+    /// 404 would let a wrong socket pass for a deleted instance.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        self,
+        target: &str,
+        limit_bytes: usize,
+    ) -> Result<Option<T>> {
+        let limit = self.limits.request;
+        let (status, body) = tokio::time::timeout(limit, self.exchange(target, limit_bytes))
+            .await
+            .map_err(|_| IncusError::TimedOut { request: format!("GET {target}"), limit })??;
+        self.decode(target, status, &body)
+    }
+
+    /// A connection to the socket.
+    pub(crate) async fn connect(self) -> Result<UnixStream> {
+        UnixStream::connect(self.socket).await.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => self.denied(),
+            _ => self.unreachable(source),
+        })
+    }
+
+    pub(crate) fn denied(self) -> IncusError {
+        IncusError::Denied { path: self.socket.to_owned() }
+    }
+
+    pub(crate) fn unreachable(self, source: io::Error) -> IncusError {
+        IncusError::Unreachable { path: self.socket.to_owned(), source }
+    }
+
+    async fn exchange(self, target: &str, limit_bytes: usize) -> Result<(StatusCode, Bytes)> {
+        let stream = self.connect().await?;
+        let request = Request::get(target)
+            .header(header::HOST, "incus")
+            .header(header::USER_AGENT, concat!("portway/", env!("CARGO_PKG_VERSION")))
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| protocol(target, error))?;
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(target, error))?;
+        let answer = async move {
+            let response = sender.send_request(request).await.map_err(|error| self.broken(target, error))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), limit_bytes)
+                .collect()
+                .await
+                .map_err(|error| self.torn(target, limit_bytes, error))?;
+            Ok((status, body.to_bytes()))
+        };
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            // The end of the connection is no answer: what was read is still on its way.
+            _ = connection => answer.await,
+        }
+    }
+
+    /// A failure of hyper's: the peer speaks no HTTP, or went away.
+    fn broken(self, target: &str, error: hyper::Error) -> IncusError {
+        if error.is_parse() || error.is_user() {
+            protocol(target, error)
+        } else {
+            self.unreachable(io::Error::other(error))
+        }
+    }
+
+    /// A failure while the body was read.
+    fn torn(
+        self,
+        target: &str,
+        limit_bytes: usize,
+        error: Box<dyn std::error::Error + Send + Sync>,
+    ) -> IncusError {
+        if error.is::<LengthLimitError>() {
+            return IncusError::TooLarge { request: format!("GET {target}"), limit_bytes };
+        }
+        match error.downcast::<hyper::Error>() {
+            Ok(error) => self.broken(target, *error),
+            Err(error) => protocol(target, error),
+        }
+    }
+
+    fn decode<T: DeserializeOwned>(self, target: &str, status: StatusCode, body: &[u8]) -> Result<Option<T>> {
+        if status == StatusCode::OK {
+            let answer: Success<T> = serde_json::from_slice(body).map_err(|error| protocol(target, error))?;
+            return match answer.kind.as_str() {
+                "sync" => Ok(Some(answer.metadata)),
+                kind => Err(protocol(target, format!("answer of type {kind:.20?}"))),
+            };
+        }
+        if status == StatusCode::FORBIDDEN {
+            return Err(self.denied());
+        }
+        match serde_json::from_slice::<Failure>(body) {
+            Ok(failure) if failure.kind == "error" && status == StatusCode::NOT_FOUND => Ok(None),
+            Ok(failure) if failure.kind == "error" => Err(IncusError::Status {
+                request: format!("GET {target}"),
+                code: status.as_u16(),
+                message: one_line(&failure.error),
+            }),
+            _ => Err(protocol(target, format!("status {status} without an API error"))),
+        }
+    }
+}
+
+/// The peer does not speak the API.
+pub(crate) fn protocol(target: &str, reason: impl ToString) -> IncusError {
+    IncusError::Protocol { request: format!("GET {target}"), reason: one_line(&reason.to_string()) }
+}
+
+/// Text of a stranger's made fit for a terminal: one line, no control characters, bounded.
+fn one_line(text: &str) -> String {
+    let mut line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS).collect();
+    line.truncate(line.trim_end().len());
+    line
+}

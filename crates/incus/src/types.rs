@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
+
 /// Numbers of the API's instance states.
 ///
 /// Source: the table of status codes in the Incus REST API documentation.
@@ -47,11 +49,13 @@ impl Server {
 }
 
 /// What an instance is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum InstanceKind {
     /// A container, system or application.
+    #[serde(rename = "container")]
     Container,
     /// A virtual machine.
+    #[serde(rename = "virtual-machine")]
     Vm,
 }
 
@@ -104,4 +108,127 @@ pub struct Summary {
     pub status_code: u16,
     /// See [`Instance::uuid`].
     pub uuid: Option<String>,
+}
+
+/// The shapes on the wire.
+pub(crate) mod wire {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, de};
+
+    use super::InstanceKind;
+
+    #[derive(Deserialize)]
+    pub(crate) struct Server {
+        #[serde(default)]
+        api_extensions: Vec<String>,
+        #[serde(default)]
+        auth: String,
+        #[serde(default)]
+        environment: Environment,
+    }
+
+    #[derive(Deserialize, Default)]
+    struct Environment {
+        #[serde(default)]
+        server: String,
+        #[serde(default)]
+        server_version: String,
+        #[serde(default)]
+        server_clustered: bool,
+        #[serde(default)]
+        server_name: String,
+    }
+
+    #[derive(Deserialize)]
+    pub(crate) struct Instance {
+        name: String,
+        project: String,
+        #[serde(rename = "type")]
+        kind: InstanceKind,
+        status: String,
+        status_code: u16,
+        #[serde(default)]
+        location: String,
+        expanded_config: BTreeMap<String, String>,
+    }
+
+    #[derive(Deserialize)]
+    pub(crate) struct State {
+        status: String,
+        status_code: u16,
+        #[serde(deserialize_with = "pid")]
+        pid: Option<i32>,
+    }
+
+    #[derive(Deserialize)]
+    pub(crate) struct Summary {
+        name: String,
+        project: String,
+        #[serde(rename = "type")]
+        kind: InstanceKind,
+        status: String,
+        status_code: u16,
+        config: Uuid,
+    }
+
+    #[derive(Deserialize)]
+    struct Uuid {
+        #[serde(rename = "volatile.uuid")]
+        uuid: Option<String>,
+    }
+
+    /// 0 and -1 both mean "none".
+    fn pid<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i32>, D::Error> {
+        let pid = i64::deserialize(from)?;
+        let pid = i32::try_from(pid).map_err(|_| de::Error::custom("pid out of range"))?;
+        Ok(Some(pid).filter(|pid| *pid > 0))
+    }
+
+    impl From<Server> for super::Server {
+        fn from(from: Server) -> Self {
+            Self {
+                version: from.environment.server_version,
+                product: from.environment.server,
+                api_extensions: from.api_extensions,
+                auth: from.auth,
+                clustered: from.environment.server_clustered,
+                server_name: from.environment.server_name,
+            }
+        }
+    }
+
+    impl From<Instance> for super::Instance {
+        fn from(from: Instance) -> Self {
+            Self {
+                uuid: from.expanded_config.get("volatile.uuid").cloned(),
+                name: from.name,
+                project: from.project,
+                kind: from.kind,
+                status: from.status,
+                status_code: from.status_code,
+                location: from.location,
+                config: from.expanded_config,
+            }
+        }
+    }
+
+    impl From<State> for super::State {
+        fn from(from: State) -> Self {
+            Self { status: from.status, status_code: from.status_code, pid: from.pid }
+        }
+    }
+
+    impl From<Summary> for super::Summary {
+        fn from(from: Summary) -> Self {
+            Self {
+                project: from.project,
+                name: from.name,
+                kind: from.kind,
+                status: from.status,
+                status_code: from.status_code,
+                uuid: from.config.uuid,
+            }
+        }
+    }
 }
