@@ -1,0 +1,178 @@
+//! PROXY protocol headers, sent to a target before the first byte of its client.
+//!
+//! Text (version 1) and binary (version 2) as in the specification of 2020/03/05 at haproxy.org,
+//! sections 2.1 and 2.2. Nothing is decoded here, and no TLV is sent.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use portway_model::{ProxyProtocol, UnixName};
+
+/// Longest text header, bytes (section 2.1).
+pub const V1_MAX_BYTES: usize = 107;
+
+/// Longest binary header, bytes: 16, and two unix addresses of 108.
+pub const V2_MAX_BYTES: usize = 16 + 2 * UNIX_ADDRESS_BYTES;
+
+/// Longest header of either version, bytes.
+pub const MAX_BYTES: usize = V2_MAX_BYTES;
+
+/// A unix address in a binary header, bytes: `sun_path` of Linux.
+const UNIX_ADDRESS_BYTES: usize = 108;
+
+/// First twelve bytes of a binary header.
+const V2_SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Command bytes: version 2 in the high half.
+const V2_LOCAL: u8 = 0x20;
+const V2_PROXY: u8 = 0x21;
+
+/// Family in the high half, stream in the low half.
+const V2_UNSPEC: u8 = 0x00;
+const V2_TCP4: u8 = 0x11;
+const V2_TCP6: u8 = 0x21;
+const V2_UNIX_STREAM: u8 = 0x31;
+
+/// Between whom the relayed connection runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoints<'a> {
+    /// A TCP client.
+    Tcp {
+        /// The client.
+        client: SocketAddr,
+        /// The local address of the accepted socket.
+        local: SocketAddr,
+    },
+    /// A unix client.
+    Unix {
+        /// The client's name, if it is bound to one.
+        client: Option<&'a UnixName>,
+        /// The socket listened on.
+        local: &'a UnixName,
+    },
+    /// A client of which nothing is known.
+    Unknown,
+    /// No client: a connection of our own, such as a health check.
+    Local,
+}
+
+/// Writes the header of `version` to the beginning of `out` and returns it: empty for
+/// [`ProxyProtocol::Off`].
+pub fn encode<'o>(
+    version: ProxyProtocol,
+    endpoints: Endpoints<'_>,
+    out: &'o mut [u8; MAX_BYTES],
+) -> &'o [u8] {
+    let length = match version {
+        ProxyProtocol::Off => 0,
+        ProxyProtocol::V1 => encode_v1(endpoints, out),
+        ProxyProtocol::V2 => encode_v2(endpoints, out),
+    };
+    out.get(..length).unwrap_or_default()
+}
+
+/// Version 1 knows TCP only; everything else is `UNKNOWN`.
+fn encode_v1(endpoints: Endpoints<'_>, out: &mut [u8; MAX_BYTES]) -> usize {
+    let room = out.len();
+    let mut left = &mut out[..];
+    let written = match endpoints {
+        Endpoints::Tcp { client, local } => {
+            let (family, (source, destination)) = match same_family(client.ip(), local.ip()) {
+                Pair::V4(source, destination) => ("TCP4", (IpAddr::V4(source), IpAddr::V4(destination))),
+                Pair::V6(source, destination) => ("TCP6", (IpAddr::V6(source), IpAddr::V6(destination))),
+            };
+            write!(left, "PROXY {family} {source} {destination} {} {}\r\n", client.port(), local.port())
+        }
+        Endpoints::Unix { .. } | Endpoints::Unknown | Endpoints::Local => {
+            left.write_all(b"PROXY UNKNOWN\r\n")
+        }
+    };
+    written.expect("the longest text header is shorter than the buffer");
+    room - left.len()
+}
+
+fn encode_v2(endpoints: Endpoints<'_>, out: &mut [u8; MAX_BYTES]) -> usize {
+    let mut body = Body { out, length: V2_SIGNATURE.len() + 4 };
+    let (command, family) = match endpoints {
+        Endpoints::Tcp { client, local } => {
+            let family = match same_family(client.ip(), local.ip()) {
+                Pair::V4(source, destination) => {
+                    body.put(&source.octets());
+                    body.put(&destination.octets());
+                    V2_TCP4
+                }
+                Pair::V6(source, destination) => {
+                    body.put(&source.octets());
+                    body.put(&destination.octets());
+                    V2_TCP6
+                }
+            };
+            body.put(&client.port().to_be_bytes());
+            body.put(&local.port().to_be_bytes());
+            (V2_PROXY, family)
+        }
+        Endpoints::Unix { client, local } => {
+            body.put(&unix_address(client));
+            body.put(&unix_address(Some(local)));
+            (V2_PROXY, V2_UNIX_STREAM)
+        }
+        Endpoints::Unknown => (V2_PROXY, V2_UNSPEC),
+        Endpoints::Local => (V2_LOCAL, V2_UNSPEC),
+    };
+    let Body { out, length } = body;
+    let payload = u16::try_from(length - V2_SIGNATURE.len() - 4).expect("the payload is at most 216 bytes");
+    let mut head = Body { out, length: 0 };
+    head.put(&V2_SIGNATURE);
+    head.put(&[command, family]);
+    head.put(&payload.to_be_bytes());
+    length
+}
+
+/// The buffer and how much of it is filled.
+struct Body<'o> {
+    out: &'o mut [u8; MAX_BYTES],
+    length: usize,
+}
+
+impl Body<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        self.out[self.length..end].copy_from_slice(bytes);
+        self.length = end;
+    }
+}
+
+/// Two addresses of one family.
+enum Pair {
+    V4(std::net::Ipv4Addr, std::net::Ipv4Addr),
+    V6(Ipv6Addr, Ipv6Addr),
+}
+
+/// A header has one family for both: IPv4 when both are (mapped ones count), else IPv6.
+fn same_family(source: IpAddr, destination: IpAddr) -> Pair {
+    let mapped = |ip| match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    match (source.to_canonical(), destination.to_canonical()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Pair::V4(source, destination),
+        (source, destination) => Pair::V6(mapped(source), mapped(destination)),
+    }
+}
+
+/// A name as in `sun_path`, filled up with zeros; an abstract one begins with a zero.
+fn unix_address(name: Option<&UnixName>) -> [u8; UNIX_ADDRESS_BYTES] {
+    let mut address = [0; UNIX_ADDRESS_BYTES];
+    let (start, bytes) = match name {
+        None => (0, &[][..]),
+        Some(UnixName::Path(path)) => (0, path.as_str().as_bytes()),
+        Some(UnixName::Abstract(name)) => (1, name.as_str().as_bytes()),
+    };
+    for (to, from) in address.iter_mut().skip(start).zip(bytes) {
+        *to = *from;
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests;
