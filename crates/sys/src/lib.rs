@@ -5,12 +5,15 @@
 //!
 //! - [`netns`], [`userns`], [`sandbox`]: namespaces, ids, capabilities, seccomp;
 //! - [`process`], [`pidfd`]: starting our own roles, watching foreign processes;
-//! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`]: sockets and pipes of the data path;
+//! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`]: sockets and
+//!   pipes of the data path;
 //! - [`seqpacket`], [`shm`]: what daemon and worker share.
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper are made here and nowhere else")]
 
+pub mod interface;
 pub mod listen;
+pub mod mmsg;
 pub mod netns;
 pub mod pidfd;
 pub mod pipe;
@@ -19,6 +22,8 @@ pub mod sandbox;
 pub mod seqpacket;
 pub mod shm;
 pub mod sockopt;
+pub mod tcp_info;
+mod text;
 pub mod unix_path;
 pub mod userns;
 
