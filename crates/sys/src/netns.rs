@@ -7,10 +7,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use rustix::fs::{Mode, OFlags};
+
+use crate::text::ProcPath;
 
 /// `NSFS_MAGIC` of linux/magic.h: the file system of namespace files.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -40,8 +42,8 @@ pub fn open_path(path: &Path) -> io::Result<OwnedFd> {
     if rustix::fs::fstatfs(&place)?.f_type != NSFS_MAGIC {
         return Err(not_a_netns());
     }
-    let reopen = format!("/proc/self/fd/{}", place.as_raw_fd());
-    let ns = rustix::fs::open(reopen, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let reopen = ProcPath::of_fd(place.as_fd());
+    let ns = rustix::fs::open(reopen.as_path(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: NS_GET_NSTYPE takes no argument and touches no memory of ours.
     let kind = crate::check(unsafe { libc::ioctl(ns.as_raw_fd(), NS_GET_NSTYPE) })?;
     if kind == libc::CLONE_NEWNET { Ok(ns) } else { Err(not_a_netns()) }
@@ -52,7 +54,7 @@ pub fn open_path(path: &Path) -> io::Result<OwnedFd> {
 /// # Errors
 /// `NotFound` when there is no such process, `PermissionDenied` without `CAP_SYS_PTRACE` over it.
 pub fn open_pid(pid: i32) -> io::Result<OwnedFd> {
-    open_path(&PathBuf::from(format!("/proc/{pid}/ns/net")))
+    open_path(ProcPath::of_pid(pid, "ns/net").as_path())
 }
 
 /// Opens the network namespace of the calling thread.
@@ -158,3 +160,6 @@ pub fn loopback_up() -> io::Result<()> {
 fn not_a_netns() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not a network namespace")
 }
+
+#[cfg(test)]
+mod tests;

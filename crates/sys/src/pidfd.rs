@@ -1,10 +1,13 @@
 //! Watching a process that is not our child.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::text::ProcPath;
 
 /// `PF_EXITING` of linux/sched.h, in field 9 of /proc/PID/stat: the process has begun to exit.
 const PF_EXITING: u64 = 0x4;
@@ -71,7 +74,7 @@ pub fn start_time(pid: i32) -> io::Result<u64> {
 
 /// What follows the command name in /proc/PID/stat. The name may contain anything, also `)`.
 fn stat_fields(pid: i32, buffer: &mut [u8; STAT_BYTES]) -> io::Result<&str> {
-    let mut file = std::fs::File::open(format_args_path(pid).as_path())?;
+    let mut file = File::open(ProcPath::of_pid(pid, "stat").as_path())?;
     let mut length = 0;
     while length < buffer.len() {
         let more = file.read(buffer.get_mut(length..).unwrap_or_default())?;
@@ -89,31 +92,6 @@ fn stat_fields(pid: i32, buffer: &mut [u8; STAT_BYTES]) -> io::Result<&str> {
 /// Field `number` counted as proc_pid_stat(5) does; 3 is the first after the name.
 fn field(fields: &str, number: usize) -> Option<&str> {
     fields.split_ascii_whitespace().nth(number.checked_sub(3)?)
-}
-
-/// `/proc/PID/stat` in a buffer on the stack.
-struct StatPath {
-    bytes: [u8; 32],
-    length: usize,
-}
-
-impl StatPath {
-    fn as_path(&self) -> &std::path::Path {
-        let bytes = self.bytes.get(..self.length).unwrap_or_default();
-        std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(bytes))
-    }
-}
-
-fn format_args_path(pid: i32) -> StatPath {
-    use std::io::Write;
-    let mut path = StatPath { bytes: [0; 32], length: 0 };
-    let mut rest = path.bytes.as_mut_slice();
-    let room = rest.len();
-    // 11 digits and a sign at most: "/proc/-2147483648/stat" fits.
-    if write!(rest, "/proc/{pid}/stat").is_ok() {
-        path.length = room - rest.len();
-    }
-    path
 }
 
 #[cfg(test)]

@@ -1,46 +1,109 @@
 //! Giving up what a process does not need. Order for a worker, on its only thread:
-//! [`private_root`], [`drop_ids`], [`drop_all_caps`], [`no_new_privs`], [`undumpable`], [`worker_seccomp`].
+//! [`private_root`], [`drop_ids`], [`drop_all_caps`], [`no_new_privs`], [`undumpable`], [`landlock`],
+//! [`worker_seccomp`].
+//!
+//! What each is for: [`private_root`] takes away every path of the host, [`landlock`] every other process
+//! of the same user (whose /proc/PID/root would be a way back to those paths), [`worker_seccomp`] every
+//! part of the kernel that the relay does not use.
 
 use std::io;
 
+use nix::unistd::{Gid, Uid};
+use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
+
+mod landlock;
+mod root;
 pub mod seccomp;
 
+pub use landlock::landlock;
+pub use root::private_root;
 pub use seccomp::worker_seccomp;
 
-/// Replaces the file system the process sees by an empty, read-only one with nothing but /proc in it
-/// (only the process folders), in a mount namespace of its own. Descriptors that are open keep working,
-/// so do paths below O_PATH descriptors; no path of the host exists any more.
-///
-/// # Errors
-/// `PermissionDenied` in a user namespace that may not mount /proc: the process is then unchanged, or in a
-/// mount namespace of its own that still shows everything. The caller decides whether that will do.
-pub fn private_root() -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
+/// What the daemon works with: namespaces and foreign processes (`SYS_ADMIN`, `SYS_PTRACE`, `KILL`), sockets and
+/// nftables (`NET_ADMIN`, `NET_BIND_SERVICE`), owners of sockets and ids of workers (the rest).
+const DAEMON_CAPS: CapabilitySet = CapabilitySet::NET_ADMIN
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::DAC_OVERRIDE);
 
-/// Becomes `uid` and `gid` for good, without supplementary groups, in every thread; empties the capability
-/// bounding set first, which needs the privilege that is about to go.
+/// Capability numbers are asked for one by one up to here; the kernel says which of them exist.
+const CAP_LIMIT: u32 = 64;
+
+/// Becomes `uid` and `gid` for good, without supplementary groups, in every thread. Empties the capability
+/// bounding set of the calling thread first, for which the privilege is gone afterwards.
 ///
 /// # Errors
 /// `InvalidInput` for an id that is not mapped in this user namespace, `PermissionDenied`.
-pub fn drop_ids(_uid: u32, _gid: u32) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+pub fn drop_ids(uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    limit_bounding_set(CapabilitySet::empty())?;
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setresgid(gid, gid, gid)?;
+    Ok(nix::unistd::setresuid(uid, uid, uid)?)
 }
 
-/// Gives up every capability of the calling thread in every set.
+/// Gives up every capability of the calling thread in every set. The bounding set stays where the thread may
+/// not change it (no `CAP_SETPCAP`): it only limits what an exec could gain, which [`no_new_privs`] forbids.
 ///
 /// # Errors
 /// Those of capset(2) and prctl(2).
 pub fn drop_all_caps() -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+    limit_caps(CapabilitySet::empty())
 }
 
-/// No exec can gain privilege any more (`PR_SET_NO_NEW_PRIVS`).
+/// Reduces the calling thread's capabilities, and what its children can have, to those the daemon works with.
+/// Call it before any other thread exists. What the process does not have is not asked for, so it works
+/// without privilege too.
+///
+/// # Errors
+/// Those of capset(2) and prctl(2).
+pub fn daemon_keep_caps() -> io::Result<()> {
+    limit_caps(DAEMON_CAPS)
+}
+
+fn limit_caps(keep: CapabilitySet) -> io::Result<()> {
+    thread::clear_ambient_capability_set()?;
+    limit_bounding_set(keep)?;
+    let permitted = thread::capabilities(None)?.permitted & keep;
+    let sets = CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
+    Ok(thread::set_capabilities(None, sets)?)
+}
+
+/// Takes everything but `keep` out of the bounding set, if this thread may.
+fn limit_bounding_set(keep: CapabilitySet) -> io::Result<()> {
+    if !thread::capabilities(None)?.effective.contains(CapabilitySet::SETPCAP) {
+        return Ok(());
+    }
+    for number in 0..CAP_LIMIT {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        if keep.contains(one) {
+            continue;
+        }
+        match thread::remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
+            // Past the last capability of this kernel.
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// No exec can gain privilege any more (`PR_SET_NO_NEW_PRIVS`), in the calling thread and those it starts.
 ///
 /// # Errors
 /// Those of prctl(2).
 pub fn no_new_privs() -> io::Result<()> {
-    Ok(rustix::thread::set_no_new_privs(true)?)
+    Ok(thread::set_no_new_privs(true)?)
 }
 
 /// No other process of the same user can trace this one or read its memory; no core dumps.
@@ -48,14 +111,8 @@ pub fn no_new_privs() -> io::Result<()> {
 /// # Errors
 /// Those of prctl(2).
 pub fn undumpable() -> io::Result<()> {
-    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
+    Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Reduces the calling thread's capabilities to those the daemon works with. Call it before any other
-/// thread exists. What the process does not have is not asked for, so it works without privilege too.
-///
-/// # Errors
-/// Those of capset(2) and prctl(2).
-pub fn daemon_keep_caps() -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
+#[cfg(test)]
+mod tests;

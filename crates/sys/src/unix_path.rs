@@ -1,11 +1,19 @@
 //! Unix sockets at paths, on the host and inside an instance.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::text::ProcPath;
+
+mod bind;
+mod resolve;
+
+pub use resolve::{host_root, open_parent, open_root, open_target_parent, resolve_in_root};
 
 /// A path below a root directory.
 #[derive(Debug)]
@@ -88,74 +96,91 @@ pub enum BindError {
 pub enum Base {
     /// `O_PATH` of a root directory: the whole path is resolved below it, symlinks included.
     Root,
-    /// `O_PATH` of the parent directory: only the last component is looked up, a symlink is not followed.
+    /// `O_PATH` of the parent directory: only the last component is looked up; a symlink is an error.
     Parent,
 }
 
-/// Opens the root directory of process `pid` (`O_PATH`).
+/// Binds a stream socket at `place` and listens.
 ///
-/// # Errors
-/// `NotFound` when it is gone, `PermissionDenied` without `CAP_SYS_PTRACE` over it.
-pub fn open_root(pid: i32) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(format!("/proc/{pid}/root"), flags, rustix::fs::Mode::empty())?)
-}
-
-/// Opens our own root directory (`O_PATH`).
+/// A dead socket file that is in the way is removed; anything else there is left alone. The file has its
+/// `owner` and `mode` (the low nine bits count) from the moment it exists, whatever the umask and the parent
+/// folder say, and the listener's credentials (`SO_PEERCRED` at its clients) are the owner's. Needs
+/// `CAP_SETUID`, `CAP_SETGID`, `CAP_CHOWN` and `CAP_DAC_OVERRIDE` for an owner other than the caller. The socket's
+/// name as `getsockname` and `ss` print it is the last component alone, since it is bound from inside its folder.
 ///
-/// # Errors
-/// Those of open(2).
-pub fn host_root() -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open("/", flags, rustix::fs::Mode::empty())?)
-}
-
-/// Opens `path` as a process with root directory `root` would: symlinks and `..` stay below it, magic
-/// links of /proc are refused.
-///
-/// # Errors
-/// Those of openat2(2).
-pub fn resolve_in_root(_root: BorrowedFd<'_>, _path: &Path, _flags: OFlags) -> io::Result<OwnedFd> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-/// Opens the parent directory of `path` (`O_PATH`) below `root` and returns it with the last component.
-///
-/// # Errors
-/// Those of openat2(2); `InvalidInput` for a path without a last component.
-pub fn open_parent(_root: BorrowedFd<'_>, _path: &Path) -> io::Result<(OwnedFd, OsString)> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-/// Binds a stream socket at `place` and listens. `mode` is at most 0o777.
+/// Works on a thread of its own and waits for it. For an owner other than the caller the whole process becomes
+/// undumpable, as with any change of credentials (prctl(2)).
 ///
 /// # Errors
 /// See [`BindError`]. Nothing is left behind.
-pub fn bind_stream(place: Place, _owner: Owner, _mode: u32) -> Result<Bound, BindError> {
-    Err(BindError::Failed { path: place.path, source: io::ErrorKind::Unsupported.into() })
+pub fn bind_stream(place: Place, owner: Owner, mode: u32) -> Result<Bound, BindError> {
+    bind::bind_stream(place, owner, mode)
 }
 
 /// Removes the socket file at `place` if it is still the one with `dev` and `ino`. True: it was removed.
 ///
 /// # Errors
-/// Those of unlinkat(2). That nothing is there is no error.
-pub fn remove_if_ours(_place: &Place, _dev: u64, _ino: u64) -> io::Result<bool> {
-    Err(io::ErrorKind::Unsupported.into())
+/// Those of openat2(2) and unlinkat(2). That nothing, or something else, is there is no error.
+pub fn remove_if_ours(place: &Place, dev: u64, ino: u64) -> io::Result<bool> {
+    match open_parent(place.root.as_fd(), &place.path)
+        .and_then(|(dir, name)| remove_in(dir.as_fd(), &name, dev, ino))
+    {
+        Err(error) if is_absent(&error) => Ok(false),
+        other => other,
+    }
+}
+
+fn remove_in(dir: BorrowedFd<'_>, name: &OsStr, dev: u64, ino: u64) -> io::Result<bool> {
+    if !is_socket(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?, dev, ino) {
+        return Ok(false);
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+    Ok(true)
 }
 
 /// Whether the socket file with `dev` and `ino` is what `place` shows: false when it was deleted, replaced,
 /// or something was mounted over it.
 #[must_use]
-pub fn check(_place: &Place, _dev: u64, _ino: u64) -> bool {
-    false
+pub fn check(place: &Place, dev: u64, ino: u64) -> bool {
+    open_parent(place.root.as_fd(), &place.path)
+        .and_then(|(dir, name)| Ok(rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?))
+        .is_ok_and(|stat| is_socket(&stat, dev, ino))
 }
 
-/// Connects to the stream socket at `path` without waiting; the socket is non-blocking. For workers: works in a
-/// private root and allocates nothing.
+/// Whether `stat` is of the socket file with this device and inode.
+fn is_socket(stat: &Stat, dev: u64, ino: u64) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Socket && stat.st_dev == dev && stat.st_ino == ino
+}
+
+/// Whether the error says that a path, or a part of it, does not exist.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Connects to the stream socket at `path` without waiting; the socket is non-blocking. For workers: works in
+/// a private root (/proc is all it needs) and allocates nothing for paths below 256 bytes.
 ///
 /// # Errors
-/// `NotFound`, `ConnectionRefused` (nobody listens, or no socket), `WouldBlock` (the backlog is full: try
-/// again later), `PermissionDenied`, EPROTOTYPE (another kind of socket).
-pub fn connect_stream(_base: BorrowedFd<'_>, _kind: Base, _path: &Path) -> io::Result<OwnedFd> {
-    Err(io::ErrorKind::Unsupported.into())
+/// `NotFound`, `ConnectionRefused` (nobody listens, or it is no socket), `WouldBlock` (the backlog is full: try
+/// again later), `PermissionDenied`, EPROTOTYPE (another kind of socket), ELOOP (a symlink with [`Base::Parent`]).
+pub fn connect_stream(base: BorrowedFd<'_>, kind: Base, path: &Path) -> io::Result<OwnedFd> {
+    let file = match kind {
+        Base::Root => resolve_in_root(base, path, OFlags::PATH)?,
+        Base::Parent => {
+            let name = path.file_name().ok_or_else(no_last_component)?;
+            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            rustix::fs::openat2(base, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)?
+        }
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::connect(&socket, &SocketAddrUnix::new(ProcPath::of_fd(file.as_fd()).as_path())?)?;
+    Ok(socket)
 }
+
+fn no_last_component() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "path has no last component")
+}
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,11 @@ pub fn id_is_mapped(id: u32) -> bool {
     Extents::read("/proc/self/uid_map").is_ok_and(|map| map.to_host(id).is_some())
 }
 
+/// Whether both ids exist in the calling process' user namespace. False when that cannot be read.
+pub(crate) fn ids_are_mapped(uid: u32, gid: u32) -> bool {
+    id_is_mapped(uid) && Extents::read("/proc/self/gid_map").is_ok_and(|map| map.to_host(gid).is_some())
+}
+
 /// The user and group id maps of a process' user namespace, outside ids as the calling process sees them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdMap {
