@@ -178,13 +178,13 @@ fn parse_host(text: &str, start: usize, side: Side) -> Result<(IpHost, usize), A
             if inner.is_empty() { default_host(side) } else { IpHost::parse_v6(text, start + 1, inner)? };
         let end = start + inner.len() + 2;
         return match after.chars().next() {
-            None => fail(end, AddrErrorKind::PortMissing),
+            None => fail(end, AddrErrorKind::HostOnly),
             Some(':') => Ok((host, end + 1)),
             Some(c) => fail(end, AddrErrorKind::Trailing(quote(c.encode_utf8(&mut [0; 4])))),
         };
     }
     let Some((literal, ports)) = rest.split_once(':') else {
-        return fail(text.len(), AddrErrorKind::PortMissing);
+        return fail(text.len(), AddrErrorKind::HostOnly);
     };
     if ports.contains(':') && looks_like_v6(rest) {
         return fail(start, AddrErrorKind::Ipv6Bare);
@@ -277,3 +277,6 @@ impl fmt::Display for ConnectAddr {
 }
 
 serde_by_text!(ListenAddr, ConnectAddr);
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ pub enum AddrErrorKind {
     #[error("{0} is not an IP address, host names are not looked up")]
     HostName(String),
     /// An IPv4 address that is not four numbers.
-    #[error("IPv4 address has {0} parts, expected 4")]
+    #[error("expected 4 parts in an IPv4 address, found {0}")]
     Ipv4Parts(usize),
     /// An empty part of an IPv4 address.
     #[error("IPv4 address has an empty part")]
@@ -97,6 +97,9 @@ pub enum AddrErrorKind {
     /// Not the name of an interface.
     #[error("zone {0} is not an interface name")]
     ZoneInvalid(String),
+    /// No colon after the host.
+    #[error("port missing, expected HOST:PORT")]
+    HostOnly,
     /// No port where one has to be.
     #[error("port missing")]
     PortMissing,
@@ -278,7 +281,4 @@ pub enum RefErrorKind {
     /// No device in a device key.
     #[error("device missing, expected INSTANCE/DEVICE")]
     DeviceMissing,
-    /// A bad percent escape.
-    #[error("bad escape {0}, expected `%25` or `%2F`")]
-    Escape(String),
 }

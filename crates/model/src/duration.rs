@@ -55,3 +55,6 @@ pub fn format_duration(value: Duration) -> String {
         None => format!("{ms}ms"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,14 +61,14 @@ impl FromStr for Provider {
     }
 }
 
-/// Name of a project of Incus or LXD: 1 to 255 bytes, no `/`, `_`, quotes, blanks or control
-/// characters, not `*`, `.` or `..` (each refused by Incus 6.0, tried; the length is ours).
+/// Name of a project of Incus or LXD: no `/`, `_`, quotes or blanks, not `*`, `.` or `..` (each refused
+/// by Incus 6.0, tried); and by our own rule no control characters and at most 1,024 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProjectName(String);
 
 impl ProjectName {
     /// Longest name, bytes.
-    pub const MAX_BYTES: usize = 255;
+    pub const MAX_BYTES: usize = 1024;
 
     /// As text.
     #[must_use]
@@ -92,7 +92,7 @@ impl FromStr for ProjectName {
         if text.is_empty() {
             return fail(0, RefErrorKind::Empty(PROJECT));
         }
-        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '_' | '\'' | '"');
+        let bad = |c: char| c.is_control() || matches!(c, '/' | '_' | '\'' | '"' | ' ');
         if let Some((position, c)) = text.char_indices().find(|(_, c)| bad(*c)) {
             return fail(position, RefErrorKind::Character { what: PROJECT, found: quote(&c.to_string()) });
         }
@@ -260,15 +260,16 @@ impl InstanceKey {
     /// # Errors
     /// As [`InstanceRef::resolve`]; positions are those of `[project/]name`.
     pub fn new(provider: Provider, project: Option<&str>, name: &str) -> Result<Self, RefError> {
-        let (project, prefix) = match project {
-            Some(project) => (Some(project.parse()?), project.len() + 1),
-            None => (None, 0),
+        let (text, start) = match project {
+            Some(project) => (format!("{project}/{name}"), project.len() + 1),
+            None => (name.to_owned(), 0),
         };
-        let name = name.parse().map_err(|error: RefError| RefError {
-            position: error.position + prefix,
-            column: error.column,
-            kind: error.kind,
-        })?;
+        let here = |start: usize| move |error: RefError| (start + error.position, error.kind);
+        let parsed = || {
+            let project = project.map(str::parse).transpose().map_err(here(0))?;
+            Ok((project, name.parse().map_err(here(start))?))
+        };
+        let (project, name) = parsed().map_err(|(position, kind)| RefError::new(&text, position, kind))?;
         InstanceRef { provider: None, project, name }.resolve(provider, None)
     }
 
@@ -406,3 +407,6 @@ fn pid(name: &str) -> Result<String, RefError> {
 }
 
 serde_by_text!(Provider, ProjectName, InstanceName, InstanceRef, InstanceKey);
+
+#[cfg(test)]
+mod tests;

@@ -47,3 +47,6 @@ fn distance(a: &[char], b: &[char]) -> usize {
     }
     last.last().copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -272,3 +272,6 @@ pub(crate) fn parse_id(text: &str) -> Result<u32, ValueError> {
 }
 
 serde_by_text!(Bind, ProxyProtocol, FdPassing, Follow, SocketMode);
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Ports and port lists. A list is positional: its order is that of the text, and it is never
 //! expanded in memory.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
@@ -166,24 +167,21 @@ impl PortList {
         Ok((Self(ranges), places))
     }
 
-    /// The first port that an earlier item has as well, and the index of the item that repeats it.
+    /// The first item that repeats a port of an earlier one: its index, and the lowest such port.
     pub(crate) fn first_repeat(&self) -> Option<(usize, Port)> {
-        let mut order: Vec<usize> = (0..self.0.len()).collect();
-        order.sort_by_key(|&index| self.0.get(index).map(|range| range.first));
-        let mut repeats = Vec::new();
-        let mut widest: Option<(Port, usize)> = None;
-        for &index in &order {
-            let Some(range) = self.0.get(index) else { continue };
-            if let Some((last, before)) = widest
-                && range.first <= last
-            {
-                repeats.push((index.max(before), range.first));
+        // Ranges so far, which are disjoint: last port by first port.
+        let mut seen: BTreeMap<Port, Port> = BTreeMap::new();
+        for (index, range) in self.0.iter().enumerate() {
+            let below = seen.range(..=range.first).next_back();
+            if below.is_some_and(|(_, last)| *last >= range.first) {
+                return Some((index, range.first));
             }
-            if widest.is_none_or(|(last, _)| range.last > last) {
-                widest = Some((range.last, index));
+            if let Some((first, _)) = seen.range(range.first..=range.last).next() {
+                return Some((index, *first));
             }
+            seen.insert(range.first, range.last);
         }
-        repeats.into_iter().min()
+        None
     }
 }
 
@@ -256,3 +254,6 @@ impl fmt::Display for PortList {
 }
 
 serde_by_text!(PortList);
+
+#[cfg(test)]
+mod tests;

@@ -230,3 +230,6 @@ impl<'de> Visitor<'de> for KeysVisitor {
         DeviceSpec::from_keys(pairs).map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,13 @@
 use crate::address::Protocol;
 use crate::at::{AddrError, ValueError};
 use crate::options::ProxyProtocol;
+use crate::text::quote;
 
 /// Why keys do not make a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// No such key. The key is quoted for display.
-    #[error("unknown key {key}{}", nearest.map_or_else(String::new, |nearest| format!(", did you mean `{nearest}`?")))]
+    /// No such key.
+    #[error("unknown key {}{}", quote(key), nearest.map_or_else(String::new, |nearest| format!(", did you mean `{nearest}`?")))]
     UnknownKey {
         /// The key.
         key: String,
@@ -21,8 +22,8 @@ pub enum SpecError {
         /// The key.
         key: &'static str,
     },
-    /// A free key of Incus, which would be lost here. The key is quoted for display.
-    #[error("key {key} is not kept, only keys that a proxy device knows are")]
+    /// A free key of Incus, which would be lost here.
+    #[error("key {} is not kept, only keys that a proxy device knows are", quote(key))]
     Foreign {
         /// The key.
         key: String,
@@ -30,8 +31,8 @@ pub enum SpecError {
     /// `nat=true` or `nat=auto`.
     #[error("nat: kernel NAT is not built in this version, leave the key out or set it to false")]
     Nat,
-    /// A key given twice. The key is quoted for display.
-    #[error("key {key} is given twice")]
+    /// A key given twice.
+    #[error("key {} is given twice", quote(key))]
     Duplicate {
         /// The key.
         key: String,

@@ -111,7 +111,7 @@ where
     for (key, value) in pairs {
         let key = key.as_ref();
         if given.insert(key.to_owned(), value.as_ref().to_owned()).is_some() {
-            return Err(SpecError::Duplicate { key: quote(key) });
+            return Err(SpecError::Duplicate { key: key.to_owned() });
         }
     }
     given.keys().try_for_each(|key| known(key))?;
@@ -134,10 +134,10 @@ fn known(key: &str) -> Result<(), SpecError> {
         return Err(SpecError::Unsupported { key });
     }
     if key.starts_with("user.") || key.starts_with("initial.") {
-        return Err(SpecError::Foreign { key: quote(key) });
+        return Err(SpecError::Foreign { key: key.to_owned() });
     }
     let names = DeviceSpec::KEYS.iter().map(|doc| doc.name);
-    Err(SpecError::UnknownKey { key: quote(key), nearest: nearest(key, names) })
+    Err(SpecError::UnknownKey { key: key.to_owned(), nearest: nearest(key, names) })
 }
 
 /// Reads each value, in the order of the table.
