@@ -1,0 +1,138 @@
+//! Real servers to test against: `cargo xtask testbed up|down|status [incus6]`.
+//!
+//! A bed is one server in a network namespace of its own, with its own state folder, id range and
+//! subnet, so that it disturbs nothing on the machine and is the whole "host" of a test. Its stages:
+//! packages, namespace, daemon, storage + network + profile + image, stamp. `up` looks at each and
+//! does what is missing; with all there it takes milliseconds. Packages stay when a bed goes down.
+//!
+//! Beds are shared by all processes of a machine: a lock serializes `up` and `down`, and a second
+//! one, held shared by every process that uses a bed, keeps `down` away from running tests.
+
+mod image;
+mod lock;
+mod packages;
+mod place;
+mod server;
+mod setup;
+mod sources;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+pub use lock::InUse;
+pub use place::Place;
+
+const USAGE: &str = "usage: cargo xtask testbed up|down|status [incus6]
+
+  up      install, start and fill the test server; prints INCUS_DIR=... NETNS=...
+  down    stop it and remove everything but the packages; refused while tests use it
+  status  say whether it is up; exit code 1 when it is not
+
+Needs root.";
+
+/// The command line: what stands after `cargo xtask testbed`.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command")]
+pub fn main<S: AsRef<str>>(args: &[S]) -> ExitCode {
+    let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+    let place = Place::incus6();
+    let result = match args.as_slice() {
+        ["up"] | ["up", "incus6"] => up(&place).map(|()| println!("{place}")),
+        ["down"] | ["down", "incus6"] => down(&place),
+        ["status"] | ["status", "incus6"] => match is_up(&place) {
+            true => {
+                println!("{place}");
+                Ok(())
+            }
+            false => Err(anyhow::anyhow!("{} is down", place.name)),
+        },
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("testbed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Brings the bed up, or finds it up.
+///
+/// # Errors
+/// When not root, or a stage fails; the message says which, and what the server logged.
+pub fn up(place: &Place) -> Result<()> {
+    if is_up(place) {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "the test server {} is not up, and only root can bring it up: cargo xtask testbed up",
+            place.name
+        );
+    }
+    let _setup = lock::setup(place)?;
+    // Whoever held the lock may have done it.
+    if is_up(place) {
+        return Ok(());
+    }
+    let begin = Instant::now();
+    packages::install()?;
+    place.prepare()?;
+    if place.is_of_another_make() {
+        let _alone = lock::alone(place)?;
+        say("the bed is of another version; building a new one");
+        server::remove(place)?;
+        place.prepare()?;
+    }
+    if let Err(first) = fill(place) {
+        // A half-made or damaged state folder: once more from nothing, if nobody uses it.
+        let _alone = lock::alone(place).with_context(|| format!("cannot set up: {first:#}"))?;
+        say(&format!("{first:#}; building a new one"));
+        server::remove(place)?;
+        place.prepare()?;
+        fill(place)?;
+    }
+    place.stamp()?;
+    say(&format!("up after {:.1} s", begin.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Takes the bed down: its instances, daemon, namespace and files.
+///
+/// # Errors
+/// When not root, tests use the bed, or something of it cannot be removed.
+pub fn down(place: &Place) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("only root can take the test server down");
+    }
+    let _setup = lock::setup(place)?;
+    let _alone = lock::alone(place)?;
+    server::remove(place)
+}
+
+/// Whether the bed is complete and answers.
+#[must_use]
+pub fn is_up(place: &Place) -> bool {
+    place.is_stamped() && server::is_healthy(place)
+}
+
+fn fill(place: &Place) -> Result<()> {
+    place.make_netns()?;
+    server::start(place)?;
+    setup::apply(place)
+}
+
+/// A line of progress on standard error.
+#[expect(clippy::print_stderr, reason = "progress of a developer's command")]
+fn say(line: &str) {
+    eprintln!("testbed: {line}");
+}

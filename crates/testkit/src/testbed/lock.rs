@@ -1,0 +1,78 @@
+//! Who may touch a bed: `up` and `down` one after the other, `down` only when no test uses it.
+//!
+//! The files lie outside the bed, so that removing it removes no lock somebody waits for. A lock
+//! goes with its process: a killed test leaves none.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Place, say};
+
+const LOCKS: &str = "/run/lock";
+
+/// How long another process may take to bring the bed up: packages over a slow line.
+const SETUP_LIMIT: Duration = Duration::from_secs(900);
+
+/// A share in the use of a bed; `down` is refused while one lives.
+#[derive(Debug)]
+pub struct InUse(#[expect(dead_code, reason = "its lock is what counts")] File);
+
+impl InUse {
+    /// Takes a share; waits while the bed is being removed.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made, as by anybody but root.
+    pub fn share(place: &Place) -> Result<Self> {
+        let file = open(place, "use")?;
+        file.lock_shared().context("cannot lock the bed's use")?;
+        Ok(Self(file))
+    }
+}
+
+/// The right to bring the bed up or down, waited for.
+pub(super) fn setup(place: &Place) -> Result<File> {
+    let file = open(place, "setup")?;
+    let begin = Instant::now();
+    let mut said = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begin.elapsed() < SETUP_LIMIT => {
+                if !said && begin.elapsed() > Duration::from_secs(2) {
+                    said = true;
+                    say("waiting for another process that sets the bed up");
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => {
+                bail!("another process has been setting the bed up for too long")
+            }
+            Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the bed's setup"),
+        }
+    }
+}
+
+/// The right to remove the bed; an error at once when somebody uses it. A process that calls this
+/// must not hold [`InUse`] itself.
+pub(super) fn alone(place: &Place) -> Result<File> {
+    let file = open(place, "use")?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("tests use the bed: end them first"),
+        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the bed's use"),
+    }
+}
+
+fn open(place: &Place, what: &str) -> Result<File> {
+    fs::create_dir_all(LOCKS).with_context(|| format!("cannot make {LOCKS}"))?;
+    let path = Path::new(LOCKS).join(format!("portway-testbed-{}.{what}", place.name));
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))
+}

@@ -1,0 +1,49 @@
+//! What is in the bed: a storage pool, a bridge, the default profile, the image.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::{Place, image};
+use crate::{Incus, run};
+
+/// Alias of the image.
+const IMAGE: &str = "bb";
+
+/// Makes what is missing.
+pub(super) fn apply(place: &Place) -> Result<()> {
+    let incus = Incus::new(&place.socket());
+    let make = |what: &str, list: &str, name: &str, body: &Value| -> Result<()> {
+        if incus.find(&format!("{list}/{name}"))?.is_none() {
+            incus.change("POST", list, Some(body)).with_context(|| format!("cannot make the {what}"))?;
+        }
+        Ok(())
+    };
+    let pool = json!({"name": "default", "driver": "dir"});
+    make("storage pool", "/1.0/storage-pools", "default", &pool)?;
+    make("network", "/1.0/networks", "br0", &network(place))?;
+    let profile = json!({"devices": {
+        "root": {"type": "disk", "path": "/", "pool": "default"},
+        "eth0": {"type": "nic", "network": "br0", "name": "eth0"},
+    }});
+    incus
+        .change("PATCH", "/1.0/profiles/default", Some(&profile))
+        .context("cannot change the default profile")?;
+    if incus.find(&format!("/1.0/images/aliases/{IMAGE}"))?.is_none() {
+        let archive = image::build(&place.own_dir)?;
+        let mut import = Command::new("incus");
+        import.args(["image", "import", "--quiet", "--alias", IMAGE]).arg(archive);
+        import.env("INCUS_DIR", &place.dir).env("INCUS_CONF", place.own_dir.join("client"));
+        run(&mut import).context("cannot import the image")?;
+    }
+    Ok(())
+}
+
+/// The bridge. IPv6 addresses are the containers' own choice (SLAAC): busybox has no DHCPv6.
+fn network(place: &Place) -> Value {
+    json!({"name": "br0", "type": "bridge", "config": {
+        "ipv4.address": place.bridge_v4, "ipv4.nat": "true",
+        "ipv6.address": place.bridge_v6, "ipv6.nat": "true",
+    }})
+}
