@@ -176,6 +176,7 @@ fn spec() -> BoxedStrategy<DeviceSpec> {
                 Some(spec)
             },
         )
+        .boxed()
 }
 
 proptest! {
