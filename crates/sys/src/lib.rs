@@ -23,6 +23,8 @@ pub mod seqpacket;
 pub mod shm;
 pub mod sockopt;
 pub mod tcp_info;
+#[cfg(test)]
+mod testing;
 mod text;
 pub mod unix_path;
 pub mod userns;

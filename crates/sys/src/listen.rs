@@ -85,8 +85,8 @@ pub fn unix_abstract(name: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Makes a tcp listener refuse clients (they get a reset) while it keeps its address, so that nobody else
-/// can take it. Clients in its backlog are reset too. Holds for every duplicate of the descriptor.
-/// [`relisten`] undoes it.
+/// can take it (only an address that was asked for: a port that the kernel picked is given back). Clients in its
+/// backlog are reset too. Holds for every duplicate of the descriptor. [`relisten`] undoes it.
 ///
 /// # Errors
 /// Those of shutdown(2): `NotConnected` when it does not listen.

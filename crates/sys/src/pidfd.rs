@@ -72,7 +72,7 @@ pub fn start_time(pid: i32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed /proc/PID/stat"))
 }
 
-/// What follows the command name in /proc/PID/stat. The name may contain anything, also `)`.
+/// What follows the command name in /proc/PID/stat.
 fn stat_fields(pid: i32, buffer: &mut [u8; STAT_BYTES]) -> io::Result<&str> {
     let mut file = File::open(ProcPath::of_pid(pid, "stat").as_path())?;
     let mut length = 0;
@@ -83,7 +83,11 @@ fn stat_fields(pid: i32, buffer: &mut [u8; STAT_BYTES]) -> io::Result<&str> {
         }
         length += more;
     }
-    let text = buffer.get(..length).unwrap_or_default();
+    after_name(buffer.get(..length).unwrap_or_default())
+}
+
+/// The fields after the command name, which may itself contain anything, also `)`.
+fn after_name(text: &[u8]) -> io::Result<&str> {
     let after_name = text.iter().rposition(|byte| *byte == b')').map_or(0, |end| end + 1);
     str::from_utf8(text.get(after_name..).unwrap_or_default())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::thread::UnshareFlags;
 
@@ -37,7 +38,8 @@ pub(crate) fn ids_are_mapped(uid: u32, gid: u32) -> bool {
     id_is_mapped(uid) && Extents::read("/proc/self/gid_map").is_ok_and(|map| map.to_host(gid).is_some())
 }
 
-/// The user and group id maps of a process' user namespace, outside ids as the calling process sees them.
+/// The user and group id maps of a process' user namespace. "Host" ids are those of the calling process' own
+/// user namespace: for a process in the same one, every id that exists is mapped to itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdMap {
     /// User ids.
@@ -50,12 +52,19 @@ impl IdMap {
     /// Reads the maps of process `pid`.
     ///
     /// # Errors
-    /// `NotFound` when there is no such process; `InvalidData` for a file that is no map.
+    /// `NotFound` when there is no such process; `PermissionDenied` without `CAP_SYS_PTRACE` over it;
+    /// `InvalidData` for a file that is no map.
     pub fn of_pid(pid: i32) -> io::Result<IdMap> {
-        Ok(IdMap {
+        let map = IdMap {
             uids: Extents::read(&format!("/proc/{pid}/uid_map"))?,
             gids: Extents::read(&format!("/proc/{pid}/gid_map"))?,
-        })
+        };
+        // To a reader in the same namespace the kernel shows the ids of the parent namespace instead
+        // (user_namespaces(7)).
+        let theirs = fs::metadata(format!("/proc/{pid}/ns/user"))?;
+        let ours = fs::metadata("/proc/self/ns/user")?;
+        let same = (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino());
+        Ok(if same { IdMap { uids: map.uids.identity(), gids: map.gids.identity() } } else { map })
     }
 }
 
@@ -90,6 +99,11 @@ impl Extents {
             })
             .collect::<Option<Vec<_>>>()
             .map(Extents)
+    }
+
+    /// The same inside ids, each its own counterpart.
+    fn identity(self) -> Extents {
+        Extents(self.0.into_iter().map(|extent| Extent { outside: extent.inside, ..extent }).collect())
     }
 
     /// What id `inside` of the namespace is outside. `None`: it is not mapped.

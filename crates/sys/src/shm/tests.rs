@@ -1,1 +1,72 @@
 use super::*;
+
+#[test]
+fn the_reader_sees_what_the_writer_adds() {
+    let (counters, fd) = Counters::create(3).unwrap();
+    let view = CountersView::map(fd.as_fd(), 3).unwrap();
+    counters.add(1, 0, 5);
+    counters.add(1, 7, u64::MAX);
+    counters.add(2, 3, 1);
+    assert_eq!(view.read(0), [0; 8]);
+    assert_eq!(view.read(1), [5, 0, 0, 0, 0, 0, 0, u64::MAX]);
+    assert_eq!(view.read(1), counters.read(1));
+    assert_eq!(view.line_count(), 3);
+    counters.clear(1);
+    assert_eq!(view.read(1), [0; 8]);
+    drop(counters);
+    assert_eq!(view.read(2)[3], 1, "the writer's end leaves the reader its values");
+}
+
+#[test]
+fn out_of_range_does_nothing() {
+    let (counters, fd) = Counters::create(1).unwrap();
+    let view = CountersView::map(fd.as_fd(), 1).unwrap();
+    for (line, field) in [(1, 0), (0, 8), (usize::MAX, 0), (0, usize::MAX)] {
+        counters.add(line, field, 1);
+    }
+    assert_eq!(view.read(0), [0; 8]);
+    assert_eq!(view.read(usize::MAX), [0; 8]);
+    for lines in [0, usize::MAX, usize::MAX / 64] {
+        assert!(Counters::create(lines).is_err(), "{lines}");
+    }
+}
+
+#[test]
+fn nobody_else_can_write_or_resize() {
+    let (_counters, fd) = Counters::create(4).unwrap();
+    assert!(rustix::fs::ftruncate(&fd, 64).is_err());
+    assert!(rustix::fs::ftruncate(&fd, 1 << 20).is_err());
+    assert!(rustix::io::write(&fd, b"x").is_err());
+    let writable = Mapping::new(fd.as_fd(), 4, ProtFlags::READ | ProtFlags::WRITE);
+    assert!(writable.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied));
+    assert!(rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE).is_err(), "no more seals");
+}
+
+#[test]
+fn a_reader_refuses_what_could_make_it_fault() {
+    let refused = |fd: BorrowedFd<'_>, lines| {
+        CountersView::map(fd, lines).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData)
+    };
+    let (_counters, fd) = Counters::create(4).unwrap();
+    assert!(refused(fd.as_fd(), 5) && refused(fd.as_fd(), 3), "another size");
+
+    let unsealed = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&unsealed, 256).unwrap();
+    assert!(refused(unsealed.as_fd(), 4), "it could shrink");
+    rustix::fs::fcntl_add_seals(&unsealed, SealFlags::SHRINK).unwrap();
+    assert!(!refused(unsealed.as_fd(), 4));
+
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(256).unwrap();
+    assert!(refused(file.as_fd(), 4), "an ordinary file");
+    let (end, _other) = rustix::pipe::pipe().unwrap();
+    assert!(refused(end.as_fd(), 4), "a pipe");
+
+    // Reading a huge page that cannot be had would be a SIGBUS.
+    let huge = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB);
+    if let Ok(huge) = huge {
+        rustix::fs::ftruncate(&huge, 2 << 20).unwrap();
+        rustix::fs::fcntl_add_seals(&huge, SealFlags::SHRINK).unwrap();
+        assert!(refused(huge.as_fd(), (2 << 20) / 64), "huge pages");
+    }
+}
