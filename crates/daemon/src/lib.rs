@@ -1,1 +1,75 @@
-//! daemon
+//! The daemon: privileges, supervision, control server, reconcile, drain. And the same engine for
+//! one device in the foreground, without state and without a keeper.
+//!
+//! It relays no byte itself. What it holds is rebuilt at every start from the state file, from the
+//! workers that go on without it, and from the keeper.
+
+mod clock;
+mod foreground;
+mod http;
+mod hub;
+mod instance;
+mod keeper;
+mod listeners;
+mod logging;
+mod metrics;
+mod owner;
+mod provider;
+mod serve;
+mod setup;
+mod state;
+mod watched;
+mod worker;
+
+use portway_config::{Paths, Settings};
+use portway_control::api::{self, Failure};
+use portway_model::{DeviceSpec, InstanceKey};
+
+/// What the daemon is to do.
+#[derive(Debug, Clone)]
+pub struct DaemonOptions {
+    /// Files and sockets.
+    pub paths: Paths,
+    /// Settings, read from `paths.config`; read again at SIGHUP.
+    pub settings: Settings,
+    /// Serve, or end what a daemon left behind.
+    pub action: DaemonAction,
+}
+
+/// What `portway daemon` is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DaemonAction {
+    /// Serve until SIGTERM.
+    Serve,
+    /// End every worker and the keeper, and exit.
+    Purge,
+}
+
+/// One device in the foreground.
+#[derive(Debug, Clone)]
+pub struct ForegroundOptions {
+    /// Instance; `None`: both sides are the host.
+    pub instance: Option<InstanceKey>,
+    /// The device.
+    pub spec: DeviceSpec,
+    /// Settings: whom workers run as, where Incus is.
+    pub settings: Settings,
+}
+
+/// Runs the daemon until SIGTERM, SIGINT or, with [`DaemonAction::Purge`], until everything an
+/// earlier one left is ended. Call it before any thread is started.
+///
+/// # Errors
+/// Why it cannot start: another daemon runs, a folder cannot be used, a socket is taken.
+pub fn run(options: DaemonOptions) -> Result<(), Failure> {
+    serve::run(&options)
+}
+
+/// Runs one device until SIGTERM or SIGINT, then lets its connections finish. `report` is called
+/// with the device when it was added and whenever its state has changed.
+///
+/// # Errors
+/// Why the device cannot be served; nothing is left behind then.
+pub fn foreground(options: ForegroundOptions, report: impl FnMut(&api::Device)) -> Result<(), Failure> {
+    foreground::run(options, report)
+}

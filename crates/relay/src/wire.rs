@@ -281,7 +281,7 @@ pub mod field {
     pub const EVICTED: usize = 7;
 }
 
-/// Daemon to keeper. The keeper answers `List` only.
+/// Daemon to keeper. The keeper answers `List` and `Sync` only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum ToKeeper {
@@ -301,6 +301,8 @@ pub enum ToKeeper {
     },
     /// Send everything back.
     List,
+    /// Answer with [`FromKeeper::End`] when everything before is done: what was dropped is closed.
+    Sync,
     /// Close everything and exit.
     Exit,
 }

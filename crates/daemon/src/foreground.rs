@@ -1,0 +1,122 @@
+//! One device in the foreground: the daemon's actor without state, keeper and control socket.
+//! Workers end with this process, however it ends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_control::api::{self, Failure, FailureKind};
+use portway_model::{DeviceName, InstanceKey, Provider};
+use portway_relay::wire::Lifetime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, oneshot};
+
+use crate::hub::{Hub, Parts, failure};
+use crate::instance::{Command, Ending};
+use crate::keeper::Keeper;
+use crate::setup::{self, io_failure};
+use crate::state::{Desired, Store};
+use crate::{ForegroundOptions, logging};
+
+/// Longest time connections may go on after SIGTERM. A second signal ends it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Name of the one device.
+const DEVICE: &str = "proxy";
+
+pub(crate) fn run(options: ForegroundOptions, report: impl FnMut(&api::Device)) -> Result<(), Failure> {
+    let _logs = logging::start(&options.settings.daemon.log);
+    setup::drop_capabilities();
+    let folder = Folder::new()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|source| io_failure("start the runtime", &source))?;
+    let result = runtime.block_on(Box::pin(serve(options, folder.0.clone(), report)));
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+/// A private folder for worker sockets, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Folder, Failure> {
+        use std::os::unix::fs::DirBuilderExt;
+        let random = crate::hub::random_name().map_err(|source| io_failure("read random bytes", &source))?;
+        let path = std::env::temp_dir().join(format!("portway-{random}"));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|source| io_failure(&format!("make {}", path.display()), &source))?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Nothing but sockets of workers that have ended.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn serve(
+    options: ForegroundOptions,
+    workers_dir: PathBuf,
+    mut report: impl FnMut(&api::Device),
+) -> Result<(), Failure> {
+    let catch = |kind| signal(kind).map_err(|source| io_failure("catch signals", &source));
+    let (mut end, mut stop) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
+    let settings = setup::hub_settings(&options.settings, workers_dir, Lifetime::WithDaemon)?;
+    let hub = Hub::new(Parts {
+        settings,
+        keeper: Keeper::default(),
+        providers: setup::providers(&options.settings),
+        store: Store::ephemeral(),
+        desired: Desired::new(),
+        generation: 0,
+        warnings: Vec::new(),
+    });
+    let mut events = hub.subscribe();
+    let key = match options.instance {
+        Some(key) => key,
+        None => own_namespace()?,
+    };
+    let device = add(&hub, &key, options.spec).await?;
+    report(&device);
+    loop {
+        tokio::select! {
+            _ = end.recv() => break,
+            _ = stop.recv() => break,
+            event = events.recv() => match event {
+                Ok(event) if event.kind == "device-state" => hub.devices().await.iter().for_each(&mut report),
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => break,
+            },
+        }
+    }
+    tokio::select! {
+        () = hub.shut_down(Ending::Drain(DRAIN_LIMIT)) => {}
+        _ = end.recv() => {}
+        _ = stop.recv() => {}
+    }
+    Ok(())
+}
+
+/// Both sides are this process' own namespaces.
+fn own_namespace() -> Result<InstanceKey, Failure> {
+    let path = format!("/proc/{}/ns/net", std::process::id());
+    InstanceKey::new(Provider::Netns, None, &path)
+        .map_err(|problem| failure(FailureKind::Internal, problem.to_string()))
+}
+
+async fn add(
+    hub: &Arc<Hub>,
+    key: &InstanceKey,
+    spec: portway_model::DeviceSpec,
+) -> Result<api::Device, Failure> {
+    let name: DeviceName = DEVICE.parse().map_err(|_| failure(FailureKind::Internal, "device name"))?;
+    let ended = || failure(FailureKind::Internal, "the instance's actor has ended");
+    let (reply, answer) = oneshot::channel();
+    hub.handle(key).send(Command::Add(name, Box::new(spec), reply)).await.map_err(|_| ended())?;
+    answer.await.map_err(|_| ended())?
+}

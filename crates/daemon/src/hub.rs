@@ -1,0 +1,290 @@
+//! What all instances share: settings, state, keeper, providers, events, and the actors by name.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use portway_control::api::{self, Failure, FailureKind};
+use portway_model::{Bind, DeviceKey, DeviceName, InstanceKey, Provider};
+use portway_relay::wire::{Ids, Lifetime, Sandbox};
+use portway_sys::netns::NetnsId;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::instance::seed::Seed;
+use crate::instance::{Command, Ending, Handle, Instance};
+use crate::keeper::Keeper;
+use crate::owner;
+use crate::provider::Providers;
+use crate::state::{Change, Desired, Store, apply};
+
+/// Longest wait for an actor's list; one that is busy is left out of it.
+const LIST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the daemon decided at its start.
+#[derive(Debug)]
+pub(crate) struct HubSettings {
+    /// Folder of worker sockets.
+    pub(crate) workers_dir: PathBuf,
+    /// What tcp and udp workers run as; `None` when no other id is mapped.
+    pub(crate) worker_ids: Option<Ids>,
+    /// What of the sandbox must hold.
+    pub(crate) sandbox: Sandbox,
+    /// Whether workers outlive the daemon.
+    pub(crate) lifetime: Lifetime,
+    /// The daemon's uid.
+    pub(crate) owner_uid: u32,
+    /// Build of the program, to tell older workers.
+    pub(crate) build: String,
+    /// Descriptors a process may have.
+    pub(crate) nofile: u64,
+    /// Network namespace of the daemon.
+    pub(crate) own_netns: NetnsId,
+    /// Environment of workers.
+    pub(crate) worker_environment: Vec<(String, String)>,
+}
+
+/// Shared by all actors and the control server.
+pub(crate) struct Hub {
+    /// Settings.
+    pub(crate) settings: HubSettings,
+    /// Keeper.
+    pub(crate) keeper: Keeper,
+    /// Providers.
+    pub(crate) providers: Providers,
+    store: Store,
+    desired: Mutex<Desired>,
+    generation: AtomicU64,
+    actors: Mutex<BTreeMap<InstanceKey, Handle>>,
+    reachable: Mutex<BTreeMap<String, Result<(), String>>>,
+    events: broadcast::Sender<api::Event>,
+    started: Instant,
+    warnings: Vec<String>,
+}
+
+/// What a hub is made of.
+pub(crate) struct Parts {
+    /// Settings.
+    pub(crate) settings: HubSettings,
+    /// Keeper.
+    pub(crate) keeper: Keeper,
+    /// Providers.
+    pub(crate) providers: Providers,
+    /// Store.
+    pub(crate) store: Store,
+    /// Devices in the store.
+    pub(crate) desired: Desired,
+    /// Their generation.
+    pub(crate) generation: u64,
+    /// What went wrong at the start.
+    pub(crate) warnings: Vec<String>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    /// Puts the parts together.
+    pub(crate) fn new(parts: Parts) -> Arc<Hub> {
+        Arc::new(Hub {
+            settings: parts.settings,
+            keeper: parts.keeper,
+            providers: parts.providers,
+            store: parts.store,
+            desired: Mutex::new(parts.desired),
+            generation: AtomicU64::new(parts.generation),
+            actors: Mutex::default(),
+            reachable: Mutex::default(),
+            events: broadcast::channel(1024).0,
+            started: Instant::now(),
+            warnings: parts.warnings,
+        })
+    }
+
+    /// Commits changes to disk, then shows them.
+    ///
+    /// # Errors
+    /// One line; nothing is changed then.
+    pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<u64, String> {
+        let generation = self.store.commit(changes.clone()).await?;
+        let mut desired = locked(&self.desired);
+        for change in &changes {
+            apply(&mut desired, change);
+        }
+        self.generation.fetch_max(generation, Ordering::Relaxed);
+        Ok(generation)
+    }
+
+    /// The actor of an instance, started if there is none.
+    pub(crate) fn handle(self: &Arc<Self>, key: &InstanceKey) -> Handle {
+        let mut actors = locked(&self.actors);
+        if let Some(handle) = actors.get(key).filter(|handle| !handle.is_closed()) {
+            return handle.clone();
+        }
+        let handle = Instance::start(Arc::clone(self), key.clone(), Seed::default());
+        actors.insert(key.clone(), handle.clone());
+        handle
+    }
+
+    /// The actor of an instance, if there is one.
+    pub(crate) fn known(&self, key: &InstanceKey) -> Option<Handle> {
+        locked(&self.actors).get(key).filter(|handle| !handle.is_closed()).cloned()
+    }
+
+    /// Starts the actor of an instance with what an earlier daemon left.
+    pub(crate) fn plant(self: &Arc<Self>, key: InstanceKey, seed: Seed) {
+        let handle = Instance::start(Arc::clone(self), key.clone(), seed);
+        locked(&self.actors).insert(key, handle);
+    }
+
+    fn handles(&self) -> Vec<Handle> {
+        locked(&self.actors).values().cloned().collect()
+    }
+
+    /// Has every instance look again.
+    pub(crate) async fn poke_all(&self) {
+        for handle in self.handles() {
+            // An actor that ends needs no poke.
+            let _ = handle.send(Command::Poke).await;
+        }
+    }
+
+    /// Has every instance supply the new keeper.
+    pub(crate) async fn rekeep_all(&self) {
+        for handle in self.handles() {
+            let _ = handle.send(Command::Rekeep).await;
+        }
+    }
+
+    /// All devices, sorted by instance and name.
+    pub(crate) async fn devices(&self) -> Vec<api::Device> {
+        let mut devices: Vec<_> = self.ask_all(Command::List).await.into_iter().flatten().collect();
+        devices.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
+        devices
+    }
+
+    async fn ask_all<T>(&self, question: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+        let mut waiting = Vec::new();
+        for handle in self.handles() {
+            let (reply, answer) = oneshot::channel();
+            if handle.try_send(question(reply)).is_ok() {
+                waiting.push(answer);
+            }
+        }
+        let deadline = tokio::time::Instant::now() + LIST_TIMEOUT;
+        let mut answers = Vec::new();
+        for answer in waiting {
+            if let Ok(Ok(found)) = tokio::time::timeout_at(deadline, answer).await {
+                answers.push(found);
+            }
+        }
+        answers
+    }
+
+    /// What `GET /1.0` says.
+    pub(crate) async fn server(&self) -> api::Server {
+        let mut totals = api::DeviceTotals::default();
+        for device in self.devices().await {
+            match device.state {
+                api::DeviceState::Active => totals.active += 1,
+                api::DeviceState::Waiting => totals.waiting += 1,
+                api::DeviceState::Degraded => totals.degraded += 1,
+                api::DeviceState::Failed => totals.failed += 1,
+            }
+        }
+        let reachable = locked(&self.reachable).clone();
+        let providers = reachable.into_iter().map(|(name, state)| api::ProviderStatus {
+            endpoint: self.endpoint(&name),
+            name,
+            reachable: state.is_ok(),
+            error: state.err(),
+        });
+        api::Server {
+            api: "1.0".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            generation: self.generation.load(Ordering::Relaxed),
+            devices: totals,
+            providers: providers.collect(),
+            workers: self.ask_all(Command::Workers).await.into_iter().flatten().collect(),
+            keeper_pid: self.keeper.pid(),
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    fn endpoint(&self, provider: &str) -> Option<String> {
+        let client = self.providers.incus.as_ref().filter(|_| provider == Provider::Incus.to_string())?;
+        Some(client.socket().display().to_string())
+    }
+
+    /// Takes note of whether a provider answers.
+    pub(crate) fn set_reachable(&self, provider: Provider, state: Result<(), String>) {
+        locked(&self.reachable).insert(provider.to_string(), state);
+    }
+
+    /// Whether a provider answers; true when it was never asked.
+    pub(crate) fn is_reachable(&self, provider: Provider) -> bool {
+        locked(&self.reachable).get(&provider.to_string()).is_none_or(Result::is_ok)
+    }
+
+    /// Tells who listens at `/1.0/events`.
+    pub(crate) fn tell(&self, kind: &str, instance: &InstanceKey, device: Option<&DeviceName>, text: String) {
+        // Nobody may listen.
+        let _ = self.events.send(api::Event {
+            at: crate::clock::rfc3339(SystemTime::now()),
+            kind: kind.to_owned(),
+            instance: instance.clone(),
+            device: device.cloned(),
+            text,
+        });
+    }
+
+    /// Listens to events from here on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<api::Event> {
+        self.events.subscribe()
+    }
+
+    /// Who has `address` (`tcp:HOST:PORT`, `udp:HOST:PORT` or `unix:@NAME`) on the host: a device of
+    /// ours other than `asking`, or a process.
+    pub(crate) fn owner_of(&self, address: &str, asking: &DeviceKey) -> Option<String> {
+        let device = locked(&self.desired)
+            .values()
+            .filter(|device| device.keys.bind == Bind::Host && device.key() != *asking)
+            .find(|device| owner::overlaps(device.keys.listen.address(), address))
+            .map(|device| format!("device {}", device.key()));
+        device.or_else(|| owner::process_at(address))
+    }
+
+    /// Ends every actor.
+    pub(crate) async fn shut_down(&self, ending: Ending) {
+        let mut waiting = Vec::new();
+        for handle in self.handles() {
+            let (reply, done) = oneshot::channel();
+            if handle.send(Command::Shutdown(ending, reply)).await.is_ok() {
+                waiting.push(done);
+            }
+        }
+        for done in waiting {
+            // An actor that is gone has nothing left.
+            let _ = done.await;
+        }
+    }
+}
+
+/// A failure without a hint.
+pub(crate) fn failure(kind: FailureKind, error: impl Into<String>) -> Failure {
+    Failure { kind, error: error.into(), hint: None }
+}
+
+/// Name of a worker: `w` and 16 hex digits.
+///
+/// # Errors
+/// When the kernel has no random bytes.
+pub(crate) fn random_name() -> std::io::Result<String> {
+    let mut bytes = [0_u8; 8];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(format!("w{:016x}", u64::from_ne_bytes(bytes)))
+}

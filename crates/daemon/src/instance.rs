@@ -1,0 +1,403 @@
+//! One actor per instance: it alone touches the instance's devices, listeners and workers.
+//!
+//! Commands, news of workers, the death of init and the clock only make it look again; what to do
+//! follows from [`plan::plan`]. A hung instance (a file system that never answers) delays its own
+//! devices and nobody else's.
+
+pub(crate) mod apply;
+pub(crate) mod device;
+pub(crate) mod edit;
+pub(crate) mod life;
+pub(crate) mod placing;
+pub(crate) mod plan;
+pub(crate) mod seed;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portway_control::api::{self, Failure};
+use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey};
+use portway_relay::wire::{FromWorker, Slot};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use self::device::{Device, Setback, Surroundings};
+use self::plan::Group;
+use crate::hub::Hub;
+use crate::provider::{Observation, Run};
+use crate::worker::{Happened, News, Worker};
+
+/// Commands that may wait for an actor.
+const COMMAND_QUEUE: usize = 256;
+
+/// News of workers that may wait for an actor.
+const NEWS_QUEUE: usize = 4096;
+
+/// Longest a worker whose instance has ended may take to flush before it is killed: five times
+/// what it is allowed.
+const ENDING_LIMIT: Duration = Duration::from_secs(1);
+
+/// Answer to a command.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// What an actor can be asked.
+pub(crate) enum Command {
+    /// Add a device.
+    Add(DeviceName, Box<DeviceSpec>, Reply<api::Device>),
+    /// Change keys of a device.
+    Change(DeviceName, api::ChangeDevice, Reply<api::Device>),
+    /// Remove a device.
+    Remove(DeviceName, Reply<()>),
+    /// Give a device another name.
+    Rename(DeviceName, DeviceName, Reply<api::Device>),
+    /// Bind every device to the instance that has the name now.
+    Adopt(Reply<Vec<api::Device>>),
+    /// All devices.
+    List(oneshot::Sender<Vec<api::Device>>),
+    /// All workers.
+    Workers(oneshot::Sender<Vec<api::WorkerStatus>>),
+    /// Something may have changed: look.
+    Poke,
+    /// A look at a device's socket file: whether it is where clients look for it.
+    Visible(DeviceName, bool),
+    /// The keeper is new: supply it.
+    Rekeep,
+    /// What a look has found.
+    Observed(Observation),
+    /// The instance of these UUIDs has another name now.
+    Moved(InstanceKey, String),
+    /// Devices that come from an instance of another name.
+    Receive(Vec<Device>),
+    /// The daemon ends.
+    Shutdown(Ending, oneshot::Sender<()>),
+}
+
+/// How the daemon ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ending {
+    /// Workers and listeners go on without it.
+    Leave,
+    /// Connections may finish within this time, then everything is gone.
+    Drain(Duration),
+}
+
+/// Where commands for an instance go.
+pub(crate) type Handle = mpsc::Sender<Command>;
+
+/// A worker with the devices it was given.
+struct Serving {
+    worker: Worker,
+    run: plan::RunId,
+    slots: BTreeMap<Slot, DeviceName>,
+}
+
+/// A worker that finishes by itself.
+struct Leaving {
+    serving: Serving,
+    /// When it is killed. `None` while it drains connections.
+    deadline: Option<Instant>,
+}
+
+/// Starts of a group's worker that went wrong.
+struct Crashes {
+    count: u32,
+    last: Instant,
+    setback: Option<Setback>,
+}
+
+/// The actor.
+pub(crate) struct Instance {
+    hub: Arc<Hub>,
+    key: InstanceKey,
+    devices: BTreeMap<DeviceName, Device>,
+    run: Option<Run>,
+    watch: Option<AsyncFd<OwnedFd>>,
+    uuid: Option<String>,
+    /// Why it cannot be served, in words; `None` while it runs.
+    absence: Option<String>,
+    unsupported: bool,
+    /// The server did not answer the last look.
+    unreachable: Option<String>,
+    /// It was looked at since the daemon started.
+    known: bool,
+    down_since: Instant,
+    looking: bool,
+    next_look: Instant,
+    workers: BTreeMap<Group, Serving>,
+    leaving: Vec<Leaving>,
+    crashes: BTreeMap<Group, Crashes>,
+    commands: mpsc::Receiver<Command>,
+    own: mpsc::WeakSender<Command>,
+    news: mpsc::Receiver<News>,
+    news_sink: mpsc::Sender<News>,
+    last_discard: Instant,
+    last_check: Instant,
+}
+
+impl Instance {
+    /// Starts the actor of `key` with what an earlier daemon left.
+    pub(crate) fn start(hub: Arc<Hub>, key: InstanceKey, seed: seed::Seed) -> Handle {
+        let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
+        let (news_sink, news) = mpsc::channel(NEWS_QUEUE);
+        let now = Instant::now();
+        let mut instance = Instance {
+            hub,
+            key,
+            devices: BTreeMap::new(),
+            run: None,
+            watch: None,
+            uuid: None,
+            absence: Some("the instance was not looked at yet".into()),
+            unsupported: false,
+            unreachable: None,
+            known: false,
+            down_since: now,
+            looking: false,
+            next_look: now,
+            workers: BTreeMap::new(),
+            leaving: Vec::new(),
+            crashes: BTreeMap::new(),
+            commands,
+            own: sender.downgrade(),
+            news,
+            news_sink,
+            last_discard: now,
+            last_check: now,
+        };
+        tokio::spawn(async move {
+            instance.plant(seed).await;
+            instance.serve().await;
+        });
+        sender
+    }
+
+    async fn serve(&mut self) {
+        loop {
+            self.reconcile().await;
+            self.publish();
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                Some(news) = self.news.recv() => self.on_news(news).await,
+                () = died(self.watch.as_ref()) => self.on_death().await,
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown(ending, reply)) => {
+                        self.shut_down(ending).await;
+                        // Nobody waits when the daemon was told twice.
+                        let _ = reply.send(());
+                        return;
+                    }
+                    Some(command) => self.on_command(command).await,
+                    None => return,
+                },
+                () = tokio::time::sleep_until(deadline.into()) => self.on_time(),
+            }
+        }
+    }
+
+    async fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Add(name, spec, reply) => answer(reply, self.add(name, *spec).await),
+            Command::Change(name, change, reply) => answer(reply, self.change(&name, &change).await),
+            Command::Remove(name, reply) => answer(reply, self.remove(&name).await),
+            Command::Rename(from, to, reply) => answer(reply, self.rename(&from, to).await),
+            Command::Adopt(reply) => answer(reply, self.adopt_present().await),
+            Command::List(reply) => drop(reply.send(self.list())),
+            Command::Workers(reply) => drop(reply.send(self.worker_list())),
+            Command::Poke => self.next_look = Instant::now(),
+            Command::Visible(name, visible) => self.seen(&name, visible).await,
+            Command::Rekeep => self.supply_keeper().await,
+            Command::Observed(observation) => self.absorb(observation).await,
+            Command::Moved(to, uuid) => self.move_devices(&to, &uuid).await,
+            Command::Receive(devices) => self.receive(devices).await,
+            Command::Shutdown(_, _) => {}
+        }
+    }
+
+    /// Every device, for the control API.
+    fn list(&self) -> Vec<api::Device> {
+        self.devices.values().map(|device| self.show(device)).collect()
+    }
+
+    fn show(&self, device: &Device) -> api::Device {
+        let serving = device.placed.as_ref().and_then(|placed| self.workers.get(&placed.group));
+        let line =
+            device.placed.as_ref().zip(serving).map(|(placed, serving)| serving.worker.counters(placed.slot));
+        device.show(&self.key, line, serving.map(|serving| serving.worker.pid()))
+    }
+
+    fn worker_list(&self) -> Vec<api::WorkerStatus> {
+        let all = self.workers.iter().map(|(group, serving)| api::WorkerStatus {
+            pid: serving.worker.pid(),
+            instance: self.key.clone(),
+            uid: group.ids.map(|ids| ids.uid),
+            devices: u64::try_from(serving.slots.len()).unwrap_or(u64::MAX),
+        });
+        all.collect()
+    }
+
+    fn device_key(&self, name: &DeviceName) -> DeviceKey {
+        DeviceKey { instance: self.key.clone(), device: name.clone() }
+    }
+
+    /// Recomputes the devices' states and tells who listens about those that changed.
+    fn publish(&mut self) {
+        let groups = self.group_errors();
+        let around = Surroundings {
+            key: &self.key,
+            up: self.run.is_some(),
+            uuid: self.uuid.as_deref(),
+            absence: self.absence.as_deref(),
+            unsupported: self.unsupported,
+        };
+        for device in self.devices.values_mut() {
+            let group_error = groups.get(&device.name).map(String::as_str);
+            if device.assess(&around, group_error) {
+                let (state, reason) = device.state();
+                let text =
+                    reason.map_or_else(|| format!("{state:?}").to_lowercase(), |reason| reason.to_owned());
+                info!(instance = %self.key, device = %device.name, ?state, reason, "device state");
+                self.hub.tell("device-state", &self.key, Some(&device.name), text);
+            }
+        }
+    }
+
+    async fn on_news(&mut self, news: News) {
+        let group = self
+            .workers
+            .iter()
+            .find(|(_, serving)| serving.worker.name() == news.worker)
+            .map(|(group, _)| *group);
+        match news.what {
+            Happened::Ended => self.worker_ended(group, &news.worker),
+            Happened::Said(message, descriptors) => {
+                self.worker_said(group, &news.worker, message, descriptors).await
+            }
+        }
+    }
+
+    async fn worker_said(
+        &mut self,
+        group: Option<Group>,
+        worker: &str,
+        message: FromWorker,
+        mut descriptors: Vec<OwnedFd>,
+    ) {
+        match message {
+            FromWorker::Failure { slot, count, text } => self.worker_failed(group, slot, count, text),
+            FromWorker::HoldEnded { slot, .. } => {
+                if let Some(device) = self.device_in(group, worker, slot) {
+                    device.held_until = None;
+                }
+            }
+            FromWorker::Orphan { slot, index } if descriptors.len() == 1 => {
+                let client = descriptors.remove(0);
+                self.take_orphan(group, worker, slot, index, client).await;
+            }
+            FromWorker::InstanceGone => self.next_look = Instant::now(),
+            FromWorker::Ready { .. }
+            | FromWorker::Done { .. }
+            | FromWorker::Entry { .. }
+            | FromWorker::End
+            | FromWorker::Version { .. }
+            | FromWorker::Orphan { .. } => warn!(worker, "unexpected message of a worker"),
+        }
+    }
+
+    fn worker_failed(&mut self, group: Option<Group>, slot: Slot, count: u64, text: String) {
+        let Some(serving) = group.and_then(|group| self.workers.get(&group)) else { return };
+        let Some(name) = serving.slots.get(&slot).cloned() else { return };
+        let Some(device) = self.devices.get_mut(&name) else { return };
+        info!(instance = %self.key, device = %name, count, error = text, "device error");
+        self.hub.tell("device-error", &self.key, Some(&name), text.clone());
+        device.last_error = Some(text);
+        if placing::base_may_be_stale(&device.spec)
+            && let Some(placed) = &mut device.placed
+        {
+            // The folder on the host may have been replaced: hand it over anew.
+            placed.current = false;
+        }
+    }
+
+    fn device_in(&mut self, group: Option<Group>, worker: &str, slot: Slot) -> Option<&mut Device> {
+        let serving = match group {
+            Some(group) => self.workers.get(&group),
+            None => {
+                self.leaving.iter().map(|one| &one.serving).find(|serving| serving.worker.name() == worker)
+            }
+        };
+        let name = serving?.slots.get(&slot)?.clone();
+        self.devices.get_mut(&name)
+    }
+
+    async fn take_orphan(
+        &mut self,
+        group: Option<Group>,
+        worker: &str,
+        slot: Slot,
+        index: u32,
+        client: OwnedFd,
+    ) {
+        let Some(device) = self.device_in(group, worker, slot) else { return };
+        device.keep_orphan(index, client);
+        let name = device.name.clone();
+        self.hand_over_orphans(&name).await;
+    }
+
+    fn worker_ended(&mut self, group: Option<Group>, worker: &str) {
+        match group {
+            Some(group) => self.lose_worker(group, "the relay worker ended"),
+            None => {
+                let gone = self.leaving.iter().position(|one| one.serving.worker.name() == worker);
+                if let Some(at) = gone {
+                    self.leaving.swap_remove(at).serving.worker.kill();
+                }
+            }
+        }
+    }
+
+    async fn shut_down(&mut self, ending: Ending) {
+        let serving: Vec<Serving> = std::mem::take(&mut self.workers).into_values().collect();
+        let Ending::Drain(grace) = ending else {
+            for one in serving {
+                one.worker.release();
+            }
+            return;
+        };
+        for one in &serving {
+            one.worker.drain(grace).await;
+        }
+        let all = async {
+            for one in &serving {
+                one.worker.ended().await;
+            }
+        };
+        if tokio::time::timeout(grace + ENDING_LIMIT, all).await.is_err() {
+            warn!(instance = %self.key, "connections cut at the end of the grace time");
+        }
+        for one in serving {
+            one.worker.kill();
+        }
+        for (_, device) in std::mem::take(&mut self.devices) {
+            if let Some(listeners) = device.listeners {
+                listeners.close(&device.spec, self.run.as_ref());
+            }
+        }
+    }
+}
+
+fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
+    // Whoever asked may have gone; what was done stays done.
+    let _ = reply.send(result);
+}
+
+/// Resolves when init is dead; never without one.
+async fn died(watch: Option<&AsyncFd<OwnedFd>>) {
+    match watch {
+        Some(watch) => drop(watch.readable().await),
+        None => std::future::pending().await,
+    }
+}

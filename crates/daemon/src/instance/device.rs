@@ -1,0 +1,299 @@
+//! One device inside an instance's actor: what is wanted of it and what it has.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant, SystemTime};
+
+use portway_control::api;
+use portway_model::{Bind, DeviceName, DeviceSpec, Follow, InstanceKey, Provider};
+use portway_relay::wire::{Slot, field};
+
+use super::plan::{self, DeviceView, Group};
+use crate::listeners::{self, Listeners};
+
+/// Clients kept for the next worker, at most, per device: as many as a listen backlog holds.
+const ORPHANS_MAX: usize = 4096;
+
+/// A failure and when the next try is due.
+#[derive(Debug, Clone)]
+pub(crate) struct Setback {
+    /// One line.
+    pub(crate) text: String,
+    /// Whether it is expected to pass by itself.
+    pub(crate) passes: bool,
+    /// Next try.
+    pub(crate) retry_at: Instant,
+}
+
+/// Where a device is served.
+#[derive(Debug, Clone)]
+pub(crate) struct Placement {
+    /// Worker.
+    pub(crate) group: Group,
+    /// Slot in it.
+    pub(crate) slot: Slot,
+    /// Its counter line when the device came in.
+    pub(crate) start: [u64; 8],
+    /// The worker has the present options.
+    pub(crate) current: bool,
+}
+
+/// A device.
+#[derive(Debug)]
+pub(crate) struct Device {
+    /// Name.
+    pub(crate) name: DeviceName,
+    /// Options.
+    pub(crate) spec: DeviceSpec,
+    /// UUID of the instance it is bound to.
+    pub(crate) uuid: Option<String>,
+    /// Its listeners.
+    pub(crate) listeners: Option<Listeners>,
+    /// Why it has none.
+    pub(crate) broken: Option<Setback>,
+    /// Why its worker does not take it.
+    pub(crate) unplaced: Option<Setback>,
+    /// Until when clients wait for the instance.
+    pub(crate) held_until: Option<Instant>,
+    /// Where it is served.
+    pub(crate) placed: Option<Placement>,
+    /// The worker has listeners of earlier options and needs the present ones.
+    pub(crate) relisten: bool,
+    /// Its socket file is being looked for.
+    pub(crate) checking: bool,
+    /// Clients without an upstream, by listen index.
+    pub(crate) orphans: Vec<(u32, OwnedFd)>,
+    /// Counters of earlier placements.
+    past: [u64; 8],
+    /// Last failure.
+    pub(crate) last_error: Option<String>,
+    state: api::DeviceState,
+    reason: Option<String>,
+    since: SystemTime,
+}
+
+/// What of the instance a device's state depends on.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings<'a> {
+    /// Name of the instance.
+    pub(crate) key: &'a InstanceKey,
+    /// It runs.
+    pub(crate) up: bool,
+    /// UUID of the instance that has this name at present.
+    pub(crate) uuid: Option<&'a str>,
+    /// Why it cannot be served, in words: "the instance is stopped".
+    pub(crate) absence: Option<&'a str>,
+    /// It can never be served from here.
+    pub(crate) unsupported: bool,
+}
+
+impl Device {
+    /// A device that has nothing yet.
+    pub(crate) fn new(name: DeviceName, spec: DeviceSpec, uuid: Option<String>) -> Device {
+        Device {
+            name,
+            spec,
+            uuid,
+            listeners: None,
+            broken: None,
+            unplaced: None,
+            held_until: None,
+            placed: None,
+            relisten: false,
+            checking: false,
+            orphans: Vec::new(),
+            past: [0; 8],
+            last_error: None,
+            state: api::DeviceState::Waiting,
+            reason: None,
+            since: SystemTime::now(),
+        }
+    }
+
+    /// Whether it follows the instance's name rather than its UUID.
+    pub(crate) fn follows_name(&self, provider: Provider) -> bool {
+        match self.spec.follow {
+            Some(follow) => follow == Follow::Name,
+            None => provider == Provider::Netns,
+        }
+    }
+
+    /// Whether an instance with this UUID is the one the device is bound to.
+    pub(crate) fn matches(&self, provider: Provider, present: Option<&str>) -> bool {
+        self.follows_name(provider) || self.uuid.is_none() || self.uuid.as_deref() == present
+    }
+
+    /// The device as [`plan::plan`] sees it.
+    pub(crate) fn view(&self, matches: bool, group: Option<Group>, now: Instant) -> DeviceView {
+        let listeners = match (&self.listeners, &self.broken) {
+            (Some(open), _) => plan::Listeners::Open { run: open.run.clone(), refusing: open.refusing },
+            (None, Some(setback)) => plan::Listeners::Broken { due: setback.retry_at <= now },
+            (None, None) => plan::Listeners::Closed,
+        };
+        let placeable = self.unplaced.as_ref().is_none_or(|setback| setback.retry_at <= now);
+        DeviceView {
+            name: self.name.clone(),
+            bind: self.spec.bind,
+            kind: listeners::kind(&self.spec),
+            listeners,
+            held: self.held_until.is_some_and(|until| until > now),
+            instance_matches: matches,
+            group: group.filter(|_| placeable || self.placed.is_some()),
+            placed: self
+                .placed
+                .as_ref()
+                .map(|placed| plan::Placed { group: placed.group, current: placed.current || !placeable }),
+        }
+    }
+
+    /// Lets everything that failed be tried at once.
+    pub(crate) fn forget_setbacks(&mut self) {
+        self.broken = None;
+        self.unplaced = None;
+    }
+
+    /// Starts the hold: clients wait at most this long for the instance.
+    pub(crate) fn hold(&mut self, now: Instant, rest: Duration) {
+        if self.spec.bind == Bind::Host && !rest.is_zero() {
+            let until = now + rest;
+            self.held_until = Some(self.held_until.map_or(until, |before| before.max(until)));
+        }
+    }
+
+    /// Rest of the hold.
+    pub(crate) fn hold_rest(&self, now: Instant) -> Option<Duration> {
+        self.held_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
+    }
+
+    /// Keeps a client for the next worker. Beyond the bound, or once nothing is held, it is reset.
+    pub(crate) fn keep_orphan(&mut self, index: u32, client: OwnedFd) {
+        if self.orphans.len() < ORPHANS_MAX {
+            self.orphans.push((index, client));
+        } else {
+            reset(&client);
+        }
+    }
+
+    /// Resets the clients that were kept.
+    pub(crate) fn reset_orphans(&mut self) {
+        for (_, client) in self.orphans.drain(..) {
+            reset(&client);
+        }
+    }
+
+    /// Ends the placement and adds its counters (`line`, if it can be read) to the past ones.
+    pub(crate) fn displace(&mut self, line: Option<[u64; 8]>) {
+        if let Some(placed) = self.placed.take()
+            && let Some(line) = line
+        {
+            for (index, total) in self.past.iter_mut().enumerate() {
+                *total = total.saturating_add(line[index].saturating_sub(placed.start[index]));
+            }
+            // What was live has ended with the worker.
+            self.past[field::CLOSED] = self.past[field::OPENED];
+        }
+    }
+
+    /// Counters: past placements and the present one.
+    fn totals(&self, line: Option<[u64; 8]>) -> [u64; 8] {
+        let mut totals = self.past;
+        if let (Some(placed), Some(line)) = (&self.placed, line) {
+            for (index, total) in totals.iter_mut().enumerate() {
+                *total = total.saturating_add(line[index].saturating_sub(placed.start[index]));
+            }
+        }
+        totals
+    }
+
+    /// Counts datagrams discarded while the instance was down.
+    pub(crate) fn count_discarded(&mut self, count: u64) {
+        self.past[field::DROPPED] = self.past[field::DROPPED].saturating_add(count);
+    }
+
+    /// Recomputes the state; true when it changed.
+    pub(crate) fn assess(&mut self, around: &Surroundings<'_>, group_error: Option<&str>) -> bool {
+        let (state, reason) = self.judge(around, group_error);
+        let changed = state != self.state || reason != self.reason;
+        if state != self.state {
+            self.since = SystemTime::now();
+        }
+        self.state = state;
+        self.reason = reason;
+        changed
+    }
+
+    fn judge(
+        &self,
+        around: &Surroundings<'_>,
+        group_error: Option<&str>,
+    ) -> (api::DeviceState, Option<String>) {
+        use api::DeviceState::{Active, Degraded, Failed, Waiting};
+        let setback = self.broken.as_ref().or(self.unplaced.as_ref());
+        if let Some(setback) = setback {
+            return (if setback.passes { Waiting } else { Degraded }, Some(setback.text.clone()));
+        }
+        if around.unsupported {
+            return (Failed, around.absence.map(str::to_owned));
+        }
+        if !around.up {
+            // A worker that still serves while the server is silent serves all the same.
+            return (Waiting, around.absence.map(str::to_owned));
+        }
+        if !self.matches(around.key.provider(), around.uuid) {
+            let reason = "another instance has this name now; `portway device adopt` gives it the device";
+            return (Waiting, Some(reason.into()));
+        }
+        if let Some(error) = group_error {
+            return (Degraded, Some(error.to_owned()));
+        }
+        match &self.placed {
+            Some(placed) if placed.current => (Active, None),
+            _ => (Waiting, Some("it is being set up".into())),
+        }
+    }
+
+    /// State at the last [`Device::assess`].
+    pub(crate) fn state(&self) -> (api::DeviceState, Option<&str>) {
+        (self.state, self.reason.as_deref())
+    }
+
+    /// The device for the control API. `line` is its counter line, if it is placed.
+    pub(crate) fn show(
+        &self,
+        key: &InstanceKey,
+        line: Option<[u64; 8]>,
+        worker_pid: Option<i32>,
+    ) -> api::Device {
+        let totals = self.totals(line);
+        api::Device {
+            instance: key.clone(),
+            name: self.name.clone(),
+            listen: self.spec.listen.to_string(),
+            connect: self.spec.connect.to_string(),
+            bind: self.spec.bind.to_string(),
+            state: self.state,
+            mode: api::DeviceMode::Relay,
+            mode_reason: None,
+            connections_now: totals[field::OPENED].saturating_sub(totals[field::CLOSED]),
+            connections_total: totals[field::OPENED],
+            bytes_in: totals[field::BYTES_IN],
+            bytes_out: totals[field::BYTES_OUT],
+            last_error: self.last_error.clone(),
+            since: crate::clock::rfc3339(self.since),
+            reason: self.reason.clone(),
+            keys: self.spec.to_keys(),
+            instance_uuid: self.uuid.clone(),
+            dials_failed: totals[field::DIAL_FAILED],
+            resets: totals[field::RESET],
+            dropped: totals[field::DROPPED],
+            evicted: totals[field::EVICTED],
+            worker_pid,
+        }
+    }
+}
+
+/// Closes a client with a reset, so that it does not wait.
+fn reset(client: &OwnedFd) {
+    use std::os::fd::AsFd;
+    // Not a tcp socket: closing it is all there is.
+    let _ = portway_sys::sockopt::linger_reset(client.as_fd());
+}

@@ -1,0 +1,371 @@
+//! Life of an instance: looked at, found running, its init dies, it comes back, it moves to
+//! another name.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use portway_model::{DeviceKey, DeviceName, InstanceKey};
+use portway_sys::pidfd;
+use tracing::{info, warn};
+
+use super::device::Device;
+use super::plan::Kind;
+use super::{Command, Instance};
+use crate::listeners;
+use crate::provider::{Observation, Run, Status};
+use crate::state::Change;
+use crate::watched::watched;
+
+/// Looks while an instance has just gone down: events of a restart come only after the new init runs.
+const LOOK_SOON: Duration = Duration::from_millis(20);
+
+/// Looks while it is down for up to a minute.
+const LOOK_LATER: Duration = Duration::from_millis(250);
+
+/// Looks at an instance that stays down; events make it sooner.
+const LOOK_SELDOM: Duration = Duration::from_secs(5);
+
+/// Looks at an instance that runs; its init is watched besides.
+const LOOK_RUNNING: Duration = Duration::from_secs(30);
+
+/// Looks at a namespace without a process: nothing tells of its end.
+const LOOK_NAMESPACE: Duration = Duration::from_millis(250);
+
+/// How long an instance counts as just gone down.
+const SOON: Duration = Duration::from_secs(5);
+
+/// How long [`LOOK_LATER`] applies.
+const LATER: Duration = Duration::from_secs(60);
+
+/// Pause between two rounds of discarding datagrams for an instance that is down.
+const DISCARD_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause between two looks for socket files, which may be deleted or mounted over.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause before a retry that is due, but not possible yet, is considered again.
+const OVERDUE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Instance {
+    /// When the clock next has to be looked at.
+    pub(super) fn next_deadline(&self) -> Instant {
+        let now = Instant::now();
+        let mut next = now + LOOK_RUNNING;
+        let mut at = |when: Option<Instant>| {
+            if let Some(when) = when {
+                next = next.min(when);
+            }
+        };
+        at((!self.looking && !self.devices.is_empty()).then_some(self.next_look));
+        for device in self.devices.values() {
+            for setback in device.broken.iter().chain(&device.unplaced) {
+                // One that is due and still there waits for something else; a look now and then is enough.
+                at(Some(if setback.retry_at > now { setback.retry_at } else { now + OVERDUE_PAUSE }));
+            }
+            at(device.held_until);
+            at(needs_discard(device).then_some(self.last_discard + DISCARD_PAUSE));
+        }
+        let files = self.devices.values().any(|device| listeners::kind(&device.spec) == Kind::Unix);
+        at((self.run.is_some() && files).then_some(self.last_check + CHECK_PAUSE));
+        for crashes in self.crashes.values() {
+            at(crashes.setback.as_ref().map(|setback| setback.retry_at).filter(|due| *due > now));
+        }
+        for leaving in &self.leaving {
+            at(leaving.deadline);
+        }
+        next
+    }
+
+    /// Does what is due.
+    pub(super) fn on_time(&mut self) {
+        let now = Instant::now();
+        for device in self.devices.values_mut() {
+            if device.held_until.is_some_and(|until| until <= now) {
+                device.held_until = None;
+                if device.placed.is_none() {
+                    device.reset_orphans();
+                }
+            }
+        }
+        if now >= self.last_discard + DISCARD_PAUSE {
+            self.last_discard = now;
+            for device in self.devices.values_mut().filter(|device| needs_discard(device)) {
+                let discarded = device.listeners.as_ref().map_or(0, listeners::Listeners::discard);
+                device.count_discarded(discarded);
+            }
+        }
+        if now >= self.last_check + CHECK_PAUSE && self.run.is_some() {
+            self.last_check = now;
+            self.check_files();
+        }
+        let overdue = |leaving: &mut super::Leaving| leaving.deadline.is_some_and(|deadline| deadline <= now);
+        for leaving in self.leaving.extract_if(.., overdue) {
+            warn!(instance = %self.key, worker = leaving.serving.worker.name(), "worker outlived its instance, killed");
+            leaving.serving.worker.kill();
+        }
+        if self.next_look <= now && !self.looking && !self.devices.is_empty() {
+            self.look();
+        }
+    }
+
+    /// Looks for the devices' socket files, each on a thread that may block.
+    fn check_files(&mut self) {
+        let run = self.run.clone();
+        for device in self.devices.values_mut().filter(|device| device.placed.is_some() && !device.checking) {
+            let check =
+                device.listeners.as_ref().and_then(|open| open.visibility(&device.spec, run.as_ref()));
+            let (Some(check), Some(own)) = (check, self.own.upgrade()) else { continue };
+            device.checking = true;
+            let name = device.name.clone();
+            tokio::spawn(async move {
+                let visible = tokio::task::spawn_blocking(check).await.unwrap_or(true);
+                // The actor is gone when the daemon ends.
+                let _ = own.send(Command::Visible(name, visible)).await;
+            });
+        }
+    }
+
+    /// A socket file that was deleted or mounted over is made anew.
+    pub(super) async fn seen(&mut self, name: &DeviceName, visible: bool) {
+        let Some(device) = self.devices.get_mut(name) else { return };
+        device.checking = false;
+        let Some(group) = device.placed.as_ref().filter(|_| !visible).map(|placed| placed.group) else {
+            return;
+        };
+        info!(instance = %self.key, device = %name, "socket file gone, made anew");
+        self.hub.tell("device-changed", &self.key, Some(name), "socket file gone, made anew".into());
+        self.take(name, group, true).await;
+        self.close(name).await;
+    }
+
+    /// Looks at the instance in a task of its own: a server that hangs delays nothing.
+    fn look(&mut self) {
+        let Some(own) = self.own.upgrade() else { return };
+        self.looking = true;
+        let (hub, key) = (std::sync::Arc::clone(&self.hub), self.key.clone());
+        tokio::spawn(async move {
+            let observation = hub.providers.observe(&key).await;
+            // The actor is gone when the daemon ends.
+            let _ = own.send(Command::Observed(observation)).await;
+        });
+    }
+
+    /// Looks and waits for the answer, unless the instance is known to run.
+    pub(super) async fn look_now(&mut self) {
+        let fresh =
+            self.run.as_ref().is_some_and(Run::alive) || (self.known && self.next_look > Instant::now());
+        if !fresh {
+            let observation = self.hub.providers.observe(&self.key).await;
+            self.absorb(observation).await;
+        }
+    }
+
+    /// Takes in what a look has found.
+    pub(super) async fn absorb(&mut self, observation: Observation) {
+        self.looking = false;
+        self.known = true;
+        self.unreachable = None;
+        self.unsupported = false;
+        if observation.uuid.is_some() {
+            self.uuid = observation.uuid;
+        }
+        match observation.status {
+            Status::Unreachable(text) => {
+                // Nothing is known: whatever runs goes on.
+                self.hub.set_reachable(self.key.provider(), Err(text.clone()));
+                if self.run.is_none() {
+                    self.absence = Some(format!("the server does not answer: {text}"));
+                }
+                self.unreachable = Some(text);
+            }
+            Status::Up(run) => self.found_running(run).await,
+            Status::Absent => self.found_down("the instance does not exist".into(), true).await,
+            Status::Down(word) => self.found_down(format!("the instance is {word}"), false).await,
+            Status::Unsupported(reason) => {
+                self.found_down(reason, false).await;
+                self.unsupported = true;
+            }
+        }
+        if self.unreachable.is_none() {
+            self.hub.set_reachable(self.key.provider(), Ok(()));
+        }
+        self.bind_uuids().await;
+        self.next_look = Instant::now() + self.look_pause();
+    }
+
+    fn look_pause(&self) -> Duration {
+        match &self.run {
+            Some(run) if run.init.is_some() => LOOK_RUNNING,
+            Some(_) => LOOK_NAMESPACE,
+            None if self.unreachable.is_some() => Duration::from_secs(1),
+            None => match self.down_since.elapsed() {
+                down if down < SOON => LOOK_SOON,
+                down if down < LATER => LOOK_LATER,
+                _ => LOOK_SELDOM,
+            },
+        }
+    }
+
+    pub(super) async fn found_running(&mut self, run: Run) {
+        if self.run.as_ref().is_some_and(|present| present.id == run.id) {
+            return;
+        }
+        if self.run.is_some() {
+            self.on_death().await;
+        }
+        let watch = match &run.init {
+            Some(init) if pidfd::exited(init.pidfd.as_fd()) => return,
+            Some(init) => init.pidfd.try_clone().and_then(watched).map(Some),
+            None => Ok(None),
+        };
+        match watch {
+            Ok(watch) => self.watch = watch,
+            Err(failure) => {
+                warn!(instance = %self.key, error = %failure, "init cannot be watched");
+                return;
+            }
+        }
+        info!(instance = %self.key, run = run.id.0, "instance runs");
+        self.hub.tell("instance-started", &self.key, None, format!("run {}", run.id.0));
+        self.absence = None;
+        let now = Instant::now();
+        for device in self.devices.values_mut() {
+            device.forget_setbacks();
+            // A service needs time to start: until it answers once, clients wait.
+            let age = run.age().unwrap_or(device.spec.hold);
+            device.hold(now, device.spec.hold.saturating_sub(age));
+        }
+        self.run = Some(run);
+    }
+
+    async fn found_down(&mut self, absence: String, absent: bool) {
+        if let Some(run) = &self.run {
+            // The server's word comes before init's death, or after it; the process decides.
+            if run.alive() && run.init.is_some() {
+                return;
+            }
+            self.on_death().await;
+        }
+        self.absence = Some(absence);
+        if absent {
+            self.search_moved();
+        }
+    }
+
+    /// Init is dead, or the namespace gone: nothing of the run may outlive it here.
+    pub(super) async fn on_death(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        self.watch = None;
+        info!(instance = %self.key, run = run.id.0, "instance ended");
+        self.hub.tell("instance-stopped", &self.key, None, format!("run {}", run.id.0));
+        let now = Instant::now();
+        for device in self.devices.values_mut() {
+            device.forget_setbacks();
+            device.held_until = None;
+            if device.placed.is_some() {
+                device.hold(now, device.spec.hold);
+            }
+        }
+        self.crashes.clear();
+        self.dismiss_workers(run.init.is_some()).await;
+        self.down_since = now;
+        self.absence = Some("the instance is down".into());
+        self.next_look = now;
+    }
+
+    /// Binds devices to the instance they match for the first time.
+    pub(super) async fn bind_uuids(&mut self) {
+        let Some(uuid) = self.uuid.clone() else { return };
+        let mut changes = Vec::new();
+        for device in self.devices.values_mut().filter(|device| device.uuid.is_none()) {
+            device.uuid = Some(uuid.clone());
+            changes.push(Change::Put(Box::new(stored(&self.key, device))));
+        }
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(failure) = self.hub.commit(changes).await {
+            warn!(instance = %self.key, error = failure, "instance identity not stored");
+        }
+    }
+
+    /// The name is gone: does the instance live under another one?
+    fn search_moved(&mut self) {
+        let uuid = self
+            .devices
+            .values()
+            .find(|device| !device.follows_name(self.key.provider()))
+            .and_then(|device| device.uuid.clone());
+        let (Some(uuid), Some(client), Some(own)) =
+            (uuid, self.hub.providers.incus.clone(), self.own.upgrade())
+        else {
+            return;
+        };
+        let provider = self.key.provider();
+        tokio::spawn(async move {
+            if let Ok(found) = client.with_uuid(&uuid).await
+                && let [found] = found.as_slice()
+                && let Ok(key) = InstanceKey::new(provider, Some(&found.project), &found.name)
+            {
+                // The actor is gone when the daemon ends.
+                let _ = own.send(Command::Moved(key, uuid)).await;
+            }
+        });
+    }
+
+    /// Gives the devices bound to `uuid` to the actor of `to`, listeners and all.
+    pub(super) async fn move_devices(&mut self, to: &InstanceKey, uuid: &str) {
+        if *to == self.key || self.run.is_some() {
+            return;
+        }
+        let names: Vec<_> = self
+            .devices
+            .values()
+            .filter(|device| {
+                device.uuid.as_deref() == Some(uuid) && !device.follows_name(self.key.provider())
+            })
+            .map(|device| device.name.clone())
+            .collect();
+        let changes = names.iter().map(|name| Change::Rename {
+            from: self.device_key(name),
+            to: DeviceKey { instance: to.clone(), device: name.clone() },
+        });
+        if let Err(failure) = self.hub.commit(changes.collect()).await {
+            warn!(instance = %self.key, error = failure, "renamed instance not stored");
+            return;
+        }
+        info!(instance = %self.key, to = %to, "instance renamed");
+        for name in &names {
+            self.hub.keeper.drop_key(self.device_key(name).to_string()).await;
+        }
+        let devices: Vec<Device> = names.iter().filter_map(|name| self.devices.remove(name)).collect();
+        self.hub.tell("device-changed", &self.key, None, format!("the instance is named {to} now"));
+        if self.hub.handle(to).send(Command::Receive(devices)).await.is_err() {
+            warn!(instance = %to, "renamed instance not served");
+        }
+    }
+
+    /// Takes over devices of an instance that had another name.
+    pub(super) async fn receive(&mut self, devices: Vec<Device>) {
+        for device in devices {
+            let name = device.name.clone();
+            self.devices.insert(name.clone(), device);
+            self.keep(&name).await;
+        }
+        self.next_look = Instant::now();
+    }
+}
+
+/// The device as the state file has it.
+pub(super) fn stored(key: &InstanceKey, device: &Device) -> crate::state::StoredDevice {
+    crate::state::StoredDevice {
+        instance: key.clone(),
+        uuid: device.uuid.clone(),
+        name: device.name.clone(),
+        keys: device.spec.clone(),
+    }
+}
+
+fn needs_discard(device: &Device) -> bool {
+    device.placed.is_none() && device.listeners.is_some() && listeners::kind(&device.spec) == Kind::Datagram
+}

@@ -1,0 +1,178 @@
+//! Which worker a device belongs to, and what that worker needs to dial its upstream.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use portway_model::{Address, DeviceName, DeviceSpec, UnixName};
+use portway_relay::wire::{Ids, UnixBase};
+use portway_sys::unix_path;
+use portway_sys::userns::Extents;
+use serde::{Deserialize, Serialize};
+
+use super::Instance;
+use super::plan::{Group, Side, connect_side};
+use crate::listeners;
+use crate::provider::Run;
+
+/// Share of a process' descriptors that listeners may take; the rest is for connections.
+const LISTENER_SHARE: u64 = 2;
+
+/// A [`Group`] as a worker carries it through the daemon's restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupText {
+    instance_side: bool,
+    ids: Option<Ids>,
+    sibling: u32,
+}
+
+impl From<Group> for GroupText {
+    fn from(group: Group) -> GroupText {
+        let Group { connect_side, ids, sibling } = group;
+        GroupText { instance_side: connect_side == Side::Instance, ids, sibling }
+    }
+}
+
+impl From<GroupText> for Group {
+    fn from(text: GroupText) -> Group {
+        let GroupText { instance_side, ids, sibling } = text;
+        Group { connect_side: if instance_side { Side::Instance } else { Side::Host }, ids, sibling }
+    }
+}
+
+/// What a dialled path is resolved from.
+pub(crate) struct Base {
+    /// The descriptor.
+    pub(crate) descriptor: OwnedFd,
+    /// Its meaning.
+    pub(crate) kind: UnixBase,
+}
+
+/// The ids a worker for `spec` runs as.
+///
+/// tcp and udp upstreams run as the dedicated user, so that instances with the same id map do not
+/// share kernel quotas; a path upstream needs the instance's own root. Host root only by an
+/// explicit `security.uid=0` of a device that dials on the host.
+///
+/// # Errors
+/// One line: the key and the id that does not exist inside the instance.
+pub(crate) fn ids(spec: &DeviceSpec, run: &Run, default: Option<Ids>) -> Result<Option<Ids>, String> {
+    let Some(default) = default else { return Ok(None) };
+    let map = match connect_side(spec.bind) {
+        Side::Instance => run.ids.as_ref(),
+        Side::Host => None,
+    };
+    let mapped = |key: &str, id: u32, extents: Option<&Extents>| match extents {
+        Some(extents) => {
+            extents.to_host(id).ok_or_else(|| format!("{key} {id} is outside the id map of the instance"))
+        }
+        None => Ok(id),
+    };
+    let (uids, gids) = (map.map(|map| &map.uids), map.map(|map| &map.gids));
+    let own = if dials_path(spec) && map.is_some() { unprivileged_root(uids, gids) } else { None };
+    let base = own.unwrap_or(default);
+    let uid = match spec.run_as.uid {
+        Some(uid) => mapped("security.uid", uid, uids)?,
+        None => base.uid,
+    };
+    let gid = match spec.run_as.gid {
+        Some(gid) => mapped("security.gid", gid, gids)?,
+        None => base.gid,
+    };
+    Ok(Some(Ids { uid, gid }))
+}
+
+/// Host ids of the instance's root, unless they are the host's root.
+fn unprivileged_root(uids: Option<&Extents>, gids: Option<&Extents>) -> Option<Ids> {
+    let ids = Ids { uid: uids?.to_host(0)?, gid: gids?.to_host(0)? };
+    (ids.uid != 0).then_some(ids)
+}
+
+fn dials_path(spec: &DeviceSpec) -> bool {
+    matches!(spec.connect.address(), Address::Unix(UnixName::Path(_)))
+}
+
+/// Whether the folder a dialled path was resolved from can be replaced under us: only on the host,
+/// where it is held by descriptor.
+pub(crate) fn base_may_be_stale(spec: &DeviceSpec) -> bool {
+    dials_path(spec) && connect_side(spec.bind) == Side::Host
+}
+
+/// What a dialled path is resolved from; `None` for every other upstream. Blocks shortly on the
+/// host's file system, never on the instance's.
+///
+/// # Errors
+/// One line.
+pub(crate) fn base(spec: &DeviceSpec, run: &Run) -> Result<Option<Base>, String> {
+    let Address::Unix(UnixName::Path(path)) = spec.connect.address() else { return Ok(None) };
+    let (descriptor, kind) = match (connect_side(spec.bind), &run.ids) {
+        (Side::Instance, Some(_)) => {
+            (run.root().map_err(|_| "the instance has ended".to_owned())?, UnixBase::Root)
+        }
+        // The host's paths: only the folder of the socket leaves the daemon.
+        _ => (host_folder(path.as_path())?, UnixBase::Parent),
+    };
+    Ok(Some(Base { descriptor, kind }))
+}
+
+fn host_folder(path: &Path) -> Result<OwnedFd, String> {
+    let root = unix_path::host_root().map_err(|failure| format!("cannot open /: {failure}"))?;
+    match unix_path::open_parent(root.as_fd(), path) {
+        Ok((folder, _)) => Ok(folder),
+        Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => {
+            Err(format!("the folder of {} does not exist on this host", path.display()))
+        }
+        Err(failure) => Err(format!("cannot open the folder of {}: {failure}", path.display())),
+    }
+}
+
+impl Instance {
+    /// The group of a device in the present run, with room for its listeners.
+    pub(super) fn group_of(&self, name: &DeviceName) -> Result<Option<Group>, String> {
+        let (Some(run), Some(device)) = (&self.run, self.devices.get(name)) else { return Ok(None) };
+        let ids = ids(&device.spec, run, self.hub.settings.worker_ids)?;
+        let connect_side = connect_side(device.spec.bind);
+        if let Some(placed) = &device.placed
+            && placed.group.ids == ids
+            && placed.group.connect_side == connect_side
+        {
+            return Ok(Some(placed.group));
+        }
+        let need = u64::from(listeners::count(&device.spec));
+        let budget = self.hub.settings.nofile / LISTENER_SHARE;
+        let free = |sibling: u32| {
+            let group = Group { connect_side, ids, sibling };
+            let full = self.workers.get(&group).is_some_and(|serving| serving.worker.is_full());
+            !full && self.listeners_in(group) + need <= budget
+        };
+        let sibling = (0..u32::from(u16::MAX)).find(|sibling| free(*sibling));
+        match sibling {
+            Some(sibling) => Ok(Some(Group { connect_side, ids, sibling })),
+            None => Err(format!("{need} listeners are more than the {budget} that one process may have")),
+        }
+    }
+
+    fn listeners_in(&self, group: Group) -> u64 {
+        let inside =
+            |device: &&super::Device| device.placed.as_ref().is_some_and(|placed| placed.group == group);
+        self.devices.values().filter(inside).map(|device| u64::from(listeners::count(&device.spec))).sum()
+    }
+
+    /// Devices that cannot be grouped, or whose worker cannot be started, and why.
+    pub(super) fn group_errors(&self) -> BTreeMap<DeviceName, String> {
+        let mut errors = BTreeMap::new();
+        for name in self.devices.keys() {
+            match self.group_of(name) {
+                Err(text) => drop(errors.insert(name.clone(), text)),
+                Ok(Some(group)) => {
+                    let setback = self.crashes.get(&group).and_then(|crashes| crashes.setback.as_ref());
+                    if let Some(setback) = setback.filter(|_| !self.workers.contains_key(&group)) {
+                        errors.insert(name.clone(), setback.text.clone());
+                    }
+                }
+                Ok(None) => {}
+            }
+        }
+        errors
+    }
+}

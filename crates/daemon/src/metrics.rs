@@ -1,0 +1,49 @@
+//! Counters in the Prometheus text format, version 0.0.4.
+
+use std::fmt::Write;
+
+use portway_control::api;
+
+type Value = fn(&api::Device) -> u64;
+
+/// Name, type, help and value of each metric.
+const METRICS: [(&str, &str, &str, Value); 9] = [
+    ("portway_device_up", "gauge", "1 while the device serves.", |device| {
+        u64::from(device.state == api::DeviceState::Active)
+    }),
+    ("portway_device_connections", "gauge", "Live connections or flows.", |device| device.connections_now),
+    ("portway_device_connections_total", "counter", "Connections or flows taken in.", |device| {
+        device.connections_total
+    }),
+    ("portway_device_in_bytes_total", "counter", "Payload bytes from clients to the target.", |device| {
+        device.bytes_in
+    }),
+    ("portway_device_out_bytes_total", "counter", "Payload bytes from the target to clients.", |device| {
+        device.bytes_out
+    }),
+    ("portway_device_dials_failed_total", "counter", "Dials that failed.", |device| device.dials_failed),
+    ("portway_device_resets_total", "counter", "Connections ended by a reset.", |device| device.resets),
+    ("portway_device_dropped_total", "counter", "Datagrams or descriptors dropped.", |device| device.dropped),
+    ("portway_device_evicted_total", "counter", "Flows evicted because the table was full.", |device| {
+        device.evicted
+    }),
+];
+
+/// All metrics of all devices.
+pub(crate) fn render(devices: &[api::Device]) -> String {
+    let mut text = String::new();
+    for (name, kind, help, value) in METRICS {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for device in devices {
+            let (instance, label) = (escape(&device.instance.to_string()), escape(device.name.as_str()));
+            let _ = writeln!(text, "{name}{{instance=\"{instance}\",device=\"{label}\"}} {}", value(device));
+        }
+    }
+    text
+}
+
+/// A label value: backslash, quote and line feed escaped.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,275 @@
+//! Start, signals and end of the daemon.
+//!
+//! Start: lock → state file → keeper (adopted or started) → actors, each with its workers and kept
+//! listeners → control socket → ready. End by SIGTERM: the control socket goes, everything else
+//! stays for the next daemon.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_config::Settings;
+use portway_control::api::{Failure, FailureKind};
+use portway_incus::Client;
+use portway_model::{DeviceKey, InstanceKey, Provider};
+use portway_relay::wire::Lifetime;
+use portway_sys::unix_path::{self, Owner, Place};
+use sd_notify::NotifyState;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::hub::{Hub, Parts, failure};
+use crate::instance::seed::Seed;
+use crate::instance::{Command, Ending};
+use crate::keeper::{self, Keeper, Kept};
+use crate::logging::{self, LogControl};
+use crate::setup::{self, folder, io_failure};
+use crate::state::{self, Loaded, Store, with_sources};
+use crate::{DaemonAction, DaemonOptions, http, worker};
+
+/// Group that may use the control socket, if the system has it.
+const CONTROL_GROUP: &str = "portway";
+
+/// Permissions of the control socket: its user and group.
+const CONTROL_MODE: u32 = 0o660;
+
+/// Pause before the event stream of a server that failed is opened again.
+const EVENTS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest wait for threads that hang in a file system when the daemon ends.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
+
+pub(crate) fn run(options: &DaemonOptions) -> Result<(), Failure> {
+    let logs = logging::start(&options.settings.daemon.log);
+    options.paths.prepare().map_err(|problem| paths_failure(&problem))?;
+    let _lock = options.paths.lock().map_err(|problem| paths_failure(&problem))?;
+    setup::drop_capabilities();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| io_failure("start the runtime", &source))?;
+    let result = runtime.block_on(Box::pin(daemon(options, &logs)));
+    runtime.shutdown_timeout(END_TIMEOUT);
+    result
+}
+
+fn paths_failure(problem: &portway_config::PathsError) -> Failure {
+    Failure { hint: problem.hint(), ..failure(FailureKind::Refused, with_sources(problem)) }
+}
+
+async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failure> {
+    let renewed = Arc::new(Notify::new());
+    let (hub, loaded, kept) = assemble(options, Arc::clone(&renewed)).await?;
+    plant(&hub, &loaded, kept);
+    if options.action == DaemonAction::Purge {
+        hub.shut_down(Ending::Drain(Duration::ZERO)).await;
+        if keeper::end(&options.paths.workers_dir) {
+            info!("keeper ended");
+        }
+        return Ok(());
+    }
+    let control = control_socket(&options.paths.socket)?;
+    let server = tokio::spawn(axum::serve(control, http::router(Arc::clone(&hub))).into_future());
+    tokio::spawn(rekeep(Arc::clone(&hub), renewed));
+    if let Some(client) = hub.providers.incus.clone() {
+        tokio::spawn(follow_events(Arc::clone(&hub), client));
+    }
+    info!(devices = loaded.desired.len(), socket = %options.paths.socket.display(), "ready");
+    tell_systemd(&[NotifyState::Ready]);
+    until_told(&hub, options, logs).await?;
+    tell_systemd(&[NotifyState::Stopping]);
+    server.abort();
+    hub.shut_down(Ending::Leave).await;
+    if let Err(problem) = std::fs::remove_file(&options.paths.socket) {
+        warn!(error = %problem, "control socket not removed");
+    }
+    info!("ended; workers go on");
+    Ok(())
+}
+
+async fn assemble(
+    options: &DaemonOptions,
+    renewed: Arc<Notify>,
+) -> Result<(Arc<Hub>, Loaded, Kept), Failure> {
+    let paths = &options.paths;
+    let settings = setup::hub_settings(&options.settings, paths.workers_dir.clone(), Lifetime::Detached)?;
+    let loaded = state::load(&paths.state);
+    let store =
+        Store::start(paths.state.clone(), &loaded).map_err(|source| io_failure("start a thread", &source))?;
+    let keeper_setup = keeper::Setup {
+        workers_dir: paths.workers_dir.clone(),
+        owner_uid: settings.owner_uid,
+        ids: settings.worker_ids,
+    };
+    let (keeper, kept) = Keeper::start(keeper_setup, move || renewed.notify_one())
+        .await
+        .map_err(|source| io_failure("start the keeper", &source))?;
+    let parts = Parts {
+        settings,
+        keeper,
+        providers: setup::providers(&options.settings),
+        store,
+        desired: loaded.desired.clone(),
+        generation: loaded.generation,
+        warnings: loaded.warnings.clone(),
+    };
+    Ok((Hub::new(parts), loaded, kept))
+}
+
+/// Starts an actor for every instance that has devices, workers or kept listeners.
+fn plant(hub: &Arc<Hub>, loaded: &Loaded, kept: Kept) {
+    let mut seeds: BTreeMap<InstanceKey, Seed> = BTreeMap::new();
+    for device in loaded.desired.values() {
+        seeds.entry(device.instance.clone()).or_default().devices.push(device.clone());
+    }
+    for (text, held) in kept {
+        let Ok(key) = text.parse::<DeviceKey>() else { continue };
+        if loaded.lost || loaded.desired.contains_key(&key) {
+            seeds.entry(key.instance).or_default().kept.insert(key.device, held);
+        } else {
+            let hub = Arc::clone(hub);
+            tokio::spawn(async move { hub.keeper.drop_key(text).await });
+        }
+    }
+    for name in worker::names(&hub.settings.workers_dir) {
+        match worker::instance_of(&hub.settings.workers_dir, &name) {
+            Some(key) => {
+                let seed = seeds.entry(key).or_default();
+                seed.workers.push(name);
+                seed.rebuild = loaded.lost;
+            }
+            None => worker::end(&hub.settings.workers_dir, &name),
+        }
+    }
+    for (key, seed) in seeds {
+        hub.plant(key, seed);
+    }
+}
+
+async fn rekeep(hub: Arc<Hub>, renewed: Arc<Notify>) {
+    loop {
+        renewed.notified().await;
+        hub.rekeep_all().await;
+    }
+}
+
+/// The control socket: passed by systemd, or made here.
+fn control_socket(path: &Path) -> Result<UnixListener, Failure> {
+    let problem = |source: std::io::Error| io_failure(&format!("listen on {}", path.display()), &source);
+    let descriptor = match passed_socket() {
+        Some(descriptor) => descriptor,
+        None => make_socket(path)?,
+    };
+    let listener = std::os::unix::net::UnixListener::from(descriptor);
+    listener.set_nonblocking(true).map_err(problem)?;
+    UnixListener::from_std(listener).map_err(problem)
+}
+
+/// A socket that systemd passes is fd 3 (sd_listen_fds(3)).
+fn passed_socket() -> Option<OwnedFd> {
+    let passed = sd_notify::listen_fds().ok()?.next()?;
+    portway_sys::process::inherited(passed).ok()
+}
+
+fn make_socket(path: &Path) -> Result<OwnedFd, Failure> {
+    let group = nix::unistd::Group::from_name(CONTROL_GROUP).ok().flatten();
+    let own = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let bind = |gid: u32| {
+        let root = unix_path::host_root().map_err(|source| io_failure("open /", &source))?;
+        let place = Place { root, path: path.to_path_buf() };
+        unix_path::bind_stream(place, Owner { gid, ..own }, CONTROL_MODE)
+            .map(|bound| bound.fd)
+            .map_err(|problem| failure(FailureKind::Refused, with_sources(&problem)))
+    };
+    match group {
+        // In a user namespace the group may not be mapped: then the socket stays the caller's own.
+        Some(group) if own.uid == 0 => bind(group.gid.as_raw()).or_else(|_| bind(own.gid)),
+        _ => bind(own.gid),
+    }
+    .map_err(|failed| Failure {
+        hint: Some(format!("look at {} and its permissions", folder(path).display())),
+        ..failed
+    })
+}
+
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(problem) = sd_notify::notify(state) {
+        warn!(error = %problem, "systemd not told");
+    }
+}
+
+/// Follows the server's events: each one makes an actor look sooner. After a gap all look.
+async fn follow_events(hub: Arc<Hub>, client: Client) {
+    loop {
+        match client.events().await {
+            Ok(mut events) => {
+                hub.set_reachable(Provider::Incus, Ok(()));
+                hub.poke_all().await;
+                loop {
+                    match events.next().await {
+                        Ok(event) => poke(&hub, &event).await,
+                        Err(problem) => {
+                            warn!(error = %with_sources(&problem), "event stream ended");
+                            break;
+                        }
+                    }
+                }
+            }
+            Err(problem) => {
+                let text = with_sources(&problem);
+                if hub.is_reachable(Provider::Incus) {
+                    warn!(error = text, "incus does not answer");
+                }
+                hub.set_reachable(Provider::Incus, Err(text));
+            }
+        }
+        tokio::time::sleep(EVENTS_PAUSE).await;
+    }
+}
+
+async fn poke(hub: &Arc<Hub>, event: &portway_incus::Event) {
+    let names = std::iter::once(&event.name).chain(&event.old_name);
+    for name in names {
+        let key = InstanceKey::new(Provider::Incus, Some(&event.project), name);
+        if let Some(handle) = key.ok().and_then(|key| hub.known(&key)) {
+            // An actor that ends needs no poke.
+            let _ = handle.send(Command::Poke).await;
+        }
+    }
+}
+
+/// Serves signals until one says to end.
+async fn until_told(hub: &Arc<Hub>, options: &DaemonOptions, logs: &LogControl) -> Result<(), Failure> {
+    let catch = |kind| signal(kind).map_err(|source| io_failure("catch signals", &source));
+    let (mut end, mut stop) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
+    let mut reload = catch(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = end.recv() => return Ok(()),
+            _ = stop.recv() => return Ok(()),
+            _ = reload.recv() => reread(hub, options, logs).await,
+        }
+    }
+}
+
+/// SIGHUP: reads the settings again. Settings that cannot be used change nothing.
+async fn reread(hub: &Arc<Hub>, options: &DaemonOptions, logs: &LogControl) {
+    match Settings::load(&options.paths.config) {
+        Ok(settings) => {
+            logs.set(&settings.daemon.log);
+            if settings.incus != options.settings.incus
+                || settings.daemon.user != options.settings.daemon.user
+            {
+                warn!("a changed user or incus socket needs a restart of the daemon");
+            }
+            info!("settings read again");
+        }
+        Err(problem) => warn!(error = %with_sources(&problem), "settings not usable, nothing changed"),
+    }
+    hub.poke_all().await;
+}

@@ -1,0 +1,331 @@
+//! The desired state on disk: which devices are wanted, nothing about what is there.
+//!
+//! One JSON file, replaced atomically (write aside, fsync, rename, fsync of the folder); the
+//! generation before it stays beside it as `state.json.prev`. A checksum over the content
+//! catches a torn or edited file; then the previous generation is used and said so. Changes
+//! that arrive while one write runs are committed together by the next.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
+
+/// Version of the file's layout.
+const LAYOUT_VERSION: u32 = 1;
+
+/// Changes that may wait for the writer.
+const QUEUE_LENGTH: usize = 1024;
+
+/// Largest state file that is read, bytes: 100,000 devices of 600 bytes.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// A wanted device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoredDevice {
+    /// Instance by name.
+    pub(crate) instance: InstanceKey,
+    /// UUID of the instance it was bound to at its first match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) uuid: Option<String>,
+    /// Device name.
+    pub(crate) name: DeviceName,
+    /// Its options.
+    pub(crate) keys: DeviceSpec,
+}
+
+impl StoredDevice {
+    /// The device's full name.
+    pub(crate) fn key(&self) -> DeviceKey {
+        DeviceKey { instance: self.instance.clone(), device: self.name.clone() }
+    }
+}
+
+/// All wanted devices.
+pub(crate) type Desired = BTreeMap<DeviceKey, StoredDevice>;
+
+/// What can fail with the state file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// The file cannot be read or written.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The file's content is not a state file of this version.
+    #[error("{path} is not a valid state file: {reason}")]
+    Invalid {
+        /// Which file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The writer has ended.
+    #[error("the state writer has stopped")]
+    Stopped,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Layout {
+    version: u32,
+    generation: u64,
+    sha256: String,
+    devices: Vec<StoredDevice>,
+}
+
+/// One change of the desired state.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// Adds or replaces a device.
+    Put(Box<StoredDevice>),
+    /// Removes a device.
+    Delete(DeviceKey),
+    /// Gives a device another name, all else unchanged.
+    Rename {
+        /// The present name.
+        from: DeviceKey,
+        /// The new one.
+        to: DeviceKey,
+    },
+}
+
+struct Commit {
+    changes: Vec<Change>,
+    reply: oneshot::Sender<Result<u64, String>>,
+}
+
+/// Handle of the state writer. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Store {
+    queue: Option<mpsc::Sender<Commit>>,
+}
+
+/// What was found at the start.
+pub(crate) struct Loaded {
+    /// The devices.
+    pub(crate) desired: Desired,
+    /// Their generation.
+    pub(crate) generation: u64,
+    /// What went wrong on the way, for `status`; empty when nothing did.
+    pub(crate) warnings: Vec<String>,
+    /// No readable generation was found though files were there.
+    pub(crate) lost: bool,
+}
+
+impl Store {
+    /// Starts the writer thread for `path`, which holds `loaded`.
+    pub(crate) fn start(path: PathBuf, loaded: &Loaded) -> io::Result<Store> {
+        let (queue, inbox) = mpsc::channel(QUEUE_LENGTH);
+        let writer = Writer { path, desired: loaded.desired.clone(), generation: loaded.generation, inbox };
+        std::thread::Builder::new().name("state".into()).spawn(move || writer.run())?;
+        Ok(Store { queue: Some(queue) })
+    }
+
+    /// A store that keeps nothing: for a device in the foreground.
+    pub(crate) fn ephemeral() -> Store {
+        Store { queue: None }
+    }
+
+    /// Commits `changes` together and returns the generation once it is on disk.
+    ///
+    /// Cancel safe: a commit that was queued is carried out all the same.
+    ///
+    /// # Errors
+    /// The reason as one line; the state on disk and in memory is then what it was before.
+    pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<u64, String> {
+        let Some(queue) = &self.queue else { return Ok(0) };
+        let (reply, answer) = oneshot::channel();
+        queue.send(Commit { changes, reply }).await.map_err(|_| StateError::Stopped.to_string())?;
+        answer.await.map_err(|_| StateError::Stopped.to_string())?
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    desired: Desired,
+    generation: u64,
+    inbox: mpsc::Receiver<Commit>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(first) = self.inbox.blocking_recv() {
+            let mut commits = vec![first];
+            while let Ok(next) = self.inbox.try_recv() {
+                commits.push(next);
+            }
+            let mut wanted = self.desired.clone();
+            for change in commits.iter().flat_map(|commit| &commit.changes) {
+                apply(&mut wanted, change);
+            }
+            let result = match save(&self.path, self.generation + 1, &wanted) {
+                Ok(()) => {
+                    self.generation += 1;
+                    self.desired = wanted;
+                    Ok(self.generation)
+                }
+                Err(failure) => {
+                    let text = with_sources(&failure);
+                    error!(error = %text, "state not written");
+                    Err(text)
+                }
+            };
+            for commit in commits {
+                // The asker may be gone; the change stands all the same.
+                let _ = commit.reply.send(result.clone());
+            }
+        }
+    }
+}
+
+/// The error and its sources on one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Carries `change` out on the map.
+pub(crate) fn apply(desired: &mut Desired, change: &Change) {
+    match change {
+        Change::Put(device) => {
+            desired.insert(device.key(), (**device).clone());
+        }
+        Change::Delete(key) => {
+            desired.remove(key);
+        }
+        Change::Rename { from, to } => {
+            if let Some(mut device) = desired.remove(from) {
+                device.instance = to.instance.clone();
+                device.name = to.device.clone();
+                desired.insert(to.clone(), device);
+            }
+        }
+    }
+}
+
+/// Reads the state at `path`, falling back to the previous generation. A file that cannot be
+/// used is kept aside as `*.damaged` and named in the warnings; this never fails.
+pub(crate) fn load(path: &Path) -> Loaded {
+    let mut warnings = Vec::new();
+    let mut damaged = false;
+    for candidate in [path.to_path_buf(), previous(path)] {
+        match read(&candidate) {
+            Ok(Some((generation, desired))) => return Loaded { desired, generation, warnings, lost: false },
+            Ok(None) => {}
+            Err(failure) => {
+                damaged = true;
+                let text = with_sources(&failure);
+                warn!(error = %text, "state file not usable");
+                warnings.push(text);
+                keep_aside(&candidate);
+            }
+        }
+    }
+    Loaded { desired: Desired::new(), generation: 0, warnings, lost: damaged }
+}
+
+fn keep_aside(path: &Path) {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".damaged");
+    if let Err(failure) = fs::rename(path, &aside) {
+        warn!(path = %path.display(), error = %failure, "damaged state file not kept aside");
+    }
+}
+
+fn previous(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".prev");
+    PathBuf::from(name)
+}
+
+fn read(path: &Path) -> Result<Option<(u64, Desired)>, StateError> {
+    let io = |source| StateError::Io { operation: "read", path: path.display().to_string(), source };
+    let invalid = |reason: String| StateError::Invalid { path: path.display().to_string(), reason };
+    let size = match fs::metadata(path) {
+        Ok(found) => found.len(),
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io(source)),
+    };
+    if size > MAX_FILE_BYTES {
+        return Err(invalid(format!("{size} bytes are more than a state file can have")));
+    }
+    let text = fs::read(path).map_err(io)?;
+    let layout: Layout = serde_json::from_slice(&text).map_err(|problem| invalid(problem.to_string()))?;
+    if layout.version != LAYOUT_VERSION {
+        return Err(invalid(format!("layout version {} is not {LAYOUT_VERSION}", layout.version)));
+    }
+    if checksum(layout.generation, &layout.devices).map_err(|problem| invalid(problem.to_string()))?
+        != layout.sha256
+    {
+        return Err(invalid("the checksum does not match".into()));
+    }
+    Ok(Some((layout.generation, layout.devices.into_iter().map(|device| (device.key(), device)).collect())))
+}
+
+fn checksum(generation: u64, devices: &[StoredDevice]) -> serde_json::Result<String> {
+    let mut digest = Sha256::new();
+    digest.update(generation.to_be_bytes());
+    digest.update(serde_json::to_vec(devices)?);
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Replaces the file at `path` by `desired`; the file there becomes the previous generation.
+///
+/// # Errors
+/// [`StateError::Io`]; the file at `path` is then unchanged.
+pub(crate) fn save(path: &Path, generation: u64, desired: &Desired) -> Result<(), StateError> {
+    let fail = |operation: &'static str, at: &Path| {
+        let path = at.display().to_string();
+        move |source| StateError::Io { operation, path, source }
+    };
+    let devices: Vec<StoredDevice> = desired.values().cloned().collect();
+    let encode = |problem: serde_json::Error| StateError::Invalid {
+        path: path.display().to_string(),
+        reason: problem.to_string(),
+    };
+    let sha256 = checksum(generation, &devices).map_err(encode)?;
+    let layout = Layout { version: LAYOUT_VERSION, generation, sha256, devices };
+    let mut text = serde_json::to_vec_pretty(&layout).map_err(encode)?;
+    text.push(b'\n');
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
+    let mut file = File::create(&aside).map_err(fail("create", &aside))?;
+    file.write_all(&text).map_err(fail("write", &aside))?;
+    file.sync_data().map_err(fail("sync", &aside))?;
+    let before = previous(path);
+    if path.exists() {
+        match fs::remove_file(&before) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(fail("replace", &before)(source));
+            }
+            _ => fs::hard_link(path, &before).map_err(fail("keep", &before))?,
+        }
+    }
+    fs::rename(&aside, path).map_err(fail("replace", path))?;
+    if let Some(folder) = path.parent() {
+        File::open(folder).and_then(|dir| dir.sync_all()).map_err(fail("sync", folder))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

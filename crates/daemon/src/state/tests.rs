@@ -1,0 +1,99 @@
+use super::*;
+
+fn device(instance: &str, name: &str, port: u16) -> StoredDevice {
+    let listen = format!("tcp:127.0.0.1:{port}");
+    StoredDevice {
+        instance: instance.parse().unwrap(),
+        uuid: Some("6a1c".into()),
+        name: name.parse().unwrap(),
+        keys: DeviceSpec::from_keys([("listen", listen.as_str()), ("connect", "tcp:127.0.0.1:80")]).unwrap(),
+    }
+}
+
+fn desired(devices: &[StoredDevice]) -> Desired {
+    devices.iter().map(|device| (device.key(), device.clone())).collect()
+}
+
+#[test]
+fn what_was_saved_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.json");
+    let wanted = desired(&[device("incus:default/c1", "web", 8080), device("netns:blue", "dns", 8053)]);
+    save(&path, 4, &wanted).unwrap();
+    let loaded = load(&path);
+    assert_eq!((loaded.generation, loaded.desired, loaded.lost), (4, wanted, false));
+    assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn a_missing_file_is_an_empty_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let loaded = load(&folder.path().join("state.json"));
+    assert!(loaded.desired.is_empty() && loaded.warnings.is_empty() && !loaded.lost);
+}
+
+/// Fails when `read` stops comparing the checksum, or `load` stops trying the previous file.
+#[test]
+fn every_truncation_and_every_flipped_byte_falls_back_to_the_previous_generation() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.json");
+    let older = desired(&[device("incus:default/c1", "web", 8080)]);
+    let newer = desired(&[device("incus:default/c1", "web", 9090)]);
+    save(&path, 1, &older).unwrap();
+    save(&path, 2, &newer).unwrap();
+    let (good, prev) = (fs::read(&path).unwrap(), fs::read(previous(&path)).unwrap());
+    let mut broken: Vec<Vec<u8>> = (0..good.len() - 2).map(|length| good[..length].to_vec()).collect();
+    broken.extend((0..good.len()).map(|at| {
+        let mut copy = good.clone();
+        copy[at] ^= 0x04;
+        copy
+    }));
+    for content in broken {
+        fs::write(&path, &content).unwrap();
+        fs::write(previous(&path), &prev).unwrap();
+        let loaded = load(&path);
+        // A flip in white space leaves the same document; every other one is noticed.
+        let same = loaded.desired == newer && loaded.generation == 2;
+        assert!(same || (loaded.desired == older && loaded.generation == 1 && !loaded.warnings.is_empty()));
+    }
+}
+
+#[test]
+fn both_generations_damaged_is_said_and_kept_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.json");
+    fs::write(&path, b"{").unwrap();
+    fs::write(previous(&path), b"").unwrap();
+    let loaded = load(&path);
+    assert!(loaded.lost && loaded.desired.is_empty());
+    assert_eq!(loaded.warnings.len(), 2);
+    assert!(folder.path().join("state.json.damaged").exists());
+}
+
+#[test]
+fn a_store_that_cannot_write_keeps_the_old_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = folder.path().join("gone/state.json");
+    let loaded = load(&gone);
+    let store = Store::start(gone, &loaded).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let change = Change::Put(Box::new(device("netns:blue", "web", 8080)));
+    let failure = runtime.block_on(store.commit(vec![change])).unwrap_err();
+    assert!(failure.contains("cannot create"), "{failure}");
+}
+
+#[test]
+fn commits_are_on_disk_when_they_return() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.json");
+    let store = Store::start(path.clone(), &load(&path)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let web = device("netns:blue", "web", 8080);
+    runtime.block_on(store.commit(vec![Change::Put(Box::new(web.clone()))])).unwrap();
+    assert_eq!(load(&path).desired, desired(std::slice::from_ref(&web)));
+    let to = DeviceKey { instance: "netns:green".parse().unwrap(), device: "www".parse().unwrap() };
+    runtime.block_on(store.commit(vec![Change::Rename { from: web.key(), to: to.clone() }])).unwrap();
+    assert_eq!(load(&path).desired.keys().cloned().collect::<Vec<_>>(), vec![to.clone()]);
+    runtime.block_on(store.commit(vec![Change::Delete(to)])).unwrap();
+    assert!(load(&path).desired.is_empty());
+}

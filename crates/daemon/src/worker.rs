@@ -1,0 +1,550 @@
+//! A relay worker as the daemon sees it: started or adopted, told what to serve, watched.
+//!
+//! One task per worker reads its channel and waits for its end; answers to requests go to whoever
+//! waits for them, everything else to the instance's actor. What a worker says is not trusted: its
+//! pid comes from our own file, its counters are only ever shown.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use portway_model::InstanceKey;
+use portway_relay::wire::{
+    FromWorker, Init, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker, WireDevice,
+};
+use portway_sys::pidfd;
+use portway_sys::process::{self, Child};
+use portway_sys::seqpacket::Channel;
+use portway_sys::shm::CountersView;
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::keeper::{receive_packet, send_packet};
+use crate::watched::watched;
+
+/// Longest wait for a worker to start or to answer. A worker that does not answer hangs and is replaced.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for an adopted worker's first message and each next one of its table.
+const ADOPT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What can fail with a worker.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkerError {
+    /// The process cannot be started.
+    #[error("cannot start a relay worker")]
+    Start(#[source] std::io::Error),
+    /// It ended before it served, or the channel broke.
+    #[error("the relay worker ended while {0}")]
+    Ended(&'static str),
+    /// It did not answer in time.
+    #[error("the relay worker did not answer in time while {0}")]
+    Silent(&'static str),
+    /// It speaks another protocol version.
+    #[error("the relay worker speaks protocol version {0}, not {PROTOCOL_VERSION}")]
+    Version(u32),
+    /// It refused a request.
+    #[error("{0}")]
+    Refused(String),
+    /// It is full.
+    #[error("the relay worker holds {SLOT_COUNT} devices already")]
+    Full,
+}
+
+/// What the daemon remembers of a worker beside its socket.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    pid: i32,
+    start_time: u64,
+    instance: String,
+}
+
+/// News of a worker for the instance's actor.
+#[derive(Debug)]
+pub(crate) struct News {
+    /// Worker's name.
+    pub(crate) worker: String,
+    /// What happened.
+    pub(crate) what: Happened,
+}
+
+/// What happened to a worker.
+#[derive(Debug)]
+pub(crate) enum Happened {
+    /// It said something that is no answer.
+    Said(FromWorker, Vec<OwnedFd>),
+    /// Its process is gone, or its channel.
+    Ended,
+}
+
+/// Where news go.
+pub(crate) type Sink = tokio::sync::mpsc::Sender<News>;
+
+type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Option<String>>>>>;
+
+/// A worker that serves.
+pub(crate) struct Worker {
+    name: String,
+    pid: i32,
+    dir: PathBuf,
+    channel: Arc<AsyncFd<Channel>>,
+    pidfd: Arc<OwnedFd>,
+    pending: Pending,
+    counters: CountersView,
+    next_seq: u64,
+    next_slot: u32,
+    reader: tokio::task::AbortHandle,
+}
+
+/// A device found in an adopted worker.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its slot.
+    pub(crate) slot: Slot,
+    /// The device as the worker has it.
+    pub(crate) device: Box<WireDevice>,
+    /// Its listeners, by listen index.
+    pub(crate) listeners: Vec<OwnedFd>,
+    /// How many there should be.
+    pub(crate) listen_count: u32,
+}
+
+/// An adopted worker.
+pub(crate) struct Adopted {
+    /// Handle of it.
+    pub(crate) worker: Worker,
+    /// What `Init` said when it was started.
+    pub(crate) identity: portway_relay::wire::Identity,
+    /// Its table.
+    pub(crate) devices: Vec<Found>,
+}
+
+impl Worker {
+    /// Starts a worker and waits until it is sandboxed. `descriptors` go with `init`.
+    ///
+    /// # Errors
+    /// Any [`WorkerError`]; nothing is left behind.
+    pub(crate) async fn start(
+        dir: &Path,
+        init: Init,
+        descriptors: Vec<OwnedFd>,
+        environment: Vec<(String, String)>,
+        sink: Sink,
+    ) -> Result<Worker, WorkerError> {
+        let name = init.identity.name.clone();
+        let socket = dir.join(format!("{name}.sock"));
+        let (ours, theirs) = Channel::pair().map_err(WorkerError::Start)?;
+        let adoption = Channel::listen(&socket).map_err(WorkerError::Start)?;
+        let started = process::spawn_role(&["worker"], vec![theirs.into(), adoption], environment);
+        let child = started.map_err(|failure| {
+            forget(dir, &name);
+            WorkerError::Start(failure)
+        })?;
+        match handshake(ours, child, &init, &descriptors).await {
+            Ok((link, counters)) => {
+                record(dir, &name, link.pid, &init.identity.instance);
+                Ok(link.into_worker(dir, name, counters, 0, sink))
+            }
+            Err((pid, failure)) => {
+                bury(pid, None);
+                forget(dir, &name);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Adopts the worker `name` of an earlier daemon. `None` when it is gone; its files are then removed.
+    ///
+    /// # Errors
+    /// [`WorkerError`] when it lives and cannot be adopted.
+    pub(crate) async fn adopt(dir: &Path, name: &str, sink: Sink) -> Result<Option<Adopted>, WorkerError> {
+        let Some((pid, pidfd)) = recorded(dir, name) else {
+            forget(dir, name);
+            return Ok(None);
+        };
+        let channel = Channel::connect(&dir.join(format!("{name}.sock"))).map_err(WorkerError::Start)?;
+        let link = Link::new(channel, pid, pidfd).map_err(WorkerError::Start)?;
+        link.send(&ToWorker::Hello { version: PROTOCOL_VERSION }, &[]).await?;
+        let (identity, counters) = link.ready(ADOPT_TIMEOUT).await?;
+        let devices = link.table().await?;
+        let next_slot = devices.iter().map(|found| found.slot.0 + 1).max().unwrap_or(0);
+        let worker = link.into_worker(dir, name.to_owned(), counters, next_slot, sink);
+        Ok(Some(Adopted { worker, identity, devices }))
+    }
+
+    /// Name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Pid, from our own record.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Counter line of a slot. Numbers of a process that may lie: for display only.
+    pub(crate) fn counters(&self, slot: Slot) -> [u64; 8] {
+        self.counters.read(usize::try_from(slot.0).unwrap_or(usize::MAX))
+    }
+
+    /// Whether every slot was used.
+    pub(crate) fn is_full(&self) -> bool {
+        self.next_slot >= SLOT_COUNT
+    }
+
+    /// A slot that no device of this worker has had.
+    ///
+    /// # Errors
+    /// [`WorkerError::Full`] when all were used; the caller starts a sibling.
+    pub(crate) fn new_slot(&mut self) -> Result<Slot, WorkerError> {
+        if self.is_full() {
+            return Err(WorkerError::Full);
+        }
+        self.next_slot += 1;
+        Ok(Slot(self.next_slot - 1))
+    }
+
+    /// Gives the worker a device; returns when it accepts clients.
+    ///
+    /// # Errors
+    /// [`WorkerError`]; after `Silent` or `Ended` the worker has to be replaced.
+    pub(crate) async fn put(&mut self, put: Put<'_>) -> Result<(), WorkerError> {
+        let (seq, answer) = self.request();
+        let message = ToWorker::Put {
+            seq,
+            slot: put.slot,
+            device: Box::new(put.device),
+            listen_count: put.listen_count,
+            keep_listeners: put.listeners.is_none(),
+            hold: put.hold,
+        };
+        let base: Vec<BorrowedFd<'_>> = put.base.iter().map(AsFd::as_fd).collect();
+        send(&self.channel, &message, &base).await?;
+        for (chunk, part) in put.listeners.unwrap_or_default().chunks(MAX_FDS).enumerate() {
+            let first = u32::try_from(chunk * MAX_FDS).unwrap_or(u32::MAX);
+            send(&self.channel, &ToWorker::Listeners { slot: put.slot, first }, part).await?;
+        }
+        wait(answer, "taking a device").await
+    }
+
+    /// Takes a device out; its listeners are closed there when this returns.
+    ///
+    /// # Errors
+    /// As [`Worker::put`].
+    pub(crate) async fn take(&mut self, slot: Slot, drain: bool) -> Result<(), WorkerError> {
+        let (seq, answer) = self.request();
+        send(&self.channel, &ToWorker::Remove { seq, slot, drain }, &[]).await?;
+        wait(answer, "giving back a device").await
+    }
+
+    /// Hands over a client that is still without an upstream.
+    ///
+    /// # Errors
+    /// As [`Worker::put`].
+    pub(crate) async fn client(
+        &self,
+        slot: Slot,
+        index: u32,
+        client: BorrowedFd<'_>,
+    ) -> Result<(), WorkerError> {
+        send(&self.channel, &ToWorker::Client { slot, index }, &[client]).await
+    }
+
+    /// Tells the worker to stop accepting, to finish its connections and to end within `grace`.
+    pub(crate) async fn drain(&self, grace: Duration) {
+        if let Err(failure) = send(&self.channel, &ToWorker::Drain { grace }, &[]).await {
+            debug!(worker = self.name, error = %failure, "worker not drained");
+        }
+    }
+
+    /// Resolves when the process is dead.
+    pub(crate) async fn ended(&self) {
+        // Registered anew: the reader has its own registration of the same descriptor's copy.
+        let Ok(copy) = self.pidfd.try_clone() else { return };
+        if let Ok(process) = watched(copy) {
+            let _ = process.readable().await;
+        }
+    }
+
+    /// Ends the worker at once and removes its files.
+    pub(crate) fn kill(self) {
+        self.reader.abort();
+        kill(self.pidfd.as_fd());
+        bury(self.pid, self.pidfd.try_clone().ok());
+        forget(&self.dir, &self.name);
+    }
+
+    /// Lets go of a worker that goes on by itself (it drains, or the daemon ends).
+    pub(crate) fn release(self) {
+        self.reader.abort();
+    }
+
+    fn request(&mut self) -> (u64, oneshot::Receiver<Option<String>>) {
+        self.next_seq += 1;
+        let (reply, answer) = oneshot::channel();
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(self.next_seq, reply);
+        (self.next_seq, answer)
+    }
+}
+
+/// A device for a worker.
+pub(crate) struct Put<'a> {
+    /// Its slot.
+    pub(crate) slot: Slot,
+    /// The device.
+    pub(crate) device: WireDevice,
+    /// Upstream base, for a path unix socket.
+    pub(crate) base: Option<OwnedFd>,
+    /// How many listeners it has.
+    pub(crate) listen_count: u32,
+    /// They; `None` keeps those the worker has.
+    pub(crate) listeners: Option<&'a [BorrowedFd<'a>]>,
+    /// Rest of the hold the device is in.
+    pub(crate) hold: Option<Duration>,
+}
+
+async fn wait(answer: oneshot::Receiver<Option<String>>, doing: &'static str) -> Result<(), WorkerError> {
+    match timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(reason))) => Err(WorkerError::Refused(reason)),
+        Ok(Err(_)) => Err(WorkerError::Ended(doing)),
+        Err(_) => Err(WorkerError::Silent(doing)),
+    }
+}
+
+async fn send(
+    channel: &AsyncFd<Channel>,
+    message: &ToWorker,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), WorkerError> {
+    let packet = serde_json::to_vec(message).map_err(|problem| WorkerError::Refused(problem.to_string()))?;
+    send_packet(channel, &packet, descriptors, ANSWER_TIMEOUT).await.map_err(|failure| match failure.kind() {
+        std::io::ErrorKind::TimedOut => WorkerError::Silent("taking a message"),
+        _ => WorkerError::Ended("taking a message"),
+    })
+}
+
+/// A worker before it is known to serve.
+struct Link {
+    channel: AsyncFd<Channel>,
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Link {
+    fn new(channel: Channel, pid: i32, pidfd: OwnedFd) -> std::io::Result<Link> {
+        channel.set_nonblocking(true)?;
+        Ok(Link { channel: watched(channel)?, pid, pidfd })
+    }
+
+    async fn send(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) -> Result<(), WorkerError> {
+        send(&self.channel, message, descriptors).await
+    }
+
+    async fn receive(&self, limit: Duration) -> Result<(FromWorker, Vec<OwnedFd>), WorkerError> {
+        let mut packet = Vec::new();
+        let received = timeout(limit, receive_packet(&self.channel, &mut packet)).await;
+        let descriptors = received
+            .map_err(|_| WorkerError::Silent("starting"))?
+            .map_err(WorkerError::Start)?
+            .ok_or(WorkerError::Ended("starting"))?;
+        let message = serde_json::from_slice(&packet)
+            .map_err(|problem| WorkerError::Refused(format!("unreadable message: {problem}")))?;
+        Ok((message, descriptors))
+    }
+
+    async fn ready(
+        &self,
+        limit: Duration,
+    ) -> Result<(portway_relay::wire::Identity, CountersView), WorkerError> {
+        match self.receive(limit).await? {
+            (FromWorker::Ready { identity, .. }, mut descriptors) if descriptors.len() == 1 => {
+                let lines = usize::try_from(SLOT_COUNT).unwrap_or(usize::MAX);
+                let memory = descriptors.remove(0);
+                Ok((identity, CountersView::map(memory.as_fd(), lines).map_err(WorkerError::Start)?))
+            }
+            (FromWorker::Version { version }, _) => Err(WorkerError::Version(version)),
+            (FromWorker::Done { error: Some(reason), .. }, _) => Err(WorkerError::Refused(reason)),
+            _ => Err(WorkerError::Refused("the relay worker began with another message than ready".into())),
+        }
+    }
+
+    async fn table(&self) -> Result<Vec<Found>, WorkerError> {
+        let mut table: Vec<Found> = Vec::new();
+        loop {
+            match self.receive(ADOPT_TIMEOUT).await? {
+                (FromWorker::Entry { slot, device, listen_count, first }, descriptors) => {
+                    if slot.0 >= SLOT_COUNT || listen_count > u32::from(u16::MAX) {
+                        return Err(WorkerError::Refused("the relay worker's table is malformed".into()));
+                    }
+                    if first == 0 {
+                        table.push(Found { slot, device, listeners: descriptors, listen_count });
+                    } else if let Some(found) = table.iter_mut().find(|found| found.slot == slot) {
+                        found.listeners.extend(descriptors);
+                    }
+                }
+                (FromWorker::End, _) => return Ok(table),
+                // Reports may come between; they are repeated when they matter.
+                _ => {}
+            }
+        }
+    }
+
+    fn into_worker(
+        self,
+        dir: &Path,
+        name: String,
+        counters: CountersView,
+        next_slot: u32,
+        sink: Sink,
+    ) -> Worker {
+        let channel = Arc::new(self.channel);
+        let pidfd = Arc::new(self.pidfd);
+        let pending = Pending::default();
+        let reader = tokio::spawn(read(name.clone(), Arc::clone(&channel), Arc::clone(&pending), sink));
+        Worker {
+            name,
+            pid: self.pid,
+            dir: dir.to_path_buf(),
+            channel,
+            pidfd,
+            pending,
+            counters,
+            next_seq: 0,
+            next_slot,
+            reader: reader.abort_handle(),
+        }
+    }
+}
+
+async fn handshake(
+    ours: Channel,
+    child: Child,
+    init: &Init,
+    descriptors: &[OwnedFd],
+) -> Result<(Link, CountersView), (i32, WorkerError)> {
+    let pid = child.pid;
+    let fail = |failure| (pid, failure);
+    let link = Link::new(ours, pid, child.pidfd).map_err(|failure| fail(WorkerError::Start(failure)))?;
+    let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    link.send(&ToWorker::Init(init.clone()), &borrowed).await.map_err(fail)?;
+    let (_, counters) = link.ready(ANSWER_TIMEOUT).await.map_err(fail)?;
+    Ok((link, counters))
+}
+
+/// Reads a worker's channel until it ends. A dead worker's end of the channel is closed by the
+/// kernel, so the end of the channel is the end of the worker.
+async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, sink: Sink) {
+    let mut packet = Vec::new();
+    loop {
+        let descriptors = match receive_packet(&channel, &mut packet).await {
+            Ok(Some(descriptors)) => descriptors,
+            Ok(None) => break,
+            Err(failure) => {
+                warn!(worker, error = %failure, "worker channel broken");
+                break;
+            }
+        };
+        match serde_json::from_slice(&packet) {
+            Ok(FromWorker::Done { seq, error }) => {
+                let waiting = pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&seq);
+                if let Some(reply) = waiting {
+                    // Whoever asked may have given up.
+                    let _ = reply.send(error);
+                }
+            }
+            Ok(message) => {
+                // Never waits: the actor may be waiting for an answer behind this message.
+                let news = News { worker: worker.clone(), what: Happened::Said(message, descriptors) };
+                if sink.try_send(news).is_err() {
+                    debug!(worker, "news of a worker dropped, its instance is busy");
+                }
+            }
+            Err(problem) => warn!(worker, error = %problem, "unreadable message of a worker"),
+        }
+    }
+    pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    // The actor is gone when the daemon ends.
+    let _ = sink.send(News { worker, what: Happened::Ended }).await;
+}
+
+/// Names of the workers that have left files in `dir`.
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok()?.strip_suffix(".sock").map(str::to_owned))
+        .filter(|name| name.starts_with('w'))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Instance a worker of an earlier daemon serves; `None` when it was not recorded.
+pub(crate) fn instance_of(dir: &Path, name: &str) -> Option<InstanceKey> {
+    let text = std::fs::read(dir.join(format!("{name}.json"))).ok()?;
+    serde_json::from_slice::<Record>(&text).ok()?.instance.parse().ok()
+}
+
+/// Kills the worker `name` of an earlier daemon and removes its files.
+pub(crate) fn end(dir: &Path, name: &str) {
+    if let Some((_, pidfd)) = recorded(dir, name) {
+        kill(pidfd.as_fd());
+    }
+    forget(dir, name);
+}
+
+fn kill(process: BorrowedFd<'_>) {
+    if !pidfd::exited(process)
+        && let Err(failure) = pidfd::send_signal(process, libc::SIGKILL)
+    {
+        debug!(error = %failure, "worker was gone before it was killed");
+    }
+}
+
+/// Reaps a child once it is dead. Only our own children can be reaped; an adopted worker is init's.
+fn bury(pid: i32, pidfd: Option<OwnedFd>) {
+    let Some(process) = pidfd.or_else(|| pidfd::open(pid).ok()).and_then(|fd| watched(fd).ok()) else {
+        return;
+    };
+    tokio::spawn(async move {
+        let _ = process.readable().await;
+        let _ = process::reap(pid);
+    });
+}
+
+fn record(dir: &Path, name: &str, pid: i32, instance: &str) {
+    let written = pidfd::start_time(pid).and_then(|start_time| {
+        let text = serde_json::to_vec(&Record { pid, start_time, instance: instance.to_owned() })?;
+        std::fs::write(dir.join(format!("{name}.json")), text)
+    });
+    if let Err(failure) = written {
+        warn!(worker = name, error = %failure, "worker not recorded: a later daemon cannot adopt it");
+    }
+}
+
+/// The recorded process of a worker, if it still lives.
+fn recorded(dir: &Path, name: &str) -> Option<(i32, OwnedFd)> {
+    let text = std::fs::read(dir.join(format!("{name}.json"))).ok()?;
+    let record: Record = serde_json::from_slice(&text).ok()?;
+    let descriptor = pidfd::open(record.pid).ok()?;
+    let same = pidfd::start_time(record.pid).is_ok_and(|start_time| start_time == record.start_time);
+    (same && !pidfd::exited(descriptor.as_fd())).then_some((record.pid, descriptor))
+}
+
+fn forget(dir: &Path, name: &str) {
+    for suffix in ["sock", "json"] {
+        let path = dir.join(format!("{name}.{suffix}"));
+        match std::fs::remove_file(&path) {
+            Err(failure) if failure.kind() != std::io::ErrorKind::NotFound => {
+                warn!(path = %path.display(), error = %failure, "worker file not removed");
+            }
+            _ => {}
+        }
+    }
+}
