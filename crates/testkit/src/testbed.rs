@@ -17,12 +17,18 @@ mod setup;
 mod sources;
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 pub use lock::InUse;
 pub use place::Place;
+
+/// How long a daemon may take to answer before `up` looks closer; load tests run beside it.
+const GLANCE: Duration = Duration::from_secs(5);
+
+/// How long before it counts as dead.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 const USAGE: &str = "usage: cargo xtask testbed up|down|status [incus6]
 
@@ -40,7 +46,7 @@ pub fn main<S: AsRef<str>>(args: &[S]) -> ExitCode {
     let result = match args.as_slice() {
         ["up"] | ["up", "incus6"] => up(&place).map(|()| println!("{place}")),
         ["down"] | ["down", "incus6"] => down(&place),
-        ["status"] | ["status", "incus6"] => match is_up(&place) {
+        ["status"] | ["status", "incus6"] => match is_up(&place, GLANCE) {
             true => {
                 println!("{place}");
                 Ok(())
@@ -70,7 +76,7 @@ pub fn main<S: AsRef<str>>(args: &[S]) -> ExitCode {
 /// # Errors
 /// When not root, or a stage fails; the message says which, and what the server logged.
 pub fn up(place: &Place) -> Result<()> {
-    if is_up(place) {
+    if is_up(place, GLANCE) {
         return Ok(());
     }
     if !nix::unistd::geteuid().is_root() {
@@ -81,7 +87,7 @@ pub fn up(place: &Place) -> Result<()> {
     }
     let _setup = lock::setup(place)?;
     // Whoever held the lock may have done it.
-    if is_up(place) {
+    if is_up(place, PATIENCE) {
         return Ok(());
     }
     let begin = Instant::now();
@@ -119,10 +125,9 @@ pub fn down(place: &Place) -> Result<()> {
     server::remove(place)
 }
 
-/// Whether the bed is complete and answers.
-#[must_use]
-pub fn is_up(place: &Place) -> bool {
-    place.is_stamped() && server::is_healthy(place)
+/// Whether the bed is complete and answers in time.
+fn is_up(place: &Place, patience: Duration) -> bool {
+    place.is_stamped() && server::is_healthy(place, patience)
 }
 
 fn fill(place: &Place) -> Result<()> {

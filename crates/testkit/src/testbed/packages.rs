@@ -11,7 +11,7 @@ use super::sources::{self, SourceFile};
 use crate::run;
 
 /// A program and the Debian package it comes in.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("incus", "incus-client"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -23,6 +23,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("setsid", "util-linux"),
     ("tar", "tar"),
     ("gzip", "gzip"),
+    ("cc", "gcc"),
 ];
 
 /// Where packages put the Incus daemon: Debian and Ubuntu, then others.
@@ -90,7 +91,20 @@ fn missing() -> Vec<&'static str> {
             missing.push(package);
         }
     }
+    if !has_static_libc() {
+        missing.push("libc6-dev");
+    }
     missing
+}
+
+/// Whether programs can be linked statically: the C library's archive is where `cc` looks.
+fn has_static_libc() -> bool {
+    let dirs = [
+        format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH),
+        "/usr/lib".to_owned(),
+        "/usr/lib64".to_owned(),
+    ];
+    dirs.iter().any(|dir| Path::new(dir).join("libc.a").is_file())
 }
 
 fn find(program: &str) -> Option<PathBuf> {

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ use crate::{Api, run};
 
 /// How long a new daemon may take to answer; 0.5 s where nothing else runs.
 const START: Duration = Duration::from_secs(60);
+
+/// How long an old daemon may take to answer here; its callers have been patient already.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// How long its parts may take to end when told to.
 const END: Duration = Duration::from_secs(10);
@@ -42,8 +45,8 @@ exec \"$@\"
 ";
 
 /// Whether the daemon answers, and lives in the bed's namespace.
-pub(super) fn is_healthy(place: &Place) -> bool {
-    let answer = Api::new(&place.socket()).call("GET", "/1.0", None, Duration::from_secs(3));
+pub(super) fn is_healthy(place: &Place, patience: Duration) -> bool {
+    let answer = Api::new(&place.socket()).call("GET", "/1.0", None, patience);
     let Ok(answer) = answer else { return false };
     let Some(pid) = answer.body["metadata"]["environment"]["server_pid"].as_i64() else { return false };
     let inode = |path: &Path| fs::metadata(path).map(|meta| meta.ino()).ok();
@@ -54,7 +57,7 @@ pub(super) fn is_healthy(place: &Place) -> bool {
 /// Starts the daemon, or finds it healthy. One that is not is ended first; containers of it that
 /// still run are taken over by the new one.
 pub(super) fn start(place: &Place) -> Result<()> {
-    if is_healthy(place) {
+    if is_healthy(place, ANSWER) {
         return Ok(());
     }
     let stale = processes(place, Part::Daemon);
@@ -71,7 +74,7 @@ pub(super) fn start(place: &Place) -> Result<()> {
     write_own_files(place)?;
     let mut child = spawn(place)?;
     let begin = Instant::now();
-    while !is_healthy(place) {
+    while !is_healthy(place, ANSWER) {
         if let Some(status) = child.try_wait().context("cannot watch the daemon")? {
             bail!("the daemon ended with {status}: {}", last_lines(place));
         }
@@ -88,6 +91,7 @@ pub(super) fn start(place: &Place) -> Result<()> {
 /// a failure and reports the first one.
 pub(super) fn remove(place: &Place) -> Result<()> {
     let _ = fs::remove_file(place.own_dir.join("stamp"));
+    let containers = container_names(place);
     // The daemon is alive meanwhile: the monitors call it when their containers stop.
     end_containers(place);
     end(&processes(place, Part::Daemon), Signal::SIGTERM);
@@ -95,6 +99,8 @@ pub(super) fn remove(place: &Place) -> Result<()> {
     for part in [Part::Daemon, Part::Monitor, Part::Helper] {
         end(&processes(place, part), Signal::SIGKILL);
     }
+    wait_for_end(place, &[Part::Daemon, Part::Monitor, Part::Helper], END);
+    containers.iter().for_each(|name| remove_cgroups(name));
     let mut results = Vec::new();
     if place.netns_path().exists() {
         // What is left in the bed's own namespace is the bed's: nobody uses it.
@@ -172,6 +178,43 @@ fn end_containers(place: &Place) {
     }
     wait_for_end(place, &[Part::Monitor], END);
     end(&processes(place, Part::Monitor), Signal::SIGKILL);
+}
+
+/// Names as LXC knows them: `project_name` outside of the default project.
+fn container_names(place: &Place) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(place.dir.join("containers")) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
+/// Removes what a monitor that was killed left in the cgroup trees, of either version. A cgroup with
+/// a process in it belongs to another server's container of that name.
+fn remove_cgroups(container: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let controllers = fs::read_dir(root).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    for tree in controllers.chain([root.to_owned()]) {
+        for part in ["payload", "monitor"] {
+            let cgroup = tree.join(format!("lxc.{part}.{container}"));
+            if cgroup.is_dir() && is_empty(&cgroup) {
+                remove_tree(&cgroup);
+            }
+        }
+    }
+}
+
+fn subfolders(cgroup: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(cgroup).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect()
+}
+
+fn is_empty(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty())
+        && subfolders(cgroup).iter().all(|path| is_empty(path))
+}
+
+fn remove_tree(cgroup: &Path) {
+    subfolders(cgroup).iter().for_each(|path| remove_tree(path));
+    // A cgroup's files go with it; what is busy stays.
+    let _ = fs::remove_dir(cgroup);
 }
 
 fn end(pids: &[i32], signal: Signal) {

@@ -23,13 +23,16 @@ pub(super) fn apply(place: &Place) -> Result<()> {
     let pool = json!({"name": "default", "driver": "dir"});
     make("storage pool", "/1.0/storage-pools", "default", &pool)?;
     make("network", "/1.0/networks", "br0", &network(place))?;
-    let profile = json!({"devices": {
+    let devices = json!({
         "root": {"type": "disk", "path": "/", "pool": "default"},
         "eth0": {"type": "nic", "network": "br0", "name": "eth0"},
-    }});
-    incus
-        .change("PATCH", "/1.0/profiles/default", Some(&profile))
-        .context("cannot change the default profile")?;
+    });
+    let profile = "/1.0/profiles/default";
+    // A change, even to the same, touches every container.
+    if incus.get(profile)?["devices"] != devices {
+        let change = json!({"devices": devices});
+        incus.change("PATCH", profile, Some(&change)).context("cannot change the default profile")?;
+    }
     if incus.find(&format!("/1.0/images/aliases/{IMAGE}"))?.is_none() {
         let archive = image::build(&place.own_dir)?;
         let mut import = Command::new("incus");
