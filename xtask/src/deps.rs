@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("relay", &["model", "proto", "config", "sys"]),
     ("daemon", &["model", "proto", "config", "control", "sys", "incus", "relay"]),
     ("portway", &["model", "proto", "config", "control", "sys", "incus", "relay", "daemon"]),
-    ("testkit", &["model", "proto", "config", "control", "sys", "incus"]),
+    ("testkit", &[]),
     ("xtask", &["model", "config", "testkit"]),
 ];
 

@@ -26,6 +26,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   test [--quick]      install what the tests need, then check and test everything
                       --quick: without the tests that need an Incus server
+  testbed up|down|status [incus6]
+                      a real Incus server in a network namespace of its own, for the tests
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)
   sizes               lines per file, and the reasons for what is over the limit
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let command = match args.as_slice() {
+        ["testbed", rest @ ..] => return portway_testkit::testbed::main(rest),
         ["test"] => Command::Test { quick: false },
         ["test", "--quick"] => Command::Test { quick: true },
         ["deps"] => Command::Deps,

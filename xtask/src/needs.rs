@@ -11,14 +11,12 @@ struct Need {
     package: &'static str,
     /// What does not run without it.
     used_for: &'static str,
-    /// Only with an Incus server.
-    incus_only: bool,
 }
 
+/// What the namespace tests call. What an Incus server needs, the test bed installs.
 const NEEDS: &[Need] = &[
-    Need { program: "ip", package: "iproute2", used_for: "network namespaces and links", incus_only: false },
-    Need { program: "nft", package: "nftables", used_for: "tests that drop packets", incus_only: false },
-    Need { program: "busybox", package: "busybox-static", used_for: "the container image", incus_only: true },
+    Need { program: "ip", package: "iproute2", used_for: "network namespaces and links" },
+    Need { program: "nft", package: "nftables", used_for: "tests that drop packets" },
 ];
 
 /// Whether tests that would skip themselves must fail.
@@ -36,27 +34,24 @@ pub(crate) fn is_root() -> bool {
 /// # Errors
 /// As root: when apt cannot install it. Otherwise: when something is missing and `PORTWAY_TESTS`
 /// is `require`.
-pub(crate) fn provide(quick: bool) -> anyhow::Result<()> {
-    let wanted = || NEEDS.iter().filter(|need| !(quick && need.incus_only));
-    let missing: Vec<&Need> = wanted().filter(|need| !is_installed(need)).collect();
+pub(crate) fn provide() -> anyhow::Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_installed(need)).collect();
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     if is_root() {
-        let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
-        install(&packages)?;
-        return Ok(());
+        return install(&packages);
     }
     for need in &missing {
         println!("missing: {} (package {}), for {}", need.program, need.package, need.used_for);
     }
-    if !missing.is_empty() {
-        let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    if !packages.is_empty() {
         println!("install with: apt-get install {}", packages.join(" "));
     }
-    println!("not root: tests that need it or an Incus server skip themselves; run as root for all of them");
     if !user_namespaces_work() {
-        println!(
-            "missing: unprivileged user namespaces (kernel.unprivileged_userns_clone, user.max_user_namespaces)"
-        );
+        println!("missing: unprivileged user namespaces (kernel.unprivileged_userns_clone=1,");
+        println!("user.max_user_namespaces > 0): tests that make one skip themselves, and the demo fails");
     }
+    println!("missing: root, for the tests in real network namespaces and with an Incus server:");
+    println!("they skip themselves; `sudo cargo xtask test` runs everything");
     if strict() {
         bail!("PORTWAY_TESTS=require needs root");
     }
@@ -96,6 +91,8 @@ fn install(packages: &[&str]) -> anyhow::Result<()> {
 
 fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = Command::new("apt-get");
+    // Another apt may be at work on a machine that has just started.
+    command.args(["-o", "DPkg::Lock::Timeout=300"]);
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     let output = command.output().context("cannot run apt-get; install the packages by hand")?;
     if !output.status.success() {

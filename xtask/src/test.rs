@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
+use portway_testkit::testbed::{self, Place};
 
 use crate::steps::{Steps, run as run_command};
 use crate::workspace::{Workspace, cargo};
@@ -20,7 +21,7 @@ use crate::{deps, docs, licences, man, needs, sizes};
 /// When a step failed.
 pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
     let mut steps = Steps::new();
-    steps.run("needs", || needs::provide(quick));
+    steps.run("needs", needs::provide);
     steps.run("fmt", || run_command(&mut in_root(workspace, &["fmt", "--all", "--check"])));
     steps.run("deps", || deps::check(workspace));
     steps.run("licences", || licences::check(workspace));
@@ -28,13 +29,20 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
     steps.run("clippy", || run_command(&mut clippy(workspace)));
     steps.run("rustdoc", || run_command(&mut rustdoc(workspace)));
     if steps.run("build", || run_command(&mut build(workspace))) {
+        if quick {
+            steps.leave("testbed", "--quick");
+        } else if needs::is_root() {
+            steps.run("testbed", || testbed::up(&Place::incus6()));
+        } else {
+            steps.leave("testbed", "not root");
+        }
         steps.run("tests", || run_command(&mut tests(workspace, quick)));
         steps.run("doc tests", || run_command(&mut doc_tests(workspace)));
         steps.run("demo", || demo(&workspace.release_binary()));
         steps.run("man", || man::generate(&workspace.release_binary(), &workspace.target().join("man")));
         steps.run("docs", || docs::check(workspace, &workspace.release_binary()));
     } else {
-        for name in ["tests", "doc tests", "demo", "man", "docs"] {
+        for name in ["testbed", "tests", "doc tests", "demo", "man", "docs"] {
             steps.leave(name, "the build failed");
         }
     }
