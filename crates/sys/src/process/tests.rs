@@ -76,7 +76,7 @@ fn a_role_gets_what_it_is_given_and_nothing_else() {
     let file = |name: &str| File::create(dir.path().join(name)).unwrap();
     // Descriptors that are not close-on-exec, low and high, must not leak.
     let leak = rustix::io::dup(file("leak")).unwrap();
-    let (mut from, to) = std::io::pipe().unwrap();
+    let (mut from, to) = io::pipe().unwrap();
     // In an order that overwrites a source unless they are moved away first.
     let mut fds = vec![OwnedFd::from(file("b")), OwnedFd::from(file("a")), to.into()];
     fds.rotate_right(1);
@@ -133,7 +133,7 @@ fn many_threads_start_roles_at_once() {
         .map(|_| {
             std::thread::spawn(|| {
                 for _ in 0..5 {
-                    let (mut from, to) = std::io::pipe().unwrap();
+                    let (mut from, to) = io::pipe().unwrap();
                     let child = start("describe", vec![to.into()]);
                     let mut text = String::new();
                     from.read_to_string(&mut text).unwrap();
@@ -150,7 +150,7 @@ fn many_threads_start_roles_at_once() {
 
 #[test]
 fn handed_over_descriptors_are_closed_here() {
-    let (mut from, to) = std::io::pipe().unwrap();
+    let (mut from, to) = io::pipe().unwrap();
     let number = to.as_raw_fd();
     let child = start("fail", vec![to.into()]);
     assert_eq!(from.read(&mut [0]).unwrap(), 0, "only the role had it");
@@ -180,10 +180,7 @@ fn errors_of_the_child_reach_the_caller() {
         let long = "x".repeat(1 << 20);
         let error = spawn_role(&[&long], vec![], vec![]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::E2BIG));
-        assert_eq!(
-            rustix::process::wait(rustix::process::WaitOptions::NOHANG).unwrap_err(),
-            rustix::io::Errno::CHILD
-        );
+        assert_eq!(rustix::process::wait(WaitOptions::NOHANG).unwrap_err(), rustix::io::Errno::CHILD);
     });
 }
 

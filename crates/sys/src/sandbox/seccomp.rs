@@ -187,3 +187,6 @@ fn rules_for(when: When, own_pid: u32) -> Result<Vec<SeccompRule>, seccompiler::
         When::OwnPid(argument) => Ok(vec![rule(argument, SeccompCmpOp::Eq, own_pid)?]),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ fn open_count() -> usize {
 #[test]
 fn packets_arrive_whole_with_their_descriptors() {
     let (one, two) = Channel::pair().unwrap();
-    let (mut end, file) = std::io::pipe().unwrap();
+    let (mut end, file) = io::pipe().unwrap();
     let mut packet = vec![1; 3];
     for (length, count) in [(1, 0), (64 * 1024, 1), (MAX_PACKET_BYTES, MAX_FDS), (1, MAX_FDS), (5, 0)] {
         let sent: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect();
@@ -50,7 +50,7 @@ fn packets_out_of_bounds_are_not_sent() {
 #[test]
 fn a_packet_that_is_too_long_is_consumed_and_its_descriptors_closed() {
     let (one, two) = Channel::pair().unwrap();
-    let (mut end, file) = std::io::pipe().unwrap();
+    let (mut end, file) = io::pipe().unwrap();
     sockopt::set_socket_send_buffer_size(&one, 4 * MAX_PACKET_BYTES).unwrap();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -72,21 +72,13 @@ fn the_map_of_another_namespace() {
         return;
     }
     let (mut ready, to_parent) = io::pipe().unwrap();
-    let child = std::thread::spawn(move || {
-        testing::in_child(Some(NOBODY), || {
-            unshare_as_root(false, false).unwrap();
-            io::Write::write_all(&mut &to_parent, &std::process::id().to_ne_bytes()).unwrap();
-            std::thread::sleep(std::time::Duration::from_secs(1000));
-        })
+    let child = testing::Forked::new(Some(NOBODY), || {
+        unshare_as_root(false, false).unwrap();
+        io::Write::write_all(&mut &to_parent, b"!").unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(1000));
     });
-    let mut pid = [0; 4];
-    io::Read::read_exact(&mut ready, &mut pid).unwrap();
-    let pid = i32::from_ne_bytes(pid);
-    let map = IdMap::of_pid(pid).unwrap();
+    io::Read::read_exact(&mut ready, &mut [0]).unwrap();
+    let map = IdMap::of_pid(child.pid).unwrap();
     assert_eq!((map.uids.to_host(0), map.uids.to_host(1)), (Some(NOBODY), None));
     assert_eq!((map.gids.to_inside(NOBODY), map.gids.to_inside(0)), (Some(0), None));
-    let pidfd = crate::pidfd::open(pid).unwrap();
-    crate::pidfd::send_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL).unwrap();
-    let (status, message) = child.join().unwrap();
-    assert_eq!(status.terminating_signal(), Some(libc::SIGKILL), "{message}");
 }
