@@ -121,8 +121,6 @@ pub(crate) struct Instance {
     unsupported: bool,
     /// The server did not answer the last look.
     unreachable: Option<String>,
-    /// It was looked at since the daemon started.
-    known: bool,
     down_since: Instant,
     looking: bool,
     next_look: Instant,
@@ -153,7 +151,6 @@ impl Instance {
             absence: Some("the instance was not looked at yet".into()),
             unsupported: false,
             unreachable: None,
-            known: false,
             down_since: now,
             looking: false,
             next_look: now,
@@ -272,7 +269,7 @@ impl Instance {
             .find(|(_, serving)| serving.worker.name() == news.worker)
             .map(|(group, _)| *group);
         match news.what {
-            Happened::Ended => self.worker_ended(group, &news.worker),
+            Happened::Ended => self.worker_ended(&news.worker).await,
             Happened::Said(message, descriptors) => {
                 self.worker_said(group, &news.worker, message, descriptors).await
             }
@@ -347,8 +344,12 @@ impl Instance {
         self.hand_over_orphans(&name).await;
     }
 
-    fn worker_ended(&mut self, group: Option<Group>, worker: &str) {
-        match group {
+    async fn worker_ended(&mut self, worker: &str) {
+        if self.run.as_ref().is_some_and(|run| !run.alive()) {
+            // The instance took its worker along, and this news came first.
+            self.on_death().await;
+        }
+        match self.group_named(worker) {
             Some(group) => self.lose_worker(group, "the relay worker ended"),
             None => {
                 let gone = self.leaving.iter().position(|one| one.serving.worker.name() == worker);
@@ -357,6 +358,10 @@ impl Instance {
                 }
             }
         }
+    }
+
+    fn group_named(&self, worker: &str) -> Option<Group> {
+        self.workers.iter().find(|(_, serving)| serving.worker.name() == worker).map(|(group, _)| *group)
     }
 
     async fn shut_down(&mut self, ending: Ending) {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use portway_model::DeviceName;
+use portway_model::{Bind, DeviceName};
 use portway_relay::wire::{Identity, Init, Lifetime, PROTOCOL_VERSION, WireDevice};
 use tracing::{info, warn};
 
@@ -93,8 +93,9 @@ impl Instance {
 
     /// Takes note of opened listeners, or of why there are none.
     pub(super) async fn opened(&mut self, name: &DeviceName, result: Result<Listeners, OpenError>) {
+        let on_host = self.devices.get(name).is_some_and(|device| device.spec.bind == Bind::Host);
         let owner = match &result {
-            Err(OpenError::Busy { address }) => self.hub.owner_of(address, &self.device_key(name)),
+            Err(OpenError::Busy { address }) if on_host => self.hub.owner_of(address, &self.device_key(name)),
             _ => None,
         };
         let Some(device) = self.devices.get_mut(name) else { return };

@@ -17,7 +17,8 @@ use crate::state::Change;
 use crate::watched::watched;
 
 /// Looks while an instance has just gone down: events of a restart come only after the new init runs.
-const LOOK_SOON: Duration = Duration::from_millis(20);
+/// The server's answer is never earlier than its event, so this is for events that are lost.
+const LOOK_SOON: Duration = Duration::from_millis(50);
 
 /// Looks while it is down for up to a minute.
 const LOOK_LATER: Duration = Duration::from_millis(250);
@@ -152,9 +153,7 @@ impl Instance {
 
     /// Looks and waits for the answer, unless the instance is known to run.
     pub(super) async fn look_now(&mut self) {
-        let fresh =
-            self.run.as_ref().is_some_and(Run::alive) || (self.known && self.next_look > Instant::now());
-        if !fresh {
+        if !self.run.as_ref().is_some_and(Run::alive) {
             let observation = self.hub.providers.observe(&self.key).await;
             self.absorb(observation).await;
         }
@@ -163,7 +162,6 @@ impl Instance {
     /// Takes in what a look has found.
     pub(super) async fn absorb(&mut self, observation: Observation) {
         self.looking = false;
-        self.known = true;
         self.unreachable = None;
         self.unsupported = false;
         if observation.uuid.is_some() {
@@ -262,7 +260,7 @@ impl Instance {
         for device in self.devices.values_mut() {
             device.forget_setbacks();
             device.held_until = None;
-            if device.placed.is_some() {
+            if device.matches(self.key.provider(), self.uuid.as_deref()) {
                 device.hold(now, device.spec.hold);
             }
         }
