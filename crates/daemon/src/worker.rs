@@ -4,34 +4,34 @@
 //! waits for them, everything else to the instance's actor. What a worker says is not trusted: its
 //! pid comes from our own file, its counters are only ever shown.
 
+mod link;
+mod record;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use portway_model::InstanceKey;
 use portway_relay::wire::{
     FromWorker, Init, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker, WireDevice,
 };
-use portway_sys::pidfd;
-use portway_sys::process::{self, Child};
+use portway_sys::process;
 use portway_sys::seqpacket::Channel;
 use portway_sys::shm::CountersView;
-use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use self::link::{ADOPT_TIMEOUT, Link, handshake};
+use self::record::{bury, forget, kill, record, recorded};
+pub(crate) use self::record::{end, instance_of, names};
 use crate::keeper::{receive_packet, send_packet};
 use crate::watched::watched;
 
 /// Longest wait for a worker to start or to answer. A worker that does not answer hangs and is replaced.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Longest wait for an adopted worker's first message and each next one of its table.
-const ADOPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What can fail with a worker.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +54,6 @@ pub(crate) enum WorkerError {
     /// It is full.
     #[error("the relay worker holds {SLOT_COUNT} devices already")]
     Full,
-}
-
-/// What the daemon remembers of a worker beside its socket.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    pid: i32,
-    start_time: u64,
-    instance: String,
 }
 
 /// News of a worker for the instance's actor.
@@ -329,114 +321,6 @@ async fn send(
     })
 }
 
-/// A worker before it is known to serve.
-struct Link {
-    channel: AsyncFd<Channel>,
-    pid: i32,
-    pidfd: OwnedFd,
-}
-
-impl Link {
-    fn new(channel: Channel, pid: i32, pidfd: OwnedFd) -> std::io::Result<Link> {
-        channel.set_nonblocking(true)?;
-        Ok(Link { channel: watched(channel)?, pid, pidfd })
-    }
-
-    async fn send(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) -> Result<(), WorkerError> {
-        send(&self.channel, message, descriptors).await
-    }
-
-    async fn receive(&self, limit: Duration) -> Result<(FromWorker, Vec<OwnedFd>), WorkerError> {
-        let mut packet = Vec::new();
-        let received = timeout(limit, receive_packet(&self.channel, &mut packet)).await;
-        let descriptors = received
-            .map_err(|_| WorkerError::Silent("starting"))?
-            .map_err(WorkerError::Start)?
-            .ok_or(WorkerError::Ended("starting"))?;
-        let message = serde_json::from_slice(&packet)
-            .map_err(|problem| WorkerError::Refused(format!("unreadable message: {problem}")))?;
-        Ok((message, descriptors))
-    }
-
-    async fn ready(
-        &self,
-        limit: Duration,
-    ) -> Result<(portway_relay::wire::Identity, CountersView), WorkerError> {
-        match self.receive(limit).await? {
-            (FromWorker::Ready { identity, .. }, mut descriptors) if descriptors.len() == 1 => {
-                let lines = usize::try_from(SLOT_COUNT).unwrap_or(usize::MAX);
-                let memory = descriptors.remove(0);
-                Ok((identity, CountersView::map(memory.as_fd(), lines).map_err(WorkerError::Start)?))
-            }
-            (FromWorker::Version { version }, _) => Err(WorkerError::Version(version)),
-            (FromWorker::Done { error: Some(reason), .. }, _) => Err(WorkerError::Refused(reason)),
-            _ => Err(WorkerError::Refused("the relay worker began with another message than ready".into())),
-        }
-    }
-
-    async fn table(&self) -> Result<Vec<Found>, WorkerError> {
-        let mut table: Vec<Found> = Vec::new();
-        loop {
-            match self.receive(ADOPT_TIMEOUT).await? {
-                (FromWorker::Entry { slot, device, listen_count, first }, descriptors) => {
-                    if slot.0 >= SLOT_COUNT || listen_count > u32::from(u16::MAX) {
-                        return Err(WorkerError::Refused("the relay worker's table is malformed".into()));
-                    }
-                    if first == 0 {
-                        table.push(Found { slot, device, listeners: descriptors, listen_count });
-                    } else if let Some(found) = table.iter_mut().find(|found| found.slot == slot) {
-                        found.listeners.extend(descriptors);
-                    }
-                }
-                (FromWorker::End, _) => return Ok(table),
-                // Reports may come between; they are repeated when they matter.
-                _ => {}
-            }
-        }
-    }
-
-    fn into_worker(
-        self,
-        dir: &Path,
-        name: String,
-        counters: CountersView,
-        next_slot: u32,
-        sink: Sink,
-    ) -> Worker {
-        let channel = Arc::new(self.channel);
-        let pidfd = Arc::new(self.pidfd);
-        let pending = Pending::default();
-        let reader = tokio::spawn(read(name.clone(), Arc::clone(&channel), Arc::clone(&pending), sink));
-        Worker {
-            name,
-            pid: self.pid,
-            dir: dir.to_path_buf(),
-            channel,
-            pidfd,
-            pending,
-            counters,
-            next_seq: 0,
-            next_slot,
-            reader: reader.abort_handle(),
-        }
-    }
-}
-
-async fn handshake(
-    ours: Channel,
-    child: Child,
-    init: &Init,
-    descriptors: &[OwnedFd],
-) -> Result<(Link, CountersView), (i32, WorkerError)> {
-    let pid = child.pid;
-    let fail = |failure| (pid, failure);
-    let link = Link::new(ours, pid, child.pidfd).map_err(|failure| fail(WorkerError::Start(failure)))?;
-    let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    link.send(&ToWorker::Init(init.clone()), &borrowed).await.map_err(fail)?;
-    let (_, counters) = link.ready(ANSWER_TIMEOUT).await.map_err(fail)?;
-    Ok((link, counters))
-}
-
 /// Reads a worker's channel until it ends. A dead worker's end of the channel is closed by the
 /// kernel, so the end of the channel is the end of the worker.
 async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, sink: Sink) {
@@ -471,80 +355,4 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
     // The actor is gone when the daemon ends.
     let _ = sink.send(News { worker, what: Happened::Ended }).await;
-}
-
-/// Names of the workers that have left files in `dir`.
-pub(crate) fn names(dir: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok()?.strip_suffix(".sock").map(str::to_owned))
-        .filter(|name| name.starts_with('w'))
-        .collect();
-    names.sort();
-    names
-}
-
-/// Instance a worker of an earlier daemon serves; `None` when it was not recorded.
-pub(crate) fn instance_of(dir: &Path, name: &str) -> Option<InstanceKey> {
-    let text = std::fs::read(dir.join(format!("{name}.json"))).ok()?;
-    serde_json::from_slice::<Record>(&text).ok()?.instance.parse().ok()
-}
-
-/// Kills the worker `name` of an earlier daemon and removes its files.
-pub(crate) fn end(dir: &Path, name: &str) {
-    if let Some((_, pidfd)) = recorded(dir, name) {
-        kill(pidfd.as_fd());
-    }
-    forget(dir, name);
-}
-
-fn kill(process: BorrowedFd<'_>) {
-    if !pidfd::exited(process)
-        && let Err(failure) = pidfd::send_signal(process, libc::SIGKILL)
-    {
-        debug!(error = %failure, "worker was gone before it was killed");
-    }
-}
-
-/// Reaps a child once it is dead. Only our own children can be reaped; an adopted worker is init's.
-fn bury(pid: i32, pidfd: Option<OwnedFd>) {
-    let Some(process) = pidfd.or_else(|| pidfd::open(pid).ok()).and_then(|fd| watched(fd).ok()) else {
-        return;
-    };
-    tokio::spawn(async move {
-        let _ = process.readable().await;
-        let _ = process::reap(pid);
-    });
-}
-
-fn record(dir: &Path, name: &str, pid: i32, instance: &str) {
-    let written = pidfd::start_time(pid).and_then(|start_time| {
-        let text = serde_json::to_vec(&Record { pid, start_time, instance: instance.to_owned() })?;
-        std::fs::write(dir.join(format!("{name}.json")), text)
-    });
-    if let Err(failure) = written {
-        warn!(worker = name, error = %failure, "worker not recorded: a later daemon cannot adopt it");
-    }
-}
-
-/// The recorded process of a worker, if it still lives.
-fn recorded(dir: &Path, name: &str) -> Option<(i32, OwnedFd)> {
-    let text = std::fs::read(dir.join(format!("{name}.json"))).ok()?;
-    let record: Record = serde_json::from_slice(&text).ok()?;
-    let descriptor = pidfd::open(record.pid).ok()?;
-    let same = pidfd::start_time(record.pid).is_ok_and(|start_time| start_time == record.start_time);
-    (same && !pidfd::exited(descriptor.as_fd())).then_some((record.pid, descriptor))
-}
-
-fn forget(dir: &Path, name: &str) {
-    for suffix in ["sock", "json"] {
-        let path = dir.join(format!("{name}.{suffix}"));
-        match std::fs::remove_file(&path) {
-            Err(failure) if failure.kind() != std::io::ErrorKind::NotFound => {
-                warn!(path = %path.display(), error = %failure, "worker file not removed");
-            }
-            _ => {}
-        }
-    }
 }
