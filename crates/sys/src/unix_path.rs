@@ -13,7 +13,7 @@ use crate::text::ProcPath;
 mod bind;
 mod resolve;
 
-pub use resolve::{host_root, open_parent, open_root, open_target_parent, resolve_in_root};
+pub use resolve::{host_root, jail, open_parent, open_root, open_target_parent, resolve_in_root};
 
 /// A path below a root directory.
 #[derive(Debug)]

@@ -22,6 +22,8 @@ pub enum When {
     Without(u8, u32),
     /// The argument is the worker's own pid.
     OwnPid(u8),
+    /// Both hold.
+    Both(&'static When, &'static When),
 }
 
 /// A system call that a worker may make.
@@ -47,6 +49,10 @@ const fn only(name: &'static str, number: c_long, when: When, why: &'static str)
 
 /// `O_RDONLY`: no bit that writes or creates.
 const READ_ONLY: u32 = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND).cast_unsigned();
+
+/// Opening below a descriptor is for openat2, whose paths are those of the instance.
+const OPEN_BY_PATH: When =
+    When::Both(&When::OneOf(0, &[libc::AT_FDCWD.cast_unsigned()]), &When::Without(2, READ_ONLY));
 
 const NOT_EXECUTABLE: u32 = libc::PROT_EXEC.cast_unsigned();
 
@@ -80,7 +86,7 @@ const COMMON: &[Allowed] = &[
     any("pipe2", libc::SYS_pipe2, "pipes for splice"),
     only("fcntl", libc::SYS_fcntl, When::OneOf(1, FCNTLS), "pipe sizes, descriptor flags, the reserve descriptor"),
     only("ioctl", libc::SYS_ioctl, When::OneOf(1, IOCTLS), "queue lengths, non-blocking mode"),
-    only("openat", libc::SYS_openat, When::Without(2, READ_ONLY), "reads /proc/PID/stat: is the instance dying"),
+    only("openat", libc::SYS_openat, OPEN_BY_PATH, "reads /proc/PID/stat: is the instance dying"),
     any("openat2", libc::SYS_openat2, "finds unix sockets below the instance's root"),
     any("fstat", libc::SYS_fstat, "kind of a descriptor that a peer passes"),
     any("newfstatat", libc::SYS_newfstatat, "as fstat, in newer C libraries"),
@@ -172,19 +178,26 @@ fn compile(own_pid: u32) -> Result<BpfProgram, seccompiler::BackendError> {
 
 /// One rule per way to pass; none means any arguments.
 fn rules_for(when: When, own_pid: u32) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    let rule = |argument, op, value: u32| {
-        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, u64::from(value))?;
-        SeccompRule::new(vec![condition])
+    ways(when, own_pid)?.into_iter().filter(|way| !way.is_empty()).map(SeccompRule::new).collect()
+}
+
+/// The ways to pass, each a list of conditions that all have to hold.
+fn ways(when: When, own_pid: u32) -> Result<Vec<Vec<SeccompCondition>>, seccompiler::BackendError> {
+    let way = |argument, op, value: u32| {
+        Ok(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, u64::from(value))?])
     };
     match when {
-        When::Always => Ok(Vec::new()),
+        When::Always => Ok(vec![Vec::new()]),
         When::OneOf(argument, values) => {
-            values.iter().map(|value| rule(argument, SeccompCmpOp::Eq, *value)).collect()
+            values.iter().map(|value| way(argument, SeccompCmpOp::Eq, *value)).collect()
         }
-        When::Without(argument, bits) => {
-            Ok(vec![rule(argument, SeccompCmpOp::MaskedEq(u64::from(bits)), 0)?])
+        When::Without(argument, bits) => Ok(vec![way(argument, SeccompCmpOp::MaskedEq(u64::from(bits)), 0)?]),
+        When::OwnPid(argument) => Ok(vec![way(argument, SeccompCmpOp::Eq, own_pid)?]),
+        When::Both(one, two) => {
+            let two = ways(*two, own_pid)?;
+            let one = ways(*one, own_pid)?;
+            Ok(one.iter().flat_map(|one| two.iter().map(|two| [one.as_slice(), two].concat())).collect())
         }
-        When::OwnPid(argument) => Ok(vec![rule(argument, SeccompCmpOp::Eq, own_pid)?]),
     }
 }
 

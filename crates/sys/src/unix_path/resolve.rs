@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
 
 use super::no_last_component;
 use crate::text::ProcPath;
@@ -80,6 +81,19 @@ pub fn open_target_parent(root: BorrowedFd<'_>, path: &Path) -> io::Result<(Owne
         };
     }
     Err(Errno::LOOP.into())
+}
+
+/// Turns the directory `dir` into one that `..` does not lead out of: a detached mount of it. What is mounted
+/// below it is not visible there; what is created in it later is. For the folders that a worker is given
+/// ([`Base::Parent`](super::Base::Parent)): a descriptor of a directory is otherwise a way to everything above it, whatever
+/// the root directory of the process is. Needs `CAP_SYS_ADMIN`. As any descriptor, it keeps the file system busy.
+///
+/// # Errors
+/// `PermissionDenied` without the capability; those of open_tree(2).
+pub fn jail(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(rustix::mount::open_tree(dir, c"", flags)?)
 }
 
 /// Folder and last component. A path that ends in `..` has none; one that ends in `/` or `/.` has, as with mkdir(1).

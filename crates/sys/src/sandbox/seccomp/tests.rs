@@ -209,8 +209,9 @@ fn everything_else_kills() {
         ("a netlink socket", libc::SYS_socket, [16, 3, 0, 0]),
         ("a packet socket", libc::SYS_socket, [17, 3, 0, 0]),
         ("a vsock socket", libc::SYS_socket, [40, 1, 0, 0]),
-        ("opening for writing", libc::SYS_openat, [-1, 0, 1, 0]),
-        ("creating", libc::SYS_openat, [-1, 0, 0o100, 0]),
+        ("opening for writing", libc::SYS_openat, [-100, 0, 1, 0]),
+        ("creating", libc::SYS_openat, [-100, 0, 0o100, 0]),
+        ("opening below a descriptor", libc::SYS_openat, [3, 0, 0, 0]),
         ("executable memory", libc::SYS_mmap, [0, 4096, 5, 0x22]),
         ("memory made executable", libc::SYS_mprotect, [0, 0, 4, 0]),
         ("signals by fcntl", libc::SYS_fcntl, [0, 8, 1, 0]),
@@ -235,6 +236,7 @@ fn every_allowed_call_passes() {
         match call.when {
             When::Always | When::Without(..) => {}
             When::OneOf(index, values) => arguments[usize::from(index)] = values[0].into(),
+            When::Both(..) => arguments[0] = libc::AT_FDCWD.into(),
             When::OwnPid(_) => continue,
         }
         let [a, b, c, d, e, f] = arguments;
