@@ -1,2 +1,93 @@
-//! portway
-fn main() {}
+//! The one binary: arguments to a role, or to a request on the control socket, or to text.
+
+mod cli;
+mod completion;
+mod demo;
+mod device;
+mod doctor;
+mod events;
+mod failure;
+mod man;
+mod output;
+mod progress;
+mod service;
+mod session;
+mod status;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use cli::{Cli, Command};
+use failure::Outcome;
+use output::Out;
+
+fn main() -> ExitCode {
+    // Roles first: they run before any thread, and what they may be told is not for people.
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|text| text.to_string_lossy().into_owned()).collect();
+    if let Some((role, rest)) = arguments.split_first()
+        && let Some(code) = role_of(role, rest)
+    {
+        return code;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return say(&error),
+    };
+    match dispatch(&cli.command) {
+        Ok(code) => code,
+        Err(stop) => stop.report(),
+    }
+}
+
+/// Runs a hidden role. `None`: not one of them.
+fn role_of(role: &str, arguments: &[String]) -> Option<ExitCode> {
+    match role {
+        "worker" => Some(ExitCode::FAILURE),
+        "keeper" => Some(ExitCode::FAILURE),
+        demo::INSIDE_ROLE => Some(demo::inside(arguments)),
+        demo::INSTANCE_ROLE => Some(demo::instance()),
+        doctor::USERNS_ROLE => Some(doctor::try_userns()),
+        _ => None,
+    }
+}
+
+fn dispatch(command: &Command) -> Outcome<ExitCode> {
+    let done = match command {
+        Command::Demo(args) => return demo::run(args),
+        Command::Proxy(args) => service::proxy(args),
+        Command::Daemon(args) => service::daemon(args),
+        Command::Device(command) => device::run(command),
+        Command::Status(args) => status::run(args),
+        Command::Events(args) => events::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completion(args) => completion::run(args),
+        Command::Man(args) => man::run(args),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Prints what clap has to say: help and version on standard output; what is wrong with the arguments as any
+/// other failure, on one line with a hint.
+fn say(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let mut out = Out::new();
+            let text = if out.look.colour { text.ansi().to_string() } else { text.to_string() };
+            match out.line(text.trim_end()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(stop) => stop.report(),
+            }
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nothing is left to do when standard error cannot be written.
+            let _unheard = writeln!(std::io::stderr(), "{}", text.to_string().trim_end());
+            ExitCode::from(2)
+        }
+        _ => failure::of_arguments(&text.to_string()).report(),
+    }
+}

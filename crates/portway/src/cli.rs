@@ -1,0 +1,309 @@
+//! The command line: words, arguments, help. What they mean is decided in the commands' own files.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::output::Format;
+
+pub(crate) mod keys;
+pub(crate) mod notes;
+pub(crate) mod target;
+
+/// Every way in and out of a Linux instance
+///
+/// Portway publishes ports and sockets of Incus containers, or of any network namespace, on the host, and those of
+/// the host inside an instance: tcp, udp and unix, in every pairing.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portway",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    infer_long_args = false,
+    after_long_help = notes::after_help()
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show it working in two throw-away namespaces
+    ///
+    /// Makes two network namespaces that vanish again, runs a daemon in the first one, publishes a tcp, a udp and
+    /// a unix service of the second one, and shows the traffic. Needs no root and touches nothing on this host.
+    Demo(DemoArgs),
+    /// Run one device in the foreground, without a daemon
+    ///
+    /// Prints `ready` once it listens. SIGTERM closes the port and lets open connections finish.
+    #[command(override_usage = "portway proxy [OPTIONS] [INSTANCE] key=value ...", after_help = KEYS_SEE)]
+    Proxy(ProxyArgs),
+    /// Run the daemon
+    ///
+    /// SIGHUP reads the settings again. SIGTERM ends the daemon and leaves every port open: relay workers keep
+    /// the connections, and the next daemon takes them over.
+    Daemon(DaemonArgs),
+    /// Add, change and list devices
+    #[command(subcommand, arg_required_else_help = true)]
+    Device(DeviceCommand),
+    /// Show the daemon, the servers it follows and its workers
+    Status(StatusArgs),
+    /// Follow what changes
+    Events(EventsArgs),
+    /// Check this host and say how to mend what is missing
+    ///
+    /// Exits with 1 when a check fails; warnings do not count.
+    Doctor(DoctorArgs),
+    /// Print a completion script for a shell
+    ///
+    /// For bash: `portway completion bash > /usr/share/bash-completion/completions/portway`
+    Completion(CompletionArgs),
+    /// Write the manual pages into a folder
+    Man(ManArgs),
+}
+
+/// `portway device`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// Add a device to an instance
+    ///
+    /// Arguments stand in the order of `incus config device add`; the word `proxy` may be left out. Returns once
+    /// the device works, or fails and leaves nothing behind. For an instance that is stopped or does not exist
+    /// yet it succeeds, and the device waits.
+    #[command(
+        override_usage = "portway device add [OPTIONS] INSTANCE DEVICE [proxy] key=value ...",
+        after_help = keys::help()
+    )]
+    Add(AddArgs),
+    /// Change keys of a device
+    ///
+    /// Changing only the target keeps the listener and the live connections.
+    #[command(override_usage = "portway device set [OPTIONS] INSTANCE DEVICE key=value ...", after_help = KEYS_SEE)]
+    Set(SetArgs),
+    /// Put keys of a device back to their defaults
+    Unset(UnsetArgs),
+    /// Remove devices from an instance
+    #[command(visible_alias = "rm")]
+    Remove(RemoveArgs),
+    /// Give a device another name; its connections live on
+    #[command(visible_alias = "mv")]
+    Rename(RenameArgs),
+    /// Show one device, or all of an instance, in full
+    Show(ShowArgs),
+    /// List devices with their state
+    ///
+    /// Columns: connections as now/total, bytes as payload from the client (IN) and to the client (OUT). JSON
+    /// and CSV give plain numbers; YAML gives the keys alone.
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Give a re-created instance the devices of its namesake
+    ///
+    /// A device belongs to the instance it was added to. After that one was deleted, a new instance of the same
+    /// name does not get its devices unless told so here (or by `follow=name`).
+    Adopt(AdoptArgs),
+}
+
+const KEYS_SEE: &str = "The keys are listed by `portway device add --help`.";
+
+/// Which instance.
+#[derive(Debug, Args)]
+pub(crate) struct InstanceArg {
+    /// [PROVIDER:][PROJECT/]NAME
+    #[arg(value_name = "INSTANCE")]
+    pub(crate) instance: String,
+    #[command(flatten)]
+    pub(crate) project: ProjectArg,
+}
+
+/// `--project`.
+#[derive(Debug, Args)]
+pub(crate) struct ProjectArg {
+    /// Project of the instance, when it does not stand before the name
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct FormatArg {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = false)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Run it through once, check what came back, and exit
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// [INSTANCE] key=value ...; without INSTANCE both sides are this host
+    #[arg(value_name = "ARGUMENT", required = true)]
+    pub(crate) arguments: Vec<String>,
+    #[command(flatten)]
+    pub(crate) project: ProjectArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DaemonArgs {
+    /// End every worker and rule that a daemon left behind, and exit
+    #[arg(long)]
+    pub(crate) purge: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    /// Name of the new device
+    #[arg(value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// [proxy] key=value ...
+    #[arg(value_name = "key=value", required = true)]
+    pub(crate) pairs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    /// Name of the device
+    #[arg(value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// key=value ...; one key may also be written `key value`
+    #[arg(value_name = "key=value", required = true)]
+    pub(crate) pairs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnsetArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    /// Name of the device
+    #[arg(value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// Keys
+    #[arg(value_name = "KEY", required = true)]
+    pub(crate) keys: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    /// Names of the devices
+    #[arg(value_name = "DEVICE", required = true)]
+    pub(crate) devices: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenameArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    /// Name of the device
+    #[arg(value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// Its new name
+    #[arg(value_name = "NEW")]
+    pub(crate) new: String,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    /// Name of the device; all of the instance when left out
+    #[arg(value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only the devices of this instance: [PROVIDER:][PROJECT/]NAME
+    #[arg(value_name = "INSTANCE")]
+    pub(crate) instance: Option<String>,
+    /// Project of the instance; alone, all instances of that project
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only what concerns this instance: [PROVIDER:][PROJECT/]NAME
+    #[arg(value_name = "INSTANCE")]
+    pub(crate) instance: Option<String>,
+    #[command(flatten)]
+    pub(crate) project: ProjectArg,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+/// Shells we write completions for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Shell {
+    /// GNU bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// Which shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Where to; made when it is not there
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+/// The whole command line, for completions and manual pages.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}

@@ -1,0 +1,64 @@
+//! What help and manual pages say beside the arguments.
+
+use std::fmt::Write as _;
+
+/// A word and what it means.
+pub(crate) type Note = (&'static str, &'static str);
+
+/// How instances are written.
+pub(crate) const INSTANCES: [Note; 4] = [
+    ("c1, dev/c1", "an Incus container, in a project"),
+    ("incus:dev/c1", "the same, saying whose"),
+    ("netns:blue", "the network namespace /run/netns/blue"),
+    ("netns:/proc/7/ns/net", "the one at this path"),
+];
+
+/// Exit codes.
+pub(crate) const EXIT_CODES: [Note; 5] = [
+    ("0", "done"),
+    ("1", "refused or failed"),
+    ("2", "malformed arguments or settings"),
+    ("3", "daemon or server not reachable"),
+    ("4", "no such instance or device"),
+];
+
+/// Variables.
+pub(crate) const ENVIRONMENT: [Note; 3] = [
+    ("PORTWAY_DIR", "folder for everything the daemon keeps, instead of /etc, /run and /var"),
+    ("INCUS_SOCKET, INCUS_DIR", "where Incus is"),
+    ("NO_COLOR", "no colours"),
+];
+
+/// Files.
+pub(crate) const FILES: [Note; 3] = [
+    ("/etc/portway/portway.toml", "settings of the daemon; optional"),
+    ("/run/portway/portway.sock", "control socket, for root and the group portway"),
+    ("/var/lib/portway/state.json", "the devices, as they are wanted"),
+];
+
+/// Examples of `device add`.
+pub(crate) const ADD_EXAMPLES: [&str; 3] = [
+    "portway device add c1 web listen=tcp:0.0.0.0:8080 connect=tcp:127.0.0.1:80",
+    "portway device add c1 dns proxy listen=udp:[::]:53 connect=udp:127.0.0.1:53",
+    "portway device add c1 agent bind=instance listen=unix:/run/agent.sock connect=unix:/run/a.sock",
+];
+
+/// Below the long help of the program.
+pub(crate) fn after_help() -> String {
+    let sections: [(&str, &[Note]); 3] = [
+        ("Instances are written [PROVIDER:][PROJECT/]NAME", &INSTANCES),
+        ("Exit codes", &EXIT_CODES),
+        ("Environment", &ENVIRONMENT),
+    ];
+    sections.map(|(title, notes)| section(title, notes)).join("\n\n")
+}
+
+fn section(title: &str, notes: &[Note]) -> String {
+    let width = notes.iter().map(|(word, _)| word.len()).max().unwrap_or(0);
+    let mut text = format!("{title}:");
+    for (word, meaning) in notes {
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "\n  {word:<width$}  {meaning}");
+    }
+    text
+}

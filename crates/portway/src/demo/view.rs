@@ -1,0 +1,47 @@
+//! What the demo prints.
+
+use std::time::Duration;
+
+use portway_control::api::{Device, DeviceState};
+
+use crate::output::table::{Text, Tone};
+use crate::output::{Look, human, table};
+
+/// Bytes each way at the last look, by device.
+pub(super) type Seen = Vec<(u64, u64)>;
+
+/// The devices with what went through since `before`.
+pub(super) fn devices(devices: &[Device], before: &Seen, since: Duration, look: Look) -> String {
+    let rate = |now: u64, before: Option<u64>| {
+        let bytes = u128::from(now.saturating_sub(before.unwrap_or(now)));
+        let per_second = bytes * 1000 / since.as_millis().max(1);
+        format!("{}/s", human::bytes(u64::try_from(per_second).unwrap_or(u64::MAX)))
+    };
+    let rows = devices.iter().enumerate().map(|(index, device)| {
+        let before = before.get(index);
+        let tone = if device.state == DeviceState::Active { Tone::Good } else { Tone::Warn };
+        [
+            Text::new(device.name.as_str()),
+            Text::new(&device.listen),
+            Text::new(&device.connect),
+            Text::new(format!("{:?}", device.state).to_lowercase()).tone(tone),
+            Text::number(format!("{}/{}", device.connections_now, device.connections_total)),
+            Text::number(human::bytes(device.bytes_in)),
+            Text::number(human::bytes(device.bytes_out)),
+            Text::number(rate(device.bytes_in, before.map(|seen| seen.0))),
+            Text::number(rate(device.bytes_out, before.map(|seen| seen.1))),
+        ]
+    });
+    let header = ["NAME", "LISTEN", "CONNECT", "STATE", "NOW/TOTAL", "IN", "OUT", "IN/S", "OUT/S"];
+    table::render(header, rows.collect(), look)
+}
+
+/// What has gone through until now.
+pub(super) fn seen(devices: &[Device]) -> Seen {
+    devices.iter().map(|device| (device.bytes_in, device.bytes_out)).collect()
+}
+
+/// Moves the cursor to the start of `lines` lines further up and clears what follows.
+pub(super) fn back(lines: usize) -> String {
+    format!("\x1b[{lines}F\x1b[J")
+}

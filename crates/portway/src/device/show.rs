@@ -1,0 +1,89 @@
+//! `portway device show`: everything the daemon knows of a device.
+
+use std::fmt::Write as _;
+
+use portway_control::api::Device;
+
+use super::list;
+use crate::cli::keys;
+use crate::failure::{Outcome, printable};
+use crate::output::{Format, Out, human, yaml};
+
+/// Prints one device.
+pub(super) fn one(out: &mut Out, device: &Device, format: Format) -> Outcome {
+    match format {
+        Format::Table => out.text(&detail(device)),
+        Format::Json => out.json(device),
+        Format::Yaml => out.yaml(device),
+        Format::Csv => list::print_csv(out, std::slice::from_ref(device)),
+    }
+}
+
+/// Prints several, for people with an empty line between them.
+pub(super) fn many(out: &mut Out, devices: &[Device], format: Format) -> Outcome {
+    match format {
+        Format::Table => out.text(&devices.iter().map(detail).collect::<Vec<_>>().join("\n")),
+        Format::Json => out.json(&devices),
+        Format::Yaml => out.yaml(&devices),
+        Format::Csv => list::print_csv(out, devices),
+    }
+}
+
+/// Writes one `key: value` line.
+fn put(text: &mut String, depth: usize, key: &str, value: &str) {
+    let indent = "  ".repeat(depth);
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(text, "{indent}{key}: {value}");
+}
+
+fn detail(device: &Device) -> String {
+    let mut text = String::new();
+    put(&mut text, 0, "instance", &yaml::scalar(&device.instance.to_string()));
+    put(&mut text, 0, "name", &yaml::scalar(device.name.as_str()));
+    put(&mut text, 0, "state", list::state_word(device.state));
+    let mut sentence = |key: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            put(&mut text, 0, key, &yaml::scalar(&printable(value)));
+        }
+    };
+    sentence("reason", device.reason.as_deref());
+    sentence("last_error", device.last_error.as_deref());
+    put(&mut text, 0, "since", &yaml::scalar(&device.since));
+    put(&mut text, 0, "mode", list::mode_word(device.mode));
+    if let Some(why) = &device.mode_reason {
+        put(&mut text, 0, "mode_reason", &yaml::scalar(&printable(why)));
+    }
+    text.push_str("keys:\n");
+    for (key, value) in keys::in_order(&device.keys) {
+        put(&mut text, 1, &yaml::scalar(key), &yaml::scalar(value));
+    }
+    text.push_str("connections:\n");
+    put(&mut text, 1, "now", &device.connections_now.to_string());
+    put(&mut text, 1, "total", &device.connections_total.to_string());
+    put(&mut text, 1, "dials_failed", &device.dials_failed.to_string());
+    put(&mut text, 1, "resets", &device.resets.to_string());
+    put(&mut text, 1, "evicted", &device.evicted.to_string());
+    text.push_str("traffic:\n");
+    put(&mut text, 1, "in", &human::bytes(device.bytes_in));
+    put(&mut text, 1, "out", &human::bytes(device.bytes_out));
+    put(&mut text, 1, "dropped", &device.dropped.to_string());
+    if let Some(pid) = device.worker_pid {
+        put(&mut text, 0, "worker_pid", &pid.to_string());
+    }
+    if let Some(uuid) = &device.instance_uuid {
+        put(&mut text, 0, "instance_uuid", &yaml::scalar(uuid));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_active_and_a_waiting_device() {
+        let [active, waiting, ..] = list::tests::devices();
+        insta::assert_snapshot!("active", detail(&active));
+        insta::assert_snapshot!("waiting", detail(&waiting));
+    }
+}

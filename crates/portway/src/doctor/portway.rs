@@ -1,0 +1,124 @@
+//! Checks of Portway itself: paths, settings, the daemon.
+
+use std::env;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use portway_config::paths::{DIR_VARIABLE, SOCKET_PATH_MAX_BYTES};
+use portway_config::{Caller, Paths, PathsError, RelayUser, Settings};
+use portway_control::{Client, ClientError, Limits};
+
+use super::Finding;
+use crate::failure::chain;
+use crate::output::human;
+
+/// Longest wait for the daemon.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// Runs the checks.
+pub(super) async fn check() -> Vec<Finding> {
+    let paths = match Paths::from_env(|name| env::var_os(name)) {
+        Ok(paths) => paths,
+        Err(error) => {
+            return vec![Finding::fail("dir", chain(&error), "set PORTWAY_DIR to an absolute path")];
+        }
+    };
+    let mut findings = vec![dir(&paths), socket_path(&paths)];
+    findings.extend(settings(&paths));
+    findings.extend(daemon(&paths).await);
+    findings
+}
+
+fn dir(paths: &Paths) -> Finding {
+    const CHECK: &str = "dir";
+    let Some(dir) = &paths.dir else {
+        return Finding::ok(CHECK, format!("{DIR_VARIABLE} is not set: the system's own Portway"));
+    };
+    match paths.check(Caller::Client) {
+        // Has a line of its own.
+        Ok(()) | Err(PathsError::TooLong { .. }) => {}
+        Err(error) => {
+            let hint = error.hint().unwrap_or_else(|| "use another folder, or unset it".to_owned());
+            return Finding::fail(CHECK, chain(&error), hint);
+        }
+    }
+    let system = Paths::system();
+    if UnixStream::connect(&system.socket).is_ok() {
+        return Finding::warn(
+            CHECK,
+            format!(
+                "{DIR_VARIABLE} is {}: commands here do not reach the daemon on {}",
+                dir.display(),
+                system.socket.display()
+            ),
+            format!("unset {DIR_VARIABLE} to steer that daemon; two daemons cannot publish the same port"),
+        );
+    }
+    Finding::ok(CHECK, format!("{DIR_VARIABLE} is {}", dir.display()))
+}
+
+fn socket_path(paths: &Paths) -> Finding {
+    const CHECK: &str = "socket";
+    if let Err(error @ PathsError::TooLong { .. }) = paths.check(Caller::Client) {
+        return Finding::fail(CHECK, error.to_string(), error.hint().unwrap_or_default());
+    }
+    let length = paths.socket.as_os_str().as_bytes().len();
+    Finding::ok(CHECK, format!("{}: {length} of {SOCKET_PATH_MAX_BYTES} bytes", paths.socket.display()))
+}
+
+fn settings(paths: &Paths) -> Vec<Finding> {
+    const CHECK: &str = "settings";
+    let settings = match Settings::load(&paths.config) {
+        Ok(settings) => settings,
+        Err(error) => return vec![Finding::fail(CHECK, chain(&error), "mend the file, or remove it")],
+    };
+    let there = paths.config.exists();
+    let text = if there { "is well-formed" } else { "is not there: defaults" };
+    vec![Finding::ok(CHECK, format!("{} {text}", paths.config.display())), user(&settings)]
+}
+
+fn user(settings: &Settings) -> Finding {
+    const CHECK: &str = "user";
+    match settings.daemon.user.lookup() {
+        Ok(ids) if settings.daemon.user == RelayUser::Default && ids.uid == 65_534 => Finding::warn(
+            CHECK,
+            "no user portway: relay workers run as uid 65534, which other programs may use too",
+            "`systemd-sysusers` with our sysusers.d file, or `useradd --system portway`",
+        ),
+        Ok(ids) => Finding::ok(CHECK, format!("relay workers run as uid {}, gid {}", ids.uid, ids.gid)),
+        Err(error) => {
+            Finding::fail(CHECK, chain(&error), error.hint().unwrap_or("look at /etc/nsswitch.conf"))
+        }
+    }
+}
+
+async fn daemon(paths: &Paths) -> Vec<Finding> {
+    const CHECK: &str = "daemon";
+    let limits = Limits { ask: WAIT, ..Limits::default() };
+    let server = match Client::with_limits(&paths.socket, limits).server().await {
+        Ok(server) => server,
+        Err(error @ ClientError::Unreachable { .. }) => {
+            let mend = "start it: `systemctl start portway`, or `portway daemon`";
+            return vec![Finding::fail(CHECK, chain(&error), mend)];
+        }
+        Err(error) => {
+            let hint = error.hint().unwrap_or("look at the daemon's log").to_owned();
+            return vec![Finding::fail(CHECK, chain(&error), hint)];
+        }
+    };
+    let up = human::seconds(server.uptime_seconds);
+    let ours = env!("CARGO_PKG_VERSION");
+    let mut findings = vec![if server.version == ours {
+        Finding::ok(CHECK, format!("version {ours}, pid {}, up {up}", server.pid))
+    } else {
+        Finding::warn(
+            CHECK,
+            format!("version {}, this command is {ours}", server.version),
+            "restart the daemon: no port closes and no connection ends",
+        )
+    }];
+    let warnings = server.warnings.iter();
+    findings.extend(warnings.map(|text| Finding::warn(CHECK, text.clone(), "see `portway status`")));
+    findings
+}

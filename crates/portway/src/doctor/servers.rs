@@ -1,0 +1,70 @@
+//! Checks of the servers: is there one, does it answer, does it let us.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portway_config::Settings;
+use portway_incus::{Client, IncusError, Limits};
+use rustix::process::geteuid;
+
+use super::Finding;
+use crate::failure::chain;
+
+/// Longest wait for a server: it answers within milliseconds, or hangs.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// Runs the checks.
+pub(super) async fn check() -> Vec<Finding> {
+    let variable = |name: &str| env::var(name).ok();
+    let settings = crate::session::paths().ok().and_then(|paths| Settings::load(&paths.config).ok());
+    let incus = settings.and_then(|settings| settings.incus.socket).or_else(|| Client::discover(variable));
+    let mut findings = Vec::new();
+    match incus {
+        Some(socket) => findings.push(server("incus", socket).await),
+        None => findings.push(Finding::warn(
+            "incus",
+            "no Incus socket: network namespaces can be served, Incus instances cannot",
+            "install Incus, or set INCUS_SOCKET or INCUS_DIR to where it is",
+        )),
+    }
+    if let Some(socket) = Client::discover_lxd(variable) {
+        findings.push(server("lxd", socket).await);
+    }
+    findings
+}
+
+async fn server(check: &'static str, socket: PathBuf) -> Finding {
+    let place = socket.display().to_string();
+    let limits = Limits { request: WAIT, ..Limits::default() };
+    let answer = Client::with_limits(socket, limits).server().await;
+    match answer {
+        Ok(server) if server.auth != "trusted" => Finding::fail(
+            check,
+            format!("{place} answers, but does not trust us"),
+            "use the socket of the server's administrators, not that of its users",
+        ),
+        Ok(server) if server.product != "incus" => Finding::warn(
+            check,
+            format!("{} {} on {place}, which this version does not serve", server.product, server.version),
+            "serve its instances by their network namespace, as in netns:/proc/PID/ns/net",
+        ),
+        Ok(server) => Finding::ok(check, format!("{} on {place}", server.version)),
+        Err(error) => unanswered(check, &error),
+    }
+}
+
+fn unanswered(check: &'static str, error: &IncusError) -> Finding {
+    let text = chain(error);
+    match error {
+        IncusError::Denied { .. } if !geteuid().is_root() => Finding::warn(
+            check,
+            text,
+            "the daemon, as root, may ask it all the same; `sudo portway doctor` knows",
+        ),
+        IncusError::Unreachable { .. } => {
+            Finding::fail(check, text, "start the server: `systemctl start incus`")
+        }
+        _ => Finding::fail(check, text, "look at the server's own log"),
+    }
+}

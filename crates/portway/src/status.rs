@@ -1,0 +1,177 @@
+//! `portway status`: the daemon, the servers it follows, its workers.
+
+use std::fmt::Write as _;
+
+use portway_control::api::{DeviceTotals, ProviderStatus, Server};
+
+use crate::cli::{StatusArgs, target};
+use crate::failure::{Outcome, printable};
+use crate::output::table::{Text, Tone};
+use crate::output::{Format, Look, Out, csv, human, table};
+use crate::session::Session;
+
+/// Asks the daemon and prints what it says.
+pub(crate) fn run(args: &StatusArgs) -> Outcome {
+    let session = Session::open()?;
+    let server = session.run("asking the daemon", session.client.server())?;
+    let mut out = Out::new();
+    match args.format.format {
+        Format::Table => {
+            let text = text(&server, out.look);
+            out.text(&text)
+        }
+        Format::Json => out.json(&server),
+        Format::Yaml => out.yaml(&server),
+        Format::Csv => out.text(&csv_text(&server)),
+    }
+}
+
+fn text(server: &Server, look: Look) -> String {
+    let mut text = String::new();
+    let Server { version, pid, generation, .. } = server;
+    let up = human::seconds(server.uptime_seconds);
+    // Writing to a String cannot fail, here and below.
+    let _infallible = writeln!(text, "portway {}, pid {pid}, up {up}", printable(version));
+    let _infallible = writeln!(text, "devices: {}", totals(server.devices));
+    let _infallible = writeln!(text, "state: generation {generation}");
+    match server.keeper_pid {
+        Some(pid) => {
+            let _infallible = writeln!(text, "keeper: pid {pid}");
+        }
+        None => text.push_str("keeper: none\n"),
+    }
+    if !server.providers.is_empty() {
+        text.push('\n');
+        text.push_str(&table::render(
+            ["SERVER", "ENDPOINT", "STATE"],
+            server.providers.iter().map(provider_row).collect(),
+            look,
+        ));
+    }
+    if !server.workers.is_empty() {
+        let default = target::default_provider();
+        let rows = server.workers.iter().map(|worker| {
+            [
+                Text::number(worker.pid.to_string()),
+                Text::new(target::short(&worker.instance, default)),
+                Text::number(worker.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string())),
+                Text::number(worker.devices.to_string()),
+            ]
+        });
+        text.push('\n');
+        text.push_str(&table::render(["WORKER", "INSTANCE", "UID", "DEVICES"], rows.collect(), look));
+    }
+    if !server.warnings.is_empty() {
+        text.push('\n');
+        for warning in &server.warnings {
+            let _infallible = writeln!(text, "warning: {}", printable(warning));
+        }
+    }
+    text
+}
+
+/// `3 active, 1 waiting`; states without devices are left out.
+fn totals(totals: DeviceTotals) -> String {
+    let DeviceTotals { active, waiting, degraded, failed } = totals;
+    let parts: Vec<String> =
+        [(active, "active"), (waiting, "waiting"), (degraded, "degraded"), (failed, "failed")]
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
+
+fn provider_row(provider: &ProviderStatus) -> [Text; 3] {
+    let state = match (provider.reachable, provider.error.as_deref()) {
+        (true, _) => Text::new("reachable").tone(Tone::Good),
+        (false, Some(why)) => Text::new(format!("unreachable: {why}")).tone(Tone::Bad),
+        (false, None) => Text::new("unreachable").tone(Tone::Bad),
+    };
+    [Text::new(&provider.name), Text::new(provider.endpoint.as_deref().unwrap_or("-")), state]
+}
+
+/// One line: what a monitor wants.
+fn csv_text(server: &Server) -> String {
+    let DeviceTotals { active, waiting, degraded, failed } = server.devices;
+    let header = [
+        "version",
+        "pid",
+        "uptime_seconds",
+        "generation",
+        "active",
+        "waiting",
+        "degraded",
+        "failed",
+        "warnings",
+    ];
+    let numbers = [
+        u64::from(server.pid),
+        server.uptime_seconds,
+        server.generation,
+        active,
+        waiting,
+        degraded,
+        failed,
+        u64::try_from(server.warnings.len()).unwrap_or(u64::MAX),
+    ];
+    let fields = std::iter::once(server.version.clone()).chain(numbers.iter().map(u64::to_string));
+    csv::line(header) + &csv::line(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use portway_control::api::WorkerStatus;
+
+    use super::*;
+
+    fn server() -> Server {
+        Server {
+            api: "1.0".to_owned(),
+            version: "0.1.0".to_owned(),
+            pid: 812,
+            uptime_seconds: 11_045,
+            generation: 17,
+            devices: DeviceTotals { active: 12, waiting: 1, degraded: 0, failed: 0 },
+            providers: vec![
+                ProviderStatus {
+                    name: "incus".to_owned(),
+                    endpoint: Some("/var/lib/incus/unix.socket".to_owned()),
+                    reachable: true,
+                    error: None,
+                },
+                ProviderStatus {
+                    name: "lxd".to_owned(),
+                    endpoint: Some("/var/lib/lxd/unix.socket".to_owned()),
+                    reachable: false,
+                    error: Some("connection refused".to_owned()),
+                },
+            ],
+            workers: vec![WorkerStatus {
+                pid: 4711,
+                instance: "incus:default/c1".parse().unwrap(),
+                uid: Some(998),
+                devices: 12,
+            }],
+            keeper_pid: Some(813),
+            warnings: vec!["state.json was restored from its previous generation".to_owned()],
+        }
+    }
+
+    const WIDE: Look = Look { width: None, colour: false };
+
+    #[test]
+    fn a_busy_and_an_idle_daemon() {
+        insta::assert_snapshot!("busy", text(&server(), WIDE));
+        let idle = Server {
+            devices: DeviceTotals::default(),
+            providers: Vec::new(),
+            workers: Vec::new(),
+            keeper_pid: None,
+            warnings: Vec::new(),
+            ..server()
+        };
+        insta::assert_snapshot!("idle", text(&idle, WIDE));
+        insta::assert_snapshot!("csv", csv_text(&server()));
+    }
+}

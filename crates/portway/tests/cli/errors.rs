@@ -1,0 +1,162 @@
+//! What is said, and with which exit code, when something is wrong.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+
+use crate::support::{FakeDaemon, Place, device};
+
+const WEB: [&str; 2] = ["listen=tcp:0.0.0.0:80", "connect=tcp:127.0.0.1:80"];
+
+#[test]
+fn malformed_arguments_are_usage_errors_without_a_daemon() {
+    let place = Place::new();
+    let add = |rest: &[&'static str]| [&["device", "add"], rest].concat();
+    let cases: Vec<Vec<&str>> = vec![
+        vec!["devise"],
+        vec!["device", "lst"],
+        vec!["device", "add"],
+        vec!["device", "list", "--fromat", "json"],
+        vec!["device", "list", "--format", "jsn"],
+        vec!["device", "list", "a", "b"],
+        vec!["completion", "tcsh"],
+        vec!["device", "rename", "c1", "web"],
+        add(&["c1", "web", "listen"]),
+        add(&["c1", "web", "disk", "path=/"]),
+        add(&["c1", "web", "listen=tcp:0.0.0.0:70000", WEB[1]]),
+        add(&["c1", "web", "proxy", "listen=tcp:0.0.0.0:0", WEB[1]]),
+        add(&["c1", "web", "listen=tcp:localhost:80", WEB[1]]),
+        add(&["c1", "web", WEB[0]]),
+        add(&["c1", "web", WEB[0], WEB[0], WEB[1]]),
+        add(&["c1", "web", WEB[0], WEB[1], "lisen=x"]),
+        add(&["c1", "web", WEB[0], WEB[1], "hold=soon"]),
+        add(&["c1", "web", WEB[0], WEB[1], "nat=true"]),
+        add(&["c1", "web", WEB[0], WEB[1], "mode=0600"]),
+        add(&["c1", "web", "listen=tcp::1-5", "connect=tcp::1-3"]),
+        add(&["c1", "w b", WEB[0], WEB[1]]),
+        add(&["foo:c1", "web", WEB[0], WEB[1]]),
+        add(&["c_1", "web", WEB[0], WEB[1]]),
+        add(&["", "web", WEB[0], WEB[1]]),
+        add(&["a/c1", "web", WEB[0], WEB[1], "--project", "b"]),
+        add(&["netns:blue", "web", WEB[0], WEB[1], "--project", "b"]),
+        add(&["c1", "web", WEB[0], WEB[1], "--project", "a b"]),
+        add(&["c1", "we\u{1b}[2Jb", WEB[0], WEB[1]]),
+        vec!["device", "unset", "c1", "web", "hold=30s"],
+        vec!["proxy", WEB[0]],
+        vec!["proxy", "--project", "p", WEB[0], WEB[1]],
+    ];
+    let text: Vec<String> = cases.iter().map(|case| place.run(case)).collect();
+    for said in &text {
+        assert!(said.ends_with("[exit 2]\n"), "{said}");
+        let (_, answer) = said.split_once('\n').unwrap();
+        assert!(answer.lines().count() <= 3 && !answer.contains('\u{1b}'), "{said}");
+    }
+    insta::assert_snapshot!(text.join("\n").replace('\u{1b}', "<ESC>"));
+}
+
+#[test]
+fn arguments_that_are_not_text_are_usage_errors() {
+    let place = Place::new();
+    let output =
+        place.command(&["device", "show"]).arg(std::ffi::OsStr::from_bytes(b"c\xff1")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_exit_3() {
+    let place = Place::new();
+    let mut text = String::new();
+    for arguments in
+        [&["status"] as &[&str], &["device", "list"], &["device", "remove", "c1", "web"], &["events"]]
+    {
+        text.push_str(&place.run(arguments));
+        text.push('\n');
+    }
+    let gone = place.path().join("gone");
+    let output = place.command(&["status"]).env("PORTWAY_DIR", gone).output().unwrap();
+    text.push_str(&place.seen(&["status"], &output));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_folder_that_cannot_be_trusted_is_refused() {
+    let place = Place::new();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o777)).unwrap();
+    let mut text = place.run(&["status"]);
+    let long = format!("/{}", "d".repeat(90));
+    let output = place.command(&["status"]).env("PORTWAY_DIR", long).output().unwrap();
+    text.push_str(&place.seen(&["status"], &output));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn settings_are_checked_before_anything_starts() {
+    let place = Place::new();
+    fs::write(place.path().join("portway.toml"), "[daemon]\nlogs = \"info\"\n").unwrap();
+    insta::assert_snapshot!(place.run(&["daemon"]));
+}
+
+#[test]
+fn the_kind_of_a_refusal_is_the_exit_code() {
+    let place = Place::new();
+    let _daemon = FakeDaemon::start(&place, |request| {
+        let kind = request.line.rsplit('/').next().unwrap().to_owned();
+        let status = match kind.as_str() {
+            "usage" => 400,
+            "refused" => 409,
+            "missing" => 404,
+            "unreachable" => 503,
+            _ => 500,
+        };
+        let hint = (kind == "refused").then_some("take another\nport");
+        (
+            status,
+            serde_json::json!({"kind": kind, "error": format!("it is {kind}"), "hint": hint}).to_string(),
+        )
+    });
+    for (kind, code) in [("usage", 2), ("refused", 1), ("missing", 4), ("unreachable", 3), ("internal", 1)] {
+        let text = place.run(&["device", "show", "c1", kind]);
+        let hint = if kind == "refused" { "hint: take another port\n" } else { "" };
+        assert_eq!(
+            text,
+            format!("$ portway device show c1 {kind}\nerror: it is {kind}\n{hint}[exit {code}]\n")
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let place = Place::new();
+    let _daemon = FakeDaemon::start(&place, |_| {
+        let many: Vec<_> = (0..5000).map(|number| device(&format!("d{number}"), "active", None)).collect();
+        (200, serde_json::Value::from(many).to_string())
+    });
+    for format in ["table", "json", "yaml", "csv"] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = place
+            .command(&["device", "list", "--format", format])
+            .stdout(Stdio::from(writer))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+    for arguments in [&["--help"] as &[&str], &["completion", "bash"], &["doctor"]] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = place.command(arguments).stdout(Stdio::from(writer)).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    let place = Place::new();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = place.command(&["completion", "zsh"]).stdout(full).output().unwrap();
+    insta::assert_snapshot!(place.seen(&["completion", "zsh"], &output));
+}

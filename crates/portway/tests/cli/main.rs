@@ -1,0 +1,10 @@
+//! The program as its users see it: help, errors, exit codes, output in every format.
+
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod help;
+#[cfg(test)]
+mod output;
+#[cfg(test)]
+mod support;
