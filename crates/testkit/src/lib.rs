@@ -2,13 +2,35 @@
 //! product, and built on nothing of it, so that a fault there cannot hide here.
 
 mod api;
+mod bed;
+pub mod check;
+mod container;
+pub mod fds;
+mod load;
+mod netns;
+mod pattern;
+pub mod process;
+mod require;
+mod service;
+mod site;
+mod stream;
 pub mod testbed;
+pub mod udp;
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 pub use api::{Answer, Api, Incus};
+pub use bed::{Bed, Project, bed};
+pub use container::{Container, ContainerSpec};
+pub use load::{Load, Outcome, Pace, Record, Report, RunningLoad};
+pub use netns::Netns;
+pub use pattern::Pattern;
+pub use require::{is_root, require};
+pub use service::{Behaviour, Service};
+pub use site::Site;
+pub use stream::{Addr, Listener, Stream};
 
 /// Runs a command to its end and returns its standard output; a failure carries what it wrote to
 /// standard error.

@@ -23,6 +23,9 @@ const INIT: &str = "\
 #!/bin/sh
 trap 'exit 0' PWR TERM INT USR1 USR2
 ip link set lo up
+for name in default eth0; do
+	echo 0 2>/dev/null >/proc/sys/net/ipv6/conf/$name/accept_dad
+done
 ip link set eth0 up 2>/dev/null && udhcpc -i eth0 -T 1 -t 10 -b -s /etc/udhcpc.sh >/dev/null 2>&1 &
 [ -f /etc/boot ] && sh /etc/boot >/tmp/boot.log 2>&1 &
 while :; do

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::run;
 
 /// Version of what `up` makes; raise it with every change to image, network, profile or start.
-const MAKE: &str = "incus6 bed 1\n";
+const MAKE: &str = "incus6 bed 2\n";
 
 /// The names, folders and numbers of one bed. No other bed shares any of them.
 #[derive(Debug, Clone)]

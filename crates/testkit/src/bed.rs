@@ -1,0 +1,219 @@
+//! The shared test server, as a test sees it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::testbed::{self, InUse, Place};
+use crate::{Container, ContainerSpec, Incus, Netns, process, require};
+
+/// Configuration key that says which process made an instance or a project: `PID:START`.
+pub(crate) const OWNER: &str = "user.testkit.owner";
+
+/// A real Incus server in its own network namespace, which is the "host" of a test. While the value
+/// lives nobody takes the server down.
+#[derive(Debug)]
+pub struct Bed {
+    place: Place,
+    incus: Incus,
+    netns: Netns,
+    _in_use: InUse,
+}
+
+/// The bed, brought up at the first call in a process; `None` after [`require`] when it cannot be.
+///
+/// # Panics
+/// As [`require`].
+pub fn bed() -> Option<&'static Bed> {
+    static BED: OnceLock<std::result::Result<Bed, String>> = OnceLock::new();
+    match BED.get_or_init(|| Bed::open().map_err(|error| format!("{error:#}"))) {
+        Ok(bed) => Some(bed),
+        Err(reason) => {
+            require(reason);
+            None
+        }
+    }
+}
+
+impl Bed {
+    /// Brings the bed up if it is not, takes a share in its use, and deletes what dead tests left.
+    ///
+    /// # Errors
+    /// When it cannot be brought up, as by anybody but root.
+    pub fn open() -> Result<Self> {
+        let place = Place::incus6();
+        for _ in 0..3 {
+            testbed::up(&place)?;
+            let in_use = InUse::share(&place)?;
+            // It may have been taken down between the two lines; from here on it may not.
+            if !testbed::is_complete(&place) {
+                continue;
+            }
+            let netns = Netns::open(&place.netns_path())?;
+            let incus = Incus::new(&place.socket());
+            let bed = Self { place, incus, netns, _in_use: in_use };
+            bed.sweep()?;
+            return Ok(bed);
+        }
+        bail!("the test server is taken down again and again")
+    }
+
+    /// The server's `INCUS_DIR`.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.place.dir
+    }
+
+    /// The API's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.place.socket()
+    }
+
+    /// The API.
+    #[must_use]
+    pub fn incus(&self) -> &Incus {
+        &self.incus
+    }
+
+    /// The namespace of the server: where a daemon under test runs.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The server's own log.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        std::fs::read_to_string(self.place.log()).context("cannot read the server's log")
+    }
+
+    /// The `incus` client for this server, and no configuration but the bed's.
+    #[must_use]
+    pub fn client(&self) -> Command {
+        let mut command = Command::new("incus");
+        command.env("INCUS_DIR", &self.place.dir).env("INCUS_CONF", self.place.own_dir.join("client"));
+        command
+    }
+
+    /// Runs the `incus` client.
+    ///
+    /// # Errors
+    /// When it cannot be started; its exit status is the caller's to look at.
+    pub fn client_output(&self, args: &[&str]) -> Result<Output> {
+        self.client().args(args).output().context("cannot run the incus client")
+    }
+
+    /// A running container with a name of its own that starts with `name`, in the default project;
+    /// deleted on drop.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn container(&self, name: &str) -> Result<Container<'_>> {
+        self.launch(name, &ContainerSpec::default())
+    }
+
+    /// The same, made as `spec` says.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn launch(&self, name: &str, spec: &ContainerSpec) -> Result<Container<'_>> {
+        Container::create(self, &unique(name), spec)
+    }
+
+    /// A container with exactly this name: for a namesake of one that was deleted.
+    ///
+    /// # Errors
+    /// When the server refuses, as when there is one.
+    pub fn launch_exactly(&self, name: &str, spec: &ContainerSpec) -> Result<Container<'_>> {
+        Container::create(self, name, spec)
+    }
+
+    /// A project with a name of its own, sharing images and profiles; deleted on drop, when empty.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn project(&self, name: &str) -> Result<Project<'_>> {
+        let name = unique(name);
+        let config = json!({"features.images": "false", "features.profiles": "false", OWNER: owner()});
+        self.incus.change("POST", "/1.0/projects", Some(&json!({"name": name, "config": config})))?;
+        Ok(Project { bed: self, name })
+    }
+
+    /// Deletes what processes that are gone left behind. Several may sweep at once: who comes too
+    /// late finds nothing, which is no failure.
+    fn sweep(&self) -> Result<()> {
+        let instances = self.incus.get("/1.0/instances?recursion=1&all-projects=true")?;
+        for instance in instances.as_array().into_iter().flatten() {
+            if is_orphaned(&instance["config"]) {
+                let text = |key: &str| instance[key].as_str().unwrap_or_default().to_owned();
+                let _ = delete_instance(&self.incus, &text("project"), &text("name"));
+            }
+        }
+        let projects = self.incus.get("/1.0/projects?recursion=1")?;
+        for project in projects.as_array().into_iter().flatten() {
+            if is_orphaned(&project["config"]) {
+                let name = project["name"].as_str().unwrap_or_default();
+                let _ = self.incus.change("DELETE", &format!("/1.0/projects/{name}"), None);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A project of a test.
+#[derive(Debug)]
+pub struct Project<'a> {
+    bed: &'a Bed,
+    name: String,
+}
+
+impl Project<'_> {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Project<'_> {
+    fn drop(&mut self) {
+        // With an instance in it it stays for the next sweep.
+        let _ = self.bed.incus.change("DELETE", &format!("/1.0/projects/{}", self.name), None);
+    }
+}
+
+/// Stops and deletes an instance.
+pub(crate) fn delete_instance(incus: &Incus, project: &str, name: &str) -> Result<()> {
+    let stop = json!({"action": "stop", "force": true, "timeout": -1});
+    // Refused when it is stopped.
+    let _ = incus.change("PUT", &format!("/1.0/instances/{name}/state?project={project}"), Some(&stop));
+    incus.change("DELETE", &format!("/1.0/instances/{name}?project={project}"), None).map(|_| ())
+}
+
+/// This process, as [`OWNER`] has it.
+pub(crate) fn owner() -> String {
+    let pid = std::process::id();
+    let start = i32::try_from(pid).ok().and_then(|pid| process::start_time(pid).ok());
+    format!("{pid}:{}", start.unwrap_or_default())
+}
+
+fn is_orphaned(config: &Value) -> bool {
+    let Some(owner) = config[OWNER].as_str() else { return false };
+    let Some((pid, start)) = owner.split_once(':') else { return true };
+    let lives =
+        pid.parse().is_ok_and(|pid| process::start_time(pid).is_ok_and(|time| time.to_string() == start));
+    !lives
+}
+
+/// `name` made different from all others that live.
+pub(crate) fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

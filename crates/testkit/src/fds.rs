@@ -1,0 +1,49 @@
+//! File descriptors over unix sockets, for tests of their passing.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context as _, Result};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+
+/// Most descriptors in one message: `SCM_MAX_FD` of the kernel.
+pub const MAX_FDS: usize = 253;
+
+/// Sends bytes with descriptors attached to the first of them.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        anyhow::bail!("too many descriptors for one message");
+    }
+    sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+        .context("cannot send descriptors")
+}
+
+/// Receives at most `limit` bytes and the descriptors that came with them.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn recv(stream: &UnixStream, limit: usize) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut bytes = vec![0; limit];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        .context("cannot receive descriptors")?;
+    let mut fds = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = part {
+            fds.extend(received);
+        }
+    }
+    bytes.truncate(message.bytes);
+    Ok((bytes, fds))
+}
