@@ -180,7 +180,8 @@ mod tests {
             let _listener = one.enter(|| TcpListener::bind(address)).unwrap().unwrap();
             two.enter(|| TcpStream::connect(address)).unwrap().unwrap();
         }
-        assert!(TcpStream::connect("10.0.0.1:80").is_err());
+        let third = Netns::new().unwrap();
+        third.enter(|| TcpStream::connect("10.0.0.1:80")).unwrap().unwrap_err();
     }
 
     #[test]
