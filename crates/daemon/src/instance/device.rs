@@ -117,9 +117,13 @@ impl Device {
         }
     }
 
-    /// Whether an instance with this UUID is the one the device is bound to.
+    /// Whether an instance with this UUID is the one the device is bound to. Without a UUID (the
+    /// server was not asked yet, and a worker of the same run was adopted) nothing speaks against it.
     pub(crate) fn matches(&self, provider: Provider, present: Option<&str>) -> bool {
-        self.follows_name(provider) || self.uuid.is_none() || self.uuid.as_deref() == present
+        self.follows_name(provider)
+            || self.uuid.is_none()
+            || present.is_none()
+            || self.uuid.as_deref() == present
     }
 
     /// The device as [`plan::plan`] sees it.
