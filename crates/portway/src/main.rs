@@ -46,8 +46,8 @@ fn main() -> ExitCode {
 /// Runs a hidden role. `None`: not one of them.
 fn role_of(role: &str, arguments: &[String]) -> Option<ExitCode> {
     match role {
-        "worker" => Some(ExitCode::FAILURE),
-        "keeper" => Some(ExitCode::FAILURE),
+        "worker" => Some(portway_relay::worker::run()),
+        "keeper" => Some(portway_relay::keeper::run(arguments)),
         demo::INSIDE_ROLE => Some(demo::inside(arguments)),
         demo::INSTANCE_ROLE => Some(demo::instance()),
         doctor::USERNS_ROLE => Some(doctor::try_userns()),

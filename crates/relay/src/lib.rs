@@ -1,3 +1,5 @@
 //! L4 proxy devices: the worker process and its engine, the protocol that drives it, the keeper.
 
+pub mod keeper;
 pub mod wire;
+pub mod worker;
