@@ -1,10 +1,10 @@
 //! One device in the foreground: the daemon's actor without state, keeper and control socket.
 //! Workers end with this process, however it ends.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portway_config::LogFilter;
 use portway_control::api::{self, Failure, FailureKind};
 use portway_model::{DeviceName, InstanceKey, Provider};
 use portway_relay::wire::Lifetime;
@@ -25,48 +25,30 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 const DEVICE: &str = "proxy";
 
 pub(crate) fn run(options: ForegroundOptions, report: impl FnMut(&api::Device)) -> Result<(), Failure> {
-    let _logs = logging::start(&options.settings.daemon.log);
+    let _logs = logging::start(&log_filter(&options.settings.daemon.log));
     setup::drop_capabilities();
-    let folder = Folder::new()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|source| io_failure("start the runtime", &source))?;
-    let result = runtime.block_on(Box::pin(serve(options, folder.0.clone(), report)));
+    let result = runtime.block_on(Box::pin(serve(options, report)));
     runtime.shutdown_timeout(Duration::from_millis(200));
     result
 }
 
-/// A private folder for worker sockets, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Folder, Failure> {
-        use std::os::unix::fs::DirBuilderExt;
-        let random = crate::hub::random_name().map_err(|source| io_failure("read random bytes", &source))?;
-        let path = std::env::temp_dir().join(format!("portway-{random}"));
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|source| io_failure(&format!("make {}", path.display()), &source))?;
-        Ok(Folder(path))
+/// A command in the foreground is read by a person: without a wish it says what went wrong only.
+fn log_filter(configured: &LogFilter) -> LogFilter {
+    match LogFilter::new("warn") {
+        Ok(quiet) if *configured == LogFilter::default() => quiet,
+        _ => configured.clone(),
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Nothing but sockets of workers that have ended.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-async fn serve(
-    options: ForegroundOptions,
-    workers_dir: PathBuf,
-    mut report: impl FnMut(&api::Device),
-) -> Result<(), Failure> {
+async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device)) -> Result<(), Failure> {
     let catch = |kind| signal(kind).map_err(|source| io_failure("catch signals", &source));
     let (mut end, mut stop) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
-    let settings = setup::hub_settings(&options.settings, workers_dir, Lifetime::WithDaemon)?;
+    let settings = setup::hub_settings(&options.settings, std::env::temp_dir(), Lifetime::WithDaemon)?;
     let hub = Hub::new(Parts {
         settings,
         keeper: Keeper::default(),
@@ -83,12 +65,18 @@ async fn serve(
     };
     let device = add(&hub, &key, options.spec).await?;
     report(&device);
+    let mut reported = device.state;
+    let mut tell = |device: &api::Device| {
+        if std::mem::replace(&mut reported, device.state) != device.state {
+            report(device);
+        }
+    };
     loop {
         tokio::select! {
             _ = end.recv() => break,
             _ = stop.recv() => break,
             event = events.recv() => match event {
-                Ok(event) if event.kind == "device-state" => hub.devices().await.iter().for_each(&mut report),
+                Ok(event) if event.kind == "device-state" => hub.devices().await.iter().for_each(&mut tell),
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => break,
             },
@@ -118,5 +106,8 @@ async fn add(
     let ended = || failure(FailureKind::Internal, "the instance's actor has ended");
     let (reply, answer) = oneshot::channel();
     hub.handle(key).send(Command::Add(name, Box::new(spec), reply)).await.map_err(|_| ended())?;
-    answer.await.map_err(|_| ended())?
+    let result = answer.await.map_err(|_| ended())?;
+    // There is one device, and whoever asked for it knows its name.
+    let prefix = format!("{key}/{DEVICE}: ");
+    result.map_err(|failed| Failure { error: failed.error.replacen(&prefix, "", 1), ..failed })
 }

@@ -9,12 +9,13 @@ mod record;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portway_relay::wire::{
-    FromWorker, Init, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker, WireDevice,
+    FromWorker, Init, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker, WireDevice,
 };
 use portway_sys::process;
 use portway_sys::seqpacket::Channel;
@@ -129,9 +130,8 @@ impl Worker {
         sink: Sink,
     ) -> Result<Worker, WorkerError> {
         let name = init.identity.name.clone();
-        let socket = dir.join(format!("{name}.sock"));
         let (ours, theirs) = Channel::pair().map_err(WorkerError::Start)?;
-        let adoption = Channel::listen(&socket).map_err(WorkerError::Start)?;
+        let adoption = adoption_listener(dir, &name, init.lifetime).map_err(WorkerError::Start)?;
         let started = process::spawn_role(&["worker"], vec![theirs.into(), adoption], environment);
         let child = started.map_err(|failure| {
             forget(dir, &name);
@@ -139,7 +139,9 @@ impl Worker {
         })?;
         match handshake(ours, child, &init, &descriptors).await {
             Ok((link, counters)) => {
-                record(dir, &name, link.pid, &init.identity.instance);
+                if init.lifetime == Lifetime::Detached {
+                    record(dir, &name, link.pid, &init.identity.instance);
+                }
                 Ok(link.into_worker(dir, name, counters, 0, sink))
             }
             Err((pid, failure)) => {
@@ -298,6 +300,19 @@ pub(crate) struct Put<'a> {
     pub(crate) listeners: Option<&'a [BorrowedFd<'a>]>,
     /// Rest of the hold the device is in.
     pub(crate) hold: Option<Duration>,
+}
+
+/// The listener a later daemon connects to. A worker that ends with this process gets one that
+/// nobody can find, so that nothing is left behind however this process ends.
+fn adoption_listener(dir: &Path, name: &str, lifetime: Lifetime) -> std::io::Result<OwnedFd> {
+    if lifetime == Lifetime::Detached {
+        return Channel::listen(&dir.join(format!("{name}.sock")));
+    }
+    let private = dir.join(format!("portway-{name}"));
+    std::fs::DirBuilder::new().mode(0o700).create(&private)?;
+    let listener = Channel::listen(&private.join("sock"));
+    std::fs::remove_dir_all(&private)?;
+    listener
 }
 
 async fn wait(answer: oneshot::Receiver<Option<String>>, doing: &'static str) -> Result<(), WorkerError> {
