@@ -54,7 +54,7 @@ fn serve(arguments: &[String]) -> std::io::Result<()> {
     let arguments = parse(arguments)
         .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidInput, "keeper is started by the daemon only"))?;
     let listener = process::inherited(3)?;
-    process::raise_nofile();
+    let _limit = process::raise_nofile();
     if let Some(ids) = arguments.ids {
         sandbox::drop_ids(ids.uid, ids.gid)?;
     }
@@ -130,7 +130,7 @@ impl Keeper {
             Ok(ToKeeper::Drop { key }) => {
                 self.entries.remove(&key);
             }
-            Ok(ToKeeper::List) => self.answer(|daemon, entries| send_all(daemon, entries)),
+            Ok(ToKeeper::List) => self.answer(send_all),
             Ok(ToKeeper::Sync) => self.answer(|daemon, _| send_end(daemon)),
             Ok(ToKeeper::Exit) => return Next::Exit,
             Err(problem) => tracing::warn!(error = %problem, "keeper got a message it does not know"),
