@@ -1,0 +1,197 @@
+//! Taking in clients.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::device::{Attention, Listener};
+use super::engine::Engine;
+use super::failures::{Failure, Operation};
+use super::poller::{Token, Watch};
+use super::slab::Key;
+use super::socket::{Carrier, Socket, tune_tcp};
+use super::stream::{End, Stream};
+use super::timers::Timer;
+use crate::wire::field;
+
+/// Clients taken in by one listener in one turn.
+const BATCH_LIMIT: u32 = 64;
+
+/// First and longest pause after a shortage, milliseconds. Clients wait in the kernel's backlog meanwhile.
+const FIRST_PAUSE_MS: u32 = 20;
+const LONGEST_PAUSE_MS: u32 = 1000;
+
+/// What became of one try.
+enum Accepted {
+    Client(OwnedFd),
+    /// Somebody came and went.
+    Nobody,
+    /// The backlog is empty.
+    Dry,
+    /// The listener was told to refuse.
+    Refuses,
+    /// Descriptors or memory are short.
+    Short(Errno),
+}
+
+impl Listener {
+    pub(super) fn new(fd: OwnedFd, device: Key, index: u32, carrier: Carrier) -> Listener {
+        Listener {
+            fd,
+            device,
+            index,
+            carrier,
+            attention: Attention::None,
+            batch: 1,
+            pause_ms: FIRST_PAUSE_MS,
+            timer: None,
+        }
+    }
+
+    fn accept(&self) -> Accepted {
+        match accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok(client) => Accepted::Client(client),
+            Err(Errno::AGAIN) => Accepted::Dry,
+            Err(Errno::INVAL) => Accepted::Refuses,
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                Accepted::Short(errno)
+            }
+            // accept(2): an error of the new connection is not one of the listener.
+            Err(_) => Accepted::Nobody,
+        }
+    }
+}
+
+impl Engine {
+    /// A listener has something.
+    pub(super) fn on_listener(&mut self, key: Key) {
+        match self.listeners.get(key).map(|listener| listener.carrier) {
+            Some(Carrier::Udp) => self.on_datagrams(key),
+            Some(Carrier::Tcp | Carrier::Unix) => self.on_clients(key),
+            None => {}
+        }
+    }
+
+    /// Takes in clients: one at first, twice as many each time all of them came, so that a lone client
+    /// costs no second call and a crowd is served in batches.
+    fn on_clients(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get(key) else { return };
+        let batch = listener.batch;
+        let (device, index, carrier) = (listener.device, listener.index, listener.carrier);
+        for count in 0..batch {
+            if !self.has_room(2) {
+                return self.pause(key, Errno::MFILE);
+            }
+            let Some(listener) = self.listeners.get_mut(key) else { return };
+            match listener.accept() {
+                Accepted::Client(client) => {
+                    listener.pause_ms = FIRST_PAUSE_MS;
+                    self.admit(device, index, carrier, client);
+                }
+                Accepted::Nobody => {}
+                Accepted::Dry => {
+                    listener.batch = count.max(1);
+                    return;
+                }
+                Accepted::Refuses => return self.await_reopening(key),
+                Accepted::Short(errno) => return self.pause(key, errno),
+            }
+        }
+        if let Some(listener) = self.listeners.get_mut(key) {
+            listener.batch = (batch * 2).min(BATCH_LIMIT);
+            if listener.attention == Attention::Reopening {
+                self.watch_listener(key, Attention::Clients);
+            }
+        }
+    }
+
+    /// Begins a stream for `client`, which came in by listener `index` of `device`.
+    pub(super) fn admit(&mut self, device: Key, index: u32, carrier: Carrier, client: OwnedFd) {
+        let Some(owner) = self.devices.get_mut(device) else { return };
+        owner.stream_count += 1;
+        let relay = owner.plan.relay();
+        self.core.count(device, field::OPENED);
+        let stream = Stream::new(device, index, relay, Socket::new(client, carrier), self.core.now);
+        let key = self.streams.insert(stream);
+        let Some(stream) = self.streams.get(key) else { return };
+        match self.core.poller.add(stream.down.as_fd(), Token::Downstream(key), Watch::Stream) {
+            Ok(()) => self.begin(key),
+            Err(error) => {
+                tracing::debug!(%error, "client not watched");
+                self.close(key, End::Reset);
+            }
+        }
+    }
+
+    /// Watches a listener in another way.
+    pub(super) fn watch_listener(&mut self, key: Key, attention: Attention) {
+        let Some(listener) = self.listeners.get_mut(key) else { return };
+        if listener.attention != Attention::None {
+            self.core.poller.delete(listener.fd.as_fd());
+        }
+        listener.attention = Attention::None;
+        let watch = match (attention, listener.carrier) {
+            (Attention::None, _) => return,
+            (Attention::Clients, Carrier::Udp) => Watch::Level,
+            (Attention::Clients, Carrier::Tcp | Carrier::Unix) => Watch::Shared,
+            (Attention::Reopening, _) => Watch::Edge,
+        };
+        match self.core.poller.add(listener.fd.as_fd(), Token::Listener(key), watch) {
+            Ok(()) => listener.attention = attention,
+            Err(error) => tracing::warn!(%error, "listener not watched"),
+        }
+    }
+
+    /// The listener refuses clients for the time being; when it listens again the first client is an event.
+    fn await_reopening(&mut self, key: Key) {
+        if self.listeners.get(key).is_some_and(|listener| listener.attention == Attention::Clients) {
+            self.watch_listener(key, Attention::Reopening);
+        }
+    }
+
+    /// Leaves a listener alone for a while.
+    fn pause(&mut self, key: Key, errno: Errno) {
+        self.watch_listener(key, Attention::None);
+        let Some(listener) = self.listeners.get_mut(key) else { return };
+        let at = self.core.now + Duration::from_millis(listener.pause_ms.into());
+        listener.pause_ms = (listener.pause_ms * 2).min(LONGEST_PAUSE_MS);
+        listener.batch = 1;
+        listener.timer = Some(at);
+        self.core.timers.set(at, Timer::Listener(key));
+        let (device, index) = (listener.device, listener.index);
+        self.fail(device, Failure { operation: Operation::Accept(index), errno });
+    }
+
+    /// A pause is over.
+    pub(super) fn resume_listener(&mut self, key: Key) {
+        if let Some(listener) = self.listeners.get_mut(key) {
+            listener.timer = None;
+            if self.life.accepts() {
+                self.watch_listener(key, Attention::Clients);
+            }
+        }
+    }
+
+    /// Begins to take in clients at a new listener, or at one whose device has new options.
+    pub(super) fn start_listener(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get(key) else { return };
+        if listener.carrier == Carrier::Tcp
+            && let Some(device) = self.devices.get(listener.device)
+        {
+            tune_tcp(listener.fd.as_fd(), device.plan.spec());
+        }
+        if listener.attention == Attention::None && listener.timer.is_none() && self.life.accepts() {
+            self.watch_listener(key, Attention::Clients);
+        }
+    }
+
+    /// Closes a listener here. Others may hold duplicates of it.
+    pub(super) fn close_listener(&mut self, key: Key) {
+        self.watch_listener(key, Attention::None);
+        if let Some(Listener { timer: Some(at), .. }) = self.listeners.remove(key) {
+            self.core.timers.cancel(at, Timer::Listener(key));
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What every part of the engine uses.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use portway_proto::Dir;
+
+use super::counters::CounterLines;
+use super::pipes::Pipes;
+use super::poller::Poller;
+use super::slab::Key;
+use super::timers::Timers;
+use crate::wire::field;
+
+/// The buffer through which small amounts are copied, bytes. One for the whole thread: it stays in the cache.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// See the module.
+pub(super) struct Core {
+    pub(super) poller: Poller,
+    pub(super) timers: Timers,
+    pub(super) counters: CounterLines,
+    pub(super) pipes: Pipes,
+    pub(super) buffer: Box<[u8]>,
+    /// Time of this turn of the loop.
+    pub(super) now: Instant,
+    /// Streams that could go on, in the order of their turns.
+    pub(super) ready: VecDeque<Key>,
+    /// Descriptors and datagrams that the stream at hand did not pass on; counted after its turn.
+    pub(super) refused: u64,
+}
+
+impl Core {
+    /// With at most `pipe_limit` pipes. Also returns the memory of the counters, for the daemon.
+    pub(super) fn new(pipe_limit: usize) -> io::Result<(Core, OwnedFd)> {
+        let (counters, memory) = CounterLines::new()?;
+        let core = Core {
+            poller: Poller::new()?,
+            timers: Timers::default(),
+            counters,
+            pipes: Pipes::new(pipe_limit),
+            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            now: Instant::now(),
+            ready: VecDeque::new(),
+            refused: 0,
+        };
+        Ok((core, memory))
+    }
+
+    /// Counts payload of `device`.
+    pub(super) fn count_traffic(&self, device: Key, dir: Dir, bytes: u64) {
+        if bytes > 0 {
+            let field = match dir {
+                Dir::Up => field::BYTES_IN,
+                Dir::Down => field::BYTES_OUT,
+            };
+            self.counters.add(device, field, bytes);
+        }
+    }
+
+    /// Counts one of `field` of `device`.
+    pub(super) fn count(&self, device: Key, field: usize) {
+        self.counters.add(device, field, 1);
+    }
+}

@@ -1,0 +1,131 @@
+//! A stream on one side, datagrams on the other: what one read of the stream gives becomes one datagram, and
+//! each datagram that comes back is appended to the stream. There is no framing.
+//!
+//! Datagrams do not end and do not push back. An error that the network reports of an earlier one is taken, counted
+//! and not held against the next one.
+
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use super::core::Core;
+use super::engine::Engine;
+use super::lane::{self, Lane, Step, TURN_BYTES};
+use super::slab::Key;
+use super::socket::Socket;
+use super::stream::End;
+
+/// Longest payload of a datagram on IPv4, bytes (65,535 less the headers).
+const PAYLOAD_BYTES: usize = 65_507;
+
+/// What an error costs of a turn, so that errors without end do not keep the loop.
+const ERROR_BYTES: usize = 1024;
+
+/// From the stream to datagrams.
+pub(super) fn carry_up(lane: &mut Lane, from: &mut Socket, to: &mut Socket, core: &mut Core) -> Step {
+    let mut left = TURN_BYTES;
+    loop {
+        if lane.eof {
+            return Step::Ended;
+        }
+        if !from.read || !to.write {
+            return Step::Waits;
+        }
+        if left == 0 {
+            return Step::More;
+        }
+        let room = core.buffer.get_mut(..PAYLOAD_BYTES).unwrap_or_default();
+        match lane::read(from, room) {
+            Ok(0) => lane.eof = true,
+            Ok(count) => {
+                lane.count(count);
+                left = left.saturating_sub(count);
+                let datagram = core.buffer.get(..count).unwrap_or_default();
+                if send_datagram(to, datagram).is_err() {
+                    core.refused += 1;
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => return Step::SourceFailed(errno),
+        }
+    }
+}
+
+/// From datagrams to the stream; `last` is when one last came.
+pub(super) fn carry_down(
+    lane: &mut Lane,
+    from: &mut Socket,
+    to: &mut Socket,
+    core: &mut Core,
+    last: &mut Option<Instant>,
+) -> Step {
+    let mut left = TURN_BYTES;
+    loop {
+        if let Some(step) = lane.flush(to) {
+            return step;
+        }
+        if !from.read || !to.write {
+            return Step::Waits;
+        }
+        if left == 0 {
+            return Step::More;
+        }
+        match recv(&*from, &mut core.buffer[..], RecvFlags::DONTWAIT) {
+            Ok((count, _)) => {
+                *last = Some(core.now);
+                lane.count(count);
+                left = left.saturating_sub(count.max(ERROR_BYTES));
+                let datagram = core.buffer.get(..count).unwrap_or_default();
+                if let Err(errno) = lane.put(to, datagram, &mut core.pipes) {
+                    return Step::SinkFailed(errno);
+                }
+            }
+            Err(Errno::AGAIN) => from.read = false,
+            Err(Errno::INTR) => {}
+            Err(_) => left = left.saturating_sub(ERROR_BYTES),
+        }
+    }
+}
+
+impl Engine {
+    /// Once the client has ended its side the stream lasts as long as replies keep coming.
+    pub(super) fn watch_idle(&mut self, key: Key) {
+        let Some(stream) = self.streams.get(key) else { return };
+        if stream.client_has_ended() && stream.timer.is_none() {
+            self.set_stream_timer(key, self.idle_at(key));
+        }
+    }
+
+    /// The time is up, or was when it was set.
+    pub(super) fn on_idle(&mut self, key: Key) {
+        let at = self.idle_at(key);
+        if self.core.now >= at {
+            self.close(key, End::Clean);
+        } else {
+            self.set_stream_timer(key, at);
+        }
+    }
+
+    fn idle_at(&self, key: Key) -> Instant {
+        let now = self.core.now;
+        let Some(stream) = self.streams.get(key) else { return now };
+        let idle =
+            self.devices.get(stream.device).map(|device| device.plan.spec().udp_idle).unwrap_or_default();
+        stream.since.unwrap_or(now) + idle
+    }
+}
+
+/// Sends one datagram. An error may be an earlier one's, which the first try takes away.
+///
+/// # Errors
+/// The datagram is lost: what the network said of it, or `AGAIN` when the queue is full.
+pub(super) fn send_datagram(to: &Socket, datagram: &[u8]) -> Result<(), Errno> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let first = send(to, datagram, flags);
+    let result = match first {
+        Err(Errno::AGAIN) | Ok(_) => first,
+        Err(_) => send(to, datagram, flags),
+    };
+    result.map(drop)
+}

@@ -1,0 +1,250 @@
+//! A device in the worker: its options, listeners, hold and flows.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use portway_model::{Address, DeviceSpec, FdPassing, Target, UnixName, Zone};
+use portway_proto::udp_flow::FlowTable;
+use portway_sys::interface;
+use portway_sys::unix_path::Base;
+
+use super::failures::{Failure, Failures, Operation, words};
+use super::slab::Key;
+use super::socket::Carrier;
+use super::stream::Relay;
+use super::udp::FlowKey;
+use crate::wire::{Slot, UnixBase, WireDevice};
+
+/// Why a device cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceError {
+    /// The zone of its target does not exist here.
+    #[error("no interface {0} for the target address")]
+    Zone(String),
+    /// A path target came without a directory to resolve it from, or another one with.
+    #[error("the directory of the target's path does not fit the target")]
+    Base,
+    /// The slot is out of range.
+    #[error("slot {0} is out of range")]
+    Slot(u32),
+    /// Listeners are to be kept, and there are not that many.
+    #[error("{wanted} listeners are to be kept, there are {present}")]
+    Kept {
+        /// How many the daemon counts on.
+        wanted: u32,
+        /// How many there are.
+        present: usize,
+    },
+    /// More listeners came than were announced, or twice the same.
+    #[error("listeners {first} and on do not fit")]
+    Listeners {
+        /// Index of the first.
+        first: u32,
+    },
+    /// Another request for the same slot came first.
+    #[error("replaced by a later request")]
+    Superseded,
+    /// It was taken out meanwhile.
+    #[error("the device was removed")]
+    Removed,
+    /// There is nothing in the slot.
+    #[error("no device in slot {0}")]
+    Missing(u32),
+}
+
+/// Options of a device, ready for use.
+pub(super) struct Plan {
+    pub(super) wire: WireDevice,
+    /// Where a path target is resolved.
+    pub(super) base: Option<OwnedFd>,
+    /// Interface of a link-local target; 0 otherwise.
+    scope: u32,
+}
+
+impl Plan {
+    /// Checks what came with a device.
+    pub(super) fn new(wire: WireDevice, base: Option<OwnedFd>) -> Result<Plan, DeviceError> {
+        let connect = wire.spec.connect.address();
+        let needs_base = matches!(connect, Address::Unix(UnixName::Path(_)));
+        if needs_base != base.is_some() || needs_base != wire.base.is_some() {
+            return Err(DeviceError::Base);
+        }
+        let scope = match connect.host().and_then(|host| host.zone()) {
+            Some(zone) => scope_id(zone)?,
+            None => 0,
+        };
+        Ok(Plan { wire, base, scope })
+    }
+
+    pub(super) fn spec(&self) -> &DeviceSpec {
+        &self.wire.spec
+    }
+
+    pub(super) fn listen_carrier(&self) -> Carrier {
+        self.spec().listen.address().protocol().into()
+    }
+
+    pub(super) fn connect_carrier(&self) -> Carrier {
+        self.spec().connect.address().protocol().into()
+    }
+
+    /// How its streams are carried.
+    pub(super) fn relay(&self) -> Relay {
+        match (self.listen_carrier(), self.connect_carrier()) {
+            (_, Carrier::Udp) => Relay::Datagrams,
+            (Carrier::Unix, Carrier::Unix) if self.spec().fds == FdPassing::On => Relay::Descriptors,
+            _ => Relay::Bytes,
+        }
+    }
+
+    /// Where to call for a client of listener `index`.
+    pub(super) fn place(&self, index: u32) -> Option<TargetPlace<'_>> {
+        match self.spec().target(index)? {
+            Target::Tcp { mut addr, .. } | Target::Udp { mut addr, .. } => {
+                if let SocketAddr::V6(v6) = &mut addr {
+                    v6.set_scope_id(self.scope);
+                }
+                Some(TargetPlace::Inet(addr))
+            }
+            Target::Unix(UnixName::Abstract(name)) => Some(TargetPlace::Abstract(name.as_str().as_bytes())),
+            Target::Unix(UnixName::Path(path)) => {
+                let kind = match self.wire.base? {
+                    UnixBase::Root => Base::Root,
+                    UnixBase::Parent => Base::Parent,
+                };
+                Some(TargetPlace::Path { base: self.base.as_ref()?.as_fd(), kind, path: path.as_path() })
+            }
+        }
+    }
+
+    /// Which of the targets a client of listener `index` gets: all share one, or each has its own.
+    pub(super) fn target_index(&self, index: u32) -> u32 {
+        if self.spec().connect.address().count() == 1 { 0 } else { index }
+    }
+
+    /// One line about `failure`.
+    pub(super) fn describe(&self, failure: Failure) -> String {
+        let (verb, address, index) = match failure.operation {
+            Operation::Connect(index) => {
+                ("connect to", self.spec().connect.address(), self.target_index(index))
+            }
+            Operation::Accept(index) => ("accept on", self.spec().listen.address(), index),
+        };
+        let mut text = format!("cannot {verb} ");
+        let one = |text: &mut String| match address {
+            Address::Tcp { host, ports } | Address::Udp { host, ports } => {
+                let port = ports.nth(index).map_or(0, portway_model::Port::get);
+                write!(text, "{}:{host}:{port}", address.protocol())
+            }
+            Address::Unix(name) => write!(text, "unix:{name}"),
+        };
+        let written = one(&mut text).and_then(|()| write!(text, ": {}", words(failure.errno)));
+        debug_assert!(written.is_ok(), "writing to a string cannot fail");
+        text
+    }
+}
+
+/// A place to call.
+pub(super) enum TargetPlace<'a> {
+    /// tcp or udp.
+    Inet(SocketAddr),
+    /// Abstract unix name, without its leading zero.
+    Abstract(&'a [u8]),
+    /// Unix path.
+    Path { base: BorrowedFd<'a>, kind: Base, path: &'a Path },
+}
+
+fn scope_id(zone: &Zone) -> Result<u32, DeviceError> {
+    interface::index(zone.as_str()).map_err(|_| DeviceError::Zone(zone.to_string()))
+}
+
+/// Clients that wait for one target port.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    /// In the order they came; some may have gone meanwhile.
+    pub(super) queue: VecDeque<Key>,
+    /// The one that is being dialled for on behalf of all.
+    pub(super) probe: Option<Key>,
+    /// When its timer is set for.
+    pub(super) timer: Option<Instant>,
+}
+
+/// A hold: refused clients are kept.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) until: Instant,
+    /// Target ports that have answered.
+    pub(super) reached: BTreeSet<u32>,
+}
+
+/// A listener.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) fd: OwnedFd,
+    pub(super) device: Key,
+    /// Listen index.
+    pub(super) index: u32,
+    pub(super) carrier: Carrier,
+    pub(super) attention: Attention,
+    /// How many clients are tried for at once.
+    pub(super) batch: u32,
+    /// How long the next pause would last, milliseconds.
+    pub(super) pause_ms: u32,
+    /// When its timer is set for.
+    pub(super) timer: Option<Instant>,
+}
+
+/// How a listener is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attention {
+    /// For clients.
+    Clients,
+    /// For listening again: it was told to refuse.
+    Reopening,
+    /// Not at all.
+    None,
+}
+
+/// See the module.
+pub(super) struct Device {
+    pub(super) plan: Plan,
+    /// Its slot; `None` once it was removed and only finishes its connections.
+    pub(super) slot: Option<Slot>,
+    pub(super) listeners: Vec<Key>,
+    pub(super) hold: Option<Hold>,
+    /// By target index.
+    pub(super) waiters: BTreeMap<u32, Waiters>,
+    pub(super) failures: Failures,
+    /// UDP flows; the value is the flow's place in the engine.
+    pub(super) flows: FlowTable<FlowKey, Key>,
+    /// When the timer of the flows is set for.
+    pub(super) flows_timer: Option<Instant>,
+    /// Streams of this device.
+    pub(super) stream_count: usize,
+}
+
+impl Device {
+    pub(super) fn new(plan: Plan, slot: Slot) -> Device {
+        let flows = FlowTable::new(plan.spec().udp_max_flows, plan.spec().udp_idle);
+        Device {
+            plan,
+            slot: Some(slot),
+            listeners: Vec::new(),
+            hold: None,
+            waiters: BTreeMap::new(),
+            failures: Failures::default(),
+            flows,
+            flows_timer: None,
+            stream_count: 0,
+        }
+    }
+
+    /// Whether refused clients of `target` are kept.
+    pub(super) fn holds(&self, target: u32) -> bool {
+        self.hold.as_ref().is_some_and(|hold| !hold.reached.contains(&target))
+    }
+}

@@ -1,0 +1,224 @@
+//! Calling the target.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use portway_proto::Dir;
+use portway_proto::proxy_protocol;
+use portway_sys::{sockopt, unix_path};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::device::TargetPlace;
+use super::engine::Engine;
+use super::failures::{Failure, Operation};
+use super::header;
+use super::lane;
+use super::poller::{Token, Watch};
+use super::slab::Key;
+use super::socket::{Carrier, Socket};
+use super::stream::{End, Phase, Relay};
+use crate::wire::field;
+
+/// Longest wait for one answer during a hold: the packet may have been lost on an instance that was not up yet,
+/// and the kernel repeats it only after a second.
+const HELD_ATTEMPT: Duration = Duration::from_millis(250);
+
+/// A socket on its way to the target.
+struct Called {
+    fd: OwnedFd,
+    connected: bool,
+}
+
+/// Calls `place` without waiting.
+fn call(place: &TargetPlace<'_>, carrier: Carrier) -> Result<Called, Errno> {
+    let connected = |fd| Ok(Called { fd, connected: true });
+    match place {
+        TargetPlace::Inet(address) => call_inet(address, carrier),
+        TargetPlace::Abstract(name) => {
+            let fd = unix_socket()?;
+            connect(&fd, &SocketAddrUnix::new_abstract_name(name)?)?;
+            connected(fd)
+        }
+        TargetPlace::Path { base, kind, path } => {
+            let called = unix_path::connect_stream(*base, *kind, path);
+            connected(called.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?)
+        }
+    }
+}
+
+fn call_inet(address: &SocketAddr, carrier: Carrier) -> Result<Called, Errno> {
+    let fd =
+        inet_socket(address, if carrier == Carrier::Udp { SocketType::DGRAM } else { SocketType::STREAM })?;
+    match connect(&fd, address) {
+        Ok(()) => Ok(Called { fd, connected: true }),
+        Err(Errno::INPROGRESS) => Ok(Called { fd, connected: false }),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A fresh socket for `address`.
+pub(super) fn inet_socket(address: &SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+}
+
+fn unix_socket() -> Result<OwnedFd, Errno> {
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+}
+
+/// Whether a failure says that something is short for the moment: descriptors, memory, local ports, or room in
+/// the backlog of a unix target.
+pub(super) fn is_shortage(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL
+    )
+}
+
+impl Engine {
+    /// Calls the target of a stream that has none; true when it is being called or connected.
+    pub(super) fn dial(&mut self, key: Key) -> bool {
+        let Some(stream) = self.streams.get_mut(key) else { return false };
+        let (index, device_key) = (stream.index, stream.device);
+        let Some(device) = self.devices.get(device_key) else { return false };
+        let carrier = device.plan.connect_carrier();
+        let called =
+            device.plan.place(index).ok_or(Errno::ADDRNOTAVAIL).and_then(|place| call(&place, carrier));
+        let patience = if device.holds(device.plan.target_index(index)) {
+            HELD_ATTEMPT.min(device.plan.spec().connect_timeout)
+        } else {
+            device.plan.spec().connect_timeout
+        };
+        let called = match called {
+            Ok(called) => called,
+            Err(errno) => {
+                self.dial_failed(key, errno);
+                return false;
+            }
+        };
+        let mut up = Socket::new(called.fd, carrier);
+        up.write = called.connected;
+        if let Err(error) = self.core.poller.add(up.as_fd(), Token::Upstream(key), Watch::Stream) {
+            tracing::debug!(%error, "target not watched");
+            self.dial_failed(key, Errno::NOMEM);
+            return false;
+        }
+        stream.up = Some(up);
+        stream.phase = Phase::Dialing;
+        if called.connected {
+            self.open(key);
+        } else {
+            self.set_stream_timer(key, self.core.now + patience);
+        }
+        true
+    }
+
+    /// The target has answered, one way or the other.
+    pub(super) fn on_answer(&mut self, key: Key, flags: EventFlags) {
+        let Some(up) = self.streams.get(key).and_then(|stream| stream.up.as_ref()) else { return };
+        let failed = if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
+            sockopt::take_error(up.as_fd()).unwrap_or_else(Some)
+        } else {
+            None
+        };
+        match failed {
+            Some(error) => self.dial_failed(key, Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            None if flags.contains(EventFlags::OUT) => self.open(key),
+            None => {}
+        }
+    }
+
+    /// Something happened to the client before the target answered. A reset ends it; an end of its stream
+    /// does not: what it has sent is still to be delivered.
+    pub(super) fn on_early_event(&mut self, key: Key, flags: EventFlags) {
+        let Some(stream) = self.streams.get(key) else { return };
+        if flags.contains(EventFlags::ERR) && stream.down.carrier == Carrier::Tcp {
+            self.core.count(stream.device, field::RESET);
+            self.close(key, End::Reset);
+        }
+    }
+
+    /// The target is connected: header first, then whatever is there.
+    fn open(&mut self, key: Key) {
+        self.cancel_stream_timer(key);
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.phase = Phase::Open;
+        stream.since = (stream.relay == Relay::Datagrams).then_some(self.core.now);
+        let (device_key, index) = (stream.device, stream.index);
+        if let (Some(device), Some(up)) = (self.devices.get(device_key), &stream.up) {
+            up.tune(device.plan.spec());
+        }
+        self.target_answered(device_key, index);
+        if self.send_header(key) {
+            self.pump(key);
+        } else {
+            self.close(key, End::Reset);
+        }
+    }
+
+    /// Sends the PROXY header, with the client's first bytes if there are any. False: one of the sides is gone.
+    fn send_header(&mut self, key: Key) -> bool {
+        let Some(stream) = self.streams.get_mut(key) else { return false };
+        let Some(device) = self.devices.get(stream.device) else { return false };
+        let mut header = [0; proxy_protocol::MAX_BYTES];
+        let length = header::write(device.plan.spec(), stream.down.as_fd(), &mut header);
+        if length == 0 {
+            return true;
+        }
+        let buffer = &mut self.core.buffer[..];
+        if let (Some(to), Some(from)) = (buffer.get_mut(..length), header.get(..length)) {
+            to.copy_from_slice(from);
+        }
+        let mut first = 0;
+        if stream.relay == Relay::Bytes {
+            match lane::read(&mut stream.down, buffer.get_mut(length..).unwrap_or_default()) {
+                Ok(0) => stream.lane_mut(Dir::Up).eof = true,
+                Ok(count) => first = count,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        let relay = stream.relay;
+        let (up, lane) = stream.upward();
+        let Some(up) = up else { return false };
+        lane.count(first);
+        let put = lane.put(up, buffer.get(..length + first).unwrap_or_default(), &mut self.core.pipes);
+        // Where descriptors are passed nothing is kept on the way; a fresh socket takes a header whole.
+        put.is_ok() && (relay == Relay::Bytes || lane.is_clear())
+    }
+
+    /// A call has failed.
+    pub(super) fn dial_failed(&mut self, key: Key, errno: Errno) {
+        self.cancel_stream_timer(key);
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.up = None;
+        stream.phase = Phase::Waiting;
+        let (device_key, index, since) = (stream.device, stream.index, stream.patient_since);
+        let Some(device) = self.devices.get(device_key) else { return };
+        let target = device.plan.target_index(index);
+        if device.holds(target) {
+            return self.wait_for_target(key, target, None);
+        }
+        let patience_ends = since + device.plan.spec().connect_timeout;
+        if is_shortage(errno) && self.core.now < patience_ends {
+            return self.wait_for_target(key, target, Some(patience_ends));
+        }
+        self.give_up(key, errno);
+    }
+
+    /// A client is told that its target cannot be reached, or kept for the next worker when the reason is
+    /// that the instance dies.
+    pub(super) fn give_up(&mut self, key: Key, errno: Errno) {
+        let Some(stream) = self.streams.get(key) else { return };
+        let (device, index) = (stream.device, stream.index);
+        if self.is_dying() {
+            return self.orphan(key);
+        }
+        self.core.count(device, field::DIAL_FAILED);
+        self.fail(device, Failure { operation: Operation::Connect(index), errno });
+        self.close(key, End::Reset);
+    }
+}

@@ -1,0 +1,347 @@
+//! The loop of the worker: one thread, one event queue.
+//!
+//! A turn: wait; handle what happened; give streams that could go on their turn; run what is due; send what the
+//! daemon is to know. Nothing in a turn blocks, and every part of it is bounded, so no client delays another by
+//! more than the others' turns.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use portway_proto::Side;
+use portway_sys::seqpacket::Channel;
+use rustix::event::epoll::EventFlags;
+
+use super::control::Control;
+use super::core::Core;
+use super::device::{Device, Listener};
+use super::life::{Life, Verdict};
+use super::poller::Token;
+use super::slab::{Key, Slab};
+use super::stream::{End, Phase, Pumped, Stream};
+use super::table::PendingPut;
+use super::timers::Timer;
+use super::udp::Udp;
+use crate::wire::{Init, field};
+
+/// Pause before something that failed for a shortage is tried again.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a stream may be short of descriptors before it is given up.
+const SHORTAGE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Descriptors the worker needs beside clients: messages with up to 253 of them, on two sides.
+const RESERVED_FDS: u64 = 600;
+
+/// See the module.
+pub(super) struct Engine {
+    pub(super) core: Core,
+    pub(super) devices: Slab<Device>,
+    /// The device in each slot.
+    pub(super) slots: BTreeMap<u32, Key>,
+    /// Devices whose listeners are still coming, by slot.
+    pub(super) pending: BTreeMap<u32, PendingPut>,
+    pub(super) listeners: Slab<Listener>,
+    pub(super) streams: Slab<Stream>,
+    pub(super) udp: Udp,
+    pub(super) control: Control,
+    pub(super) life: Life,
+    pub(super) init: Init,
+    /// Descriptors that may be open at once.
+    fd_limit: usize,
+    pub(super) sweep: super::sweep::Sweep,
+}
+
+/// What the engine is built from.
+pub(super) struct Parts {
+    pub(super) channel: Channel,
+    pub(super) adoption: Option<OwnedFd>,
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) init: Init,
+    /// Limit of open descriptors (`RLIMIT_NOFILE`).
+    pub(super) nofile: u64,
+}
+
+impl Engine {
+    /// Builds the engine; nothing is watched but the daemon and the instance.
+    ///
+    /// # Errors
+    /// No memory or no descriptors.
+    pub(super) fn new(parts: Parts) -> io::Result<Engine> {
+        let fd_limit =
+            usize::try_from(parts.nofile - RESERVED_FDS.min(parts.nofile / 4)).unwrap_or(usize::MAX);
+        let (core, memory) = Core::new((fd_limit / 16).clamp(4, 1024))?;
+        let life = Life::new(parts.pidfd, parts.init.init_pid);
+        let control = Control::new(parts.channel, parts.adoption, memory)?;
+        let engine = Engine {
+            core,
+            devices: Slab::new(),
+            slots: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            listeners: Slab::new(),
+            streams: Slab::new(),
+            udp: Udp::new(),
+            control,
+            life,
+            init: parts.init,
+            fd_limit,
+            sweep: super::sweep::Sweep::default(),
+        };
+        engine.control.watch(&engine.core.poller)?;
+        engine.life.watch(&engine.core.poller)?;
+        Ok(engine)
+    }
+
+    /// Runs until the daemon says exit, the instance dies or everything is drained.
+    ///
+    /// # Errors
+    /// The event queue itself fails.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        // What was said at the start has nothing to wait for.
+        self.flush_outbox();
+        loop {
+            let wait = if self.core.ready.is_empty() {
+                self.core.timers.wait(self.core.now)
+            } else {
+                Some(Duration::ZERO)
+            };
+            self.core.poller.wait(wait)?;
+            self.core.now = Instant::now();
+            for at in 0..self.core.poller.event_count() {
+                if let Some((token, flags)) = self.core.poller.event(at) {
+                    self.dispatch(token, flags);
+                }
+            }
+            self.flush_replies();
+            for _ in 0..self.core.ready.len() {
+                if let Some(key) = self.core.ready.pop_front() {
+                    self.take_turn(key);
+                }
+            }
+            self.run_timers();
+            self.flush_outbox();
+            if self.verdict() == Verdict::Exit {
+                self.end_all();
+                self.flush_outbox();
+                return Ok(());
+            }
+        }
+    }
+
+    fn dispatch(&mut self, token: Token, flags: EventFlags) {
+        if !matches!(token, Token::Flow(_)) {
+            self.flush_replies();
+        }
+        match token {
+            Token::Downstream(key) => self.on_stream(key, Side::Downstream, flags),
+            Token::Upstream(key) => self.on_stream(key, Side::Upstream, flags),
+            Token::Flow(key) => self.on_reply(key),
+            Token::Listener(key) => self.on_listener(key),
+            Token::Control => self.on_control(),
+            Token::Adoption => self.on_adoption(),
+            Token::Newcomer(key) => self.on_newcomer(key),
+            Token::Init => self.on_instance_gone(),
+        }
+    }
+
+    fn run_timers(&mut self) {
+        while let Some(timer) = self.core.timers.pop_due(self.core.now) {
+            match timer {
+                Timer::Stream(key) => self.on_stream_timer(key),
+                Timer::Listener(key) => self.resume_listener(key),
+                Timer::Probe(device, target) => self.on_probe(device, target),
+                Timer::Hold(device) => self.on_hold_over(device),
+                Timer::Failures(device) => self.report_failures(device),
+                Timer::Flows(device) => self.expire_flows(device),
+                Timer::Newcomer(key) => self.dismiss_newcomer(key),
+                Timer::Sweep => self.on_sweep(),
+                Timer::End => {}
+            }
+        }
+    }
+
+    /// Something happened to a socket of a stream.
+    fn on_stream(&mut self, key: Key, side: Side, flags: EventFlags) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if let Some(socket) = stream.socket_mut(side) {
+            socket.note(flags);
+        }
+        match stream.phase {
+            Phase::Open => {
+                self.pump(key);
+                if flags.contains(EventFlags::ERR)
+                    && let Some(end) = self.streams.get_mut(key).and_then(|stream| stream.on_error(side))
+                {
+                    self.close(key, end);
+                }
+            }
+            Phase::Dialing if side == Side::Upstream => self.on_answer(key, flags),
+            Phase::Dialing | Phase::Waiting => self.on_early_event(key, flags),
+        }
+    }
+
+    fn take_turn(&mut self, key: Key) {
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.queued = false;
+            self.pump(key);
+        }
+    }
+
+    /// Moves what a stream can move.
+    pub(super) fn pump(&mut self, key: Key) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if stream.phase != Phase::Open || stream.queued {
+            return;
+        }
+        let result = stream.pump(&mut self.core);
+        let device = stream.device;
+        match result {
+            Pumped::Waits => {}
+            Pumped::More => {
+                stream.queued = true;
+                self.core.ready.push_back(key);
+            }
+            Pumped::Later => {
+                let since = *stream.since.get_or_insert(self.core.now);
+                if self.core.now.saturating_duration_since(since) < SHORTAGE_PATIENCE {
+                    self.set_stream_timer(key, self.core.now + RETRY_PAUSE);
+                } else {
+                    self.close(key, End::Reset);
+                }
+            }
+            Pumped::Ends(end) => self.ended(key, end),
+        }
+        if self.core.refused > 0 {
+            let refused = std::mem::take(&mut self.core.refused);
+            self.core.counters.add(device, field::DROPPED, refused);
+        }
+        if result == Pumped::Waits {
+            self.after_pump(key);
+        }
+    }
+
+    /// A stream has come to its end. One that carried nothing because its instance dies is kept for the next.
+    fn ended(&mut self, key: Key, end: End) {
+        let untouched = self.streams.get(key).is_some_and(Stream::is_untouched);
+        if end == End::Reset && untouched && self.is_dying() {
+            self.orphan(key);
+        } else {
+            self.close(key, end);
+        }
+    }
+
+    fn after_pump(&mut self, key: Key) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        match stream.relay {
+            super::stream::Relay::Bytes => {}
+            super::stream::Relay::Descriptors => stream.since = None,
+            super::stream::Relay::Datagrams => self.watch_idle(key),
+        }
+    }
+
+    /// Sets the timer of a stream, which has one.
+    pub(super) fn set_stream_timer(&mut self, key: Key, at: Instant) {
+        self.cancel_stream_timer(key);
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.timer = Some(at);
+            self.core.timers.set(at, Timer::Stream(key));
+        }
+    }
+
+    pub(super) fn cancel_stream_timer(&mut self, key: Key) {
+        if let Some(at) = self.streams.get_mut(key).and_then(|stream| stream.timer.take()) {
+            self.core.timers.cancel(at, Timer::Stream(key));
+        }
+    }
+
+    fn on_stream_timer(&mut self, key: Key) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.timer = None;
+        match (stream.phase, stream.relay) {
+            (Phase::Dialing, _) => self.dial_failed(key, rustix::io::Errno::TIMEDOUT),
+            (Phase::Waiting, _) => self.give_up(key, rustix::io::Errno::TIMEDOUT),
+            (Phase::Open, super::stream::Relay::Datagrams) => self.on_idle(key),
+            (Phase::Open, _) => self.pump(key),
+        }
+    }
+
+    /// Ends a stream and counts it.
+    pub(super) fn close(&mut self, key: Key, end: End) {
+        self.cancel_stream_timer(key);
+        let Some(mut stream) = self.streams.remove(key) else { return };
+        if end == End::Reset {
+            stream.down.reset_on_close();
+            if let Some(up) = &stream.up {
+                up.reset_on_close();
+            }
+        }
+        for dir in portway_proto::Dir::ALL {
+            stream.lane_mut(dir).release(&mut self.core.pipes);
+        }
+        if stream.phase == Phase::Open && (end == End::Reset || stream.was_cut()) {
+            self.core.count(stream.device, field::RESET);
+        }
+        if stream.phase == Phase::Dialing {
+            self.probe_lost(key, stream.device, stream.index);
+        }
+        self.record(&stream, end);
+        self.forget_stream(stream.device);
+    }
+
+    /// One record per connection, also of those that never reached their target.
+    fn record(&self, stream: &Stream, end: End) {
+        let (bytes_in, bytes_out) = stream.totals();
+        let device = self.devices.get(stream.device).map_or("", |device| device.plan.wire.key.as_str());
+        let lasted = self.core.now.saturating_duration_since(stream.begun);
+        tracing::debug!(
+            device,
+            listener = stream.index,
+            bytes_in,
+            bytes_out,
+            ?lasted,
+            reached = stream.phase == Phase::Open,
+            ?end,
+            "connection over"
+        );
+    }
+
+    /// A stream of `device` is gone.
+    pub(super) fn forget_stream(&mut self, device: Key) {
+        self.core.count(device, field::CLOSED);
+        let over = self.devices.get_mut(device).is_some_and(|device| {
+            device.stream_count = device.stream_count.saturating_sub(1);
+            device.slot.is_none() && device.stream_count == 0
+        });
+        if over {
+            self.forget_device(device);
+        }
+    }
+
+    /// Whether `count` more descriptors may be opened.
+    pub(super) fn has_room(&mut self, count: usize) -> bool {
+        let fits = |engine: &Engine| engine.open_fds() + count <= engine.fd_limit;
+        if fits(self) {
+            return true;
+        }
+        self.core.pipes.trim();
+        fits(self)
+    }
+
+    /// Most UDP flows of all devices together: a quarter of the descriptors is left to streams.
+    pub(super) fn flow_limit(&self) -> usize {
+        (self.fd_limit / 4 * 3).max(1)
+    }
+
+    /// Upper bound of the descriptors that are open.
+    fn open_fds(&self) -> usize {
+        /// Standard streams, event queue, channel, adoption listener, memory, pidfd; a device's base.
+        const FIXED: usize = 16;
+        FIXED
+            + self.listeners.len()
+            + 2 * self.streams.len()
+            + 2 * self.core.pipes.count()
+            + self.udp.flow_count()
+            + self.devices.len()
+    }
+}

@@ -1,0 +1,269 @@
+//! One direction of a byte stream: from the source's receive queue to the destination's send queue.
+//!
+//! Small amounts are copied through the engine's buffer. A direction that fills the buffer, or whose destination
+//! does not take all of it, moves to splice(2) through a pipe, where what is on its way stays in the kernel; it
+//! moves back when the source runs dry. Without a pipe the rest of a buffer is kept in memory. Nothing more is
+//! read while anything is on its way, so a direction holds at most one pipe or one buffer.
+
+use portway_sys::pipe::{self, Pipe};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::os::fd::AsFd;
+
+use super::pipes::{LARGE_BYTES, Pipes, fill};
+use super::socket::Socket;
+
+/// Bytes of one direction in one turn of the loop; then it is the others' turn.
+pub(super) const TURN_BYTES: usize = 256 * 1024;
+
+/// A rest that is kept in memory rather than in a pipe, bytes.
+const SMALL_REST_BYTES: usize = 4096;
+
+/// State of a direction.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    pipe: Option<Pipe>,
+    /// Bytes in the pipe.
+    piped: usize,
+    /// Rest of a buffer, after what is in the pipe.
+    rest: Vec<u8>,
+    /// How much of the rest has gone.
+    rest_sent: usize,
+    /// The source has ended.
+    pub(super) eof: bool,
+    /// splice(2) does not work with this source.
+    copies: bool,
+    /// Bytes taken in over the life of the direction.
+    pub(super) total: u64,
+    /// Bytes taken in and not yet counted.
+    pub(super) uncounted: u64,
+}
+
+/// Where a direction has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// To an event of either socket.
+    Waits,
+    /// To the end of its turn; it could go on.
+    More,
+    /// To a shortage; it is to be tried again in a while.
+    Later,
+    /// To the end: the source has ended and everything is written.
+    Ended,
+    /// The source failed.
+    SourceFailed(Errno),
+    /// The destination failed.
+    SinkFailed(Errno),
+}
+
+/// What one read brought.
+enum Took {
+    Bytes(usize),
+    Nothing,
+    End,
+    Stop(Step),
+}
+
+impl Lane {
+    /// Moves what can be moved in one turn.
+    pub(super) fn carry(
+        &mut self,
+        from: &mut Socket,
+        to: &mut Socket,
+        buffer: &mut [u8],
+        pipes: &mut Pipes,
+    ) -> Step {
+        let mut left = TURN_BYTES;
+        loop {
+            if let Some(step) = self.flush(to) {
+                return step;
+            }
+            if self.eof {
+                self.release(pipes);
+                return Step::Ended;
+            }
+            if !from.read || !to.write {
+                return Step::Waits;
+            }
+            if left == 0 {
+                return Step::More;
+            }
+            let took = if self.pipe.is_some() {
+                self.splice(from, pipes)
+            } else {
+                self.copy(from, to, buffer, pipes)
+            };
+            match took {
+                Took::Bytes(count) => left = left.saturating_sub(count),
+                Took::Nothing => {}
+                Took::End => self.eof = true,
+                Took::Stop(step) => return step,
+            }
+        }
+    }
+
+    /// Writes what is on its way. `None`: nothing is left of it.
+    pub(super) fn flush(&mut self, to: &mut Socket) -> Option<Step> {
+        while self.piped > 0 {
+            let Some(pipe) = &self.pipe else { break };
+            if !to.write {
+                return Some(Step::Waits);
+            }
+            match pipe::splice(pipe.read.as_fd(), to.as_fd(), self.piped) {
+                Ok(count) => self.piped = self.piped.saturating_sub(count),
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::AGAIN) => to.write = false,
+                    Some(Errno::INTR) => {}
+                    errno => return Some(Step::SinkFailed(errno.unwrap_or(Errno::IO))),
+                },
+            }
+        }
+        while let Some(rest) = self.rest.get(self.rest_sent..).filter(|rest| !rest.is_empty()) {
+            if !to.write {
+                return Some(Step::Waits);
+            }
+            match write(to, rest) {
+                Ok(count) => self.rest_sent += count,
+                Err(errno) => return Some(Step::SinkFailed(errno)),
+            }
+        }
+        if self.rest_sent > 0 {
+            self.rest = Vec::new();
+            self.rest_sent = 0;
+        }
+        None
+    }
+
+    /// Takes one buffer from the source to the destination.
+    fn copy(&mut self, from: &mut Socket, to: &mut Socket, buffer: &mut [u8], pipes: &mut Pipes) -> Took {
+        let asked = buffer.len();
+        let bytes = match read(from, buffer) {
+            Ok(0) => return Took::End,
+            Ok(count) => buffer.get(..count).unwrap_or_default(),
+            Err(Errno::AGAIN | Errno::INTR) => return Took::Nothing,
+            Err(errno) => return Took::Stop(Step::SourceFailed(errno)),
+        };
+        self.count(bytes.len());
+        if let Err(errno) = self.put(to, bytes, pipes) {
+            return Took::Stop(Step::SinkFailed(errno));
+        }
+        if bytes.len() == asked && self.pipe.is_none() && !self.copies {
+            self.pipe = pipes.take();
+        }
+        Took::Bytes(bytes.len())
+    }
+
+    /// Writes `bytes`, or keeps what the destination does not take.
+    pub(super) fn put(&mut self, to: &mut Socket, bytes: &[u8], pipes: &mut Pipes) -> Result<(), Errno> {
+        let sent = write(to, bytes)?;
+        let mut rest = bytes.get(sent..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        // A stream takes part of a write only when it is full; a signal may cut one short, too, and then
+        // the next write would tell.
+        to.write = false;
+        if rest.len() > SMALL_REST_BYTES && !self.copies {
+            self.pipe = self.pipe.take().or_else(|| pipes.take());
+            if let Some(pipe) = &self.pipe {
+                let kept = fill(pipe, rest).unwrap_or(0);
+                self.piped += kept;
+                rest = rest.get(kept..).unwrap_or_default();
+            }
+        }
+        self.rest = rest.to_vec();
+        Ok(())
+    }
+
+    /// Takes as much from the source as the pipe holds. The pipe is empty, so it is the source that
+    /// would block.
+    fn splice(&mut self, from: &mut Socket, pipes: &mut Pipes) -> Took {
+        let Some(pipe) = &self.pipe else { return Took::Nothing };
+        match pipe::splice(from.as_fd(), pipe.write.as_fd(), LARGE_BYTES) {
+            Ok(0) => Took::End,
+            Ok(count) => {
+                self.piped += count;
+                self.count(count);
+                Took::Bytes(count)
+            }
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN) if from.urgent => {
+                    // splice(2) does not pass the place of urgent data; a read does.
+                    self.copies = true;
+                    self.release(pipes);
+                    Took::Nothing
+                }
+                Some(Errno::AGAIN) => {
+                    from.read = false;
+                    self.release(pipes);
+                    Took::Nothing
+                }
+                Some(Errno::INTR) => Took::Nothing,
+                Some(Errno::INVAL) => {
+                    self.copies = true;
+                    self.release(pipes);
+                    Took::Nothing
+                }
+                errno => Took::Stop(Step::SourceFailed(errno.unwrap_or(Errno::IO))),
+            },
+        }
+    }
+
+    pub(super) fn count(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        self.total += bytes;
+        self.uncounted += bytes;
+    }
+
+    /// Gives the pipe back.
+    pub(super) fn release(&mut self, pipes: &mut Pipes) {
+        if let Some(pipe) = self.pipe.take() {
+            pipes.give_back(pipe, self.piped);
+        }
+        self.piped = 0;
+    }
+
+    /// Throws away what is on its way: its destination is gone.
+    pub(super) fn discard(&mut self, pipes: &mut Pipes) {
+        self.release(pipes);
+        self.rest = Vec::new();
+        self.rest_sent = 0;
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_clear(&self) -> bool {
+        self.piped == 0 && self.rest.is_empty()
+    }
+}
+
+/// One read; remembers when the source is dry.
+pub(super) fn read(from: &mut Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let asked = buffer.len();
+    match recv(&*from, buffer, RecvFlags::DONTWAIT) {
+        Ok((count, _)) => {
+            if count < asked {
+                from.note_short_read();
+            }
+            Ok(count)
+        }
+        Err(Errno::AGAIN) => {
+            from.read = false;
+            Err(Errno::AGAIN)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// One write; 0 when the destination is full.
+fn write(to: &mut Socket, bytes: &[u8]) -> Result<usize, Errno> {
+    loop {
+        match send(&*to, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Err(Errno::AGAIN) => {
+                to.write = false;
+                return Ok(0);
+            }
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}

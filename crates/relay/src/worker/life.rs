@@ -1,0 +1,227 @@
+//! How the worker ends: told to, drained, or with its instance.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use portway_sys::pidfd;
+
+use super::device::Attention;
+use super::engine::Engine;
+use super::poller::{Poller, Token, Watch};
+use super::slab::Key;
+use super::socket::Carrier;
+use super::stream::{End, Phase};
+use super::timers::Timer;
+use crate::wire::FromWorker;
+
+/// How long connections have to finish once the instance is dead. Longer, and what the worker holds of it would
+/// keep its network devices from a restart.
+const FLUSH_TIME: Duration = Duration::from_millis(200);
+
+/// How long flows are still answered while the worker drains.
+const FLOW_DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// How long the answer to "is the instance dying" holds.
+const DYING_CHECK_EVERY: Duration = Duration::from_millis(2);
+
+/// Stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// No new clients; those there finish.
+    Draining {
+        until: Instant,
+        flows_until: Instant,
+    },
+    /// The instance is dead.
+    Flushing {
+        until: Instant,
+    },
+    Over,
+}
+
+/// Whether the loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    GoOn,
+    Exit,
+}
+
+/// See the module.
+pub(super) struct Life {
+    stage: Stage,
+    /// The instance has begun to die: its services refuse, its init still runs.
+    dying: bool,
+    checked: Option<Instant>,
+    pidfd: Option<OwnedFd>,
+    init_pid: Option<i32>,
+}
+
+impl Life {
+    pub(super) const fn new(pidfd: Option<OwnedFd>, init_pid: Option<i32>) -> Life {
+        Life { stage: Stage::Serving, dying: false, checked: None, pidfd, init_pid }
+    }
+
+    pub(super) fn watch(&self, poller: &Poller) -> io::Result<()> {
+        match &self.pidfd {
+            Some(pidfd) => poller.add(pidfd.as_fd(), Token::Init, Watch::Level),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether new clients are taken in.
+    pub(super) fn accepts(&self) -> bool {
+        self.stage == Stage::Serving && !self.dying
+    }
+
+    pub(super) fn exit_now(&mut self) {
+        self.stage = Stage::Over;
+    }
+}
+
+impl Engine {
+    /// Whether the instance is dying. Once it is, no client is taken in any more: they wait in the backlog, which
+    /// the daemon and the keeper hold, for the next worker.
+    pub(super) fn is_dying(&mut self) -> bool {
+        let fresh = self
+            .life
+            .checked
+            .is_some_and(|at| self.core.now.saturating_duration_since(at) < DYING_CHECK_EVERY);
+        if self.life.dying || fresh {
+            return self.life.dying;
+        }
+        self.life.checked = Some(self.core.now);
+        let dead = self.life.pidfd.as_ref().is_some_and(|pidfd| pidfd::exited(pidfd.as_fd()));
+        if dead || self.life.init_pid.is_some_and(pidfd::dying) {
+            tracing::info!("instance is dying");
+            self.life.dying = true;
+            self.leave_listeners_alone();
+        }
+        self.life.dying
+    }
+
+    fn leave_listeners_alone(&mut self) {
+        for key in self.listeners.keys() {
+            self.watch_listener(key, Attention::None);
+        }
+    }
+
+    /// The instance's init is dead.
+    pub(super) fn on_instance_gone(&mut self) {
+        // Closed, it is no longer watched: it would stay readable.
+        if let Some(pidfd) = self.life.pidfd.take() {
+            self.core.poller.delete(pidfd.as_fd());
+        }
+        self.life.dying = true;
+        if self.life.stage == Stage::Over {
+            return;
+        }
+        tracing::info!("instance is gone");
+        let until = self.core.now + FLUSH_TIME;
+        self.life.stage = Stage::Flushing { until };
+        self.core.timers.set(until, Timer::End);
+        self.close_listeners();
+        for device in self.devices.keys() {
+            if let Some(device) = self.devices.get_mut(device) {
+                device.plan.base = None;
+            }
+        }
+        self.report_life();
+    }
+
+    /// Tells the daemon what it has to know about the end, also one that comes late.
+    pub(super) fn report_life(&mut self) {
+        if self.life.dying {
+            self.hand_over_waiting();
+        }
+        if matches!(self.life.stage, Stage::Flushing { .. }) {
+            self.send(&FromWorker::InstanceGone, Vec::new());
+        }
+    }
+
+    /// Gives the daemon every client that has no target yet.
+    fn hand_over_waiting(&mut self) {
+        for key in self.streams.keys() {
+            if self.streams.get(key).is_some_and(|stream| stream.phase != Phase::Open) {
+                self.orphan(key);
+            }
+        }
+    }
+
+    /// Gives a client that has lost nothing to the daemon, for the next worker. Without a daemon it waits for
+    /// one.
+    pub(super) fn orphan(&mut self, key: Key) {
+        self.cancel_stream_timer(key);
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.up = None;
+        stream.phase = Phase::Waiting;
+        let slot = self.devices.get(stream.device).and_then(|device| device.slot);
+        let Some(slot) = slot else { return self.close(key, End::Reset) };
+        if !self.control.is_connected() {
+            return;
+        }
+        let Some(stream) = self.streams.remove(key) else { return };
+        // The daemon has a duplicate from here on: closing ours would not end the watch.
+        self.core.poller.delete(stream.down.as_fd());
+        let (device, index) = (stream.device, stream.index);
+        self.send(&FromWorker::Orphan { slot, index }, vec![stream.down.into_fd()]);
+        self.forget_stream(device);
+    }
+
+    /// Stops accepting; exits when all is finished, or after `grace`.
+    pub(super) fn drain(&mut self, grace: Duration) {
+        if self.life.stage != Stage::Serving {
+            return;
+        }
+        let until = self.core.now + grace;
+        let flows_until = self.core.now + grace.min(FLOW_DRAIN_TIME);
+        self.life.stage = Stage::Draining { until, flows_until };
+        self.core.timers.set(until, Timer::End);
+        self.core.timers.set(flows_until, Timer::End);
+        // Datagram listeners stay open, unwatched: replies leave by them.
+        self.leave_listeners_alone();
+        let streams = |engine: &Engine, key: &Key| {
+            engine.listeners.get(*key).is_some_and(|listener| listener.carrier != Carrier::Udp)
+        };
+        for device in self.slots.values().copied().collect::<Vec<Key>>() {
+            let is_stream = self
+                .devices
+                .get(device)
+                .is_some_and(|device| device.listeners.first().is_some_and(|key| streams(self, key)));
+            if is_stream {
+                self.stop_listening(device);
+            }
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        for device in self.devices.keys() {
+            self.stop_listening(device);
+        }
+        self.pending.clear();
+    }
+
+    /// Whether it is over.
+    pub(super) fn verdict(&self) -> Verdict {
+        let over = match self.life.stage {
+            Stage::Serving => false,
+            Stage::Over => true,
+            Stage::Draining { until, flows_until } => {
+                let flows_done = self.udp.flow_count() == 0 || self.core.now >= flows_until;
+                (self.streams.is_empty() && flows_done && self.control.is_quiet()) || self.core.now >= until
+            }
+            Stage::Flushing { until } => {
+                (self.streams.is_empty() && self.control.is_quiet()) || self.core.now >= until
+            }
+        };
+        if over { Verdict::Exit } else { Verdict::GoOn }
+    }
+
+    /// Ends what is left. Connections that are cut must not look finished.
+    pub(super) fn end_all(&mut self) {
+        for key in self.streams.keys() {
+            self.close(key, End::Reset);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Pipes for splice(2): made when a stream is busy enough, kept for the next one.
+//!
+//! Pipes cost two descriptors and kernel memory that the kernel counts per user (pipe(7)); beyond a limit it
+//! gives new pipes a page or two. So only the first few are made large, idle ones are kept in small number, and
+//! there is a limit to all of them. A stream that gets none is copied.
+
+use std::io;
+
+use portway_sys::pipe::Pipe;
+
+/// Size of a large pipe, bytes.
+pub(super) const LARGE_BYTES: usize = 256 * 1024;
+
+/// Size of the others, bytes: what pipe(2) gives.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// How many pipes are large: 32 MiB of the 64 MiB the kernel grants a user by default.
+const LARGE_COUNT: usize = 128;
+
+/// How many idle pipes are kept.
+const IDLE_COUNT: usize = 16;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    idle: Vec<Pipe>,
+    count: usize,
+    limit: usize,
+}
+
+impl Pipes {
+    /// At most `limit` pipes at once.
+    pub(super) const fn new(limit: usize) -> Pipes {
+        Pipes { idle: Vec::new(), count: 0, limit }
+    }
+
+    /// Number of pipes, in use and idle.
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// An empty pipe, if there may be another one.
+    pub(super) fn take(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.idle.pop() {
+            return Some(pipe);
+        }
+        if self.count >= self.limit {
+            return None;
+        }
+        let made = Pipe::new(if self.count < LARGE_COUNT { LARGE_BYTES } else { SMALL_BYTES });
+        match made {
+            Ok(pipe) => {
+                self.count += 1;
+                Some(pipe)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no pipe");
+                None
+            }
+        }
+    }
+
+    /// Takes `pipe` back, which holds `bytes`.
+    pub(super) fn give_back(&mut self, pipe: Pipe, bytes: usize) {
+        if bytes == 0 && self.idle.len() < IDLE_COUNT {
+            self.idle.push(pipe);
+        } else {
+            self.count = self.count.saturating_sub(1);
+        }
+    }
+
+    /// Closes the idle pipes: descriptors are short.
+    pub(super) fn trim(&mut self) {
+        self.count = self.count.saturating_sub(self.idle.len());
+        self.idle.clear();
+    }
+}
+
+/// Writes as much of `bytes` into `pipe` as fits.
+pub(super) fn fill(pipe: &Pipe, bytes: &[u8]) -> io::Result<usize> {
+    match rustix::io::write(&pipe.write, bytes) {
+        Ok(written) => Ok(written),
+        Err(rustix::io::Errno::AGAIN) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,118 @@
+//! One end of a relayed connection: its descriptor and what the event queue said of it.
+//!
+//! The queue reports changes once, so what it said is remembered here until a call says otherwise: `read` is
+//! true until a read would block, `write` until a write would.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use portway_model::{DeviceSpec, Protocol};
+use portway_sys::sockopt;
+use rustix::event::epoll::EventFlags;
+
+/// What a socket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// TCP: ends with FIN or reset.
+    Tcp,
+    /// Unix stream.
+    Unix,
+    /// Connected UDP: keeps message boundaries, never ends.
+    Udp,
+}
+
+impl From<Protocol> for Carrier {
+    fn from(protocol: Protocol) -> Carrier {
+        match protocol {
+            Protocol::Tcp => Carrier::Tcp,
+            Protocol::Unix => Carrier::Unix,
+            Protocol::Udp => Carrier::Udp,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Socket {
+    fd: OwnedFd,
+    pub(super) carrier: Carrier,
+    /// There may be something to read.
+    pub(super) read: bool,
+    /// There may be room to write.
+    pub(super) write: bool,
+    /// The peer has ended its side, or all is over: the end of the stream is still to be read.
+    hung: bool,
+    /// Urgent data was there: a read may stop short of what has arrived (tcp(7)).
+    pub(super) urgent: bool,
+    /// The kernel's limit for unacknowledged bytes is off, because the peer's window is closed.
+    pub(super) relaxed: bool,
+}
+
+impl Socket {
+    /// A socket of which nothing is known yet but that a fresh one takes bytes.
+    pub(super) fn new(fd: OwnedFd, carrier: Carrier) -> Socket {
+        Socket { fd, carrier, read: false, write: true, hung: false, urgent: false, relaxed: false }
+    }
+
+    /// Remembers what the event queue said.
+    pub(super) fn note(&mut self, flags: EventFlags) {
+        let over = EventFlags::HUP | EventFlags::ERR;
+        self.read |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | over);
+        self.write |= flags.intersects(EventFlags::OUT | over);
+        self.hung |= flags.intersects(EventFlags::RDHUP | over);
+        self.urgent |= flags.contains(EventFlags::PRI);
+    }
+
+    /// A read gave less than was asked for. On tcp that means nothing is left, and the next arrival is a
+    /// new event (epoll(7)); unless the stream's end is near, which comes only once. A unix socket stops at
+    /// descriptors, so it proves nothing there.
+    pub(super) fn note_short_read(&mut self) {
+        if self.carrier == Carrier::Tcp && !self.hung && !self.urgent {
+            self.read = false;
+        }
+    }
+
+    /// Sets what a relayed tcp connection needs; nothing for other kinds. Failures leave the kernel's defaults.
+    pub(super) fn tune(&self, spec: &DeviceSpec) {
+        if self.carrier == Carrier::Tcp {
+            tune_tcp(self.fd.as_fd(), spec);
+        }
+    }
+
+    /// Closing sends a reset where the socket can carry one.
+    pub(super) fn reset_on_close(&self) {
+        if self.carrier == Carrier::Tcp
+            && let Err(error) = sockopt::linger_reset(self.fd.as_fd())
+        {
+            tracing::debug!(%error, "no reset on close");
+        }
+    }
+
+    /// The descriptor alone.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Options of both legs. A listener hands them to every connection it accepts (tcp(7)), so there they are set
+/// once instead of once per connection.
+pub(super) fn tune_tcp(fd: BorrowedFd<'_>, spec: &DeviceSpec) {
+    // A third of the idle time between probes; the user timeout decides when the peer is dead, the count
+    // is what bounds it where that is longer (defaults: 30 s + 12 x 10 s against 120 s).
+    let interval = spec.tcp_keepalive / 3;
+    let seconds = interval.as_secs().max(1);
+    let count = u32::try_from(spec.tcp_timeout.as_secs().div_ceil(seconds)).unwrap_or(u32::MAX);
+    let results = [
+        sockopt::nodelay(fd),
+        sockopt::keepalive(fd, spec.tcp_keepalive, interval, count),
+        sockopt::user_timeout(fd, spec.tcp_timeout),
+    ];
+    for error in results.into_iter().filter_map(Result::err) {
+        tracing::debug!(%error, "tcp option not set");
+    }
+}

@@ -1,0 +1,310 @@
+//! A relayed connection: two sockets, two directions, and what happens when one of them ends.
+
+use std::time::Instant;
+
+use portway_proto::half_close::{Action, Event, HalfClose, Leg};
+use portway_proto::{Dir, Side};
+use portway_sys::sockopt;
+use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
+use std::os::fd::AsFd;
+
+use super::core::Core;
+use super::datagram;
+use super::lane::{Lane, Step};
+use super::slab::Key;
+use super::socket::{Carrier, Socket};
+use super::unix_fds;
+
+/// Stages of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The target has been called and has not answered.
+    Dialing,
+    /// The target is to be called later.
+    Waiting,
+    /// Both sockets are connected.
+    Open,
+}
+
+/// How bytes are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Relay {
+    /// As a stream.
+    Bytes,
+    /// As a stream with file descriptors beside it.
+    Descriptors,
+    /// Between a stream and datagrams.
+    Datagrams,
+}
+
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Everything has been delivered.
+    Clean,
+    /// Something was cut: tcp sockets are reset.
+    Reset,
+}
+
+/// Result of [`Stream::pump`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pumped {
+    /// Nothing to do before the next event.
+    Waits,
+    /// There is more to do, after the others' turn.
+    More,
+    /// To be tried again in a while.
+    Later,
+    /// It is over.
+    Ends(End),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) device: Key,
+    /// Listen index it came in by.
+    pub(super) index: u32,
+    /// When it was accepted.
+    pub(super) begun: Instant,
+    pub(super) phase: Phase,
+    pub(super) relay: Relay,
+    pub(super) down: Socket,
+    pub(super) up: Option<Socket>,
+    half: HalfClose,
+    lane_up: Lane,
+    lane_down: Lane,
+    /// The side that is dead; what came from it before is still delivered.
+    cut: Option<Side>,
+    /// The client has been told that nothing more comes.
+    told_end: bool,
+    /// From when on its patience with a shortage is counted.
+    pub(super) patient_since: Instant,
+    /// When its timer is set for.
+    pub(super) timer: Option<Instant>,
+    /// It stands in the queue of those with more to do.
+    pub(super) queued: bool,
+    /// When something last passed that keeps it alive (datagrams), or since when it is short of something.
+    pub(super) since: Option<Instant>,
+}
+
+impl Stream {
+    pub(super) fn new(device: Key, index: u32, relay: Relay, down: Socket, now: Instant) -> Stream {
+        Stream {
+            device,
+            index,
+            begun: now,
+            phase: Phase::Waiting,
+            relay,
+            down,
+            up: None,
+            half: HalfClose::new(),
+            lane_up: Lane::default(),
+            lane_down: Lane::default(),
+            cut: None,
+            told_end: false,
+            patient_since: now,
+            timer: None,
+            queued: false,
+            since: None,
+        }
+    }
+
+    /// Moves what can be moved.
+    pub(super) fn pump(&mut self, core: &mut Core) -> Pumped {
+        let mut result = Pumped::Waits;
+        for dir in Dir::ALL {
+            if !self.half.writes(dir) || self.cut == Some(dir.to()) {
+                continue;
+            }
+            let step = self.step(dir, core);
+            self.report(dir, core);
+            match self.settle(dir, step, core) {
+                Pumped::Ends(end) => return Pumped::Ends(end),
+                Pumped::More => result = Pumped::More,
+                Pumped::Later if result == Pumped::Waits => result = Pumped::Later,
+                Pumped::Later | Pumped::Waits => {}
+            }
+        }
+        result
+    }
+
+    fn step(&mut self, dir: Dir, core: &mut Core) -> Step {
+        let Some(up) = &mut self.up else { return Step::Waits };
+        let (from, to, lane) = match dir {
+            Dir::Up => (&mut self.down, up, &mut self.lane_up),
+            Dir::Down => (up, &mut self.down, &mut self.lane_down),
+        };
+        match (self.relay, dir) {
+            (Relay::Bytes, _) => lane.carry(from, to, &mut core.buffer, &mut core.pipes),
+            (Relay::Descriptors, _) => unix_fds::carry(lane, from, to, &mut core.buffer, &mut core.refused),
+            (Relay::Datagrams, Dir::Up) => datagram::carry_up(lane, from, to, core),
+            (Relay::Datagrams, Dir::Down) => datagram::carry_down(lane, from, to, core, &mut self.since),
+        }
+    }
+
+    fn report(&mut self, dir: Dir, core: &mut Core) {
+        let lane = self.lane_mut(dir);
+        let bytes = std::mem::take(&mut lane.uncounted);
+        core.count_traffic(self.device, dir, bytes);
+    }
+
+    fn settle(&mut self, dir: Dir, step: Step, core: &mut Core) -> Pumped {
+        match step {
+            Step::Waits => Pumped::Waits,
+            Step::More => Pumped::More,
+            Step::Later => Pumped::Later,
+            Step::Ended => self.ended(dir),
+            Step::SourceFailed(errno) => self.source_failed(dir, errno),
+            Step::SinkFailed(errno) => self.sink_failed(dir, errno, core),
+        }
+    }
+
+    /// The direction is over: its source has ended and all is written.
+    fn ended(&mut self, dir: Dir) -> Pumped {
+        if self.cut == Some(dir.from()) {
+            return Pumped::Ends(self.cut_end());
+        }
+        let begun = self.half.on(Event::Eof(dir));
+        debug_assert_eq!(begun, Action::Nothing, "an end by itself asks for nothing");
+        match self.half.on(Event::Drained(dir)) {
+            Action::ShutdownWrite(side) => {
+                self.shut_write(side);
+                Pumped::Waits
+            }
+            Action::CloseBoth => Pumped::Ends(End::Clean),
+            Action::ResetOther(_) | Action::ResetBoth => Pumped::Ends(End::Reset),
+            Action::Nothing => Pumped::Waits,
+        }
+    }
+
+    /// The source is dead. A reset goes on at once where the other side can carry one; a unix socket
+    /// first gets what is on its way, and then its end.
+    fn source_failed(&mut self, dir: Dir, errno: Errno) -> Pumped {
+        tracing::trace!(?dir, %errno, "source failed");
+        if self.carries_resets() {
+            let action = self.half.on(Event::Reset(dir.from()));
+            debug_assert_eq!(action, Action::ResetOther(dir.to()), "the connection was open");
+            return Pumped::Ends(End::Reset);
+        }
+        if self.cut == Some(dir.to()) {
+            return Pumped::Ends(End::Reset);
+        }
+        self.cut = Some(dir.from());
+        self.lane_mut(dir).eof = true;
+        Pumped::More
+    }
+
+    /// The destination takes nothing any more. What it sent before is still delivered: a server may answer
+    /// and close without reading the rest of the request.
+    fn sink_failed(&mut self, dir: Dir, errno: Errno, core: &mut Core) -> Pumped {
+        tracing::trace!(?dir, %errno, "destination failed");
+        let unread = self.cut.is_some() || self.half.leg(dir.other()) == Leg::Done;
+        self.cut = Some(dir.to());
+        if unread || self.relay == Relay::Datagrams {
+            return Pumped::Ends(self.cut_end());
+        }
+        let lane = self.lane_mut(dir);
+        lane.discard(&mut core.pipes);
+        if let Some(dead) = self.socket_mut(dir.to()) {
+            dead.read = true;
+        }
+        if let Some(source) = self.socket(dir.from())
+            && source.carrier == Carrier::Unix
+            && let Err(error) = shutdown(source, Shutdown::Read)
+        {
+            tracing::trace!(%error, "source not told");
+        }
+        Pumped::More
+    }
+
+    /// The event queue reported an error of `side`. When its stream has been read to the end no read will
+    /// show it, so it is asked for.
+    pub(super) fn on_error(&mut self, side: Side) -> Option<End> {
+        let dir = match side {
+            Side::Downstream => Dir::Up,
+            Side::Upstream => Dir::Down,
+        };
+        let socket = self.socket(side)?;
+        if socket.carrier == Carrier::Udp || self.half.reads(dir) || self.cut == Some(side) {
+            return None;
+        }
+        match sockopt::take_error(socket.as_fd()) {
+            Ok(Some(_)) => {
+                self.cut = Some(side);
+                Some(self.cut_end())
+            }
+            Ok(None) | Err(_) => None,
+        }
+    }
+
+    fn shut_write(&mut self, side: Side) {
+        self.told_end |= side == Side::Downstream;
+        match self.socket(side) {
+            Some(socket) if socket.carrier != Carrier::Udp => {
+                // The peer may be gone meanwhile; the other direction finds out.
+                if let Err(error) = shutdown(socket, Shutdown::Write) {
+                    tracing::trace!(%error, "write side not shut");
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Whether a reset of one side is a reset of the other.
+    fn carries_resets(&self) -> bool {
+        let tcp = |socket: &Socket| socket.carrier == Carrier::Tcp;
+        tcp(&self.down) && self.up.as_ref().is_some_and(tcp)
+    }
+
+    fn cut_end(&self) -> End {
+        if self.carries_resets() { End::Reset } else { End::Clean }
+    }
+
+    /// Whether one side was lost rather than ended.
+    pub(super) fn was_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// Whether the client has neither lost nor got anything: another target could still serve it.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.lane_up.total == 0 && self.lane_down.total == 0 && !self.told_end
+    }
+
+    /// Whether the client has ended its side.
+    pub(super) fn client_has_ended(&self) -> bool {
+        self.half.leg(Dir::Up) == Leg::Done
+    }
+
+    /// The way from the client to the target.
+    pub(super) fn upward(&mut self) -> (Option<&mut Socket>, &mut Lane) {
+        (self.up.as_mut(), &mut self.lane_up)
+    }
+
+    /// Bytes of each direction: up, down.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.lane_up.total, self.lane_down.total)
+    }
+
+    pub(super) fn lane_mut(&mut self, dir: Dir) -> &mut Lane {
+        match dir {
+            Dir::Up => &mut self.lane_up,
+            Dir::Down => &mut self.lane_down,
+        }
+    }
+
+    pub(super) fn socket(&self, side: Side) -> Option<&Socket> {
+        match side {
+            Side::Downstream => Some(&self.down),
+            Side::Upstream => self.up.as_ref(),
+        }
+    }
+
+    pub(super) fn socket_mut(&mut self, side: Side) -> Option<&mut Socket> {
+        match side {
+            Side::Downstream => Some(&mut self.down),
+            Side::Upstream => self.up.as_mut(),
+        }
+    }
+}

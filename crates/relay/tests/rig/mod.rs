@@ -1,0 +1,408 @@
+//! A worker and what its daemon would be, for tests: starts the engine on a thread of this process inside a
+//! fresh network namespace, gives it devices, hears what it says.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use portway_model::{Address, DeviceSpec, UnixName};
+use portway_relay::wire::{
+    FromWorker, Identity, Init, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Sandbox, Slot, ToWorker,
+    UnixBase, WireDevice, field,
+};
+use portway_relay::worker::{Confinement, WorkerError, serve};
+use portway_sys::listen::{self, V6Only};
+use portway_sys::seqpacket::Channel;
+use portway_sys::shm::CountersView;
+use portway_sys::unix_path;
+use portway_testkit::{Addr, Netns, Pattern, Stream};
+
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `test` inside a network namespace of its own, with loopback up. What it starts is there, too.
+pub fn in_netns(test: impl FnOnce() + Send) {
+    if portway_testkit::is_root() {
+        Netns::new().unwrap().enter(test).unwrap();
+    }
+}
+
+/// The worker's other end.
+pub struct Rig {
+    channel: Option<Channel>,
+    counters: CountersView,
+    thread: Option<JoinHandle<Result<(), WorkerError>>>,
+    inbox: VecDeque<(FromWorker, Vec<OwnedFd>)>,
+    seq: u64,
+    dir: tempfile::TempDir,
+    /// Listeners as the daemon would keep them, by slot.
+    pub kept: Vec<(Slot, Vec<OwnedFd>)>,
+    /// For a worker that is a process.
+    pub pid: i32,
+}
+
+/// What a worker is started with unless a test says otherwise.
+pub fn init() -> Init {
+    Init {
+        version: PROTOCOL_VERSION,
+        has_netns: false,
+        has_pidfd: false,
+        init_pid: None,
+        ids: None,
+        sandbox: Sandbox::BestEffort,
+        lifetime: Lifetime::Detached,
+        owner_uid: rustix::process::geteuid().as_raw(),
+        identity: Identity {
+            name: "w".into(),
+            instance: "netns:test".into(),
+            run: "1".into(),
+            group: "host".into(),
+            build: "test".into(),
+        },
+    }
+}
+
+impl Rig {
+    pub fn start() -> Rig {
+        Rig::start_with(init(), &[])
+    }
+
+    /// On a thread of this process.
+    pub fn start_with(init: Init, fds: &[BorrowedFd<'_>]) -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = Channel::pair().unwrap();
+        let adoption = Channel::listen(&dir.path().join("w.sock")).unwrap();
+        let thread = std::thread::Builder::new()
+            .name("worker".into())
+            .spawn(move || serve(theirs, Some(adoption), Confinement::Thread))
+            .unwrap();
+        Rig::finish(ours, dir, Some(thread), &init, fds)
+    }
+
+    /// As a process of its own with everything given up; for a test binary whose `main` runs the role.
+    pub fn start_process(init: Init, fds: &[BorrowedFd<'_>]) -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = Channel::pair().unwrap();
+        let adoption = Channel::listen(&dir.path().join("w.sock")).unwrap();
+        portway_sys::process::spawn_role(&["worker"], vec![theirs.into(), adoption], Vec::new()).unwrap();
+        Rig::finish(ours, dir, None, &init, fds)
+    }
+
+    fn finish(
+        channel: Channel,
+        dir: tempfile::TempDir,
+        thread: Option<JoinHandle<Result<(), WorkerError>>>,
+        init: &Init,
+        fds: &[BorrowedFd<'_>],
+    ) -> Rig {
+        channel.set_timeout(Some(PATIENCE)).unwrap();
+        channel.send(&serde_json::to_vec(&ToWorker::Init(init.clone())).unwrap(), fds).unwrap();
+        let (message, fds) = receive(&channel).expect("ready");
+        let FromWorker::Ready { pid, .. } = message else { panic!("not ready: {message:?}") };
+        let counters = CountersView::map(fds[0].as_fd(), usize::try_from(SLOT_COUNT).unwrap()).unwrap();
+        Rig {
+            channel: Some(channel),
+            counters,
+            thread,
+            inbox: VecDeque::new(),
+            seq: 0,
+            dir,
+            kept: Vec::new(),
+            pid,
+        }
+    }
+
+    /// A folder for sockets.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn say(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+        self.channel.as_ref().expect("a channel").send(&serde_json::to_vec(message).unwrap(), fds).unwrap();
+    }
+
+    /// The next message.
+    pub fn hear(&mut self) -> Option<(FromWorker, Vec<OwnedFd>)> {
+        self.inbox.pop_front().or_else(|| receive(self.channel.as_ref().expect("a channel")))
+    }
+
+    /// Waits for a message that `wanted` takes; others are kept.
+    pub fn wait_for<T>(&mut self, mut wanted: impl FnMut(&FromWorker) -> Option<T>) -> (T, Vec<OwnedFd>) {
+        for at in 0..self.inbox.len() {
+            if let Some(found) = wanted(&self.inbox[at].0) {
+                return (found, self.inbox.remove(at).unwrap().1);
+            }
+        }
+        loop {
+            let (message, fds) =
+                receive(self.channel.as_ref().expect("a channel")).expect("the worker to go on");
+            match wanted(&message) {
+                Some(found) => return (found, fds),
+                None => self.inbox.push_back((message, fds)),
+            }
+        }
+    }
+
+    /// Waits for the answer to `seq`.
+    pub fn done(&mut self, seq: u64) -> Option<String> {
+        self.wait_for(|message| match message {
+            FromWorker::Done { seq: answered, error } if *answered == seq => Some(error.clone()),
+            _ => None,
+        })
+        .0
+    }
+
+    /// Adds a device and waits until it serves.
+    pub fn add(&mut self, slot: u32, listen: &str, connect: &str, more: &[(&str, &str)]) {
+        self.try_add(slot, listen, connect, more, None).unwrap();
+    }
+
+    pub fn add_held(
+        &mut self,
+        slot: u32,
+        listen: &str,
+        connect: &str,
+        more: &[(&str, &str)],
+        hold: Duration,
+    ) {
+        self.try_add(slot, listen, connect, more, Some(hold)).unwrap();
+    }
+
+    pub fn try_add(
+        &mut self,
+        slot: u32,
+        listen: &str,
+        connect: &str,
+        more: &[(&str, &str)],
+        hold: Option<Duration>,
+    ) -> Result<(), String> {
+        let device = device(listen, connect, more);
+        let listeners = open(&device.spec);
+        let result = self.put(slot, &device, &listeners, hold);
+        self.kept.retain(|(kept, _)| kept.0 != slot);
+        self.kept.push((Slot(slot), listeners));
+        result
+    }
+
+    /// Gives the device in `slot` other options; its listeners stay.
+    pub fn change(&mut self, slot: u32, listen: &str, connect: &str, more: &[(&str, &str)]) {
+        let device = device(listen, connect, more);
+        let listen_count = device.spec.listen_count();
+        self.seq += 1;
+        let base = base(&device);
+        let fds: Vec<BorrowedFd<'_>> = base.iter().map(AsFd::as_fd).collect();
+        let message = ToWorker::Put {
+            seq: self.seq,
+            slot: Slot(slot),
+            device: Box::new(device),
+            listen_count,
+            keep_listeners: true,
+            hold: None,
+        };
+        self.say(&message, &fds);
+        assert_eq!(self.done(self.seq), None);
+    }
+
+    pub fn put(
+        &mut self,
+        slot: u32,
+        device: &WireDevice,
+        listeners: &[OwnedFd],
+        hold: Option<Duration>,
+    ) -> Result<(), String> {
+        self.seq += 1;
+        let base = base(device);
+        let fds: Vec<BorrowedFd<'_>> = base.iter().map(AsFd::as_fd).collect();
+        let message = ToWorker::Put {
+            seq: self.seq,
+            slot: Slot(slot),
+            device: Box::new(device.clone()),
+            listen_count: u32::try_from(listeners.len()).unwrap(),
+            keep_listeners: false,
+            hold,
+        };
+        self.say(&message, &fds);
+        for (chunk, part) in listeners.chunks(MAX_FDS).enumerate() {
+            let fds: Vec<BorrowedFd<'_>> = part.iter().map(AsFd::as_fd).collect();
+            let first = u32::try_from(chunk * MAX_FDS).unwrap();
+            self.say(&ToWorker::Listeners { slot: Slot(slot), first }, &fds);
+        }
+        match self.done(self.seq) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    pub fn remove(&mut self, slot: u32, drain: bool) {
+        self.seq += 1;
+        self.say(&ToWorker::Remove { seq: self.seq, slot: Slot(slot), drain }, &[]);
+        assert_eq!(self.done(self.seq), None);
+        self.kept.retain(|(kept, _)| kept.0 != slot);
+    }
+
+    /// A counter of a slot.
+    pub fn count(&self, slot: u32, field: usize) -> u64 {
+        self.counters.read(usize::try_from(slot).unwrap())[field]
+    }
+
+    /// Connections or flows of a slot that are live.
+    pub fn live(&self, slot: u32) -> u64 {
+        self.count(slot, field::OPENED) - self.count(slot, field::CLOSED)
+    }
+
+    /// Waits until `condition` holds.
+    pub fn until(&self, what: &str, condition: impl Fn(&Rig) -> bool) {
+        until(what, || condition(self));
+    }
+
+    /// The daemon dies.
+    pub fn lose_channel(&mut self) {
+        self.channel = None;
+        self.inbox.clear();
+    }
+
+    /// A later daemon connects and says hello.
+    pub fn adopt(&mut self) {
+        let channel = Channel::connect(&self.path("w.sock")).unwrap();
+        channel.set_timeout(Some(PATIENCE)).unwrap();
+        self.channel = Some(channel);
+        self.say(&ToWorker::Hello { version: PROTOCOL_VERSION }, &[]);
+    }
+
+    /// Waits for the end of a worker on a thread.
+    pub fn join(&mut self) -> Result<(), WorkerError> {
+        self.thread.take().expect("a thread").join().unwrap()
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(channel) = &self.channel {
+            // It may be gone already.
+            let _ = channel.send(&serde_json::to_vec(&ToWorker::Exit).unwrap(), &[]);
+        }
+        if let Some(thread) = self.thread.take()
+            && (self.channel.is_some() || thread.is_finished())
+            && !std::thread::panicking()
+        {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+fn receive(channel: &Channel) -> Option<(FromWorker, Vec<OwnedFd>)> {
+    let mut packet = Vec::new();
+    let fds = channel.recv(&mut packet).expect("a message")?;
+    Some((serde_json::from_slice(&packet).expect("a message of the protocol"), fds))
+}
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn device(listen: &str, connect: &str, more: &[(&str, &str)]) -> WireDevice {
+    let keys = [("listen", listen), ("connect", connect)].into_iter().chain(more.iter().copied());
+    let spec = DeviceSpec::from_keys(keys).unwrap();
+    let path = matches!(spec.connect.address(), Address::Unix(UnixName::Path(_)));
+    WireDevice {
+        key: "netns:test/dev".into(),
+        spec,
+        base: path.then_some(UnixBase::Root),
+        note: "note".into(),
+    }
+}
+
+fn base(device: &WireDevice) -> Option<OwnedFd> {
+    device.base.map(|_| unix_path::host_root().unwrap())
+}
+
+/// Opens the listeners of a device.
+pub fn open(spec: &DeviceSpec) -> Vec<OwnedFd> {
+    let v6only = if spec.v6only { V6Only::Yes } else { V6Only::No };
+    match spec.listen.address() {
+        Address::Tcp { host, ports } => ports
+            .iter()
+            .map(|port| listen::tcp(SocketAddr::new(host.ip(), port.get()), v6only).unwrap())
+            .collect(),
+        Address::Udp { host, ports } => ports
+            .iter()
+            .map(|port| listen::udp(SocketAddr::new(host.ip(), port.get()), v6only).unwrap())
+            .collect(),
+        Address::Unix(UnixName::Abstract(name)) => {
+            vec![listen::unix_abstract(name.as_str().as_bytes()).unwrap()]
+        }
+        Address::Unix(UnixName::Path(path)) => {
+            vec![std::os::unix::net::UnixListener::bind(path.as_path()).unwrap().into()]
+        }
+    }
+}
+
+/// Connects to a device's or a service's address in its text form, bounded in every wait.
+pub fn connect(address: &str) -> Stream {
+    try_connect(address).unwrap()
+}
+
+pub fn try_connect(address: &str) -> io::Result<Stream> {
+    let stream = addr(address).connect(PATIENCE)?;
+    stream.set_timeout(PATIENCE)?;
+    Ok(stream)
+}
+
+pub fn addr(address: &str) -> Addr {
+    match address.split_once(':').unwrap() {
+        ("tcp", rest) => Addr::tcp(rest),
+        ("unix", name) if name.starts_with('@') => Addr::Abstract(name[1..].to_owned()),
+        ("unix", path) => Addr::unix(path),
+        _ => panic!("no stream address: {address}"),
+    }
+}
+
+/// Bytes that tell where they belong.
+pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    Pattern::new(seed).bytes(length)
+}
+
+/// Reads to the end and compares; says where the first difference is.
+pub fn expect_to_end(mut stream: &Stream, wanted: &[u8]) {
+    let mut got = Vec::with_capacity(wanted.len() + 1);
+    let end = stream.read_to_end(&mut got);
+    let same = got.iter().zip(wanted).take_while(|(one, two)| one == two).count();
+    assert!(
+        got == wanted,
+        "{} of {} bytes came, the first {same} are right, then {end:?}",
+        got.len(),
+        wanted.len()
+    );
+    end.unwrap();
+}
+
+/// Listens at an address in its text form.
+pub fn service(address: &str) -> portway_testkit::Listener {
+    addr(address).listen().unwrap()
+}
+
+/// Accepts with bounded waits.
+pub fn accept(listener: &portway_testkit::Listener) -> Stream {
+    let stream = listener.accept().unwrap();
+    stream.set_timeout(PATIENCE).unwrap();
+    stream
+}
