@@ -38,9 +38,10 @@ pub(crate) fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// Whether a name can be asked for: the empty one and the two dots would ask for something else.
+/// Whether a name can be asked for: the empty one and the dots would ask for something else, and
+/// one with a slash is an error of the server's instead of its "not found".
 pub(crate) fn addressable(name: &str) -> bool {
-    !matches!(name, "" | "." | "..")
+    !matches!(name, "" | "." | "..") && !name.contains('/')
 }
 
 #[cfg(test)]
