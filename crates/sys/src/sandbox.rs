@@ -1,8 +1,8 @@
 //! Giving up what a process does not need. Order for a worker, on its only thread:
-//! [`private_root`], [`drop_ids`], [`drop_all_caps`], [`no_new_privs`], [`undumpable`], [`landlock`],
+//! [`private_root`], [`drop_ids`], [`drop_all_caps`], [`no_new_privs`], [`undumpable`], [`landlock()`],
 //! [`worker_seccomp`].
 //!
-//! What each is for: [`private_root`] takes away every path of the host, [`landlock`] every other process
+//! What each is for: [`private_root`] takes away every path of the host, [`landlock()`] every other process
 //! of the same user (whose /proc/PID/root would be a way back to those paths), [`worker_seccomp`] every
 //! part of the kernel that the relay does not use.
 

@@ -1,10 +1,13 @@
 //! What the tests of this crate share.
 //!
 //! Much of what is tested here cannot be undone in a process (ids, seccomp, namespaces), or wants a process
-//! with one thread. [`in_child`] forks one for it.
+//! with one thread. [`in_child`] forks one for it. A forked process has copies of all descriptors, those of tests on
+//! other threads too; so a test that looks for the effect of closing one is run in a child as well, for the sake of
+//! runners that do not give each test a process.
 
-use std::io::{PipeReader, Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Mutex, Once, PoisonError};
 
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
@@ -24,6 +27,28 @@ pub(crate) fn root() -> bool {
     false
 }
 
+/// Where a forked process writes its panic messages. Empty in the process that runs the tests.
+static TO_PARENT: Mutex<Option<PipeWriter>> = Mutex::new(None);
+
+static REPORT: Once = Once::new();
+
+/// Sends panic messages of forked processes to their parents. Before any fork: in a forked process the lock of the
+/// panic hook may be held by a thread that does not exist there.
+fn report_panics() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        let mut to_parent = TO_PARENT.lock().unwrap_or_else(PoisonError::into_inner);
+        match to_parent.as_mut() {
+            // The parent sees the exit status if this fails.
+            Some(to_parent) => writeln!(to_parent, "{panic}").unwrap_or_default(),
+            None => {
+                drop(to_parent);
+                usual(panic);
+            }
+        }
+    }));
+}
+
 /// A forked process. Killed when dropped.
 pub(crate) struct Forked {
     /// Its pid.
@@ -36,6 +61,7 @@ impl Forked {
     /// Forks a process for `body`, as `uid` if given.
     pub(crate) fn new(uid: Option<u32>, body: impl FnOnce()) -> Forked {
         let (message, to_parent) = std::io::pipe().expect("descriptors are left");
+        REPORT.call_once(report_panics);
         // SAFETY: the child has one thread and a copy of everything; it leaves by _exit, without running what
         // belongs to the parent. glibc makes its allocator usable after fork.
         let pid = unsafe { libc::fork() };
@@ -43,10 +69,7 @@ impl Forked {
         if pid > 0 {
             return Forked { pid, message, waited: false };
         }
-        panic::set_hook(Box::new(move |panic| {
-            // The parent sees the exit status if this fails.
-            writeln!(&to_parent, "{panic}").ok();
-        }));
+        *TO_PARENT.lock().expect("a child has one thread") = Some(to_parent);
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
             if let Some(id) = uid {
                 become_user(id);
@@ -59,9 +82,12 @@ impl Forked {
 
     /// Waits for its end and returns it with the message of its panic.
     pub(crate) fn wait(mut self) -> (WaitStatus, String) {
-        let mut message = String::new();
-        self.message.read_to_string(&mut message).expect("a panic message is text");
-        (self.reap(), message)
+        let status = self.reap();
+        // What is there, not up to the end: processes that other tests forked meanwhile hold the pipe open too.
+        rustix::io::ioctl_fionbio(&self.message, true).expect("a pipe can be non-blocking");
+        let mut message = Vec::new();
+        self.message.read_to_end(&mut message).ok();
+        (status, String::from_utf8_lossy(&message).into_owned())
     }
 
     fn reap(&mut self) -> WaitStatus {

@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::os::fd::AsFd;
 
 use super::*;
+use crate::testing;
 
 const ANY4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -29,6 +30,10 @@ fn connects(ip: IpAddr, port: u16) -> Result<TcpStream, io::ErrorKind> {
 
 #[test]
 fn wildcards_and_families() {
+    testing::expect_child(None, wildcards_and_families_alone);
+}
+
+fn wildcards_and_families_alone() {
     let refused = io::ErrorKind::ConnectionRefused;
     let both = tcp((ANY6, 0).into(), V6Only::No).unwrap();
     assert!(connects(LOCAL4, port_of(&both)).is_ok() && connects(LOCAL6, port_of(&both)).is_ok());
@@ -42,6 +47,10 @@ fn wildcards_and_families() {
 
 #[test]
 fn a_busy_address_is_an_error() {
+    testing::expect_child(None, a_busy_address_is_an_error_alone);
+}
+
+fn a_busy_address_is_an_error_alone() {
     let first = tcp((LOCAL4, 0).into(), V6Only::No).unwrap();
     let busy = |result: io::Result<OwnedFd>| result.unwrap_err().kind() == io::ErrorKind::AddrInUse;
     assert!(busy(tcp((LOCAL4, port_of(&first)).into(), V6Only::No)));
@@ -66,6 +75,10 @@ fn listeners_do_not_block_and_are_not_inherited() {
 
 #[test]
 fn a_refusing_listener_keeps_its_address() {
+    testing::expect_child(None, a_refusing_listener_keeps_its_address_alone);
+}
+
+fn a_refusing_listener_keeps_its_address_alone() {
     let (listener, port) = tcp_on_a_number();
     let cookie = socket_cookie(listener.as_fd()).unwrap();
     let established = connects(LOCAL4, port).unwrap();
@@ -96,6 +109,10 @@ fn a_refusing_listener_keeps_its_address() {
 
 #[test]
 fn a_port_with_old_connections_can_be_taken_again() {
+    testing::expect_child(None, a_port_with_old_connections_can_be_taken_again_alone);
+}
+
+fn a_port_with_old_connections_can_be_taken_again_alone() {
     let (listener, port) = tcp_on_a_number();
     refuse(listener.as_fd()).unwrap();
     relisten(listener.as_fd()).unwrap();
@@ -119,6 +136,10 @@ fn udp_sockets_tell_where_a_datagram_went() {
 
 #[test]
 fn abstract_names() {
+    testing::expect_child(None, abstract_names_alone);
+}
+
+fn abstract_names_alone() {
     let name = [b'n', 0, 0xff].repeat(35);
     let listener = unix_abstract(&name).unwrap();
     assert_eq!(unix_abstract(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);

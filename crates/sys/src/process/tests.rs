@@ -106,13 +106,15 @@ fn a_role_gets_what_it_is_given_and_nothing_else() {
 
 #[test]
 fn nothing_is_left_open_here() {
-    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
-    let before = open();
-    for _ in 0..20 {
-        let child = start("fail", vec![File::open("/dev/null").unwrap().into()]);
-        assert_eq!(wait(&child), Exit::Code(42));
-    }
-    assert_eq!(open(), before);
+    testing::expect_child(None, || {
+        let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open();
+        for _ in 0..20 {
+            let child = start("fail", vec![File::open("/dev/null").unwrap().into()]);
+            assert_eq!(wait(&child), Exit::Code(42));
+        }
+        assert_eq!(open(), before);
+    });
 }
 
 #[test]
@@ -150,12 +152,14 @@ fn many_threads_start_roles_at_once() {
 
 #[test]
 fn handed_over_descriptors_are_closed_here() {
-    let (mut from, to) = io::pipe().unwrap();
-    let number = to.as_raw_fd();
-    let child = start("fail", vec![to.into()]);
-    assert_eq!(from.read(&mut [0]).unwrap(), 0, "only the role had it");
-    wait(&child);
-    assert!(!fs::exists(format!("/proc/self/fd/{number}")).unwrap());
+    testing::expect_child(None, || {
+        let (mut from, to) = io::pipe().unwrap();
+        let number = to.as_raw_fd();
+        let child = start("fail", vec![to.into()]);
+        assert_eq!(from.read(&mut [0]).unwrap(), 0, "only the role had it");
+        wait(&child);
+        assert!(!fs::exists(format!("/proc/self/fd/{number}")).unwrap());
+    });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The system calls a relay worker may make.
 //!
-//! [`ALLOWED`] is the whole policy, one entry per call with what it is for; everything else ends the
+//! [`allowed`] is the whole policy, one entry per call with what it is for; everything else ends the
 //! process. Arguments are looked at where a call can also do something a relay never does.
 
 use std::collections::BTreeMap;

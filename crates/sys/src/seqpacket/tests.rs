@@ -89,6 +89,10 @@ fn descriptors_that_do_not_fit_are_an_error_and_none_stays() {
 
 #[test]
 fn listeners_know_their_peers() {
+    testing::expect_child(None, listeners_know_their_peers_alone);
+}
+
+fn listeners_know_their_peers_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("worker.sock");
     assert_eq!(Channel::connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
