@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::bed::{OWNER, delete_instance, owner};
-use crate::{Bed, Netns, Site};
+use crate::{Bed, Netns, Site, process};
 
 /// How a container is made. The default: the busybox image, started, in the default project, with
 /// an address on the bed's bridge.
@@ -97,12 +97,13 @@ impl<'a> Container<'a> {
         &self.project
     }
 
-    /// Starts it.
+    /// Starts it and waits until its init can be told to stop.
     ///
     /// # Errors
     /// When the server refuses.
     pub fn start(&self) -> Result<()> {
-        self.act("start", false)
+        self.act("start", false)?;
+        self.wait_for_init()
     }
 
     /// Asks init to end, and waits.
@@ -126,7 +127,8 @@ impl<'a> Container<'a> {
     /// # Errors
     /// When the server refuses or init does not end in 30 s.
     pub fn restart(&self) -> Result<()> {
-        self.act("restart", false)
+        self.act("restart", false)?;
+        self.wait_for_init()
     }
 
     /// Kills and starts it, as `incus restart --force` does.
@@ -134,12 +136,23 @@ impl<'a> Container<'a> {
     /// # Errors
     /// When the server refuses.
     pub fn restart_by_force(&self) -> Result<()> {
-        self.act("restart", true)
+        self.act("restart", true)?;
+        self.wait_for_init()
     }
 
     fn act(&self, action: &str, force: bool) -> Result<()> {
         let change = json!({"action": action, "force": force, "timeout": if force { -1 } else { 30 }});
         self.bed.incus().change("PUT", &self.target("/state"), Some(&change)).map(|_| ())
+    }
+
+    /// A stop that comes before init has a handler for its signal is lost, and the server waits for
+    /// half a minute. An init that never gets one is not waited for any longer than a moment.
+    fn wait_for_init(&self) -> Result<()> {
+        let (pid, begin) = (self.pid()?, Instant::now());
+        while !process::catches(pid, nix::libc::SIGPWR)? && begin.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Gives it another name; it must be stopped.

@@ -53,6 +53,18 @@ pub fn is_alive(pid: i32) -> bool {
     stat_field(pid, 3).is_ok_and(|state| state != "Z" && state != "X")
 }
 
+/// Whether a process has a handler for a signal. The first one of a pid namespace gets no signal
+/// from inside or by name that it has none for.
+///
+/// # Errors
+/// When the process is gone.
+pub fn catches(pid: i32, signal: i32) -> Result<bool> {
+    let mask =
+        u64::from_str_radix(status_field(pid, "SigCgt:")?.trim(), 16).context("SigCgt is no number")?;
+    let bit = u32::try_from(signal - 1).ok().and_then(|bit| 1_u64.checked_shl(bit)).context("no signal")?;
+    Ok(mask & bit != 0)
+}
+
 /// Host uid and gid of root in the user namespace of a process.
 ///
 /// # Errors

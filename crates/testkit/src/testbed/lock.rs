@@ -76,3 +76,27 @@ fn open(place: &Place, what: &str) -> Result<File> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn down_waits_for_no_test_and_disturbs_none() {
+        if !crate::is_root() {
+            return;
+        }
+        let name: &'static str = format!("test-{}", std::process::id()).leak();
+        let place = Place { name, ..Place::incus6() };
+        let (one, two) = (InUse::share(&place).unwrap(), InUse::share(&place).unwrap());
+        assert!(alone(&place).unwrap_err().to_string().contains("tests use the bed"));
+        drop(one);
+        assert!(alone(&place).is_err());
+        drop(two);
+        drop(alone(&place).unwrap());
+        drop(setup(&place).unwrap());
+        for what in ["use", "setup"] {
+            fs::remove_file(Path::new(LOCKS).join(format!("portway-testbed-{name}.{what}"))).unwrap();
+        }
+    }
+}
