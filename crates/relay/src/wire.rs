@@ -115,6 +115,10 @@ pub struct WireDevice {
     pub spec: DeviceSpec,
     /// What the upstream descriptor is, for a path unix socket. `None` otherwise.
     pub base: Option<UnixBase>,
+    /// With [`UnixBase::Parent`]: the component looked up in it, when it is not that of the path
+    /// because the path's last component is a symlink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_name: Option<String>,
     /// Opaque to the worker, handed back in [`FromWorker::Entry`]: what the daemon must remember of
     /// the listeners (device and inode of a socket file).
     pub note: String,

@@ -287,11 +287,20 @@ impl Instance {
         };
         let start =
             device.placed.as_ref().map_or_else(|| serving.worker.counters(slot), |placed| placed.start);
-        let (kind, descriptor) = base.map_or((None, None), |base| (Some(base.kind), Some(base.descriptor)));
+        let (kind, base_name, descriptor) = match base {
+            Some(base) => (Some(base.kind), base.name, Some(base.descriptor)),
+            None => (None, None, None),
+        };
         let borrowed: Vec<BorrowedFd<'_>> = listeners.borrowed();
         let put = Put {
             slot,
-            device: WireDevice { key, spec: device.spec.clone(), base: kind, note: listeners.note() },
+            device: WireDevice {
+                key,
+                spec: device.spec.clone(),
+                base: kind,
+                base_name,
+                note: listeners.note(),
+            },
             base: descriptor,
             listen_count: listeners::count(&device.spec),
             listeners: (!keep_listeners || device.relisten).then_some(borrowed.as_slice()),

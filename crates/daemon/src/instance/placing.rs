@@ -46,6 +46,8 @@ pub(crate) struct Base {
     pub(crate) descriptor: OwnedFd,
     /// Its meaning.
     pub(crate) kind: UnixBase,
+    /// Component to look up in it, when the path's own is a symlink.
+    pub(crate) name: Option<String>,
 }
 
 /// The ids a worker for `spec` runs as.
@@ -105,25 +107,32 @@ pub(crate) fn base_may_be_stale(spec: &DeviceSpec) -> bool {
 /// One line.
 pub(crate) fn base(spec: &DeviceSpec, run: &Run) -> Result<Option<Base>, String> {
     let Address::Unix(UnixName::Path(path)) = spec.connect.address() else { return Ok(None) };
-    let (descriptor, kind) = match (connect_side(spec.bind), &run.ids) {
+    match (connect_side(spec.bind), &run.ids) {
         (Side::Instance, Some(_)) => {
-            (run.root().map_err(|_| "the instance has ended".to_owned())?, UnixBase::Root)
+            let descriptor = run.root().map_err(|_| "the instance has ended".to_owned())?;
+            Ok(Some(Base { descriptor, kind: UnixBase::Root, name: None }))
         }
         // The host's paths: only the folder of the socket leaves the daemon.
-        _ => (host_folder(path.as_path())?, UnixBase::Parent),
-    };
-    Ok(Some(Base { descriptor, kind }))
+        _ => host_folder(path.as_path()).map(Some),
+    }
 }
 
-fn host_folder(path: &Path) -> Result<OwnedFd, String> {
+/// The folder of a socket on the host, as a descriptor that leads nowhere else.
+fn host_folder(path: &Path) -> Result<Base, String> {
     let root = unix_path::host_root().map_err(|failure| format!("cannot open /: {failure}"))?;
-    match unix_path::open_parent(root.as_fd(), path) {
-        Ok((folder, _)) => Ok(folder),
-        Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => {
-            Err(format!("the folder of {} does not exist on this host", path.display()))
+    let (folder, name) = unix_path::open_target_parent(root.as_fd(), path).map_err(|failure| {
+        if failure.kind() == std::io::ErrorKind::NotFound {
+            format!("the folder of {} does not exist on this host", path.display())
+        } else {
+            format!("cannot open the folder of {}: {failure}", path.display())
         }
-        Err(failure) => Err(format!("cannot open the folder of {}: {failure}", path.display())),
-    }
+    })?;
+    let name =
+        name.into_string().map_err(|_| format!("{} leads to a name that is not UTF-8", path.display()))?;
+    let own_name = path.file_name().is_some_and(|own| own == name.as_str());
+    // Without privilege there is no jail; the worker then has no more rights than its caller.
+    let descriptor = unix_path::jail(folder.as_fd()).unwrap_or(folder);
+    Ok(Base { descriptor, kind: UnixBase::Parent, name: (!own_name).then_some(name) })
 }
 
 impl Instance {

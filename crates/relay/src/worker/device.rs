@@ -116,7 +116,8 @@ impl Plan {
                     UnixBase::Root => Base::Root,
                     UnixBase::Parent => Base::Parent,
                 };
-                Some(TargetPlace::Path { base: self.base.as_ref()?.as_fd(), kind, path: path.as_path() })
+                let path = self.wire.base_name.as_ref().map_or(path.as_path(), Path::new);
+                Some(TargetPlace::Path { base: self.base.as_ref()?.as_fd(), kind, path })
             }
         }
     }
