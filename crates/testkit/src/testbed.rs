@@ -27,6 +27,9 @@ pub use place::Place;
 /// How long a daemon may take to answer before `up` looks closer; load tests run beside it.
 const GLANCE: Duration = Duration::from_secs(5);
 
+/// How long `up` waits for running tests to end before it makes the bed anew.
+const REBUILD: Duration = Duration::from_secs(120);
+
 /// How long before it counts as dead.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -94,14 +97,14 @@ pub fn up(place: &Place) -> Result<()> {
     packages::install()?;
     place.prepare()?;
     if place.is_of_another_make() {
-        let _alone = lock::alone(place)?;
+        let _alone = lock::alone(place, REBUILD)?;
         say("the bed is of another version; building a new one");
         server::remove(place)?;
         place.prepare()?;
     }
     if let Err(first) = fill(place) {
         // A half-made or damaged state folder: once more from nothing, if nobody uses it.
-        let _alone = lock::alone(place).with_context(|| format!("cannot set up: {first:#}"))?;
+        let _alone = lock::alone(place, REBUILD).with_context(|| format!("cannot set up: {first:#}"))?;
         say(&format!("{first:#}; building a new one"));
         server::remove(place)?;
         place.prepare()?;
@@ -121,7 +124,7 @@ pub fn down(place: &Place) -> Result<()> {
         bail!("only root can take the test server down");
     }
     let _setup = lock::setup(place)?;
-    let _alone = lock::alone(place)?;
+    let _alone = lock::alone(place, Duration::ZERO)?;
     server::remove(place)
 }
 

@@ -34,35 +34,32 @@ impl InUse {
 
 /// The right to bring the bed up or down, waited for.
 pub(super) fn setup(place: &Place) -> Result<File> {
-    let file = open(place, "setup")?;
+    exclusive(place, "setup", SETUP_LIMIT, "another process sets the bed up")
+}
+
+/// The right to remove the bed, which nobody may use then. A process that calls this must not hold
+/// [`InUse`] itself.
+pub(super) fn alone(place: &Place, patience: Duration) -> Result<File> {
+    exclusive(place, "use", patience, "tests use the bed")
+}
+
+fn exclusive(place: &Place, what: &str, patience: Duration, obstacle: &str) -> Result<File> {
+    let file = open(place, what)?;
     let begin = Instant::now();
     let mut said = false;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if begin.elapsed() < SETUP_LIMIT => {
+            Err(TryLockError::WouldBlock) if begin.elapsed() < patience => {
                 if !said && begin.elapsed() > Duration::from_secs(2) {
                     said = true;
-                    say("waiting for another process that sets the bed up");
+                    say(&format!("waiting: {obstacle}"));
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
-            Err(TryLockError::WouldBlock) => {
-                bail!("another process has been setting the bed up for too long")
-            }
-            Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the bed's setup"),
+            Err(TryLockError::WouldBlock) => bail!("{obstacle}"),
+            Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the bed"),
         }
-    }
-}
-
-/// The right to remove the bed; an error at once when somebody uses it. A process that calls this
-/// must not hold [`InUse`] itself.
-pub(super) fn alone(place: &Place) -> Result<File> {
-    let file = open(place, "use")?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("tests use the bed: end them first"),
-        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the bed's use"),
     }
 }
 
@@ -89,11 +86,11 @@ mod tests {
         let name: &'static str = format!("test-{}", std::process::id()).leak();
         let place = Place { name, ..Place::incus6() };
         let (one, two) = (InUse::share(&place).unwrap(), InUse::share(&place).unwrap());
-        assert!(alone(&place).unwrap_err().to_string().contains("tests use the bed"));
+        assert!(alone(&place, Duration::ZERO).unwrap_err().to_string().contains("tests use the bed"));
         drop(one);
-        assert!(alone(&place).is_err());
+        assert!(alone(&place, Duration::ZERO).is_err());
         drop(two);
-        drop(alone(&place).unwrap());
+        drop(alone(&place, Duration::ZERO).unwrap());
         drop(setup(&place).unwrap());
         for what in ["use", "setup"] {
             fs::remove_file(Path::new(LOCKS).join(format!("portway-testbed-{name}.{what}"))).unwrap();
