@@ -51,8 +51,9 @@ fn parse(arguments: &[String]) -> Option<Arguments> {
 }
 
 fn serve(arguments: &[String]) -> std::io::Result<()> {
-    let arguments = parse(arguments)
-        .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidInput, "keeper is started by the daemon only"))?;
+    let arguments = parse(arguments).ok_or_else(|| {
+        std::io::Error::new(std::io::ErrorKind::InvalidInput, "keeper is started by the daemon only")
+    })?;
     let listener = process::inherited(3)?;
     let _limit = process::raise_nofile();
     if let Some(ids) = arguments.ids {
@@ -109,7 +110,9 @@ impl Keeper {
 
     fn accept(&mut self) {
         match Channel::accept(self.listener.as_fd()) {
-            Ok(channel) if channel.peer_uid().is_ok_and(|uid| uid == self.owner_uid) => self.daemon = Some(channel),
+            Ok(channel) if channel.peer_uid().is_ok_and(|uid| uid == self.owner_uid) => {
+                self.daemon = Some(channel)
+            }
             Ok(_) => tracing::warn!("keeper refused a stranger"),
             Err(failure) => tracing::warn!(error = %failure, "keeper cannot accept"),
         }

@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 
 use super::pipes::{LARGE_BYTES, Pipes, fill};
 use super::socket::Socket;
+use super::unix_fds::Held;
 
 /// Bytes of one direction in one turn of the loop; then it is the others' turn.
 pub(super) const TURN_BYTES: usize = 256 * 1024;
@@ -29,6 +30,8 @@ pub(super) struct Lane {
     rest: Vec<u8>,
     /// How much of the rest has gone.
     rest_sent: usize,
+    /// Descriptors on their way, after the rest.
+    pub(super) held: Option<Box<Held>>,
     /// The source has ended.
     pub(super) eof: bool,
     /// splice(2) does not work with this source.
@@ -228,11 +231,12 @@ impl Lane {
         self.release(pipes);
         self.rest = Vec::new();
         self.rest_sent = 0;
+        self.held = None;
     }
 
     /// Whether nothing is on its way.
     pub(super) fn is_clear(&self) -> bool {
-        self.piped == 0 && self.rest.is_empty()
+        self.piped == 0 && self.rest.is_empty() && self.held.is_none()
     }
 }
 

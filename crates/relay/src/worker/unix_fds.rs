@@ -1,10 +1,14 @@
 //! One direction of a unix to unix stream that passes file descriptors.
 //!
-//! Descriptors belong to the first byte of the message they came with (unix(7)), and a read may join bytes of an
-//! earlier message with a later one's descriptors. So nothing is taken before it is known where they belong: the
-//! queue is looked at (`MSG_PEEK`, which duplicates descriptors), what can be sent is sent, and exactly that much
-//! is then taken from the queue. What the destination does not take stays with the kernel; nothing is kept here
-//! between turns, neither bytes nor descriptors.
+//! Descriptors belong to the first byte of the message they came with (unix(7)), but one read may join plain bytes with
+//! the message behind them, and then nobody can tell any more which byte that was; nor can the queue be asked
+//! (a look at it, `MSG_PEEK`, reports descriptors wherever they are in it). So:
+//!
+//! 1. look at the queue. Without descriptors in it: send what was seen, then take exactly what was sent;
+//! 2. with descriptors: take byte by byte until they come. The bytes before are plain. The one they come with, and
+//!    the rest that was seen (a look ends with the message it finds descriptors in), are sent with them.
+//!
+//! What the destination does not take stays with the kernel; at most one message's descriptors are held here.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -18,17 +22,23 @@ use rustix::net::{
 };
 
 use super::lane::{Lane, Step, TURN_BYTES};
+use super::pipes::Pipes;
 use super::socket::Socket;
 
 /// `SCM_MAX_FD` of the kernel: descriptors of one message.
 const MESSAGE_FDS: usize = 253;
 
-/// What the head of a queue holds.
-struct Head {
-    bytes: usize,
+/// What taking one byte costs of a turn, in bytes.
+const SINGLE_COST: usize = 64;
+
+/// Bytes taken one by one in a row before what they are is sent.
+const SINGLES: usize = 2048;
+
+/// Descriptors that have been taken and not yet passed on, and the byte they belong to.
+#[derive(Debug)]
+pub(super) struct Held {
+    byte: u8,
     descriptors: Vec<OwnedFd>,
-    /// This process could not take all of them.
-    short: bool,
 }
 
 /// Moves what can be moved in one turn; adds to `refused` how many descriptors were not passed on.
@@ -37,10 +47,14 @@ pub(super) fn carry(
     from: &mut Socket,
     to: &mut Socket,
     buffer: &mut [u8],
+    pipes: &mut Pipes,
     refused: &mut u64,
 ) -> Step {
     let mut left = TURN_BYTES;
     loop {
+        if let Some(step) = lane.flush(to).or_else(|| flush_held(lane, to)) {
+            return step;
+        }
         if lane.eof {
             return Step::Ended;
         }
@@ -50,10 +64,10 @@ pub(super) fn carry(
         if left == 0 {
             return Step::More;
         }
-        match pass_one(from, to, buffer, refused) {
-            Ok(Passed::Bytes(count)) => {
+        match pass(lane, from, to, buffer, pipes, refused) {
+            Ok(Passed::Bytes { count, cost }) => {
                 lane.count(count);
-                left = left.saturating_sub(count);
+                left = left.saturating_sub(cost);
             }
             Ok(Passed::End) => lane.eof = true,
             Ok(Passed::Stop(step)) => return step,
@@ -65,66 +79,144 @@ pub(super) fn carry(
 }
 
 enum Passed {
-    Bytes(usize),
+    Bytes {
+        count: usize,
+        cost: usize,
+    },
     End,
     Stop(Step),
 }
 
-/// Passes bytes up to the next descriptors, or descriptors with the bytes they belong to.
-fn pass_one(from: &Socket, to: &mut Socket, buffer: &mut [u8], refused: &mut u64) -> Result<Passed, Errno> {
-    let mut head = look(from, buffer)?;
-    if head.short {
-        return Ok(Passed::Stop(Step::Later));
+/// Sends what is held. `None`: nothing is left of it.
+fn flush_held(lane: &mut Lane, to: &mut Socket) -> Option<Step> {
+    let held = lane.held.as_ref()?;
+    if !to.write {
+        return Some(Step::Waits);
     }
-    if head.bytes == 0 {
+    match put(to, &[held.byte], &held.descriptors) {
+        Ok(_) => {
+            lane.held = None;
+            None
+        }
+        Err(errno) => Some(blocked(to, errno)),
+    }
+}
+
+/// What a failed send means.
+fn blocked(to: &mut Socket, errno: Errno) -> Step {
+    match errno {
+        Errno::AGAIN => {
+            to.write = false;
+            Step::Waits
+        }
+        Errno::INTR => Step::More,
+        // Too many descriptors of this user are on their way (unix(7)), or memory is short.
+        Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM => Step::Later,
+        errno => Step::SinkFailed(errno),
+    }
+}
+
+/// Passes what the queue holds up to the end of the first message with descriptors.
+fn pass(
+    lane: &mut Lane,
+    from: &Socket,
+    to: &mut Socket,
+    buffer: &mut [u8],
+    pipes: &mut Pipes,
+    refused: &mut u64,
+) -> Result<Passed, Errno> {
+    let (seen, descriptors) = look(from, buffer)?;
+    if seen == 0 {
         return Ok(Passed::End);
     }
-    if !head.descriptors.is_empty() {
-        match bytes_before_descriptors(from, buffer, head.bytes)? {
-            Some(0) => {}
-            Some(before) => {
-                head.bytes = before;
-                head.descriptors.clear();
-            }
-            None => return Ok(Passed::Stop(Step::Later)),
-        }
-    }
-    let offered = head.descriptors.len();
-    head.descriptors.retain(|descriptor| may_pass(descriptor.as_fd()));
-    let held_back = offered - head.descriptors.len();
-    let sent = match put(to, buffer.get(..head.bytes).unwrap_or_default(), &head.descriptors) {
+    let bytes = buffer.get_mut(..seen).unwrap_or_default();
+    if descriptors { pass_descriptors(lane, from, to, bytes, pipes, refused) } else { pass_bytes(from, to, bytes) }
+}
+
+/// No descriptors are in the queue: sends `bytes`, which were seen there, and takes what was sent.
+fn pass_bytes(from: &Socket, to: &mut Socket, bytes: &mut [u8]) -> Result<Passed, Errno> {
+    let sent = match put(to, bytes, &[]) {
         Ok(sent) => sent,
-        Err(Errno::AGAIN) => {
-            to.write = false;
-            return Ok(Passed::Bytes(0));
-        }
-        // Too many descriptors of this user are on their way (unix(7)), or memory is short.
-        Err(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => return Ok(Passed::Stop(Step::Later)),
-        Err(errno) => return Ok(Passed::Stop(Step::SinkFailed(errno))),
+        Err(errno) => return Ok(Passed::Stop(blocked(to, errno))),
     };
-    drop(head.descriptors);
-    *refused += u64::try_from(held_back).unwrap_or(0);
-    take(from, buffer, sent)?;
-    if sent < head.bytes {
+    if sent < bytes.len() {
         to.write = false;
     }
-    Ok(Passed::Bytes(sent))
+    take(from, bytes.get_mut(..sent).unwrap_or_default())?;
+    Ok(Passed::Bytes { count: sent, cost: sent })
 }
 
-/// Looks at the head of the queue.
-fn look(from: &Socket, buffer: &mut [u8]) -> Result<Head, Errno> {
-    receive(from, buffer, RecvFlags::PEEK)
+/// Descriptors are in the queue, with one of `bytes` or behind them.
+fn pass_descriptors(
+    lane: &mut Lane,
+    from: &Socket,
+    to: &mut Socket,
+    bytes: &mut [u8],
+    pipes: &mut Pipes,
+    refused: &mut u64,
+) -> Result<Passed, Errno> {
+    // A look takes duplicates: if they do not fit in here, the real ones would be lost.
+    if receive(from, &mut [0], RecvFlags::PEEK)?.1 == Taken::Short {
+        return Ok(Passed::Stop(Step::Later));
+    }
+    let mut plain = 0;
+    let mut found = None;
+    while plain < bytes.len().min(SINGLES) && found.is_none() {
+        match receive(from, bytes.get_mut(plain..=plain).unwrap_or_default(), RecvFlags::empty()) {
+            Ok((1, Taken::Descriptors(descriptors))) => found = Some(descriptors),
+            Ok((1, Taken::Nothing)) => plain += 1,
+            // All that could be taken is closed.
+            Ok((1, Taken::Short)) => found = Some(Vec::new()),
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::AGAIN) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    let cost = (plain + 1) * SINGLE_COST;
+    if let Err(errno) = lane.put(to, bytes.get(..plain).unwrap_or_default(), pipes) {
+        return Ok(Passed::Stop(Step::SinkFailed(errno)));
+    }
+    let Some(mut descriptors) = found else { return Ok(Passed::Bytes { count: plain, cost }) };
+    let offered = descriptors.len();
+    descriptors.retain(|descriptor| may_pass(descriptor.as_fd()));
+    *refused += u64::try_from(offered - descriptors.len()).unwrap_or(0);
+    let message = bytes.get_mut(plain..).unwrap_or_default();
+    let sent = if lane.is_clear() && to.write { put(to, message, &descriptors) } else { Err(Errno::AGAIN) };
+    match sent {
+        Ok(sent) => {
+            let rest = message.get_mut(1..sent).unwrap_or_default();
+            let taken = rest.len();
+            if sent < message.len() {
+                to.write = false;
+            }
+            take(from, message.get_mut(1..sent).unwrap_or_default())?;
+            Ok(Passed::Bytes { count: plain + 1 + taken, cost: cost + taken })
+        }
+        Err(errno) => {
+            lane.held = Some(Box::new(Held { byte: message.first().copied().unwrap_or(0), descriptors }));
+            match blocked(to, errno) {
+                Step::Waits | Step::More => Ok(Passed::Bytes { count: plain + 1, cost }),
+                step => Ok(Passed::Stop(step)),
+            }
+        }
+    }
 }
 
-/// Takes `count` bytes, which have been looked at, and closes what came with them.
-fn take(from: &Socket, buffer: &mut [u8], count: usize) -> Result<(), Errno> {
-    let mut left = count;
-    while left > 0 {
-        let part = buffer.get_mut(..left).unwrap_or_default();
-        // A plain read closes descriptors in the kernel, before they get a number here.
-        match recv(from, part, RecvFlags::DONTWAIT) {
+/// Looks at the queue: how many bytes, up to the end of the first message with descriptors, and whether there
+/// is one. Without room for them the kernel only says so.
+fn look(from: &Socket, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+    let mut control = RecvAncillaryBuffer::new(&mut []);
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message = recvmsg(from, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
+}
+
+/// Takes as many bytes as `buffer` has room for; they have been seen, and no descriptors come with them.
+fn take(from: &Socket, mut buffer: &mut [u8]) -> Result<(), Errno> {
+    while !buffer.is_empty() {
+        match recv(from, &mut *buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => return Err(Errno::IO),
-            Ok((taken, _)) => left = left.saturating_sub(taken),
+            Ok((taken, _)) => buffer = buffer.get_mut(taken..).unwrap_or_default(),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
@@ -132,7 +224,23 @@ fn take(from: &Socket, buffer: &mut [u8], count: usize) -> Result<(), Errno> {
     Ok(())
 }
 
-fn receive(from: &Socket, buffer: &mut [u8], flags: RecvFlags) -> Result<Head, Errno> {
+/// What came beside bytes.
+#[derive(Debug)]
+enum Taken {
+    Nothing,
+    Descriptors(Vec<OwnedFd>),
+    /// This process could not take all of them; those it could are closed.
+    Short,
+}
+
+impl PartialEq for Taken {
+    fn eq(&self, other: &Taken) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// Takes bytes and what comes beside them.
+fn receive(from: &Socket, buffer: &mut [u8], flags: RecvFlags) -> Result<(usize, Taken), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -143,29 +251,14 @@ fn receive(from: &Socket, buffer: &mut [u8], flags: RecvFlags) -> Result<Head, E
             descriptors.extend(received);
         }
     }
-    Ok(Head { bytes: message.bytes, descriptors, short: message.flags.contains(ReturnFlags::CTRUNC) })
-}
-
-/// How many of the first `count` bytes come before the byte the descriptors belong to: the longest
-/// beginning of the queue that has none. `None`: descriptors could not be taken.
-fn bytes_before_descriptors(from: &Socket, buffer: &mut [u8], count: usize) -> Result<Option<usize>, Errno> {
-    let has_descriptors = |buffer: &mut [u8], length: usize| {
-        let head = receive(from, buffer.get_mut(..length).unwrap_or_default(), RecvFlags::PEEK)?;
-        Ok::<_, Errno>(if head.short { None } else { Some(!head.descriptors.is_empty()) })
+    let taken = if message.flags.contains(ReturnFlags::CTRUNC) {
+        Taken::Short
+    } else if descriptors.is_empty() {
+        Taken::Nothing
+    } else {
+        Taken::Descriptors(descriptors)
     };
-    // Nearly always they belong to the first byte.
-    let (mut without, mut with) = (0, count);
-    let mut middle = 1;
-    while with - without > 1 {
-        match has_descriptors(buffer, middle)? {
-            Some(true) => with = middle,
-            Some(false) => without = middle,
-            None => return Ok(None),
-        }
-        middle = without + (with - without) / 2;
-    }
-    // Looking writes the same bytes to the same places, so the buffer still holds all of them.
-    Ok(Some(without))
+    Ok((message.bytes, taken))
 }
 
 /// Sends `bytes` with copies of `descriptors`.

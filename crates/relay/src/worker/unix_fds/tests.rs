@@ -1,1 +1,196 @@
+//! Real sockets: `sender -> from | carry | to -> receiver`.
 
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use portway_testkit::fds::{recv as receive_fds, send as send_fds};
+use rustix::fs::{CWD, Mode};
+
+use super::super::socket::Carrier;
+use super::*;
+
+struct Bench {
+    sender: UnixStream,
+    from: Socket,
+    to: Socket,
+    receiver: UnixStream,
+    lane: Lane,
+    pipes: Pipes,
+    refused: u64,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let (sender, from) = UnixStream::pair().unwrap();
+        let (to, receiver) = UnixStream::pair().unwrap();
+        let socket = |stream: UnixStream| Socket::new(OwnedFd::from(stream), Carrier::Unix);
+        Bench { sender, from: socket(from), to: socket(to), receiver, lane: Lane::default(), pipes: Pipes::new(4), refused: 0 }
+    }
+
+    fn carry(&mut self) -> Step {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            self.from.read = true;
+            self.to.write = true;
+            let step = self.turn(&mut buffer);
+            if step != Step::More {
+                return step;
+            }
+        }
+    }
+
+    fn turn(&mut self, buffer: &mut [u8]) -> Step {
+        carry(&mut self.lane, &mut self.from, &mut self.to, buffer, &mut self.pipes, &mut self.refused)
+    }
+
+    fn send(&self, bytes: &[u8], fds: &[&OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        assert_eq!(send_fds(&self.sender, bytes, &fds).unwrap(), bytes.len());
+    }
+}
+
+fn file() -> OwnedFd {
+    File::open("/dev/null").unwrap().into()
+}
+
+fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// A reader that asks for exactly the bytes of each message gets descriptors with the right one. Fails when the
+/// engine reads first and asks later where they belonged.
+#[test]
+fn descriptors_stay_with_their_first_byte() {
+    let fd = file();
+    for (before, with, after) in
+        [(0, 1, 0), (3, 1, 0), (1, 1, 1), (1000, 7, 5), (40_000, 3, 100), (2, 60_000, 2)]
+    {
+        let mut bench = Bench::new();
+        if before > 0 {
+            bench.send(&vec![1; before], &[]);
+        }
+        bench.send(&vec![2; with], &[&fd]);
+        if after > 0 {
+            bench.send(&vec![3; after], &[]);
+        }
+        assert_eq!(bench.carry(), Step::Waits);
+        if before > 0 {
+            let mut got = Vec::new();
+            while got.len() < before {
+                let (part, fds) = receive_fds(&bench.receiver, before - got.len()).unwrap();
+                assert!(fds.is_empty(), "{before}/{with}/{after}: too early");
+                got.extend(part);
+            }
+            assert_eq!(got, vec![1; before]);
+        }
+        let (first, fds) = receive_fds(&bench.receiver, with).unwrap();
+        assert_eq!((first.first(), fds.len()), (Some(&2), 1), "{before}/{with}/{after}");
+    }
+}
+
+#[test]
+fn several_messages_keep_their_own() {
+    let fds: Vec<OwnedFd> = (0..6).map(|_| file()).collect();
+    let mut bench = Bench::new();
+    bench.send(b"a", &[&fds[0]]);
+    bench.send(b"b", &[&fds[1], &fds[2]]);
+    bench.send(b"c", &[]);
+    bench.send(b"d", &[&fds[3], &fds[4], &fds[5]]);
+    assert_eq!(bench.carry(), Step::Waits);
+    for (byte, count) in [(b'a', 1), (b'b', 2), (b'c', 0), (b'd', 3)] {
+        let (got, fds) = receive_fds(&bench.receiver, 1).unwrap();
+        assert_eq!((got, fds.len()), (vec![byte], count));
+    }
+}
+
+#[test]
+fn the_most_a_message_holds() {
+    let fds: Vec<OwnedFd> = (0..MESSAGE_FDS).map(|_| file()).collect();
+    let mut bench = Bench::new();
+    bench.send(b"all", &fds.iter().collect::<Vec<_>>());
+    assert_eq!(bench.carry(), Step::Waits);
+    let (got, received) = receive_fds(&bench.receiver, 16).unwrap();
+    assert_eq!((got.as_slice(), received.len()), (&b"all"[..], MESSAGE_FDS));
+}
+
+/// A directory, or an `O_PATH` of anything, would be a way around the receiver's root.
+#[test]
+fn directories_and_places_are_held_back() {
+    let path = |path: &str, flags| rustix::fs::openat(CWD, path, flags, Mode::empty()).unwrap();
+    let directory = path("/proc", OFlags::RDONLY | OFlags::DIRECTORY);
+    let place = path("/dev/null", OFlags::PATH);
+    let directory_place = path("/", OFlags::PATH | OFlags::DIRECTORY);
+    let good = file();
+    let mut bench = Bench::new();
+    bench.send(b"mixed", &[&directory, &good, &place, &directory_place]);
+    bench.send(b"none", &[&directory]);
+    assert_eq!(bench.carry(), Step::Waits);
+    assert_eq!(bench.refused, 4);
+    let (got, fds) = receive_fds(&bench.receiver, 5).unwrap();
+    assert_eq!((got.as_slice(), fds.len()), (&b"mixed"[..], 1));
+    let (got, fds) = receive_fds(&bench.receiver, 16).unwrap();
+    assert_eq!((got.as_slice(), fds.len()), (&b"none"[..], 0));
+}
+
+/// What the receiver does not take stays in the sender's queue: nothing is kept here, nothing is lost, and no
+/// descriptor is leaked or passed twice.
+#[test]
+fn a_full_receiver_leaves_everything_with_the_kernel() {
+    let fd = file();
+    let mut bench = Bench::new();
+    let open = open_fds();
+    bench.sender.set_nonblocking(true).unwrap();
+    let mut sent = 0_usize;
+    let mut passed = 0;
+    let chunk = vec![9; 30_000];
+    let (mut got_bytes, mut got_fds) = (0, 0);
+    for round in 0..400 {
+        let fds = [fd.as_fd()];
+        if send_fds(&bench.sender, &chunk, if round % 3 == 0 { &fds } else { &[] }).is_ok_and(|count| {
+            sent += count;
+            true
+        }) && round % 3 == 0
+        {
+            passed += 1;
+        }
+        bench.carry();
+        if round % 50 == 49 {
+            bench.receiver.set_nonblocking(true).unwrap();
+            while let Ok((bytes, fds)) = receive_fds(&bench.receiver, 100_000) {
+                got_bytes += bytes.len();
+                got_fds += fds.len();
+            }
+        }
+    }
+    bench.receiver.set_nonblocking(true).unwrap();
+    for _ in 0..400 {
+        bench.carry();
+        while let Ok((bytes, fds)) = receive_fds(&bench.receiver, 100_000) {
+            got_bytes += bytes.len();
+            got_fds += fds.len();
+        }
+    }
+    assert_eq!((got_bytes, got_fds), (sent, passed));
+    assert!(sent > 1_000_000 && passed > 10);
+    assert!(open_fds() <= open + 2, "descriptors leaked");
+}
+
+#[test]
+fn the_end_comes_after_everything() {
+    let mut bench = Bench::new();
+    bench.send(b"last", &[&file()]);
+    bench.sender.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(bench.carry(), Step::Ended);
+    let (got, fds) = receive_fds(&bench.receiver, 16).unwrap();
+    assert_eq!((got.as_slice(), fds.len()), (&b"last"[..], 1));
+}
+
+#[test]
+fn a_gone_receiver_is_a_failed_sink() {
+    let mut bench = Bench::new();
+    bench.send(b"x", &[]);
+    let (_, stranger) = UnixStream::pair().unwrap();
+    drop(std::mem::replace(&mut bench.receiver, stranger));
+    assert_eq!(bench.carry(), Step::SinkFailed(Errno::PIPE));
+}

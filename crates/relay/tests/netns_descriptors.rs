@@ -1,0 +1,140 @@
+//! Descriptors across a unix to unix device.
+
+mod rig;
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use portway_relay::wire::field;
+use portway_testkit::{Stream, fds};
+use rig::{Rig, accept, connect, in_netns, service};
+
+fn unix(stream: Stream) -> UnixStream {
+    match stream {
+        Stream::Unix(stream) => stream,
+        Stream::Tcp(_) => panic!("not a unix stream"),
+    }
+}
+
+fn pair(fds: &str) -> (Rig, UnixStream, UnixStream) {
+    let mut rig = Rig::start();
+    let target = format!("unix:{}", rig.path("target").display());
+    let listen = format!("unix:{}", rig.path("listen").display());
+    let service = service(&target);
+    rig.add(0, &listen, &target, &[("fds", fds)]);
+    let client = unix(connect(&listen));
+    let server = unix(accept(&service));
+    (rig, client, server)
+}
+
+fn memfd(text: &[u8]) -> OwnedFd {
+    let mut file = File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(text).unwrap();
+    file.into()
+}
+
+fn content(fd: OwnedFd) -> Vec<u8> {
+    let mut file = File::from(fd);
+    file.rewind().unwrap();
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).unwrap();
+    text
+}
+
+/// Memory, a pipe and a socket arrive and work, in both directions.
+#[test]
+fn kinds_of_descriptors_cross_both_ways() {
+    in_netns(|| {
+        let (_rig, client, server) = pair("on");
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            let (pipe_read, pipe_write) = rustix::pipe::pipe().unwrap();
+            let (here, there) = UnixStream::pair().unwrap();
+            let memory = memfd(b"memory");
+            fds::send(from, b"three", &[memory.as_fd(), pipe_read.as_fd(), there.as_fd()]).unwrap();
+            drop((pipe_read, there));
+            let (bytes, mut got) = fds::recv(to, 16).unwrap();
+            assert_eq!((bytes.as_slice(), got.len()), (&b"three"[..], 3));
+            let mut socket = UnixStream::from(got.pop().unwrap());
+            socket.write_all(b"socket").unwrap();
+            let mut text = [0; 6];
+            (&here).read_exact(&mut text).unwrap();
+            assert_eq!(&text, b"socket");
+            rustix::io::write(&pipe_write, b"pipe").unwrap();
+            drop(pipe_write);
+            let mut text = String::new();
+            File::from(got.pop().unwrap()).read_to_string(&mut text).unwrap();
+            assert_eq!(text, "pipe");
+            assert_eq!(content(got.pop().unwrap()), b"memory");
+        }
+    });
+}
+
+#[test]
+fn one_and_253_in_a_message() {
+    in_netns(|| {
+        let (rig, client, server) = pair("on");
+        for count in [1, fds::MAX_FDS] {
+            let memories: Vec<OwnedFd> =
+                (0..count).map(|number| memfd(number.to_string().as_bytes())).collect();
+            let borrowed: Vec<_> = memories.iter().map(AsFd::as_fd).collect();
+            fds::send(&client, b"!", &borrowed).unwrap();
+            let (_, got) = fds::recv(&server, 1).unwrap();
+            assert_eq!(got.len(), count);
+            for (number, fd) in got.into_iter().enumerate() {
+                assert_eq!(content(fd), number.to_string().as_bytes());
+            }
+        }
+        assert_eq!(rig.count(0, field::DROPPED), 0);
+    });
+}
+
+/// Messages between bytes: a reader that takes each part by its length finds descriptors where they were sent, as
+/// OpenSSH's multiplexing and Python's do.
+#[test]
+fn descriptors_between_bytes_stay_in_place() {
+    in_netns(|| {
+        let (_rig, client, server) = pair("on");
+        for round in 0..200_usize {
+            let head = vec![1; 1 + round * 37 % 5000];
+            (&client).write_all(&head).unwrap();
+            let memory = memfd(b"x");
+            fds::send(&client, b"f", &[memory.as_fd()]).unwrap();
+            (&client).write_all(&head).unwrap();
+            let mut got = vec![0; head.len()];
+            (&server).read_exact(&mut got).unwrap();
+            assert_eq!(got, head);
+            let (byte, received) = fds::recv(&server, 1).unwrap();
+            assert_eq!((byte.as_slice(), received.len()), (&b"f"[..], 1), "round {round}");
+            (&server).read_exact(&mut got).unwrap();
+        }
+    });
+}
+
+#[test]
+fn directories_are_dropped_and_counted() {
+    in_netns(|| {
+        let (rig, client, server) = pair("on");
+        let directory = File::open("/").unwrap();
+        let memory = memfd(b"x");
+        fds::send(&client, b"two", &[directory.as_fd(), memory.as_fd()]).unwrap();
+        let (bytes, got) = fds::recv(&server, 16).unwrap();
+        assert_eq!((bytes.as_slice(), got.len()), (&b"two"[..], 1));
+        rig.until("counted", |rig| rig.count(0, field::DROPPED) == 1);
+    });
+}
+
+/// Switched off, the bytes go on and the descriptors are closed.
+#[test]
+fn off_passes_bytes_only() {
+    in_netns(|| {
+        let (_rig, client, server) = pair("off");
+        let (here, there) = UnixStream::pair().unwrap();
+        fds::send(&client, b"bytes", &[there.as_fd()]).unwrap();
+        drop(there);
+        let (bytes, got) = fds::recv(&server, 16).unwrap();
+        assert_eq!((bytes.as_slice(), got.len()), (&b"bytes"[..], 0));
+        assert_eq!((&here).read(&mut [0]).unwrap(), 0, "it was closed");
+    });
+}
