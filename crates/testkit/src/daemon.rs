@@ -115,6 +115,11 @@ impl Daemon {
         self.wait_until_it_answers()
     }
 
+    /// Has the next [`launch`](Self::launch) start another program: an upgrade.
+    pub fn replace_program(&mut self, program: impl AsRef<Path>) {
+        program.as_ref().clone_into(&mut self.spec.program);
+    }
+
     fn wait_until_it_answers(&mut self) -> Result<()> {
         let begin = Instant::now();
         while self.api().get("/1.0").is_err() {
@@ -278,6 +283,12 @@ impl Daemon {
     #[must_use]
     pub fn keepers(&self) -> Vec<i32> {
         self.family("keeper")
+    }
+
+    /// Pids of everything that it started and that lives, itself included.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        self.family("")
     }
 
     /// Processes with this role in their arguments; all of them for an empty one.

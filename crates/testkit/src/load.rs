@@ -98,9 +98,10 @@ impl Load {
     /// When the site is gone.
     pub fn start(self, site: &Site) -> Result<RunningLoad> {
         let shared = Arc::new(Shared::default());
+        let started = Instant::now();
         let (site, for_thread) = (site.clone(), Arc::clone(&shared));
-        let thread = std::thread::spawn(move || site.run(|| engine::run(&self, &for_thread)));
-        Ok(RunningLoad { shared, thread })
+        let thread = std::thread::spawn(move || site.run(|| engine::run(&self, started, &for_thread)));
+        Ok(RunningLoad { shared, started, thread })
     }
 
     /// Starts it and waits for its end, which needs a [`total`](Self::total).
@@ -124,10 +125,17 @@ struct Shared {
 #[derive(Debug)]
 pub struct RunningLoad {
     shared: Arc<Shared>,
+    started: Instant,
     thread: JoinHandle<Result<Result<Report>>>,
 }
 
 impl RunningLoad {
+    /// A moment as [`Record::at`] has it.
+    #[must_use]
+    pub fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.started)
+    }
+
     /// Connections that ended well so far, and all others that ended.
     #[must_use]
     pub fn so_far(&self) -> (u64, u64) {

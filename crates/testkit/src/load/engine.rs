@@ -23,14 +23,14 @@ const RETRY: Duration = Duration::from_millis(2);
 /// A client that is further behind than this begins afresh.
 const BEHIND: Duration = Duration::from_secs(1);
 
-pub(super) fn run(load: &Load, shared: &Shared) -> Result<Report> {
+pub(super) fn run(load: &Load, started: Instant, shared: &Shared) -> Result<Report> {
     let epoll = epoll::create(CreateFlags::CLOEXEC).context("cannot make an epoll")?;
     let mut engine = Engine {
         load,
         shared,
         address: load.target.to_sock_addr().context("cannot use the target")?,
         epoll,
-        started: Instant::now(),
+        started,
         begun: 0,
         slots: Vec::new(),
         free: Vec::new(),
@@ -70,7 +70,7 @@ struct Connection {
 
 impl Engine<'_> {
     fn run(&mut self) -> Result<()> {
-        let mut next = self.started;
+        let mut next = Instant::now();
         let mut events: Vec<Event> = Vec::with_capacity(256);
         loop {
             let now = Instant::now();
