@@ -67,7 +67,7 @@
 //!
 //! The UUID (`volatile.uuid`) stays through restart, rename, restore and move; delete and create,
 //! and copy, make a new one. `volatile.uuid.generation` changes at each restore: not an identity.
-//! The server pings every 10 s. When it stops, the stream ends at once; containers run on.
+//! LXD 5.0.2 answers alike and sends the same events. The server pings every 10 s. When it stops, the stream ends at once; containers run on.
 
 mod client;
 mod discover;
