@@ -67,7 +67,8 @@
 //!
 //! The UUID (`volatile.uuid`) stays through restart, rename, restore and move; delete and create,
 //! and copy, make a new one. `volatile.uuid.generation` changes at each restore: not an identity.
-//! LXD 5.0.2 answers alike and sends the same events. The server pings every 10 s. When it stops, the stream ends at once; containers run on.
+//! The server pings every 10 s. When it stops, the stream ends at once; containers run on.
+//! LXD 5.0.2 answers alike and sends the same events.
 
 mod client;
 mod discover;

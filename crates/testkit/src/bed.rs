@@ -24,10 +24,10 @@ pub struct Bed {
     _in_use: InUse,
 }
 
-/// The bed, brought up at the first call in a process; `None` after [`require`] when it cannot be.
+/// The bed, brought up at the first call in a process; `None` after [`require()`] when it cannot be.
 ///
 /// # Panics
-/// As [`require`].
+/// As [`require()`].
 pub fn bed() -> Option<&'static Bed> {
     static BED: OnceLock<std::result::Result<Bed, String>> = OnceLock::new();
     match BED.get_or_init(|| Bed::open().map_err(|error| format!("{error:#}"))) {

@@ -13,10 +13,10 @@ pub fn require(reason: &str) {
     println!("skipped: {reason}");
 }
 
-/// Whether this process is root; if not, the test is told by [`require`].
+/// Whether this process is root; if not, the test is told by [`require()`].
 ///
 /// # Panics
-/// As [`require`].
+/// As [`require()`].
 #[must_use]
 pub fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
