@@ -1,0 +1,127 @@
+//! PROXY protocol headers in front of the client's bytes.
+
+mod rig;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
+
+use portway_testkit::Stream;
+use rig::{Rig, accept, connect, in_netns, service};
+
+fn ports(stream: &Stream) -> (u16, u16) {
+    let Stream::Tcp(stream) = stream else { panic!("not tcp") };
+    (stream.local_addr().unwrap().port(), stream.peer_addr().unwrap().port())
+}
+
+fn everything(stream: &Stream) -> Vec<u8> {
+    let mut all = Vec::new();
+    (&*stream).read_to_end(&mut all).unwrap();
+    all
+}
+
+/// Version 1, with and without first bytes, over IPv4, IPv6, and IPv4 through a dual-stack listener.
+#[test]
+fn version_1_comes_first() {
+    in_netns(|| {
+        for (listen, to, text) in [
+            ("tcp:127.0.0.1:1000", "tcp:127.0.0.1:1000", "TCP4 127.0.0.1 127.0.0.1"),
+            ("tcp:[::1]:1000", "tcp:[::1]:1000", "TCP6 ::1 ::1"),
+            ("tcp:[::]:1000", "tcp:127.0.0.9:1000", "TCP4 127.0.0.1 127.0.0.9"),
+        ] {
+            let mut rig = Rig::start();
+            let service = service("tcp:127.0.0.1:2000");
+            rig.add(0, listen, "tcp:127.0.0.1:2000", &[("proxy_protocol", "yes")]);
+            for bytes in [&b""[..], b"GET /"] {
+                let client = connect(to);
+                (&client).write_all(bytes).unwrap();
+                let (from, at) = ports(&client);
+                client.shutdown(Shutdown::Write).unwrap();
+                let wanted = [format!("PROXY {text} {from} {at}\r\n").as_bytes(), bytes].concat();
+                assert_eq!(String::from_utf8(everything(&accept(&service))), String::from_utf8(wanted));
+            }
+        }
+    });
+}
+
+/// The header does not wait for the client: the target may speak first.
+#[test]
+fn the_header_waits_for_nobody() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let service = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[("proxy_protocol", "v1")]);
+        let client = connect("tcp:127.0.0.1:1000");
+        let server = accept(&service);
+        let mut start = [0; 11];
+        (&server).read_exact(&mut start).unwrap();
+        assert_eq!(&start, b"PROXY TCP4 ");
+        (&server).write_all(b"220 ready").unwrap();
+        let mut greeting = [0; 9];
+        (&client).read_exact(&mut greeting).unwrap();
+    });
+}
+
+#[test]
+fn version_1_of_a_unix_client_is_unknown() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let service = service("tcp:127.0.0.1:2000");
+        rig.add(0, "unix:@listen", "tcp:127.0.0.1:2000", &[("proxy_protocol", "1")]);
+        let client = connect("unix:@listen");
+        (&client).write_all(b"hello").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(everything(&accept(&service)), b"PROXY UNKNOWN\r\nhello");
+    });
+}
+
+#[test]
+fn version_2_names_both_ends() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[("proxy_protocol", "v2")]);
+        let client = connect("tcp:127.0.0.1:1000");
+        (&client).write_all(b"hello").unwrap();
+        let (from, at) = ports(&client);
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut wanted = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01".to_vec();
+        wanted.extend(from.to_be_bytes());
+        wanted.extend(at.to_be_bytes());
+        wanted.extend(b"hello");
+        assert_eq!(everything(&accept(&target)), wanted);
+    });
+}
+
+/// To a unix target, from a unix client with a name of its own, beside descriptor passing.
+#[test]
+fn version_2_to_a_unix_target() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let path = rig.path("listen");
+        let target = UnixListener::bind(rig.path("target")).unwrap();
+        let (listen, connect) =
+            (format!("unix:{}", path.display()), format!("unix:{}", rig.path("target").display()));
+        rig.add(0, &listen, &connect, &[("proxy_protocol", "v2")]);
+        let name = UnixAddr::from_pathname(rig.path("client")).unwrap();
+        let client = named(&name, &path);
+        (&client).write_all(b"hello").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        target.accept().unwrap().0.read_to_end(&mut got).unwrap();
+        assert_eq!(got[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8");
+        let text = |bytes: &[u8]| bytes.iter().copied().take_while(|byte| *byte != 0).collect::<Vec<u8>>();
+        assert_eq!(text(&got[16..124]), rig.path("client").to_str().unwrap().as_bytes());
+        assert_eq!(text(&got[124..232]), path.to_str().unwrap().as_bytes());
+        assert_eq!(got[232..], *b"hello");
+    });
+}
+
+/// A client socket that has bound itself to a name.
+fn named(name: &UnixAddr, to: &std::path::Path) -> UnixStream {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, socket};
+    let fd = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    bind(&fd, &SocketAddrUnix::new(name.as_pathname().unwrap()).unwrap()).unwrap();
+    connect(&fd, &SocketAddrUnix::new(to).unwrap()).unwrap();
+    fd.into()
+}
