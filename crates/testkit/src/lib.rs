@@ -9,14 +9,19 @@ mod daemon;
 pub mod fds;
 mod load;
 mod netns;
+mod patience;
 mod pattern;
+mod ports;
 pub mod process;
 mod require;
+mod rig;
 mod service;
 mod site;
 mod stream;
+mod talk;
 pub mod testbed;
 pub mod udp;
+mod watch;
 
 use std::process::Command;
 
@@ -28,11 +33,16 @@ pub use container::{Container, ContainerSpec};
 pub use daemon::{Daemon, DaemonSpec};
 pub use load::{Load, Outcome, Pace, Record, Report, RunningLoad};
 pub use netns::Netns;
+pub use patience::wait_for;
 pub use pattern::Pattern;
+pub use ports::Ports;
 pub use require::{is_root, require};
+pub use rig::Rig;
 pub use service::{Behaviour, Service};
 pub use site::Site;
 pub use stream::{Addr, Listener, Stream};
+pub use talk::{Ending, Spoken, Talk};
+pub use watch::{Canary, Watch};
 
 /// Runs a command to its end and returns its standard output; a failure carries what it wrote to
 /// standard error.

@@ -23,8 +23,14 @@ impl Pattern {
 
     /// Fills `buffer` with what stands at `offset` and after.
     pub fn fill(self, offset: u64, buffer: &mut [u8]) {
-        for (at, byte) in (offset..).zip(buffer) {
-            *byte = self.byte(at);
+        let (mut at, mut rest) = (offset, buffer);
+        while !rest.is_empty() {
+            let word = self.word(at / 8);
+            let from = &word[usize::try_from(at % 8).unwrap_or_default()..];
+            let length = from.len().min(rest.len());
+            let (now, later) = rest.split_at_mut(length);
+            now.copy_from_slice(&from[..length]);
+            (at, rest) = (at + length as u64, later);
         }
     }
 
@@ -78,7 +84,8 @@ impl Pattern {
                 bail!("ended after {done} of {length} bytes");
             }
             self.fill(done, &mut wanted[..read]);
-            if let Some(at) = (0..read).find(|at| buffer[*at] != wanted[*at]) {
+            if buffer[..read] != wanted[..read] {
+                let at = (0..read).find(|at| buffer[*at] != wanted[*at]).unwrap_or_default();
                 bail!("byte {} of {length} is wrong", done + at as u64);
             }
             done += read as u64;
@@ -87,12 +94,12 @@ impl Pattern {
     }
 
     /// Every 8 bytes are a hash of their number and the seed (the finisher of splitmix64).
-    fn byte(self, at: u64) -> u8 {
-        let mut x = (at / 8).wrapping_add(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    fn word(self, number: u64) -> [u8; 8] {
+        let mut x = number.wrapping_add(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^= x >> 31;
-        x.to_le_bytes()[usize::try_from(at % 8).unwrap_or_default()]
+        x.to_le_bytes()
     }
 }
 

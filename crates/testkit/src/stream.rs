@@ -137,6 +137,18 @@ impl Listener {
         }
     }
 
+    /// Waits for a connection at most `limit`, and gives it the same limit for each wait of its own.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nobody comes; else those of `accept`.
+    pub fn accept_within(&self, limit: Duration) -> io::Result<Stream> {
+        // Bounds accept(2) too, see socket(7).
+        SockRef::from(self).set_read_timeout(Some(limit))?;
+        let stream = self.accept()?;
+        stream.set_timeout(limit)?;
+        Ok(stream)
+    }
+
     /// Where it listens, with the port the kernel chose.
     ///
     /// # Errors
