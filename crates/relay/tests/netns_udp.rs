@@ -4,6 +4,8 @@
 //! client sockets ---- listener (worker) ---- one connected socket per flow ---- echo service
 //! ```
 
+#![expect(clippy::unwrap_used, reason = "a helper fails its test")]
+
 mod rig;
 
 use std::collections::HashSet;
@@ -305,7 +307,8 @@ fn idle_flows_end() {
         let mut rig = Rig::start();
         let _echo = Echo::start("127.0.0.1:2000", "");
         rig.add(0, "udp:127.0.0.1:1000", "udp:127.0.0.1:2000", &[("udp.idle", "300ms")]);
-        let (quiet, busy) = (client("127.0.0.1:0", "127.0.0.1:1000"), client("127.0.0.1:0", "127.0.0.1:1000"));
+        let (quiet, busy) =
+            (client("127.0.0.1:0", "127.0.0.1:1000"), client("127.0.0.1:0", "127.0.0.1:1000"));
         ask(&quiet, b"once");
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(600) {
@@ -328,7 +331,8 @@ fn a_changed_target_gets_the_next_datagram() {
         let silent = UdpSocket::bind("127.0.0.1:2005").unwrap();
         let _second = Echo::start("127.0.0.1:2001", "second ");
         rig.add(0, "udp:127.0.0.1:1000-1001", "udp:127.0.0.1:2000,2005", &[]);
-        let (talker, sender) = (client("127.0.0.1:0", "127.0.0.1:1000"), client("127.0.0.1:0", "127.0.0.1:1001"));
+        let (talker, sender) =
+            (client("127.0.0.1:0", "127.0.0.1:1000"), client("127.0.0.1:0", "127.0.0.1:1001"));
         assert_eq!(ask(&talker, b"x"), b"first x");
         sender.send(b"log line").unwrap();
         silent.recv(&mut [0; 20]).unwrap();

@@ -138,7 +138,9 @@ impl Stream {
         };
         match (self.relay, dir) {
             (Relay::Bytes, _) => lane.carry(from, to, &mut core.buffer, &mut core.pipes),
-            (Relay::Descriptors, _) => unix_fds::carry(lane, from, to, &mut core.buffer, &mut core.pipes, &mut core.refused),
+            (Relay::Descriptors, _) => {
+                unix_fds::carry(lane, from, to, &mut core.buffer, &mut core.pipes, &mut core.refused)
+            }
             (Relay::Datagrams, Dir::Up) => datagram::carry_up(lane, from, to, core),
             (Relay::Datagrams, Dir::Down) => datagram::carry_down(lane, from, to, core, &mut self.since),
         }

@@ -79,10 +79,7 @@ pub(super) fn carry(
 }
 
 enum Passed {
-    Bytes {
-        count: usize,
-        cost: usize,
-    },
+    Bytes { count: usize, cost: usize },
     End,
     Stop(Step),
 }
@@ -130,7 +127,11 @@ fn pass(
         return Ok(Passed::End);
     }
     let bytes = buffer.get_mut(..seen).unwrap_or_default();
-    if descriptors { pass_descriptors(lane, from, to, bytes, pipes, refused) } else { pass_bytes(from, to, bytes) }
+    if descriptors {
+        pass_descriptors(lane, from, to, bytes, pipes, refused)
+    } else {
+        pass_bytes(from, to, bytes)
+    }
 }
 
 /// No descriptors are in the queue: sends `bytes`, which were seen there, and takes what was sent.

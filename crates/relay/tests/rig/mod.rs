@@ -1,7 +1,8 @@
 //! A worker and what its daemon would be, for tests: starts the engine on a thread of this process inside a
 //! fresh network namespace, gives it devices, hears what it says.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![expect(dead_code, reason = "each test binary uses a part")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper fails its test")]
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -24,17 +25,17 @@ use portway_sys::unix_path;
 use portway_testkit::{Addr, Netns, Pattern, Stream};
 
 /// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs `test` inside a network namespace of its own, with loopback up. What it starts is there, too.
-pub fn in_netns(test: impl FnOnce() + Send) {
+pub(crate) fn in_netns(test: impl FnOnce() + Send) {
     if portway_testkit::is_root() {
         Netns::new().unwrap().enter(test).unwrap();
     }
 }
 
 /// The worker's other end.
-pub struct Rig {
+pub(crate) struct Rig {
     channel: Option<Channel>,
     counters: CountersView,
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
@@ -42,13 +43,13 @@ pub struct Rig {
     seq: u64,
     dir: tempfile::TempDir,
     /// Listeners as the daemon would keep them, by slot.
-    pub kept: Vec<(Slot, Vec<OwnedFd>)>,
+    pub(crate) kept: Vec<(Slot, Vec<OwnedFd>)>,
     /// For a worker that is a process.
-    pub pid: i32,
+    pub(crate) pid: i32,
 }
 
 /// What a worker is started with unless a test says otherwise.
-pub fn init() -> Init {
+pub(crate) fn init() -> Init {
     Init {
         version: PROTOCOL_VERSION,
         has_netns: false,
@@ -69,12 +70,12 @@ pub fn init() -> Init {
 }
 
 impl Rig {
-    pub fn start() -> Rig {
+    pub(crate) fn start() -> Rig {
         Rig::start_with(init(), &[])
     }
 
     /// On a thread of this process.
-    pub fn start_with(init: Init, fds: &[BorrowedFd<'_>]) -> Rig {
+    pub(crate) fn start_with(init: Init, fds: &[BorrowedFd<'_>]) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = Channel::pair().unwrap();
         let adoption = Channel::listen(&dir.path().join("w.sock")).unwrap();
@@ -86,7 +87,7 @@ impl Rig {
     }
 
     /// As a process of its own with everything given up; for a test binary whose `main` runs the role.
-    pub fn start_process(init: Init, fds: &[BorrowedFd<'_>]) -> Rig {
+    pub(crate) fn start_process(init: Init, fds: &[BorrowedFd<'_>]) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = Channel::pair().unwrap();
         let adoption = Channel::listen(&dir.path().join("w.sock")).unwrap();
@@ -119,25 +120,28 @@ impl Rig {
     }
 
     /// A folder for sockets.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn say(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
+    pub(crate) fn say(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
         self.channel.as_ref().expect("a channel").send(&serde_json::to_vec(message).unwrap(), fds).unwrap();
     }
 
     /// The next message.
-    pub fn hear(&mut self) -> Option<(FromWorker, Vec<OwnedFd>)> {
+    pub(crate) fn hear(&mut self) -> Option<(FromWorker, Vec<OwnedFd>)> {
         self.inbox.pop_front().or_else(|| receive(self.channel.as_ref().expect("a channel")))
     }
 
     /// Waits for a message that `wanted` takes; others are kept.
-    pub fn wait_for<T>(&mut self, mut wanted: impl FnMut(&FromWorker) -> Option<T>) -> (T, Vec<OwnedFd>) {
+    pub(crate) fn wait_for<T>(
+        &mut self,
+        mut wanted: impl FnMut(&FromWorker) -> Option<T>,
+    ) -> (T, Vec<OwnedFd>) {
         for at in 0..self.inbox.len() {
             if let Some(found) = wanted(&self.inbox[at].0) {
                 return (found, self.inbox.remove(at).unwrap().1);
@@ -154,7 +158,7 @@ impl Rig {
     }
 
     /// Waits for the answer to `seq`.
-    pub fn done(&mut self, seq: u64) -> Option<String> {
+    pub(crate) fn done(&mut self, seq: u64) -> Option<String> {
         self.wait_for(|message| match message {
             FromWorker::Done { seq: answered, error } if *answered == seq => Some(error.clone()),
             _ => None,
@@ -163,11 +167,11 @@ impl Rig {
     }
 
     /// Adds a device and waits until it serves.
-    pub fn add(&mut self, slot: u32, listen: &str, connect: &str, more: &[(&str, &str)]) {
+    pub(crate) fn add(&mut self, slot: u32, listen: &str, connect: &str, more: &[(&str, &str)]) {
         self.try_add(slot, listen, connect, more, None).unwrap();
     }
 
-    pub fn add_held(
+    pub(crate) fn add_held(
         &mut self,
         slot: u32,
         listen: &str,
@@ -178,7 +182,7 @@ impl Rig {
         self.try_add(slot, listen, connect, more, Some(hold)).unwrap();
     }
 
-    pub fn try_add(
+    pub(crate) fn try_add(
         &mut self,
         slot: u32,
         listen: &str,
@@ -195,7 +199,7 @@ impl Rig {
     }
 
     /// Gives the device in `slot` other options; its listeners stay.
-    pub fn change(&mut self, slot: u32, listen: &str, connect: &str, more: &[(&str, &str)]) {
+    pub(crate) fn change(&mut self, slot: u32, listen: &str, connect: &str, more: &[(&str, &str)]) {
         let device = device(listen, connect, more);
         let listen_count = device.spec.listen_count();
         self.seq += 1;
@@ -213,7 +217,7 @@ impl Rig {
         assert_eq!(self.done(self.seq), None);
     }
 
-    pub fn put(
+    pub(crate) fn put(
         &mut self,
         slot: u32,
         device: &WireDevice,
@@ -243,7 +247,7 @@ impl Rig {
         }
     }
 
-    pub fn remove(&mut self, slot: u32, drain: bool) {
+    pub(crate) fn remove(&mut self, slot: u32, drain: bool) {
         self.seq += 1;
         self.say(&ToWorker::Remove { seq: self.seq, slot: Slot(slot), drain }, &[]);
         assert_eq!(self.done(self.seq), None);
@@ -251,28 +255,28 @@ impl Rig {
     }
 
     /// A counter of a slot.
-    pub fn count(&self, slot: u32, field: usize) -> u64 {
+    pub(crate) fn count(&self, slot: u32, field: usize) -> u64 {
         self.counters.read(usize::try_from(slot).unwrap())[field]
     }
 
     /// Connections or flows of a slot that are live.
-    pub fn live(&self, slot: u32) -> u64 {
+    pub(crate) fn live(&self, slot: u32) -> u64 {
         self.count(slot, field::OPENED) - self.count(slot, field::CLOSED)
     }
 
     /// Waits until `condition` holds.
-    pub fn until(&self, what: &str, condition: impl Fn(&Rig) -> bool) {
+    pub(crate) fn until(&self, what: &str, condition: impl Fn(&Rig) -> bool) {
         until(what, || condition(self));
     }
 
     /// The daemon dies.
-    pub fn lose_channel(&mut self) {
+    pub(crate) fn lose_channel(&mut self) {
         self.channel = None;
         self.inbox.clear();
     }
 
     /// A later daemon connects and says hello.
-    pub fn adopt(&mut self) {
+    pub(crate) fn adopt(&mut self) {
         let channel = Channel::connect(&self.path("w.sock")).unwrap();
         channel.set_timeout(Some(PATIENCE)).unwrap();
         self.channel = Some(channel);
@@ -280,11 +284,11 @@ impl Rig {
     }
 
     /// Waits for the end of a worker on a thread.
-    pub fn join(&mut self) -> Result<(), WorkerError> {
+    pub(crate) fn join(&mut self) -> Result<(), WorkerError> {
         self.thread.take().expect("a thread").join().unwrap()
     }
 
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
@@ -311,7 +315,7 @@ fn receive(channel: &Channel) -> Option<(FromWorker, Vec<OwnedFd>)> {
 }
 
 /// Waits until `condition` holds.
-pub fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "never: {what}");
@@ -319,7 +323,7 @@ pub fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-pub fn device(listen: &str, connect: &str, more: &[(&str, &str)]) -> WireDevice {
+pub(crate) fn device(listen: &str, connect: &str, more: &[(&str, &str)]) -> WireDevice {
     let keys = [("listen", listen), ("connect", connect)].into_iter().chain(more.iter().copied());
     let spec = DeviceSpec::from_keys(keys).unwrap();
     let path = matches!(spec.connect.address(), Address::Unix(UnixName::Path(_)));
@@ -337,7 +341,7 @@ fn base(device: &WireDevice) -> Option<OwnedFd> {
 }
 
 /// Opens the listeners of a device.
-pub fn open(spec: &DeviceSpec) -> Vec<OwnedFd> {
+pub(crate) fn open(spec: &DeviceSpec) -> Vec<OwnedFd> {
     let v6only = if spec.v6only { V6Only::Yes } else { V6Only::No };
     match spec.listen.address() {
         Address::Tcp { host, ports } => ports
@@ -358,17 +362,17 @@ pub fn open(spec: &DeviceSpec) -> Vec<OwnedFd> {
 }
 
 /// Connects to a device's or a service's address in its text form, bounded in every wait.
-pub fn connect(address: &str) -> Stream {
+pub(crate) fn connect(address: &str) -> Stream {
     try_connect(address).unwrap()
 }
 
-pub fn try_connect(address: &str) -> io::Result<Stream> {
+pub(crate) fn try_connect(address: &str) -> io::Result<Stream> {
     let stream = addr(address).connect(PATIENCE)?;
     stream.set_timeout(PATIENCE)?;
     Ok(stream)
 }
 
-pub fn addr(address: &str) -> Addr {
+pub(crate) fn addr(address: &str) -> Addr {
     match address.split_once(':').unwrap() {
         ("tcp", rest) => Addr::tcp(rest),
         ("unix", name) if name.starts_with('@') => Addr::Abstract(name[1..].to_owned()),
@@ -378,12 +382,12 @@ pub fn addr(address: &str) -> Addr {
 }
 
 /// Bytes that tell where they belong.
-pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn pattern(seed: u64, length: usize) -> Vec<u8> {
     Pattern::new(seed).bytes(length)
 }
 
 /// Reads to the end and compares; says where the first difference is.
-pub fn expect_to_end(mut stream: &Stream, wanted: &[u8]) {
+pub(crate) fn expect_to_end(mut stream: &Stream, wanted: &[u8]) {
     let mut got = Vec::with_capacity(wanted.len() + 1);
     let end = stream.read_to_end(&mut got);
     if got != wanted {
@@ -394,12 +398,12 @@ pub fn expect_to_end(mut stream: &Stream, wanted: &[u8]) {
 }
 
 /// Listens at an address in its text form.
-pub fn service(address: &str) -> portway_testkit::Listener {
+pub(crate) fn service(address: &str) -> portway_testkit::Listener {
     addr(address).listen().unwrap()
 }
 
 /// Accepts with bounded waits.
-pub fn accept(listener: &portway_testkit::Listener) -> Stream {
+pub(crate) fn accept(listener: &portway_testkit::Listener) -> Stream {
     let stream = listener.accept().unwrap();
     stream.set_timeout(PATIENCE).unwrap();
     stream

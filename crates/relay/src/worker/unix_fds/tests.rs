@@ -25,7 +25,15 @@ impl Bench {
         let (sender, from) = UnixStream::pair().unwrap();
         let (to, receiver) = UnixStream::pair().unwrap();
         let socket = |stream: UnixStream| Socket::new(OwnedFd::from(stream), Carrier::Unix);
-        Bench { sender, from: socket(from), to: socket(to), receiver, lane: Lane::default(), pipes: Pipes::new(4), refused: 0 }
+        Bench {
+            sender,
+            from: socket(from),
+            to: socket(to),
+            receiver,
+            lane: Lane::default(),
+            pipes: Pipes::new(4),
+            refused: 0,
+        }
     }
 
     fn carry(&mut self) -> Step {

@@ -1,0 +1,384 @@
+//! The worker as a process of its own, with everything given up: does the sandbox leave it what the engine needs, what does
+//! it weigh, what happens when descriptors run out.
+//!
+//! This binary is its own test harness, because its `main` is also the worker's: `process::spawn_role` starts the
+//! running program again.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test program of its own")]
+
+mod rig;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use portway_relay::wire::{FromWorker, Ids, Init, Sandbox, field};
+use portway_testkit::{Stream, fds};
+use rig::{Rig, accept, connect, expect_to_end, in_netns, init, pattern, service};
+use rustix::process::{Pid, Resource, Rlimit};
+
+/// Tests by name.
+const TESTS: [(&str, fn()); 6] = [
+    ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
+    ("the_sandbox_holds", the_sandbox_holds),
+    ("a_worker_starts_quickly", a_worker_starts_quickly),
+    ("a_worker_stays_small", a_worker_stays_small),
+    ("stalled_readers_stay_in_the_kernel", stalled_readers_stay_in_the_kernel),
+    ("a_worker_without_descriptors_recovers", a_worker_without_descriptors_recovers),
+];
+
+/// What cargo-nextest and `cargo test` ask of a harness: a list, one test by its exact name, or all that contain a
+/// word.
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments == ["worker"] {
+        return portway_relay::worker::run();
+    }
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let wanted = |name: &str| {
+        words.is_empty()
+            || words.iter().any(|word| if has("--exact") { name == *word } else { name.contains(*word) })
+    };
+    for (name, test) in TESTS.into_iter().filter(|(name, _)| wanted(name)) {
+        if has("--list") {
+            if !has("--ignored") {
+                println!("{name}: test");
+            }
+        } else if !has("--ignored") {
+            test();
+            println!("test {name} ... ok");
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// An unprivileged user, as the daemon would pick one.
+const NOBODY: Ids = Ids { uid: 65_534, gid: 65_534 };
+
+fn confined() -> Init {
+    Init { ids: Some(NOBODY), sandbox: Sandbox::Full, ..init() }
+}
+
+fn start() -> Rig {
+    Rig::start_process(confined(), &[])
+}
+
+fn exchange(client: &Stream, server: &Stream, length: usize) {
+    let bytes = pattern(length as u64, length);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (&*client).write_all(&bytes).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+        });
+        expect_to_end(server, &bytes);
+        scope.spawn(|| {
+            (&*server).write_all(&bytes).unwrap();
+            server.shutdown(Shutdown::Write).unwrap();
+        });
+        expect_to_end(client, &bytes);
+    });
+}
+
+/// Every kind of traffic and every kind of message, so that each system call of the engine is made under the filter.
+fn everything_works_in_the_sandbox() {
+    in_netns(|| {
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let pidfd = portway_sys::pidfd::open(pid).unwrap();
+        let netns = portway_sys::netns::current().unwrap();
+        let init = Init { has_netns: true, has_pidfd: true, init_pid: Some(pid), ..confined() };
+        let mut rig = Rig::start_process(init, &[netns.as_fd(), pidfd.as_fd()]);
+        open_to_all(&rig);
+        streams(&mut rig);
+        datagrams(&mut rig);
+        refusals(&mut rig);
+        rig.lose_channel();
+        rig.adopt();
+        while !matches!(rig.hear().unwrap().0, FromWorker::End) {}
+        streams(&mut rig);
+        death(&mut rig, child);
+    });
+}
+
+/// The worker is another user: sockets of the test have to let it in.
+fn open_to_all(rig: &Rig) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(rig.dir(), std::fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+fn open_socket(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+fn streams(rig: &mut Rig) {
+    let target = rig.path("target");
+    let unix_target = format!("unix:{}", target.display());
+    for (listen, connect_to, keys) in [
+        ("tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[("proxy_protocol", "false")][..]),
+        ("tcp:[::1]:1000", "tcp:[::1]:2000", &[]),
+        ("tcp:127.0.0.1:1000", &unix_target, &[]),
+        ("unix:@listen", &unix_target, &[]),
+        ("unix:@listen", "unix:@target", &[("fds", "off")]),
+    ] {
+        let service = service(connect_to);
+        if connect_to == unix_target {
+            open_socket(&target);
+        }
+        rig.add_held(0, listen, connect_to, keys, Duration::from_secs(5));
+        let (client, server) = (connect(listen), accept(&service));
+        exchange(&client, &server, 3_000_000);
+        if let (Stream::Unix(_), true) = (&client, keys.is_empty()) {
+            descriptors(listen, &service);
+        }
+        rig.remove(0, true);
+        drop(service);
+        let _ = std::fs::remove_file(&target);
+    }
+    let service = service("tcp:127.0.0.1:2000");
+    rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[("proxy_protocol", "v1")]);
+    let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&service));
+    (&server).read_exact(&mut [0; 10]).unwrap();
+    client.reset();
+    let end = (&server).read_to_end(&mut Vec::new());
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    rig.remove(0, false);
+}
+
+fn descriptors(listen: &str, service: &portway_testkit::Listener) {
+    let (Stream::Unix(client), Stream::Unix(server)) = (connect(listen), accept(service)) else { return };
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let directory = std::fs::File::open("/").unwrap();
+    fds::send(&client, b"x", &[file.as_fd(), directory.as_fd()]).unwrap();
+    let (bytes, got) = fds::recv(&server, 10).unwrap();
+    assert_eq!((bytes.as_slice(), got.len()), (&b"x"[..], 1));
+}
+
+fn datagrams(rig: &mut Rig) {
+    let service = UdpSocket::bind("127.0.0.1:2000").unwrap();
+    rig.add(1, "udp:[::]:1000", "udp:127.0.0.1:2000", &[("udp.idle", "200ms")]);
+    rig.add(2, "tcp:127.0.0.1:1001", "udp:127.0.0.1:2000", &[("udp.idle", "200ms")]);
+    for to in ["127.0.0.1:1000", "[::1]:1000"] {
+        let client = UdpSocket::bind(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" }).unwrap();
+        client.connect(to).unwrap();
+        for size in [0, 100, 65_507] {
+            let bytes = pattern(1, size);
+            client.send(&bytes).unwrap();
+            let mut got = vec![0; 70_000];
+            let (length, from) = service.recv_from(&mut got).unwrap();
+            service.send_to(&got[..length], from).unwrap();
+            assert_eq!(client.recv(&mut got).unwrap(), size);
+        }
+    }
+    let stream = connect("tcp:127.0.0.1:1001");
+    (&stream).write_all(b"question").unwrap();
+    let mut got = [0; 100];
+    let (length, from) = service.recv_from(&mut got).unwrap();
+    service.send_to(&got[..length], from).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    expect_to_end(&stream, b"question");
+    drop(service);
+    stream_of_errors(rig);
+    rig.until("flows end", |rig| rig.live(1) == 0);
+    rig.remove(1, true);
+    rig.remove(2, true);
+    let error = rig.try_add(1, "udp:127.0.0.1:1000", "udp:[fe80::1%none]:2000", &[], None).unwrap_err();
+    assert_eq!(error, "no interface none for the target address");
+    rig.add(1, "udp:127.0.0.1:1003", "udp:127.0.0.1:2000", &[]);
+    rig.remove(1, true);
+}
+
+fn stream_of_errors(rig: &mut Rig) {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..3 {
+        client.send_to(b"nobody", "127.0.0.1:1000").unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    rig.until("errors are seen", |rig| rig.count(1, field::DIAL_FAILED) > 0);
+}
+
+/// Refused and timed-out calls, which ask whether the instance is dying.
+fn refusals(rig: &mut Rig) {
+    rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2999", &[]);
+    rig.add(1, "tcp:127.0.0.1:1001", "unix:/nowhere/to/be/found", &[]);
+    rig.add(2, "tcp:127.0.0.1:1002", "tcp:192.0.2.1:80", &[]);
+    for port in 1000..=1002 {
+        let told = rig::try_connect(&format!("tcp:127.0.0.1:{port}"))
+            .map_or_else(|error| error.kind(), |client| (&client).read(&mut [0]).unwrap_err().kind());
+        assert_eq!(told, ErrorKind::ConnectionReset);
+    }
+    for slot in 0..=2 {
+        rig.remove(slot, true);
+    }
+}
+
+/// The instance dies: a held client is handed over, and the worker ends by itself.
+fn death(rig: &mut Rig, mut child: std::process::Child) {
+    rig.add_held(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2999", &[], Duration::from_secs(20));
+    let _client = connect("tcp:127.0.0.1:1000");
+    rig.until("held", |rig| rig.live(0) == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    rig.wait_for(|message| matches!(message, FromWorker::Orphan { .. }).then_some(()));
+    rig.wait_for(|message| matches!(message, FromWorker::InstanceGone).then_some(()));
+    rig.lose_channel();
+    let pid = Pid::from_raw(rig.pid).unwrap();
+    let status =
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap().1;
+    assert_eq!(status.exit_status(), Some(0), "{status:?}");
+}
+
+/// What the process still has.
+fn the_sandbox_holds() {
+    in_netns(|| {
+        let rig = start();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", rig.pid)).unwrap();
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
+        };
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(field(set), "0000000000000000", "{set}");
+        }
+        assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
+        assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534");
+        assert_eq!(field("Groups:"), "");
+        assert_eq!(field("NoNewPrivs:"), "1");
+        assert_eq!(field("Seccomp:"), "2");
+        assert_eq!(field("Threads:"), "1");
+        let root: Vec<_> = std::fs::read_dir(format!("/proc/{}/root", rig.pid)).unwrap().collect();
+        assert_eq!(root.len(), 1, "nothing but /proc");
+    });
+}
+
+fn a_worker_starts_quickly() {
+    in_netns(|| {
+        let mut times: Vec<Duration> = (0..20)
+            .map(|_| {
+                let begin = Instant::now();
+                let rig = start();
+                let took = begin.elapsed();
+                drop(rig);
+                took
+            })
+            .collect();
+        times.sort_unstable();
+        println!("start to ready: median {:?}, worst {:?}", times[10], times[19]);
+        // A loaded test machine; alone it is a few milliseconds.
+        assert!(times[10] < Duration::from_millis(100), "{times:?}");
+    });
+}
+
+/// Resident memory, KiB.
+fn resident(rig: &Rig) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", rig.pid)).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+const LIMIT_KIB: u64 = 8 * 1024;
+
+/// The figures are those of a release build; a debug build is allowed more code.
+fn assert_small(rig: &Rig, what: &str) {
+    let resident = resident(rig);
+    println!("{what}: {resident} KiB resident");
+    let limit = if cfg!(debug_assertions) { LIMIT_KIB * 2 } else { LIMIT_KIB };
+    assert!(resident < limit, "{what}: {resident} KiB resident");
+}
+
+/// 1,000 connections that carry data, then 100,000 more in turn (fewer in a debug build).
+fn a_worker_stays_small() {
+    in_netns(|| {
+        let _ = portway_sys::process::raise_nofile();
+        let mut rig = start();
+        assert_small(&rig, "idle");
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[]);
+        let bytes = pattern(1, 200_000);
+        let open: Vec<(Stream, Stream)> =
+            (0..1000).map(|_| (connect("tcp:127.0.0.1:1000"), accept(&target))).collect();
+        for (client, server) in &open {
+            std::thread::scope(|scope| {
+                scope.spawn(|| (&*client).write_all(&bytes).unwrap());
+                let mut got = vec![0; bytes.len()];
+                (&*server).read_exact(&mut got).unwrap();
+                assert!(got == bytes);
+            });
+        }
+        assert_small(&rig, "1,000 connections that carried 200 kB each");
+        drop(open);
+        let rounds = if cfg!(debug_assertions) { 10_000 } else { 100_000 };
+        for _ in 0..rounds {
+            let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+            (&client).write_all(b"x").unwrap();
+            (&server).read_exact(&mut [0]).unwrap();
+            client.reset();
+        }
+        rig.until("all are closed", |rig| rig.live(0) == 0);
+        assert_small(&rig, "after all of them");
+        assert_eq!(rig.count(0, field::OPENED), 1000 + rounds);
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", rig.pid)).unwrap().count();
+        assert!(fds < 60, "{fds} descriptors are still open");
+    });
+}
+
+/// 1,000 clients ask for much and read nothing: what waits for them waits in the kernel.
+fn stalled_readers_stay_in_the_kernel() {
+    in_netns(|| {
+        let _ = portway_sys::process::raise_nofile();
+        let mut rig = start();
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[]);
+        let chunk = vec![1; 1 << 20];
+        let mut open = Vec::new();
+        for _ in 0..1000 {
+            let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+            rustix::net::sockopt::set_socket_recv_buffer_size(&client, 4096).unwrap();
+            rustix::io::ioctl_fionbio(&server, true).unwrap();
+            while (&server).write(&chunk).is_ok() {}
+            open.push((client, server));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        assert_small(&rig, "1,000 stalled readers");
+        let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+        (&client).write_all(b"x").unwrap();
+        (&server).read_exact(&mut [0]).unwrap();
+    });
+}
+
+/// Descriptors run out: clients wait in the backlog, those there are served, and everybody is once there is room.
+fn a_worker_without_descriptors_recovers() {
+    in_netns(|| {
+        // As our own user: another one's limits cannot be changed everywhere.
+        let mut rig = Rig::start_process(Init { ids: None, ..confined() }, &[]);
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[]);
+        let first = (connect("tcp:127.0.0.1:1000"), accept(&target));
+        let pid = Pid::from_raw(rig.pid);
+        let open = std::fs::read_dir(format!("/proc/{}/fd", rig.pid)).unwrap().count();
+        let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let low = Rlimit { current: Some(open as u64 + 5), maximum: hard };
+        let before = rustix::process::prlimit(pid, Resource::Nofile, low).unwrap();
+        let waiting: Vec<Stream> = (0..20).map(|_| connect("tcp:127.0.0.1:1000")).collect();
+        for client in &waiting {
+            (&*client).write_all(b"x").unwrap();
+        }
+        let text = rig
+            .wait_for(|message| match message {
+                FromWorker::Failure { text, .. } => Some(text.clone()),
+                _ => None,
+            })
+            .0;
+        assert!(text.ends_with("too many open files"), "{text}");
+        (&first.0).write_all(b"y").unwrap();
+        (&first.1).read_exact(&mut [0]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        rustix::process::prlimit(pid, Resource::Nofile, before).unwrap();
+        for _ in &waiting {
+            (&accept(&target)).read_exact(&mut [0]).unwrap();
+        }
+        assert_eq!(rig.count(0, field::DIAL_FAILED), 0);
+    });
+}
