@@ -264,7 +264,9 @@ impl<'a> Container<'a> {
         Ok(())
     }
 
-    fn rootfs(&self) -> PathBuf {
+    /// Its files as the storage has them, running or not: what is mounted inside is not seen here.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
         let prefix = if self.project == "default" { String::new() } else { format!("{}_", self.project) };
         let containers = Path::new("storage-pools/default/containers");
         self.bed.dir().join(containers).join(format!("{prefix}{}", self.name)).join("rootfs")
