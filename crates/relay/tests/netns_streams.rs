@@ -18,8 +18,11 @@ use rig::{Rig, accept, connect, expect_to_end, in_netns, pattern, service, try_c
 
 const MEGABYTES_10: usize = 10 << 20;
 
-/// Every pairing of streams: listen, connect, further keys. `{}` is a folder.
-const PAIRINGS: [(&str, &str, &[(&str, &str)]); 8] = [
+/// Listen, connect, further keys. `{}` is a folder.
+type Pairing = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+/// Every pairing of streams.
+const PAIRINGS: [Pairing; 8] = [
     ("tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[]),
     ("tcp:[::1]:1000", "tcp:[::1]:2000", &[]),
     ("tcp:127.0.0.1:1000", "unix:{}/target", &[]),
@@ -41,7 +44,6 @@ fn for_each_pairing(test: impl Fn(Stream, Stream) + Sync) {
             rig.add(0, &listen, &target, keys);
             let client = connect(&listen);
             let server = accept(&service);
-            println!("{listen} -> {target}");
             test(client, server);
             rig.until("the connection is closed", |rig| rig.live(0) == 0);
             assert_eq!(rig.count(0, field::OPENED), 1);
