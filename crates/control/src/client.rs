@@ -18,11 +18,11 @@ use hyper_util::rt::TokioIo;
 use portway_model::{DeviceKey, DeviceName, InstanceKey};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use thiserror::Error;
 use tokio::net::UnixStream;
 
-use crate::api::{AddDevice, ChangeDevice, Device, Event, Failure, FailureKind, RenameDevice, Server};
-use crate::sse;
+use crate::api::{AddDevice, ChangeDevice, Device, RenameDevice, Server};
+use crate::error::{ClientError, broken, refusal};
+use crate::events::Events;
 
 /// What bounds every exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,73 +44,6 @@ impl Default for Limits {
             change: Duration::from_secs(60),
             answer_bytes: 64 << 20,
             event_bytes: 1 << 20,
-        }
-    }
-}
-
-/// Why there is no answer.
-#[derive(Debug, Error)]
-pub enum ClientError {
-    /// Nothing listens on the socket, or it went away in the middle.
-    #[error("no daemon answers on {}", path.display())]
-    Unreachable {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The caller may not use the socket.
-    #[error("no permission to use {}", path.display())]
-    Denied {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// The daemon took too long.
-    #[error("the daemon did not answer {request} within {} s", limit.as_secs_f32())]
-    TimedOut {
-        /// Method and path.
-        request: String,
-        /// The limit.
-        limit: Duration,
-    },
-    /// The daemon said no.
-    #[error("{}", .0.error)]
-    Refused(Failure),
-    /// The answer is not what the API promises.
-    #[error("the daemon answered {request} with something else than the API: {reason}")]
-    Protocol {
-        /// Method and path.
-        request: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl ClientError {
-    /// The kind that fixes the exit code.
-    #[must_use]
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            ClientError::Unreachable { .. } | ClientError::TimedOut { .. } => FailureKind::Unreachable,
-            ClientError::Denied { .. } => FailureKind::Refused,
-            ClientError::Refused(failure) => failure.kind,
-            ClientError::Protocol { .. } => FailureKind::Internal,
-        }
-    }
-
-    /// The likely cure, one line.
-    #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            ClientError::Unreachable { .. } => Some("is it running? `portway doctor` says what is missing"),
-            ClientError::Denied { .. } => {
-                Some("run as root, or as a member of group portway (its members are as powerful as root)")
-            }
-            ClientError::Refused(failure) => failure.hint.as_deref(),
-            ClientError::Protocol { .. } => {
-                Some("daemon and command may be of different versions; restart the daemon")
-            }
-            ClientError::TimedOut { .. } => None,
         }
     }
 }
@@ -228,13 +161,7 @@ impl Client {
             Ok((response, link))
         });
         let (response, link) = opened.await?;
-        Ok(Events {
-            socket: self.socket.clone(),
-            body: response.into_body(),
-            link: Some(link),
-            reader: sse::Reader::new(self.limits.event_bytes),
-            ready: std::collections::VecDeque::new(),
-        })
+        Ok(Events::new(self.socket.clone(), response.into_body(), link, self.limits.event_bytes))
     }
 
     async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -346,7 +273,7 @@ impl Client {
 }
 
 /// The connection itself, which only moves while it is polled.
-type Link = Pin<Box<http1::Connection<TokioIo<UnixStream>, Full<Bytes>>>>;
+pub(crate) type Link = Pin<Box<http1::Connection<TokioIo<UnixStream>, Full<Bytes>>>>;
 
 /// Runs `work` while the connection moves. The connection's own end is no error here: `work` sees it.
 async fn beside<T>(work: impl Future<Output = T>, link: &mut Link) -> T {
@@ -355,29 +282,6 @@ async fn beside<T>(work: impl Future<Output = T>, link: &mut Link) -> T {
         biased;
         done = &mut work => done,
         _ended = link => work.await,
-    }
-}
-
-fn broken(socket: &Path, request: &str, error: &hyper::Error) -> ClientError {
-    let malformed = error.is_parse() || error.is_user();
-    if malformed {
-        return ClientError::Protocol { request: request.to_owned(), reason: error.to_string() };
-    }
-    let source =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>()).map_or_else(
-            || io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection"),
-            |cause| io::Error::new(cause.kind(), cause.to_string()),
-        );
-    ClientError::Unreachable { path: socket.to_owned(), source }
-}
-
-/// The error that an answer with a status other than 2xx stands for.
-fn refusal(status: StatusCode, body: &[u8], request: &str) -> ClientError {
-    match serde_json::from_slice(body) {
-        Ok(failure) => ClientError::Refused(failure),
-        Err(_not_ours) => {
-            ClientError::Protocol { request: request.to_owned(), reason: format!("status {status}") }
-        }
     }
 }
 
@@ -399,53 +303,6 @@ fn encode(text: &str) -> String {
         }
     }
     encoded
-}
-
-/// A stream of events. Dropping it closes the connection.
-#[derive(Debug)]
-pub struct Events {
-    socket: PathBuf,
-    body: Incoming,
-    /// `None` once the connection has ended.
-    link: Option<Link>,
-    reader: sse::Reader,
-    ready: std::collections::VecDeque<Event>,
-}
-
-impl Events {
-    /// The next event; waits for ever. `None` when the daemon ended the stream. Cancel safe.
-    ///
-    /// # Errors
-    /// [`ClientError::Unreachable`] when the stream broke, [`ClientError::Protocol`] when what came is no event;
-    /// the stream cannot be read on after either.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
-        const REQUEST: &str = "GET /1.0/events";
-        let wrong = |reason: String| ClientError::Protocol { request: REQUEST.to_owned(), reason };
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(Some(event));
-            }
-            let Some(frame) = self.frame().await else { return Ok(None) };
-            let frame = frame.map_err(|error| broken(&self.socket, REQUEST, &error))?;
-            let Ok(bytes) = frame.into_data() else { continue };
-            for data in self.reader.push(&bytes).map_err(|error| wrong(error.to_string()))? {
-                let event = serde_json::from_slice(&data).map_err(|error| wrong(error.to_string()))?;
-                self.ready.push_back(event);
-            }
-        }
-    }
-
-    async fn frame(&mut self) -> Option<Result<hyper::body::Frame<Bytes>, hyper::Error>> {
-        let mut frame = pin!(self.body.frame());
-        let Some(link) = &mut self.link else { return frame.await };
-        tokio::select! {
-            biased;
-            frame = &mut frame => return frame,
-            _ended = link => {}
-        }
-        self.link = None;
-        frame.await
-    }
 }
 
 #[cfg(test)]

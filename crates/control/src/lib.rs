@@ -3,6 +3,10 @@
 
 pub mod api;
 pub mod client;
+mod error;
+mod events;
 pub mod sse;
 
-pub use client::{Client, ClientError, Events, Limits};
+pub use client::{Client, Limits};
+pub use error::ClientError;
+pub use events::Events;

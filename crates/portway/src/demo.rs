@@ -16,7 +16,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode};
+use std::process::{Child, ExitCode};
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -27,6 +27,7 @@ use portway_sys::userns;
 use crate::cli::DemoArgs;
 use crate::doctor::userns_mend;
 use crate::failure::{Outcome, Stop, chain};
+use crate::role;
 
 mod inside;
 mod instance;
@@ -35,12 +36,6 @@ mod view;
 
 pub(crate) use inside::inside;
 pub(crate) use instance::instance;
-
-/// Role of the first process in the namespaces.
-pub(crate) const INSIDE_ROLE: &str = "demo-inside";
-
-/// Role of the process that holds the instance's network namespace.
-pub(crate) const INSTANCE_ROLE: &str = "demo-instance";
 
 /// Longest temporary folder that leaves room for the daemon's sockets, bytes.
 const TEMP_MAX_BYTES: usize = 40;
@@ -54,9 +49,8 @@ pub(crate) fn run(args: &DemoArgs) -> Outcome<ExitCode> {
     let folder = Folder::make()?;
     let signals = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block().map_err(|error| failed("block signals", &error.into()))?;
-    let exe = env::current_exe().map_err(|error| failed("find the program", &error))?;
-    let mut command = Command::new(exe);
-    command.arg(INSIDE_ROLE).env(DIR_VARIABLE, &folder.0);
+    let mut command = role::ourselves();
+    command.arg(role::DEMO_INSIDE).env(DIR_VARIABLE, &folder.0);
     for name in SERVER_VARIABLES {
         command.env_remove(name);
     }

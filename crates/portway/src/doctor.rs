@@ -15,7 +15,7 @@ mod kernel;
 mod portway;
 mod servers;
 
-pub(crate) use kernel::{USERNS_ROLE, try_userns, userns_mend};
+pub(crate) use kernel::{try_userns, userns_mend};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -71,8 +71,11 @@ pub(crate) fn run(args: &DoctorArgs) -> Outcome {
     let runtime = crate::session::runtime()?;
     let mut findings = host::check();
     findings.extend(kernel::check());
-    findings.extend(runtime.block_on(servers::check()));
-    findings.extend(runtime.block_on(portway::check()));
+    runtime.block_on(async {
+        let (ours, daemon) = portway::check().await;
+        findings.extend(ours);
+        findings.extend(servers::check(daemon.as_ref()).await);
+    });
     let mut out = Out::new();
     match args.format.format {
         Format::Table => {

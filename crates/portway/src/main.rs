@@ -10,6 +10,7 @@ mod failure;
 mod man;
 mod output;
 mod progress;
+mod role;
 mod service;
 mod session;
 mod status;
@@ -25,12 +26,9 @@ use failure::Outcome;
 use output::Out;
 
 fn main() -> ExitCode {
-    // Roles first: they run before any thread, and what they may be told is not for people.
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|text| text.to_string_lossy().into_owned()).collect();
-    if let Some((role, rest)) = arguments.split_first()
-        && let Some(code) = role_of(role, rest)
-    {
+    if let Some(code) = role::run(&arguments) {
         return code;
     }
     let cli = match Cli::try_parse() {
@@ -40,18 +38,6 @@ fn main() -> ExitCode {
     match dispatch(&cli.command) {
         Ok(code) => code,
         Err(stop) => stop.report(),
-    }
-}
-
-/// Runs a hidden role. `None`: not one of them.
-fn role_of(role: &str, arguments: &[String]) -> Option<ExitCode> {
-    match role {
-        "worker" => Some(portway_relay::worker::run()),
-        "keeper" => Some(portway_relay::keeper::run(arguments)),
-        demo::INSIDE_ROLE => Some(demo::inside(arguments)),
-        demo::INSTANCE_ROLE => Some(demo::instance()),
-        doctor::USERNS_ROLE => Some(doctor::try_userns()),
-        _ => None,
     }
 }
 

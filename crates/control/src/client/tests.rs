@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::thread::{self, JoinHandle};
 
 use super::*;
+use crate::api::FailureKind;
 
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -62,7 +63,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn key() -> DeviceKey {
-    DeviceKey { instance: "incus:default/c1".parse().unwrap(), device: "we+b".parse().unwrap() }
+    DeviceKey { instance: "incus:default/c1".parse().unwrap(), device: "a/web".parse().unwrap() }
 }
 
 fn device_json() -> String {
@@ -83,7 +84,7 @@ fn a_device_is_asked_for_by_its_encoded_names() {
     assert_eq!(device.connections_total, 2);
     drop(server.client);
     let request = server.seen.join().unwrap();
-    assert!(request.starts_with("GET /1.0/devices/incus%3Adefault%2Fc1/we%2Bb HTTP/1.1\r\n"), "{request}");
+    assert!(request.starts_with("GET /1.0/devices/incus%3Adefault%2Fc1/a%2Fweb HTTP/1.1\r\n"), "{request}");
 }
 
 #[test]

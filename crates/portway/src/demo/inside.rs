@@ -3,10 +3,10 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use portway_config::Paths;
@@ -18,9 +18,10 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{set_child_subreaper, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{INSTANCE_ROLE, failed, instance, traffic, view};
+use super::{failed, instance, traffic, view};
 use crate::failure::{Outcome, Stop};
 use crate::output::{Out, human};
+use crate::role;
 use crate::session;
 
 /// Ports of the demo's host.
@@ -111,6 +112,8 @@ fn play(once: bool) -> Outcome {
         let [interrupt, terminate, hangup] = ends.as_mut_slice() else {
             return Err(Stop::refused("cannot listen for signals"));
         };
+        // The stage has them blocked, and that is inherited.
+        SigSet::all().thread_unblock().map_err(|errno| failed("let signals in", &errno.into()))?;
         tokio::select! {
             done = show(&paths, once, &mut out) => done,
             _ = interrupt.recv() => Ok(()),
@@ -131,7 +134,8 @@ async fn show(paths: &Paths, once: bool, out: &mut Out) -> Outcome {
     check(&cast, out).await?;
     if once {
         let devices = devices(&cast.client).await?;
-        out.text(&view::devices(&devices, &view::seen(&devices), Duration::ZERO, out.look))?;
+        let text = view::totals(&devices, out.look);
+        out.text(&text)?;
         return out.line("\nAll of it came back as it was sent. Nothing of this is left behind.");
     }
     out.line("Live traffic; Ctrl-C ends it and leaves nothing behind.\n")?;
@@ -142,9 +146,8 @@ async fn show(paths: &Paths, once: bool, out: &mut Out) -> Outcome {
 }
 
 async fn start(paths: &Paths) -> Outcome<Cast> {
-    let exe = std::env::current_exe().map_err(|error| failed("find the program", &error))?;
-    let mut held = Command::new(&exe)
-        .arg(INSTANCE_ROLE)
+    let mut held = role::ourselves()
+        .arg(role::DEMO_INSTANCE)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -160,7 +163,7 @@ async fn start(paths: &Paths) -> Outcome<Cast> {
     let log = folder.join("daemon.log");
     let file = File::create(&log).map_err(|error| failed("write the daemon's log", &error))?;
     let errors = file.try_clone().map_err(|error| failed("write the daemon's log", &error))?;
-    let mut daemon = Command::new(&exe)
+    let mut daemon = role::ourselves()
         .arg("daemon")
         .stdin(Stdio::null())
         .stdout(file)
@@ -170,15 +173,22 @@ async fn start(paths: &Paths) -> Outcome<Cast> {
     let client = Client::new(&paths.socket);
     let deadline = Instant::now() + DAEMON_WAIT;
     while let Err(error) = client.server().await {
-        let ended = daemon.try_wait().map_err(|error| failed("watch the daemon", &error))?;
-        if ended.is_some() || Instant::now() > deadline {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            let last = said.lines().last().unwrap_or("it said nothing");
-            return Err(Stop::refused(format!("the demo's daemon does not answer: {error}")).hint(last));
+        if daemon.try_wait().map_err(|error| failed("watch the daemon", &error))?.is_some() {
+            return Err(Stop::refused(format!("the demo's daemon ended: {}", last_words(&log))));
+        }
+        if Instant::now() > deadline {
+            return Err(error.into());
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(Cast { client, instance: key, socket: folder.join("app.sock"), _instance: held })
+}
+
+/// Why the daemon ended: its last error, else its last line.
+fn last_words(log: &Path) -> String {
+    let said = fs::read_to_string(log).unwrap_or_default();
+    let error = said.lines().rev().find_map(|line| line.strip_prefix("error: "));
+    error.or(said.lines().last()).unwrap_or("it said nothing").to_owned()
 }
 
 /// Adds the three devices, as `portway device add` does.
@@ -241,11 +251,10 @@ async fn load(cast: &Cast) -> Outcome {
                 .map_err(|error| failed("use unix", &error))?;
         }
     };
+    let sizes = [64, 512, 1472].repeat(100);
     let dns = async {
         loop {
-            traffic::udp(UDP_PORT, &[64, 512, 1472], pause)
-                .await
-                .map_err(|error| failed("use udp", &error))?;
+            traffic::udp(UDP_PORT, &sizes, pause).await.map_err(|error| failed("use udp", &error))?;
         }
     };
     tokio::select! {
@@ -262,7 +271,7 @@ async fn watch(cast: &Cast, out: &mut Out) -> Outcome {
     let mut last = Instant::now();
     loop {
         let devices = devices(&cast.client).await?;
-        let picture = view::devices(&devices, &seen, last.elapsed(), out.look);
+        let picture = view::rates(&devices, &seen, last.elapsed(), out.look);
         let text = if drawn > 0 && out.look.width.is_some() {
             view::back(drawn) + &picture
         } else {

@@ -4,16 +4,15 @@ use std::fs;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use portway_sys::{netns, userns};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::{Finding, probe_code};
-
-/// Hidden role that tries to make a user namespace, for [`user_namespaces`].
-pub(crate) const USERNS_ROLE: &str = "probe-userns";
+use crate::failure::chain;
+use crate::role;
 
 const UPDATE: &str = "use Linux 5.14 or newer";
 
@@ -69,22 +68,16 @@ fn seccomp(actions: &str) -> Finding {
 /// Only the demo needs them.
 fn user_namespaces() -> Finding {
     const CHECK: &str = "userns";
-    let probe = std::env::current_exe().and_then(|exe| {
-        Command::new(exe)
-            .arg(USERNS_ROLE)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .output()
-    });
-    match probe {
+    let mut probe = role::ourselves();
+    probe.arg(role::PROBE_USERNS).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    match probe.output() {
         Ok(output) if output.status.success() => Finding::ok(CHECK, "`portway demo` can make its namespaces"),
         Ok(output) => Finding::warn(
             CHECK,
             format!("`portway demo` cannot run: {}", String::from_utf8_lossy(&output.stderr).trim()),
             userns_mend(),
         ),
-        Err(error) => Finding::warn(CHECK, format!("cannot be tried: {error}"), "run portway by its path"),
+        Err(error) => Finding::warn(CHECK, format!("cannot be tried: {error}"), "mount /proc"),
     }
 }
 
@@ -116,7 +109,7 @@ pub(crate) fn try_userns() -> ExitCode {
     let result = userns::unshare_as_root(true, true);
     if let Err(error) = &result {
         // Nobody is left to be told when this fails.
-        let _unheard = writeln!(io::stderr(), "{error}");
+        let _unheard = writeln!(io::stderr(), "{}", chain(error));
     }
     probe_code(&result)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use portway_config::paths::{DIR_VARIABLE, SOCKET_PATH_MAX_BYTES};
 use portway_config::{Caller, Paths, PathsError, RelayUser, Settings};
+use portway_control::api::Server;
 use portway_control::{Client, ClientError, Limits};
 
 use super::Finding;
@@ -16,18 +17,31 @@ use crate::output::human;
 /// Longest wait for the daemon.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// Runs the checks.
-pub(super) async fn check() -> Vec<Finding> {
+const DAEMON: &str = "daemon";
+
+/// Runs the checks; also gives what the daemon said, if it did.
+pub(super) async fn check() -> (Vec<Finding>, Option<Server>) {
     let paths = match Paths::from_env(|name| env::var_os(name)) {
         Ok(paths) => paths,
         Err(error) => {
-            return vec![Finding::fail("dir", chain(&error), "set PORTWAY_DIR to an absolute path")];
+            let finding = Finding::fail("dir", chain(&error), "set PORTWAY_DIR to an absolute path");
+            return (vec![finding], None);
         }
     };
     let mut findings = vec![dir(&paths), socket_path(&paths)];
     findings.extend(settings(&paths));
-    findings.extend(daemon(&paths).await);
-    findings
+    let limits = Limits { ask: WAIT, ..Limits::default() };
+    let answer = Client::with_limits(&paths.socket, limits).server().await;
+    match answer {
+        Ok(server) => {
+            findings.extend(daemon(&server));
+            (findings, Some(server))
+        }
+        Err(error) => {
+            findings.push(no_daemon(&error));
+            (findings, None)
+        }
+    }
 }
 
 fn dir(paths: &Paths) -> Finding {
@@ -93,32 +107,27 @@ fn user(settings: &Settings) -> Finding {
     }
 }
 
-async fn daemon(paths: &Paths) -> Vec<Finding> {
-    const CHECK: &str = "daemon";
-    let limits = Limits { ask: WAIT, ..Limits::default() };
-    let server = match Client::with_limits(&paths.socket, limits).server().await {
-        Ok(server) => server,
-        Err(error @ ClientError::Unreachable { .. }) => {
-            let mend = "start it: `systemctl start portway`, or `portway daemon`";
-            return vec![Finding::fail(CHECK, chain(&error), mend)];
-        }
-        Err(error) => {
-            let hint = error.hint().unwrap_or("look at the daemon's log").to_owned();
-            return vec![Finding::fail(CHECK, chain(&error), hint)];
-        }
+fn no_daemon(error: &ClientError) -> Finding {
+    let mend = match error {
+        ClientError::Unreachable { .. } => "start it: `systemctl start portway`, or `portway daemon`",
+        error => error.hint().unwrap_or("look at the daemon's log"),
     };
+    Finding::fail(DAEMON, chain(error), mend)
+}
+
+fn daemon(server: &Server) -> Vec<Finding> {
     let up = human::seconds(server.uptime_seconds);
     let ours = env!("CARGO_PKG_VERSION");
     let mut findings = vec![if server.version == ours {
-        Finding::ok(CHECK, format!("version {ours}, pid {}, up {up}", server.pid))
+        Finding::ok(DAEMON, format!("version {ours}, pid {}, up {up}", server.pid))
     } else {
         Finding::warn(
-            CHECK,
+            DAEMON,
             format!("version {}, this command is {ours}", server.version),
             "restart the daemon: no port closes and no connection ends",
         )
     }];
     let warnings = server.warnings.iter();
-    findings.extend(warnings.map(|text| Finding::warn(CHECK, text.clone(), "see `portway status`")));
+    findings.extend(warnings.map(|text| Finding::warn(DAEMON, text.clone(), "see `portway status`")));
     findings
 }

@@ -14,13 +14,26 @@ use crate::failure::chain;
 /// Longest wait for a server: it answers within milliseconds, or hangs.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// Runs the checks.
-pub(super) async fn check() -> Vec<Finding> {
-    let variable = |name: &str| env::var(name).ok();
-    let settings = crate::session::paths().ok().and_then(|paths| Settings::load(&paths.config).ok());
-    let incus = settings.and_then(|settings| settings.incus.socket).or_else(|| Client::discover(variable));
+/// Runs the checks. What the daemon follows goes before what this command would find by itself: their
+/// environments may differ.
+pub(super) async fn check(daemon: Option<&portway_control::api::Server>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match incus {
+    let providers = daemon.map_or(&[] as &[_], |daemon| daemon.providers.as_slice());
+    let followed = |name: &str| providers.iter().find(|provider| provider.name == name);
+    for provider in providers {
+        if let Some(error) = provider.error.as_deref().filter(|_| !provider.reachable) {
+            let text = format!("the daemon cannot reach {}: {error}", provider.name);
+            findings.push(Finding::fail("servers", text, "see the lines on the server itself"));
+        }
+    }
+    let endpoint =
+        |name: &str| followed(name).and_then(|provider| provider.endpoint.as_deref()).map(PathBuf::from);
+    let variable = |name: &str| env::var(name).ok();
+    let configured = || {
+        let paths = crate::session::paths().ok()?;
+        Settings::load(&paths.config).ok()?.incus.socket
+    };
+    match endpoint("incus").or_else(configured).or_else(|| Client::discover(variable)) {
         Some(socket) => findings.push(server("incus", socket).await),
         None => findings.push(Finding::warn(
             "incus",
@@ -28,7 +41,7 @@ pub(super) async fn check() -> Vec<Finding> {
             "install Incus, or set INCUS_SOCKET or INCUS_DIR to where it is",
         )),
     }
-    if let Some(socket) = Client::discover_lxd(variable) {
+    if let Some(socket) = endpoint("lxd").or_else(|| Client::discover_lxd(variable)) {
         findings.push(server("lxd", socket).await);
     }
     findings

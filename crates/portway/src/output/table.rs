@@ -43,9 +43,12 @@ impl Text {
     }
 }
 
+/// Narrower than this nothing can be laid out; a terminal that does not know its size says 0.
+const WIDTH_MIN: u16 = 40;
+
 /// Columns of the terminal.
 pub(crate) fn terminal_width() -> Option<u16> {
-    Table::new().width()
+    Table::new().width().filter(|width| *width >= WIDTH_MIN)
 }
 
 /// The table, one line per row or more where the terminal is too narrow.
