@@ -8,6 +8,7 @@ pub(crate) mod apply;
 pub(crate) mod device;
 pub(crate) mod edit;
 pub(crate) mod life;
+pub(crate) mod orphans;
 pub(crate) mod placing;
 pub(crate) mod plan;
 pub(crate) mod seed;
@@ -123,6 +124,8 @@ pub(crate) struct Instance {
     unreachable: Option<String>,
     down_since: Instant,
     looking: bool,
+    /// Something has happened while a look was under way: what it finds may be old.
+    look_again: bool,
     next_look: Instant,
     workers: BTreeMap<Group, Serving>,
     leaving: Vec<Leaving>,
@@ -133,6 +136,8 @@ pub(crate) struct Instance {
     news_sink: mpsc::Sender<News>,
     last_discard: Instant,
     last_check: Instant,
+    /// Number of the next client that is kept, for its name at the keeper.
+    next_orphan: u64,
 }
 
 impl Instance {
@@ -153,6 +158,7 @@ impl Instance {
             unreachable: None,
             down_since: now,
             looking: false,
+            look_again: false,
             next_look: now,
             workers: BTreeMap::new(),
             leaving: Vec::new(),
@@ -163,6 +169,7 @@ impl Instance {
             news_sink,
             last_discard: now,
             last_check: now,
+            next_orphan: 0,
         };
         tokio::spawn(async move {
             instance.plant(seed).await;
@@ -190,7 +197,7 @@ impl Instance {
                     Some(command) => self.on_command(command).await,
                     None => return,
                 },
-                () = tokio::time::sleep_until(deadline.into()) => self.on_time(),
+                () = tokio::time::sleep_until(deadline.into()) => self.on_time().await,
             }
         }
     }
@@ -204,7 +211,10 @@ impl Instance {
             Command::Adopt(reply) => answer(reply, self.adopt_present().await),
             Command::List(reply) => drop(reply.send(self.list())),
             Command::Workers(reply) => drop(reply.send(self.worker_list())),
-            Command::Poke => self.next_look = Instant::now(),
+            Command::Poke => {
+                self.next_look = Instant::now();
+                self.look_again = self.looking;
+            }
             Command::Visible(name, visible) => self.seen(&name, visible).await,
             Command::Rekeep => self.supply_keeper().await,
             Command::Observed(observation) => self.absorb(observation).await,
@@ -286,7 +296,10 @@ impl Instance {
         match message {
             FromWorker::Failure { slot, count, text } => self.worker_failed(group, slot, count, text),
             FromWorker::HoldEnded { slot, .. } => {
-                if let Some(device) = self.device_in(group, worker, slot) {
+                // One of a run that is over speaks of a hold that is over.
+                if group.is_some()
+                    && let Some(device) = self.device_in(group, worker, slot)
+                {
                     device.held_until = None;
                 }
             }
@@ -330,20 +343,6 @@ impl Instance {
         self.devices.get_mut(&name)
     }
 
-    async fn take_orphan(
-        &mut self,
-        group: Option<Group>,
-        worker: &str,
-        slot: Slot,
-        index: u32,
-        client: OwnedFd,
-    ) {
-        let Some(device) = self.device_in(group, worker, slot) else { return };
-        device.keep_orphan(index, client);
-        let name = device.name.clone();
-        self.hand_over_orphans(&name).await;
-    }
-
     async fn worker_ended(&mut self, worker: &str) {
         if self.run.as_ref().is_some_and(|run| !run.alive()) {
             // The instance took its worker along, and this news came first.
@@ -365,7 +364,8 @@ impl Instance {
     }
 
     async fn shut_down(&mut self, ending: Ending) {
-        let serving: Vec<Serving> = std::mem::take(&mut self.workers).into_values().collect();
+        let mut serving: Vec<Serving> = std::mem::take(&mut self.workers).into_values().collect();
+        serving.extend(std::mem::take(&mut self.leaving).into_iter().map(|leaving| leaving.serving));
         let Ending::Drain(grace) = ending else {
             for one in serving {
                 one.worker.release();

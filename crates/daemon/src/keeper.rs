@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use crate::watched::watched;
+use crate::worker;
 use portway_relay::wire::{FromKeeper, Ids, MAX_FDS, ToKeeper};
+use portway_sys::pidfd;
 use portway_sys::process::{self, Child};
 use portway_sys::seqpacket::Channel;
 use tokio::io::unix::AsyncFd;
@@ -33,6 +35,9 @@ const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
 /// File name of its socket in the folder of worker sockets.
 const SOCKET_NAME: &str = "keeper.sock";
+
+/// File name of its pid and start time beside it.
+const RECORD_NAME: &str = "keeper.pid";
 
 /// Listeners by device key: the daemon's note and the descriptors by listen index.
 pub(crate) type Kept = BTreeMap<String, (String, Vec<OwnedFd>)>;
@@ -140,12 +145,41 @@ async fn connect_or_start(setup: &Setup) -> std::io::Result<(Link, Kept)> {
 
 fn connect(setup: &Setup) -> std::io::Result<Link> {
     let channel = Channel::connect(&setup.workers_dir.join(SOCKET_NAME))?;
-    let pid = std::fs::read_to_string(setup.workers_dir.join("keeper.pid"))?.trim().parse().unwrap_or(0);
-    link(channel, portway_sys::pidfd::open(pid).ok(), pid)
+    // Without a record the end of the channel is the end of the keeper all the same.
+    let process = recorded(&setup.workers_dir);
+    let pid = process.as_ref().map_or(0, |(pid, _)| *pid);
+    link(channel, process.map(|(_, pidfd)| pidfd), pid)
+}
+
+/// Records the keeper's process: pid and start time.
+fn record(dir: &Path, pid: i32) -> std::io::Result<()> {
+    let aside = dir.join("keeper.pid.new");
+    std::fs::write(&aside, format!("{pid} {}\n", pidfd::start_time(pid)?))?;
+    std::fs::rename(&aside, dir.join(RECORD_NAME))
+}
+
+/// The recorded keeper, if it lives.
+fn recorded(dir: &Path) -> Option<(i32, OwnedFd)> {
+    let text = std::fs::read_to_string(dir.join(RECORD_NAME)).ok()?;
+    let (pid, start_time) = text.trim().split_once(' ')?;
+    let pid = pid.parse().ok()?;
+    let process = pidfd::open(pid).ok()?;
+    let same = pidfd::start_time(pid).is_ok_and(|found| start_time.parse() == Ok(found));
+    (same && !pidfd::exited(process.as_fd())).then_some((pid, process))
+}
+
+/// Ends a keeper that nobody could talk to any more once its socket is replaced.
+fn end_recorded(dir: &Path) {
+    if let Some((pid, process)) = recorded(dir) {
+        warn!(pid, "keeper that does not answer is ended");
+        // It may have ended meanwhile.
+        let _ = pidfd::send_signal(process.as_fd(), libc::SIGKILL);
+    }
 }
 
 fn start(setup: &Setup) -> std::io::Result<Link> {
     let path = setup.workers_dir.join(SOCKET_NAME);
+    end_recorded(&setup.workers_dir);
     match std::fs::remove_file(&path) {
         Err(failure) if failure.kind() != std::io::ErrorKind::NotFound => return Err(failure),
         _ => {}
@@ -157,7 +191,12 @@ fn start(setup: &Setup) -> std::io::Result<Link> {
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let Child { pid, pidfd } = process::spawn_role(&arguments, vec![listener], Vec::new())?;
-    std::fs::write(setup.workers_dir.join("keeper.pid"), pid.to_string())?;
+    if let Err(failure) = record(&setup.workers_dir, pid) {
+        // The next daemon would not know it: better none.
+        let _ = pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL);
+        worker::bury(pid, Some(pidfd));
+        return Err(failure);
+    }
     info!(pid, "keeper started");
     link(Channel::connect(&path)?, Some(pidfd), pid)
 }
@@ -187,7 +226,7 @@ async fn serve(
         }
         pid.store(0, Ordering::Relaxed);
         // Ours when it was our child; an adopted one is somebody else's to reap.
-        let _ = process::reap(link.pid);
+        worker::bury(link.pid, None);
         warn!("keeper lost, a new one is started");
         link = loop {
             match start(&setup) {

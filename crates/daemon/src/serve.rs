@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::hub::{Hub, Parts, failure};
+use crate::instance::orphans::{Orphan, is_client};
 use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending};
 use crate::keeper::{self, Keeper, Kept};
@@ -128,20 +129,14 @@ fn plant(hub: &Arc<Hub>, loaded: &Loaded, kept: Kept) {
         seeds.entry(device.instance.clone()).or_default().devices.push(device.clone());
     }
     for (text, held) in kept {
-        let Ok(key) = text.parse::<DeviceKey>() else { continue };
-        if loaded.lost || loaded.desired.contains_key(&key) {
-            seeds.entry(key.instance).or_default().kept.insert(key.device, held);
-        } else {
-            let hub = Arc::clone(hub);
-            tokio::spawn(async move { hub.keeper.drop_key(text).await });
-        }
+        plant_kept(hub, loaded, &mut seeds, text, held);
     }
     for name in worker::names(&hub.settings.workers_dir) {
         match worker::instance_of(&hub.settings.workers_dir, &name) {
             Some(key) => {
                 let seed = seeds.entry(key).or_default();
                 seed.workers.push(name);
-                seed.rebuild = loaded.lost;
+                seed.rebuild = loaded.damaged;
             }
             None => worker::end(&hub.settings.workers_dir, &name),
         }
@@ -149,6 +144,30 @@ fn plant(hub: &Arc<Hub>, loaded: &Loaded, kept: Kept) {
     for (key, seed) in seeds {
         hub.plant(key, seed);
     }
+}
+
+/// Gives what the keeper has under one name to the instance it belongs to.
+fn plant_kept(
+    hub: &Arc<Hub>,
+    loaded: &Loaded,
+    seeds: &mut BTreeMap<InstanceKey, Seed>,
+    text: String,
+    held: (String, Vec<OwnedFd>),
+) {
+    let wanted = |key: &DeviceKey| loaded.damaged || loaded.desired.contains_key(key);
+    if is_client(&text) {
+        let (note, descriptors) = held;
+        if let Some((key, orphan)) = Orphan::recover(&text, &note, descriptors).filter(|(key, _)| wanted(key))
+        {
+            seeds.entry(key.instance).or_default().clients.push((key.device, orphan));
+            return;
+        }
+    } else if let Some(key) = text.parse::<DeviceKey>().ok().filter(wanted) {
+        seeds.entry(key.instance).or_default().kept.insert(key.device, held);
+        return;
+    }
+    let hub = Arc::clone(hub);
+    tokio::spawn(async move { hub.keeper.drop_key(text).await });
 }
 
 async fn rekeep(hub: Arc<Hub>, renewed: Arc<Notify>) {

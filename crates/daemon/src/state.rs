@@ -120,8 +120,8 @@ pub(crate) struct Loaded {
     pub(crate) generation: u64,
     /// What went wrong on the way, for `status`; empty when nothing did.
     pub(crate) warnings: Vec<String>,
-    /// No readable generation was found though files were there.
-    pub(crate) lost: bool,
+    /// A file was there that could not be used: `desired` is not the last generation.
+    pub(crate) damaged: bool,
 }
 
 impl Store {
@@ -228,7 +228,7 @@ pub(crate) fn load(path: &Path) -> Loaded {
     let mut damaged = false;
     for candidate in [path.to_path_buf(), previous(path)] {
         match read(&candidate) {
-            Ok(Some((generation, desired))) => return Loaded { desired, generation, warnings, lost: false },
+            Ok(Some((generation, desired))) => return Loaded { desired, generation, warnings, damaged },
             Ok(None) => {}
             Err(failure) => {
                 damaged = true;
@@ -239,7 +239,7 @@ pub(crate) fn load(path: &Path) -> Loaded {
             }
         }
     }
-    Loaded { desired: Desired::new(), generation: 0, warnings, lost: damaged }
+    Loaded { desired: Desired::new(), generation: 0, warnings, damaged }
 }
 
 fn keep_aside(path: &Path) {

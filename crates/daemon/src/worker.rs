@@ -26,8 +26,8 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use self::link::{ADOPT_TIMEOUT, Link, handshake};
-use self::record::{bury, forget, kill, record, recorded};
-pub(crate) use self::record::{end, instance_of, names};
+use self::record::{Recorded, forget, kill, note_draining, record, recorded};
+pub(crate) use self::record::{bury, end, instance_of, names};
 use crate::keeper::{receive_packet, send_packet};
 use crate::watched::watched;
 
@@ -115,6 +115,8 @@ pub(crate) struct Adopted {
     pub(crate) identity: portway_relay::wire::Identity,
     /// Its table.
     pub(crate) devices: Vec<Found>,
+    /// It was told to finish: it takes no more clients.
+    pub(crate) draining: bool,
 }
 
 impl Worker {
@@ -137,15 +139,26 @@ impl Worker {
             forget(dir, &name);
             WorkerError::Start(failure)
         })?;
-        match handshake(ours, child, &init, &descriptors).await {
-            Ok((link, counters)) => {
-                if init.lifetime == Lifetime::Detached {
-                    record(dir, &name, link.pid, &init.identity.instance);
-                }
-                Ok(link.into_worker(dir, name, counters, 0, sink))
+        let (pid, process) = (child.pid, child.pidfd.try_clone());
+        let begun = match init.lifetime {
+            // Before it is told anything: from then on it goes on without a daemon, and the next one
+            // must know it. Until then it ends with this one.
+            Lifetime::Detached => {
+                record(dir, &name, pid, &init.identity.instance).map_err(WorkerError::Start)
             }
-            Err((pid, failure)) => {
-                bury(pid, None);
+            Lifetime::WithDaemon => Ok(()),
+        };
+        let shaken = match begun {
+            Ok(()) => handshake(ours, child, &init, &descriptors).await,
+            Err(failure) => Err(failure),
+        };
+        match shaken {
+            Ok((link, counters)) => Ok(link.into_worker(dir, name, counters, 0, sink)),
+            Err(failure) => {
+                if let Ok(process) = process {
+                    kill(process.as_fd());
+                    bury(pid, Some(process));
+                }
                 forget(dir, &name);
                 Err(failure)
             }
@@ -157,7 +170,7 @@ impl Worker {
     /// # Errors
     /// [`WorkerError`] when it lives and cannot be adopted.
     pub(crate) async fn adopt(dir: &Path, name: &str, sink: Sink) -> Result<Option<Adopted>, WorkerError> {
-        let Some((pid, pidfd)) = recorded(dir, name) else {
+        let Some(Recorded { pid, pidfd, draining }) = recorded(dir, name) else {
             forget(dir, name);
             return Ok(None);
         };
@@ -168,7 +181,7 @@ impl Worker {
         let devices = link.table().await?;
         let next_slot = devices.iter().map(|found| found.slot.0 + 1).max().unwrap_or(0);
         let worker = link.into_worker(dir, name.to_owned(), counters, next_slot, sink);
-        Ok(Some(Adopted { worker, identity, devices }))
+        Ok(Some(Adopted { worker, identity, devices, draining }))
     }
 
     /// Name.
@@ -251,6 +264,8 @@ impl Worker {
 
     /// Tells the worker to stop accepting, to finish its connections and to end within `grace`.
     pub(crate) async fn drain(&self, grace: Duration) {
+        // A later daemon must not take it for one that serves.
+        note_draining(&self.dir, &self.name);
         if let Err(failure) = send(&self.channel, &ToWorker::Drain { grace }, &[]).await {
             debug!(worker = self.name, error = %failure, "worker not drained");
         }

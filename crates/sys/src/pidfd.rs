@@ -49,11 +49,18 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 /// Whether `pid` has begun to exit, is a zombie, or is gone.
 ///
 /// A dying init of a pid namespace first kills everything in it, so its services refuse
-/// connections before its pidfd becomes readable; this sees that window. Allocates nothing.
+/// connections before its pidfd becomes readable; this sees that window. What cannot be looked at
+/// counts as alive. Allocates nothing.
 #[must_use]
 pub fn dying(pid: i32) -> bool {
     let mut buffer = [0; STAT_BYTES];
-    let Ok(fields) = stat_fields(pid, &mut buffer) else { return true };
+    let fields = match stat_fields(pid, &mut buffer) {
+        Ok(fields) => fields,
+        // It says nothing about the process when there is no descriptor left to look with.
+        Err(error) => {
+            return error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH);
+        }
+    };
     let state = field(fields, 3);
     let flags = field(fields, 9).and_then(|text| text.parse::<u64>().ok());
     matches!(state, Some("Z" | "X" | "x")) || flags.is_none_or(|flags| flags & PF_EXITING != 0)

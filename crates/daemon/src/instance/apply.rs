@@ -76,7 +76,7 @@ impl Instance {
         match step {
             Step::Open(name) => self.open(&name).await,
             Step::Close(name) => self.close(&name).await,
-            Step::Refuse(name) => self.refuse(&name),
+            Step::Refuse(name) => self.refuse(&name).await,
             Step::Reopen(name) => self.reopen(&name).await,
             Step::StartWorker(group) => self.start_worker(group).await,
             Step::Put { device, group, keep_listeners } => self.put(&device, group, keep_listeners).await,
@@ -132,6 +132,7 @@ impl Instance {
     pub(super) async fn supply_keeper(&self) {
         for name in self.devices.keys() {
             self.keep(name).await;
+            self.keep_orphans(name).await;
         }
     }
 
@@ -142,16 +143,16 @@ impl Instance {
         if listeners.run.is_none() {
             self.hub.keeper.drop_key(key).await;
         }
-        if device.held_until.is_none() {
-            device.reset_orphans();
+        let (spec, run, is_held) = (device.spec.clone(), self.run.clone(), device.held_until.is_some());
+        if !is_held {
+            self.reset_orphans(name).await;
         }
-        let (spec, run) = (device.spec.clone(), self.run.clone());
         close_elsewhere(listeners, spec, run).await;
     }
 
-    fn refuse(&mut self, name: &DeviceName) {
+    async fn refuse(&mut self, name: &DeviceName) {
+        self.reset_orphans(name).await;
         let Some(device) = self.devices.get_mut(name) else { return };
-        device.reset_orphans();
         if let Some(listeners) = &mut device.listeners
             && let Err(failure) = listeners.refuse()
         {
@@ -311,19 +312,6 @@ impl Instance {
         device.relisten = false;
         device.placed = Some(Placement { group, slot, start, current: true });
         Ok(())
-    }
-
-    /// Gives the clients that were kept to the device's worker.
-    pub(super) async fn hand_over_orphans(&mut self, name: &DeviceName) {
-        let Some(device) = self.devices.get_mut(name) else { return };
-        let Some(placed) = &device.placed else { return };
-        let Some(serving) = self.workers.get(&placed.group) else { return };
-        let slot = placed.slot;
-        for (index, client) in device.orphans.drain(..) {
-            if let Err(failure) = serving.worker.client(slot, index, client.as_fd()).await {
-                warn!(instance = %self.key, device = %name, error = %failure, "kept client lost");
-            }
-        }
     }
 
     /// Takes a device out of its worker; `drain` lets its connections finish there.

@@ -1,12 +1,12 @@
 //! One device inside an instance's actor: what is wanted of it and what it has.
 
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use portway_control::api;
 use portway_model::{Bind, DeviceName, DeviceSpec, Follow, InstanceKey, Provider};
 use portway_relay::wire::{Slot, field};
 
+use super::orphans::Orphan;
 use super::plan::{self, DeviceView, Group};
 use crate::listeners::{self, Listeners};
 
@@ -60,8 +60,8 @@ pub(crate) struct Device {
     pub(crate) relisten: bool,
     /// Its socket file is being looked for.
     pub(crate) checking: bool,
-    /// Clients without an upstream, by listen index.
-    pub(crate) orphans: Vec<(u32, OwnedFd)>,
+    /// Clients without an upstream.
+    pub(crate) orphans: Vec<Orphan>,
     /// Counters of earlier placements.
     past: [u64; 8],
     /// Last failure.
@@ -168,20 +168,13 @@ impl Device {
         self.held_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
-    /// Keeps a client for the next worker. Beyond the bound, or once nothing is held, it is reset.
-    pub(crate) fn keep_orphan(&mut self, index: u32, client: OwnedFd) {
-        if self.orphans.len() < ORPHANS_MAX {
-            self.orphans.push((index, client));
-        } else {
-            reset(&client);
+    /// Keeps a client for the next worker; gives it back when there are too many.
+    pub(crate) fn keep_orphan(&mut self, orphan: Orphan) -> Option<Orphan> {
+        if self.orphans.len() >= ORPHANS_MAX {
+            return Some(orphan);
         }
-    }
-
-    /// Resets the clients that were kept.
-    pub(crate) fn reset_orphans(&mut self) {
-        for (_, client) in self.orphans.drain(..) {
-            reset(&client);
-        }
+        self.orphans.push(orphan);
+        None
     }
 
     /// Ends the placement and adds its counters (`line`, if it can be read) to the past ones.
@@ -293,11 +286,4 @@ impl Device {
             worker_pid,
         }
     }
-}
-
-/// Closes a client with a reset, so that it does not wait.
-fn reset(client: &OwnedFd) {
-    use std::os::fd::AsFd;
-    // Not a tcp socket: closing it is all there is.
-    let _ = portway_sys::sockopt::linger_reset(client.as_fd());
 }

@@ -121,6 +121,7 @@ impl Instance {
             device.held_until = None;
         }
         self.close(name).await;
+        self.reset_orphans(name).await;
         self.devices.remove(name);
         self.reconcile().await;
     }

@@ -78,15 +78,20 @@ impl Instance {
     }
 
     /// Does what is due.
-    pub(super) fn on_time(&mut self) {
+    pub(super) async fn on_time(&mut self) {
         let now = Instant::now();
-        for device in self.devices.values_mut() {
-            if device.held_until.is_some_and(|until| until <= now) {
+        let over = |device: &&mut Device| device.held_until.is_some_and(|until| until <= now);
+        let over: Vec<DeviceName> = self
+            .devices
+            .values_mut()
+            .filter(over)
+            .map(|device| {
                 device.held_until = None;
-                if device.placed.is_none() {
-                    device.reset_orphans();
-                }
-            }
+                device.name.clone()
+            })
+            .collect();
+        for name in &over {
+            self.reset_orphans(name).await;
         }
         if now >= self.last_discard + DISCARD_PAUSE {
             self.last_discard = now;
@@ -188,7 +193,8 @@ impl Instance {
             self.hub.set_reachable(self.key.provider(), Ok(()));
         }
         self.bind_uuids().await;
-        self.next_look = Instant::now() + self.look_pause();
+        let pause = if std::mem::take(&mut self.look_again) { Duration::ZERO } else { self.look_pause() };
+        self.next_look = Instant::now() + pause;
     }
 
     fn look_pause(&self) -> Duration {
@@ -265,6 +271,9 @@ impl Instance {
             }
         }
         self.crashes.clear();
+        for leaving in &mut self.leaving {
+            leaving.deadline.get_or_insert(now + super::ENDING_LIMIT);
+        }
         self.dismiss_workers(run.init.is_some()).await;
         self.down_since = now;
         self.absence = Some("the instance is down".into());

@@ -5,14 +5,16 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use portway_model::{Bind, DeviceName};
+use portway_relay::wire::Slot;
 use tracing::{info, warn};
 
 use super::device::{Device, Placement};
 use super::life::stored;
+use super::orphans::Orphan;
 use super::placing::GroupText;
 use super::plan::Group;
 use super::{Instance, Leaving, Serving};
-use crate::listeners::Listeners;
+use crate::listeners::{self, Listeners};
 use crate::provider::Run;
 use crate::state::{Change, StoredDevice};
 use crate::worker::{Adopted, Found, Worker};
@@ -22,13 +24,18 @@ use crate::worker::{Adopted, Found, Worker};
 pub(crate) struct Seed {
     /// Wanted devices.
     pub(crate) devices: Vec<StoredDevice>,
-    /// No state file could be read: what the workers serve is what is wanted.
+    /// The newest state file could not be read: what the workers serve is newer than `devices`.
     pub(crate) rebuild: bool,
     /// Names of workers that may still serve it.
     pub(crate) workers: Vec<String>,
     /// Host-side listeners the keeper holds, by device.
     pub(crate) kept: BTreeMap<DeviceName, (String, Vec<OwnedFd>)>,
+    /// Clients the keeper holds, by device.
+    pub(crate) clients: Vec<(DeviceName, Orphan)>,
 }
+
+/// Host-side listeners of the keeper that nobody has claimed yet.
+type Unclaimed = BTreeMap<DeviceName, (String, Vec<OwnedFd>)>;
 
 impl Instance {
     /// Takes over what an earlier daemon left. Nothing that serves is disturbed.
@@ -56,20 +63,33 @@ impl Instance {
             self.take_over(worker, &mut kept).await;
         }
         for (name, (note, descriptors)) in kept {
-            self.recover_kept(&name, &note, descriptors);
+            self.recover_kept(&name, &note, descriptors).await;
+        }
+        for (name, orphan) in seed.clients {
+            self.adopt_orphan(&name, orphan).await;
+            self.hand_over_orphans(&name).await;
         }
         self.drop_unwanted().await;
         self.supply_keeper().await;
     }
 
-    /// Takes what the adopted workers serve as what is wanted, and stores it.
+    /// Takes what the adopted workers serve as what is wanted, and stores it. What was removed last is
+    /// in no worker; what was added or changed last is.
     async fn rebuild(&mut self, adopted: &[Adopted]) {
         let mut changes = Vec::new();
         for found in adopted.iter().flat_map(|worker| &worker.devices) {
             let Some(name) = self.name_in(&found.device.key) else { continue };
-            let device = Device::new(name.clone(), found.device.spec.clone(), None);
+            let known = self.devices.get(&name);
+            if known.is_some_and(|device| device.spec == found.device.spec) {
+                continue;
+            }
+            let uuid = known.and_then(|device| device.uuid.clone());
+            let device = Device::new(name.clone(), found.device.spec.clone(), uuid);
             changes.push(Change::Put(Box::new(stored(&self.key, &device))));
             self.devices.insert(name, device);
+        }
+        if changes.is_empty() {
+            return;
         }
         if let Err(failure) = self.hub.commit(changes).await {
             warn!(instance = %self.key, error = failure, "devices found in workers not stored");
@@ -82,16 +102,18 @@ impl Instance {
     }
 
     /// An adopted worker: of the present run and build it goes on, of another it finishes.
-    async fn take_over(&mut self, adopted: Adopted, kept: &mut BTreeMap<DeviceName, (String, Vec<OwnedFd>)>) {
-        let Adopted { worker, identity, devices } = adopted;
+    async fn take_over(&mut self, adopted: Adopted, kept: &mut Unclaimed) {
+        let Adopted { worker, identity, devices, draining } = adopted;
         let group = serde_json::from_str::<GroupText>(&identity.group).ok().map(Group::from);
         let run = self.run_of(&identity.run).await;
-        let serves =
-            run.is_some() && !self.workers.contains_key(&group.unwrap_or(UNKNOWN)) && group.is_some();
+        let current = identity.build == self.hub.settings.build && !draining;
+        let place = group.filter(|group| current && !self.workers.contains_key(group));
         let mut slots = BTreeMap::new();
         for found in devices {
+            let Some(name) = self.name_in(&found.device.key) else { continue };
+            slots.insert(found.slot, name.clone());
             if let Some(run) = &run {
-                self.take_over_device(group, found, run, kept, &mut slots);
+                self.take_over_device(&name, place, found, run, kept);
             }
         }
         let Some(run) = run else {
@@ -99,19 +121,11 @@ impl Instance {
             self.leaving.push(Leaving { serving, deadline: Some(Instant::now() + super::ENDING_LIMIT) });
             return;
         };
-        let current = identity.build == self.hub.settings.build;
         info!(instance = %self.key, pid = worker.pid(), current, devices = slots.len(), "worker adopted");
         let serving = Serving { worker, run: run.id.clone(), slots };
-        match group {
-            Some(group) if serves && current && !serving.slots.is_empty() => {
-                drop(self.workers.insert(group, serving))
-            }
+        match place {
+            Some(group) if !serving.slots.is_empty() => drop(self.workers.insert(group, serving)),
             _ => {
-                for name in serving.slots.values() {
-                    if let Some(device) = self.devices.get_mut(name) {
-                        device.placed = None;
-                    }
-                }
                 serving.worker.drain(super::apply::DRAIN_LIMIT).await;
                 self.leaving.push(Leaving { serving, deadline: None });
             }
@@ -142,43 +156,47 @@ impl Instance {
         self.run.clone().filter(|run| run.id.0 == text)
     }
 
+    /// A device of an adopted worker: its listeners, and its place if the worker is to go on.
     fn take_over_device(
         &mut self,
-        group: Option<Group>,
+        name: &DeviceName,
+        place: Option<Group>,
         found: Found,
         run: &Run,
-        kept: &mut BTreeMap<DeviceName, (String, Vec<OwnedFd>)>,
-        slots: &mut BTreeMap<portway_relay::wire::Slot, DeviceName>,
+        kept: &mut Unclaimed,
     ) {
-        let (Some(name), Some(group)) = (self.name_in(&found.device.key), group) else { return };
-        let Some(device) = self.devices.get_mut(&name) else {
-            // Not wanted any more: it goes with the slot, see `drop_unwanted`.
-            slots.insert(found.slot, name);
-            return;
-        };
+        // One that is not wanted any more goes with its slot, see `drop_unwanted`.
+        let Some(device) = self.devices.get_mut(name) else { return };
         let inside = (device.spec.bind == Bind::Instance).then_some(run);
-        let complete = u32::try_from(found.listeners.len()).is_ok_and(|have| have == found.listen_count);
-        if device.listeners.is_none() && complete {
+        let have = u32::try_from(found.listeners.len()).unwrap_or(u32::MAX);
+        let complete = have == found.listen_count && have == listeners::count(&found.device.spec);
+        if device.listeners.is_none() {
             // The keeper's copies are preferred: a worker may lie about what it returns.
-            let copies = match kept.remove(&name) {
-                Some((note, descriptors)) if inside.is_none() => Some((note, descriptors)),
-                _ => Some((found.device.note.clone(), found.listeners)),
-            };
+            let copies = if inside.is_none() { kept.remove(name) } else { None };
             device.listeners =
                 copies.and_then(|(note, fds)| Listeners::recover(fds, &note, &device.spec, inside));
         }
-        if device.listeners.is_some() && device.placed.is_none() {
-            let same_listen = found.device.spec.listen == device.spec.listen;
-            device.relisten = !same_listen;
+        if device.listeners.is_none() && complete {
+            let note = &found.device.note;
+            device.listeners = Listeners::recover(found.listeners, note, &device.spec, inside);
+        }
+        if let Some(group) = place
+            && complete
+            && device.listeners.is_some()
+            && device.placed.is_none()
+        {
+            device.relisten = found.device.spec.listen != device.spec.listen;
             let current = found.device.spec == device.spec;
             device.placed = Some(Placement { group, slot: found.slot, start: [0; 8], current });
         }
-        slots.insert(found.slot, name);
     }
 
     /// Host-side listeners that only the keeper has: the instance is down, or its worker is dead.
-    fn recover_kept(&mut self, name: &DeviceName, note: &str, descriptors: Vec<OwnedFd>) {
-        let Some(device) = self.devices.get_mut(name) else { return };
+    async fn recover_kept(&mut self, name: &DeviceName, note: &str, descriptors: Vec<OwnedFd>) {
+        let Some(device) = self.devices.get_mut(name) else {
+            info!(instance = %self.key, device = %name, "kept listener of a device nobody wants, closed");
+            return self.hub.keeper.drop_key(self.device_key(name).to_string()).await;
+        };
         if device.listeners.is_some() || device.spec.bind != Bind::Host {
             return;
         }
@@ -191,27 +209,25 @@ impl Instance {
         }
     }
 
-    /// Takes devices out of adopted workers that nobody wants any more.
+    /// Takes devices out of adopted workers that nobody wants any more, or that are served elsewhere.
     async fn drop_unwanted(&mut self) {
-        for serving in self.workers.values_mut() {
-            let unwanted: Vec<_> = serving
+        for (group, serving) in &mut self.workers {
+            let is_surplus = |slot: Slot, name: &DeviceName| {
+                let placed = self.devices.get(name).and_then(|device| device.placed.as_ref());
+                placed.is_none_or(|placed| placed.slot != slot || placed.group != *group)
+            };
+            let surplus: Vec<Slot> = serving
                 .slots
                 .iter()
-                .filter(|(slot, name)| {
-                    let placed = self.devices.get(name).and_then(|device| device.placed.as_ref());
-                    placed.is_none_or(|placed| placed.slot != **slot)
-                })
+                .filter(|(slot, name)| is_surplus(**slot, name))
                 .map(|(slot, _)| *slot)
                 .collect();
-            for slot in unwanted {
-                serving.slots.remove(&slot);
-                if let Err(failure) = serving.worker.take(slot, false).await {
+            for slot in surplus {
+                let wanted = serving.slots.remove(&slot).is_some_and(|name| self.devices.contains_key(&name));
+                if let Err(failure) = serving.worker.take(slot, wanted).await {
                     warn!(error = %failure, "device nobody wants was not given back");
                 }
             }
         }
     }
 }
-
-/// Never a real group: host root is only used by explicit request, with a real sibling number.
-const UNKNOWN: Group = Group { connect_side: super::plan::Side::Host, ids: None, sibling: u32::MAX };

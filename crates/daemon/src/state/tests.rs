@@ -21,7 +21,7 @@ fn what_was_saved_is_loaded() {
     let wanted = desired(&[device("incus:default/c1", "web", 8080), device("netns:blue", "dns", 8053)]);
     save(&path, 4, &wanted).unwrap();
     let loaded = load(&path);
-    assert_eq!((loaded.generation, loaded.desired, loaded.lost), (4, wanted, false));
+    assert_eq!((loaded.generation, loaded.desired, loaded.damaged), (4, wanted, false));
     assert!(loaded.warnings.is_empty());
 }
 
@@ -29,7 +29,7 @@ fn what_was_saved_is_loaded() {
 fn a_missing_file_is_an_empty_state() {
     let folder = tempfile::tempdir().unwrap();
     let loaded = load(&folder.path().join("state.json"));
-    assert!(loaded.desired.is_empty() && loaded.warnings.is_empty() && !loaded.lost);
+    assert!(loaded.desired.is_empty() && loaded.warnings.is_empty() && !loaded.damaged);
 }
 
 /// Fails when `read` stops comparing the checksum, or `load` stops trying the previous file.
@@ -65,7 +65,7 @@ fn both_generations_damaged_is_said_and_kept_aside() {
     fs::write(&path, b"{").unwrap();
     fs::write(previous(&path), b"").unwrap();
     let loaded = load(&path);
-    assert!(loaded.lost && loaded.desired.is_empty());
+    assert!(loaded.damaged && loaded.desired.is_empty());
     assert_eq!(loaded.warnings.len(), 2);
     assert!(folder.path().join("state.json.damaged").exists());
 }

@@ -118,12 +118,10 @@ pub(super) async fn handshake(
     child: Child,
     init: &Init,
     descriptors: &[OwnedFd],
-) -> Result<(Link, CountersView), (i32, WorkerError)> {
-    let pid = child.pid;
-    let fail = |failure| (pid, failure);
-    let link = Link::new(ours, pid, child.pidfd).map_err(|failure| fail(WorkerError::Start(failure)))?;
+) -> Result<(Link, CountersView), WorkerError> {
+    let link = Link::new(ours, child.pid, child.pidfd).map_err(WorkerError::Start)?;
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    link.send(&ToWorker::Init(init.clone()), &borrowed).await.map_err(fail)?;
-    let (_, counters) = link.ready(ANSWER_TIMEOUT).await.map_err(fail)?;
+    link.send(&ToWorker::Init(init.clone()), &borrowed).await?;
+    let (_, counters) = link.ready(ANSWER_TIMEOUT).await?;
     Ok((link, counters))
 }
