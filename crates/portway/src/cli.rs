@@ -113,8 +113,8 @@ const KEYS_SEE: &str = "The keys are listed by `portway device add --help`.";
 /// Which instance.
 #[derive(Debug, Args)]
 pub(crate) struct InstanceArg {
-    /// [PROVIDER:][PROJECT/]NAME
-    #[arg(value_name = "INSTANCE")]
+    /// As typed.
+    #[arg(value_name = "INSTANCE", help = "[PROVIDER:][PROJECT/]NAME")]
     pub(crate) instance: String,
     #[command(flatten)]
     pub(crate) project: ProjectArg,
@@ -132,7 +132,7 @@ pub(crate) struct ProjectArg {
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct FormatArg {
     /// How to print
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = false)]
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: Format,
 }
 
@@ -145,8 +145,12 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ProxyArgs {
-    /// [INSTANCE] key=value ...; without INSTANCE both sides are this host
-    #[arg(value_name = "ARGUMENT", required = true)]
+    /// As typed.
+    #[arg(
+        value_name = "ARGUMENT",
+        required = true,
+        help = "[INSTANCE] key=value ...; without INSTANCE both sides are this host"
+    )]
     pub(crate) arguments: Vec<String>,
     #[command(flatten)]
     pub(crate) project: ProjectArg,
@@ -166,8 +170,8 @@ pub(crate) struct AddArgs {
     /// Name of the new device
     #[arg(value_name = "DEVICE")]
     pub(crate) device: String,
-    /// [proxy] key=value ...
-    #[arg(value_name = "key=value", required = true)]
+    /// As typed.
+    #[arg(value_name = "key=value", required = true, help = "[proxy] key=value ...")]
     pub(crate) pairs: Vec<String>,
     #[command(flatten)]
     pub(crate) format: FormatArg,
@@ -237,8 +241,8 @@ pub(crate) struct ShowArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only the devices of this instance: [PROVIDER:][PROJECT/]NAME
-    #[arg(value_name = "INSTANCE")]
+    /// As typed.
+    #[arg(value_name = "INSTANCE", help = "Only the devices of this instance: [PROVIDER:][PROJECT/]NAME")]
     pub(crate) instance: Option<String>,
     /// Project of the instance; alone, all instances of that project
     #[arg(long, value_name = "PROJECT")]
@@ -263,8 +267,8 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
-    /// Only what concerns this instance: [PROVIDER:][PROJECT/]NAME
-    #[arg(value_name = "INSTANCE")]
+    /// As typed.
+    #[arg(value_name = "INSTANCE", help = "Only what concerns this instance: [PROVIDER:][PROJECT/]NAME")]
     pub(crate) instance: Option<String>,
     #[command(flatten)]
     pub(crate) project: ProjectArg,

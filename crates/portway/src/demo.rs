@@ -4,9 +4,9 @@
 //!
 //! - the *stage* (this file) makes user, network, mount and pid namespaces and a folder, waits, and takes the
 //!   folder away again;
-//! - [`inside`] is the first process in them: it starts the daemon and the instance, adds the devices, makes
+//! - [`inside()`] is the first process in them: it starts the daemon and the instance, adds the devices, makes
 //!   traffic and shows it. When it ends, the pid namespace ends, and with it whatever it started;
-//! - [`instance`] holds the second network namespace and serves in it.
+//! - [`instance()`] holds the second network namespace and serves in it.
 //!
 //! Where /proc is masked (most containers) there can be no pid namespace: `inside` then adopts all orphans below
 //! it and ends them itself.

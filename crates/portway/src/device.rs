@@ -101,11 +101,11 @@ fn show(args: &ShowArgs) -> Outcome {
     let session = Session::open()?;
     let mut out = Out::new();
     let Some(name) = &args.device else {
-        let devices = session.run("asking", session.client.devices(Some(&instance)))?;
+        let devices = session.run("asking the daemon", session.client.devices(Some(&instance)))?;
         return show::many(&mut out, &devices, args.format.format);
     };
     let key = portway_model::DeviceKey { instance, device: target::device_name(name)? };
-    let device = session.run("asking", session.client.device(&key))?;
+    let device = session.run("asking the daemon", session.client.device(&key))?;
     show::one(&mut out, &device, args.format.format)
 }
 
@@ -114,7 +114,7 @@ fn list(args: &ListArgs) -> Outcome {
     let instance =
         args.instance.as_deref().map(|text| target::instance(text, args.project.as_deref())).transpose()?;
     let session = Session::open()?;
-    let mut devices = session.run("asking", session.client.devices(instance.as_ref()))?;
+    let mut devices = session.run("asking the daemon", session.client.devices(instance.as_ref()))?;
     if instance.is_none() && project.is_some() {
         devices.retain(|device| device.instance.project() == project.as_ref());
     }

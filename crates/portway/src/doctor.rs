@@ -2,8 +2,6 @@
 //!
 //! Every check tries the thing itself where that has no effect, and reads what the kernel says where it would.
 
-use std::process::ExitCode;
-
 use serde::Serialize;
 
 use crate::cli::DoctorArgs;
@@ -114,14 +112,6 @@ fn csv_text(findings: &[Finding]) -> String {
         text.push_str(&csv::line([check, status.word(), found, mend.as_deref().unwrap_or_default()]));
     }
     text
-}
-
-/// An exit code for a probe that a check starts as a process of its own.
-fn probe_code(result: &std::io::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
 }
 
 #[cfg(test)]

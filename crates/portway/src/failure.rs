@@ -123,7 +123,7 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     }
 }
 
-/// Whether colour is wanted at all, https://no-color.org.
+/// Whether colour is wanted at all, <https://no-color.org>.
 pub(crate) fn colour_allowed() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -1,7 +1,7 @@
 //! Checks of the kernel: what the daemon and its workers ask of it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::process::{ExitCode, Stdio};
@@ -10,7 +10,7 @@ use portway_sys::{netns, userns};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use super::{Finding, probe_code};
+use super::Finding;
 use crate::failure::chain;
 use crate::role;
 
@@ -105,13 +105,14 @@ pub(crate) fn userns_mend() -> String {
 
 /// The role: a process of its own, because a namespace cannot be left again.
 pub(crate) fn try_userns() -> ExitCode {
-    use std::io::Write as _;
-    let result = userns::unshare_as_root(true, true);
-    if let Err(error) = &result {
-        // Nobody is left to be told when this fails.
-        let _unheard = writeln!(io::stderr(), "{}", chain(error));
+    match userns::unshare_as_root(true, true) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to be told when this fails.
+            let _unheard = writeln!(io::stderr(), "{}", chain(&error));
+            ExitCode::FAILURE
+        }
     }
-    probe_code(&result)
 }
 
 #[cfg(test)]
