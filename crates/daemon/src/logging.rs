@@ -1,5 +1,7 @@
 //! Log lines on standard error, with a filter that can be changed while the daemon runs.
 
+use std::io::IsTerminal;
+
 use portway_config::LogFilter;
 use tracing::warn;
 use tracing_subscriber::layer::SubscriberExt;
@@ -15,7 +17,7 @@ pub(crate) fn start(filter: &LogFilter) -> LogControl {
     let (layer, handle) = reload::Layer::new(EnvFilter::new(filter.as_str()));
     // Already started: tests that run several daemons in one process.
     let _ =
-        tracing_subscriber::registry().with(layer).with(fmt::layer().with_writer(std::io::stderr)).try_init();
+        tracing_subscriber::registry().with(layer).with(fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr)).try_init();
     LogControl(handle)
 }
 
