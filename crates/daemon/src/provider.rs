@@ -101,6 +101,11 @@ impl Run {
         }
     }
 
+    /// Whether it has begun to end: its namespaces are taken down before its init is dead.
+    pub(crate) fn is_ending(&self) -> bool {
+        !self.alive() || self.init.as_ref().is_some_and(|init| pidfd::dying(init.pid))
+    }
+
     /// Opens the network namespace. The caller closes it soon: it keeps the namespace alive.
     ///
     /// # Errors
@@ -152,10 +157,11 @@ pub(crate) struct Providers {
 }
 
 impl Providers {
-    /// What there is to know about an instance at this moment.
-    pub(crate) async fn observe(&self, key: &InstanceKey) -> Observation {
+    /// What there is to know about an instance at this moment. `present` is the run that is known: one
+    /// whose init lives needs no question for its pid.
+    pub(crate) async fn observe(&self, key: &InstanceKey, present: Option<&Run>) -> Observation {
         match key.provider() {
-            Provider::Incus => self.observe_incus(key).await,
+            Provider::Incus => self.observe_incus(key, present).await,
             Provider::Netns => observe_namespace(key),
             Provider::Lxd | Provider::Pid => {
                 unsupported(format!("provider {} is not in this version", key.provider()))
@@ -163,7 +169,7 @@ impl Providers {
         }
     }
 
-    async fn observe_incus(&self, key: &InstanceKey) -> Observation {
+    async fn observe_incus(&self, key: &InstanceKey, present: Option<&Run>) -> Observation {
         let Some(client) = &self.incus else {
             return Observation {
                 uuid: None,
@@ -171,21 +177,30 @@ impl Providers {
             };
         };
         let project = key.project().map_or("default", |project| project.as_str());
-        match incus_observation(client, project, key.name().as_str()).await {
+        match incus_observation(client, project, key.name().as_str(), present).await {
             Ok(observation) => observation,
             Err(failure) => Observation { uuid: None, status: Status::Unreachable(with_sources(&failure)) },
         }
     }
 }
 
-async fn incus_observation(client: &Client, project: &str, name: &str) -> Result<Observation, IncusError> {
+async fn incus_observation(
+    client: &Client,
+    project: &str,
+    name: &str,
+    present: Option<&Run>,
+) -> Result<Observation, IncusError> {
     let Some(instance) = client.instance(project, name).await? else {
         return Ok(Observation { uuid: None, status: Status::Absent });
     };
     let uuid = instance.uuid.clone();
     let status = match instance.kind {
         InstanceKind::Vm => Status::Unsupported("virtual machines are not in this version".into()),
-        InstanceKind::Container if runs(instance.status_code) => incus_run(client, project, name).await?,
+        InstanceKind::Container if runs(instance.status_code) => match present.filter(|run| run.alive()) {
+            // The question makes the server enter the instance, which goes wrong when it is ending.
+            Some(run) => Status::Up(run.clone()),
+            None => incus_run(client, project, name).await?,
+        },
         InstanceKind::Container => Status::Down(instance.status.to_lowercase()),
     };
     Ok(Observation { uuid, status })
@@ -196,7 +211,14 @@ fn runs(code: u16) -> bool {
 }
 
 async fn incus_run(client: &Client, project: &str, name: &str) -> Result<Status, IncusError> {
-    let Some(state) = client.state(project, name).await? else { return Ok(Status::Absent) };
+    let state = match client.state(project, name).await {
+        // It cannot say while the instance starts or stops.
+        Err(IncusError::Status { code: 500.., .. }) => {
+            return Ok(Status::Down("starting or stopping".into()));
+        }
+        state => state?,
+    };
+    let Some(state) = state else { return Ok(Status::Absent) };
     let Some(pid) = state.pid else { return Ok(Status::Down(state.status.to_lowercase())) };
     // The pid may be of a process that is gone, or be in a namespace we do not see: then the
     // instance is starting, stopping or on another machine.

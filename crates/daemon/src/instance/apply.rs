@@ -187,7 +187,15 @@ impl Instance {
             Ok(worker) => {
                 info!(instance = %self.key, pid = worker.pid(), worker = worker.name(), "worker started");
                 self.hub.tell("worker-started", &self.key, None, format!("pid {}", worker.pid()));
-                self.workers.insert(group, Serving { worker, run: run.id, slots: Default::default() });
+                let serving = Serving { worker, run: run.id, slots: Default::default() };
+                self.workers.insert(group, serving);
+            }
+            Err(failure) if run.is_ending() => {
+                let text = "the instance is ending".to_owned();
+                info!(instance = %self.key, error = %failure, text);
+                let setback = Setback { text, passes: true, retry_at: Instant::now() + CRASH_PAUSE };
+                let crashes = Crashes { count: 0, last: Instant::now(), setback: Some(setback) };
+                self.crashes.insert(group, crashes);
             }
             Err(failure) => {
                 let text = with_sources(&failure);

@@ -314,7 +314,7 @@ impl Instance {
             return Err(failure(FailureKind::Missing, format!("{} has no devices", self.key)));
         }
         self.uuid = None;
-        let observation = self.hub.providers.observe(&self.key).await;
+        let observation = self.hub.providers.observe(&self.key, None).await;
         self.absorb(observation).await;
         if let Some(text) = &self.unreachable {
             return Err(unreachable(self.key.provider(), text));

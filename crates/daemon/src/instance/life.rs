@@ -148,9 +148,9 @@ impl Instance {
     fn look(&mut self) {
         let Some(own) = self.own.upgrade() else { return };
         self.looking = true;
-        let (hub, key) = (std::sync::Arc::clone(&self.hub), self.key.clone());
+        let (hub, key, run) = (std::sync::Arc::clone(&self.hub), self.key.clone(), self.run.clone());
         tokio::spawn(async move {
-            let observation = hub.providers.observe(&key).await;
+            let observation = hub.providers.observe(&key, run.as_ref()).await;
             // The actor is gone when the daemon ends.
             let _ = own.send(Command::Observed(observation)).await;
         });
@@ -159,7 +159,7 @@ impl Instance {
     /// Looks and waits for the answer, unless the instance is known to run.
     pub(super) async fn look_now(&mut self) {
         if !self.run.as_ref().is_some_and(Run::alive) {
-            let observation = self.hub.providers.observe(&self.key).await;
+            let observation = self.hub.providers.observe(&self.key, None).await;
             self.absorb(observation).await;
         }
     }

@@ -140,7 +140,7 @@ impl Instance {
                 Some(pid) if self.key.provider() != portway_model::Provider::Netns => {
                     Run::of_process(pid).ok()
                 }
-                _ => match self.hub.providers.observe(&self.key).await.status {
+                _ => match self.hub.providers.observe(&self.key, None).await.status {
                     crate::provider::Status::Up(run) => Some(run),
                     _ => None,
                 },
