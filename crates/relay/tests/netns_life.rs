@@ -440,6 +440,8 @@ fn requests_that_make_no_sense_are_refused() {
         assert_eq!(rig.done(103).unwrap(), "replaced by a later request");
         rig.say(&ToWorker::Listeners { slot: Slot(1), first: 1 }, &[service.as_fd()]);
         assert_eq!(rig.done(104).unwrap(), "listeners 1 and on do not fit");
+        say(&mut rig, 106, 2, 60_000, false);
+        assert_eq!(rig.done(106).unwrap(), "no descriptors left for 60000 listeners");
         rig.say(&ToWorker::Remove { seq: 105, slot: Slot(1), drain: true }, &[]);
         assert_eq!(rig.done(105).unwrap(), "no device in slot 1");
         rig.say(&ToWorker::Listeners { slot: Slot(77), first: 0 }, &[]);

@@ -113,11 +113,15 @@ impl Engine {
         owner.stream_count += 1;
         let relay = owner.plan.relay();
         self.core.count(device, field::OPENED);
-        let stream = Stream::new(device, index, relay, Socket::new(client, carrier), self.core.now);
+        let stream =
+            Stream::new(device, index, relay, Socket::new(client, carrier).inherited(), self.core.now);
         let key = self.streams.insert(stream);
         let Some(stream) = self.streams.get(key) else { return };
         match self.core.poller.add(stream.down.as_fd(), Token::Downstream(key), Watch::Stream) {
-            Ok(()) => self.begin(key),
+            Ok(()) => {
+                self.want_sweep();
+                self.begin(key);
+            }
             Err(error) => {
                 tracing::debug!(%error, "client not watched");
                 self.close(key, End::Reset);

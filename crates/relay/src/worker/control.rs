@@ -235,6 +235,7 @@ impl Engine {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     tracing::warn!(%error, "message of the daemon was cut");
+                    self.fail_pending();
                 }
                 Err(error) => {
                     tracing::debug!(%error, "daemon gone");

@@ -45,6 +45,9 @@ pub(super) enum DeviceError {
         /// Index of the first.
         first: u32,
     },
+    /// Its listeners do not fit.
+    #[error("no descriptors left for {0} listeners")]
+    Descriptors(u32),
     /// Another request for the same slot came first.
     #[error("replaced by a later request")]
     Superseded,

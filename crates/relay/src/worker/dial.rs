@@ -148,8 +148,8 @@ impl Engine {
         stream.phase = Phase::Open;
         stream.since = (stream.relay == Relay::Datagrams).then_some(self.core.now);
         let (device_key, index) = (stream.device, stream.index);
-        if let (Some(device), Some(up)) = (self.devices.get(device_key), &stream.up) {
-            up.tune(device.plan.spec());
+        if let Some(up) = &stream.up {
+            up.hurry();
         }
         self.target_answered(device_key, index);
         if self.send_header(key) {

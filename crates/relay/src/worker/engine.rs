@@ -19,7 +19,7 @@ use super::device::{Device, Listener};
 use super::life::{Life, Verdict};
 use super::poller::Token;
 use super::slab::{Key, Slab};
-use super::stream::{End, Phase, Pumped, Stream};
+use super::stream::{End, Failed, Phase, Pumped, Relay, Stream};
 use super::table::PendingPut;
 use super::timers::Timer;
 use super::udp::Udp;
@@ -27,6 +27,9 @@ use crate::wire::{Init, field};
 
 /// Pause before something that failed for a shortage is tried again.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Streams with more to do that get their turn between two looks at the event queue.
+const READY_COUNT: usize = 16;
 
 /// How long a stream may be short of descriptors before it is given up.
 const SHORTAGE_PATIENCE: Duration = Duration::from_secs(10);
@@ -114,7 +117,7 @@ impl Engine {
                 }
             }
             self.flush_replies();
-            for _ in 0..self.core.ready.len() {
+            for _ in 0..self.core.ready.len().min(READY_COUNT) {
                 if let Some(key) = self.core.ready.pop_front() {
                     self.take_turn(key);
                 }
@@ -170,14 +173,26 @@ impl Engine {
         match stream.phase {
             Phase::Open => {
                 self.pump(key);
-                if flags.contains(EventFlags::ERR)
-                    && let Some(end) = self.streams.get_mut(key).and_then(|stream| stream.on_error(side))
-                {
-                    self.close(key, end);
+                if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
+                    self.on_failure(key, side, flags);
                 }
             }
             Phase::Dialing if side == Side::Upstream => self.on_answer(key, flags),
             Phase::Dialing | Phase::Waiting => self.on_early_event(key, flags),
+        }
+    }
+
+    /// The event queue reports that a socket of a stream is done for, and moving bytes has not shown it.
+    fn on_failure(&mut self, key: Key, side: Side, flags: EventFlags) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        match stream.on_failure(side, flags.contains(EventFlags::ERR)) {
+            Failed::No => {}
+            Failed::Ends(end) => self.close(key, end),
+            Failed::Blocked => {
+                let since = *stream.since.get_or_insert(self.core.now);
+                let limit = self.devices.get(stream.device).map(|device| device.plan.spec().tcp_timeout);
+                self.set_stream_timer(key, since + limit.unwrap_or_default());
+            }
         }
     }
 
@@ -234,9 +249,9 @@ impl Engine {
     fn after_pump(&mut self, key: Key) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         match stream.relay {
-            super::stream::Relay::Bytes => {}
-            super::stream::Relay::Descriptors => stream.since = None,
-            super::stream::Relay::Datagrams => self.watch_idle(key),
+            Relay::Bytes => {}
+            Relay::Descriptors => stream.since = None,
+            Relay::Datagrams => self.watch_idle(key),
         }
     }
 
@@ -261,8 +276,10 @@ impl Engine {
         match (stream.phase, stream.relay) {
             (Phase::Dialing, _) => self.dial_failed(key, rustix::io::Errno::TIMEDOUT),
             (Phase::Waiting, _) => self.give_up(key, rustix::io::Errno::TIMEDOUT),
-            (Phase::Open, super::stream::Relay::Datagrams) => self.on_idle(key),
-            (Phase::Open, _) => self.pump(key),
+            (Phase::Open, Relay::Datagrams) => self.on_idle(key),
+            (Phase::Open, Relay::Descriptors) => self.pump(key),
+            // One side is gone, and the other has not taken the rest in all that time.
+            (Phase::Open, Relay::Bytes) => self.close(key, End::Reset),
         }
     }
 
@@ -320,7 +337,7 @@ impl Engine {
 
     /// Whether `count` more descriptors may be opened.
     pub(super) fn has_room(&mut self, count: usize) -> bool {
-        let fits = |engine: &Engine| engine.open_fds() + count <= engine.fd_limit;
+        let fits = |engine: &Engine| engine.open_fds().saturating_add(count) <= engine.fd_limit;
         if fits(self) {
             return true;
         }

@@ -10,8 +10,8 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::slab::Key;
 
-/// Events taken at once: bounds how long a turn of the loop lasts.
-const EVENT_COUNT: usize = 256;
+/// Events taken at once: bounds how long a turn of the loop lasts (each may move 256 KiB each way).
+const EVENT_COUNT: usize = 64;
 
 /// What an event belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -43,6 +43,8 @@ pub(super) struct Socket {
     hung: bool,
     /// Urgent data was there: a read may stop short of what has arrived (tcp(7)).
     pub(super) urgent: bool,
+    /// Keepalive and time limits are set. A listener's connections inherit them.
+    tuned: bool,
     /// The kernel's limit for unacknowledged bytes is off, because the peer's window is closed.
     pub(super) relaxed: bool,
 }
@@ -50,7 +52,14 @@ pub(super) struct Socket {
 impl Socket {
     /// A socket of which nothing is known yet but that a fresh one takes bytes.
     pub(super) fn new(fd: OwnedFd, carrier: Carrier) -> Socket {
-        Socket { fd, carrier, read: false, write: true, hung: false, urgent: false, relaxed: false }
+        let tuned = carrier != Carrier::Tcp;
+        Socket { fd, carrier, read: false, write: true, hung: false, urgent: false, tuned, relaxed: false }
+    }
+
+    /// Nothing is left to be set: it came from a listener that has it.
+    pub(super) fn inherited(mut self) -> Socket {
+        self.tuned = true;
+        self
     }
 
     /// Remembers what the event queue said.
@@ -71,9 +80,19 @@ impl Socket {
         }
     }
 
-    /// Sets what a relayed tcp connection needs; nothing for other kinds. Failures leave the kernel's defaults.
-    pub(super) fn tune(&self, spec: &DeviceSpec) {
-        if self.carrier == Carrier::Tcp {
+    /// Sets what a relayed tcp connection needs from its first byte on.
+    pub(super) fn hurry(&self) {
+        if self.carrier == Carrier::Tcp
+            && let Err(error) = sockopt::nodelay(self.fd.as_fd())
+        {
+            tracing::debug!(%error, "small segments may wait");
+        }
+    }
+
+    /// Sets what a connection needs that lasts; once.
+    pub(super) fn tune(&mut self, spec: &DeviceSpec) {
+        if !self.tuned {
+            self.tuned = true;
             tune_tcp(self.fd.as_fd(), spec);
         }
     }

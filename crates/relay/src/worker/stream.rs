@@ -60,6 +60,17 @@ pub(super) enum Pumped {
     Ends(End),
 }
 
+/// What a failure that the event queue reports means for the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// Nothing beyond what reads and writes show.
+    No,
+    /// It is over.
+    Ends(End),
+    /// It is over once the other side has taken what is on its way.
+    Blocked,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -221,24 +232,35 @@ impl Stream {
         Pumped::More
     }
 
-    /// The event queue reported an error of `side`. When its stream has been read to the end no read will
-    /// show it, so it is asked for.
-    pub(super) fn on_error(&mut self, side: Side) -> Option<End> {
-        let dir = match side {
+    /// The event queue says that `side` is done for (`error`), or that both directions of it are over. Most often
+    /// a read or write has shown it already, or will.
+    pub(super) fn on_failure(&mut self, side: Side, error: bool) -> Failed {
+        let from = match side {
             Side::Downstream => Dir::Up,
             Side::Upstream => Dir::Down,
         };
-        let socket = self.socket(side)?;
-        if socket.carrier == Carrier::Udp || self.half.reads(dir) || self.cut == Some(side) {
-            return None;
+        let (Some(socket), Some(other)) = (self.socket(side), self.socket(side.other())) else {
+            return Failed::No;
+        };
+        if socket.carrier == Carrier::Udp || self.cut == Some(side) {
+            return Failed::No;
         }
-        match sockopt::take_error(socket.as_fd()) {
-            Ok(Some(_)) => {
-                self.cut = Some(side);
-                Some(self.cut_end())
+        if self.half.reads(from) {
+            // What it sent before is still delivered, but not for ever: its other end may never take it.
+            return if error && !other.write { Failed::Blocked } else { Failed::No };
+        }
+        // Its stream has been read to the end, so no read will show it.
+        let gone = match socket.carrier {
+            Carrier::Unix => true,
+            Carrier::Tcp | Carrier::Udp => {
+                error && matches!(sockopt::take_error(socket.as_fd()), Ok(Some(_)))
             }
-            Ok(None) | Err(_) => None,
+        };
+        if !gone {
+            return Failed::No;
         }
+        self.cut = Some(side);
+        Failed::Ends(self.cut_end())
     }
 
     fn shut_write(&mut self, side: Side) {

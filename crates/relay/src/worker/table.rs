@@ -58,6 +58,10 @@ impl Engine {
             return Err(DeviceError::Base);
         }
         let plan = Plan::new(put.wire, fds.pop())?;
+        let count = usize::try_from(put.listen_count).unwrap_or(usize::MAX);
+        if !put.keep_listeners && !self.has_room(count) {
+            return Err(DeviceError::Descriptors(put.listen_count));
+        }
         if put.keep_listeners {
             let key = self.slots.get(&put.slot.0).copied().ok_or(DeviceError::Missing(put.slot.0))?;
             let present = self.devices.get(key).map_or(0, |device| device.listeners.len());
@@ -68,7 +72,6 @@ impl Engine {
             self.answer(put.seq, None);
             return Ok(());
         }
-        let count = usize::try_from(put.listen_count).unwrap_or(usize::MAX);
         let pending = PendingPut { seq: put.seq, plan, hold: put.hold, listeners: Vec::new(), count };
         if count == 0 {
             self.complete(put.slot, pending);
@@ -93,6 +96,14 @@ impl Engine {
             self.complete(slot, pending);
         } else {
             self.pending.insert(slot.0, pending);
+        }
+    }
+
+    /// A message with descriptors could not be received whole; it cannot be known whose it was.
+    pub(super) fn fail_pending(&mut self) {
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            let count = u32::try_from(pending.count).unwrap_or(u32::MAX);
+            self.answer(pending.seq, Some(DeviceError::Descriptors(count).to_string()));
         }
     }
 

@@ -1,0 +1,122 @@
+//! Who is dead and who only waits: keepalive, user timeout, closed windows.
+
+#![expect(clippy::unwrap_used, reason = "a helper fails its test")]
+
+mod rig;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use portway_relay::wire::field;
+use portway_testkit::{Netns, Stream};
+use rig::{Rig, accept, connect, expect_to_end, in_netns, pattern, service};
+
+const SHORT: [(&str, &str); 2] = [("tcp.timeout", "1s"), ("tcp.keepalive", "1s")];
+
+/// A reader that pauses for longer than the limit loses nothing: it is alive, its kernel says so. Fails when the limit
+/// for unacknowledged bytes stays on while the peer's window is closed.
+#[test]
+fn a_paused_reader_is_not_dead() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &SHORT);
+        let bytes = pattern(1, 20 << 20);
+        let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+        let (upload, sink) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+        std::thread::scope(|scope| {
+            for mut from in [&server, &upload] {
+                let bytes = &bytes;
+                scope.spawn(move || {
+                    from.write_all(bytes).unwrap();
+                    from.shutdown(Shutdown::Write).unwrap();
+                });
+            }
+            std::thread::sleep(Duration::from_millis(4500));
+            expect_to_end(&client, &bytes);
+            expect_to_end(&sink, &bytes);
+        });
+        assert_eq!(rig.count(0, field::RESET), 0);
+    });
+}
+
+/// A peer that has gone without a word is found, with bytes on their way and without.
+#[test]
+fn a_dead_peer_is_found() {
+    if !portway_testkit::is_root() {
+        return;
+    }
+    let (near, far) = (Netns::new().unwrap(), Netns::new().unwrap());
+    near.veth("a", &["10.7.0.1/24"], &far, "b", &["10.7.0.2/24"]).unwrap();
+    near.enter(|| {
+        let mut rig = Rig::start();
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:10.7.0.1:1000", "tcp:127.0.0.1:2000", &SHORT);
+        let idle = far.enter(|| connect("tcp:10.7.0.1:1000")).unwrap();
+        let idle_server = accept(&target);
+        let busy = far.enter(|| connect("tcp:10.7.0.1:1000")).unwrap();
+        let busy_server = accept(&target);
+        std::thread::sleep(Duration::from_millis(700));
+        near.ip("link set dev a down").unwrap();
+        (&busy_server).write_all(b"anybody there?").unwrap();
+        let start = Instant::now();
+        for server in [&busy_server, &idle_server] {
+            let mut server = server;
+            assert_eq!(server.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        drop((idle, busy));
+    })
+    .unwrap();
+}
+
+/// Fills a connection until nothing more goes in.
+fn fill(from: &Stream) {
+    rustix::io::ioctl_fionbio(from, true).unwrap();
+    let chunk = vec![1; 1 << 20];
+    let mut idle = Instant::now();
+    while idle.elapsed() < Duration::from_millis(300) {
+        let mut from = from;
+        if from.write(&chunk).is_ok() {
+            idle = Instant::now();
+        }
+    }
+}
+
+/// A client that resets while its target does not read: what it sent has its time to be taken, then the connection
+/// ends.
+#[test]
+fn a_reset_does_not_wait_for_ever() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[("tcp.timeout", "1s")]);
+        let (client, _server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+        fill(&client);
+        client.reset();
+        let start = Instant::now();
+        rig.until("it ends", |rig| rig.live(0) == 0);
+        let took = start.elapsed();
+        assert!(took > Duration::from_millis(800) && took < Duration::from_secs(5), "{took:?}");
+        assert_eq!(rig.count(0, field::RESET), 1);
+    });
+}
+
+/// A unix peer that shut its write side and then went: nothing can reach it, so the connection ends though the target says
+/// nothing.
+#[test]
+fn a_unix_peer_that_is_gone_is_noticed() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "unix:@listen", "tcp:127.0.0.1:2000", &[]);
+        let (client, server) = (connect("unix:@listen"), accept(&target));
+        (&client).write_all(b"done").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        expect_to_end(&server, b"done");
+        assert_eq!(rig.live(0), 1, "the answer may still come");
+        drop(client);
+        rig.until("noticed", |rig| rig.live(0) == 0);
+    });
+}
