@@ -62,7 +62,7 @@ pub(super) fn carry_down(
 ) -> Step {
     let mut left = TURN_BYTES;
     loop {
-        if let Some(step) = lane.flush(to) {
+        if let Some(step) = lane.flush(to, &mut core.pipes) {
             return step;
         }
         if !from.read || !to.write {

@@ -294,7 +294,7 @@ impl Engine {
             }
         }
         for dir in portway_proto::Dir::ALL {
-            stream.lane_mut(dir).release(&mut self.core.pipes);
+            stream.lane_mut(dir).discard(&mut self.core.pipes);
         }
         if stream.phase == Phase::Open && (end == End::Reset || stream.was_cut()) {
             self.core.count(stream.device, field::RESET);

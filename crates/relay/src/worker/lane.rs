@@ -78,7 +78,7 @@ impl Lane {
     ) -> Step {
         let mut left = TURN_BYTES;
         loop {
-            if let Some(step) = self.flush(to) {
+            if let Some(step) = self.flush(to, pipes) {
                 return step;
             }
             if self.eof {
@@ -106,7 +106,7 @@ impl Lane {
     }
 
     /// Writes what is on its way. `None`: nothing is left of it.
-    pub(super) fn flush(&mut self, to: &mut Socket) -> Option<Step> {
+    pub(super) fn flush(&mut self, to: &mut Socket, pipes: &mut Pipes) -> Option<Step> {
         while self.piped > 0 {
             let Some(pipe) = &self.pipe else { break };
             if !to.write {
@@ -130,19 +130,25 @@ impl Lane {
                 Err(errno) => return Some(Step::SinkFailed(errno)),
             }
         }
-        if self.rest_sent > 0 {
+        self.drop_rest(pipes);
+        None
+    }
+
+    fn drop_rest(&mut self, pipes: &mut Pipes) {
+        if !self.rest.is_empty() {
+            pipes.unkeep(self.rest.len());
             self.rest = Vec::new();
             self.rest_sent = 0;
         }
-        None
     }
 
     /// Takes one buffer from the source to the destination.
     fn copy(&mut self, from: &mut Socket, to: &mut Socket, buffer: &mut [u8], pipes: &mut Pipes) -> Took {
-        let asked = buffer.len();
-        let bytes = match read(from, buffer) {
+        let asked = pipes.read_bytes(buffer.len());
+        let room = buffer.get_mut(..asked).unwrap_or_default();
+        let bytes = match read(from, room) {
             Ok(0) => return Took::End,
-            Ok(count) => buffer.get(..count).unwrap_or_default(),
+            Ok(count) => room.get(..count).unwrap_or_default(),
             Err(Errno::AGAIN | Errno::INTR) => return Took::Nothing,
             Err(errno) => return Took::Stop(Step::SourceFailed(errno)),
         };
@@ -174,6 +180,7 @@ impl Lane {
                 rest = rest.get(kept..).unwrap_or_default();
             }
         }
+        pipes.keep(rest.len());
         self.rest = rest.to_vec();
         Ok(())
     }
@@ -219,18 +226,17 @@ impl Lane {
     }
 
     /// Gives the pipe back.
-    pub(super) fn release(&mut self, pipes: &mut Pipes) {
+    fn release(&mut self, pipes: &mut Pipes) {
         if let Some(pipe) = self.pipe.take() {
             pipes.give_back(pipe, self.piped);
         }
         self.piped = 0;
     }
 
-    /// Throws away what is on its way: its destination is gone.
+    /// Throws away what is on its way: its destination is gone, or the connection ends.
     pub(super) fn discard(&mut self, pipes: &mut Pipes) {
         self.release(pipes);
-        self.rest = Vec::new();
-        self.rest_sent = 0;
+        self.drop_rest(pipes);
         self.held = None;
     }
 

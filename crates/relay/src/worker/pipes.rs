@@ -14,11 +14,18 @@ pub(super) const LARGE_BYTES: usize = 256 * 1024;
 /// Size of the others, bytes: what pipe(2) gives.
 const SMALL_BYTES: usize = 64 * 1024;
 
-/// How many pipes are large: 32 MiB of the 64 MiB the kernel grants a user by default.
-const LARGE_COUNT: usize = 128;
+/// How many pipes are large: 8 MiB of the 64 MiB the kernel grants a user by default, who may have several workers.
+const LARGE_COUNT: usize = 32;
 
 /// How many idle pipes are kept.
-const IDLE_COUNT: usize = 16;
+const IDLE_COUNT: usize = 8;
+
+/// Rests kept in memory by all streams, bytes, past which streams read less at a time: a small pipe then holds what
+/// their destinations do not take.
+const KEPT_BYTES: usize = 1024 * 1024;
+
+/// How much that is, bytes.
+const CAREFUL_READ_BYTES: usize = 8 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -26,12 +33,14 @@ pub(super) struct Pipes {
     idle: Vec<Pipe>,
     count: usize,
     limit: usize,
+    /// Rests that streams keep in memory, bytes.
+    kept_bytes: usize,
 }
 
 impl Pipes {
     /// At most `limit` pipes at once.
     pub(super) const fn new(limit: usize) -> Pipes {
-        Pipes { idle: Vec::new(), count: 0, limit }
+        Pipes { idle: Vec::new(), count: 0, limit, kept_bytes: 0 }
     }
 
     /// Number of pipes, in use and idle.
@@ -67,6 +76,21 @@ impl Pipes {
         } else {
             self.count = self.count.saturating_sub(1);
         }
+    }
+
+    /// Counts bytes that a stream keeps in memory for want of a pipe.
+    pub(super) fn keep(&mut self, bytes: usize) {
+        self.kept_bytes += bytes;
+    }
+
+    /// Counts bytes that a stream has kept and keeps no longer.
+    pub(super) fn unkeep(&mut self, bytes: usize) {
+        self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
+    }
+
+    /// Most bytes to read at once, of `wanted`.
+    pub(super) fn read_bytes(&self, wanted: usize) -> usize {
+        if self.kept_bytes < KEPT_BYTES { wanted } else { wanted.min(CAREFUL_READ_BYTES) }
     }
 
     /// Closes the idle pipes: descriptors are short.

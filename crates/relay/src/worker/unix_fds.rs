@@ -52,7 +52,7 @@ pub(super) fn carry(
 ) -> Step {
     let mut left = TURN_BYTES;
     loop {
-        if let Some(step) = lane.flush(to).or_else(|| flush_held(lane, to)) {
+        if let Some(step) = lane.flush(to, pipes).or_else(|| flush_held(lane, to)) {
             return step;
         }
         if lane.eof {
