@@ -102,6 +102,15 @@ impl Daemon {
     /// # Errors
     /// When it runs, or as [`DaemonSpec::start`].
     pub fn launch(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_until_it_answers()
+    }
+
+    /// The same without waiting for an answer.
+    ///
+    /// # Errors
+    /// When it runs, or cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
         anyhow::ensure!(self.child.is_none(), "the daemon runs");
         let log =
             File::options().create(true).append(true).open(self.log_path()).context("cannot open the log")?;
@@ -112,7 +121,7 @@ impl Daemon {
             None => command.spawn().context("cannot start the daemon")?,
         };
         self.child = Some(child);
-        self.wait_until_it_answers()
+        Ok(())
     }
 
     /// Has the next [`launch`](Self::launch) start another program: an upgrade.
@@ -317,7 +326,7 @@ impl Daemon {
     fn log_end(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        lines[lines.len().saturating_sub(100)..].join("\n")
     }
 }
 

@@ -20,6 +20,7 @@ mod site;
 mod stream;
 mod talk;
 pub mod testbed;
+mod tidy;
 pub mod udp;
 mod watch;
 
@@ -42,6 +43,7 @@ pub use service::{Behaviour, Service};
 pub use site::Site;
 pub use stream::{Addr, Listener, Stream};
 pub use talk::{Ending, Spoken, Talk};
+pub use tidy::Belongings;
 pub use watch::{Canary, Watch};
 
 /// Runs a command to its end and returns its standard output; a failure carries what it wrote to

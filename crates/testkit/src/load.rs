@@ -207,6 +207,20 @@ impl Report {
         Self { records: records.collect() }
     }
 
+    /// The failures that no cut explains. A cut is a span in which connections that were open at some
+    /// moment of it could be reset or ended; those that began when it was over could not, and nobody
+    /// may be refused or left waiting.
+    #[must_use]
+    pub fn unexplained(&self, cuts: &[(Duration, Duration)]) -> Self {
+        let is_explained = |record: &Record| {
+            matches!(record.outcome, Outcome::Reset | Outcome::Short)
+                && cuts.iter().any(|(from, to)| record.at < *to && record.at + record.took >= *from)
+        };
+        let records =
+            self.records.iter().filter(|record| record.outcome != Outcome::Ok && !is_explained(record));
+        Self { records: records.copied().collect() }
+    }
+
     /// The time that a share of the good connections stayed within: `0.99` for the 99th
     /// percentile. Zero when there are none.
     #[must_use]

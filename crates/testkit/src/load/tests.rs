@@ -87,3 +87,20 @@ fn a_gap_is_seen() {
     assert!(report.count(Outcome::Refused) > 0, "{report}");
     assert!(report.longest_gap() >= Duration::from_millis(150), "{:?}", report.longest_gap());
 }
+
+#[test]
+fn a_cut_explains_what_was_open_in_it_and_nothing_else() {
+    let ms = Duration::from_millis;
+    let record = |at, took, outcome| Record { at: ms(at), took: ms(took), outcome };
+    let records = vec![
+        record(0, 50, Outcome::Ok),
+        record(90, 20, Outcome::Reset),
+        record(150, 5, Outcome::Short),
+        record(90, 5, Outcome::Reset),
+        record(120, 5, Outcome::Refused),
+        record(200, 5, Outcome::Reset),
+    ];
+    let left = Report { records }.unexplained(&[(ms(100), ms(200))]);
+    let left: Vec<_> = left.records.iter().map(|record| (record.at, record.outcome)).collect();
+    assert_eq!(left, [(ms(90), Outcome::Reset), (ms(120), Outcome::Refused), (ms(200), Outcome::Reset)]);
+}
