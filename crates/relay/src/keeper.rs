@@ -87,7 +87,8 @@ impl Keeper {
             if daemon_ready && self.receive(&mut packet) == Next::Exit {
                 return Ok(());
             }
-            if listener_ready {
+            // What the former daemon has said comes first.
+            if listener_ready && !daemon_ready {
                 self.accept();
             }
         }

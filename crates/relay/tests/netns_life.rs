@@ -5,6 +5,7 @@
 mod rig;
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -359,6 +360,33 @@ fn a_drained_worker_finishes() {
         drop((client, server));
         rig.lose_channel();
         rig.join().unwrap();
+    });
+}
+
+/// Flows are answered for a moment; nobody waits for ever for what may never come.
+#[test]
+fn a_drained_worker_still_answers_flows() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let target = UdpSocket::bind("127.0.0.1:2000").unwrap();
+        rig.add(0, "udp:127.0.0.1:1000", "udp:127.0.0.1:2000", &[]);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect("127.0.0.1:1000").unwrap();
+        client.set_read_timeout(Some(rig::PATIENCE)).unwrap();
+        client.send(b"question").unwrap();
+        let (_, from) = target.recv_from(&mut [0; 10]).unwrap();
+        let start = Instant::now();
+        rig.say(&ToWorker::Drain { grace: Duration::from_secs(20) }, &[]);
+        std::thread::sleep(Duration::from_millis(100));
+        target.send_to(b"answer", from).unwrap();
+        client.recv(&mut [0; 10]).unwrap();
+        // What comes in is for the worker that took over the listener.
+        client.send(b"question").unwrap();
+        rig.lose_channel();
+        rig.join().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        let next = UdpSocket::from(rig.kept.remove(0).1.remove(0));
+        assert_eq!(next.recv(&mut [0; 10]).unwrap(), 8);
     });
 }
 

@@ -20,13 +20,15 @@ use rig::{Rig, accept, connect, expect_to_end, in_netns, init, pattern, service}
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 6] = [
+const TESTS: [(&str, fn()); 8] = [
     ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
     ("the_sandbox_holds", the_sandbox_holds),
     ("a_worker_starts_quickly", a_worker_starts_quickly),
     ("a_worker_stays_small", a_worker_stays_small),
     ("stalled_readers_stay_in_the_kernel", stalled_readers_stay_in_the_kernel),
     ("a_worker_without_descriptors_recovers", a_worker_without_descriptors_recovers),
+    ("flows_share_the_descriptors", flows_share_the_descriptors),
+    ("clients_beyond_the_descriptors_wait", clients_beyond_the_descriptors_wait),
 ];
 
 /// What cargo-nextest and `cargo test` ask of a harness: a list, one test by its exact name, or all that contain a
@@ -36,8 +38,17 @@ fn main() -> ExitCode {
     if arguments == ["worker"] {
         return portway_relay::worker::run();
     }
+    if arguments == ["limited"] {
+        let limit = Rlimit { current: Some(FEW_FDS), maximum: Some(FEW_FDS) };
+        rustix::process::setrlimit(Resource::Nofile, limit).unwrap();
+        return portway_relay::worker::run();
+    }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    // The value of `--format` is no test's name.
+    let words: Vec<&String> = arguments
+        .iter()
+        .filter(|word| !word.starts_with('-') && *word != "terse" && *word != "pretty")
+        .collect();
     let wanted = |name: &str| {
         words.is_empty()
             || words.iter().any(|word| if has("--exact") { name == *word } else { name.contains(*word) })
@@ -54,6 +65,9 @@ fn main() -> ExitCode {
     }
     ExitCode::SUCCESS
 }
+
+/// Descriptors of a worker in the role `limited`.
+const FEW_FDS: u64 = 400;
 
 /// An unprivileged user, as the daemon would pick one.
 const NOBODY: Ids = Ids { uid: 65_534, gid: 65_534 };
@@ -380,5 +394,70 @@ fn a_worker_without_descriptors_recovers() {
             (&accept(&target)).read_exact(&mut [0]).unwrap();
         }
         assert_eq!(rig.count(0, field::DIAL_FAILED), 0);
+    });
+}
+
+fn worker_fds(rig: &Rig) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", rig.pid)).unwrap().count()
+}
+
+/// More flows than descriptors: the device with the most gives way, conversations of the other one go on, and streams find
+/// room.
+fn flows_share_the_descriptors() {
+    in_netns(|| {
+        let mut rig = Rig::start_role("limited", confined(), &[]);
+        let _silent = UdpSocket::bind("127.0.0.1:2000").unwrap();
+        let service_socket = UdpSocket::bind("127.0.0.1:2001").unwrap();
+        rig.add(0, "udp:127.0.0.1:1000", "udp:127.0.0.1:2000", &[]);
+        rig.add(1, "udp:127.0.0.1:1001", "udp:127.0.0.1:2001", &[]);
+        rig.add(2, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[]);
+        let talker = UdpSocket::bind("127.0.0.1:0").unwrap();
+        talker.connect("127.0.0.1:1001").unwrap();
+        for round in 0..1000 {
+            let spoofed = UdpSocket::bind(format!("127.1.{}.{}:0", round / 200, round % 200 + 1)).unwrap();
+            spoofed.send_to(b"flood", "127.0.0.1:1000").unwrap();
+            if round % 50 == 0 {
+                talker.send(b"talk").unwrap();
+                let (_, from) = service_socket.recv_from(&mut [0; 10]).unwrap();
+                service_socket.send_to(b"talk", from).unwrap();
+                talker.recv(&mut [0; 10]).unwrap();
+            }
+        }
+        rig.until("all are counted", |rig| rig.count(0, field::OPENED) == 1000);
+        assert!(worker_fds(&rig) < 300, "{}", worker_fds(&rig));
+        assert_eq!((rig.count(1, field::OPENED), rig.count(1, field::EVICTED)), (1, 0));
+        assert_eq!(rig.count(0, field::DROPPED), 0);
+        let target = service("tcp:127.0.0.1:2000");
+        let pairs: Vec<(Stream, Stream)> =
+            (0..20).map(|_| (connect("tcp:127.0.0.1:1000"), accept(&target))).collect();
+        for (client, server) in &pairs {
+            exchange(client, server, 1000);
+        }
+    });
+}
+
+/// More clients than descriptors: those that fit are served, the others wait in the backlog for their turn.
+fn clients_beyond_the_descriptors_wait() {
+    in_netns(|| {
+        let mut rig = Rig::start_role("limited", confined(), &[]);
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[]);
+        let clients: Vec<Stream> = (0..400).map(|_| connect("tcp:127.0.0.1:1000")).collect();
+        for client in &clients {
+            (&*client).write_all(b"x").unwrap();
+        }
+        std::thread::scope(|scope| {
+            for client in clients {
+                // Each goes when it has been served, which makes room for the next.
+                scope.spawn(move || assert_eq!((&client).read(&mut [0]).unwrap(), 0));
+            }
+            for _ in 0..400 {
+                let server = accept(&target);
+                (&server).read_exact(&mut [0]).unwrap();
+                assert!(worker_fds(&rig) < 350);
+            }
+        });
+        rig.until("all are closed", |rig| rig.live(0) == 0);
+        assert_eq!((rig.count(0, field::OPENED), rig.count(0, field::DIAL_FAILED)), (400, 0));
     });
 }

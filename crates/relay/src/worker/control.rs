@@ -29,6 +29,9 @@ const NEWCOMER_LIMIT: usize = 4;
 /// How long they have for it.
 const HELLO_TIME: Duration = Duration::from_secs(5);
 
+/// How long connections may go on when the daemon is of another version.
+const UNDERSTOOD_BY_NOBODY: Duration = Duration::from_secs(24 * 3600);
+
 /// Room for a received packet that is kept between packets, bytes.
 const PACKET_BYTES: usize = 8 * 1024;
 
@@ -119,7 +122,7 @@ fn encode(message: &FromWorker) -> Option<Vec<u8>> {
 impl Engine {
     /// Tells the daemon. Without one, nothing happens.
     pub(super) fn send(&mut self, message: &FromWorker, fds: Vec<OwnedFd>) {
-        let minor = matches!(message, FromWorker::Failure { .. } | FromWorker::Orphan { .. });
+        let minor = matches!(message, FromWorker::Failure { .. });
         let count = self.control.outbox.len();
         if !self.control.is_connected() || (minor && count >= OUTBOX_SOFT_LIMIT) {
             return;
@@ -176,6 +179,23 @@ impl Engine {
             }
         }
         self.watch_room(false);
+    }
+
+    /// Sends a message that has nothing to wait behind; false when the daemon does not take it now.
+    pub(super) fn send_now(&mut self, message: &FromWorker, fd: BorrowedFd<'_>) -> bool {
+        let Some(bytes) = encode(message) else { return false };
+        match self.send_packet(&bytes, &[fd]) {
+            Ok(()) => true,
+            Err(error) if is_pressure(&error) => {
+                self.watch_room(true);
+                false
+            }
+            Err(error) => {
+                tracing::debug!(%error, "daemon gone");
+                self.lose_daemon();
+                false
+            }
+        }
     }
 
     fn send_packet(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -331,6 +351,10 @@ impl Engine {
                     tracing::debug!(%error, "version not told");
                 }
                 self.dismiss_newcomer(key);
+                // It has taken the former one's place and cannot talk to this worker: it starts others.
+                if !self.control.is_connected() {
+                    self.drain(UNDERSTOOD_BY_NOBODY);
+                }
             }
             Ok(_) | Err(_) => self.dismiss_newcomer(key),
         }

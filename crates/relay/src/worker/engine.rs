@@ -124,6 +124,7 @@ impl Engine {
             }
             self.run_timers();
             self.flush_outbox();
+            self.hand_over_orphans();
             if self.verdict() == Verdict::Exit {
                 self.end_all();
                 self.flush_outbox();

@@ -1,5 +1,6 @@
 //! How the worker ends: told to, drained, or with its instance.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -21,9 +22,6 @@ const FLUSH_TIME: Duration = Duration::from_millis(200);
 
 /// How long flows are still answered while the worker drains.
 const FLOW_DRAIN_TIME: Duration = Duration::from_secs(1);
-
-/// How long the answer to "is the instance dying" holds.
-const DYING_CHECK_EVERY: Duration = Duration::from_millis(2);
 
 /// Stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,14 +51,15 @@ pub(super) struct Life {
     stage: Stage,
     /// The instance has begun to die: its services refuse, its init still runs.
     dying: bool,
-    checked: Option<Instant>,
+    /// Clients for the daemon, in the order they came; some may have gone meanwhile.
+    orphans: VecDeque<Key>,
     pidfd: Option<OwnedFd>,
     init_pid: Option<i32>,
 }
 
 impl Life {
     pub(super) const fn new(pidfd: Option<OwnedFd>, init_pid: Option<i32>) -> Life {
-        Life { stage: Stage::Serving, dying: false, checked: None, pidfd, init_pid }
+        Life { stage: Stage::Serving, dying: false, orphans: VecDeque::new(), pidfd, init_pid }
     }
 
     pub(super) fn watch(&self, poller: &Poller) -> io::Result<()> {
@@ -82,16 +81,12 @@ impl Life {
 
 impl Engine {
     /// Whether the instance is dying. Once it is, no client is taken in any more: they wait in the backlog, which
-    /// the daemon and the keeper hold, for the next worker.
+    /// the daemon and the keeper hold, for the next worker. Looked at anew each time: an answer from before the
+    /// refusal at hand says nothing about it.
     pub(super) fn is_dying(&mut self) -> bool {
-        let fresh = self
-            .life
-            .checked
-            .is_some_and(|at| self.core.now.saturating_duration_since(at) < DYING_CHECK_EVERY);
-        if self.life.dying || fresh {
-            return self.life.dying;
+        if self.life.dying {
+            return true;
         }
-        self.life.checked = Some(self.core.now);
         let dead = self.life.pidfd.as_ref().is_some_and(|pidfd| pidfd::exited(pidfd.as_fd()));
         if dead || self.life.init_pid.is_some_and(pidfd::dying) {
             tracing::info!("instance is dying");
@@ -149,24 +144,37 @@ impl Engine {
         }
     }
 
-    /// Gives a client that has lost nothing to the daemon, for the next worker. Without a daemon it waits for
-    /// one.
+    /// Sets a client aside that has lost nothing: the daemon gets it, for the next worker.
     pub(super) fn orphan(&mut self, key: Key) {
         self.cancel_stream_timer(key);
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.up = None;
         stream.phase = Phase::Waiting;
-        let slot = self.devices.get(stream.device).and_then(|device| device.slot);
-        let Some(slot) = slot else { return self.close(key, End::Reset) };
-        if !self.control.is_connected() {
-            return;
+        self.life.orphans.push_back(key);
+    }
+
+    /// Gives the daemon those that were set aside, as far as it takes them; they stay here until it has, or
+    /// until there is one.
+    pub(super) fn hand_over_orphans(&mut self) {
+        while self.control.is_connected() && self.control.is_quiet() {
+            let Some(key) = self.life.orphans.pop_front() else { return };
+            let Some(stream) = self.streams.get(key).filter(|stream| stream.phase == Phase::Waiting) else {
+                continue;
+            };
+            let (device, index) = (stream.device, stream.index);
+            let Some(slot) = self.devices.get(device).and_then(|device| device.slot) else {
+                self.close(key, End::Reset);
+                continue;
+            };
+            if !self.send_now(&FromWorker::Orphan { slot, index }, stream.down.as_fd()) {
+                return self.life.orphans.push_front(key);
+            }
+            if let Some(stream) = self.streams.remove(key) {
+                // The daemon has a duplicate from here on: closing ours would not end the watch.
+                self.core.poller.delete(stream.down.as_fd());
+                self.forget_stream(device);
+            }
         }
-        let Some(stream) = self.streams.remove(key) else { return };
-        // The daemon has a duplicate from here on: closing ours would not end the watch.
-        self.core.poller.delete(stream.down.as_fd());
-        let (device, index) = (stream.device, stream.index);
-        self.send(&FromWorker::Orphan { slot, index }, vec![stream.down.into_fd()]);
-        self.forget_stream(device);
     }
 
     /// Stops accepting; exits when all is finished, or after `grace`.

@@ -88,10 +88,14 @@ impl Rig {
 
     /// As a process of its own with everything given up; for a test binary whose `main` runs the role.
     pub(crate) fn start_process(init: Init, fds: &[BorrowedFd<'_>]) -> Rig {
+        Rig::start_role("worker", init, fds)
+    }
+
+    pub(crate) fn start_role(role: &str, init: Init, fds: &[BorrowedFd<'_>]) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = Channel::pair().unwrap();
         let adoption = Channel::listen(&dir.path().join("w.sock")).unwrap();
-        portway_sys::process::spawn_role(&["worker"], vec![theirs.into(), adoption], Vec::new()).unwrap();
+        portway_sys::process::spawn_role(&[role], vec![theirs.into(), adoption], Vec::new()).unwrap();
         Rig::finish(ours, dir, None, &init, fds)
     }
 
