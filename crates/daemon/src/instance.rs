@@ -372,6 +372,12 @@ impl Instance {
             }
             return;
         };
+        // The door first: a client that came in now would wait for a worker that takes nobody any more.
+        for (_, device) in std::mem::take(&mut self.devices) {
+            if let Some(listeners) = device.listeners {
+                apply::close_elsewhere(listeners, device.spec, self.run.clone()).await;
+            }
+        }
         for one in &serving {
             one.worker.drain(grace).await;
         }
@@ -385,11 +391,6 @@ impl Instance {
         }
         for one in serving {
             one.worker.kill();
-        }
-        for (_, device) in std::mem::take(&mut self.devices) {
-            if let Some(listeners) = device.listeners {
-                listeners.close(&device.spec, self.run.as_ref());
-            }
         }
     }
 }

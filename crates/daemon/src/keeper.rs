@@ -30,6 +30,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for one message of the list.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Longest wait for its end once it was told.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Pause between two starts of a keeper that dies at once.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
@@ -64,6 +67,7 @@ enum Order {
     Keep { key: String, note: String, descriptors: Vec<OwnedFd> },
     Drop { key: String },
     Settle(oneshot::Sender<()>),
+    End(oneshot::Sender<()>),
 }
 
 struct Link {
@@ -125,12 +129,36 @@ impl Keeper {
             let _ = timeout(SEND_TIMEOUT, done).await;
         }
     }
+
+    /// Ends it for good: what it holds is closed, it is gone, and so are its files.
+    pub(crate) async fn end(&self) {
+        let Some(queue) = &self.queue else { return };
+        let (reply, done) = oneshot::channel();
+        if queue.send(Order::End(reply)).await.is_ok() {
+            // Its task is gone when the runtime ends.
+            let _ = done.await;
+        }
+    }
 }
 
-/// Ends the keeper at `workers_dir`, if one runs; true when there was one.
-pub(crate) fn end(workers_dir: &Path) -> bool {
-    let Ok(channel) = Channel::connect(&workers_dir.join(SOCKET_NAME)) else { return false };
-    serde_json::to_vec(&ToKeeper::Exit).is_ok_and(|packet| channel.send(&packet, &[]).is_ok())
+/// Tells the keeper to end, waits until it is gone, and removes its files.
+async fn dismiss(setup: &Setup, link: &Link) {
+    // One that cannot be told has ended, or is killed below.
+    let _ = send(&link.channel, &ToKeeper::Exit, &[]).await;
+    let gone = async {
+        match &link.pidfd {
+            Some(process) => drop(process.readable().await),
+            None => ended(link).await,
+        }
+    };
+    if timeout(END_TIMEOUT, gone).await.is_err() {
+        end_recorded(&setup.workers_dir);
+    }
+    worker::bury(link.pid, None);
+    for name in [SOCKET_NAME, RECORD_NAME] {
+        // Not there is as good.
+        let _ = std::fs::remove_file(setup.workers_dir.join(name));
+    }
 }
 
 async fn connect_or_start(setup: &Setup) -> std::io::Result<(Link, Kept)> {
@@ -216,6 +244,13 @@ async fn serve(
     loop {
         let lost = tokio::select! {
             order = orders.recv() => match order {
+                Some(Order::End(reply)) => {
+                    dismiss(&setup, &link).await;
+                    pid.store(0, Ordering::Relaxed);
+                    // Whoever waited may have given up.
+                    let _ = reply.send(());
+                    return;
+                }
                 Some(order) => send_order(&link.channel, order).await.is_err(),
                 None => return,
             },
@@ -270,6 +305,8 @@ async fn send_order(channel: &AsyncFd<Channel>, order: Order) -> std::io::Result
             let _ = reply.send(());
             Ok(())
         }
+        // It ends the task that calls this.
+        Order::End(_) => Ok(()),
         Order::Drop { key } => send(channel, &ToKeeper::Drop { key }, &[]).await,
         Order::Keep { key, note, descriptors } => {
             for (chunk, part) in descriptors.chunks(MAX_FDS).enumerate() {

@@ -16,8 +16,10 @@ pub(crate) struct LogControl(Handle<EnvFilter, Registry>);
 pub(crate) fn start(filter: &LogFilter) -> LogControl {
     let (layer, handle) = reload::Layer::new(EnvFilter::new(filter.as_str()));
     // Already started: tests that run several daemons in one process.
-    let _ =
-        tracing_subscriber::registry().with(layer).with(fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr)).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(layer)
+        .with(fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr))
+        .try_init();
     LogControl(handle)
 }
 

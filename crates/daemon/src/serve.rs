@@ -69,9 +69,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     plant(&hub, &loaded, kept);
     if options.action == DaemonAction::Purge {
         hub.shut_down(Ending::Drain(Duration::ZERO)).await;
-        if keeper::end(&options.paths.workers_dir) {
-            info!("keeper ended");
-        }
+        hub.keeper.end().await;
         return Ok(());
     }
     let control = control_socket(&options.paths.socket)?;

@@ -110,7 +110,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Takes a device down and forgets it.
+    /// Takes a device down and forgets it. Its addresses are free when this returns.
     async fn forget(&mut self, name: &DeviceName) {
         if let Some(group) =
             self.devices.get(name).and_then(|device| device.placed.as_ref()).map(|placed| placed.group)
@@ -122,6 +122,7 @@ impl Instance {
         }
         self.close(name).await;
         self.reset_orphans(name).await;
+        self.hub.keeper.settle().await;
         self.devices.remove(name);
         self.reconcile().await;
     }
@@ -220,6 +221,7 @@ impl Instance {
                     close_elsewhere(old, before, run).await;
                 }
                 self.keep(name).await;
+                self.hub.keeper.settle().await;
                 Ok(())
             }
             Err(problem) => {
@@ -267,7 +269,6 @@ impl Instance {
         let committed = self.hub.commit(vec![Change::Delete(self.device_key(name))]).await;
         committed.map_err(|text| failure(FailureKind::Internal, format!("removal not stored: {text}")))?;
         self.forget(name).await;
-        self.hub.keeper.settle().await;
         self.hub.tell("device-removed", &self.key, Some(name), "removed".into());
         Ok(())
     }
