@@ -181,10 +181,14 @@ impl Engine {
         self.watch_room(false);
     }
 
-    /// Sends a message that has nothing to wait behind; false when the daemon does not take it now.
-    pub(super) fn send_now(&mut self, message: &FromWorker, fd: BorrowedFd<'_>) -> bool {
-        let Some(bytes) = encode(message) else { return false };
-        match self.send_packet(&bytes, &[fd]) {
+    /// Sends a message that has nothing to wait behind. [`Engine::is_taken`] says what the result means.
+    pub(super) fn send_now(&self, message: &FromWorker, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.send_packet(&encode(message).ok_or(io::ErrorKind::InvalidInput)?, &[fd])
+    }
+
+    /// Whether the daemon has taken a message. If not, it will be seen when it takes more, or it is gone.
+    pub(super) fn is_taken(&mut self, sent: io::Result<()>) -> bool {
+        match sent {
             Ok(()) => true,
             Err(error) if is_pressure(&error) => {
                 self.watch_room(true);

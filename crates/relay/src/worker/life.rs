@@ -166,7 +166,8 @@ impl Engine {
                 self.close(key, End::Reset);
                 continue;
             };
-            if !self.send_now(&FromWorker::Orphan { slot, index }, stream.down.as_fd()) {
+            let sent = self.send_now(&FromWorker::Orphan { slot, index }, stream.down.as_fd());
+            if !self.is_taken(sent) {
                 return self.life.orphans.push_front(key);
             }
             if let Some(stream) = self.streams.remove(key) {

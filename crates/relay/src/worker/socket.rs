@@ -105,11 +105,6 @@ impl Socket {
             tracing::debug!(%error, "no reset on close");
         }
     }
-
-    /// The descriptor alone.
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
 }
 
 impl AsFd for Socket {
