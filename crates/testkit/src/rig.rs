@@ -26,7 +26,7 @@ pub struct Rig {
 
 impl Rig {
     /// A running container whose name begins with `name`, and the daemon `program`. `None`, after
-    /// [`require`](crate::require), where there is no bed.
+    /// [`require`](crate::require()), where there is no bed.
     ///
     /// # Errors
     /// When either does not start.
