@@ -273,10 +273,12 @@ impl Paths {
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o644)
+            .mode(0o600)
             .custom_flags(nix::libc::O_NOFOLLOW)
             .open(&self.lock)
             .map_err(failed)?;
+        // Whoever can open it can lock it. One of an earlier version may be there.
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

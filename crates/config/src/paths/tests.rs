@@ -93,3 +93,14 @@ fn a_second_daemon_is_told_who_is_there() {
     drop(held);
     paths.lock().unwrap();
 }
+
+/// Whoever can open a file can lock it, for reading as well: that would keep the daemon from starting.
+#[test]
+fn the_lock_is_nobody_else_s_to_open() {
+    let temp = tempfile::tempdir().unwrap();
+    let paths = Paths::below(temp.path()).unwrap();
+    drop(File::create(&paths.lock).unwrap());
+    fs::set_permissions(&paths.lock, Permissions::from_mode(0o644)).unwrap();
+    let _held = paths.lock().unwrap();
+    assert_eq!(fs::metadata(&paths.lock).unwrap().permissions().mode() & 0o777, 0o600);
+}
