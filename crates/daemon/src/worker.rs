@@ -25,14 +25,18 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use self::link::{ADOPT_TIMEOUT, Link, handshake};
+use self::link::{ADOPT_TIMEOUT, Link, checked, handshake};
 use self::record::{Recorded, forget, kill, note_draining, record, recorded};
 pub(crate) use self::record::{bury, end, instance_of, names};
 use crate::keeper::{receive_packet, send_packet};
+use crate::state::with_sources;
 use crate::watched::watched;
 
 /// Longest wait for a worker to start or to answer. A worker that does not answer hangs and is replaced.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest failure text taken from a worker. Ours are one line.
+const TEXT_MAX_CHARS: usize = 300;
 
 /// What can fail with a worker.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +115,7 @@ pub(crate) struct Found {
 pub(crate) struct Adopted {
     /// Handle of it.
     pub(crate) worker: Worker,
-    /// What `Init` said when it was started.
+    /// What it was started as, by our own record.
     pub(crate) identity: portway_relay::wire::Identity,
     /// Its table.
     pub(crate) devices: Vec<Found>,
@@ -143,9 +147,7 @@ impl Worker {
         let begun = match init.lifetime {
             // Before it is told anything: from then on it goes on without a daemon, and the next one
             // must know it. Until then it ends with this one.
-            Lifetime::Detached => {
-                record(dir, &name, pid, &init.identity.instance).map_err(WorkerError::Start)
-            }
+            Lifetime::Detached => record(dir, pid, &init.identity).map_err(WorkerError::Start),
             Lifetime::WithDaemon => Ok(()),
         };
         let shaken = match begun {
@@ -170,14 +172,14 @@ impl Worker {
     /// # Errors
     /// [`WorkerError`] when it lives and cannot be adopted.
     pub(crate) async fn adopt(dir: &Path, name: &str, sink: Sink) -> Result<Option<Adopted>, WorkerError> {
-        let Some(Recorded { pid, pidfd, draining }) = recorded(dir, name) else {
+        let Some(Recorded { pid, pidfd, identity, draining }) = recorded(dir, name) else {
             forget(dir, name);
             return Ok(None);
         };
         let channel = Channel::connect(&dir.join(format!("{name}.sock"))).map_err(WorkerError::Start)?;
         let link = Link::new(channel, pid, pidfd).map_err(WorkerError::Start)?;
         link.send(&ToWorker::Hello { version: PROTOCOL_VERSION }, &[]).await?;
-        let (identity, counters) = link.ready(ADOPT_TIMEOUT).await?;
+        let counters = link.ready(ADOPT_TIMEOUT).await?;
         let devices = link.table().await?;
         let next_slot = devices.iter().map(|found| found.slot.0 + 1).max().unwrap_or(0);
         let worker = link.into_worker(dir, name.to_owned(), counters, next_slot, sink);
@@ -356,15 +358,16 @@ async fn send(
 async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, sink: Sink) {
     let mut packet = Vec::new();
     loop {
-        let descriptors = match receive_packet(&channel, &mut packet).await {
+        let received = receive_packet(&channel, &mut packet).await.map_err(WorkerError::Start);
+        let descriptors = match received.and_then(|some| some.map(checked).transpose()) {
             Ok(Some(descriptors)) => descriptors,
             Ok(None) => break,
             Err(failure) => {
-                warn!(worker, error = %failure, "worker channel broken");
+                warn!(worker, error = %with_sources(&failure), "worker channel broken");
                 break;
             }
         };
-        match serde_json::from_slice(&packet) {
+        match serde_json::from_slice(&packet).map(bounded) {
             Ok(FromWorker::Done { seq, error }) => {
                 let waiting = pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&seq);
                 if let Some(reply) = waiting {
@@ -373,16 +376,38 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
                 }
             }
             Ok(message) => {
+                // Many messages may wait for the actor: only those that need a descriptor keep theirs.
+                let descriptors = match &message {
+                    FromWorker::Orphan { .. } if descriptors.len() == 1 => descriptors,
+                    _ => Vec::new(),
+                };
                 // Never waits: the actor may be waiting for an answer behind this message.
                 let news = News { worker: worker.clone(), what: Happened::Said(message, descriptors) };
                 if sink.try_send(news).is_err() {
                     debug!(worker, "news of a worker dropped, its instance is busy");
                 }
             }
-            Err(problem) => warn!(worker, error = %problem, "unreadable message of a worker"),
+            // It is not ours any more: the end of its channel is its own end.
+            Err(problem) => {
+                warn!(worker, error = %problem, "unreadable message of a worker");
+                break;
+            }
         }
     }
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
     // The actor is gone when the daemon ends.
     let _ = sink.send(News { worker, what: Happened::Ended }).await;
 }
+
+/// Cuts what is text for people: many messages may wait for the actor.
+fn bounded(message: FromWorker) -> FromWorker {
+    match message {
+        FromWorker::Failure { slot, count, text } => {
+            FromWorker::Failure { slot, count, text: text.chars().take(TEXT_MAX_CHARS).collect() }
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

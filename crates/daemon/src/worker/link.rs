@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portway_relay::wire::{FromWorker, Identity, Init, SLOT_COUNT, ToWorker};
+use portway_relay::wire::{FromWorker, Init, MAX_FDS, SLOT_COUNT, ToWorker};
 use portway_sys::process::Child;
 use portway_sys::seqpacket::Channel;
 use portway_sys::shm::CountersView;
@@ -18,6 +18,10 @@ use crate::watched::watched;
 
 /// Longest wait for an adopted worker's first message and each next one of its table.
 pub(super) const ADOPT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Packets of a table, at most: every device one, the listeners of all ports of both protocols on a
+/// few addresses, and as many reports.
+const TABLE_MAX_PACKETS: usize = 2 * (SLOT_COUNT as usize + 8 * 65_536 / MAX_FDS);
 
 /// A worker before it is known to serve.
 pub(super) struct Link {
@@ -47,17 +51,19 @@ impl Link {
             .map_err(|_| WorkerError::Silent("starting"))?
             .map_err(WorkerError::Start)?
             .ok_or(WorkerError::Ended("starting"))?;
+        let descriptors = checked(descriptors)?;
         let message = serde_json::from_slice(&packet)
             .map_err(|problem| WorkerError::Refused(format!("unreadable message: {problem}")))?;
         Ok((message, descriptors))
     }
 
-    pub(super) async fn ready(&self, limit: Duration) -> Result<(Identity, CountersView), WorkerError> {
+    /// The worker's counters. What it says of itself is not asked for: our own record knows.
+    pub(super) async fn ready(&self, limit: Duration) -> Result<CountersView, WorkerError> {
         match self.receive(limit).await? {
-            (FromWorker::Ready { identity, .. }, mut descriptors) if descriptors.len() == 1 => {
+            (FromWorker::Ready { .. }, mut descriptors) if descriptors.len() == 1 => {
                 let lines = usize::try_from(SLOT_COUNT).unwrap_or(usize::MAX);
                 let memory = descriptors.remove(0);
-                Ok((identity, CountersView::map(memory.as_fd(), lines).map_err(WorkerError::Start)?))
+                CountersView::map(memory.as_fd(), lines).map_err(WorkerError::Start)
             }
             (FromWorker::Version { version }, _) => Err(WorkerError::Version(version)),
             (FromWorker::Done { error: Some(reason), .. }, _) => Err(WorkerError::Refused(reason)),
@@ -65,25 +71,23 @@ impl Link {
         }
     }
 
+    /// The worker's devices with their listeners.
+    ///
+    /// # Errors
+    /// Also for a table that does not end: it would cost memory and descriptors of all instances.
     pub(super) async fn table(&self) -> Result<Vec<Found>, WorkerError> {
-        let mut table: Vec<Found> = Vec::new();
-        loop {
+        let mut table = Vec::new();
+        for _ in 0..TABLE_MAX_PACKETS {
             match self.receive(ADOPT_TIMEOUT).await? {
-                (FromWorker::Entry { slot, device, listen_count, first }, descriptors) => {
-                    if slot.0 >= SLOT_COUNT || listen_count > u32::from(u16::MAX) {
-                        return Err(WorkerError::Refused("the relay worker's table is malformed".into()));
-                    }
-                    if first == 0 {
-                        table.push(Found { slot, device, listeners: descriptors, listen_count });
-                    } else if let Some(found) = table.iter_mut().find(|found| found.slot == slot) {
-                        found.listeners.extend(descriptors);
-                    }
+                (FromWorker::Entry { slot, device, listen_count, first }, listeners) => {
+                    enter(&mut table, Found { slot, device, listeners, listen_count }, first)?;
                 }
                 (FromWorker::End, _) => return Ok(table),
                 // Reports may come between; they are repeated when they matter.
                 _ => {}
             }
         }
+        Err(malformed())
     }
 
     pub(super) fn into_worker(
@@ -113,6 +117,49 @@ impl Link {
     }
 }
 
+/// Adds a packet of the table: a device that is not there yet, or more listeners of one that is.
+fn enter(table: &mut Vec<Found>, packet: Found, first: u32) -> Result<(), WorkerError> {
+    if packet.slot.0 >= SLOT_COUNT || packet.listen_count > u32::from(u16::MAX) {
+        return Err(malformed());
+    }
+    let before = table.iter_mut().find(|found| found.slot == packet.slot);
+    let found = match (before, first) {
+        (None, 0) => {
+            table.push(packet);
+            table.last()
+        }
+        (Some(found), 1..) => {
+            found.listeners.extend(packet.listeners);
+            Some(&*found)
+        }
+        _ => None,
+    };
+    let within =
+        |found: &Found| u32::try_from(found.listeners.len()).is_ok_and(|have| have <= found.listen_count);
+    if found.is_some_and(within) { Ok(()) } else { Err(malformed()) }
+}
+
+/// What a worker sends with a packet: sockets, or its counters. Closing anything else may hang for as
+/// long as the instance's root likes (a FUSE file), which is left to a thread of its own.
+///
+/// # Errors
+/// When there is something else.
+pub(super) fn checked(descriptors: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, WorkerError> {
+    let is_ours = |fd: &OwnedFd| {
+        rustix::net::sockopt::socket_type(fd).is_ok() || rustix::fs::fcntl_get_seals(fd).is_ok()
+    };
+    if descriptors.iter().all(is_ours) {
+        return Ok(descriptors);
+    }
+    // At most one for each worker: it is ended for this.
+    std::thread::spawn(move || drop(descriptors));
+    Err(WorkerError::Refused("the relay worker sent a descriptor that is no socket".into()))
+}
+
+fn malformed() -> WorkerError {
+    WorkerError::Refused("the relay worker's table is malformed".into())
+}
+
 pub(super) async fn handshake(
     ours: Channel,
     child: Child,
@@ -122,6 +169,6 @@ pub(super) async fn handshake(
     let link = Link::new(ours, child.pid, child.pidfd).map_err(WorkerError::Start)?;
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     link.send(&ToWorker::Init(init.clone()), &borrowed).await?;
-    let (_, counters) = link.ready(ANSWER_TIMEOUT).await?;
+    let counters = link.ready(ANSWER_TIMEOUT).await?;
     Ok((link, counters))
 }

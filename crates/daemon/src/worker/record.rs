@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use portway_model::InstanceKey;
+use portway_relay::wire::Identity;
 use portway_sys::{pidfd, process};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
@@ -19,7 +20,8 @@ const SUFFIXES: [&str; 3] = ["sock", "json", "json.new"];
 struct Record {
     pid: i32,
     start_time: u64,
-    instance: String,
+    /// What it was started as. Its own word for it is never asked: it decides what the worker is given.
+    identity: Identity,
     #[serde(default)]
     draining: bool,
 }
@@ -28,6 +30,8 @@ struct Record {
 pub(super) struct Recorded {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
+    /// What it was started as.
+    pub(super) identity: Identity,
     /// It was told to finish.
     pub(super) draining: bool,
 }
@@ -50,7 +54,7 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 
 /// Instance a worker of an earlier daemon serves; `None` when it was not recorded.
 pub(crate) fn instance_of(dir: &Path, name: &str) -> Option<InstanceKey> {
-    read(dir, name)?.instance.parse().ok()
+    read(dir, name)?.identity.instance.parse().ok()
 }
 
 /// Kills the worker `name` of an earlier daemon and removes its files.
@@ -84,9 +88,10 @@ pub(crate) fn bury(pid: i32, pidfd: Option<OwnedFd>) {
 ///
 /// # Errors
 /// When the process is gone, or the file cannot be written: no later daemon would know the worker.
-pub(super) fn record(dir: &Path, name: &str, pid: i32, instance: &str) -> std::io::Result<()> {
+pub(super) fn record(dir: &Path, pid: i32, identity: &Identity) -> std::io::Result<()> {
     let start_time = pidfd::start_time(pid)?;
-    write(dir, name, &Record { pid, start_time, instance: instance.to_owned(), draining: false })
+    let record = Record { pid, start_time, identity: identity.clone(), draining: false };
+    write(dir, &identity.name, &record)
 }
 
 /// Records that a worker was told to finish, if it is recorded.
@@ -113,8 +118,8 @@ pub(super) fn recorded(dir: &Path, name: &str) -> Option<Recorded> {
     let record = read(dir, name)?;
     let pidfd = pidfd::open(record.pid).ok()?;
     let same = pidfd::start_time(record.pid).is_ok_and(|start_time| start_time == record.start_time);
-    let Record { pid, draining, .. } = record;
-    (same && !pidfd::exited(pidfd.as_fd())).then_some(Recorded { pid, pidfd, draining })
+    let Record { pid, identity, draining, .. } = record;
+    (same && !pidfd::exited(pidfd.as_fd())).then_some(Recorded { pid, pidfd, identity, draining })
 }
 
 pub(super) fn forget(dir: &Path, name: &str) {
