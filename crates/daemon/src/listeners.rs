@@ -43,7 +43,7 @@ pub(crate) enum OpenError {
         address: String,
     },
     /// The folder of a socket path is missing.
-    #[error("the folder of {path} does not exist in {}", side_name(*side))]
+    #[error("the folder of {path} does not exist {}", place_name(*side))]
     ParentMissing {
         /// Which path.
         path: String,
@@ -91,6 +91,13 @@ impl OpenError {
             | OpenError::UnmappedId { .. }
             | OpenError::Io { .. } => false,
         }
+    }
+}
+
+fn place_name(side: Side) -> &'static str {
+    match side {
+        Side::Host => "on this host",
+        Side::Instance => "in the instance",
     }
 }
 
@@ -147,6 +154,12 @@ pub(crate) fn count(spec: &DeviceSpec) -> u32 {
         Address::Tcp { ports, .. } | Address::Udp { ports, .. } => ports.count(),
         Address::Unix(_) => 1,
     }
+}
+
+/// Whether listeners of `spec` are files of the instance, whose file system may never answer.
+pub(crate) fn is_inside(spec: &DeviceSpec) -> bool {
+    listen_side(spec.bind) == Side::Instance
+        && matches!(spec.listen.address(), Address::Unix(UnixName::Path(_)))
 }
 
 /// Opens the listeners of `spec`; `run` is needed for the instance's side. Blocks; call it on a

@@ -10,6 +10,7 @@ use std::time::Duration;
 use portway_incus::{Client, IncusError, InstanceKind, status_code};
 use portway_model::{InstanceKey, Provider};
 use portway_sys::{netns, pidfd, unix_path, userns::IdMap};
+use tokio::sync::Semaphore;
 
 use crate::instance::plan::RunId;
 use crate::state::with_sources;
@@ -53,6 +54,25 @@ pub(crate) struct Run {
     pub(crate) init: Option<Init>,
     /// Id maps of the instance; `None` when its ids are the host's.
     pub(crate) ids: Option<IdMap>,
+    /// Threads that may be in its file system.
+    pub(crate) threads: Arc<Threads>,
+}
+
+/// Bounds the threads that work in an instance's file system. Its root can make it hang for ever (FUSE
+/// below an overlay reaches us too), and the threads are shared with all other instances.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    /// For opening and closing: two, since one that hangs must not keep the next from being tried.
+    /// Whoever gets none fails at once.
+    pub(crate) work: Arc<Semaphore>,
+    /// For looking at what is there: one after the other.
+    pub(crate) look: Arc<Semaphore>,
+}
+
+impl Threads {
+    fn new() -> Arc<Threads> {
+        Arc::new(Threads { work: Arc::new(Semaphore::new(2)), look: Arc::new(Semaphore::new(1)) })
+    }
 }
 
 /// The process an instance lives and dies with.
@@ -82,14 +102,16 @@ impl Run {
         }
         let ids = Some(IdMap::of_pid(pid)?);
         let init = Init { pid, pidfd: Arc::new(descriptor) };
-        Ok(Run { id: RunId(format!("{pid}:{started}")), place: Place::Process, init: Some(init), ids })
+        let id = RunId(format!("{pid}:{started}"));
+        Ok(Run { id, place: Place::Process, init: Some(init), ids, threads: Threads::new() })
     }
 
     fn of_namespace(path: &Path) -> std::io::Result<Run> {
         let descriptor = netns::open_path(path)?;
         let id = netns::id(descriptor.as_fd())?;
         let place = Place::Namespace(path.to_path_buf());
-        Ok(Run { id: RunId(format!("{}:{}", id.dev, id.ino)), place, init: None, ids: None })
+        let id = RunId(format!("{}:{}", id.dev, id.ino));
+        Ok(Run { id, place, init: None, ids: None, threads: Threads::new() })
     }
 
     /// Whether this run is still on.

@@ -1,10 +1,12 @@
 //! Carries the planned steps out: listeners, workers, placements, and the keeper's copies.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portway_model::{Bind, DeviceName};
+use portway_model::{Bind, DeviceName, DeviceSpec};
 use portway_relay::wire::{Identity, Init, Lifetime, PROTOCOL_VERSION, WireDevice};
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tracing::{info, warn};
 
 use super::device::{Placement, Setback};
@@ -12,6 +14,7 @@ use super::plan::{self, Group, Side, Step, View, WorkerView};
 use super::{Crashes, ENDING_LIMIT, Instance, Leaving, Serving, placing};
 use crate::hub::random_name;
 use crate::listeners::{self, Listeners, OpenError};
+use crate::provider::Run;
 use crate::state::with_sources;
 use crate::worker::{Put, Worker, WorkerError};
 
@@ -205,7 +208,7 @@ impl Instance {
         }
     }
 
-    fn worker_init(&self, group: Group, run: &crate::provider::Run) -> std::io::Result<(Init, Vec<OwnedFd>)> {
+    fn worker_init(&self, group: Group, run: &Run) -> std::io::Result<(Init, Vec<OwnedFd>)> {
         let settings = &self.hub.settings;
         let mut descriptors = Vec::new();
         if group.connect_side == Side::Instance {
@@ -282,7 +285,7 @@ impl Instance {
         name: &DeviceName,
         group: Group,
         keep_listeners: bool,
-        run: &crate::provider::Run,
+        run: &Run,
     ) -> Result<(), WorkerError> {
         let key = self.device_key(name).to_string();
         let (Some(device), Some(serving)) = (self.devices.get_mut(name), self.workers.get_mut(&group)) else {
@@ -385,34 +388,64 @@ impl Instance {
         self.hub.tell("worker-ended", &self.key, None, format!("pid {}: {why}", serving.worker.pid()));
         serving.worker.kill();
         // An instance that ends takes its workers along; that is no crash.
-        if self.run.as_ref().is_some_and(crate::provider::Run::alive) {
+        if self.run.as_ref().is_some_and(Run::alive) {
             self.count_crash(group, why.to_owned());
         }
     }
 }
 
 /// Opens listeners on a thread that may block, and waits only so long.
-pub(super) async fn open_elsewhere(
-    spec: portway_model::DeviceSpec,
-    run: Option<crate::provider::Run>,
-) -> Result<Listeners, OpenError> {
+pub(super) async fn open_elsewhere(spec: DeviceSpec, run: Option<Run>) -> Result<Listeners, OpenError> {
     let address = spec.listen.to_string();
-    let opening = tokio::task::spawn_blocking(move || listeners::open(&spec, run.as_ref()));
+    let late = |address| OpenError::Io { address, source: std::io::ErrorKind::TimedOut.into() };
+    let Ok(pass) = pass(&spec, run.as_ref()) else { return Err(late(address)) };
+    let opening = tokio::task::spawn_blocking(move || {
+        let _pass = pass;
+        listeners::open(&spec, run.as_ref())
+    });
     match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
         Ok(Ok(result)) => result,
         Ok(Err(failure)) => Err(OpenError::Io { address, source: std::io::Error::other(failure) }),
-        Err(_) => Err(OpenError::Io { address, source: std::io::ErrorKind::TimedOut.into() }),
+        Err(_) => Err(late(address)),
     }
 }
 
+/// Takes over listeners that another process held, on a thread that may block: see
+/// [`Listeners::recover`]. `None` also when it takes too long.
+pub(super) async fn recover_elsewhere(
+    descriptors: Vec<OwnedFd>,
+    note: String,
+    spec: DeviceSpec,
+    run: Option<Run>,
+) -> Option<Listeners> {
+    let pass = pass(&spec, run.as_ref()).ok()?;
+    let recovering = tokio::task::spawn_blocking(move || {
+        let _pass = pass;
+        Listeners::recover(descriptors, &note, &spec, run.as_ref())
+    });
+    tokio::time::timeout(OPEN_TIMEOUT, recovering).await.ok()?.ok()?
+}
+
 /// Closes listeners on a thread that may block: a socket file inside the instance is removed.
-pub(super) async fn close_elsewhere(
-    listeners: Listeners,
-    spec: portway_model::DeviceSpec,
-    run: Option<crate::provider::Run>,
-) {
-    let closing = tokio::task::spawn_blocking(move || listeners.close(&spec, run.as_ref()));
+pub(super) async fn close_elsewhere(listeners: Listeners, spec: DeviceSpec, run: Option<Run>) {
+    let Ok(pass) = pass(&spec, run.as_ref()) else {
+        // Closed all the same; its file stays, a dead one that the next bind removes.
+        return warn!("a file system does not answer, socket file not removed");
+    };
+    let closing = tokio::task::spawn_blocking(move || {
+        let _pass = pass;
+        listeners.close(&spec, run.as_ref());
+    });
     if tokio::time::timeout(OPEN_TIMEOUT, closing).await.is_err() {
         warn!("closing a listener takes long");
     }
 }
+
+/// Leave for a thread to work in the instance's file system; `None` when it does not go there.
+fn pass(spec: &DeviceSpec, run: Option<&Run>) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+    let inside = run.filter(|_| listeners::is_inside(spec));
+    inside.map(|run| Arc::clone(&run.threads.work).try_acquire_owned()).transpose()
+}
+
+#[cfg(test)]
+mod tests;

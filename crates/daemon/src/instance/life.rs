@@ -2,6 +2,7 @@
 //! another name.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portway_model::{DeviceKey, DeviceName, InstanceKey};
@@ -122,8 +123,14 @@ impl Instance {
                 device.listeners.as_ref().and_then(|open| open.visibility(&device.spec, run.as_ref()));
             let (Some(check), Some(own)) = (check, self.own.upgrade()) else { continue };
             device.checking = true;
-            let name = device.name.clone();
+            let (name, look) = (device.name.clone(), run.as_ref().map(|run| Arc::clone(&run.threads.look)));
+            let look = look.filter(|_| listeners::is_inside(&device.spec));
             tokio::spawn(async move {
+                // One after the other: waiting costs no thread.
+                let _pass = match look {
+                    Some(look) => look.acquire_owned().await.ok(),
+                    None => None,
+                };
                 let visible = tokio::task::spawn_blocking(check).await.unwrap_or(true);
                 // The actor is gone when the daemon ends.
                 let _ = own.send(Command::Visible(name, visible)).await;
@@ -148,7 +155,7 @@ impl Instance {
     fn look(&mut self) {
         let Some(own) = self.own.upgrade() else { return };
         self.looking = true;
-        let (hub, key, run) = (std::sync::Arc::clone(&self.hub), self.key.clone(), self.run.clone());
+        let (hub, key, run) = (Arc::clone(&self.hub), self.key.clone(), self.run.clone());
         tokio::spawn(async move {
             let observation = hub.providers.observe(&key, run.as_ref()).await;
             // The actor is gone when the daemon ends.

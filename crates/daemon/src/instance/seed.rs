@@ -8,6 +8,7 @@ use portway_model::{Bind, DeviceName};
 use portway_relay::wire::Slot;
 use tracing::{info, warn};
 
+use super::apply::recover_elsewhere;
 use super::device::{Device, Placement};
 use super::life::stored;
 use super::orphans::Orphan;
@@ -113,7 +114,7 @@ impl Instance {
             let Some(name) = self.name_in(&found.device.key) else { continue };
             slots.insert(found.slot, name.clone());
             if let Some(run) = &run {
-                self.take_over_device(&name, place, found, run, kept);
+                self.take_over_device(&name, place, found, run, kept).await;
             }
         }
         let Some(run) = run else {
@@ -157,7 +158,7 @@ impl Instance {
     }
 
     /// A device of an adopted worker: its listeners, and its place if the worker is to go on.
-    fn take_over_device(
+    async fn take_over_device(
         &mut self,
         name: &DeviceName,
         place: Option<Group>,
@@ -174,11 +175,11 @@ impl Instance {
             // The keeper's copies are preferred: a worker may lie about what it returns.
             let copies = if inside.is_none() { kept.remove(name) } else { None };
             device.listeners =
-                copies.and_then(|(note, fds)| Listeners::recover(fds, &note, &device.spec, inside));
+                copies.and_then(|(note, fds)| Listeners::recover(fds, &note, &device.spec, None));
         }
         if device.listeners.is_none() && complete {
-            let note = &found.device.note;
-            device.listeners = Listeners::recover(found.listeners, note, &device.spec, inside);
+            let (note, spec) = (found.device.note.clone(), device.spec.clone());
+            device.listeners = recover_elsewhere(found.listeners, note, spec, inside.cloned()).await;
         }
         if let Some(group) = place
             && complete
