@@ -76,7 +76,7 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device))
             _ = end.recv() => break,
             _ = stop.recv() => break,
             event = events.recv() => match event {
-                Ok(event) if event.kind == "device-state" => hub.devices().await.iter().for_each(&mut tell),
+                Ok(event) if event.kind == "device-state" => hub.counted_devices().await.iter().for_each(&mut tell),
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => break,
             },

@@ -82,11 +82,7 @@ async fn list(
         Ok(Query(query)) => query,
         Err(problem) => return json::<()>(Err(failure(FailureKind::Usage, problem.body_text()))),
     };
-    let mut devices = hub.devices().await;
-    if let Some(wanted) = query.instance {
-        devices.retain(|device| device.instance == wanted);
-    }
-    json(Ok(devices))
+    json(Ok(hub.devices(query.instance.as_ref()).await))
 }
 
 fn body<T>(body: Result<axum::Json<T>, JsonRejection>) -> Result<T, Failure> {
@@ -135,8 +131,7 @@ async fn show(State(hub): Shared, Path((instance, device)): Path<(String, String
     let result = async {
         let (key, name): (InstanceKey, DeviceName) =
             (parse("instance", &instance)?, parse("device", &device)?);
-        let found =
-            hub.devices().await.into_iter().find(|device| device.instance == key && device.name == name);
+        let found = hub.devices(Some(&key)).await.into_iter().find(|device| device.name == name);
         found.ok_or_else(|| failure(FailureKind::Missing, format!("{key} has no device {name}")))
     };
     json(result.await)
@@ -207,6 +202,6 @@ async fn events(State(hub): Shared) -> Sse<impl Stream<Item = Result<sse::Event,
 }
 
 async fn metrics(State(hub): Shared) -> Response {
-    let text = crate::metrics::render(&hub.devices().await);
+    let text = crate::metrics::render(&hub.counted_devices().await);
     ([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -10,8 +10,10 @@ use portway_control::api::{self, Failure, FailureKind};
 use portway_model::{Bind, DeviceKey, DeviceName, InstanceKey, Provider};
 use portway_relay::wire::{Ids, Lifetime, Sandbox};
 use portway_sys::netns::NetnsId;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, oneshot};
 
+use crate::instance::device::Device;
 use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending, Handle, Instance};
 use crate::keeper::Keeper;
@@ -19,7 +21,7 @@ use crate::owner;
 use crate::provider::Providers;
 use crate::state::{Change, Desired, Store, apply};
 
-/// Longest wait for an actor's list; one that is busy is left out of it.
+/// Longest wait for an actor's answer; for one that is busy the store answers.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the daemon decided at its start.
@@ -158,35 +160,63 @@ impl Hub {
         }
     }
 
-    /// All devices, sorted by instance and name.
-    pub(crate) async fn devices(&self) -> Vec<api::Device> {
-        let mut devices: Vec<_> = self.ask_all(Command::List).await.into_iter().flatten().collect();
+    /// All devices, or those of one instance, sorted by instance and name. Those of an instance that
+    /// does not answer come from the store, and say so.
+    pub(crate) async fn devices(&self, of: Option<&InstanceKey>) -> Vec<api::Device> {
+        let (mut devices, silent) = self.ask(of, Command::List).await;
+        devices.extend(silent.iter().map(|key| self.stored(key)));
+        let mut devices: Vec<_> = devices.into_iter().flatten().collect();
         devices.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
         devices
     }
 
-    async fn ask_all<T>(&self, question: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
-        let mut waiting = Vec::new();
-        for handle in self.handles() {
+    /// The devices whose counters are known at this moment.
+    pub(crate) async fn counted_devices(&self) -> Vec<api::Device> {
+        self.ask(None, Command::List).await.0.into_iter().flatten().collect()
+    }
+
+    /// Devices of an instance as the store has them, for an actor that does not answer.
+    fn stored(&self, key: &InstanceKey) -> Vec<api::Device> {
+        let desired = locked(&self.desired);
+        let stored = desired.values().filter(|device| device.instance == *key);
+        stored
+            .cloned()
+            .map(|device| Device::new(device.name, device.keys, device.uuid).unknown(key))
+            .collect()
+    }
+
+    /// Asks every actor, or one. Also returns who did not answer in time.
+    async fn ask<T>(
+        &self,
+        of: Option<&InstanceKey>,
+        question: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> (Vec<T>, Vec<InstanceKey>) {
+        let actors = locked(&self.actors).clone();
+        let (mut waiting, mut answers, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, handle) in actors.into_iter().filter(|(key, _)| of.is_none_or(|of| of == key)) {
             let (reply, answer) = oneshot::channel();
-            if handle.try_send(question(reply)).is_ok() {
-                waiting.push(answer);
+            match handle.try_send(question(reply)) {
+                Ok(()) => waiting.push((key, answer)),
+                Err(TrySendError::Full(_)) => silent.push(key),
+                Err(TrySendError::Closed(_)) => {}
             }
         }
         let deadline = tokio::time::Instant::now() + LIST_TIMEOUT;
-        let mut answers = Vec::new();
-        for answer in waiting {
-            if let Ok(Ok(found)) = tokio::time::timeout_at(deadline, answer).await {
-                answers.push(found);
+        for (key, answer) in waiting {
+            match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(found)) => answers.push(found),
+                // It has ended meanwhile.
+                Ok(Err(_)) => {}
+                Err(_) => silent.push(key),
             }
         }
-        answers
+        (answers, silent)
     }
 
     /// What `GET /1.0` says.
     pub(crate) async fn server(&self) -> api::Server {
         let mut totals = api::DeviceTotals::default();
-        for device in self.devices().await {
+        for device in self.devices(None).await {
             match device.state {
                 api::DeviceState::Active => totals.active += 1,
                 api::DeviceState::Waiting => totals.waiting += 1,
@@ -209,7 +239,7 @@ impl Hub {
             generation: self.generation.load(Ordering::Relaxed),
             devices: totals,
             providers: providers.collect(),
-            workers: self.ask_all(Command::Workers).await.into_iter().flatten().collect(),
+            workers: self.ask(None, Command::Workers).await.0.into_iter().flatten().collect(),
             keeper_pid: self.keeper.pid(),
             warnings: self.warnings.clone(),
         }

@@ -248,6 +248,14 @@ impl Device {
         }
     }
 
+    /// The device for the control API when its actor does not answer: what is stored, and that no
+    /// more is known.
+    pub(crate) fn unknown(mut self, key: &InstanceKey) -> api::Device {
+        self.state = api::DeviceState::Degraded;
+        self.reason = Some("not known: something of the instance does not answer".into());
+        self.show(key, None, None)
+    }
+
     /// State at the last [`Device::assess`].
     pub(crate) fn state(&self) -> (api::DeviceState, Option<&str>) {
         (self.state, self.reason.as_deref())
