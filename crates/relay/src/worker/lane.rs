@@ -3,7 +3,8 @@
 //! Small amounts are copied through the engine's buffer. A direction that fills the buffer, or whose destination
 //! does not take all of it, moves to splice(2) through a pipe, where what is on its way stays in the kernel; it
 //! moves back when the source runs dry. Without a pipe the rest of a buffer is kept in memory. Nothing more is
-//! read while anything is on its way, so a direction holds at most one pipe or one buffer.
+//! read while anything is on its way, so a direction holds at most one pipe or one buffer. All rests together
+//! have a limit: beyond it a direction looks at what its source has and takes only what it has passed on.
 
 use portway_sys::pipe::{self, Pipe};
 use rustix::io::Errno;
@@ -93,8 +94,10 @@ impl Lane {
             }
             let took = if self.pipe.is_some() {
                 self.splice(from, pipes)
-            } else {
+            } else if pipes.may_keep() {
                 self.copy(from, to, buffer, pipes)
+            } else {
+                self.pass(from, to, buffer)
             };
             match took {
                 Took::Bytes(count) => left = left.saturating_sub(count),
@@ -144,11 +147,10 @@ impl Lane {
 
     /// Takes one buffer from the source to the destination.
     fn copy(&mut self, from: &mut Socket, to: &mut Socket, buffer: &mut [u8], pipes: &mut Pipes) -> Took {
-        let asked = pipes.read_bytes(buffer.len());
-        let room = buffer.get_mut(..asked).unwrap_or_default();
-        let bytes = match read(from, room) {
+        let asked = buffer.len();
+        let bytes = match read(from, buffer) {
             Ok(0) => return Took::End,
-            Ok(count) => room.get(..count).unwrap_or_default(),
+            Ok(count) => buffer.get(..count).unwrap_or_default(),
             Err(Errno::AGAIN | Errno::INTR) => return Took::Nothing,
             Err(errno) => return Took::Stop(Step::SourceFailed(errno)),
         };
@@ -160,6 +162,32 @@ impl Lane {
             self.pipe = pipes.take();
         }
         Took::Bytes(bytes.len())
+    }
+
+    /// As [`Lane::copy`], but what the destination does not take stays in the source's queue.
+    fn pass(&mut self, from: &mut Socket, to: &mut Socket, buffer: &mut [u8]) -> Took {
+        let seen = match recv(&*from, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Ok((0, _)) => return Took::End,
+            Ok((seen, _)) => seen,
+            Err(Errno::AGAIN) => {
+                from.read = false;
+                return Took::Nothing;
+            }
+            Err(Errno::INTR) => return Took::Nothing,
+            Err(errno) => return Took::Stop(Step::SourceFailed(errno)),
+        };
+        let sent = match write(to, buffer.get(..seen).unwrap_or_default()) {
+            Ok(sent) => sent,
+            Err(errno) => return Took::Stop(Step::SinkFailed(errno)),
+        };
+        if sent < seen {
+            to.write = false;
+        }
+        self.count(sent);
+        match take(from, buffer.get_mut(..sent).unwrap_or_default()) {
+            Ok(()) => Took::Bytes(sent),
+            Err(errno) => Took::Stop(Step::SourceFailed(errno)),
+        }
     }
 
     /// Writes `bytes`, or keeps what the destination does not take.
@@ -262,6 +290,19 @@ pub(super) fn read(from: &mut Socket, buffer: &mut [u8]) -> Result<usize, Errno>
         }
         Err(errno) => Err(errno),
     }
+}
+
+/// Takes as many bytes as `buffer` has room for; they have been seen, and no descriptors come with them.
+pub(super) fn take(from: &Socket, mut buffer: &mut [u8]) -> Result<(), Errno> {
+    while !buffer.is_empty() {
+        match recv(from, &mut *buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Err(Errno::IO),
+            Ok((taken, _)) => buffer = buffer.get_mut(taken..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// One write; 0 when the destination is full.

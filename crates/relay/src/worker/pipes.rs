@@ -20,12 +20,9 @@ const LARGE_COUNT: usize = 32;
 /// How many idle pipes are kept.
 const IDLE_COUNT: usize = 8;
 
-/// Rests kept in memory by all streams, bytes, past which streams read less at a time: a small pipe then holds what
-/// their destinations do not take.
+/// Rests kept in memory by all streams, bytes, past which they stay in the kernel. A thousand clients that send and
+/// do not read would otherwise keep a buffer each, 64 MiB.
 const KEPT_BYTES: usize = 1024 * 1024;
-
-/// How much that is, bytes.
-const CAREFUL_READ_BYTES: usize = 8 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -88,9 +85,9 @@ impl Pipes {
         self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
     }
 
-    /// Most bytes to read at once, of `wanted`.
-    pub(super) fn read_bytes(&self, wanted: usize) -> usize {
-        if self.kept_bytes < KEPT_BYTES { wanted } else { wanted.min(CAREFUL_READ_BYTES) }
+    /// Whether more may be kept; the last one may exceed the limit by its buffer.
+    pub(super) fn may_keep(&self) -> bool {
+        self.kept_bytes < KEPT_BYTES
     }
 
     /// Closes the idle pipes: descriptors are short.

@@ -18,10 +18,10 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::lane::{Lane, Step, TURN_BYTES};
+use super::lane::{Lane, Step, TURN_BYTES, take};
 use super::pipes::Pipes;
 use super::socket::Socket;
 
@@ -210,19 +210,6 @@ fn look(from: &Socket, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let message = recvmsg(from, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
     Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
-}
-
-/// Takes as many bytes as `buffer` has room for; they have been seen, and no descriptors come with them.
-fn take(from: &Socket, mut buffer: &mut [u8]) -> Result<(), Errno> {
-    while !buffer.is_empty() {
-        match recv(from, &mut *buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err(Errno::IO),
-            Ok((taken, _)) => buffer = buffer.get_mut(taken..).unwrap_or_default(),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 /// What came beside bytes.
