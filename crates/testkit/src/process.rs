@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Resident memory in bytes: `VmRSS`, which counts shared pages too.
 ///
@@ -20,6 +21,17 @@ pub fn rss_bytes(pid: i32) -> Result<u64> {
 /// When the process is gone or not ours to see.
 pub fn fd_count(pid: i32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd")).with_context(|| format!("cannot list fds of {pid}"))?.count())
+}
+
+/// Raises this process's limit of open descriptors as far as it may: a test with a thousand clients
+/// needs more than the usual 1,024.
+///
+/// # Errors
+/// When the limit cannot be changed.
+pub fn raise_nofile() -> Result<()> {
+    let limits = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limits.maximum, maximum: limits.maximum };
+    setrlimit(Resource::Nofile, raised).context("cannot raise the limit of open descriptors")
 }
 
 /// Number of threads.

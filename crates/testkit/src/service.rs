@@ -48,6 +48,9 @@ pub enum Behaviour {
 /// How much a connection's record may hold.
 const RECORD_BYTES: usize = 16 << 20;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
 /// A running service.
 #[derive(Debug)]
 pub struct Service {
@@ -75,7 +78,9 @@ impl Service {
     pub fn start(site: &Site, addr: &Addr, behaviour: Behaviour) -> Result<Self> {
         let listener = site.run(|| match behaviour {
             Behaviour::NeverAccept { backlog } => addr.listen_with_backlog(backlog),
-            _ => addr.listen(),
+            // The library's own 128 are too few for a thousand clients at once: those beyond them are
+            // called again a second later.
+            _ => addr.listen_with_backlog(BACKLOG),
         })?;
         let listener = listener.with_context(|| format!("cannot serve at {addr}"))?;
         let addr = listener.tcp_addr()?.map_or_else(|| addr.clone(), Addr::Tcp);
