@@ -202,6 +202,8 @@ fn the_worker_ends_with_its_instance() {
         let held = connect(LISTEN);
         let live = connect("tcp:127.0.0.1:1001");
         let server = accept(&source);
+        // Through the worker: now it knows that the connection stands.
+        exchange(&live, &server, b"before");
         (&server).write_all(b"last words").unwrap();
         rig.until("held", |rig| rig.live(0) == 1);
         let start = Instant::now();

@@ -119,15 +119,13 @@ impl Engine {
     /// The target has answered, one way or the other.
     pub(super) fn on_answer(&mut self, key: Key, flags: EventFlags) {
         let Some(up) = self.streams.get(key).and_then(|stream| stream.up.as_ref()) else { return };
-        let failed = if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
-            sockopt::take_error(up.as_fd()).unwrap_or_else(Some)
-        } else {
-            None
-        };
-        match failed {
-            Some(error) => self.dial_failed(key, Errno::from_io_error(&error).unwrap_or(Errno::IO)),
-            None if flags.contains(EventFlags::OUT) => self.open(key),
-            None => {}
+        if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
+            // Without an error it was an earlier call's failure, queued before this one began.
+            if let Some(error) = sockopt::take_error(up.as_fd()).unwrap_or_else(Some) {
+                self.dial_failed(key, Errno::from_io_error(&error).unwrap_or(Errno::IO));
+            }
+        } else if flags.contains(EventFlags::OUT) {
+            self.open(key);
         }
     }
 

@@ -179,7 +179,9 @@ impl Engine {
                 }
             }
             Phase::Dialing if side == Side::Upstream => self.on_answer(key, flags),
-            Phase::Dialing | Phase::Waiting => self.on_early_event(key, flags),
+            Phase::Dialing | Phase::Waiting if side == Side::Downstream => self.on_early_event(key, flags),
+            // Of a call that has been given up since the event was queued.
+            Phase::Dialing | Phase::Waiting => {}
         }
     }
 
