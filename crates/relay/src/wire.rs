@@ -181,11 +181,11 @@ pub enum ToWorker {
         /// Let connections finish.
         drain: bool,
     },
-    /// Descriptor: an accepted client that nobody has dialled for (an earlier `Orphan`).
+    /// Descriptors: accepted clients that nobody has dialled for (an earlier `Orphan`).
     Client {
         /// Device.
         slot: Slot,
-        /// Listen index it came in by.
+        /// Listen index they came in by.
         index: u32,
     },
     /// Stop accepting (close all listeners), let connections finish, exit when none is left or
@@ -252,12 +252,12 @@ pub enum FromWorker {
         /// False when it ran out.
         reached: bool,
     },
-    /// Descriptor: a client whose dial failed because the instance is dying; nothing was read
-    /// from it. The daemon keeps it for the next worker.
+    /// Descriptors: clients without an upstream because the instance is dying; nothing was read from
+    /// them. The daemon keeps them for the next worker.
     Orphan {
         /// Device.
         slot: Slot,
-        /// Listen index it came in by.
+        /// Listen index they came in by.
         index: u32,
     },
     /// The instance's init is dead; the worker ends within 200 ms.

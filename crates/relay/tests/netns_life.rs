@@ -218,7 +218,7 @@ fn the_worker_ends_with_its_instance() {
         assert_eq!(got, b"last words");
         rig.lose_channel();
         rig.join().unwrap();
-        assert!(start.elapsed() < Duration::from_millis(1000), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_millis(6000), "{:?}", start.elapsed());
         // The held client is the daemon's: it has not been told anything.
         held.set_timeout(Duration::from_millis(50)).unwrap();
         assert_eq!((&held).read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);

@@ -182,8 +182,8 @@ impl Engine {
     }
 
     /// Sends a message that has nothing to wait behind. [`Engine::is_taken`] says what the result means.
-    pub(super) fn send_now(&self, message: &FromWorker, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.send_packet(&encode(message).ok_or(io::ErrorKind::InvalidInput)?, &[fd])
+    pub(super) fn send_now(&self, message: &FromWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_packet(&encode(message).ok_or(io::ErrorKind::InvalidInput)?, fds)
     }
 
     /// Whether the daemon has taken a message. If not, it will be seen when it takes more, or it is gone.
@@ -283,7 +283,7 @@ impl Engine {
             }
             ToWorker::Listeners { slot, first } => self.take_listeners(slot, first, fds),
             ToWorker::Remove { seq, slot, drain } => self.remove(seq, slot, drain),
-            ToWorker::Client { slot, index } => self.take_client(slot, index, fds),
+            ToWorker::Client { slot, index } => self.take_clients(slot, index, fds),
             ToWorker::Drain { grace } => self.drain(grace),
             ToWorker::Exit => self.life.exit_now(),
             ToWorker::Init(_) | ToWorker::Hello { .. } => tracing::warn!("message out of place"),

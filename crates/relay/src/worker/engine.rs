@@ -179,9 +179,9 @@ impl Engine {
                 }
             }
             Phase::Dialing if side == Side::Upstream => self.on_answer(key, flags),
-            Phase::Dialing | Phase::Waiting if side == Side::Downstream => self.on_early_event(key, flags),
+            _ if side == Side::Downstream => self.on_early_event(key, flags),
             // Of a call that has been given up since the event was queued.
-            Phase::Dialing | Phase::Waiting => {}
+            Phase::Dialing | Phase::Waiting | Phase::SetAside => {}
         }
     }
 
@@ -279,6 +279,8 @@ impl Engine {
         match (stream.phase, stream.relay) {
             (Phase::Dialing, _) => self.dial_failed(key, rustix::io::Errno::TIMEDOUT),
             (Phase::Waiting, _) => self.give_up(key, rustix::io::Errno::TIMEDOUT),
+            // Its timer was taken back.
+            (Phase::SetAside, _) => {}
             (Phase::Open, Relay::Datagrams) => self.on_idle(key),
             (Phase::Open, Relay::Descriptors) => self.pump(key),
             // One side is gone, and the other has not taken the rest in all that time.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use portway_sys::pidfd;
@@ -12,9 +12,9 @@ use super::engine::Engine;
 use super::poller::{Poller, Token, Watch};
 use super::slab::Key;
 use super::socket::Carrier;
-use super::stream::{End, Phase};
+use super::stream::{End, Phase, Stream};
 use super::timers::Timer;
-use crate::wire::FromWorker;
+use crate::wire::{FromWorker, MAX_FDS};
 
 /// How long connections have to finish once the instance is dead. Longer, and what the worker holds of it would
 /// keep its network devices from a restart.
@@ -138,7 +138,11 @@ impl Engine {
     /// Gives the daemon every client that has no target yet.
     fn hand_over_waiting(&mut self) {
         for key in self.streams.keys() {
-            if self.streams.get(key).is_some_and(|stream| stream.phase != Phase::Open) {
+            if self
+                .streams
+                .get(key)
+                .is_some_and(|stream| !matches!(stream.phase, Phase::Open | Phase::SetAside))
+            {
                 self.orphan(key);
             }
         }
@@ -149,7 +153,7 @@ impl Engine {
         self.cancel_stream_timer(key);
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.up = None;
-        stream.phase = Phase::Waiting;
+        stream.phase = Phase::SetAside;
         self.life.orphans.push_back(key);
     }
 
@@ -157,25 +161,47 @@ impl Engine {
     /// until there is one.
     pub(super) fn hand_over_orphans(&mut self) {
         while self.control.is_connected() && self.control.is_quiet() {
-            let Some(key) = self.life.orphans.pop_front() else { return };
-            let Some(stream) = self.streams.get(key).filter(|stream| stream.phase == Phase::Waiting) else {
-                continue;
-            };
-            let (device, index) = (stream.device, stream.index);
+            let keys = self.next_orphans();
+            let streams = keys.iter().filter_map(|key| self.streams.get(*key));
+            let clients: Vec<BorrowedFd<'_>> = streams.map(|stream| stream.down.as_fd()).collect();
+            let Some(first) = keys.first().and_then(|key| self.streams.get(*key)) else { return };
+            let (device, index) = (first.device, first.index);
             let Some(slot) = self.devices.get(device).and_then(|device| device.slot) else {
-                self.close(key, End::Reset);
+                keys.into_iter().for_each(|key| self.close(key, End::Reset));
                 continue;
             };
-            let sent = self.send_now(&FromWorker::Orphan { slot, index }, stream.down.as_fd());
+            let sent = self.send_now(&FromWorker::Orphan { slot, index }, &clients);
             if !self.is_taken(sent) {
-                return self.life.orphans.push_front(key);
+                return keys.into_iter().rev().for_each(|key| self.life.orphans.push_front(key));
             }
-            if let Some(stream) = self.streams.remove(key) {
-                // The daemon has a duplicate from here on: closing ours would not end the watch.
-                self.core.poller.delete(stream.down.as_fd());
-                self.forget_stream(device);
+            for key in keys {
+                if let Some(stream) = self.streams.remove(key) {
+                    // The daemon has a duplicate from here on: closing ours would not end the watch.
+                    self.core.poller.delete(stream.down.as_fd());
+                    self.forget_stream(device);
+                }
             }
         }
+    }
+
+    /// The next clients of one listener, as many as go into one message.
+    fn next_orphans(&mut self) -> Vec<Key> {
+        let mut keys = Vec::new();
+        let mut place = None;
+        while let Some(key) = self.life.orphans.pop_front() {
+            let waits = |stream: &&Stream| stream.phase == Phase::SetAside;
+            let Some(stream) = self.streams.get(key).filter(waits) else { continue };
+            let its = (stream.device, stream.index);
+            if keys.contains(&key) {
+                continue;
+            }
+            if *place.get_or_insert(its) != its || keys.len() == MAX_FDS {
+                self.life.orphans.push_front(key);
+                break;
+            }
+            keys.push(key);
+        }
+        keys
     }
 
     /// Stops accepting; exits when all is finished, or after `grace`.

@@ -25,6 +25,8 @@ pub(super) enum Phase {
     Waiting,
     /// Both sockets are connected.
     Open,
+    /// The client is to be handed to the daemon, and to nobody else.
+    SetAside,
 }
 
 /// How bytes are carried.

@@ -255,8 +255,8 @@ impl Engine {
         }
     }
 
-    /// Takes a client that an earlier worker could not serve.
-    pub(super) fn take_client(&mut self, slot: Slot, index: u32, fds: Vec<OwnedFd>) {
+    /// Takes clients that an earlier worker could not serve.
+    pub(super) fn take_clients(&mut self, slot: Slot, index: u32, fds: Vec<OwnedFd>) {
         let Some(key) = self.slots.get(&slot.0).copied() else { return };
         let Some(device) = self.devices.get(key) else { return };
         let carrier = device.plan.listen_carrier();
