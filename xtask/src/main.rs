@@ -7,6 +7,7 @@
 
 mod deps;
 mod docs;
+mod figures;
 mod licences;
 mod man;
 mod needs;
@@ -28,6 +29,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                       --quick: without the tests that need an Incus server
   testbed up|down|status [incus6]
                       a real Incus server in a network namespace of its own, for the tests
+  figures             times of `device add` and memory in use, beside Incus' own proxy device
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)
   sizes               lines per file, and the reasons for what is over the limit
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         ["testbed", rest @ ..] => return portway_testkit::testbed::main(rest),
         ["test"] => Command::Test { quick: false },
         ["test", "--quick"] => Command::Test { quick: true },
+        ["figures"] => Command::Figures,
         ["deps"] => Command::Deps,
         ["licences"] => Command::Licences,
         ["sizes"] => Command::Sizes,
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
 
 enum Command {
     Test { quick: bool },
+    Figures,
     Deps,
     Licences,
     Sizes,
@@ -81,6 +85,7 @@ impl Command {
         let workspace = Workspace::load()?;
         match self {
             Self::Test { quick } => test::run(&workspace, quick),
+            Self::Figures => figures::run(&workspace),
             Self::Deps => deps::check(&workspace),
             Self::Licences => licences::check(&workspace),
             Self::Sizes => sizes::check(&workspace),
