@@ -291,7 +291,7 @@ impl Instance {
         group: Option<Group>,
         worker: &str,
         message: FromWorker,
-        mut descriptors: Vec<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) {
         match message {
             FromWorker::Failure { slot, count, text } => self.worker_failed(group, slot, count, text),
@@ -303,17 +303,15 @@ impl Instance {
                     device.held_until = None;
                 }
             }
-            FromWorker::Orphan { slot, index } if descriptors.len() == 1 => {
-                let client = descriptors.remove(0);
-                self.take_orphan(group, worker, slot, index, client).await;
+            FromWorker::Orphan { slot, index } => {
+                self.take_orphans(group, worker, slot, index, descriptors).await;
             }
             FromWorker::InstanceGone => self.next_look = Instant::now(),
             FromWorker::Ready { .. }
             | FromWorker::Done { .. }
             | FromWorker::Entry { .. }
             | FromWorker::End
-            | FromWorker::Version { .. }
-            | FromWorker::Orphan { .. } => warn!(worker, "unexpected message of a worker"),
+            | FromWorker::Version { .. } => warn!(worker, "unexpected message of a worker"),
         }
     }
 

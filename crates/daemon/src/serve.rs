@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::hub::{Hub, Parts, failure};
-use crate::instance::orphans::{Orphan, is_client};
+use crate::instance::orphans::{Orphans, is_client};
 use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending};
 use crate::keeper::{self, Keeper, Kept};
@@ -155,9 +155,10 @@ fn plant_kept(
     let wanted = |key: &DeviceKey| loaded.damaged || loaded.desired.contains_key(key);
     if is_client(&text) {
         let (note, descriptors) = held;
-        if let Some((key, orphan)) = Orphan::recover(&text, &note, descriptors).filter(|(key, _)| wanted(key))
+        if let Some((key, orphans)) =
+            Orphans::recover(&text, &note, descriptors).filter(|(key, _)| wanted(key))
         {
-            seeds.entry(key.instance).or_default().clients.push((key.device, orphan));
+            seeds.entry(key.instance).or_default().clients.push((key.device, orphans));
             return;
         }
     } else if let Some(key) = text.parse::<DeviceKey>().ok().filter(wanted) {

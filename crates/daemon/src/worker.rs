@@ -32,6 +32,9 @@ use crate::keeper::{receive_packet, send_packet};
 use crate::state::with_sources;
 use crate::watched::watched;
 
+/// Clients that one worker may hand back, all told: it does so once, when its instance ends.
+const ORPHANED_MAX: usize = 8192;
+
 /// Longest wait for a worker to start or to answer. A worker that does not answer hangs and is replaced.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -251,17 +254,17 @@ impl Worker {
         wait(answer, "giving back a device").await
     }
 
-    /// Hands over a client that is still without an upstream.
+    /// Hands over clients that are still without an upstream, at most [`MAX_FDS`].
     ///
     /// # Errors
     /// As [`Worker::put`].
-    pub(crate) async fn client(
+    pub(crate) async fn clients(
         &self,
         slot: Slot,
         index: u32,
-        client: BorrowedFd<'_>,
+        clients: &[BorrowedFd<'_>],
     ) -> Result<(), WorkerError> {
-        send(&self.channel, &ToWorker::Client { slot, index }, &[client]).await
+        send(&self.channel, &ToWorker::Client { slot, index }, clients).await
     }
 
     /// Tells the worker to stop accepting, to finish its connections and to end within `grace`.
@@ -357,6 +360,7 @@ async fn send(
 /// kernel, so the end of the channel is the end of the worker.
 async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, sink: Sink) {
     let mut packet = Vec::new();
+    let mut orphaned = 0;
     loop {
         let received = receive_packet(&channel, &mut packet).await.map_err(WorkerError::Start);
         let descriptors = match received.and_then(|some| some.map(checked).transpose()) {
@@ -378,7 +382,10 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
             Ok(message) => {
                 // Many messages may wait for the actor: only those that need a descriptor keep theirs.
                 let descriptors = match &message {
-                    FromWorker::Orphan { .. } if descriptors.len() == 1 => descriptors,
+                    FromWorker::Orphan { .. } if orphaned + descriptors.len() <= ORPHANED_MAX => {
+                        orphaned += descriptors.len();
+                        descriptors
+                    }
                     _ => Vec::new(),
                 };
                 // Never waits: the actor may be waiting for an answer behind this message.

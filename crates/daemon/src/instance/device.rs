@@ -6,7 +6,7 @@ use portway_control::api;
 use portway_model::{Bind, DeviceName, DeviceSpec, Follow, InstanceKey, Provider};
 use portway_relay::wire::{Slot, field};
 
-use super::orphans::Orphan;
+use super::orphans::Orphans;
 use super::plan::{self, DeviceView, Group};
 use crate::listeners::{self, Listeners};
 
@@ -61,7 +61,7 @@ pub(crate) struct Device {
     /// Its socket file is being looked for.
     pub(crate) checking: bool,
     /// Clients without an upstream.
-    pub(crate) orphans: Vec<Orphan>,
+    pub(crate) orphans: Vec<Orphans>,
     /// Counters of earlier placements.
     past: [u64; 8],
     /// Last failure.
@@ -168,12 +168,13 @@ impl Device {
         self.held_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
-    /// Keeps a client for the next worker; gives it back when there are too many.
-    pub(crate) fn keep_orphan(&mut self, orphan: Orphan) -> Option<Orphan> {
-        if self.orphans.len() >= ORPHANS_MAX {
-            return Some(orphan);
+    /// Keeps clients for the next worker; gives them back when there are too many.
+    pub(crate) fn keep_orphans(&mut self, orphans: Orphans) -> Option<Orphans> {
+        let kept: usize = self.orphans.iter().map(Orphans::count).sum();
+        if kept + orphans.count() > ORPHANS_MAX {
+            return Some(orphans);
         }
-        self.orphans.push(orphan);
+        self.orphans.push(orphans);
         None
     }
 

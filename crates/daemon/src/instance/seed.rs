@@ -11,14 +11,14 @@ use tracing::{info, warn};
 use super::apply::recover_elsewhere;
 use super::device::{Device, Placement};
 use super::life::stored;
-use super::orphans::Orphan;
+use super::orphans::Orphans;
 use super::placing::GroupText;
 use super::plan::Group;
 use super::{Instance, Leaving, Serving};
 use crate::listeners::{self, Listeners};
 use crate::provider::Run;
 use crate::state::{Change, StoredDevice};
-use crate::worker::{Adopted, Found, Worker};
+use crate::worker::{Adopted, Found, Worker, WorkerError};
 
 /// What an earlier daemon left for one instance.
 #[derive(Default)]
@@ -32,7 +32,7 @@ pub(crate) struct Seed {
     /// Host-side listeners the keeper holds, by device.
     pub(crate) kept: BTreeMap<DeviceName, (String, Vec<OwnedFd>)>,
     /// Clients the keeper holds, by device.
-    pub(crate) clients: Vec<(DeviceName, Orphan)>,
+    pub(crate) clients: Vec<(DeviceName, Orphans)>,
 }
 
 /// Host-side listeners of the keeper that nobody has claimed yet.
@@ -50,6 +50,8 @@ impl Instance {
             match Worker::adopt(&self.hub.settings.workers_dir, &name, self.news_sink.clone()).await {
                 Ok(Some(found)) => adopted.push(found),
                 Ok(None) => {}
+                // It finishes by itself; its listeners are the keeper's too.
+                Err(WorkerError::Version(version)) => info!(worker = name, version, "worker left to finish"),
                 Err(failure) => {
                     warn!(worker = name, error = %crate::state::with_sources(&failure), "worker not adopted, ended");
                     crate::worker::end(&self.hub.settings.workers_dir, &name);
@@ -66,8 +68,8 @@ impl Instance {
         for (name, (note, descriptors)) in kept {
             self.recover_kept(&name, &note, descriptors).await;
         }
-        for (name, orphan) in seed.clients {
-            self.adopt_orphan(&name, orphan).await;
+        for (name, orphans) in seed.clients {
+            self.adopt_orphans(&name, orphans).await;
             self.hand_over_orphans(&name).await;
         }
         self.drop_unwanted().await;

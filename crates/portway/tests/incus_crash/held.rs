@@ -1,6 +1,8 @@
 //! The instance is down, or restarts, while our processes die.
 
-use portway_testkit::{Addr, Canary, ContainerSpec, Daemon, DaemonSpec, Rig, Stream, check, wait_for};
+use portway_testkit::{
+    Addr, Canary, ContainerSpec, Daemon, DaemonSpec, Rig, Stream, check, process, wait_for,
+};
 
 use crate::PORTWAY;
 use crate::scene::{BOOT, Scene, kill_all};
@@ -92,15 +94,17 @@ fn who_waited_is_served(name: &str, disturb: fn(&mut Rig)) {
     }
     let count = u64::try_from(WAITING).unwrap();
     let all_in = |rig: &Rig| {
-        wait_for("all clients in the worker", || {
-            let now = rig.daemon.device("web").ok()?["connections_now"].as_u64()?;
-            (now >= count).then_some(())
-        })
-        .unwrap();
+        let mut last = 0;
+        let all = wait_for("all clients in the worker", || {
+            last = rig.daemon.device("web").ok()?["connections_now"].as_u64()?;
+            (last >= count).then_some(())
+        });
+        assert!(all.is_ok(), "{last} of {count} clients in the worker");
     };
     all_in(&rig);
     rig.container.kill().unwrap();
     rig.daemon.wait_until_tidy(0).unwrap();
+    wait_until_kept(&rig);
     disturb(&mut rig);
     rig.container.start().unwrap();
     all_in(&rig);
@@ -117,6 +121,15 @@ fn who_waited_is_served(name: &str, disturb: fn(&mut Rig)) {
     drop(clients);
     rig.daemon.wait_until_tidy(1).unwrap();
     rig.device_ok("remove", &["web"]).unwrap();
+}
+
+/// The keeper has as many descriptors as there are clients, and so has the clients.
+fn wait_until_kept(rig: &Rig) {
+    let kept = || {
+        let keeper = rig.daemon.keepers().first().copied()?;
+        (process::fd_count(keeper).ok()? >= WAITING).then_some(())
+    };
+    wait_for("the clients in the keeper", kept).unwrap();
 }
 
 /// Fails when a worker does not hand back those it has not dialled for (`Engine::hand_over_waiting`), or
@@ -144,12 +157,7 @@ fn clients_handed_back_survive_a_new_keeper_and_then_the_daemon() {
         let keepers = rig.daemon.keepers();
         kill_all(&keepers);
         rig.daemon.wait_until_tidy(0).unwrap();
-        // Supplied when it has as many descriptors as there are clients.
-        let supplied = || {
-            let keeper = rig.daemon.keepers().first().copied()?;
-            (portway_testkit::process::fd_count(keeper).ok()? >= WAITING).then_some(())
-        };
-        wait_for("the clients in the new keeper", supplied).unwrap();
+        wait_until_kept(rig);
         rig.daemon.kill().unwrap();
         rig.daemon.launch().unwrap();
     });
