@@ -303,6 +303,13 @@ impl Drop for Rig {
             // It may be gone already.
             let _ = channel.send(&serde_json::to_vec(&ToWorker::Exit).unwrap(), &[]);
         }
+        if self.thread.is_none() && self.pid != i32::try_from(std::process::id()).unwrap() {
+            // A process of ours: not to outlive its test. It may have been reaped already.
+            let deadline = Instant::now() + PATIENCE;
+            while matches!(portway_sys::process::reap(self.pid), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         if let Some(thread) = self.thread.take()
             && (self.channel.is_some() || thread.is_finished())
             && !std::thread::panicking()
