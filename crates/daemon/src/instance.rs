@@ -306,7 +306,8 @@ impl Instance {
             FromWorker::Orphan { slot, index } => {
                 self.take_orphans(group, worker, slot, index, descriptors).await;
             }
-            FromWorker::InstanceGone => self.next_look = Instant::now(),
+            // Init's own end is watched, and is known by now.
+            FromWorker::InstanceGone => {}
             FromWorker::Ready { .. }
             | FromWorker::Done { .. }
             | FromWorker::Entry { .. }

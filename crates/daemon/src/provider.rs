@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portway_incus::{Client, IncusError, InstanceKind, status_code};
@@ -176,9 +177,16 @@ impl Run {
 pub(crate) struct Providers {
     /// Incus, when its socket is known.
     pub(crate) incus: Option<Client>,
+    /// The stream of Incus' events is open: a change is told at once.
+    pub(crate) events: Arc<AtomicBool>,
 }
 
 impl Providers {
+    /// Whether an instance's coming back is told by the provider, so that there is no need to ask.
+    pub(crate) fn tells(&self, provider: Provider) -> bool {
+        provider == Provider::Incus && self.events.load(Ordering::Relaxed)
+    }
+
     /// What there is to know about an instance at this moment. `present` is the run that is known: one
     /// whose init lives needs no question for its pid.
     pub(crate) async fn observe(&self, key: &InstanceKey, present: Option<&Run>) -> Observation {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portway_config::Settings;
@@ -227,12 +228,14 @@ async fn follow_events(hub: Arc<Hub>, client: Client) {
         match client.events().await {
             Ok(mut events) => {
                 hub.set_reachable(Provider::Incus, Ok(()));
+                hub.providers.events.store(true, Ordering::Relaxed);
                 hub.poke_all().await;
                 loop {
                     match events.next().await {
                         Ok(event) => poke(&hub, &event).await,
                         Err(problem) => {
                             warn!(error = %with_sources(&problem), "event stream ended");
+                            hub.providers.events.store(false, Ordering::Relaxed);
                             break;
                         }
                     }

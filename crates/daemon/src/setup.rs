@@ -70,7 +70,7 @@ fn build() -> String {
 pub(crate) fn providers(settings: &Settings) -> Providers {
     let discovered = || Client::discover(|name| std::env::var(name).ok());
     let socket = settings.incus.socket.clone().or_else(discovered);
-    Providers { incus: socket.map(Client::new) }
+    Providers { incus: socket.map(Client::new), ..Providers::default() }
 }
 
 /// Gives up the capabilities that are not needed. Called while there is one thread.

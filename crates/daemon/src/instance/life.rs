@@ -21,6 +21,11 @@ use crate::watched::watched;
 /// The server's answer is never earlier than its event, so this is for events that are lost.
 const LOOK_SOON: Duration = Duration::from_millis(50);
 
+/// Looks while it is down and its coming back is told: only for an event that is lost. A server asked
+/// for the state of an instance that is ending writes errors into its log, and answers no sooner than
+/// its event comes.
+const LOOK_TOLD: Duration = Duration::from_secs(5);
+
 /// Looks while it is down for up to a minute.
 const LOOK_LATER: Duration = Duration::from_millis(250);
 
@@ -208,7 +213,8 @@ impl Instance {
         match &self.run {
             Some(run) if run.init.is_some() => LOOK_RUNNING,
             Some(_) => LOOK_NAMESPACE,
-            None if self.unreachable.is_some() => Duration::from_secs(1),
+            None if self.unreachable.is_some() => LOOK_LATER,
+            None if self.hub.providers.tells(self.key.provider()) => LOOK_TOLD,
             None => match self.down_since.elapsed() {
                 down if down < SOON => LOOK_SOON,
                 down if down < LATER => LOOK_LATER,
@@ -284,7 +290,7 @@ impl Instance {
         self.dismiss_workers(run.init.is_some()).await;
         self.down_since = now;
         self.absence = Some("the instance is down".into());
-        self.next_look = now;
+        self.next_look = now + self.look_pause();
     }
 
     /// Binds devices to the instance they match for the first time.
