@@ -11,6 +11,7 @@ use portway_model::{Bind, DeviceKey, DeviceName, InstanceKey, Provider};
 use portway_relay::wire::{Ids, Lifetime, Sandbox};
 use portway_sys::netns::NetnsId;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, WeakSender};
 use tokio::sync::{broadcast, oneshot};
 
 use crate::instance::device::Device;
@@ -133,6 +134,22 @@ impl Hub {
     /// The actor of an instance, if there is one.
     pub(crate) fn known(&self, key: &InstanceKey) -> Option<Handle> {
         locked(&self.actors).get(key).filter(|handle| !handle.is_closed()).cloned()
+    }
+
+    /// Forgets an actor that wants to end; false when somebody has a handle of it or has sent it something.
+    pub(crate) fn retire(
+        &self,
+        key: &InstanceKey,
+        own: &WeakSender<Command>,
+        commands: &Receiver<Command>,
+    ) -> bool {
+        let mut actors = locked(&self.actors);
+        // Handles are only ever taken from the map, so none can come up while it is locked.
+        let unused = own.strong_count() <= 1 && commands.is_empty();
+        if unused {
+            actors.remove(key);
+        }
+        unused
     }
 
     /// Starts the actor of an instance with what an earlier daemon left.
@@ -318,3 +335,6 @@ pub(crate) fn random_name() -> std::io::Result<String> {
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
     Ok(format!("w{:016x}", u64::from_ne_bytes(bytes)))
 }
+
+#[cfg(test)]
+mod tests;

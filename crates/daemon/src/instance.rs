@@ -41,6 +41,9 @@ const NEWS_QUEUE: usize = 4096;
 /// what it is allowed.
 const ENDING_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long an actor without devices and workers stays. A device that is removed is often added again.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Answer to a command.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 
@@ -136,6 +139,8 @@ pub(crate) struct Instance {
     news_sink: mpsc::Sender<News>,
     last_discard: Instant,
     last_check: Instant,
+    /// Since when it has had nothing to do.
+    idle_since: Option<Instant>,
     /// Number of the next client that is kept, for its name at the keeper.
     next_orphan: u64,
 }
@@ -169,6 +174,7 @@ impl Instance {
             news_sink,
             last_discard: now,
             last_check: now,
+            idle_since: None,
             next_orphan: 0,
         };
         tokio::spawn(async move {
@@ -182,6 +188,9 @@ impl Instance {
         loop {
             self.reconcile().await;
             self.publish();
+            if self.retires() {
+                return;
+            }
             let deadline = self.next_deadline();
             tokio::select! {
                 biased;
@@ -200,6 +209,16 @@ impl Instance {
                 () = tokio::time::sleep_until(deadline.into()) => self.on_time().await,
             }
         }
+    }
+
+    /// Whether it ends because it has had nothing to do for long. Names of instances come and go, and an
+    /// actor for each that ever was would be memory without a bound.
+    fn retires(&mut self) -> bool {
+        let idle = self.devices.is_empty() && self.workers.is_empty() && self.leaving.is_empty();
+        let since = idle.then(|| self.idle_since.unwrap_or_else(Instant::now));
+        self.idle_since = since;
+        since.is_some_and(|since| since.elapsed() >= IDLE_LIMIT)
+            && self.hub.retire(&self.key, &self.own, &self.commands)
     }
 
     async fn on_command(&mut self, command: Command) {

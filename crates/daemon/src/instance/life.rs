@@ -74,6 +74,8 @@ impl Instance {
         }
         let files = self.devices.values().any(|device| listeners::kind(&device.spec) == Kind::Unix);
         at((self.run.is_some() && files).then_some(self.last_check + CHECK_PAUSE));
+        // One that is over waits for a command that is under way.
+        at(self.idle_since.map(|since| (since + super::IDLE_LIMIT).max(now + OVERDUE_PAUSE)));
         for crashes in self.crashes.values() {
             at(crashes.setback.as_ref().map(|setback| setback.retry_at).filter(|due| *due > now));
         }
