@@ -1,6 +1,6 @@
 //! What all instances share: settings, state, keeper, providers, events, and the actors by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -180,11 +180,27 @@ impl Hub {
     /// All devices, or those of one instance, sorted by instance and name. Those of an instance that
     /// does not answer come from the store, and say so.
     pub(crate) async fn devices(&self, of: Option<&InstanceKey>) -> Vec<api::Device> {
-        let (mut devices, silent) = self.ask(of, Command::List).await;
-        devices.extend(silent.iter().map(|key| self.stored(key)));
-        let mut devices: Vec<_> = devices.into_iter().flatten().collect();
+        let mut devices = self.listed(of).await;
+        if self.lacks(of, &devices) {
+            // One that goes from actor to actor, as its instance is renamed, was asked of neither.
+            devices = self.listed(of).await;
+        }
         devices.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
         devices
+    }
+
+    async fn listed(&self, of: Option<&InstanceKey>) -> Vec<api::Device> {
+        let (mut devices, silent) = self.ask(of, Command::List).await;
+        devices.extend(silent.iter().map(|key| self.stored(key)));
+        devices.into_iter().flatten().collect()
+    }
+
+    /// Whether a device of the store is not in a list.
+    fn lacks(&self, of: Option<&InstanceKey>, listed: &[api::Device]) -> bool {
+        let listed: BTreeSet<_> = listed.iter().map(|device| (&device.instance, &device.name)).collect();
+        let desired = locked(&self.desired);
+        let mut asked = desired.values().filter(|device| of.is_none_or(|of| *of == device.instance));
+        asked.any(|device| !listed.contains(&(&device.instance, &device.name)))
     }
 
     /// The devices whose counters are known at this moment.

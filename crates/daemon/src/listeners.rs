@@ -291,7 +291,12 @@ fn path_error(failure: BindError, path: &Path, side: Side) -> OpenError {
         BindError::InUse { .. } => {
             OpenError::PathTaken { path, what: "another program listens there".into() }
         }
-        other => OpenError::PathTaken { path, what: crate::state::with_sources(&other) },
+        BindError::Denied { source, .. } | BindError::Failed { source, .. } => {
+            OpenError::Io { address: format!("unix:{path}"), source }
+        }
+        other @ BindError::NotMapped { .. } => {
+            OpenError::Io { address: format!("unix:{path}"), source: std::io::Error::other(other) }
+        }
     }
 }
 

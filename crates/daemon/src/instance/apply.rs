@@ -96,11 +96,8 @@ impl Instance {
 
     /// Takes note of opened listeners, or of why there are none.
     pub(super) async fn opened(&mut self, name: &DeviceName, result: Result<Listeners, OpenError>) {
-        let on_host = self.devices.get(name).is_some_and(|device| device.spec.bind == Bind::Host);
-        let owner = match &result {
-            Err(OpenError::Busy { address }) if on_host => self.hub.owner_of(address, &self.device_key(name)),
-            _ => None,
-        };
+        let bind = self.devices.get(name).map(|device| device.spec.bind);
+        let text = result.as_ref().err().map(|failure| self.opening_error(name, bind, failure));
         let Some(device) = self.devices.get_mut(name) else { return };
         match result {
             Ok(listeners) => {
@@ -109,15 +106,25 @@ impl Instance {
                 self.keep(name).await;
             }
             Err(failure) => {
-                let mut text = with_sources(&failure);
-                if let Some(owner) = owner {
-                    text.push_str(&format!(" by {owner}"));
-                }
+                let text = text.unwrap_or_default();
                 device.last_error = Some(text.clone());
                 let passes = failure.passes();
                 device.broken = Some(Setback { text, passes, retry_at: Instant::now() + RETRY });
             }
         }
+    }
+
+    /// Why listeners of `name` on the side of `bind` cannot be opened, with the owner of a busy address
+    /// of the host.
+    pub(super) fn opening_error(&self, name: &DeviceName, bind: Option<Bind>, failure: &OpenError) -> String {
+        let mut text = with_sources(failure);
+        if let OpenError::Busy { address } = failure
+            && bind == Some(Bind::Host)
+            && let Some(owner) = self.hub.owner_of(address, &self.device_key(name))
+        {
+            text.push_str(&format!(" by {owner}"));
+        }
+        text
     }
 
     /// Has the keeper hold the host-side listeners of a device.

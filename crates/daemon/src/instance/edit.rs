@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use portway_control::api::{self, Failure, FailureKind};
-use portway_model::{DeviceKey, DeviceName, DeviceSpec, Provider};
+use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Provider};
 
 use super::apply::{close_elsewhere, open_elsewhere};
 use super::device::Device;
@@ -36,6 +36,7 @@ impl Instance {
             let text = self.absence.clone().unwrap_or_default();
             return Err(failure(FailureKind::Refused, format!("{}: {text}", self.key)));
         }
+        self.check_target(&name, &spec)?;
         let device = Device::new(name.clone(), spec, self.uuid.clone());
         self.devices.insert(name.clone(), device);
         self.reconcile().await;
@@ -78,10 +79,21 @@ impl Instance {
         Ok(())
     }
 
+    /// Whether a worker for the device can be had and reach its upstream's folder, as far as that can
+    /// be known: what cannot work starts no process.
+    fn check_target(&self, name: &DeviceName, spec: &DeviceSpec) -> Result<(), Failure> {
+        let checked = match &self.run {
+            Some(run) => placing::ids(spec, run, self.hub.settings.worker_ids)
+                .and_then(|_| placing::base(spec, run).map(drop)),
+            None => placing::host_base(spec).map(drop),
+        };
+        checked.map_err(|text| failure(FailureKind::Refused, format!("{}/{name}: {text}", self.key)))
+    }
+
     /// A device that needs no listener yet is tried all the same, so that a taken path is said now.
     async fn probe(&mut self, name: &DeviceName) -> Result<(), Failure> {
         let Some(device) = self.devices.get(name) else { return Ok(()) };
-        if device.spec.bind == portway_model::Bind::Instance {
+        if device.spec.bind == Bind::Instance {
             return Ok(());
         }
         let spec = device.spec.clone();
@@ -89,7 +101,7 @@ impl Instance {
             Ok(listeners) => close_elsewhere(listeners, spec, None).await,
             Err(problem) if problem.passes() => {}
             Err(problem) => {
-                let text = crate::state::with_sources(&problem);
+                let text = self.opening_error(name, Some(spec.bind), &problem);
                 return Err(failure(FailureKind::Refused, format!("{}/{name}: {text}", self.key)));
             }
         }
@@ -155,13 +167,9 @@ impl Instance {
         }
         self.check_size(&after)?;
         self.look_now().await;
-        if let Some(run) = &self.run {
-            let checked = placing::ids(&after, run, self.hub.settings.worker_ids)
-                .and_then(|_| placing::base(&after, run).map(drop));
-            checked.map_err(|text| failure(FailureKind::Refused, format!("{}/{name}: {text}", self.key)))?;
-        }
+        self.check_target(name, &after)?;
         self.swap(name, &after).await.map_err(|problem| {
-            let text = crate::state::with_sources(&problem);
+            let text = self.opening_error(name, Some(after.bind), &problem);
             Failure {
                 hint: Some("the device is unchanged".into()),
                 ..failure(FailureKind::Refused, format!("{}/{name}: {text}", self.key))

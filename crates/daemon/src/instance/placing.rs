@@ -117,6 +117,17 @@ pub(crate) fn base(spec: &DeviceSpec, run: &Run) -> Result<Option<Base>, String>
     }
 }
 
+/// The same for a device that dials on the host, which needs no run; `None` for every other one.
+///
+/// # Errors
+/// One line.
+pub(crate) fn host_base(spec: &DeviceSpec) -> Result<Option<Base>, String> {
+    match (connect_side(spec.bind), spec.connect.address()) {
+        (Side::Host, Address::Unix(UnixName::Path(path))) => host_folder(path.as_path()).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The folder of a socket on the host, as a descriptor that leads nowhere else.
 fn host_folder(path: &Path) -> Result<Base, String> {
     let root = unix_path::host_root().map_err(|failure| format!("cannot open /: {failure}"))?;

@@ -61,7 +61,10 @@ fn on_thread(place: &Place, owner: Owner, mode: u32) -> Result<Bound, BindError>
     net::bind(&socket, &address).map_err(|error| match error {
         Errno::ADDRINUSE => BindError::InUse { path: path.to_owned() },
         Errno::OVERFLOW => BindError::NotMapped { path: path.to_owned(), owner },
-        Errno::NOENT | Errno::NOTDIR => BindError::ParentMissing { path: path.to_owned() },
+        // The folder was deleted meanwhile; one that takes no new files (/proc) says the same.
+        Errno::NOENT if rustix::fs::fstat(&dir).is_ok_and(|stat| stat.st_nlink == 0) => {
+            BindError::ParentMissing { path: path.to_owned() }
+        }
         error => refused(path, error.into()),
     })?;
     finish(socket, dir.as_fd(), &name, owner, mode).map_err(failed)
