@@ -44,6 +44,12 @@ impl Ports {
         Ok(Self { first: FIRST + number * SIZE, used: AtomicU16::new(0), _claim: claim })
     }
 
+    /// Whether a port belongs to this claim.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        (self.first..self.first + SIZE).contains(&port)
+    }
+
     /// One port.
     ///
     /// # Errors
