@@ -45,6 +45,7 @@ impl Listener {
             carrier,
             attention: Attention::None,
             batch: 1,
+            full_turns: 0,
             pause_ms: FIRST_PAUSE_MS,
             timer: None,
         }

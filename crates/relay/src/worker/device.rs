@@ -196,6 +196,8 @@ pub(super) struct Listener {
     pub(super) attention: Attention,
     /// How many clients are tried for at once.
     pub(super) batch: u32,
+    /// Turns in a row that did not empty it (datagrams).
+    pub(super) full_turns: u32,
     /// How long the next pause would last, milliseconds.
     pub(super) pause_ms: u32,
     /// When its timer is set for.

@@ -7,6 +7,8 @@
 //! An error that the network reports of an earlier datagram is taken, counted, and not held against the next one:
 //! the flow outlives a restart of its target.
 
+mod flows;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,22 +16,23 @@ use portway_proto::Dir;
 use portway_proto::udp_flow::FlowId;
 use portway_sys::mmsg::{BATCH, Batch, LocalAddr};
 use rustix::io::Errno;
-use rustix::net::{SocketType, connect};
 
-use super::device::{Device, TargetPlace};
-use super::dial::inet_socket;
+use super::device::TargetPlace;
 use super::engine::Engine;
 use super::failures::{Failure, Operation};
-use super::poller::{Token, Watch};
 use super::slab::{Key, Slab};
-use super::timers::Timer;
 use crate::wire::field;
 
 /// Batches taken from one listener in one turn; then it is the others' turn.
 const TURN_BATCHES: usize = 8;
 
-/// Flows ended in one turn because they are idle.
-const EXPIRE_COUNT: usize = 512;
+/// Turns in a row that a listener has been too full for, after which it counts as flooded: about 4,000 datagrams,
+/// most of what its queue holds.
+const FLOODED_TURNS: u32 = 16;
+
+/// New flows of a flooded listener in one turn. The rest of what would begin one is dropped here, which is quick,
+/// rather than in the kernel's queue, where it would be at the cost of everybody's.
+const FLOODED_NEWCOMERS: u32 = 32;
 
 /// What makes a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,11 +70,13 @@ pub(super) struct Udp {
     replying: Option<Key>,
     /// How many are gathered, in the slots from 0 on.
     gathered: usize,
+    /// New flows that may still begin in this turn of a listener.
+    newcomers: u32,
 }
 
 impl Udp {
     pub(super) const fn new() -> Udp {
-        Udp { flows: Slab::new(), batch: None, replying: None, gathered: 0 }
+        Udp { flows: Slab::new(), batch: None, replying: None, gathered: 0, newcomers: 0 }
     }
 
     pub(super) fn flow_count(&self) -> usize {
@@ -82,18 +87,28 @@ impl Udp {
 impl Engine {
     /// A listener has datagrams.
     pub(super) fn on_datagrams(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key) else { return };
         let mut batch = self.udp.batch.take().unwrap_or_default();
+        let flooded = listener.full_turns >= FLOODED_TURNS;
+        listener.full_turns = listener.full_turns.saturating_add(1);
+        self.udp.newcomers = if flooded { FLOODED_NEWCOMERS } else { u32::MAX };
         for _ in 0..TURN_BATCHES {
-            let Some(listener) = self.listeners.get(key) else { break };
+            let Some(listener) = self.listeners.get_mut(key) else { break };
             match batch.receive_named(listener.fd.as_fd()) {
                 Ok(count) => {
+                    if count < BATCH {
+                        listener.full_turns = 0;
+                    }
                     self.forward(key, &mut batch, count);
                     if count < BATCH {
                         break;
                     }
                 }
-                // Either there is nothing, or an error of an earlier reply has been taken away.
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    listener.full_turns = 0;
+                    break;
+                }
+                // An error of an earlier reply has been taken away.
                 Err(_) => {}
             }
         }
@@ -128,95 +143,6 @@ impl Engine {
 
     fn drop_datagrams(&self, device: Key, count: usize) {
         self.core.counters.add(device, field::DROPPED, u64::try_from(count).unwrap_or(0));
-    }
-
-    /// The flow of `flow_key`, begun if there is none.
-    fn flow(
-        &mut self,
-        device_key: Key,
-        listener: Key,
-        flow_key: FlowKey,
-        local: Option<LocalAddr>,
-    ) -> Option<Key> {
-        let device = self.devices.get_mut(device_key)?;
-        if let Some(key) = device.flows.touch(&flow_key, Dir::Up, self.core.now).copied() {
-            return Some(key);
-        }
-        self.make_room_for_flow(device_key);
-        let device = self.devices.get(device_key)?;
-        let TargetPlace::Inet(target) = device.plan.place(flow_key.index)? else { return None };
-        match call(&target) {
-            Ok(socket) => self.begin_flow(device_key, listener, flow_key, local, target, socket),
-            Err(errno) => {
-                self.core.count(device_key, field::DIAL_FAILED);
-                self.fail(device_key, Failure { operation: Operation::Connect(flow_key.index), errno });
-                None
-            }
-        }
-    }
-
-    fn begin_flow(
-        &mut self,
-        device_key: Key,
-        listener: Key,
-        flow_key: FlowKey,
-        local: Option<LocalAddr>,
-        target: SocketAddr,
-        socket: OwnedFd,
-    ) -> Option<Key> {
-        let now = self.core.now;
-        let client = flow_key.client;
-        let device = self.devices.get_mut(device_key)?;
-        // The place first: the table and the event queue both name it.
-        let place = self.udp.flows.insert(Flow {
-            socket,
-            device: device_key,
-            id: FlowId::from_u64(0),
-            listener,
-            client,
-            reply_from: local.map(|local| reply_source(client, local)),
-            target,
-            answered: false,
-        });
-        let inserted = device.flows.insert(flow_key, place, now);
-        let flow = self.udp.flows.get_mut(place)?;
-        flow.id = inserted.id;
-        if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), Watch::Level) {
-            tracing::debug!(%error, "flow not watched");
-        }
-        self.core.count(device_key, field::OPENED);
-        if let Some((_, ended)) = inserted.ended {
-            self.core.count(device_key, field::EVICTED);
-            self.close_flow(ended);
-        }
-        self.arm_flow_timer(device_key);
-        Some(place)
-    }
-
-    /// All devices share the descriptors: when they run out, the device with the most flows gives one up.
-    fn make_room_for_flow(&mut self, newcomer: Key) {
-        if self.udp.flow_count() < self.flow_limit() && self.has_room(1) {
-            return;
-        }
-        let mut fullest = (newcomer, 0);
-        for key in self.slots.values() {
-            let count = self.devices.get(*key).map_or(0, |device| device.flows.len());
-            // The newcomer's own flows go first among equals.
-            if count > fullest.1 || (count == fullest.1 && *key == newcomer) {
-                fullest = (*key, count);
-            }
-        }
-        if let Some((_, place)) = self.devices.get_mut(fullest.0).and_then(|device| device.flows.evict()) {
-            self.core.count(fullest.0, field::EVICTED);
-            self.close_flow(place);
-        }
-    }
-
-    /// Closes a flow that is no longer in its table.
-    fn close_flow(&mut self, place: Key) {
-        if let Some(flow) = self.udp.flows.remove(place) {
-            self.core.count(flow.device, field::CLOSED);
-        }
     }
 
     /// Sends the datagrams in `slots` to the target of a flow.
@@ -332,99 +258,4 @@ impl Engine {
             self.drop_datagrams(device, dropped);
         }
     }
-
-    fn arm_flow_timer(&mut self, device_key: Key) {
-        let Some(device) = self.devices.get_mut(device_key) else { return };
-        if device.flows_timer.is_none()
-            && let Some(at) = device.flows.next_deadline()
-        {
-            device.flows_timer = Some(at);
-            self.core.timers.set(at, Timer::Flows(device_key));
-        }
-    }
-
-    /// Ends the flows of a device that have been idle for too long.
-    pub(super) fn expire_flows(&mut self, device_key: Key) {
-        for _ in 0..EXPIRE_COUNT {
-            let Some(device) = self.devices.get_mut(device_key) else { return };
-            device.flows_timer = None;
-            match device.flows.expire_one(self.core.now) {
-                Some((_, place)) => self.close_flow(place),
-                None => break,
-            }
-        }
-        self.arm_flow_timer(device_key);
-    }
-
-    /// Takes over changed limits, and lets go of flows that only ever went one way to a former target: their
-    /// next datagram goes to the new one. Two-way flows stay with the target that answers them.
-    pub(super) fn adjust_flows(&mut self, device_key: Key) {
-        let Some(device) = self.devices.get_mut(device_key) else { return };
-        let spec = device.plan.spec();
-        let (limit, idle) = (spec.udp_max_flows, spec.udp_idle);
-        let mut ended = device.flows.set_limits(limit, idle);
-        for place in self.udp.flows.keys() {
-            let Some(flow) = self.udp.flows.get(place).filter(|flow| flow.device == device_key) else {
-                continue;
-            };
-            if is_astray(device, flow)
-                && let Some(entry) = device.flows.remove_id(flow.id)
-            {
-                ended.push(entry);
-            }
-        }
-        if let Some(at) = device.flows_timer.take() {
-            self.core.timers.cancel(at, Timer::Flows(device_key));
-        }
-        for (_, place) in ended {
-            self.close_flow(place);
-        }
-        self.arm_flow_timer(device_key);
-    }
-
-    /// The flows of a device that came in by `before` go on with `after`, another descriptor of the same socket.
-    pub(super) fn move_flows(&mut self, before: Key, after: Key) {
-        for place in self.udp.flows.keys() {
-            if let Some(flow) = self.udp.flows.get_mut(place)
-                && flow.listener == before
-            {
-                flow.listener = after;
-            }
-        }
-    }
-
-    /// Ends the flows of a device that came in by one of `listeners`.
-    pub(super) fn end_flows(&mut self, device_key: Key, listeners: &[Key]) {
-        for place in self.udp.flows.keys() {
-            let Some(flow) = self.udp.flows.get(place) else { continue };
-            if flow.device == device_key && listeners.contains(&flow.listener) {
-                if let Some(device) = self.devices.get_mut(device_key) {
-                    device.flows.remove_id(flow.id);
-                }
-                self.close_flow(place);
-            }
-        }
-    }
-}
-
-/// Whether nobody has ever answered on `flow` and its target is no longer the device's.
-fn is_astray(device: &Device, flow: &Flow) -> bool {
-    let Some((key, _)) = device.flows.get(flow.id) else { return false };
-    let moved =
-        !matches!(device.plan.place(key.index), Some(TargetPlace::Inet(target)) if target == flow.target);
-    moved && !flow.answered
-}
-
-/// A connected socket to `target`.
-fn call(target: &SocketAddr) -> Result<OwnedFd, Errno> {
-    let socket = inet_socket(target, SocketType::DGRAM)?;
-    connect(&socket, target)?;
-    Ok(socket)
-}
-
-/// Where replies to `client` leave from. The interface is left to the routing table, as for any reply, except
-/// that a link-local address means nothing without one.
-fn reply_source(client: SocketAddr, local: LocalAddr) -> LocalAddr {
-    let link_local = matches!(client.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-    LocalAddr { interface: if link_local { local.interface } else { 0 }, ..local }
 }

@@ -1,0 +1,210 @@
+//! The life of flows: begun by a datagram, ended when idle, displaced by others, or with their listener.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use portway_proto::Dir;
+use portway_proto::udp_flow::FlowId;
+use portway_sys::mmsg::LocalAddr;
+use rustix::io::Errno;
+use rustix::net::{SocketType, connect};
+
+use super::{Flow, FlowKey};
+use crate::wire::field;
+use crate::worker::device::{Device, TargetPlace};
+use crate::worker::dial::inet_socket;
+use crate::worker::engine::Engine;
+use crate::worker::failures::{Failure, Operation};
+use crate::worker::poller::{Token, Watch};
+use crate::worker::slab::Key;
+use crate::worker::timers::Timer;
+
+/// Flows ended in one turn because they are idle.
+const EXPIRE_COUNT: usize = 512;
+
+impl Engine {
+    /// The flow of `flow_key`, begun if there is none.
+    pub(super) fn flow(
+        &mut self,
+        device_key: Key,
+        listener: Key,
+        flow_key: FlowKey,
+        local: Option<LocalAddr>,
+    ) -> Option<Key> {
+        let device = self.devices.get_mut(device_key)?;
+        if let Some(key) = device.flows.touch(&flow_key, Dir::Up, self.core.now).copied() {
+            return Some(key);
+        }
+        self.udp.newcomers = self.udp.newcomers.checked_sub(1)?;
+        self.make_room_for_flow(device_key);
+        let device = self.devices.get(device_key)?;
+        let TargetPlace::Inet(target) = device.plan.place(flow_key.index)? else { return None };
+        match call(&target) {
+            Ok(socket) => self.begin_flow(device_key, listener, flow_key, local, target, socket),
+            Err(errno) => {
+                self.core.count(device_key, field::DIAL_FAILED);
+                self.fail(device_key, Failure { operation: Operation::Connect(flow_key.index), errno });
+                None
+            }
+        }
+    }
+
+    fn begin_flow(
+        &mut self,
+        device_key: Key,
+        listener: Key,
+        flow_key: FlowKey,
+        local: Option<LocalAddr>,
+        target: SocketAddr,
+        socket: OwnedFd,
+    ) -> Option<Key> {
+        let now = self.core.now;
+        let client = flow_key.client;
+        let device = self.devices.get_mut(device_key)?;
+        // The place first: the table and the event queue both name it.
+        let place = self.udp.flows.insert(Flow {
+            socket,
+            device: device_key,
+            id: FlowId::from_u64(0),
+            listener,
+            client,
+            reply_from: local.map(|local| reply_source(client, local)),
+            target,
+            answered: false,
+        });
+        let inserted = device.flows.insert(flow_key, place, now);
+        let flow = self.udp.flows.get_mut(place)?;
+        flow.id = inserted.id;
+        if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), Watch::Level) {
+            tracing::debug!(%error, "flow not watched");
+        }
+        self.core.count(device_key, field::OPENED);
+        if let Some((_, ended)) = inserted.ended {
+            self.core.count(device_key, field::EVICTED);
+            self.close_flow(ended);
+        }
+        self.arm_flow_timer(device_key);
+        Some(place)
+    }
+
+    /// All devices share the descriptors: when they run out, the device with the most flows gives one up.
+    fn make_room_for_flow(&mut self, newcomer: Key) {
+        if self.udp.flow_count() < self.flow_limit() && self.has_room(1) {
+            return;
+        }
+        let mut fullest = (newcomer, 0);
+        for key in self.slots.values() {
+            let count = self.devices.get(*key).map_or(0, |device| device.flows.len());
+            // The newcomer's own flows go first among equals.
+            if count > fullest.1 || (count == fullest.1 && *key == newcomer) {
+                fullest = (*key, count);
+            }
+        }
+        if let Some((_, place)) = self.devices.get_mut(fullest.0).and_then(|device| device.flows.evict()) {
+            self.core.count(fullest.0, field::EVICTED);
+            self.close_flow(place);
+        }
+    }
+
+    /// Closes a flow that is no longer in its table.
+    pub(super) fn close_flow(&mut self, place: Key) {
+        if let Some(flow) = self.udp.flows.remove(place) {
+            self.core.count(flow.device, field::CLOSED);
+        }
+    }
+
+    fn arm_flow_timer(&mut self, device_key: Key) {
+        let Some(device) = self.devices.get_mut(device_key) else { return };
+        if device.flows_timer.is_none()
+            && let Some(at) = device.flows.next_deadline()
+        {
+            device.flows_timer = Some(at);
+            self.core.timers.set(at, Timer::Flows(device_key));
+        }
+    }
+
+    /// Ends the flows of a device that have been idle for too long.
+    pub(in crate::worker) fn expire_flows(&mut self, device_key: Key) {
+        for _ in 0..EXPIRE_COUNT {
+            let Some(device) = self.devices.get_mut(device_key) else { return };
+            device.flows_timer = None;
+            match device.flows.expire_one(self.core.now) {
+                Some((_, place)) => self.close_flow(place),
+                None => break,
+            }
+        }
+        self.arm_flow_timer(device_key);
+    }
+
+    /// Takes over changed limits, and lets go of flows that only ever went one way to a former target: their
+    /// next datagram goes to the new one. Two-way flows stay with the target that answers them.
+    pub(in crate::worker) fn adjust_flows(&mut self, device_key: Key) {
+        let Some(device) = self.devices.get_mut(device_key) else { return };
+        let spec = device.plan.spec();
+        let (limit, idle) = (spec.udp_max_flows, spec.udp_idle);
+        let mut ended = device.flows.set_limits(limit, idle);
+        for place in self.udp.flows.keys() {
+            let Some(flow) = self.udp.flows.get(place).filter(|flow| flow.device == device_key) else {
+                continue;
+            };
+            if is_astray(device, flow)
+                && let Some(entry) = device.flows.remove_id(flow.id)
+            {
+                ended.push(entry);
+            }
+        }
+        if let Some(at) = device.flows_timer.take() {
+            self.core.timers.cancel(at, Timer::Flows(device_key));
+        }
+        for (_, place) in ended {
+            self.close_flow(place);
+        }
+        self.arm_flow_timer(device_key);
+    }
+
+    /// The flows of a device that came in by `before` go on with `after`, another descriptor of the same socket.
+    pub(in crate::worker) fn move_flows(&mut self, before: Key, after: Key) {
+        for place in self.udp.flows.keys() {
+            if let Some(flow) = self.udp.flows.get_mut(place)
+                && flow.listener == before
+            {
+                flow.listener = after;
+            }
+        }
+    }
+
+    /// Ends the flows of a device that came in by one of `listeners`.
+    pub(in crate::worker) fn end_flows(&mut self, device_key: Key, listeners: &[Key]) {
+        for place in self.udp.flows.keys() {
+            let Some(flow) = self.udp.flows.get(place) else { continue };
+            if flow.device == device_key && listeners.contains(&flow.listener) {
+                if let Some(device) = self.devices.get_mut(device_key) {
+                    device.flows.remove_id(flow.id);
+                }
+                self.close_flow(place);
+            }
+        }
+    }
+}
+
+/// Whether nobody has ever answered on `flow` and its target is no longer the device's.
+fn is_astray(device: &Device, flow: &Flow) -> bool {
+    let Some((key, _)) = device.flows.get(flow.id) else { return false };
+    let moved =
+        !matches!(device.plan.place(key.index), Some(TargetPlace::Inet(target)) if target == flow.target);
+    moved && !flow.answered
+}
+
+/// A connected socket to `target`.
+fn call(target: &SocketAddr) -> Result<OwnedFd, Errno> {
+    let socket = inet_socket(target, SocketType::DGRAM)?;
+    connect(&socket, target)?;
+    Ok(socket)
+}
+
+/// Where replies to `client` leave from. The interface is left to the routing table, as for any reply, except
+/// that a link-local address means nothing without one.
+fn reply_source(client: SocketAddr, local: LocalAddr) -> LocalAddr {
+    let link_local = matches!(client.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    LocalAddr { interface: if link_local { local.interface } else { 0 }, ..local }
+}
