@@ -72,7 +72,8 @@ fn connects_as(place: &Place, uid: u32, gid: u32) -> Result<(), std::io::ErrorKi
 #[test]
 fn as_asked_from_the_first_moment() {
     let Some(rig) = Rig::start(PORTWAY, "owner").unwrap() else { return };
-    let cases: [(&str, &[&str], (u32, u32), u32); 5] = [
+    type Case<'a> = (&'a str, &'a [&'a str], (u32, u32), u32);
+    let cases: [Case<'_>; 5] = [
         ("default", &[], (0, 0), 0o644),
         ("all", &["uid=1000", "gid=29", "mode=0660"], (1000, 29), 0o660),
         ("uid", &["uid=1000"], (1000, 0), 0o644),
