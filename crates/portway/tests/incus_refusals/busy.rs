@@ -16,7 +16,7 @@ fn pair(key: &str, protocol: &str, port: u16) -> String {
 /// A foreign process that has the port is named, for tcp and udp, for an overlapping wildcard, and
 /// when only the last port of a range is taken; the ports before it are given back.
 ///
-/// Fails when: the listeners of a range opened before the busy one stay in the keeper.
+/// Fails when: the owner is looked up by the exact address alone, or not at all.
 #[test]
 fn by_a_foreign_process() {
     let Some(rig) = Rig::start(PORTWAY, "busy").unwrap() else { return };

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use portway_testkit::{Addr, Behaviour, Rig, Service, Stream, Talk, check};
+use serde_json::json;
 
 use crate::PORTWAY;
 use crate::expect::{REFUSED, Traces, USAGE, heard, local, say, says, wait_until_heard};
@@ -107,6 +109,39 @@ fn a_refused_change_that_overlaps() {
     talk.finish().unwrap();
     let keys = rig.daemon.device("web").unwrap()["keys"]["listen"].as_str().unwrap().to_owned();
     assert_eq!(keys, format!("tcp:127.0.0.1:{}", web.port));
+}
+
+/// What a device had is free when the command returns: after `remove`, and after a new `listen`.
+///
+/// Fails when: `settle` does not wait for the keeper, which has a copy of every listener.
+#[test]
+fn an_address_is_free_at_once() {
+    let Some(rig) = Rig::start(PORTWAY, "free").unwrap() else { return };
+    let (first, second) = (rig.ports.run(15).unwrap(), rig.ports.run(15).unwrap());
+    let listen = |port: u16| format!("tcp:127.0.0.1:{port}-{}", port + 14);
+    let instance = format!("incus:default/{}", rig.container.name());
+    let device = format!("/1.0/devices/{}/web", instance.replace(':', "%3A").replace('/', "%2F"));
+    let call = |method: &str, target: &str, body: Option<&serde_json::Value>| {
+        let answer = rig.daemon.api().call(method, target, body, Duration::from_secs(10)).unwrap();
+        assert_eq!(answer.status, 200, "{method} {target}: {}", answer.body);
+    };
+    let assert_free = |port: u16| {
+        let taken: Vec<_> =
+            (port..port + 15).filter_map(|port| TcpListener::bind(local(port)).err()).collect();
+        assert!(taken.is_empty(), "{taken:?}");
+    };
+    // In the namespace and without a command in between: what is late by a moment is seen.
+    let rounds = || {
+        for _ in 0..50 {
+            let keys = json!({"listen": listen(first), "connect": "tcp:127.0.0.1:7"});
+            call("POST", "/1.0/devices", Some(&json!({"instance": instance, "name": "web", "keys": keys})));
+            call("PATCH", &device, Some(&json!({"set": {"listen": listen(second)}})));
+            assert_free(first);
+            call("DELETE", &device, None);
+            assert_free(second);
+        }
+    };
+    rig.host().run(rounds).unwrap();
 }
 
 /// A new target keeps the listener and the connections to the old one; a new listen address opens
