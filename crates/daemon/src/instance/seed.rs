@@ -12,8 +12,8 @@ use super::apply::recover_elsewhere;
 use super::device::{Device, Placement};
 use super::life::stored;
 use super::orphans::Orphans;
-use super::placing::GroupText;
-use super::plan::Group;
+use super::placing::{self, GroupText};
+use super::plan::{self, Group};
 use super::{Instance, Leaving, Serving};
 use crate::listeners::{self, Listeners};
 use crate::provider::Run;
@@ -78,9 +78,22 @@ impl Instance {
 
     /// Takes what the adopted workers serve as what is wanted, and stores it. What was removed last is
     /// in no worker; what was added or changed last is.
+    ///
+    /// A worker is believed only what it could do anyway: a device that dials on its side, as its ids.
     async fn rebuild(&mut self, adopted: &[Adopted]) {
         let mut changes = Vec::new();
-        for found in adopted.iter().flat_map(|worker| &worker.devices) {
+        let mut believed: Vec<&Found> = Vec::new();
+        for worker in adopted {
+            let group = serde_json::from_str::<GroupText>(&worker.identity.group).ok().map(Group::from);
+            let (Some(run), Some(group)) = (self.run_of(&worker.identity.run).await, group) else { continue };
+            let fits = |found: &&Found| {
+                let spec = &found.device.spec;
+                let ids = placing::ids(spec, &run, self.hub.settings.worker_ids);
+                plan::connect_side(spec.bind) == group.connect_side && ids == Ok(group.ids)
+            };
+            believed.extend(worker.devices.iter().filter(fits));
+        }
+        for found in believed {
             let Some(name) = self.name_in(&found.device.key) else { continue };
             let known = self.devices.get(&name);
             if known.is_some_and(|device| device.spec == found.device.spec) {
@@ -120,7 +133,7 @@ impl Instance {
             }
         }
         let Some(run) = run else {
-            let serving = Serving { worker, run: super::plan::RunId(identity.run), slots };
+            let serving = Serving { worker, run: plan::RunId(identity.run), slots };
             self.leaving.push(Leaving { serving, deadline: Some(Instant::now() + super::ENDING_LIMIT) });
             return;
         };
