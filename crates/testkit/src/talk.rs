@@ -143,6 +143,7 @@ mod tests {
         assert!(talk.finish().unwrap() >= 4);
         let talk = Talk::start(&site, service.addr(), 2).unwrap();
         drop(service);
+        while talk.wait_for_rounds(1).is_ok() {}
         let ending = talk.stop().unwrap().ending;
         assert!(matches!(ending, Ending::Theirs | Ending::Reset), "{ending:?}");
     }
