@@ -156,7 +156,7 @@ fn syns_are_dropped(bind: &'static str) -> Result<()> {
 /// other port are as fast as without them.
 ///
 /// Fails when the worker dials with a blocking `connect`, or waits for one dial before it accepts the
-/// next client: p99 is then seconds.
+/// next client: the clients that are to hang do not even get in, and p99 is seconds.
 #[test]
 fn a_target_that_drops_syns_delays_no_other_client() -> Result<()> {
     syns_are_dropped("host")
