@@ -15,8 +15,11 @@ use super::stream::Phase;
 use super::timers::Timer;
 use crate::wire::FromWorker;
 
-/// Clients dialled for in one turn once the way is free.
+/// Clients dialled for in one turn once the way is free, and the pause before the next turn: 3,200 a second. All at
+/// once they would overflow the queue of a service that listens with the usual 128: those beyond it are called
+/// again by the kernel after a second or three, and some are reset by its SYN cookies.
 const RELEASE_COUNT: usize = 32;
+const RELEASE_PAUSE: Duration = Duration::from_millis(10);
 
 impl Engine {
     /// Calls the target for a new client, or lets it wait behind those that already do.
@@ -83,6 +86,7 @@ impl Engine {
             waiters.timer = None;
         }
         let rounds = if held { 1 } else { RELEASE_COUNT };
+        let mut called = 0;
         for _ in 0..rounds {
             let Some(key) = self.next_waiter(device_key, target) else { break };
             self.renew_patience(key);
@@ -95,6 +99,7 @@ impl Engine {
                 // It waits again and has set the timer, or it was told; then it is the next one's turn.
                 break;
             }
+            called += 1;
         }
         let Some(device) = self.devices.get_mut(device_key) else { return };
         let held = device.holds(target);
@@ -105,7 +110,8 @@ impl Engine {
                 self.drop_waiters(device_key, target);
             }
         } else if idle && !(held && probe.is_some_and(|probe| self.is_dialing(probe))) {
-            self.set_probe_timer(device_key, target, self.core.now);
+            let pause = if called == RELEASE_COUNT { RELEASE_PAUSE } else { Duration::ZERO };
+            self.set_probe_timer(device_key, target, self.core.now + pause);
         }
     }
 
