@@ -1,5 +1,7 @@
 //! The instance is down, or restarts, while our processes die.
 
+use std::io::{Read as _, Write as _};
+
 use portway_testkit::{
     Addr, Canary, ContainerSpec, Daemon, DaemonSpec, Rig, Stream, check, process, wait_for,
 };
@@ -14,11 +16,14 @@ fn the_hold_goes_on(name: &str, end: fn(&mut Daemon)) {
         scene.cutting_until_death(|rig| rig.container.stop().unwrap());
         scene.rig.daemon.wait_until_tidy(0).unwrap();
         end(&mut scene.rig.daemon);
-        let waiting = check::dial(scene.rig.host(), &scene.addr).unwrap();
+        let mut waiting = &check::dial(scene.rig.host(), &scene.addr).unwrap();
+        waiting.write_all(b"long ago").unwrap();
         scene.rig.daemon.launch().unwrap();
         scene.rig.daemon.wait_for_state("web", "waiting").unwrap();
         scene.rig.container.start().unwrap();
-        check::echo(&waiting, 1000, 1).unwrap();
+        let mut answer = [0; 8];
+        waiting.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"long ago");
         scene.go_on();
     }
     scene.end();
@@ -90,7 +95,7 @@ fn who_waited_is_served(name: &str, disturb: fn(&mut Rig)) {
     let addr = Addr::tcp(&format!("127.0.0.1:{port}"));
     let clients: Vec<Stream> = (0..WAITING).map(|_| check::dial(rig.host(), &addr).unwrap()).collect();
     for mut client in &clients {
-        std::io::Write::write_all(&mut client, b"long ago").unwrap();
+        client.write_all(b"long ago").unwrap();
     }
     let count = u64::try_from(WAITING).unwrap();
     let all_in = |rig: &Rig| {
@@ -113,7 +118,7 @@ fn who_waited_is_served(name: &str, disturb: fn(&mut Rig)) {
     std::fs::write(rig.container.rootfs().join("srv/go"), "").unwrap();
     for (number, mut client) in clients.iter().enumerate() {
         let mut answer = [0; 8];
-        let read = std::io::Read::read_exact(&mut client, &mut answer);
+        let read = client.read_exact(&mut answer);
         assert!(read.is_ok() && &answer == b"long ago", "client {number}: {read:?}");
         client.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(check::read_all(client).unwrap(), b"", "and no copy of it is left that keeps it open");

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portway_testkit::{
-    Addr, ContainerSpec, DaemonSpec, Load, Outcome, Pace, Report, Rig, RunningLoad, Talk, Watch, wait_for,
+    Addr, ContainerSpec, DaemonSpec, Load, Outcome, Pace, Report, Rig, RunningLoad, Talk, Watch, check,
+    wait_for,
 };
 use serde_json::Value;
 
@@ -43,6 +44,8 @@ impl Scene {
         let port = rig.ports.one().unwrap();
         rig.add("web", &[&format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:7"]).unwrap();
         let addr = Addr::tcp(&format!("127.0.0.1:{port}"));
+        let serves = || check::echo(&check::dial(rig.host(), &addr).ok()?, 10, 1).ok();
+        wait_for("the service", serves).unwrap();
         let load = Load::new(&addr, Pace::PerSecond(500)).limit(LIMIT).start(rig.host()).unwrap();
         let scene = Self { rig, addr, load, cuts: Vec::new() };
         scene.go_on();

@@ -7,7 +7,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use portway_testkit::{Addr, Container, ContainerSpec, DaemonSpec, Load, Outcome, Pace, Rig, Watch};
+use portway_testkit::{
+    Addr, Container, ContainerSpec, DaemonSpec, Load, Outcome, Pace, Rig, Watch, check, wait_for,
+};
 
 use crate::PORTWAY;
 
@@ -24,7 +26,10 @@ fn restart_under_load(name: &str, restart: fn(&Container<'_>) -> Result<()>) {
     let Some(rig) = Rig::launch(DaemonSpec::new(PORTWAY), name, &spec).unwrap() else { return };
     let port = rig.ports.one().unwrap();
     rig.add("web", &[&format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:7"]).unwrap();
-    let load = Load::new(&Addr::tcp(&format!("127.0.0.1:{port}")), Pace::PerSecond(500));
+    let addr = Addr::tcp(&format!("127.0.0.1:{port}"));
+    let serves = || check::echo(&check::dial(rig.host(), &addr).ok()?, 10, 1).ok();
+    wait_for("the service", serves).unwrap();
+    let load = Load::new(&addr, Pace::PerSecond(500));
     let load = load.limit(LIMIT).start(rig.host()).unwrap();
     load.wait_for_ok(300).unwrap();
     let mut cuts = Vec::new();
