@@ -19,7 +19,7 @@ use portway_relay::wire::Lifetime;
 use portway_sys::unix_path::{self, Owner, Place};
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -73,6 +73,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
         hub.keeper.end().await;
         return Ok(());
     }
+    let signals = Signals::catch()?;
     let control = control_socket(&options.paths.socket)?;
     let server = tokio::spawn(axum::serve(control, http::router(Arc::clone(&hub))).into_future());
     tokio::spawn(rekeep(Arc::clone(&hub), renewed));
@@ -81,7 +82,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     }
     info!(devices = loaded.desired.len(), socket = %options.paths.socket.display(), "ready");
     tell_systemd(&[NotifyState::Ready]);
-    until_told(&hub, options, logs).await?;
+    signals.serve(&hub, options, logs).await;
     tell_systemd(&[NotifyState::Stopping]);
     server.abort();
     hub.shut_down(Ending::Leave).await;
@@ -264,16 +265,31 @@ async fn poke(hub: &Arc<Hub>, event: &portway_incus::Event) {
     }
 }
 
-/// Serves signals until one says to end.
-async fn until_told(hub: &Arc<Hub>, options: &DaemonOptions, logs: &LogControl) -> Result<(), Failure> {
-    let catch = |kind| signal(kind).map_err(|source| io_failure("catch signals", &source));
-    let (mut end, mut stop) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
-    let mut reload = catch(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = end.recv() => return Ok(()),
-            _ = stop.recv() => return Ok(()),
-            _ = reload.recv() => reread(hub, options, logs).await,
+/// The signals the daemon serves, caught before anybody can know that it runs.
+struct Signals {
+    end: Signal,
+    stop: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Signals, Failure> {
+        let catch = |kind| signal(kind).map_err(|source| io_failure("catch signals", &source));
+        Ok(Signals {
+            end: catch(SignalKind::terminate())?,
+            stop: catch(SignalKind::interrupt())?,
+            reload: catch(SignalKind::hangup())?,
+        })
+    }
+
+    /// Serves them until one says to end.
+    async fn serve(mut self, hub: &Arc<Hub>, options: &DaemonOptions, logs: &LogControl) {
+        loop {
+            tokio::select! {
+                _ = self.end.recv() => return,
+                _ = self.stop.recv() => return,
+                _ = self.reload.recv() => reread(hub, options, logs).await,
+            }
         }
     }
 }
