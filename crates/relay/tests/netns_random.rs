@@ -7,6 +7,7 @@ mod rig;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use portway_relay::wire::field;
@@ -115,6 +116,27 @@ fn course(client: &Stream, server: &Stream, seed: u64) {
     });
 }
 
+/// A course that fails says which it was, and what the kernel did to connections meanwhile.
+fn told_course(client: &Stream, server: &Stream, listen: &str, seed: u64) {
+    let course = AssertUnwindSafe(|| course(client, server, seed));
+    let failed = catch_unwind(course).is_err();
+    assert!(!failed, "course {seed} of {listen}; kernel: {}", kernel_events());
+}
+
+/// The counters of this namespace that tell of aborts, drops, timeouts and closed windows.
+fn kernel_events() -> String {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let mut lines = text.lines();
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let of_note =
+        |name: &str| ["Abort", "Drop", "Timeout", "Window", "Orphan"].iter().any(|part| name.contains(part));
+    let pairs = names.split(' ').zip(values.split(' '));
+    pairs
+        .filter(|(name, value)| of_note(name) && *value != "0")
+        .map(|(name, value)| format!("{name} {value}, "))
+        .collect()
+}
+
 fn open_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -144,7 +166,7 @@ fn random_courses_of_every_pairing() {
                     for at_once in 0..AT_ONCE {
                         let (client, server) = (connect(listen), accept(service));
                         let seed = (round * 10 + number) * 100 + at_once + 1;
-                        scope.spawn(move || course(&client, &server, seed));
+                        scope.spawn(move || told_course(&client, &server, listen, seed));
                     }
                 }
             });

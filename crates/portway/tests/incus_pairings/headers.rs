@@ -22,7 +22,7 @@ fn tcp(stream: &Stream) -> &std::net::TcpStream {
 fn seen(pair: &Pair, client: &Addr, after: &[u8], length: usize) -> (Vec<u8>, Stream) {
     let target = pair.target();
     let client = check::dial(&pair.listen.site, client).unwrap();
-    let service = target.accept();
+    let service = target.accept().unwrap();
     // The header is there before the client has said a word: a target that speaks first needs it.
     let mut header = vec![0; length];
     (&service).read_exact(&mut header).unwrap();
@@ -41,7 +41,7 @@ fn seen(pair: &Pair, client: &Addr, after: &[u8], length: usize) -> (Vec<u8>, St
 fn v1(pair: &Pair, client: &Addr, expected: impl Fn(SocketAddr, SocketAddr) -> String) {
     let target = pair.target();
     let client = check::dial(&pair.listen.site, client).unwrap();
-    let service = target.accept();
+    let service = target.accept().unwrap();
     let expected = match &client {
         Stream::Tcp(stream) => expected(stream.local_addr().unwrap(), stream.peer_addr().unwrap()),
         Stream::Unix(_) => {
@@ -162,7 +162,7 @@ fn the_header_survives_a_wait_for_the_service() {
     rig.daemon.wait_for_state("web", "active").unwrap();
     pair.connect.site = rig.inside().unwrap();
     let target = pair.target();
-    let service = target.accept();
+    let service = target.accept().unwrap();
     let header = line("TCP4", tcp(&client).local_addr().unwrap(), tcp(&client).peer_addr().unwrap());
     let mut got = vec![0; header.len() + 5];
     (&service).read_exact(&mut got).unwrap();

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use portway_testkit::{Addr, Listener, Rig, Site, Stream};
 
 /// How long any wait may take.
@@ -114,8 +114,8 @@ pub(crate) struct Target {
 
 impl Target {
     /// The next connection of the relay.
-    pub(crate) fn accept(&self) -> Stream {
-        self.listener.accept_within(LIMIT).unwrap()
+    pub(crate) fn accept(&self) -> Result<Stream> {
+        self.listener.accept_within(LIMIT).context("the device does not connect")
     }
 }
 
