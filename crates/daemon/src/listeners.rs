@@ -7,13 +7,14 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use portway_model::{Address, DeviceSpec, IpHost, PortList, UnixName};
+use portway_model::{Address, DeviceSpec, IpHost, PortList, UnixKind, UnixName};
 use portway_sys::listen::{self, V6Only};
 use portway_sys::netns;
 use portway_sys::unix_path::{self, BindError, Owner, Place};
 use portway_sys::userns::{Extents, IdMap};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
+use rustix::net::SocketType;
 use serde::{Deserialize, Serialize};
 
 use crate::instance::plan::{Kind, RunId, Side, listen_side};
@@ -144,7 +145,18 @@ pub(crate) fn kind(spec: &DeviceSpec) -> Kind {
     match spec.listen.address() {
         Address::Tcp { .. } => Kind::Stream,
         Address::Udp { .. } => Kind::Datagram,
-        Address::Unix(_) => Kind::Unix,
+        // What waits in it is thrown away while the instance is down, as with udp.
+        Address::Unix(UnixKind::Datagram, _) => Kind::Datagram,
+        Address::Unix(UnixKind::Stream | UnixKind::Packet, _) => Kind::Unix,
+    }
+}
+
+/// The kernel's word for a kind of unix socket.
+pub(crate) fn socket_type(kind: UnixKind) -> SocketType {
+    match kind {
+        UnixKind::Stream => SocketType::STREAM,
+        UnixKind::Packet => SocketType::SEQPACKET,
+        UnixKind::Datagram => SocketType::DGRAM,
     }
 }
 
@@ -152,14 +164,14 @@ pub(crate) fn kind(spec: &DeviceSpec) -> Kind {
 pub(crate) fn count(spec: &DeviceSpec) -> u32 {
     match spec.listen.address() {
         Address::Tcp { ports, .. } | Address::Udp { ports, .. } => ports.count(),
-        Address::Unix(_) => 1,
+        Address::Unix(..) => 1,
     }
 }
 
 /// Whether listeners of `spec` are files of the instance, whose file system may never answer.
 pub(crate) fn is_inside(spec: &DeviceSpec) -> bool {
     listen_side(spec.bind) == Side::Instance
-        && matches!(spec.listen.address(), Address::Unix(UnixName::Path(_)))
+        && matches!(spec.listen.address(), Address::Unix(_, UnixName::Path(_)))
 }
 
 /// Opens the listeners of `spec`; `run` is needed for the instance's side. Blocks; call it on a
@@ -171,8 +183,8 @@ pub(crate) fn open(spec: &DeviceSpec, run: Option<&Run>) -> Result<Listeners, Op
     let side = listen_side(spec.bind);
     let run = if side == Side::Instance { Some(run.ok_or(OpenError::Gone)?) } else { None };
     match spec.listen.address() {
-        Address::Unix(UnixName::Path(path)) => open_path(spec, Path::new(path.as_str()), run),
-        Address::Unix(UnixName::Abstract(_)) | Address::Tcp { .. } | Address::Udp { .. } => {
+        Address::Unix(_, UnixName::Path(path)) => open_path(spec, Path::new(path.as_str()), run),
+        Address::Unix(_, UnixName::Abstract(_)) | Address::Tcp { .. } | Address::Udp { .. } => {
             open_in_netns(spec, run)
         }
     }
@@ -201,10 +213,12 @@ fn open_here(spec: &DeviceSpec, side: Side) -> Result<Vec<OwnedFd>, OpenError> {
         Address::Udp { host, ports } => {
             open_ports(host, ports, "udp", side, |address| listen::udp(address, v6only))
         }
-        Address::Unix(UnixName::Abstract(name)) => listen::unix_abstract(name.as_str().as_bytes())
-            .map(|descriptor| vec![descriptor])
-            .map_err(|source| inet_error(spec.listen.to_string(), side, source)),
-        Address::Unix(UnixName::Path(_)) => Ok(Vec::new()),
+        Address::Unix(kind, UnixName::Abstract(name)) => {
+            listen::unix_abstract(socket_type(*kind), name.as_str().as_bytes())
+                .map(|descriptor| vec![descriptor])
+                .map_err(|source| inet_error(spec.listen.to_string(), side, source))
+        }
+        Address::Unix(_, UnixName::Path(_)) => Ok(Vec::new()),
     }
 }
 
@@ -262,7 +276,8 @@ fn open_path(spec: &DeviceSpec, path: &Path, run: Option<&Run>) -> Result<Listen
         Some(_) => unix_path::open_parent(place.root.as_fd(), path).ok().map(|(folder, _)| folder),
         None => None,
     };
-    let bound = unix_path::bind_stream(place, owner, spec.socket.mode.bits().into())
+    let kind = socket_type(spec.listen.address().unix_kind().unwrap_or(UnixKind::Stream));
+    let bound = unix_path::bind(place, kind, owner, spec.socket.mode.bits().into())
         .map_err(|failure| path_error(failure, path, side))?;
     let file = SocketFile { dev: bound.dev, ino: bound.ino };
     Ok(Listeners::new(vec![bound.fd], spec, run, Some(file), folder))
@@ -332,7 +347,7 @@ impl Listeners {
         let refusing = kind(spec) == Kind::Stream
             && !descriptors.iter().all(|listener| listen::is_listening(listener.as_fd()).unwrap_or(false));
         let folder = match (run, spec.listen.address()) {
-            (Some(run), Address::Unix(UnixName::Path(path))) => {
+            (Some(run), Address::Unix(_, UnixName::Path(path))) => {
                 let root = run.root().ok()?;
                 unix_path::open_parent(root.as_fd(), Path::new(path.as_str())).ok().map(|(folder, _)| folder)
             }
@@ -390,7 +405,7 @@ impl Listeners {
         spec: &DeviceSpec,
         run: Option<&Run>,
     ) -> Option<impl FnOnce() -> bool + Send + use<>> {
-        let (Some(file), Address::Unix(UnixName::Path(path))) = (self.note.file, spec.listen.address())
+        let (Some(file), Address::Unix(_, UnixName::Path(path))) = (self.note.file, spec.listen.address())
         else {
             return None;
         };
@@ -403,7 +418,7 @@ impl Listeners {
 
     /// Closes them; a socket file that is still ours is removed, in the namespace it was made in.
     pub(crate) fn close(self, spec: &DeviceSpec, run: Option<&Run>) {
-        let (Some(file), Address::Unix(UnixName::Path(path))) = (self.note.file, spec.listen.address())
+        let (Some(file), Address::Unix(_, UnixName::Path(path))) = (self.note.file, spec.listen.address())
         else {
             return;
         };
@@ -459,7 +474,9 @@ fn is_genuine(descriptors: &[OwnedFd], spec: &DeviceSpec, run: Option<&Run>) -> 
                     .is_ok_and(|bound| bound.ip() == host.ip() && bound.port() == port.get())
             })
         }
-        Address::Unix(_) => true,
+        Address::Unix(kind, _) => descriptors
+            .iter()
+            .all(|listener| listen::is_unix(listener.as_fd(), socket_type(*kind)).unwrap_or(false)),
     }
 }
 

@@ -19,8 +19,8 @@ pub(crate) fn overlaps(theirs: &Address, address: &str) -> bool {
                 && q.iter()
                     .any(|port| p.ranges().iter().any(|range| range.first() <= port && port <= range.last()))
         }
-        (Address::Unix(UnixName::Abstract(a)), Address::Unix(UnixName::Abstract(b))) => a == b,
-        (Address::Unix(UnixName::Path(a)), Address::Unix(UnixName::Path(b))) => a == b,
+        (Address::Unix(_, UnixName::Abstract(a)), Address::Unix(_, UnixName::Abstract(b))) => a == b,
+        (Address::Unix(_, UnixName::Path(a)), Address::Unix(_, UnixName::Path(b))) => a == b,
         _ => false,
     }
 }
@@ -31,11 +31,11 @@ pub(crate) fn process_at(address: &str) -> Option<String> {
     let (tables, port, listening): (&[&str], u16, bool) = match listen.address() {
         Address::Tcp { ports, .. } => (&["tcp", "tcp6"], ports.nth(0)?.get(), true),
         Address::Udp { ports, .. } => (&["udp", "udp6"], ports.nth(0)?.get(), false),
-        Address::Unix(_) => return None,
+        Address::Unix(..) => return None,
     };
     let ip = match listen.address() {
         Address::Tcp { host, .. } | Address::Udp { host, .. } => host.ip(),
-        Address::Unix(_) => return None,
+        Address::Unix(..) => return None,
     };
     let inode = tables.iter().find_map(|table| {
         let text = std::fs::read_to_string(format!("/proc/self/net/{table}")).ok()?;

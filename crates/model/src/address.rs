@@ -16,7 +16,7 @@ use crate::at::{AddrError, AddrErrorKind};
 use crate::host::IpHost;
 use crate::port::PortList;
 use crate::text::{quote, serde_by_text};
-use crate::unix::UnixName;
+use crate::unix::{UnixKind, UnixName};
 
 /// Which end of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,16 +36,22 @@ pub enum Protocol {
     Udp,
     /// Unix stream socket.
     Unix,
+    /// Unix datagram socket.
+    Unixgram,
+    /// Unix seqpacket socket: a connection that keeps the boundaries of what is sent.
+    Unixpacket,
 }
 
 impl Protocol {
-    /// `tcp`, `udp` or `unix`.
+    /// `tcp`, `udp`, `unix`, `unixgram` or `unixpacket`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::Unix => "unix",
+            Self::Unixgram => "unixgram",
+            Self::Unixpacket => "unixpacket",
         }
     }
 }
@@ -73,8 +79,8 @@ pub enum Address {
         /// Ports, positional.
         ports: PortList,
     },
-    /// A unix stream socket.
-    Unix(UnixName),
+    /// A unix socket.
+    Unix(UnixKind, UnixName),
 }
 
 impl Address {
@@ -84,7 +90,9 @@ impl Address {
         match self {
             Self::Tcp { .. } => Protocol::Tcp,
             Self::Udp { .. } => Protocol::Udp,
-            Self::Unix(_) => Protocol::Unix,
+            Self::Unix(UnixKind::Stream, _) => Protocol::Unix,
+            Self::Unix(UnixKind::Datagram, _) => Protocol::Unixgram,
+            Self::Unix(UnixKind::Packet, _) => Protocol::Unixpacket,
         }
     }
 
@@ -93,7 +101,7 @@ impl Address {
     pub const fn host(&self) -> Option<&IpHost> {
         match self {
             Self::Tcp { host, .. } | Self::Udp { host, .. } => Some(host),
-            Self::Unix(_) => None,
+            Self::Unix(..) => None,
         }
     }
 
@@ -102,7 +110,7 @@ impl Address {
     pub const fn ports(&self) -> Option<&PortList> {
         match self {
             Self::Tcp { ports, .. } | Self::Udp { ports, .. } => Some(ports),
-            Self::Unix(_) => None,
+            Self::Unix(..) => None,
         }
     }
 
@@ -111,7 +119,16 @@ impl Address {
     pub const fn unix(&self) -> Option<&UnixName> {
         match self {
             Self::Tcp { .. } | Self::Udp { .. } => None,
-            Self::Unix(name) => Some(name),
+            Self::Unix(_, name) => Some(name),
+        }
+    }
+
+    /// Kind of socket, if unix.
+    #[must_use]
+    pub const fn unix_kind(&self) -> Option<UnixKind> {
+        match self {
+            Self::Tcp { .. } | Self::Udp { .. } => None,
+            Self::Unix(kind, _) => Some(*kind),
         }
     }
 
@@ -145,8 +162,11 @@ impl Address {
         if rest.is_empty() {
             return fail(start, AddrErrorKind::AddressMissing(protocol.as_str()));
         }
+        let unix = |kind| UnixName::parse_at(text, start).map(|name| Self::Unix(kind, name));
         match protocol {
-            Protocol::Unix => UnixName::parse_at(text, start).map(Self::Unix),
+            Protocol::Unix => unix(UnixKind::Stream),
+            Protocol::Unixgram => unix(UnixKind::Datagram),
+            Protocol::Unixpacket => unix(UnixKind::Packet),
             Protocol::Tcp => parse_inet(text, start, side).map(|(host, ports)| Self::Tcp { host, ports }),
             Protocol::Udp => parse_inet(text, start, side).map(|(host, ports)| Self::Udp { host, ports }),
         }
@@ -213,7 +233,7 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp { host, ports } => write!(f, "tcp:{host}:{ports}"),
             Self::Udp { host, ports } => write!(f, "udp:{host}:{ports}"),
-            Self::Unix(name) => write!(f, "unix:{name}"),
+            Self::Unix(_, name) => write!(f, "{}:{name}", self.protocol()),
         }
     }
 }

@@ -31,4 +31,4 @@ pub use nearest::nearest;
 pub use options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketMode, SocketOwner};
 pub use port::{Port, PortList, PortRange};
 pub use spec::{DeviceSpec, KeyDoc, SpecError, Target};
-pub use unix::{AbstractName, UNIX_NAME_MAX_BYTES, UnixName, UnixPath};
+pub use unix::{AbstractName, UNIX_NAME_MAX_BYTES, UnixKind, UnixName, UnixPath};

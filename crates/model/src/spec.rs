@@ -21,7 +21,7 @@ use crate::address::{Address, ConnectAddr, ListenAddr, Protocol};
 use crate::host::Zone;
 use crate::options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketOwner};
 use crate::port::PortList;
-use crate::unix::UnixName;
+use crate::unix::{UnixKind, UnixName};
 
 /// A proxy device. Built from its keys; [`DeviceSpec::check`] holds for every value from there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +75,8 @@ pub enum Target<'a> {
         /// Interface that gives the scope id, for link-local addresses.
         zone: Option<&'a Zone>,
     },
-    /// Unix stream.
-    Unix(&'a UnixName),
+    /// Unix socket.
+    Unix(UnixKind, &'a UnixName),
 }
 
 impl DeviceSpec {
@@ -152,7 +152,7 @@ impl DeviceSpec {
             Address::Udp { host, ports } => {
                 Target::Udp { addr: SocketAddr::new(host.dial_ip(), port(ports)?), zone: host.zone() }
             }
-            Address::Unix(name) => Target::Unix(name),
+            Address::Unix(kind, name) => Target::Unix(*kind, name),
         })
     }
 
@@ -174,7 +174,11 @@ impl DeviceSpec {
             (ProxyProtocol::Off, _)
             | (ProxyProtocol::V1, Protocol::Tcp)
             | (ProxyProtocol::V2, Protocol::Tcp | Protocol::Unix) => true,
-            (ProxyProtocol::V1, Protocol::Udp | Protocol::Unix) | (ProxyProtocol::V2, Protocol::Udp) => false,
+            (ProxyProtocol::V1, Protocol::Unix)
+            | (
+                ProxyProtocol::V1 | ProxyProtocol::V2,
+                Protocol::Udp | Protocol::Unixgram | Protocol::Unixpacket,
+            ) => false,
         };
         if !header_fits {
             return Err(SpecError::ProxyProtocol {

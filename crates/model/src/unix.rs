@@ -104,7 +104,18 @@ impl fmt::Display for AbstractName {
     }
 }
 
-/// Name of a unix stream socket.
+/// Kind of a unix socket (unix(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnixKind {
+    /// `SOCK_STREAM`: a connection that carries bytes.
+    Stream,
+    /// `SOCK_SEQPACKET`: a connection that carries records.
+    Packet,
+    /// `SOCK_DGRAM`: no connection.
+    Datagram,
+}
+
+/// Name of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnixName {
     /// A file.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{self, AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
@@ -68,19 +68,22 @@ fn inet_socket(address: SocketAddr, kind: SocketType, v6only: V6Only) -> io::Res
     }
 }
 
-/// Listens for stream connections on the abstract unix name `name` (without the leading zero byte).
+/// Binds the abstract unix name `name` (without the leading zero byte) and, unless `kind` is datagrams, listens.
 ///
 /// # Errors
 /// `AddrInUse`; `InvalidInput` for an empty name or one above 107 bytes.
-pub fn unix_abstract(name: &[u8]) -> io::Result<OwnedFd> {
+pub fn unix_abstract(kind: SocketType, name: &[u8]) -> io::Result<OwnedFd> {
     if name.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "empty abstract name"));
     }
     let address = SocketAddrUnix::new_abstract_name(name)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    crate::unix_path::widen(socket.as_fd(), kind)?;
     net::bind(&socket, &address)?;
-    net::listen(&socket, BACKLOG)?;
+    if kind != SocketType::DGRAM {
+        net::listen(&socket, BACKLOG)?;
+    }
     Ok(socket)
 }
 
@@ -122,6 +125,14 @@ pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
 pub fn local_addr(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     SocketAddr::try_from(net::getsockname(fd)?)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not an inet socket"))
+}
+
+/// Whether `fd` is a unix socket of `kind`.
+///
+/// # Errors
+/// Those of getsockopt(2): not a socket.
+pub fn is_unix(fd: BorrowedFd<'_>, kind: SocketType) -> io::Result<bool> {
+    Ok(sockopt::socket_domain(fd)? == AddressFamily::UNIX && sockopt::socket_type(fd)? == kind)
 }
 
 /// Whether `fd` is a listening stream socket (`SO_ACCEPTCONN`).

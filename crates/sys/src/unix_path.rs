@@ -91,7 +91,7 @@ pub enum BindError {
     },
 }
 
-/// What the descriptor given to [`connect_stream`] is.
+/// What the descriptor given to [`connect`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
     /// `O_PATH` of a root directory: the whole path is resolved below it, symlinks included.
@@ -100,11 +100,35 @@ pub enum Base {
     Parent,
 }
 
-/// Binds a stream socket at `place` and listens.
+/// Longest record or datagram that unix sockets of ours carry, bytes. A program that does not change its own send
+/// buffer can send 212,960 (`net.core.wmem_default` less the kernel's own 32).
+pub const MESSAGE_MAX_BYTES: usize = 256 * 1024;
+
+/// Gives a socket that sends whole messages room for the longest one. The kernel doubles the value and caps
+/// it at twice `net.core.wmem_max`, which is enough by default.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn widen(socket: BorrowedFd<'_>, kind: SocketType) -> io::Result<()> {
+    if kind != SocketType::STREAM {
+        net::sockopt::set_socket_send_buffer_size(socket, MESSAGE_MAX_BYTES)?;
+    }
+    Ok(())
+}
+
+/// [`bind`] for a stream socket.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn bind_stream(place: Place, owner: Owner, mode: u32) -> Result<Bound, BindError> {
+    bind(place, SocketType::STREAM, owner, mode)
+}
+
+/// Binds a socket of `kind` at `place` and, unless it is for datagrams, listens.
 ///
 /// A dead socket file that is in the way is removed; anything else there is left alone. The file has its
 /// `owner` and `mode` (the low nine bits count) from the moment it exists, whatever the umask and the parent
-/// folder say, and the listener's credentials (`SO_PEERCRED` at its clients) are the owner's. Needs
+/// folder say, and a listener's credentials (`SO_PEERCRED` at its clients) are the owner's. Needs
 /// `CAP_SETUID`, `CAP_SETGID`, `CAP_CHOWN` and `CAP_DAC_OVERRIDE` for an owner other than the caller. The socket's
 /// name as `getsockname` and `ss` print it is the last component alone, since it is bound from inside its folder.
 ///
@@ -113,8 +137,8 @@ pub enum Base {
 ///
 /// # Errors
 /// See [`BindError`]. Nothing is left behind.
-pub fn bind_stream(place: Place, owner: Owner, mode: u32) -> Result<Bound, BindError> {
-    bind::bind_stream(place, owner, mode)
+pub fn bind(place: Place, kind: SocketType, owner: Owner, mode: u32) -> Result<Bound, BindError> {
+    bind::bind(place, kind, owner, mode)
 }
 
 /// Removes the socket file at `place` if it is still the one with `dev` and `ino`. True: it was removed.
@@ -157,13 +181,24 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Connects to the stream socket at `path` without waiting; the socket is non-blocking. For workers: works in
+/// A non-blocking stream socket, connected as [`connect`] does.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_stream(base: BorrowedFd<'_>, kind: Base, path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(socket.as_fd(), base, kind, path)?;
+    Ok(socket)
+}
+
+/// Connects `socket`, which is non-blocking, to the socket at `path`. For workers: works in
 /// a private root (/proc is all it needs) and allocates nothing for paths below 256 bytes.
 ///
 /// # Errors
 /// `NotFound`, `ConnectionRefused` (nobody listens, or it is no socket), `WouldBlock` (the backlog is full: try
 /// again later), `PermissionDenied`, EPROTOTYPE (another kind of socket), ELOOP (a symlink with [`Base::Parent`]).
-pub fn connect_stream(base: BorrowedFd<'_>, kind: Base, path: &Path) -> io::Result<OwnedFd> {
+pub fn connect(socket: BorrowedFd<'_>, base: BorrowedFd<'_>, kind: Base, path: &Path) -> io::Result<()> {
     let file = match kind {
         Base::Root => resolve_in_root(base, path, OFlags::PATH)?,
         Base::Parent => {
@@ -172,10 +207,15 @@ pub fn connect_stream(base: BorrowedFd<'_>, kind: Base, path: &Path) -> io::Resu
             rustix::fs::openat2(base, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)?
         }
     };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    net::connect(&socket, &SocketAddrUnix::new(ProcPath::of_fd(file.as_fd()).as_path())?)?;
-    Ok(socket)
+    Ok(net::connect(socket, &name_of(file.as_fd())?)?)
+}
+
+/// The name by which the socket whose file is `file` (`O_PATH`) can be reached for as long as that is open.
+///
+/// # Errors
+/// None in practice: the name is short.
+pub fn name_of(file: BorrowedFd<'_>) -> io::Result<SocketAddrUnix> {
+    Ok(SocketAddrUnix::new(ProcPath::of_fd(file).as_path())?)
 }
 
 fn no_last_component() -> io::Error {

@@ -72,7 +72,10 @@ impl Instance {
             at(device.held_until);
             at(needs_discard(device).then_some(self.last_discard + DISCARD_PAUSE));
         }
-        let files = self.devices.values().any(|device| listeners::kind(&device.spec) == Kind::Unix);
+        let files = self
+            .devices
+            .values()
+            .any(|device| device.spec.listen.address().unix().is_some_and(|name| name.path().is_some()));
         at((self.run.is_some() && files).then_some(self.last_check + CHECK_PAUSE));
         // One that is over waits for a command that is under way.
         at(self.idle_since.map(|since| (since + super::IDLE_LIMIT).max(now + OVERDUE_PAUSE)));

@@ -91,7 +91,7 @@ fn unprivileged_root(uids: Option<&Extents>, gids: Option<&Extents>) -> Option<I
 }
 
 fn dials_path(spec: &DeviceSpec) -> bool {
-    matches!(spec.connect.address(), Address::Unix(UnixName::Path(_)))
+    matches!(spec.connect.address(), Address::Unix(_, UnixName::Path(_)))
 }
 
 /// Whether the folder a dialled path was resolved from can be replaced under us: only on the host,
@@ -106,7 +106,7 @@ pub(crate) fn base_may_be_stale(spec: &DeviceSpec) -> bool {
 /// # Errors
 /// One line.
 pub(crate) fn base(spec: &DeviceSpec, run: &Run) -> Result<Option<Base>, String> {
-    let Address::Unix(UnixName::Path(path)) = spec.connect.address() else { return Ok(None) };
+    let Address::Unix(_, UnixName::Path(path)) = spec.connect.address() else { return Ok(None) };
     match (connect_side(spec.bind), &run.ids) {
         (Side::Instance, Some(_)) => {
             let descriptor = run.root().map_err(|_| "the instance has ended".to_owned())?;
@@ -123,7 +123,7 @@ pub(crate) fn base(spec: &DeviceSpec, run: &Run) -> Result<Option<Base>, String>
 /// One line.
 pub(crate) fn host_base(spec: &DeviceSpec) -> Result<Option<Base>, String> {
     match (connect_side(spec.bind), spec.connect.address()) {
-        (Side::Host, Address::Unix(UnixName::Path(path))) => host_folder(path.as_path()).map(Some),
+        (Side::Host, Address::Unix(_, UnixName::Path(path))) => host_folder(path.as_path()).map(Some),
         _ => Ok(None),
     }
 }

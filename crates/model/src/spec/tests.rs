@@ -221,6 +221,8 @@ fn every_pairing() {
         Protocol::Tcp => "tcp::80",
         Protocol::Udp => "udp::80",
         Protocol::Unix => "unix:/run/a",
+        Protocol::Unixgram => "unixgram:/run/a",
+        Protocol::Unixpacket => "unixpacket:/run/a",
     };
     let all = [Protocol::Tcp, Protocol::Udp, Protocol::Unix];
     for (listen, connect) in all.into_iter().flat_map(|listen| all.map(|connect| (listen, connect))) {
@@ -303,7 +305,9 @@ fn targets_are_positional() {
     let Some(Target::Udp { addr, zone }) = spec.target(0) else { panic!("udp") };
     assert_eq!((addr.to_string().as_str(), zone.map(Zone::as_str)), ("[fe80::1]:9", Some("eth0")));
     let spec = addresses("tcp::80-81", "unix:@b").expect("a device");
-    assert!(matches!(spec.target(1), Some(Target::Unix(UnixName::Abstract(name))) if name.as_str() == "b"));
+    assert!(
+        matches!(spec.target(1), Some(Target::Unix(_, UnixName::Abstract(name))) if name.as_str() == "b")
+    );
     assert_eq!(spec.target(2), None);
 }
 

@@ -69,8 +69,8 @@ impl Engine {
     /// A listener has something.
     pub(super) fn on_listener(&mut self, key: Key) {
         match self.listeners.get(key).map(|listener| listener.carrier) {
-            Some(Carrier::Udp) => self.on_datagrams(key),
-            Some(Carrier::Tcp | Carrier::Unix) => self.on_clients(key),
+            Some(Carrier::Udp | Carrier::Gram) => self.on_datagrams(key),
+            Some(Carrier::Tcp | Carrier::Unix | Carrier::Packet) => self.on_clients(key),
             None => {}
         }
     }
@@ -139,8 +139,8 @@ impl Engine {
         listener.attention = Attention::None;
         let watch = match (attention, listener.carrier) {
             (Attention::None, _) => return,
-            (Attention::Clients, Carrier::Udp) => Watch::Level,
-            (Attention::Clients, Carrier::Tcp | Carrier::Unix) => Watch::Shared,
+            (Attention::Clients, Carrier::Udp | Carrier::Gram) => Watch::Level,
+            (Attention::Clients, Carrier::Tcp | Carrier::Unix | Carrier::Packet) => Watch::Shared,
             (Attention::Reopening, _) => Watch::Edge,
         };
         match self.core.poller.add(listener.fd.as_fd(), Token::Listener(key), watch) {

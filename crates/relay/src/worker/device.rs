@@ -72,7 +72,7 @@ impl Plan {
     /// Checks what came with a device.
     pub(super) fn new(wire: WireDevice, base: Option<OwnedFd>) -> Result<Plan, DeviceError> {
         let connect = wire.spec.connect.address();
-        let needs_base = matches!(connect, Address::Unix(UnixName::Path(_)));
+        let needs_base = matches!(connect, Address::Unix(_, UnixName::Path(_)));
         if needs_base != base.is_some() || needs_base != wire.base.is_some() {
             return Err(DeviceError::Base);
         }
@@ -113,8 +113,10 @@ impl Plan {
                 }
                 Some(TargetPlace::Inet(addr))
             }
-            Target::Unix(UnixName::Abstract(name)) => Some(TargetPlace::Abstract(name.as_str().as_bytes())),
-            Target::Unix(UnixName::Path(path)) => {
+            Target::Unix(_, UnixName::Abstract(name)) => {
+                Some(TargetPlace::Abstract(name.as_str().as_bytes()))
+            }
+            Target::Unix(_, UnixName::Path(path)) => {
                 let kind = match self.wire.base? {
                     UnixBase::Root => Base::Root,
                     UnixBase::Parent => Base::Parent,
@@ -144,7 +146,7 @@ impl Plan {
                 let port = ports.nth(index).map_or(0, portway_model::Port::get);
                 write!(text, "{}:{host}:{port}", address.protocol())
             }
-            Address::Unix(name) => write!(text, "unix:{name}"),
+            Address::Unix(_, name) => write!(text, "{}:{name}", address.protocol()),
         };
         let written = one(&mut text).and_then(|()| write!(text, ": {}", words(failure.errno)));
         debug_assert!(written.is_ok(), "writing to a string cannot fail");

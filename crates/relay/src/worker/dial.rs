@@ -38,20 +38,21 @@ fn call(place: &TargetPlace<'_>, carrier: Carrier) -> Result<Called, Errno> {
     match place {
         TargetPlace::Inet(address) => call_inet(address, carrier),
         TargetPlace::Abstract(name) => {
-            let fd = unix_socket()?;
+            let fd = unix_socket(carrier)?;
             connect(&fd, &SocketAddrUnix::new_abstract_name(name)?)?;
             connected(fd)
         }
         TargetPlace::Path { base, kind, path } => {
-            let called = unix_path::connect_stream(*base, *kind, path);
-            connected(called.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?)
+            let fd = unix_socket(carrier)?;
+            let called = unix_path::connect(fd.as_fd(), *base, *kind, path);
+            called.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            connected(fd)
         }
     }
 }
 
 fn call_inet(address: &SocketAddr, carrier: Carrier) -> Result<Called, Errno> {
-    let fd =
-        inet_socket(address, if carrier == Carrier::Udp { SocketType::DGRAM } else { SocketType::STREAM })?;
+    let fd = inet_socket(address, carrier.socket_type())?;
     match connect(&fd, address) {
         Ok(()) => Ok(Called { fd, connected: true }),
         Err(Errno::INPROGRESS) => Ok(Called { fd, connected: false }),
@@ -65,8 +66,13 @@ pub(super) fn inet_socket(address: &SocketAddr, kind: SocketType) -> Result<Owne
     socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
 }
 
-fn unix_socket() -> Result<OwnedFd, Errno> {
-    socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+pub(super) fn unix_socket(carrier: Carrier) -> Result<OwnedFd, Errno> {
+    let (kind, flags) = (carrier.socket_type(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+    let fd = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    if let Err(error) = unix_path::widen(fd.as_fd(), kind) {
+        tracing::debug!(%error, "long messages may not fit");
+    }
+    Ok(fd)
 }
 
 /// Whether a failure says that something is short for the moment: descriptors, memory, local ports, or room in

@@ -11,7 +11,6 @@ use super::device::Attention;
 use super::engine::Engine;
 use super::poller::{Poller, Token, Watch};
 use super::slab::Key;
-use super::socket::Carrier;
 use super::stream::{End, Phase, Stream};
 use super::timers::Timer;
 use crate::wire::{FromWorker, MAX_FDS};
@@ -217,7 +216,7 @@ impl Engine {
         // Datagram listeners stay open, unwatched: replies leave by them.
         self.leave_listeners_alone();
         let streams = |engine: &Engine, key: &Key| {
-            engine.listeners.get(*key).is_some_and(|listener| listener.carrier != Carrier::Udp)
+            engine.listeners.get(*key).is_some_and(|listener| !listener.carrier.is_datagram())
         };
         for device in self.slots.values().copied().collect::<Vec<Key>>() {
             let is_stream = self

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use portway_model::{DeviceSpec, Protocol};
 use portway_sys::sockopt;
 use rustix::event::epoll::EventFlags;
+use rustix::net::SocketType;
 
 /// What a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +17,28 @@ pub(super) enum Carrier {
     Tcp,
     /// Unix stream.
     Unix,
+    /// Unix seqpacket: keeps record boundaries, ends as a stream does.
+    Packet,
     /// Connected UDP: keeps message boundaries, never ends.
     Udp,
+    /// Unix datagrams: as UDP, but nothing is lost on the way.
+    Gram,
+}
+
+impl Carrier {
+    /// Whether it knows no connection.
+    pub(super) const fn is_datagram(self) -> bool {
+        matches!(self, Carrier::Udp | Carrier::Gram)
+    }
+
+    /// The type of its sockets.
+    pub(super) const fn socket_type(self) -> SocketType {
+        match self {
+            Carrier::Tcp | Carrier::Unix => SocketType::STREAM,
+            Carrier::Packet => SocketType::SEQPACKET,
+            Carrier::Udp | Carrier::Gram => SocketType::DGRAM,
+        }
+    }
 }
 
 impl From<Protocol> for Carrier {
@@ -26,6 +47,8 @@ impl From<Protocol> for Carrier {
             Protocol::Tcp => Carrier::Tcp,
             Protocol::Unix => Carrier::Unix,
             Protocol::Udp => Carrier::Udp,
+            Protocol::Unixgram => Carrier::Gram,
+            Protocol::Unixpacket => Carrier::Packet,
         }
     }
 }

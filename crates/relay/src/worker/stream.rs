@@ -226,7 +226,7 @@ impl Stream {
             dead.read = true;
         }
         if let Some(source) = self.socket(dir.from())
-            && source.carrier == Carrier::Unix
+            && matches!(source.carrier, Carrier::Unix | Carrier::Packet)
             && let Err(error) = shutdown(source, Shutdown::Read)
         {
             tracing::trace!(%error, "source not told");
@@ -244,7 +244,7 @@ impl Stream {
         let (Some(socket), Some(other)) = (self.socket(side), self.socket(side.other())) else {
             return Failed::No;
         };
-        if socket.carrier == Carrier::Udp || self.cut == Some(side) {
+        if socket.carrier.is_datagram() || self.cut == Some(side) {
             return Failed::No;
         }
         if self.half.reads(from) {
@@ -253,8 +253,8 @@ impl Stream {
         }
         // Its stream has been read to the end, so no read will show it.
         let gone = match socket.carrier {
-            Carrier::Unix => true,
-            Carrier::Tcp | Carrier::Udp => {
+            Carrier::Unix | Carrier::Packet => true,
+            Carrier::Tcp | Carrier::Udp | Carrier::Gram => {
                 error && matches!(sockopt::take_error(socket.as_fd()), Ok(Some(_)))
             }
         };
@@ -268,7 +268,7 @@ impl Stream {
     fn shut_write(&mut self, side: Side) {
         self.told_end |= side == Side::Downstream;
         match self.socket(side) {
-            Some(socket) if socket.carrier != Carrier::Udp => {
+            Some(socket) if !socket.carrier.is_datagram() => {
                 // The peer may be gone meanwhile; the other direction finds out.
                 if let Err(error) = shutdown(socket, Shutdown::Write) {
                     tracing::trace!(%error, "write side not shut");

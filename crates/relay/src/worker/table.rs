@@ -150,7 +150,8 @@ impl Engine {
     /// A datagram target cannot refuse, so there is nothing to hold for.
     fn begin_hold(&mut self, key: Key, hold: Option<Duration>) {
         let Some(device) = self.devices.get(key) else { return };
-        if let (Some(_), Carrier::Udp, Some(slot)) = (hold, device.plan.connect_carrier(), device.slot) {
+        if let (Some(_), true, Some(slot)) = (hold, device.plan.connect_carrier().is_datagram(), device.slot)
+        {
             self.set_hold(key, None);
             self.send(&FromWorker::HoldEnded { slot, reached: true }, Vec::new());
         } else {
@@ -169,7 +170,7 @@ impl Engine {
             }
             keys.push(self.listeners.insert(Listener::new(fd, device_key, index, carrier)));
         }
-        if carrier == Carrier::Udp {
+        if carrier.is_datagram() {
             self.settle_flows(device_key, &before, &keys);
         }
         for key in before {
@@ -260,7 +261,7 @@ impl Engine {
         let Some(key) = self.slots.get(&slot.0).copied() else { return };
         let Some(device) = self.devices.get(key) else { return };
         let carrier = device.plan.listen_carrier();
-        if carrier == Carrier::Udp || index >= device.plan.spec().listen_count() {
+        if carrier.is_datagram() || index >= device.plan.spec().listen_count() {
             return;
         }
         for fd in fds {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use portway_model::{Address, DeviceSpec, UnixName};
+use portway_model::{Address, DeviceSpec, UnixKind, UnixName};
 use portway_relay::wire::{
     FromWorker, Identity, Init, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Sandbox, Slot, ToWorker,
     UnixBase, WireDevice, field,
@@ -23,6 +23,7 @@ use portway_sys::seqpacket::Channel;
 use portway_sys::shm::CountersView;
 use portway_sys::unix_path;
 use portway_testkit::{Addr, Netns, Pattern, Stream};
+use rustix::net::SocketType;
 
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -337,7 +338,7 @@ pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
 pub(crate) fn device(listen: &str, connect: &str, more: &[(&str, &str)]) -> WireDevice {
     let keys = [("listen", listen), ("connect", connect)].into_iter().chain(more.iter().copied());
     let spec = DeviceSpec::from_keys(keys).unwrap();
-    let path = matches!(spec.connect.address(), Address::Unix(UnixName::Path(_)));
+    let path = matches!(spec.connect.address(), Address::Unix(_, UnixName::Path(_)));
     WireDevice {
         key: "netns:test/dev".into(),
         spec,
@@ -363,13 +364,35 @@ pub(crate) fn open(spec: &DeviceSpec) -> Vec<OwnedFd> {
             .iter()
             .map(|port| listen::udp(SocketAddr::new(host.ip(), port.get()), v6only).unwrap())
             .collect(),
-        Address::Unix(UnixName::Abstract(name)) => {
-            vec![listen::unix_abstract(name.as_str().as_bytes()).unwrap()]
+        Address::Unix(kind, UnixName::Abstract(name)) => {
+            vec![listen::unix_abstract(unix_type(*kind), name.as_str().as_bytes()).unwrap()]
         }
-        Address::Unix(UnixName::Path(path)) => {
-            vec![std::os::unix::net::UnixListener::bind(path.as_path()).unwrap().into()]
+        Address::Unix(kind, UnixName::Path(path)) => {
+            vec![bind_path(path.as_path(), unix_type(*kind))]
         }
     }
+}
+
+/// The kernel's word for a kind of unix socket.
+pub(crate) fn unix_type(kind: UnixKind) -> SocketType {
+    match kind {
+        UnixKind::Stream => SocketType::STREAM,
+        UnixKind::Packet => SocketType::SEQPACKET,
+        UnixKind::Datagram => SocketType::DGRAM,
+    }
+}
+
+/// Binds `path`, in the place of a socket file that is there.
+pub(crate) fn bind_path(path: &Path, kind: SocketType) -> OwnedFd {
+    use rustix::net::{AddressFamily, SocketAddrUnix, bind, listen, socket};
+    let _ = std::fs::remove_file(path);
+    let fd = socket(AddressFamily::UNIX, kind, None).unwrap();
+    unix_path::widen(fd.as_fd(), kind).unwrap();
+    bind(&fd, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    if kind != SocketType::DGRAM {
+        listen(&fd, 128).unwrap();
+    }
+    fd
 }
 
 /// Connects to a device's or a service's address in its text form, bounded in every wait.

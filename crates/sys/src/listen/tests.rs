@@ -66,7 +66,7 @@ fn listeners_do_not_block_and_are_not_inherited() {
     for fd in [
         tcp((LOCAL4, 0).into(), V6Only::No).unwrap(),
         udp((LOCAL6, 0).into(), V6Only::No).unwrap(),
-        unix_abstract(b"portway-sys-flags").unwrap(),
+        unix_abstract(SocketType::STREAM, b"portway-sys-flags").unwrap(),
     ] {
         assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         assert!(rustix::fs::fcntl_getfl(&fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
@@ -141,12 +141,12 @@ fn abstract_names() {
 
 fn abstract_names_alone() {
     let name = [b'n', 0, 0xff].repeat(35);
-    let listener = unix_abstract(&name).unwrap();
-    assert_eq!(unix_abstract(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    let listener = unix_abstract(SocketType::STREAM, &name).unwrap();
+    assert_eq!(unix_abstract(SocketType::STREAM, &name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     net::connect(&socket, &SocketAddrUnix::new_abstract_name(&name).unwrap()).unwrap();
     assert_eq!(local_addr(listener.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-    assert_eq!(unix_abstract(b"").unwrap_err().kind(), io::ErrorKind::InvalidInput);
-    assert!(unix_abstract(&[1; 107]).is_ok());
-    assert!(unix_abstract(&[1; 108]).is_err());
+    assert_eq!(unix_abstract(SocketType::STREAM, b"").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    assert!(unix_abstract(SocketType::STREAM, &[1; 107]).is_ok());
+    assert!(unix_abstract(SocketType::STREAM, &[1; 108]).is_err());
 }

@@ -31,17 +31,17 @@ const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
 /// setfsuid(2) with this value changes nothing and returns the present one.
 const ASK: u32 = u32::MAX;
 
-/// See [`super::bind_stream`].
-pub(super) fn bind_stream(place: Place, owner: Owner, mode: u32) -> Result<Bound, BindError> {
+/// See [`super::bind`].
+pub(super) fn bind(place: Place, kind: SocketType, owner: Owner, mode: u32) -> Result<Bound, BindError> {
     let path = place.path.clone();
-    let body = move || on_thread(&place, owner, mode);
+    let body = move || on_thread(&place, kind, owner, mode);
     match thread::Builder::new().name("bind".to_owned()).spawn(body) {
         Err(source) => Err(BindError::Failed { path, source }),
         Ok(thread) => thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)),
     }
 }
 
-fn on_thread(place: &Place, owner: Owner, mode: u32) -> Result<Bound, BindError> {
+fn on_thread(place: &Place, kind: SocketType, owner: Owner, mode: u32) -> Result<Bound, BindError> {
     let path = place.path.as_path();
     let failed = |source: io::Error| BindError::Failed { path: path.to_owned(), source };
     // SAFETY: gives this one thread its own umask and directory; no other thread sees a difference.
@@ -53,7 +53,7 @@ fn on_thread(place: &Place, owner: Owner, mode: u32) -> Result<Bound, BindError>
         source => refused(path, source),
     })?;
     rustix::process::fchdir(&dir).map_err(|error| refused(path, error.into()))?;
-    let socket = new_socket(mode).map_err(failed)?;
+    let socket = new_socket(kind, mode).map_err(failed)?;
     // From inside the folder: a name of 107 bytes fits, and nothing on the way can be exchanged.
     let address = SocketAddrUnix::new(name.as_os_str()).map_err(|error| failed(error.into()))?;
     clear_dead(dir.as_fd(), &name, path)?;
@@ -67,13 +67,14 @@ fn on_thread(place: &Place, owner: Owner, mode: u32) -> Result<Bound, BindError>
         }
         error => refused(path, error.into()),
     })?;
-    finish(socket, dir.as_fd(), &name, owner, mode).map_err(failed)
+    finish(socket, kind, dir.as_fd(), &name, (owner, mode)).map_err(failed)
 }
 
 /// A socket whose file will have `mode`: unix_bind takes it from the socket's own inode, and the umask is 0.
-fn new_socket(mode: u32) -> io::Result<OwnedFd> {
+fn new_socket(kind: SocketType, mode: u32) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    super::widen(socket.as_fd(), kind)?;
     rustix::fs::fchmod(&socket, permissions(mode))?;
     Ok(socket)
 }
@@ -83,11 +84,20 @@ fn permissions(mode: u32) -> Mode {
 }
 
 /// What is left to do once the file exists. The file is removed when something fails.
-fn finish(socket: OwnedFd, dir: BorrowedFd<'_>, name: &OsStr, owner: Owner, mode: u32) -> io::Result<Bound> {
+fn finish(
+    socket: OwnedFd,
+    kind: SocketType,
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    (owner, mode): (Owner, u32),
+) -> io::Result<Bound> {
     let file = bound_file(socket.as_fd(), dir, name)?;
     let stat = rustix::fs::fstat(&file)?;
     let (dev, ino) = (stat.st_dev, stat.st_ino);
     let listening = settle(file.as_fd(), &stat, owner, mode).and_then(|()| {
+        if kind == SocketType::DGRAM {
+            return Ok(());
+        }
         assume_credentials(owner)?;
         Ok(net::listen(&socket, BACKLOG)?)
     });

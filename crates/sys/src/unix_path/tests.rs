@@ -179,6 +179,32 @@ fn a_dead_socket_is_replaced_alone() {
     drop(second);
 }
 
+/// Each kind of socket: owner and mode from the first moment, in use by any kind, replaced when it is dead.
+/// Fails when: the probe takes another kind's refusal to connect for death.
+#[test]
+fn every_kind_of_socket() {
+    expect_child(None, every_kind_of_socket_alone);
+}
+
+fn every_kind_of_socket_alone() {
+    const KINDS: [SocketType; 3] = [SocketType::STREAM, SocketType::SEQPACKET, SocketType::DGRAM];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    for kind in KINDS {
+        let bound = crate::unix_path::bind(place(&path), kind, me(), 0o620).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o7777, 0o620);
+        assert!(crate::listen::is_unix(bound.fd.as_fd(), kind).unwrap());
+        for other in KINDS {
+            let taken = crate::unix_path::bind(place(&path), other, me(), 0o600);
+            assert!(matches!(taken, Err(BindError::InUse { .. })), "{other:?} over {kind:?}: {taken:?}");
+        }
+        let base = below(dir.path(), "/").root;
+        let client = net::socket(AddressFamily::UNIX, kind, None).unwrap();
+        connect(client.as_fd(), base.as_fd(), Base::Root, Path::new("/s")).unwrap();
+        // The next round finds it dead.
+    }
+}
+
 #[test]
 fn a_living_socket_of_any_kind_is_left_alone_and_notices_nothing() {
     let dir = tempfile::tempdir().unwrap();
