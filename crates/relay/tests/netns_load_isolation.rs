@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use portway_relay::wire::field;
 use portway_testkit::{Listener, Stream};
-use rig::{Rig, accept, addr, connect, in_netns, service};
+use rig::{Rig, accept, addr, bound_tcp_memory, connect, in_netns, service};
 
 /// Echoes on every connection until dropped by the end of the test process.
 fn echo(listener: Listener) {
@@ -130,6 +130,7 @@ fn a_full_unix_backlog_is_told_in_time() {
 #[test]
 fn stalled_readers_cost_little_and_delay_nobody() {
     in_netns(|| {
+        bound_tcp_memory();
         let mut rig = Rig::start();
         echo(service("tcp:127.0.0.1:2000"));
         let source = service("tcp:127.0.0.1:2001");

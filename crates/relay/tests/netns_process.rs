@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use portway_relay::wire::{FromWorker, Ids, Init, Sandbox, field};
 use portway_testkit::{Stream, fds};
-use rig::{Rig, accept, connect, expect_to_end, in_netns, init, pattern, service};
+use rig::{Rig, accept, bound_tcp_memory, connect, expect_to_end, in_netns, init, pattern, service};
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
@@ -341,6 +341,7 @@ fn a_worker_stays_small() {
 /// 1,000 clients ask for much and read nothing: what waits for them waits in the kernel.
 fn stalled_readers_stay_in_the_kernel() {
     in_netns(|| {
+        bound_tcp_memory();
         let _ = portway_sys::process::raise_nofile();
         let mut rig = start();
         let target = service("tcp:127.0.0.1:2000");

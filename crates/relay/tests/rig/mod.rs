@@ -35,6 +35,15 @@ pub(crate) fn in_netns(test: impl FnOnce() + Send) {
     }
 }
 
+/// Bounds what a tcp connection of this network namespace keeps in the kernel to about 100 kB each way. For tests
+/// with many connections that are not read: all namespaces share the kernel's limit for tcp memory (`tcp_mem` of
+/// tcp(7)), and beyond it the kernel resets connections of others.
+pub(crate) fn bound_tcp_memory() {
+    for name in ["tcp_rmem", "tcp_wmem"] {
+        std::fs::write(format!("/proc/sys/net/ipv4/{name}"), "4096 16384 65536").unwrap();
+    }
+}
+
 /// The worker's other end.
 pub(crate) struct Rig {
     channel: Option<Channel>,
