@@ -1,7 +1,8 @@
 //! Addresses of a proxy device.
 //!
 //! ```text
-//! address := ("tcp:" | "udp:") host ":" ports | "unix:" path | "unix:@" name
+//! address := ("tcp:" | "udp:") host ":" ports | unix ":" path | unix ":@" name
+//! unix    := "unix" | "unixgram" | "unixpacket"
 //! host    := IPv4 | "[" IPv6 "]" | "[" link-local IPv6 "%" zone "]" | "" | "[]"
 //! ports   := item ("," item)*        item := N | N "-" M, M > N
 //! ```
@@ -155,7 +156,7 @@ impl Address {
             "udp" => Protocol::Udp,
             "unix" => Protocol::Unix,
             "unixgram" => return fail(0, AddrErrorKind::ProtocolUnsupported("unixgram")),
-            "unixpacket" => return fail(0, AddrErrorKind::ProtocolUnsupported("unixpacket")),
+            "unixpacket" => Protocol::Unixpacket,
             _ => return fail(0, AddrErrorKind::ProtocolUnknown { found: quote(protocol) }),
         };
         let start = text.len() - rest.len();

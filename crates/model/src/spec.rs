@@ -163,9 +163,7 @@ impl DeviceSpec {
     /// that these addresses cannot honour.
     pub fn check(&self) -> Result<(), SpecError> {
         let (listen, connect) = (self.listen.address(), self.connect.address());
-        if listen.protocol() == Protocol::Udp && connect.protocol() != Protocol::Udp {
-            return Err(SpecError::UdpToStream { connect: connect.protocol() });
-        }
+        self.check_pairing()?;
         let counts = (listen.count(), connect.count());
         if counts.1 != 1 && counts.0 != counts.1 {
             return Err(SpecError::PortCount { listen: counts.0, connect: counts.1 });
@@ -186,7 +184,33 @@ impl DeviceSpec {
                 connect: connect.protocol(),
             });
         }
-        if listen.unix().and_then(UnixName::path).is_none() {
+        self.check_socket()?;
+        if self.v6only && !listen.host().is_some_and(|host| host.ip().is_ipv6()) {
+            return Err(SpecError::V6Only);
+        }
+        Ok(())
+    }
+
+    /// Whether what clients send can be carried to the target at all.
+    fn check_pairing(&self) -> Result<(), SpecError> {
+        use Protocol::{Tcp, Udp, Unix, Unixgram, Unixpacket};
+        let (listen, connect) = (self.listen.address().protocol(), self.connect.address().protocol());
+        let why = match (listen, connect) {
+            (Tcp | Unix, Tcp | Unix | Udp) | (Udp | Unixgram, Udp | Unixgram) | (Unixpacket, Unixpacket) => {
+                return Ok(());
+            }
+            (Udp, Tcp | Unix) => return Err(SpecError::UdpToStream { connect }),
+            (Unixpacket, _) | (_, Unixpacket) => "records go to records only",
+            (Tcp | Unix, Unixgram) | (Unixgram, Tcp | Unix) => {
+                "a stream keeps no boundaries, and who sends a datagram has no connection"
+            }
+        };
+        Err(SpecError::Pairing { listen, connect, why })
+    }
+
+    /// Owner and mode are for files.
+    fn check_socket(&self) -> Result<(), SpecError> {
+        if self.listen.address().unix().and_then(UnixName::path).is_none() {
             let default = SocketOwner::default();
             let differs = [
                 ("uid", self.socket.uid != default.uid),
@@ -196,9 +220,6 @@ impl DeviceSpec {
             if let Some((key, _)) = differs.into_iter().find(|(_, differs)| *differs) {
                 return Err(SpecError::NotASocketFile { key });
             }
-        }
-        if self.v6only && !listen.host().is_some_and(|host| host.ip().is_ipv6()) {
-            return Err(SpecError::V6Only);
         }
         Ok(())
     }

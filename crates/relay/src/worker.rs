@@ -7,7 +7,7 @@
 //! - `startup`: from a fresh process to a confined one; `engine`: the loop; `life`: how it ends;
 //! - `control`, `table`, `device`, `failures`: what the daemon says and is told;
 //! - `accept`, `dial`, `hold`, `header`: from a client to a connected pair of sockets;
-//! - `stream`, `lane`, `pipes`, `unix_fds`, `datagram`, `sweep`: a connected pair;
+//! - `stream`, `lane`, `pipes`, `unix_fds`, `records`, `message`, `datagram`, `sweep`: a connected pair;
 //! - `udp`: datagrams to datagrams;
 //! - `core`, `poller`, `timers`, `slab`, `counters`, `socket`: what all of these use.
 //!
@@ -26,8 +26,10 @@ mod header;
 mod hold;
 mod lane;
 mod life;
+mod message;
 mod pipes;
 mod poller;
+mod records;
 mod slab;
 mod socket;
 mod startup;

@@ -2,8 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use rustix::net::{
@@ -18,7 +17,7 @@ pub const MAX_FDS: usize = 253;
 ///
 /// # Errors
 /// Those of sendmsg(2).
-pub fn send(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize> {
+pub fn send(stream: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -32,7 +31,7 @@ pub fn send(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result
 ///
 /// # Errors
 /// Those of recvmsg(2).
-pub fn recv(stream: &UnixStream, limit: usize) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+pub fn recv(stream: &impl AsFd, limit: usize) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = vec![0; limit];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -40,7 +40,7 @@ const GOOD: [(&str, &str, &str); 34] = [
 ];
 
 /// Refused on both sides.
-const BAD: [(&str, &str); 69] = [
+const BAD: [(&str, &str); 70] = [
     ("", "column 1: address is empty, expected tcp:HOST:PORT, udp:HOST:PORT or unix:PATH"),
     ("80", "column 1: protocol missing before `80`, expected tcp:, udp: or unix:"),
     ("/run/a", "column 1: protocol missing before `/run/a`, expected tcp:, udp: or unix:"),
@@ -52,7 +52,8 @@ const BAD: [(&str, &str); 69] = [
     ("sctp:127.0.0.1:80", "column 1: unknown protocol `sctp`, expected tcp, udp or unix"),
     ("\u{1b}[2J:80", "column 1: unknown protocol `\\u{1b}[2J`, expected tcp, udp or unix"),
     ("unixgram:/run/a", "column 1: protocol unixgram is not supported in this version"),
-    ("unixpacket:/run/a", "column 1: protocol unixpacket is not supported in this version"),
+    ("unixpacket:", "column 12: address missing after `unixpacket:`"),
+    ("unixpacket:run/a", "column 12: path is not absolute"),
     ("tcp:", "column 5: address missing after `tcp:`"),
     ("udp:", "column 5: address missing after `udp:`"),
     ("unix:", "column 6: address missing after `unix:`"),

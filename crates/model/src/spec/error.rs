@@ -73,6 +73,16 @@ pub enum SpecError {
         /// What `connect` speaks.
         connect: Protocol,
     },
+    /// Kinds of sockets that do not fit together.
+    #[error("connect: {listen} cannot be carried to {connect}: {why}")]
+    Pairing {
+        /// What `listen` speaks.
+        listen: Protocol,
+        /// What `connect` speaks.
+        connect: Protocol,
+        /// One line.
+        why: &'static str,
+    },
     /// A header that the target cannot get.
     #[error("proxy_protocol: {version} cannot be sent to {connect}, v1 goes to tcp only, v2 to tcp and unix")]
     ProxyProtocol {
@@ -91,7 +101,7 @@ pub enum SpecError {
     #[error("v6only: only for a listen address that is IPv6")]
     V6Only,
     /// Descriptors asked for where none can pass.
-    #[error("fds: only from a unix listen address to a unix connect address")]
+    #[error("fds: only from a unix listen address to a connect address of the same kind")]
     Fds,
 }
 
@@ -107,7 +117,7 @@ impl SpecError {
             | Self::Value { key, .. }
             | Self::NotASocketFile { key } => key,
             Self::Nat => "nat",
-            Self::PortCount { .. } | Self::UdpToStream { .. } => "connect",
+            Self::PortCount { .. } | Self::UdpToStream { .. } | Self::Pairing { .. } => "connect",
             Self::ProxyProtocol { .. } => "proxy_protocol",
             Self::V6Only => "v6only",
             Self::Fds => "fds",

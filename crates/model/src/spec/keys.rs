@@ -195,14 +195,14 @@ fn nat(given: &Given) -> Result<(), SpecError> {
 
 /// Keys whose presence alone asks for something the addresses cannot give, at the default value too.
 fn socket_keys(given: &Given, spec: &DeviceSpec) -> Result<(), SpecError> {
-    let (listen, connect) = (spec.listen.address().unix(), spec.connect.address().unix());
-    if listen.and_then(crate::UnixName::path).is_none()
+    let (listen, connect) = (spec.listen.address(), spec.connect.address());
+    if listen.unix().and_then(crate::UnixName::path).is_none()
         && let Some(key) = ["uid", "gid", "mode"].into_iter().find(|key| given.0.contains_key(*key))
     {
         return Err(SpecError::NotASocketFile { key });
     }
     let asks = given.0.get("fds").is_some_and(|text| truth(text) == Some(true));
-    if asks && (listen.is_none() || connect.is_none()) {
+    if asks && (listen.unix_kind().is_none() || listen.unix_kind() != connect.unix_kind()) {
         return Err(SpecError::Fds);
     }
     Ok(())

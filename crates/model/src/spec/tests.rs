@@ -224,11 +224,15 @@ fn every_pairing() {
         Protocol::Unixgram => "unixgram:/run/a",
         Protocol::Unixpacket => "unixpacket:/run/a",
     };
-    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Unix];
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Unix, Protocol::Unixpacket];
     for (listen, connect) in all.into_iter().flat_map(|listen| all.map(|connect| (listen, connect))) {
         let expected = match (listen, connect) {
             (Protocol::Udp, Protocol::Tcp | Protocol::Unix) => {
                 Some(format!("connect: udp cannot be carried to {connect}, only to udp"))
+            }
+            (Protocol::Unixpacket, Protocol::Unixpacket) => None,
+            (Protocol::Unixpacket, _) | (_, Protocol::Unixpacket) => {
+                Some(format!("connect: {listen} cannot be carried to {connect}: records go to records only"))
             }
             _ => None,
         };
@@ -255,7 +259,7 @@ fn options_that_the_addresses_cannot_honour() {
             assert_eq!(read(&base, &[(key, value)]).err(), file(key), "{base:?} {key}={value}");
         }
     }
-    let fds = Some("fds: only from a unix listen address to a unix connect address".to_owned());
+    let fds = Some("fds: only from a unix listen address to a connect address of the same kind".to_owned());
     for base in [TCP, UDP, UNIX_TCP, TCP_UNIX] {
         assert_eq!(read(&base, &[("fds", "on")]).err(), fds, "{base:?}");
         assert_eq!(read(&base, &[("fds", "off")]).err(), None, "{base:?}");

@@ -78,6 +78,7 @@ fn hint(error: &SpecError) -> Option<String> {
         | SpecError::Duplicate { .. }
         | SpecError::PortCount { .. }
         | SpecError::UdpToStream { .. }
+        | SpecError::Pairing { .. }
         | SpecError::ProxyProtocol { .. }
         | SpecError::NotASocketFile { .. }
         | SpecError::V6Only

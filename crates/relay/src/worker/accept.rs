@@ -10,6 +10,7 @@ use super::device::{Attention, Listener};
 use super::engine::Engine;
 use super::failures::{Failure, Operation};
 use super::poller::{Token, Watch};
+use super::records;
 use super::slab::Key;
 use super::socket::{Carrier, Socket, tune_tcp};
 use super::stream::{End, Stream};
@@ -114,8 +115,11 @@ impl Engine {
         owner.stream_count += 1;
         let relay = owner.plan.relay();
         self.core.count(device, field::OPENED);
-        let stream =
-            Stream::new(device, index, relay, Socket::new(client, carrier).inherited(), self.core.now);
+        let down = Socket::new(client, carrier).inherited();
+        if carrier == Carrier::Packet {
+            records::prepare(&down);
+        }
+        let stream = Stream::new(device, index, relay, down, self.core.now);
         let key = self.streams.insert(stream);
         let Some(stream) = self.streams.get(key) else { return };
         match self.core.poller.add(stream.down.as_fd(), Token::Downstream(key), Watch::Stream) {

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use portway_proto::Dir;
+use portway_sys::unix_path::MESSAGE_MAX_BYTES;
 
 use super::counters::CounterLines;
 use super::pipes::Pipes;
@@ -24,6 +25,8 @@ pub(super) struct Core {
     pub(super) counters: CounterLines,
     pub(super) pipes: Pipes,
     pub(super) buffer: Box<[u8]>,
+    /// The buffer for whole messages of unix sockets; empty until it is needed.
+    messages: Vec<u8>,
     /// Time of this turn of the loop.
     pub(super) now: Instant,
     /// Streams that could go on, in the order of their turns.
@@ -42,11 +45,20 @@ impl Core {
             counters,
             pipes: Pipes::new(pipe_limit),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            messages: Vec::new(),
             now: Instant::now(),
             ready: VecDeque::new(),
             refused: 0,
         };
         Ok((core, memory))
+    }
+
+    /// The buffer for whole messages. Its memory is used as far as messages reach.
+    pub(super) fn messages(&mut self) -> &mut [u8] {
+        if self.messages.is_empty() {
+            self.messages = vec![0; MESSAGE_MAX_BYTES];
+        }
+        &mut self.messages
     }
 
     /// Counts payload of `device`.

@@ -99,6 +99,7 @@ impl Plan {
     pub(super) fn relay(&self) -> Relay {
         match (self.listen_carrier(), self.connect_carrier()) {
             (_, Carrier::Udp) => Relay::Datagrams,
+            (Carrier::Packet, Carrier::Packet) => Relay::Records(self.spec().fds),
             (Carrier::Unix, Carrier::Unix) if self.spec().fds == FdPassing::On => Relay::Descriptors,
             _ => Relay::Bytes,
         }

@@ -17,6 +17,7 @@ use super::failures::{Failure, Operation};
 use super::header;
 use super::lane;
 use super::poller::{Token, Watch};
+use super::records;
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
 use super::stream::{End, Phase, Relay};
@@ -107,6 +108,9 @@ impl Engine {
         };
         let mut up = Socket::new(called.fd, carrier);
         up.write = called.connected;
+        if carrier == Carrier::Packet {
+            records::prepare(&up);
+        }
         if let Err(error) = self.core.poller.add(up.as_fd(), Token::Upstream(key), Watch::Stream) {
             tracing::debug!(%error, "target not watched");
             self.dial_failed(key, Errno::NOMEM);

@@ -253,7 +253,7 @@ impl Engine {
         let Some(stream) = self.streams.get_mut(key) else { return };
         match stream.relay {
             Relay::Bytes => {}
-            Relay::Descriptors => stream.since = None,
+            Relay::Descriptors | Relay::Records(_) => stream.since = None,
             Relay::Datagrams => self.watch_idle(key),
         }
     }
@@ -282,7 +282,7 @@ impl Engine {
             // Its timer was taken back.
             (Phase::SetAside, _) => {}
             (Phase::Open, Relay::Datagrams) => self.on_idle(key),
-            (Phase::Open, Relay::Descriptors) => self.pump(key),
+            (Phase::Open, Relay::Descriptors | Relay::Records(_)) => self.pump(key),
             // One side is gone, and the other has not taken the rest in all that time.
             (Phase::Open, Relay::Bytes) => self.close(key, End::Reset),
         }

@@ -11,9 +11,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::os::fd::AsFd;
 
+use super::message::Held;
 use super::pipes::{LARGE_BYTES, Pipes, fill};
 use super::socket::Socket;
-use super::unix_fds::Held;
 
 /// Bytes of one direction in one turn of the loop; then it is the others' turn.
 pub(super) const TURN_BYTES: usize = 256 * 1024;
@@ -31,7 +31,7 @@ pub(super) struct Lane {
     rest: Vec<u8>,
     /// How much of the rest has gone.
     rest_sent: usize,
-    /// Descriptors on their way, after the rest.
+    /// A message on its way, after the rest.
     pub(super) held: Option<Box<Held>>,
     /// The source has ended.
     pub(super) eof: bool,
@@ -261,11 +261,24 @@ impl Lane {
         self.piped = 0;
     }
 
+    /// Keeps a message that the destination does not take.
+    pub(super) fn hold(&mut self, held: Held, pipes: &mut Pipes) {
+        pipes.keep(held.bytes.len());
+        self.held = Some(Box::new(held));
+    }
+
+    /// Lets go of the message that was kept.
+    pub(super) fn let_go(&mut self, pipes: &mut Pipes) {
+        if let Some(held) = self.held.take() {
+            pipes.unkeep(held.bytes.len());
+        }
+    }
+
     /// Throws away what is on its way: its destination is gone, or the connection ends.
     pub(super) fn discard(&mut self, pipes: &mut Pipes) {
         self.release(pipes);
         self.drop_rest(pipes);
-        self.held = None;
+        self.let_go(pipes);
     }
 
     /// Whether nothing is on its way.

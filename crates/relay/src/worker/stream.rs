@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use portway_model::FdPassing;
 use portway_proto::half_close::{Action, Event, HalfClose, Leg};
 use portway_proto::{Dir, Side};
 use portway_sys::sockopt;
@@ -12,6 +13,7 @@ use std::os::fd::AsFd;
 use super::core::Core;
 use super::datagram;
 use super::lane::{Lane, Step};
+use super::records;
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
 use super::unix_fds;
@@ -36,6 +38,8 @@ pub(super) enum Relay {
     Bytes,
     /// As a stream with file descriptors beside it.
     Descriptors,
+    /// As records, with file descriptors beside them or without.
+    Records(FdPassing),
     /// Between a stream and datagrams.
     Datagrams,
 }
@@ -154,6 +158,7 @@ impl Stream {
             (Relay::Descriptors, _) => {
                 unix_fds::carry(lane, from, to, &mut core.buffer, &mut core.pipes, &mut core.refused)
             }
+            (Relay::Records(fds), _) => records::carry(lane, from, to, core, fds),
             (Relay::Datagrams, Dir::Up) => datagram::carry_up(lane, from, to, core),
             (Relay::Datagrams, Dir::Down) => datagram::carry_down(lane, from, to, core, &mut self.since),
         }

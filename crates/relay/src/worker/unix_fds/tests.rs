@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use portway_testkit::fds::{recv as receive_fds, send as send_fds};
-use rustix::fs::{CWD, Mode};
+use portway_testkit::fds::{MAX_FDS, recv as receive_fds, send as send_fds};
+use rustix::fs::{CWD, Mode, OFlags};
 
 use super::super::socket::Carrier;
 use super::*;
@@ -114,12 +114,12 @@ fn several_messages_keep_their_own() {
 
 #[test]
 fn the_most_a_message_holds() {
-    let fds: Vec<OwnedFd> = (0..MESSAGE_FDS).map(|_| file()).collect();
+    let fds: Vec<OwnedFd> = (0..MAX_FDS).map(|_| file()).collect();
     let mut bench = Bench::new();
     bench.send(b"all", &fds.iter().collect::<Vec<_>>());
     assert_eq!(bench.carry(), Step::Waits);
     let (got, received) = receive_fds(&bench.receiver, 16).unwrap();
-    assert_eq!((got.as_slice(), received.len()), (&b"all"[..], MESSAGE_FDS));
+    assert_eq!((got.as_slice(), received.len()), (&b"all"[..], MAX_FDS));
 }
 
 /// A directory, or an `O_PATH` of anything, would be a way around the receiver's root.
