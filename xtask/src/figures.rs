@@ -7,7 +7,7 @@ use crate::steps::run as run_command;
 use crate::workspace::{Workspace, cargo};
 
 /// Test binaries that print figures.
-const BINARIES: [&str; 3] = ["incus_figures", "incus_memory", "incus_blackhole"];
+const BINARIES: [&str; 4] = ["incus_figures", "incus_memory", "incus_blackhole", "incus_scale"];
 
 /// Runs them one test after the other and shows what they print.
 ///

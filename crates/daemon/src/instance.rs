@@ -4,6 +4,7 @@
 //! follows from [`plan::plan`]. A hung instance (a file system that never answers) delays its own
 //! devices and nobody else's.
 
+pub(crate) mod add;
 pub(crate) mod apply;
 pub(crate) mod device;
 pub(crate) mod edit;
@@ -134,6 +135,8 @@ pub(crate) struct Instance {
     leaving: Vec<Leaving>,
     crashes: BTreeMap<Group, Crashes>,
     commands: mpsc::Receiver<Command>,
+    /// A command that was taken out of the queue before its time.
+    next: Option<Command>,
     own: mpsc::WeakSender<Command>,
     news: mpsc::Receiver<News>,
     news_sink: mpsc::Sender<News>,
@@ -169,6 +172,7 @@ impl Instance {
             leaving: Vec::new(),
             crashes: BTreeMap::new(),
             commands,
+            next: None,
             own: sender.downgrade(),
             news,
             news_sink,
@@ -196,7 +200,7 @@ impl Instance {
                 biased;
                 Some(news) = self.news.recv() => self.on_news(news).await,
                 () = died(self.watch.as_ref()) => self.on_death().await,
-                command = self.commands.recv() => match command {
+                command = next_command(&mut self.next, &mut self.commands) => match command {
                     Some(Command::Shutdown(ending, reply)) => {
                         self.shut_down(ending).await;
                         // Nobody waits when the daemon was told twice.
@@ -214,7 +218,10 @@ impl Instance {
     /// Whether it ends because it has had nothing to do for long. Names of instances come and go, and an
     /// actor for each that ever was would be memory without a bound.
     fn retires(&mut self) -> bool {
-        let idle = self.devices.is_empty() && self.workers.is_empty() && self.leaving.is_empty();
+        let idle = self.devices.is_empty()
+            && self.workers.is_empty()
+            && self.leaving.is_empty()
+            && self.next.is_none();
         let since = idle.then(|| self.idle_since.unwrap_or_else(Instant::now));
         self.idle_since = since;
         since.is_some_and(|since| since.elapsed() >= IDLE_LIMIT)
@@ -223,7 +230,9 @@ impl Instance {
 
     async fn on_command(&mut self, command: Command) {
         match command {
-            Command::Add(name, spec, reply) => answer(reply, self.add(name, *spec).await),
+            Command::Add(name, spec, reply) => {
+                self.add_waiting(add::Wanted { name, spec: *spec }, reply).await;
+            }
             Command::Change(name, change, reply) => answer(reply, self.change(&name, &change).await),
             Command::Remove(name, reply) => answer(reply, self.remove(&name).await),
             Command::Rename(from, to, reply) => answer(reply, self.rename(&from, to).await),
@@ -416,6 +425,14 @@ impl Instance {
 fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
     // Whoever asked may have gone; what was done stays done.
     let _ = reply.send(result);
+}
+
+/// The command that was taken out early, or the next of the queue; `None` when none will come.
+async fn next_command(early: &mut Option<Command>, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
+    match early.take() {
+        Some(command) => Some(command),
+        None => queue.recv().await,
+    }
 }
 
 /// Resolves when init is dead; never without one.

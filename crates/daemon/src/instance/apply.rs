@@ -266,6 +266,10 @@ impl Instance {
 
     async fn put(&mut self, name: &DeviceName, group: Group, keep_listeners: bool) {
         let Some(run) = self.run.clone() else { return };
+        if self.group_of(name) != Ok(Some(group)) {
+            // Those before it in this plan have filled the worker; the next plan finds it another.
+            return;
+        }
         let result = self.put_now(name, group, keep_listeners, &run).await;
         let Some(device) = self.devices.get_mut(name) else { return };
         match result {

@@ -1,5 +1,5 @@
-//! Changes asked for by people: add, change, remove, rename, adopt. Each is carried out as a whole
-//! or not at all, and is on disk before it is answered.
+//! Changes asked for by people: change, remove, rename, adopt. Each is carried out as a whole or not at
+//! all, and is on disk before it is answered.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -8,7 +8,6 @@ use portway_control::api::{self, Failure, FailureKind};
 use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Provider};
 
 use super::apply::{close_elsewhere, open_elsewhere};
-use super::device::Device;
 use super::life::stored;
 use super::{Instance, placing};
 use crate::hub::failure;
@@ -16,47 +15,8 @@ use crate::listeners::{self, Listeners, OpenError};
 use crate::state::Change;
 
 impl Instance {
-    /// Adds a device; returns when it works, or waits for something that is expected to come.
-    ///
-    /// # Errors
-    /// Nothing is left behind then.
-    pub(super) async fn add(&mut self, name: DeviceName, spec: DeviceSpec) -> Result<api::Device, Failure> {
-        if self.devices.contains_key(&name) {
-            return Err(Failure {
-                hint: Some(format!("change it with `portway device set {} {name} ...`", self.key)),
-                ..failure(FailureKind::Refused, format!("device {name} of {} exists already", self.key))
-            });
-        }
-        self.check_size(&spec)?;
-        self.look_now().await;
-        if let (Some(text), None) = (&self.unreachable, &self.run) {
-            return Err(unreachable(self.key.provider(), text));
-        }
-        if self.unsupported {
-            let text = self.absence.clone().unwrap_or_default();
-            return Err(failure(FailureKind::Refused, format!("{}: {text}", self.key)));
-        }
-        self.check_target(&name, &spec)?;
-        let device = Device::new(name.clone(), spec, self.uuid.clone());
-        self.devices.insert(name.clone(), device);
-        self.reconcile().await;
-        if let Err(refusal) = self.outcome(&name).await {
-            self.forget(&name).await;
-            return Err(refusal);
-        }
-        if let Some(device) = self.devices.get(&name)
-            && let Err(text) = self.hub.commit(vec![Change::Put(Box::new(stored(&self.key, device)))]).await
-        {
-            self.forget(&name).await;
-            return Err(failure(FailureKind::Internal, format!("device not stored: {text}")));
-        }
-        self.publish();
-        self.hub.tell("device-added", &self.key, Some(&name), "added".into());
-        self.shown(&name)
-    }
-
     /// Whether a device that was just brought up may stay.
-    async fn outcome(&mut self, name: &DeviceName) -> Result<(), Failure> {
+    pub(super) async fn outcome(&mut self, name: &DeviceName) -> Result<(), Failure> {
         let refused =
             |text: String| Err(failure(FailureKind::Refused, format!("{}/{name}: {text}", self.key)));
         let Some(device) = self.devices.get(name) else { return refused("it vanished".into()) };
@@ -81,7 +41,7 @@ impl Instance {
 
     /// Whether a worker for the device can be had and reach its upstream's folder, as far as that can
     /// be known: what cannot work starts no process.
-    fn check_target(&self, name: &DeviceName, spec: &DeviceSpec) -> Result<(), Failure> {
+    pub(super) fn check_target(&self, name: &DeviceName, spec: &DeviceSpec) -> Result<(), Failure> {
         let checked = match &self.run {
             Some(run) => placing::ids(spec, run, self.hub.settings.worker_ids)
                 .and_then(|_| placing::base(spec, run).map(drop)),
@@ -108,7 +68,7 @@ impl Instance {
         Ok(())
     }
 
-    fn check_size(&self, spec: &DeviceSpec) -> Result<(), Failure> {
+    pub(super) fn check_size(&self, spec: &DeviceSpec) -> Result<(), Failure> {
         let (need, limit) = (u64::from(listeners::count(spec)), self.hub.settings.nofile / 2);
         if need > limit {
             let text = format!("{need} listeners are more than the {limit} that one process may have");
@@ -122,24 +82,28 @@ impl Instance {
         Ok(())
     }
 
-    /// Takes a device down and forgets it. Its addresses are free when this returns.
-    async fn forget(&mut self, name: &DeviceName) {
-        if let Some(group) =
-            self.devices.get(name).and_then(|device| device.placed.as_ref()).map(|placed| placed.group)
-        {
-            self.take(name, group, false).await;
+    /// Takes devices down and forgets them. Their addresses are free when this returns.
+    pub(super) async fn forget(&mut self, names: &[DeviceName]) {
+        for name in names {
+            if let Some(group) =
+                self.devices.get(name).and_then(|device| device.placed.as_ref()).map(|placed| placed.group)
+            {
+                self.take(name, group, false).await;
+            }
+            if let Some(device) = self.devices.get_mut(name) {
+                device.held_until = None;
+            }
+            self.close(name).await;
+            self.reset_orphans(name).await;
         }
-        if let Some(device) = self.devices.get_mut(name) {
-            device.held_until = None;
-        }
-        self.close(name).await;
-        self.reset_orphans(name).await;
         self.hub.keeper.settle().await;
-        self.devices.remove(name);
+        for name in names {
+            self.devices.remove(name);
+        }
         self.reconcile().await;
     }
 
-    fn shown(&self, name: &DeviceName) -> Result<api::Device, Failure> {
+    pub(super) fn shown(&self, name: &DeviceName) -> Result<api::Device, Failure> {
         self.devices.get(name).map(|device| self.show(device)).ok_or_else(|| self.missing(name))
     }
 
@@ -276,7 +240,7 @@ impl Instance {
         }
         let committed = self.hub.commit(vec![Change::Delete(self.device_key(name))]).await;
         committed.map_err(|text| failure(FailureKind::Internal, format!("removal not stored: {text}")))?;
-        self.forget(name).await;
+        self.forget(std::slice::from_ref(name)).await;
         self.hub.tell("device-removed", &self.key, Some(name), "removed".into());
         Ok(())
     }
@@ -350,7 +314,7 @@ impl Instance {
     }
 }
 
-fn unreachable(provider: Provider, text: &str) -> Failure {
+pub(super) fn unreachable(provider: Provider, text: &str) -> Failure {
     Failure {
         hint: Some("`portway doctor` looks at the sockets and permissions".into()),
         ..failure(FailureKind::Unreachable, format!("{provider} does not answer: {text}"))

@@ -1,0 +1,121 @@
+//! New devices. Those that are asked for while others are being added are brought up together: one plan,
+//! one write of the state. Each is judged by itself: one that cannot be had takes none of the others along.
+
+use std::collections::BTreeSet;
+
+use portway_control::api::{self, Failure, FailureKind};
+use portway_model::{DeviceName, DeviceSpec};
+
+use super::device::Device;
+use super::edit::unreachable;
+use super::life::stored;
+use super::{Command, Instance, Reply, answer};
+use crate::hub::failure;
+use crate::state::Change;
+
+/// Devices brought up together, at most: as many as one worker holds.
+const TOGETHER_MAX: usize = 1024;
+
+/// A device that is asked for.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Its name.
+    pub(crate) name: DeviceName,
+    /// Its options.
+    pub(crate) spec: DeviceSpec,
+}
+
+impl Instance {
+    /// Adds the device that is asked for, and those whose commands wait behind it.
+    pub(super) async fn add_waiting(&mut self, first: Wanted, reply: Reply<api::Device>) {
+        let mut names = BTreeSet::from([first.name.clone()]);
+        let (mut wanted, mut replies) = (vec![first], vec![reply]);
+        while wanted.len() < TOGETHER_MAX {
+            match self.commands.try_recv() {
+                // The second of a name is judged when it is known what became of the first.
+                Ok(Command::Add(name, spec, reply)) if names.insert(name.clone()) => {
+                    wanted.push(Wanted { name, spec: *spec });
+                    replies.push(reply);
+                }
+                Ok(other) => {
+                    self.next = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let results = self.add(wanted).await;
+        for (reply, result) in replies.into_iter().zip(results) {
+            answer(reply, result);
+        }
+    }
+
+    /// Adds devices; returns when each works, or waits for something that is expected to come. The
+    /// answers are in the order of `wanted`.
+    ///
+    /// # Errors
+    /// Each for itself; nothing is left behind of a device that was refused.
+    pub(super) async fn add(&mut self, wanted: Vec<Wanted>) -> Vec<Result<api::Device, Failure>> {
+        self.look_now().await;
+        let mut results: Vec<Result<DeviceName, Failure>> = Vec::new();
+        for one in wanted {
+            results.push(self.admit(one));
+        }
+        self.reconcile().await;
+        let mut refused = Vec::new();
+        for result in &mut results {
+            if let Ok(name) = result
+                && let Err(refusal) = self.outcome(&name.clone()).await
+            {
+                refused.push(std::mem::replace(result, Err(refusal)));
+            }
+        }
+        if let Err(text) = self.store_new(results.iter().flatten()).await {
+            for result in results.iter_mut().filter(|result| result.is_ok()) {
+                let failed = Err(failure(FailureKind::Internal, format!("device not stored: {text}")));
+                refused.push(std::mem::replace(result, failed));
+            }
+        }
+        let refused: Vec<DeviceName> = refused.into_iter().flatten().collect();
+        if !refused.is_empty() {
+            self.forget(&refused).await;
+        }
+        self.publish();
+        for name in results.iter().flatten() {
+            self.hub.tell("device-added", &self.key, Some(name), "added".into());
+        }
+        results.into_iter().map(|result| result.and_then(|name| self.shown(&name))).collect()
+    }
+
+    /// Takes a device in, if nothing speaks against it before it is tried.
+    fn admit(&mut self, wanted: Wanted) -> Result<DeviceName, Failure> {
+        let Wanted { name, spec } = wanted;
+        if self.devices.contains_key(&name) {
+            return Err(Failure {
+                hint: Some(format!("change it with `portway device set {} {name} ...`", self.key)),
+                ..failure(FailureKind::Refused, format!("device {name} of {} exists already", self.key))
+            });
+        }
+        self.check_size(&spec)?;
+        if let (Some(text), None) = (&self.unreachable, &self.run) {
+            return Err(unreachable(self.key.provider(), text));
+        }
+        if self.unsupported {
+            let text = self.absence.clone().unwrap_or_default();
+            return Err(failure(FailureKind::Refused, format!("{}: {text}", self.key)));
+        }
+        self.check_target(&name, &spec)?;
+        self.devices.insert(name.clone(), Device::new(name.clone(), spec, self.uuid.clone()));
+        Ok(name)
+    }
+
+    async fn store_new(&self, names: impl Iterator<Item = &DeviceName>) -> Result<(), String> {
+        let devices = names.filter_map(|name| self.devices.get(name));
+        let changes: Vec<Change> =
+            devices.map(|device| Change::Put(Box::new(stored(&self.key, device)))).collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.hub.commit(changes).await.map(drop)
+    }
+}
