@@ -6,6 +6,8 @@
 
 mod clock;
 mod foreground;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod hub;
 mod instance;

@@ -267,8 +267,16 @@ fn read(path: &Path) -> Result<Option<(u64, Desired)>, StateError> {
     if size > MAX_FILE_BYTES {
         return Err(invalid(format!("{size} bytes are more than a state file can have")));
     }
-    let text = fs::read(path).map_err(io)?;
-    let layout: Layout = serde_json::from_slice(&text).map_err(|problem| invalid(problem.to_string()))?;
+    decode(path, &fs::read(path).map_err(io)?).map(Some)
+}
+
+/// What a state file says: its generation and devices. `path` is only for messages.
+///
+/// # Errors
+/// [`StateError::Invalid`].
+pub(crate) fn decode(path: &Path, text: &[u8]) -> Result<(u64, Desired), StateError> {
+    let invalid = |reason: String| StateError::Invalid { path: path.display().to_string(), reason };
+    let layout: Layout = serde_json::from_slice(text).map_err(|problem| invalid(problem.to_string()))?;
     if layout.version != LAYOUT_VERSION {
         return Err(invalid(format!("layout version {} is not {LAYOUT_VERSION}", layout.version)));
     }
@@ -277,7 +285,7 @@ fn read(path: &Path) -> Result<Option<(u64, Desired)>, StateError> {
     {
         return Err(invalid("the checksum does not match".into()));
     }
-    Ok(Some((layout.generation, layout.devices.into_iter().map(|device| (device.key(), device)).collect())))
+    Ok((layout.generation, layout.devices.into_iter().map(|device| (device.key(), device)).collect()))
 }
 
 fn checksum(generation: u64, devices: &[StoredDevice]) -> serde_json::Result<String> {

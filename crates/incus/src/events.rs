@@ -182,7 +182,7 @@ async fn handshake(door: Door<'_>) -> Result<WebSocketStream<UnixStream>> {
 }
 
 /// An event about an instance itself, or `None` for one about anything else.
-fn parse(message: &[u8]) -> Result<Option<Event>> {
+pub(crate) fn parse(message: &[u8]) -> Result<Option<Event>> {
     let envelope: Envelope = serde_json::from_slice(message).map_err(|error| protocol(TARGET, error))?;
     let Some(lifecycle) = envelope.metadata.filter(|_| envelope.kind == "lifecycle") else {
         return Ok(None);

@@ -75,6 +75,8 @@ mod discover;
 mod encode;
 mod error;
 mod events;
+#[doc(hidden)]
+pub mod fuzz;
 mod transport;
 mod types;
 

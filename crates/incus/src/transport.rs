@@ -136,11 +136,7 @@ impl Door<'_> {
 
     fn decode<T: DeserializeOwned>(self, target: &str, status: StatusCode, body: &[u8]) -> Result<Option<T>> {
         if status == StatusCode::OK {
-            let answer: Success<T> = serde_json::from_slice(body).map_err(|error| protocol(target, error))?;
-            return match answer.kind.as_str() {
-                "sync" => Ok(Some(answer.metadata)),
-                kind => Err(protocol(target, format!("answer of type {kind:.20?}"))),
-            };
+            return success(target, body).map(Some);
         }
         if status == StatusCode::FORBIDDEN {
             return Err(self.denied());
@@ -154,6 +150,15 @@ impl Door<'_> {
             }),
             _ => Err(protocol(target, format!("status {status} without an API error"))),
         }
+    }
+}
+
+/// What a successful answer holds.
+pub(crate) fn success<T: DeserializeOwned>(target: &str, body: &[u8]) -> Result<T> {
+    let answer: Success<T> = serde_json::from_slice(body).map_err(|error| protocol(target, error))?;
+    match answer.kind.as_str() {
+        "sync" => Ok(answer.metadata),
+        kind => Err(protocol(target, format!("answer of type {kind:.20?}"))),
     }
 }
 

@@ -1,0 +1,190 @@
+//! Every parser of bytes and texts that come from outside, one function each: fed by a fuzzer, and with
+//! the committed corpus by a test. A function returns for whatever it is given; what it accepts must
+//! print as something that is accepted again, and means the same.
+//!
+//! No part of the product.
+
+use std::fmt::{Debug, Display};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use portway_config::Settings;
+use portway_control::{api, sse};
+use portway_model::{
+    ConnectAddr, DeviceKey, DeviceName, DeviceSpec, InstanceKey, InstanceRef, ListenAddr, PortList,
+    ProjectName, format_duration, parse_duration,
+};
+use portway_relay::wire::{FromKeeper, FromWorker, ToKeeper, ToWorker};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::instance::orphans::Orphans;
+use crate::instance::placing::GroupText;
+use crate::listeners::Note;
+use crate::state::{self, StoredDevice};
+
+/// What a fuzzer calls.
+pub type Target = fn(&[u8]);
+
+/// Names, as folders of the corpus and binaries of the fuzzer have them, and functions.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("address", address),
+    ("control_body", control_body),
+    ("control_events", control_events),
+    ("device_keys", device_keys),
+    ("duration", duration),
+    ("incus_answer", incus_answer),
+    ("incus_event", incus_event),
+    ("keeper_message", keeper_message),
+    ("log_filter", log_filter),
+    ("name", name),
+    ("notes", notes),
+    ("ports", ports),
+    ("settings", settings),
+    ("state_file", state_file),
+    ("worker_message", worker_message),
+];
+
+/// Feeds one input to a target.
+///
+/// # Panics
+/// When there is no such target, or the input has found a fault.
+pub fn run(target: &str, data: &[u8]) {
+    let found = TARGETS.iter().find(|(name, _)| *name == target);
+    let (_, function) = found.expect("the name is one of the table");
+    function(data);
+}
+
+/// What is accepted prints as a text that is accepted again, as the same value and the same text.
+fn prints_back<T>(text: &str)
+where
+    T: FromStr<Err: Display> + Display + PartialEq + Debug,
+{
+    match text.parse::<T>() {
+        Ok(value) => {
+            let printed = value.to_string();
+            let again = printed.parse::<T>();
+            assert!(again.is_ok_and(|again| again == value && again.to_string() == printed), "{printed}");
+        }
+        Err(refusal) => assert!(!refusal.to_string().is_empty()),
+    }
+}
+
+/// What is accepted is written as JSON that is accepted again, as the same value.
+fn writes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8]) {
+    if let Ok(value) = serde_json::from_slice::<T>(data) {
+        let written = serde_json::to_vec(&value).expect("what was read can be written");
+        assert_eq!(serde_json::from_slice::<T>(&written).ok().as_ref(), Some(&value));
+    }
+}
+
+fn text(data: &[u8]) -> &str {
+    std::str::from_utf8(data).unwrap_or_default()
+}
+
+fn address(data: &[u8]) {
+    prints_back::<ListenAddr>(text(data));
+    prints_back::<ConnectAddr>(text(data));
+}
+
+fn ports(data: &[u8]) {
+    prints_back::<PortList>(text(data));
+}
+
+fn name(data: &[u8]) {
+    prints_back::<InstanceRef>(text(data));
+    prints_back::<InstanceKey>(text(data));
+    prints_back::<ProjectName>(text(data));
+    prints_back::<DeviceName>(text(data));
+    prints_back::<DeviceKey>(text(data));
+}
+
+fn duration(data: &[u8]) {
+    let (least, most) = (Duration::ZERO, Duration::from_secs(24 * 3600));
+    if let Ok(value) = parse_duration(text(data), least, most) {
+        assert_eq!(parse_duration(&format_duration(value), least, most).ok(), Some(value));
+    }
+}
+
+/// One `key=value` in each line.
+fn device_keys(data: &[u8]) {
+    let pairs = text(data).lines().filter_map(|line| line.split_once('='));
+    let pairs: Vec<(String, String)> = pairs.map(|(key, value)| (key.into(), value.into())).collect();
+    if let Ok(spec) = DeviceSpec::from_keys(pairs) {
+        assert_eq!(DeviceSpec::from_keys(spec.to_keys()).ok(), Some(spec));
+    }
+}
+
+fn settings(data: &[u8]) {
+    // Its message names a place; that must be one of the text.
+    let _ = Settings::parse(Path::new("portway.toml"), text(data));
+}
+
+fn log_filter(data: &[u8]) {
+    let _ = portway_config::LogFilter::new(text(data));
+}
+
+fn control_body(data: &[u8]) {
+    if let Ok(request) = serde_json::from_slice::<api::AddDevice>(data) {
+        let _ = DeviceSpec::from_keys(request.keys);
+    }
+    writes_back::<api::ChangeDevice>(data);
+    writes_back::<api::RenameDevice>(data);
+    writes_back::<api::Device>(data);
+    writes_back::<api::Failure>(data);
+    writes_back::<api::Server>(data);
+}
+
+/// The stream of events as a client reads it; cut in pieces anywhere it says the same.
+fn control_events(data: &[u8]) {
+    const LIMIT: usize = 4096;
+    let whole = sse::Reader::new(LIMIT).push(data);
+    let mut reader = sse::Reader::new(LIMIT);
+    let mut pieces = Vec::new();
+    for piece in data.chunks(3) {
+        match reader.push(piece) {
+            Ok(events) => pieces.extend(events),
+            Err(_) => return,
+        }
+    }
+    for event in &pieces {
+        writes_back::<api::Event>(event);
+    }
+    // Events before one that is too long are told only where they came in a piece of their own.
+    if let Ok(whole) = whole {
+        assert_eq!(whole, pieces);
+    }
+}
+
+fn worker_message(data: &[u8]) {
+    writes_back::<ToWorker>(data);
+    writes_back::<FromWorker>(data);
+}
+
+fn keeper_message(data: &[u8]) {
+    writes_back::<ToKeeper>(data);
+    writes_back::<FromKeeper>(data);
+}
+
+/// What the daemon has others keep for it: notes of listeners, names of clients, groups of workers.
+fn notes(data: &[u8]) {
+    writes_back::<Note>(data);
+    writes_back::<GroupText>(data);
+    let (name, note) = text(data).split_once('\n').unwrap_or((text(data), ""));
+    let _ = Orphans::recover(name, note, Vec::new());
+}
+
+/// A state file, and the devices in it past the checksum.
+fn state_file(data: &[u8]) {
+    let _ = state::decode(Path::new("state.json"), data);
+    writes_back::<StoredDevice>(data);
+}
+
+fn incus_answer(data: &[u8]) {
+    portway_incus::fuzz::answer(data);
+}
+
+fn incus_event(data: &[u8]) {
+    portway_incus::fuzz::event(data);
+}

@@ -1,0 +1,5 @@
+//! Feeds `device_keys`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| portway_daemon::fuzz::run("device_keys", data));

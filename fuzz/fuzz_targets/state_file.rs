@@ -1,0 +1,5 @@
+//! Feeds `state_file`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| portway_daemon::fuzz::run("state_file", data));
