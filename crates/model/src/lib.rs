@@ -28,7 +28,7 @@ pub use duration::{format_duration, parse_duration};
 pub use host::{IpHost, Zone};
 pub use instance::{InstanceKey, InstanceName, InstanceRef, ProjectName, Provider};
 pub use nearest::nearest;
-pub use options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketMode, SocketOwner};
+pub use options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketMode, SocketOwner, UdpFraming};
 pub use port::{Port, PortList, PortRange};
 pub use spec::{DeviceSpec, KeyDoc, SpecError, Target};
 pub use unix::{AbstractName, UNIX_NAME_MAX_BYTES, UnixKind, UnixName, UnixPath};

@@ -134,6 +134,36 @@ impl fmt::Display for FdPassing {
     }
 }
 
+/// How datagrams stand in a byte stream, between udp and tcp or unix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UdpFraming {
+    /// Not at all: a datagram is a write, and what one read gives is a datagram.
+    Raw,
+    /// Before each its length, 16 bits, high byte first, as DNS over TCP has it (RFC 1035, 4.2.2).
+    Len16,
+}
+
+impl FromStr for UdpFraming {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "raw" => Ok(Self::Raw),
+            "len16" => Ok(Self::Len16),
+            _ => Err(not_one_of(text, "raw or len16")),
+        }
+    }
+}
+
+impl fmt::Display for UdpFraming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Len16 => "len16",
+        })
+    }
+}
+
 /// What a device follows when its instance is deleted and made anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Follow {
@@ -271,7 +301,7 @@ pub(crate) fn parse_id(text: &str) -> Result<u32, ValueError> {
     }
 }
 
-serde_by_text!(Bind, ProxyProtocol, FdPassing, Follow, SocketMode);
+serde_by_text!(Bind, ProxyProtocol, FdPassing, UdpFraming, Follow, SocketMode);
 
 #[cfg(test)]
 mod tests;

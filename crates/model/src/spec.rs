@@ -19,7 +19,7 @@ pub use keys::KeyDoc;
 
 use crate::address::{Address, ConnectAddr, ListenAddr, Protocol};
 use crate::host::Zone;
-use crate::options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketOwner};
+use crate::options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketOwner, UdpFraming};
 use crate::port::PortList;
 use crate::unix::{UnixKind, UnixName};
 
@@ -46,6 +46,9 @@ pub struct DeviceSpec {
     pub udp_idle: Duration,
     /// Most UDP flows at once, 1 to 1,000,000.
     pub udp_max_flows: u32,
+    /// How datagrams stand in the stream, between udp and a stream; `None` where there is none, and for
+    /// [`UdpFraming::Raw`] from a stream to udp.
+    pub udp_framing: Option<UdpFraming>,
     /// Whether descriptors are passed, for unix to unix.
     pub fds: FdPassing,
     /// What to follow; `None` is the provider's default.
@@ -102,6 +105,7 @@ impl DeviceSpec {
             hold: Duration::from_secs(30),
             udp_idle: Duration::from_secs(120),
             udp_max_flows: 16_384,
+            udp_framing: None,
             fds: FdPassing::On,
             follow: None,
             v6only: false,
@@ -184,6 +188,9 @@ impl DeviceSpec {
                 connect: connect.protocol(),
             });
         }
+        if self.proxy_protocol == ProxyProtocol::V1 && listen.protocol() == Protocol::Udp {
+            return Err(SpecError::ProxyUdp);
+        }
         self.check_socket()?;
         if self.v6only && !listen.host().is_some_and(|host| host.ip().is_ipv6()) {
             return Err(SpecError::V6Only);
@@ -196,10 +203,12 @@ impl DeviceSpec {
         use Protocol::{Tcp, Udp, Unix, Unixgram, Unixpacket};
         let (listen, connect) = (self.listen.address().protocol(), self.connect.address().protocol());
         let why = match (listen, connect) {
-            (Tcp | Unix, Tcp | Unix | Udp) | (Udp | Unixgram, Udp | Unixgram) | (Unixpacket, Unixpacket) => {
-                return Ok(());
-            }
+            (Tcp | Unix, Udp) => return Ok(()),
+            (Udp, Tcp | Unix) if self.udp_framing.is_some() => return Ok(()),
             (Udp, Tcp | Unix) => return Err(SpecError::UdpToStream { connect }),
+            (Tcp | Unix, Tcp | Unix) | (Udp | Unixgram, Udp | Unixgram) | (Unixpacket, Unixpacket) => {
+                return if self.udp_framing.is_none() { Ok(()) } else { Err(SpecError::Framing) };
+            }
             (Unixpacket, _) | (_, Unixpacket) => "records go to records only",
             (Tcp | Unix, Unixgram) | (Unixgram, Tcp | Unix) => {
                 "a stream keeps no boundaries, and who sends a datagram has no connection"

@@ -33,6 +33,9 @@ const V2_TCP4: u8 = 0x11;
 const V2_TCP6: u8 = 0x21;
 const V2_UNIX_STREAM: u8 = 0x31;
 
+/// Low half of the family for datagrams.
+const V2_DATAGRAM: u8 = 0x02;
+
 /// Between whom the relayed connection runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoints<'a> {
@@ -41,6 +44,13 @@ pub enum Endpoints<'a> {
         /// The client.
         client: SocketAddr,
         /// The local address of the accepted socket.
+        local: SocketAddr,
+    },
+    /// A UDP client.
+    Udp {
+        /// The client.
+        client: SocketAddr,
+        /// The address it sent to.
         local: SocketAddr,
     },
     /// A unix client.
@@ -83,7 +93,7 @@ fn encode_v1(endpoints: Endpoints<'_>, out: &mut [u8; MAX_BYTES]) -> usize {
             };
             write!(left, "PROXY {family} {source} {destination} {} {}\r\n", client.port(), local.port())
         }
-        Endpoints::Unix { .. } | Endpoints::Unknown | Endpoints::Local => {
+        Endpoints::Udp { .. } | Endpoints::Unix { .. } | Endpoints::Unknown | Endpoints::Local => {
             left.write_all(b"PROXY UNKNOWN\r\n")
         }
     };
@@ -94,23 +104,9 @@ fn encode_v1(endpoints: Endpoints<'_>, out: &mut [u8; MAX_BYTES]) -> usize {
 fn encode_v2(endpoints: Endpoints<'_>, out: &mut [u8; MAX_BYTES]) -> usize {
     let mut body = Body { out, length: V2_SIGNATURE.len() + 4 };
     let (command, family) = match endpoints {
-        Endpoints::Tcp { client, local } => {
-            let family = match same_family(client.ip(), local.ip()) {
-                Pair::V4(source, destination) => {
-                    body.put(&source.octets());
-                    body.put(&destination.octets());
-                    V2_TCP4
-                }
-                Pair::V6(source, destination) => {
-                    body.put(&source.octets());
-                    body.put(&destination.octets());
-                    V2_TCP6
-                }
-            };
-            body.put(&client.port().to_be_bytes());
-            body.put(&local.port().to_be_bytes());
-            (V2_PROXY, family)
-        }
+        Endpoints::Tcp { client, local } => (V2_PROXY, body.put_inet(client, local)),
+        // The family of tcp, with another transport (section 2.2: UDP over IPv4, UDP over IPv6).
+        Endpoints::Udp { client, local } => (V2_PROXY, (body.put_inet(client, local) & 0xf0) | V2_DATAGRAM),
         Endpoints::Unix { client, local } => {
             body.put(&unix_address(client));
             body.put(&unix_address(Some(local)));
@@ -135,6 +131,25 @@ struct Body<'o> {
 }
 
 impl Body<'_> {
+    /// Puts both addresses; returns the family for tcp.
+    fn put_inet(&mut self, client: SocketAddr, local: SocketAddr) -> u8 {
+        let family = match same_family(client.ip(), local.ip()) {
+            Pair::V4(source, destination) => {
+                self.put(&source.octets());
+                self.put(&destination.octets());
+                V2_TCP4
+            }
+            Pair::V6(source, destination) => {
+                self.put(&source.octets());
+                self.put(&destination.octets());
+                V2_TCP6
+            }
+        };
+        self.put(&client.port().to_be_bytes());
+        self.put(&local.port().to_be_bytes());
+        family
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         let end = self.length + bytes.len();
         self.out[self.length..end].copy_from_slice(bytes);

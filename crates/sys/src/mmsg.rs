@@ -145,6 +145,20 @@ impl Batch {
         self.payload.get(start..start + length).unwrap_or_default()
     }
 
+    /// Puts `bytes` into `slot`, as if they had been received there. False: they are more than a datagram holds.
+    pub fn fill(&mut self, slot: usize, bytes: &[u8]) -> bool {
+        let start = slot * STRIDE_BYTES;
+        let room = self.payload.get_mut(start..start + bytes.len());
+        match (room, self.lengths.get_mut(slot)) {
+            (Some(room), Some(length)) if bytes.len() <= DATAGRAM_MAX_BYTES => {
+                room.copy_from_slice(bytes);
+                *length = bytes.len();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Who sent the datagram that [`Batch::receive_named`] put into `slot`.
     #[must_use]
     pub fn peer(&self, slot: usize) -> Option<SocketAddr> {

@@ -68,11 +68,17 @@ pub enum SpecError {
         connect: u32,
     },
     /// Datagrams to a stream.
-    #[error("connect: udp cannot be carried to {connect}, only to udp")]
+    #[error("connect: udp cannot be carried to {connect} without udp.framing=len16 or udp.framing=raw")]
     UdpToStream {
         /// What `connect` speaks.
         connect: Protocol,
     },
+    /// Framing asked for where none is needed.
+    #[error("udp.framing: only between udp and tcp, or udp and unix")]
+    Framing,
+    /// The text header, for a client of udp.
+    #[error("proxy_protocol: v1 has no word for a udp client, v2 has")]
+    ProxyUdp,
     /// Kinds of sockets that do not fit together.
     #[error("connect: {listen} cannot be carried to {connect}: {why}")]
     Pairing {
@@ -118,7 +124,8 @@ impl SpecError {
             | Self::NotASocketFile { key } => key,
             Self::Nat => "nat",
             Self::PortCount { .. } | Self::UdpToStream { .. } | Self::Pairing { .. } => "connect",
-            Self::ProxyProtocol { .. } => "proxy_protocol",
+            Self::Framing => "udp.framing",
+            Self::ProxyProtocol { .. } | Self::ProxyUdp => "proxy_protocol",
             Self::V6Only => "v6only",
             Self::Fds => "fds",
         }

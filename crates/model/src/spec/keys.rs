@@ -50,6 +50,12 @@ impl DeviceSpec {
         key("hold", "DURATION", "30s", "how long clients are kept while the instance is down"),
         key("udp.idle", "DURATION", "2m", "idle life of a UDP flow"),
         key("udp.max_flows", "NUMBER", "16384", "most UDP flows at once"),
+        key(
+            "udp.framing",
+            "raw|len16",
+            "",
+            "how datagrams stand in a stream, from udp to tcp or unix and back",
+        ),
         key("fds", "on|off", "on", "pass file descriptors from unix to unix"),
         key("follow", "uuid|name", "", "what to follow when the instance is made anew"),
         key("v6only", "true|false", "false", "[::] takes IPv6 clients only"),
@@ -59,15 +65,8 @@ impl DeviceSpec {
 }
 
 /// Keys of a later version.
-const LATER: [&str; 7] = [
-    "accept_proxy",
-    "allow",
-    "deny",
-    "limits.connections",
-    "limits.rate",
-    "limits.per_source",
-    "udp.framing",
-];
+const LATER: [&str; 6] =
+    ["accept_proxy", "allow", "deny", "limits.connections", "limits.rate", "limits.per_source"];
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(10);
@@ -158,6 +157,7 @@ fn values(given: &Given) -> Result<DeviceSpec, SpecError> {
     spec.udp_idle = duration("udp.idle", spec.udp_idle, UDP_IDLE_MIN, DAY)?;
     spec.udp_max_flows =
         given.value("udp.max_flows", spec.udp_max_flows, |text| parse_number(text, 1, UDP_MAX_FLOWS_MAX))?;
+    spec.udp_framing = given.value("udp.framing", None, |text| text.parse().map(Some))?;
     spec.fds = given.value("fds", spec.fds, str::parse)?;
     spec.follow = given.value("follow", spec.follow, |text| text.parse().map(Some))?;
     spec.v6only = given.value("v6only", spec.v6only, boolean)?;
@@ -234,6 +234,7 @@ pub(super) fn write(spec: &DeviceSpec) -> BTreeMap<String, String> {
     put("hold", time(spec.hold), time(usual.hold));
     put("udp.idle", time(spec.udp_idle), time(usual.udp_idle));
     put("udp.max_flows", Some(spec.udp_max_flows.to_string()), Some(usual.udp_max_flows.to_string()));
+    put("udp.framing", spec.udp_framing.map(|framing| framing.to_string()), None);
     put("fds", Some(spec.fds.to_string()), Some(usual.fds.to_string()));
     put("follow", spec.follow.map(|follow| follow.to_string()), None);
     put("v6only", Some(spec.v6only.to_string()), Some(usual.v6only.to_string()));

@@ -120,6 +120,7 @@ fn bad_values_name_key_and_place() {
         ),
         (&UDP, "udp.idle", "0", "udp.idle: column 1: `0` is outside 100ms to 24h"),
         (&UDP, "udp.max_flows", "0", "udp.max_flows: column 1: `0` is outside 1 to 1000000"),
+        (&TCP, "udp.framing", "len32", "udp.framing: column 1: `len32` is not raw or len16"),
         (&UDP, "udp.max_flows", "1000001", "udp.max_flows: column 1: `1000001` is outside 1 to 1000000"),
         (&UNIX, "fds", "2", "fds: column 1: `2` is not on or off"),
         (&TCP, "follow", "id", "follow: column 1: `id` is not uuid or name"),
@@ -154,7 +155,6 @@ fn bad_keys_name_the_key() {
         ("limits.connections", "1", later("limits.connections")),
         ("limits.rate", "1", later("limits.rate")),
         ("limits.per_source", "1", later("limits.per_source")),
-        ("udp.framing", "raw", later("udp.framing")),
         ("user.note", "x", foreign("user.note")),
         ("initial.x", "x", foreign("initial.x")),
         ("Connect", "x", unknown("Connect", "connect")),
@@ -227,9 +227,9 @@ fn every_pairing() {
     let all = [Protocol::Tcp, Protocol::Udp, Protocol::Unix, Protocol::Unixpacket];
     for (listen, connect) in all.into_iter().flat_map(|listen| all.map(|connect| (listen, connect))) {
         let expected = match (listen, connect) {
-            (Protocol::Udp, Protocol::Tcp | Protocol::Unix) => {
-                Some(format!("connect: udp cannot be carried to {connect}, only to udp"))
-            }
+            (Protocol::Udp, Protocol::Tcp | Protocol::Unix) => Some(format!(
+                "connect: udp cannot be carried to {connect} without udp.framing=len16 or udp.framing=raw"
+            )),
             (Protocol::Unixpacket, Protocol::Unixpacket) => None,
             (Protocol::Unixpacket, _) | (_, Protocol::Unixpacket) => {
                 Some(format!("connect: {listen} cannot be carried to {connect}: records go to records only"))
@@ -248,6 +248,34 @@ fn every_pairing() {
             assert_eq!(error, expected.clone().or((!fits).then_some(refused)), "{listen} to {connect}");
         }
     }
+}
+
+/// Framing is for udp and a stream, in either order; towards udp it is raw unless asked for.
+#[test]
+fn framing() {
+    let only = Some("udp.framing: only between udp and tcp, or udp and unix".to_owned());
+    let cases = [
+        ("udp::53", "tcp::53", None),
+        ("udp::53", "unix:@dns", None),
+        ("tcp::53", "udp::53", None),
+        ("unix:/run/dns", "udp::53", None),
+        ("udp::53", "udp::53", only.clone()),
+        ("tcp::53", "tcp::53", only.clone()),
+        ("unixpacket:@a", "unixpacket:@b", only),
+    ];
+    for (listen, connect, refused) in cases {
+        for framing in ["raw", "len16"] {
+            let read = read(&[("listen", listen), ("connect", connect)], &[("udp.framing", framing)]);
+            assert_eq!(read.as_ref().err(), refused.as_ref(), "{listen} to {connect}");
+            if let Ok(spec) = read {
+                assert_eq!(spec.to_keys().get("udp.framing").map(String::as_str), Some(framing));
+            }
+        }
+    }
+    let dns = [("listen", "udp::53"), ("connect", "tcp::53"), ("udp.framing", "len16")];
+    let v1 = Some("proxy_protocol: v1 has no word for a udp client, v2 has".to_owned());
+    assert_eq!(read(&dns, &[("proxy_protocol", "v1")]).err(), v1);
+    assert_eq!(read(&dns, &[("proxy_protocol", "v2")]).err(), None);
 }
 
 #[test]

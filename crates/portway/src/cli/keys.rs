@@ -71,13 +71,17 @@ fn hint(error: &SpecError) -> Option<String> {
             let doc = DeviceSpec::KEYS.iter().find(|doc| doc.name == *key)?;
             Some(format!("{}={} is {}", doc.name, doc.value, doc.about))
         }
+        SpecError::UdpToStream { .. } => {
+            Some("udp.framing=len16 puts its length before each datagram, as DNS over TCP has it".to_owned())
+        }
         SpecError::UnknownKey { .. } => Some("`portway device add --help` lists the keys".to_owned()),
         SpecError::Unsupported { .. }
         | SpecError::Foreign { .. }
         | SpecError::Nat
         | SpecError::Duplicate { .. }
         | SpecError::PortCount { .. }
-        | SpecError::UdpToStream { .. }
+        | SpecError::Framing
+        | SpecError::ProxyUdp
         | SpecError::Pairing { .. }
         | SpecError::ProxyProtocol { .. }
         | SpecError::NotASocketFile { .. }

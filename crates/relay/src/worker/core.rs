@@ -18,12 +18,35 @@ use crate::wire::field;
 /// The buffer through which small amounts are copied, bytes. One for the whole thread: it stays in the cache.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// Memory for frames of all streams and flows together, bytes: enough for a hundred of the longest that have come
+/// in part. Past it, whoever needs more is ended.
+const FRAMES_BYTES: usize = 8 * 1024 * 1024;
+
+/// How much memory frames hold.
+#[derive(Debug, Default)]
+pub(super) struct FrameMemory(usize);
+
+impl FrameMemory {
+    /// Counts what somebody holds: `before` so far, `after` from now on. False: that is too much for all.
+    pub(super) fn changed(&mut self, before: usize, after: usize) -> bool {
+        self.0 = (self.0 + after).saturating_sub(before);
+        after <= before || self.0 <= FRAMES_BYTES
+    }
+
+    /// Counts what somebody holds no longer.
+    pub(super) fn unkeep(&mut self, bytes: usize) {
+        self.0 = self.0.saturating_sub(bytes);
+    }
+}
+
 /// See the module.
 pub(super) struct Core {
     pub(super) poller: Poller,
     pub(super) timers: Timers,
     pub(super) counters: CounterLines,
     pub(super) pipes: Pipes,
+    /// Frames that are not whole, or do not go on yet.
+    pub(super) frames: FrameMemory,
     pub(super) buffer: Box<[u8]>,
     /// The buffer for whole messages of unix sockets; empty until it is needed.
     messages: Vec<u8>,
@@ -44,6 +67,7 @@ impl Core {
             timers: Timers::default(),
             counters,
             pipes: Pipes::new(pipe_limit),
+            frames: FrameMemory::default(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             messages: Vec::new(),
             now: Instant::now(),

@@ -1,11 +1,15 @@
-//! A stream on one side, datagrams on the other: what one read of the stream gives becomes one datagram, and
-//! each datagram that comes back is appended to the stream. There is no framing.
+//! A stream on one side, datagrams on the other.
+//!
+//! Raw: what one read of the stream gives becomes one datagram, and each datagram that comes back is appended to the
+//! stream. With framing, each datagram has its length before it in the stream, both ways.
 //!
 //! Datagrams do not end and do not push back. An error that the network reports of an earlier one is taken, counted
 //! and not held against the next one.
 
 use std::time::Instant;
 
+use portway_model::UdpFraming;
+use portway_proto::len16::{self, Decoder};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
@@ -18,6 +22,9 @@ use super::stream::End;
 
 /// Longest payload of a datagram on IPv4, bytes (65,535 less the headers).
 const PAYLOAD_BYTES: usize = 65_507;
+
+/// What a frame costs of a turn beside its bytes.
+const FRAME_COST: usize = 64;
 
 /// What an error costs of a turn, so that errors without end do not keep the loop.
 const ERROR_BYTES: usize = 1024;
@@ -52,13 +59,58 @@ pub(super) fn carry_up(lane: &mut Lane, from: &mut Socket, to: &mut Socket, core
     }
 }
 
+/// From the frames of a stream to datagrams. One that is longer than a datagram can be is not passed on.
+pub(super) fn carry_frames_up(
+    lane: &mut Lane,
+    decoder: &mut Decoder,
+    from: &mut Socket,
+    to: &mut Socket,
+    core: &mut Core,
+) -> Step {
+    let mut left = TURN_BYTES;
+    loop {
+        if lane.eof {
+            return Step::Ended;
+        }
+        if !from.read || !to.write {
+            return Step::Waits;
+        }
+        if left == 0 {
+            return Step::More;
+        }
+        match lane::read(from, &mut core.buffer) {
+            Ok(0) => {
+                lane.eof = true;
+                core.refused += u64::from(decoder.is_amid());
+                core.frames.unkeep(decoder.kept_bytes());
+                *decoder = Decoder::default();
+            }
+            Ok(count) => {
+                lane.count(count);
+                left = left.saturating_sub(count);
+                let kept = decoder.kept_bytes();
+                let mut rest = core.buffer.get(..count).unwrap_or_default();
+                while let Some(frame) = decoder.next(&mut rest) {
+                    core.refused += u64::from(send_datagram(to, frame).is_err());
+                    left = left.saturating_sub(FRAME_COST);
+                }
+                if !core.frames.changed(kept, decoder.kept_bytes()) {
+                    return Step::SourceFailed(Errno::NOBUFS);
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => return Step::SourceFailed(errno),
+        }
+    }
+}
+
 /// From datagrams to the stream; `last` is when one last came.
 pub(super) fn carry_down(
     lane: &mut Lane,
     from: &mut Socket,
     to: &mut Socket,
     core: &mut Core,
-    last: &mut Option<Instant>,
+    (framing, last): (UdpFraming, &mut Option<Instant>),
 ) -> Step {
     let mut left = TURN_BYTES;
     loop {
@@ -71,12 +123,16 @@ pub(super) fn carry_down(
         if left == 0 {
             return Step::More;
         }
-        match recv(&*from, &mut core.buffer[..], RecvFlags::DONTWAIT) {
+        let before = if framing == UdpFraming::Len16 { len16::HEADER_BYTES } else { 0 };
+        match recv(&*from, core.buffer.get_mut(before..).unwrap_or_default(), RecvFlags::DONTWAIT) {
             Ok((count, _)) => {
                 *last = Some(core.now);
                 lane.count(count);
                 left = left.saturating_sub(count.max(ERROR_BYTES));
-                let datagram = core.buffer.get(..count).unwrap_or_default();
+                if let (Some(to), Some(header)) = (core.buffer.get_mut(..before), len16::header(count)) {
+                    to.copy_from_slice(header.get(..before).unwrap_or_default());
+                }
+                let datagram = core.buffer.get(..before + count).unwrap_or_default();
                 if let Err(errno) = lane.put(to, datagram, &mut core.pipes) {
                     return Step::SinkFailed(errno);
                 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use portway_model::{Address, DeviceSpec, FdPassing, Target, UnixName, Zone};
+use portway_model::{Address, DeviceSpec, FdPassing, Target, UdpFraming, UnixName, Zone};
 use portway_proto::udp_flow::FlowTable;
 use portway_sys::interface;
 use portway_sys::unix_path::Base;
@@ -98,7 +98,7 @@ impl Plan {
     /// How its streams are carried.
     pub(super) fn relay(&self) -> Relay {
         match (self.listen_carrier(), self.connect_carrier()) {
-            (_, Carrier::Udp) => Relay::Datagrams,
+            (_, Carrier::Udp) => Relay::Datagrams(self.spec().udp_framing.unwrap_or(UdpFraming::Raw)),
             (Carrier::Packet, Carrier::Packet) => Relay::Records(self.spec().fds),
             (Carrier::Unix, Carrier::Unix) if self.spec().fds == FdPassing::On => Relay::Descriptors,
             _ => Relay::Bytes,
@@ -153,6 +153,15 @@ impl Plan {
         debug_assert!(written.is_ok(), "writing to a string cannot fail");
         text
     }
+}
+
+/// What a flow remembers of where it goes, to know when its device goes elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Destination {
+    /// An address and a port.
+    Inet(SocketAddr),
+    /// A unix socket: how often the target had changed.
+    Unix(u32),
 }
 
 /// A place to call.
@@ -234,6 +243,8 @@ pub(super) struct Device {
     pub(super) flows_timer: Option<Instant>,
     /// Streams of this device.
     pub(super) stream_count: usize,
+    /// How often its target has changed.
+    generation: u32,
 }
 
 impl Device {
@@ -249,7 +260,24 @@ impl Device {
             flows,
             flows_timer: None,
             stream_count: 0,
+            generation: 0,
         }
+    }
+
+    /// Gives it other options.
+    pub(super) fn replan(&mut self, plan: Plan) {
+        if plan.spec().connect != self.plan.spec().connect {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        self.plan = plan;
+    }
+
+    /// Where a flow that begins at listener `index` goes.
+    pub(super) fn destination(&self, index: u32) -> Option<Destination> {
+        Some(match self.plan.place(index)? {
+            TargetPlace::Inet(address) => Destination::Inet(address),
+            TargetPlace::Abstract(_) | TargetPlace::Path { .. } => Destination::Unix(self.generation),
+        })
     }
 
     /// Whether refused clients of `target` are kept.

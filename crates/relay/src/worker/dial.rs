@@ -28,13 +28,13 @@ use crate::wire::field;
 const HELD_ATTEMPT: Duration = Duration::from_millis(250);
 
 /// A socket on its way to the target.
-struct Called {
-    fd: OwnedFd,
-    connected: bool,
+pub(super) struct Called {
+    pub(super) fd: OwnedFd,
+    pub(super) connected: bool,
 }
 
 /// Calls `place` without waiting.
-fn call(place: &TargetPlace<'_>, carrier: Carrier) -> Result<Called, Errno> {
+pub(super) fn call(place: &TargetPlace<'_>, carrier: Carrier) -> Result<Called, Errno> {
     let connected = |fd| Ok(Called { fd, connected: true });
     match place {
         TargetPlace::Inet(address) => call_inet(address, carrier),
@@ -62,7 +62,7 @@ fn call_inet(address: &SocketAddr, carrier: Carrier) -> Result<Called, Errno> {
 }
 
 /// A fresh socket for `address`.
-pub(super) fn inet_socket(address: &SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
+fn inet_socket(address: &SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
 }
@@ -154,7 +154,7 @@ impl Engine {
         self.cancel_stream_timer(key);
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.phase = Phase::Open;
-        stream.since = (stream.relay == Relay::Datagrams).then_some(self.core.now);
+        stream.since = matches!(stream.relay, Relay::Datagrams(_)).then_some(self.core.now);
         let (device_key, index) = (stream.device, stream.index);
         if let Some(up) = &stream.up {
             up.hurry();

@@ -140,7 +140,7 @@ impl Engine {
         match token {
             Token::Downstream(key) => self.on_stream(key, Side::Downstream, flags),
             Token::Upstream(key) => self.on_stream(key, Side::Upstream, flags),
-            Token::Flow(key) => self.on_reply(key),
+            Token::Flow(key) => self.on_flow(key, flags),
             Token::Listener(key) => self.on_listener(key),
             Token::Control => self.on_control(),
             Token::Adoption => self.on_adoption(),
@@ -158,6 +158,7 @@ impl Engine {
                 Timer::Hold(device) => self.on_hold_over(device),
                 Timer::Failures(device) => self.report_failures(device),
                 Timer::Flows(device) => self.expire_flows(device),
+                Timer::Call(flow) => self.on_call_over(flow),
                 Timer::Newcomer(key) => self.dismiss_newcomer(key),
                 Timer::Sweep => self.on_sweep(),
                 Timer::End => {}
@@ -254,7 +255,7 @@ impl Engine {
         match stream.relay {
             Relay::Bytes => {}
             Relay::Descriptors | Relay::Records(_) => stream.since = None,
-            Relay::Datagrams => self.watch_idle(key),
+            Relay::Datagrams(_) => self.watch_idle(key),
         }
     }
 
@@ -281,7 +282,7 @@ impl Engine {
             (Phase::Waiting, _) => self.give_up(key, rustix::io::Errno::TIMEDOUT),
             // Its timer was taken back.
             (Phase::SetAside, _) => {}
-            (Phase::Open, Relay::Datagrams) => self.on_idle(key),
+            (Phase::Open, Relay::Datagrams(_)) => self.on_idle(key),
             (Phase::Open, Relay::Descriptors | Relay::Records(_)) => self.pump(key),
             // One side is gone, and the other has not taken the rest in all that time.
             (Phase::Open, Relay::Bytes) => self.close(key, End::Reset),
@@ -298,9 +299,7 @@ impl Engine {
                 up.reset_on_close();
             }
         }
-        for dir in portway_proto::Dir::ALL {
-            stream.lane_mut(dir).discard(&mut self.core.pipes);
-        }
+        stream.discard(&mut self.core);
         if stream.phase == Phase::Open && (end == End::Reset || stream.was_cut()) {
             self.core.count(stream.device, field::RESET);
         }

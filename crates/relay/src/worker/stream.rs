@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use portway_model::FdPassing;
+use portway_model::{FdPassing, UdpFraming};
 use portway_proto::half_close::{Action, Event, HalfClose, Leg};
+use portway_proto::len16::Decoder;
 use portway_proto::{Dir, Side};
 use portway_sys::sockopt;
 use rustix::io::Errno;
@@ -41,7 +42,7 @@ pub(super) enum Relay {
     /// As records, with file descriptors beside them or without.
     Records(FdPassing),
     /// Between a stream and datagrams.
-    Datagrams,
+    Datagrams(UdpFraming),
 }
 
 /// How a connection ends.
@@ -92,6 +93,8 @@ pub(super) struct Stream {
     half: HalfClose,
     lane_up: Lane,
     lane_down: Lane,
+    /// Frames of the client's stream, where it has any.
+    frames: Option<Box<Decoder>>,
     /// The side that is dead; what came from it before is still delivered.
     cut: Option<Side>,
     /// The client has been told that nothing more comes.
@@ -119,6 +122,7 @@ impl Stream {
             half: HalfClose::new(),
             lane_up: Lane::default(),
             lane_down: Lane::default(),
+            frames: None,
             cut: None,
             told_end: false,
             patient_since: now,
@@ -159,8 +163,14 @@ impl Stream {
                 unix_fds::carry(lane, from, to, &mut core.buffer, &mut core.pipes, &mut core.refused)
             }
             (Relay::Records(fds), _) => records::carry(lane, from, to, core, fds),
-            (Relay::Datagrams, Dir::Up) => datagram::carry_up(lane, from, to, core),
-            (Relay::Datagrams, Dir::Down) => datagram::carry_down(lane, from, to, core, &mut self.since),
+            (Relay::Datagrams(UdpFraming::Raw), Dir::Up) => datagram::carry_up(lane, from, to, core),
+            (Relay::Datagrams(UdpFraming::Len16), Dir::Up) => {
+                let decoder = self.frames.get_or_insert_default();
+                datagram::carry_frames_up(lane, decoder, from, to, core)
+            }
+            (Relay::Datagrams(framing), Dir::Down) => {
+                datagram::carry_down(lane, from, to, core, (framing, &mut self.since))
+            }
         }
     }
 
@@ -222,7 +232,7 @@ impl Stream {
         tracing::trace!(?dir, %errno, "destination failed");
         let unread = self.cut.is_some() || self.half.leg(dir.other()) == Leg::Done;
         self.cut = Some(dir.to());
-        if unread || self.relay == Relay::Datagrams {
+        if unread || matches!(self.relay, Relay::Datagrams(_)) {
             return Pumped::Ends(self.cut_end());
         }
         let lane = self.lane_mut(dir);
@@ -311,6 +321,16 @@ impl Stream {
     /// The way from the client to the target.
     pub(super) fn upward(&mut self) -> (Option<&mut Socket>, &mut Lane) {
         (self.up.as_mut(), &mut self.lane_up)
+    }
+
+    /// Throws away what is on its way.
+    pub(super) fn discard(&mut self, core: &mut Core) {
+        for dir in Dir::ALL {
+            self.lane_mut(dir).discard(&mut core.pipes);
+        }
+        if let Some(decoder) = self.frames.take() {
+            core.frames.unkeep(decoder.kept_bytes());
+        }
     }
 
     /// Bytes of each direction: up, down.

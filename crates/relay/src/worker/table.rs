@@ -132,7 +132,7 @@ impl Engine {
     /// Gives a device new options; its connections stay.
     fn replace(&mut self, key: Key, plan: Plan, hold: Option<Duration>) {
         let Some(device) = self.devices.get_mut(key) else { return };
-        device.plan = plan;
+        device.replan(plan);
         self.begin_hold(key, hold);
         self.adjust_flows(key);
         let listeners = self.devices.get(key).map(|device| device.listeners.clone()).unwrap_or_default();

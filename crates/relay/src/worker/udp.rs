@@ -8,6 +8,7 @@
 //! the flow outlives a restart of its target.
 
 mod flows;
+mod link;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,13 +16,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use portway_proto::Dir;
 use portway_proto::udp_flow::FlowId;
 use portway_sys::mmsg::{BATCH, Batch, LocalAddr};
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
-use super::device::TargetPlace;
+use super::device::Destination;
 use super::engine::Engine;
 use super::failures::{Failure, Operation};
 use super::slab::{Key, Slab};
 use crate::wire::field;
+use link::Link;
 
 /// Batches taken from one listener in one turn; then it is the others' turn.
 const TURN_BATCHES: usize = 8;
@@ -55,7 +58,9 @@ pub(super) struct Flow {
     /// Where replies come from.
     reply_from: Option<LocalAddr>,
     /// Where its datagrams go: the target may change under it.
-    target: SocketAddr,
+    destination: Destination,
+    /// The stream that carries its datagrams, where the target speaks one.
+    link: Option<Box<Link>>,
     /// The target has sent something.
     answered: bool,
 }
@@ -151,6 +156,9 @@ impl Engine {
         let Some(flow) = self.udp.flows.get(place) else { return };
         let device = flow.device;
         self.core.count_traffic(device, Dir::Up, u64::try_from(bytes).unwrap_or(0));
+        if flow.link.is_some() {
+            return self.send_linked(place, batch, slots);
+        }
         let mut dropped = 0;
         let mut retried = false;
         while !slots.is_empty() {
@@ -180,13 +188,19 @@ impl Engine {
         }
     }
 
+    /// Something happened to the socket of a flow.
+    pub(super) fn on_flow(&mut self, place: Key, flags: EventFlags) {
+        match self.udp.flows.get(place) {
+            Some(Flow { link: Some(_), .. }) => self.on_link(place, flags),
+            Some(Flow { link: None, .. }) => self.on_reply(place),
+            None => {}
+        }
+    }
+
     /// The target of a flow has answered: the answers are gathered, together with those of other flows of
     /// the same listener.
-    pub(super) fn on_reply(&mut self, place: Key) {
-        let Some(flow) = self.udp.flows.get(place) else { return };
-        if self.udp.replying.is_some_and(|listener| listener != flow.listener) || self.udp.gathered >= BATCH {
-            self.flush_replies();
-        }
+    fn on_reply(&mut self, place: Key) {
+        self.make_place_for_reply(place);
         let Some(flow) = self.udp.flows.get_mut(place) else { return };
         let batch = self.udp.batch.get_or_insert_default();
         let first = self.udp.gathered;
@@ -216,10 +230,10 @@ impl Engine {
     /// the flow ends and the client's next datagram begins a new one there.
     fn on_flow_error(&mut self, place: Key, errno: Errno) {
         let Some(flow) = self.udp.flows.get(place) else { return };
-        let (device_key, id, target) = (flow.device, flow.id, flow.target);
+        let (device_key, id, destination) = (flow.device, flow.id, flow.destination);
         let Some(device) = self.devices.get_mut(device_key) else { return };
         let Some(index) = device.flows.get(id).map(|(key, _)| key.index) else { return };
-        let moved = !matches!(device.plan.place(index), Some(TargetPlace::Inet(now)) if now == target);
+        let moved = device.destination(index) != Some(destination);
         if moved && device.flows.remove_id(id).is_some() {
             self.close_flow(place);
         }

@@ -1,18 +1,19 @@
 //! The life of flows: begun by a datagram, ended when idle, displaced by others, or with their listener.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
+use portway_model::UdpFraming;
 use portway_proto::Dir;
+use portway_proto::proxy_protocol::MAX_BYTES;
 use portway_proto::udp_flow::FlowId;
 use portway_sys::mmsg::LocalAddr;
-use rustix::io::Errno;
-use rustix::net::{SocketType, connect};
 
+use super::link::Link;
 use super::{Flow, FlowKey};
 use crate::wire::field;
-use crate::worker::device::{Device, TargetPlace};
-use crate::worker::dial::inet_socket;
+use crate::worker::device::{Destination, Device, Plan};
+use crate::worker::dial::{Called, call};
 use crate::worker::engine::Engine;
 use crate::worker::failures::{Failure, Operation};
 use crate::worker::poller::{Token, Watch};
@@ -38,9 +39,9 @@ impl Engine {
         self.udp.newcomers = self.udp.newcomers.checked_sub(1)?;
         self.make_room_for_flow(device_key);
         let device = self.devices.get(device_key)?;
-        let TargetPlace::Inet(target) = device.plan.place(flow_key.index)? else { return None };
-        match call(&target) {
-            Ok(socket) => self.begin_flow(device_key, listener, flow_key, local, target, socket),
+        let destination = device.destination(flow_key.index)?;
+        match call(&device.plan.place(flow_key.index)?, device.plan.connect_carrier()) {
+            Ok(called) => self.begin_flow((device_key, listener), flow_key, local, destination, called),
             Err(errno) => {
                 self.core.count(device_key, field::DIAL_FAILED);
                 self.fail(device_key, Failure { operation: Operation::Connect(flow_key.index), errno });
@@ -51,32 +52,42 @@ impl Engine {
 
     fn begin_flow(
         &mut self,
-        device_key: Key,
-        listener: Key,
+        (device_key, listener): (Key, Key),
         flow_key: FlowKey,
         local: Option<LocalAddr>,
-        target: SocketAddr,
-        socket: OwnedFd,
+        destination: Destination,
+        called: Called,
     ) -> Option<Key> {
         let now = self.core.now;
         let client = flow_key.client;
         let device = self.devices.get_mut(device_key)?;
+        let mut link = link(&device.plan, &flow_key, called.connected);
+        let watch = link.as_ref().map_or(Watch::Level, |link| link.watch());
+        if let Some(link) = &mut link {
+            self.core.frames.changed(0, link.kept_bytes());
+            link.call_ends = (!called.connected).then(|| now + device.plan.spec().connect_timeout);
+        }
+        let call_ends = link.as_ref().and_then(|link| link.call_ends);
         // The place first: the table and the event queue both name it.
         let place = self.udp.flows.insert(Flow {
-            socket,
+            socket: called.fd,
             device: device_key,
             id: FlowId::from_u64(0),
             listener,
             client,
             reply_from: local.map(|local| reply_source(client, local)),
-            target,
+            destination,
+            link,
             answered: false,
         });
         let inserted = device.flows.insert(flow_key, place, now);
         let flow = self.udp.flows.get_mut(place)?;
         flow.id = inserted.id;
-        if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), Watch::Level) {
+        if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), watch) {
             tracing::debug!(%error, "flow not watched");
+        }
+        if let Some(at) = call_ends {
+            self.core.timers.set(at, Timer::Call(place));
         }
         self.core.count(device_key, field::OPENED);
         if let Some((_, ended)) = inserted.ended {
@@ -110,6 +121,12 @@ impl Engine {
     pub(super) fn close_flow(&mut self, place: Key) {
         if let Some(flow) = self.udp.flows.remove(place) {
             self.core.count(flow.device, field::CLOSED);
+            if let Some(link) = flow.link {
+                self.core.frames.unkeep(link.kept_bytes());
+                if let Some(at) = link.call_ends {
+                    self.core.timers.cancel(at, Timer::Call(place));
+                }
+            }
         }
     }
 
@@ -190,16 +207,21 @@ impl Engine {
 /// Whether nobody has ever answered on `flow` and its target is no longer the device's.
 fn is_astray(device: &Device, flow: &Flow) -> bool {
     let Some((key, _)) = device.flows.get(flow.id) else { return false };
-    let moved =
-        !matches!(device.plan.place(key.index), Some(TargetPlace::Inet(target)) if target == flow.target);
-    moved && !flow.answered
+    device.destination(key.index) != Some(flow.destination) && !flow.answered
 }
 
-/// A connected socket to `target`.
-fn call(target: &SocketAddr) -> Result<OwnedFd, Errno> {
-    let socket = inet_socket(target, SocketType::DGRAM)?;
-    connect(&socket, target)?;
-    Ok(socket)
+/// The stream that a flow of `plan` has, if any.
+fn link(plan: &Plan, flow_key: &FlowKey, connected: bool) -> Option<Box<Link>> {
+    let carrier = plan.connect_carrier();
+    if carrier.is_datagram() {
+        return None;
+    }
+    let port = plan.spec().listen.address().ports().and_then(|ports| ports.nth(flow_key.index));
+    let local = flow_key.local.zip(port).map(|(ip, port)| SocketAddr::new(ip, port.get()));
+    let mut header = [0; MAX_BYTES];
+    let length = super::link::header(plan.spec(), flow_key.client, local, &mut header);
+    let framing = plan.spec().udp_framing.unwrap_or(UdpFraming::Raw);
+    Some(Box::new(Link::new(carrier, framing, connected, header.get(..length).unwrap_or_default())))
 }
 
 /// Where replies to `client` leave from. The interface is left to the routing table, as for any reply, except
