@@ -17,6 +17,14 @@ struct Need {
 const NEEDS: &[Need] = &[
     Need { program: "ip", package: "iproute2", used_for: "network namespaces and links" },
     Need { program: "nft", package: "nftables", used_for: "tests that drop packets" },
+    Need { program: "ssh-agent", package: "openssh-client", used_for: "the worked example of an agent" },
+    Need { program: "gpg", package: "gpg", used_for: "the worked example of gpg-agent" },
+    Need { program: "gpg-agent", package: "gpg-agent", used_for: "the worked example of gpg-agent" },
+    Need { program: "gpgconf", package: "gpgconf", used_for: "the worked example of gpg-agent" },
+    Need { program: "weston", package: "weston", used_for: "the worked example of a display" },
+    Need { program: "wayland-info", package: "wayland-utils", used_for: "the worked example of a display" },
+    Need { program: "pipewire", package: "pipewire-bin", used_for: "the worked example of sound" },
+    Need { program: "pw-cli", package: "pipewire-bin", used_for: "the worked example of sound" },
 ];
 
 /// Whether tests that would skip themselves must fail.
