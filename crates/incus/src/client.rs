@@ -17,6 +17,9 @@ use crate::{Events, Instance, Result, Server, State, Summary, discover};
 pub struct Limits {
     /// From connect to the last byte of the answer; for events, to the end of the handshake.
     pub request: Duration,
+    /// For a change, from connect to the end of the operation: a device of Incus that does not come
+    /// up takes it six seconds.
+    pub change: Duration,
     /// Length of an answer.
     pub answer_bytes: usize,
     /// Length of the list of all instances (about 2.5 kB each).
@@ -32,6 +35,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             request: Duration::from_secs(10),
+            change: Duration::from_secs(40),
             answer_bytes: 16 << 20,
             list_bytes: 64 << 20,
             event_bytes: 1 << 20,
@@ -158,7 +162,11 @@ impl Client {
         Events::open(self.door()).await
     }
 
-    fn door(&self) -> Door<'_> {
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn door(&self) -> Door<'_> {
         Door { socket: &self.socket, limits: &self.limits }
     }
 
@@ -168,7 +176,7 @@ impl Client {
 }
 
 /// Path of an instance, or `None` when no instance can have such a name.
-fn instance_target(project: &str, name: &str, below: &str) -> Option<String> {
+pub(crate) fn instance_target(project: &str, name: &str, below: &str) -> Option<String> {
     if !addressable(name) || project.is_empty() {
         return None;
     }

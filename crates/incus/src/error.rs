@@ -41,6 +41,14 @@ pub enum IncusError {
         /// The server's own words, cut to one short line.
         message: String,
     },
+    /// The server began a change and did not bring it to its end: all is as before.
+    #[error("{request} has failed: {message}")]
+    Operation {
+        /// Method and path.
+        request: String,
+        /// The server's own words, cut to one short line.
+        message: String,
+    },
     /// The answer is not what the API promises.
     #[error("{request} was answered with something that is not the API: {reason}")]
     Protocol {
@@ -66,13 +74,21 @@ pub enum IncusError {
 }
 
 impl IncusError {
+    /// Whether what was to be changed is no longer what it was when it was read.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        matches!(self, Self::Status { code: 412, .. })
+    }
+
     /// Whether the same request may well succeed later without anybody's doing.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::StreamEnded { .. } => true,
             Self::Status { code, .. } => *code >= 500,
-            Self::Denied { .. } | Self::Protocol { .. } | Self::TooLarge { .. } => false,
+            Self::Denied { .. } | Self::Operation { .. } | Self::Protocol { .. } | Self::TooLarge { .. } => {
+                false
+            }
         }
     }
 }

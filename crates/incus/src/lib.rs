@@ -1,7 +1,7 @@
 //! Client of the Incus API on its unix socket, and of LXD's, which is the same where we use it.
 //!
 //! It reads: the server, instances, their run-time state, and the stream of lifecycle events. It
-//! changes nothing, keeps no state between calls and spawns no task; dropping a future ends its
+//! changes one thing, the definition of an instance ([`Definition`]). It keeps no state between calls and spawns no task; dropping a future ends its
 //! connection.
 //!
 //! # What the requests cost
@@ -71,6 +71,7 @@
 //! LXD 5.0.2 answers alike and sends the same events.
 
 mod client;
+mod definition;
 mod discover;
 mod encode;
 mod error;
@@ -81,6 +82,7 @@ mod transport;
 mod types;
 
 pub use client::{Client, Limits};
+pub use definition::{Definition, Device};
 pub use error::IncusError;
 pub use events::{Event, Events};
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};

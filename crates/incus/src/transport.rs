@@ -6,11 +6,12 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
-use hyper::{Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -34,11 +35,34 @@ struct Success<T> {
 
 /// Failure, as the API wraps it.
 #[derive(Deserialize)]
-struct Failure {
+pub(crate) struct Failure {
     #[serde(rename = "type")]
-    kind: String,
+    pub(crate) kind: String,
     #[serde(default)]
-    error: String,
+    pub(crate) error: String,
+}
+
+/// What a request says besides its path.
+#[derive(Debug, Clone)]
+pub(crate) struct Saying {
+    pub(crate) method: Method,
+    pub(crate) body: Option<Vec<u8>>,
+    /// The version that is meant to be changed.
+    pub(crate) if_match: Option<String>,
+}
+
+impl Saying {
+    fn get() -> Saying {
+        Saying { method: Method::GET, body: None, if_match: None }
+    }
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) status: StatusCode,
+    pub(crate) etag: Option<String>,
+    pub(crate) body: Bytes,
 }
 
 /// Where to ask and how long to wait.
@@ -56,11 +80,32 @@ impl Door<'_> {
         target: &str,
         limit_bytes: usize,
     ) -> Result<Option<T>> {
-        let limit = self.limits.request;
-        let (status, body) = tokio::time::timeout(limit, self.exchange(target, limit_bytes))
+        Ok(self.get_versioned(target, limit_bytes).await?.map(|(value, _)| value))
+    }
+
+    /// The same with the version of what was answered.
+    pub(crate) async fn get_versioned<T: DeserializeOwned>(
+        self,
+        target: &str,
+        limit_bytes: usize,
+    ) -> Result<Option<(T, Option<String>)>> {
+        let said = self.say(target, Saying::get(), self.limits.request, limit_bytes).await?;
+        let value = self.decode(target, said.status, &said.body)?;
+        Ok(value.map(|value| (value, said.etag)))
+    }
+
+    /// One request and its answer, within `limit`.
+    pub(crate) async fn say(
+        self,
+        target: &str,
+        saying: Saying,
+        limit: Duration,
+        limit_bytes: usize,
+    ) -> Result<Said> {
+        let request = format!("{} {target}", saying.method);
+        tokio::time::timeout(limit, self.exchange(target, saying, limit_bytes))
             .await
-            .map_err(|_| IncusError::TimedOut { request: format!("GET {target}"), limit })??;
-        self.decode(target, status, &body)
+            .map_err(|_| IncusError::TimedOut { request, limit })?
     }
 
     /// A connection to the socket.
@@ -79,13 +124,22 @@ impl Door<'_> {
         IncusError::Unreachable { path: self.socket.to_owned(), source }
     }
 
-    async fn exchange(self, target: &str, limit_bytes: usize) -> Result<(StatusCode, Bytes)> {
+    async fn exchange(self, target: &str, saying: Saying, limit_bytes: usize) -> Result<Said> {
         let stream = self.connect().await?;
-        let request = Request::get(target)
+        let mut request = Request::builder()
+            .method(saying.method)
+            .uri(target)
             .header(header::HOST, "incus")
             .header(header::USER_AGENT, concat!("portway/", env!("CARGO_PKG_VERSION")))
-            .header(header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
+            .header(header::CONNECTION, "close");
+        if saying.body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(version) = saying.if_match {
+            request = request.header(header::IF_MATCH, version);
+        }
+        let request = request
+            .body(Full::<Bytes>::from(saying.body.unwrap_or_default()))
             .map_err(|error| protocol(target, error))?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES)
@@ -95,11 +149,13 @@ impl Door<'_> {
         let answer = async move {
             let response = sender.send_request(request).await.map_err(|error| self.broken(target, error))?;
             let status = response.status();
+            let etag = response.headers().get(header::ETAG);
+            let etag = etag.and_then(|text| text.to_str().ok()).map(str::to_owned);
             let body = Limited::new(response.into_body(), limit_bytes)
                 .collect()
                 .await
                 .map_err(|error| self.torn(target, limit_bytes, error))?;
-            Ok((status, body.to_bytes()))
+            Ok(Said { status, etag, body: body.to_bytes() })
         };
         let mut answer = std::pin::pin!(answer);
         tokio::select! {
@@ -168,7 +224,7 @@ pub(crate) fn protocol(target: &str, reason: impl ToString) -> IncusError {
 }
 
 /// Text of a stranger's made fit for a terminal: one line, no control characters, bounded.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let mut line: String =
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS).collect();
     line.truncate(line.trim_end().len());

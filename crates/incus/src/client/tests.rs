@@ -40,6 +40,7 @@ impl<T: Send + 'static> Scripted<T> {
     fn client(&self) -> Client {
         let limits = Limits {
             request: Duration::from_millis(500),
+            change: Duration::from_millis(500),
             answer_bytes: 64 << 10,
             list_bytes: 64 << 10,
             event_bytes: 64 << 10,
