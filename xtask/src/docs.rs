@@ -11,7 +11,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
 use portway_config::Settings;
-use portway_model::{DeviceName, DeviceSpec, InstanceRef};
+use portway_config::devices::{self, Form, Meaning};
+use portway_model::{DeviceName, DeviceSpec, InstanceRef, Provider};
 
 use crate::shell::{Example, blocks, examples};
 use crate::workspace::Workspace;
@@ -88,12 +89,19 @@ fn links(text: &str) -> Vec<&str> {
     files.filter(|target| !target.is_empty() && !target.contains("://") && !target.contains(' ')).collect()
 }
 
-/// `toml` blocks are settings of the daemon, `json` blocks at least JSON.
+/// `toml` blocks are settings of the daemon, `yaml` blocks files of devices, `json` blocks at least JSON.
 fn block_faults(name: &str, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for (line, lines) in blocks(text, "toml") {
         if let Err(error) = Settings::parse(Path::new(name), &lines.join("\n")) {
             faults.push(format!("{name}:{line}: settings: {error}"));
+        }
+    }
+    for (line, lines) in blocks(text, "yaml") {
+        let (path, bytes) = (Path::new(name), lines.join("\n").into_bytes());
+        let meaning = Meaning { provider: Provider::Incus, project: None };
+        if let Err(error) = devices::parse(path, bytes, Form::Yaml, &meaning) {
+            faults.push(format!("{name}:{line}: devices: {error}"));
         }
     }
     for (line, lines) in blocks(text, "json") {

@@ -1,7 +1,10 @@
-//! Where Portway keeps its files ([`Paths`]) and what the optional `portway.toml` says ([`Settings`]).
+//! Where Portway keeps its files ([`Paths`]), what the optional `portway.toml` says ([`Settings`]), and files of
+//! devices ([`devices`]).
 //!
 //! Nothing here talks to a server; a message about a file names the file, and the line where there is one.
 
+pub mod devices;
+pub mod files;
 pub mod paths;
 pub mod settings;
 

@@ -2,13 +2,14 @@
 //!
 //! Every key has a default, an unknown key is an error, and each error says file, line and column.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
 use toml::Spanned;
+
+use crate::files::{self, FileError, Trust};
 
 /// Longest settings file, bytes. Far above any real one; keeps a wrong path from filling the memory.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -73,20 +74,9 @@ pub struct LogFilter(String);
 /// Why the settings cannot be used.
 #[derive(Debug, Error)]
 pub enum SettingsError {
-    /// The file is there and cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file is longer than any settings file.
-    #[error("{} is larger than {FILE_MAX_BYTES} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    /// The file is there and cannot be used.
+    #[error(transparent)]
+    File(FileError),
     /// A place in the file is wrong.
     #[error("{}:{line}:{column}: {message}", path.display())]
     Syntax {
@@ -121,16 +111,14 @@ pub enum SettingsError {
 impl SettingsError {
     /// The likely cure, one line.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            SettingsError::NoUser { .. } => {
-                Some("make the user (`useradd --system NAME`), or take daemon.user out of portway.toml")
-            }
-            SettingsError::RootUser => Some("name an unprivileged user in daemon.user"),
-            SettingsError::Read { .. }
-            | SettingsError::TooLarge { .. }
-            | SettingsError::Syntax { .. }
-            | SettingsError::UserLookup { .. } => None,
+            SettingsError::NoUser { .. } => Some(
+                "make the user (`useradd --system NAME`), or take daemon.user out of portway.toml".to_owned(),
+            ),
+            SettingsError::RootUser => Some("name an unprivileged user in daemon.user".to_owned()),
+            SettingsError::File(error) => error.hint(),
+            SettingsError::Syntax { .. } | SettingsError::UserLookup { .. } => None,
         }
     }
 }
@@ -175,21 +163,14 @@ impl Settings {
     /// Reads `path`. A file that is not there gives the defaults.
     ///
     /// # Errors
-    /// [`SettingsError::Read`], [`SettingsError::TooLarge`], [`SettingsError::Syntax`].
+    /// [`SettingsError::File`], [`SettingsError::Syntax`].
     pub fn load(path: &Path) -> Result<Settings, SettingsError> {
-        let failed = |source| SettingsError::Read { path: path.to_owned(), source };
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Settings::default()),
-            Err(error) => return Err(failed(error)),
+        let bytes = match files::read(path, FILE_MAX_BYTES, Trust::Own) {
+            Ok(bytes) => bytes,
+            Err(FileError::Missing { .. }) => return Ok(Settings::default()),
+            Err(error) => return Err(SettingsError::File(error)),
         };
-        let mut bytes = Vec::new();
-        file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_MAX_BYTES {
-            return Err(SettingsError::TooLarge { path: path.to_owned() });
-        }
-        let text = String::from_utf8(bytes)
-            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error.utf8_error())))?;
+        let text = files::text(path, bytes).map_err(SettingsError::File)?;
         Settings::parse(path, &text)
     }
 

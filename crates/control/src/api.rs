@@ -10,6 +10,10 @@
 //! | `POST /1.0/devices/{instance}/{device}/rename` | [`RenameDevice`] | [`Device`] |
 //! | `DELETE /1.0/devices/{instance}/{device}` | | empty object |
 //! | `POST /1.0/instances/{instance}/adopt` | | list of [`Device`] |
+//! | `GET /1.0/instances` | | list of [`KnownInstance`] |
+//! | `POST /1.0/apply` | [`Apply`] | [`Applied`] |
+//! | `GET /1.0/import?instance=KEY`, `GET /1.0/export?instance=KEY` | | list of [`Move`] |
+//! | `POST /1.0/import`, `POST /1.0/export` | [`MoveDevice`] | [`Move`] |
 //! | `GET /1.0/events` | | server-sent events, each data line one [`Event`] |
 //!
 //! `{instance}` is the canonical text of an `InstanceKey`, percent-encoded. Every failure is a
@@ -19,6 +23,13 @@ use std::collections::BTreeMap;
 
 use portway_model::{DeviceName, InstanceKey};
 use serde::{Deserialize, Serialize};
+
+mod apply;
+mod moves;
+mod unique;
+
+pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
+pub use moves::{KnownInstance, Move, MoveDevice, Place, Progress};
 
 /// What the daemon says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +177,8 @@ pub struct AddDevice {
     pub instance: InstanceKey,
     /// Device name.
     pub name: DeviceName,
-    /// Keys as for the command line.
+    /// Keys as for the command line, each once.
+    #[serde(deserialize_with = "unique::map")]
     pub keys: BTreeMap<String, String>,
 }
 
@@ -174,8 +186,8 @@ pub struct AddDevice {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeDevice {
-    /// Keys to set.
-    #[serde(default)]
+    /// Keys to set, each once.
+    #[serde(default, deserialize_with = "unique::map")]
     pub set: BTreeMap<String, String>,
     /// Keys to remove.
     #[serde(default)]

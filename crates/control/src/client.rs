@@ -20,7 +20,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::api::{AddDevice, ChangeDevice, Device, RenameDevice, Server};
+use crate::api::{
+    AddDevice, Applied, Apply, ChangeDevice, Device, KnownInstance, Move, MoveDevice, RenameDevice, Server,
+};
 use crate::error::{ClientError, broken, refusal};
 use crate::events::Events;
 
@@ -44,6 +46,24 @@ impl Default for Limits {
             change: Duration::from_secs(60),
             answer_bytes: 64 << 20,
             event_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Which way a device moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From Incus to Portway.
+    Import,
+    /// From Portway to Incus.
+    Export,
+}
+
+impl Direction {
+    fn path(self) -> &'static str {
+        match self {
+            Direction::Import => "/1.0/import",
+            Direction::Export => "/1.0/export",
         }
     }
 }
@@ -142,6 +162,46 @@ impl Client {
     pub async fn adopt(&self, instance: &InstanceKey) -> Result<Vec<Device>, ClientError> {
         let path = format!("/1.0/instances/{}/adopt", encode(&instance.to_string()));
         self.change(Method::POST, &path, None::<&()>).await
+    }
+
+    /// Every instance that a provider names.
+    ///
+    /// # Errors
+    /// [`ClientError`], any.
+    pub async fn instances(&self) -> Result<Vec<KnownInstance>, ClientError> {
+        self.ask("/1.0/instances").await
+    }
+
+    /// Makes a list of devices the state, as a whole or not at all.
+    ///
+    /// # Errors
+    /// [`ClientError`], any; after a refusal nothing is changed.
+    pub async fn apply(&self, list: &Apply) -> Result<Applied, ClientError> {
+        self.change(Method::POST, "/1.0/apply", Some(list)).await
+    }
+
+    /// What could be moved in a direction, of one instance or of all.
+    ///
+    /// # Errors
+    /// [`ClientError`], any.
+    pub async fn movable(
+        &self,
+        direction: Direction,
+        instance: Option<&InstanceKey>,
+    ) -> Result<Vec<Move>, ClientError> {
+        let path = direction.path();
+        match instance {
+            None => self.ask(path).await,
+            Some(key) => self.ask(&format!("{path}?instance={}", encode(&key.to_string()))).await,
+        }
+    }
+
+    /// Moves one device.
+    ///
+    /// # Errors
+    /// [`ClientError`], any; after a refusal the device is where it was, or the text says more.
+    pub async fn move_device(&self, direction: Direction, device: &MoveDevice) -> Result<Move, ClientError> {
+        self.change(Method::POST, direction.path(), Some(device)).await
     }
 
     /// What changes from this moment on.

@@ -7,6 +7,6 @@ mod error;
 mod events;
 pub mod sse;
 
-pub use client::{Client, Limits};
+pub use client::{Client, Direction, Limits};
 pub use error::ClientError;
 pub use events::Events;

@@ -57,6 +57,7 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device))
         desired: Desired::new(),
         generation: 0,
         warnings: Vec::new(),
+        frozen: None,
     });
     let mut events = hub.subscribe();
     let key = match options.instance {

@@ -1,54 +1,41 @@
-//! The control server: HTTP/1.1 and JSON on the control socket. Routes are those of
-//! [`portway_control::api`]; every failure is a [`Failure`] with the status of its kind.
+//! The control server's resources. Routes are those of [`portway_control::api`]; every failure is a
+//! [`Failure`] with its status.
+
+mod answer;
+mod input;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{Stream, stream};
 use portway_control::api::{self, Failure, FailureKind};
-use portway_model::{DeviceName, DeviceSpec, InstanceKey};
-use serde::Deserialize;
-use tokio::sync::{broadcast, oneshot};
+use portway_model::{DeviceKey, DeviceSpec, InstanceKey};
+use serde_json::{Value, json};
+use tokio::sync::{
+    RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit, TryAcquireError, broadcast, oneshot,
+};
 
+pub(crate) use self::answer::Refusal;
+use self::answer::{Answer, json};
+pub(crate) use self::input::LIST_BYTES;
+use self::input::{About, Body, Condition, DeviceInPath, InPath};
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, Reply};
+use crate::{apply, moves};
 
-/// Largest request body, bytes: far above any device.
-const MAX_BODY_BYTES: usize = 1 << 20;
+/// Readers of events at once.
+const READERS_MAX: usize = 64;
+
+/// Passes for readers of events.
+static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
 
 type Shared = State<Arc<Hub>>;
-
-/// An answer.
-struct Answer(Result<Response, Failure>);
-
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        match self.0 {
-            Ok(response) => response,
-            Err(failed) => {
-                let status = match failed.kind {
-                    FailureKind::Usage => StatusCode::BAD_REQUEST,
-                    FailureKind::Refused => StatusCode::CONFLICT,
-                    FailureKind::Missing => StatusCode::NOT_FOUND,
-                    FailureKind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
-                    FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-                };
-                (status, axum::Json(failed)).into_response()
-            }
-        }
-    }
-}
-
-fn json<T: serde::Serialize>(result: Result<T, Failure>) -> Answer {
-    Answer(result.map(|value| axum::Json(value).into_response()))
-}
 
 /// The routes.
 pub(crate) fn router(hub: Arc<Hub>) -> Router {
@@ -57,44 +44,56 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/1.0/devices", get(list).post(add))
         .route("/1.0/devices/{instance}/{device}", get(show).patch(change).delete(remove))
         .route("/1.0/devices/{instance}/{device}/rename", post(rename))
+        .route("/1.0/instances", get(instances))
         .route("/1.0/instances/{instance}/adopt", post(adopt))
+        .route("/1.0/apply", post(apply_list))
+        .route("/1.0/import", get(importable).post(import))
+        .route("/1.0/export", get(exportable).post(export))
         .route("/1.0/events", get(events))
         .route("/metrics", get(metrics))
-        .fallback(|| async { json::<()>(Err(failure(FailureKind::Missing, "no such resource"))) })
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .fallback(|| async { Refusal::from(failure(FailureKind::Missing, "no such resource")) })
+        .method_not_allowed_fallback(|| async {
+            Refusal::malformed(StatusCode::METHOD_NOT_ALLOWED, "this resource has no such method")
+        })
         .with_state(hub)
 }
 
-async fn server(State(hub): Shared) -> Answer {
+async fn server(State(hub): Shared) -> Answer<api::Server> {
     json(Ok(hub.server().await))
 }
 
-#[derive(Deserialize)]
-struct ListQuery {
-    instance: Option<InstanceKey>,
+async fn list(State(hub): Shared, About(instance): About) -> Answer<Vec<api::Device>> {
+    let devices = hub.devices(instance.as_ref()).await;
+    match instance {
+        Some(key) if devices.is_empty() => json(hub.check_exists(&key).await.map(|()| devices)),
+        _ => json(Ok(devices)),
+    }
 }
 
-async fn list(
-    State(hub): Shared,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
-) -> Answer {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(problem) => return json::<()>(Err(failure(FailureKind::Usage, problem.body_text()))),
-    };
-    json(Ok(hub.devices(query.instance.as_ref()).await))
+async fn instances(State(hub): Shared) -> Answer<Vec<api::KnownInstance>> {
+    json(Ok(hub.instances().await))
 }
 
-fn body<T>(body: Result<axum::Json<T>, JsonRejection>) -> Result<T, Failure> {
-    body.map(|axum::Json(value)| value).map_err(|problem| failure(FailureKind::Usage, problem.body_text()))
+/// Leave to edit devices.
+#[expect(dead_code, reason = "the locks end with it")]
+enum Editing<'a> {
+    Shared(RwLockReadGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, Failure> {
-    text.parse().map_err(|problem| failure(FailureKind::Usage, format!("{what} {text:?}: {problem}")))
+/// Waits for whoever edits several devices at once. With a condition nobody else edits meanwhile.
+async fn editing(hub: &Hub, Condition(expected): Condition) -> Result<Editing<'_>, Refusal> {
+    hub.check_changeable()?;
+    if expected.is_none() {
+        return Ok(Editing::Shared(hub.edits.read().await));
+    }
+    let alone = hub.edits.write().await;
+    hub.check_generation(expected).map_err(Refusal::unmet)?;
+    Ok(Editing::Alone(alone))
 }
 
 /// Asks an instance's actor and waits for its answer.
-async fn ask<T>(
+pub(crate) async fn ask<T>(
     hub: &Arc<Hub>,
     key: &InstanceKey,
     question: impl FnOnce(Reply<T>) -> Command,
@@ -117,80 +116,98 @@ async fn ask_known<T>(
     ask(hub, key, question).await
 }
 
-async fn add(State(hub): Shared, request: Result<axum::Json<api::AddDevice>, JsonRejection>) -> Answer {
-    let result = async {
-        let request = body(request)?;
-        let spec = DeviceSpec::from_keys(request.keys)
-            .map_err(|problem| failure(FailureKind::Usage, problem.to_string()))?;
-        ask(&hub, &request.instance, |reply| Command::Add(request.name, Box::new(spec), reply)).await
-    };
-    json(result.await)
+async fn add(
+    State(hub): Shared,
+    condition: Condition,
+    Body(request): Body<api::AddDevice>,
+) -> Answer<api::Device> {
+    let spec = DeviceSpec::from_keys(request.keys)
+        .map_err(|problem| failure(FailureKind::Usage, problem.to_string()))?;
+    let _editing = editing(&hub, condition).await?;
+    json(ask(&hub, &request.instance, |reply| Command::Add(request.name, Box::new(spec), reply)).await)
 }
 
-async fn show(State(hub): Shared, Path((instance, device)): Path<(String, String)>) -> Answer {
-    let result = async {
-        let (key, name): (InstanceKey, DeviceName) =
-            (parse("instance", &instance)?, parse("device", &device)?);
-        let found = hub.devices(Some(&key)).await.into_iter().find(|device| device.name == name);
-        found.ok_or_else(|| failure(FailureKind::Missing, format!("{key} has no device {name}")))
-    };
-    json(result.await)
+async fn show(State(hub): Shared, DeviceInPath(key): DeviceInPath) -> Answer<api::Device> {
+    let DeviceKey { instance, device: name } = key;
+    let found = hub.devices(Some(&instance)).await.into_iter().find(|device| device.name == name);
+    json(found.ok_or_else(|| failure(FailureKind::Missing, format!("{instance} has no device {name}"))))
 }
 
 async fn change(
     State(hub): Shared,
-    Path((instance, device)): Path<(String, String)>,
-    request: Result<axum::Json<api::ChangeDevice>, JsonRejection>,
-) -> Answer {
-    let result = async {
-        let (key, name): (InstanceKey, DeviceName) =
-            (parse("instance", &instance)?, parse("device", &device)?);
-        let request = body(request)?;
-        ask_known(&hub, &key, |reply| Command::Change(name, request, reply)).await
-    };
-    json(result.await)
+    DeviceInPath(key): DeviceInPath,
+    condition: Condition,
+    Body(request): Body<api::ChangeDevice>,
+) -> Answer<api::Device> {
+    let _editing = editing(&hub, condition).await?;
+    json(ask_known(&hub, &key.instance, |reply| Command::Change(key.device, request, reply)).await)
 }
 
-async fn remove(State(hub): Shared, Path((instance, device)): Path<(String, String)>) -> Answer {
-    let result = async {
-        let (key, name): (InstanceKey, DeviceName) =
-            (parse("instance", &instance)?, parse("device", &device)?);
-        ask_known(&hub, &key, |reply| Command::Remove(name, reply)).await?;
-        Ok(serde_json::json!({}))
-    };
-    json(result.await)
+async fn remove(State(hub): Shared, DeviceInPath(key): DeviceInPath, condition: Condition) -> Answer<Value> {
+    let _editing = editing(&hub, condition).await?;
+    json(ask_known(&hub, &key.instance, |reply| Command::Remove(key.device, reply)).await.map(|()| json!({})))
 }
 
 async fn rename(
     State(hub): Shared,
-    Path((instance, device)): Path<(String, String)>,
-    request: Result<axum::Json<api::RenameDevice>, JsonRejection>,
-) -> Answer {
-    let result = async {
-        let (key, name): (InstanceKey, DeviceName) =
-            (parse("instance", &instance)?, parse("device", &device)?);
-        let request = body(request)?;
-        ask_known(&hub, &key, |reply| Command::Rename(name, request.name, reply)).await
-    };
-    json(result.await)
+    DeviceInPath(key): DeviceInPath,
+    condition: Condition,
+    Body(request): Body<api::RenameDevice>,
+) -> Answer<api::Device> {
+    let _editing = editing(&hub, condition).await?;
+    json(ask_known(&hub, &key.instance, |reply| Command::Rename(key.device, request.name, reply)).await)
 }
 
-async fn adopt(State(hub): Shared, Path(instance): Path<String>) -> Answer {
-    let result = async {
-        let key: InstanceKey = parse("instance", &instance)?;
-        ask_known(&hub, &key, Command::Adopt).await
-    };
-    json(result.await)
+async fn adopt(State(hub): Shared, InPath(key): InPath, condition: Condition) -> Answer<Vec<api::Device>> {
+    let _editing = editing(&hub, condition).await?;
+    json(ask_known(&hub, &key, Command::Adopt).await)
 }
 
-async fn events(State(hub): Shared) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
-    let receiver = hub.subscribe();
-    let events = stream::unfold(receiver, |mut receiver| async move {
+async fn apply_list(State(hub): Shared, Body(request): Body<api::Apply, LIST_BYTES>) -> Answer<api::Applied> {
+    // In a task of its own: whoever asked may go away, half of a list may not stay.
+    let done = tokio::spawn(async move { apply::apply(&hub, request).await });
+    json(done.await.unwrap_or_else(|_| Err(failure(FailureKind::Internal, "applying has failed"))))
+}
+
+async fn importable(State(hub): Shared, About(instance): About) -> Answer<Vec<api::Move>> {
+    json(moves::importable(&hub, instance.as_ref()).await)
+}
+
+async fn import(State(hub): Shared, Body(request): Body<api::MoveDevice>) -> Answer<api::Move> {
+    let _editing = editing(&hub, Condition(None)).await?;
+    let hub = Arc::clone(&hub);
+    let done = tokio::spawn(async move { moves::import(&hub, &request).await });
+    json(done.await.unwrap_or_else(|_| Err(failure(FailureKind::Internal, "importing has failed"))))
+}
+
+async fn exportable(State(hub): Shared, About(instance): About) -> Answer<Vec<api::Move>> {
+    json(moves::exportable(&hub, instance.as_ref()).await)
+}
+
+async fn export(State(hub): Shared, Body(request): Body<api::MoveDevice>) -> Answer<api::Move> {
+    let _editing = editing(&hub, Condition(None)).await?;
+    let hub = Arc::clone(&hub);
+    let done = tokio::spawn(async move { moves::export(&hub, &request).await });
+    json(done.await.unwrap_or_else(|_| Err(failure(FailureKind::Internal, "exporting has failed"))))
+}
+
+/// Events as they happen, with the pass of their reader.
+struct Reading {
+    receiver: broadcast::Receiver<api::Event>,
+    _pass: SemaphorePermit<'static>,
+}
+
+async fn events(
+    State(hub): Shared,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+    let pass = READERS.try_acquire().map_err(|_: TryAcquireError| Refusal::busy("too many read events"))?;
+    let reading = Reading { receiver: hub.subscribe(), _pass: pass };
+    let events = stream::unfold(reading, |mut reading| async move {
         loop {
-            match receiver.recv().await {
+            match reading.receiver.recv().await {
                 Ok(event) => {
                     let text = serde_json::to_string(&event).unwrap_or_default();
-                    return Some((Ok(sse::Event::default().data(text)), receiver));
+                    return Some((Ok(sse::Event::default().data(text)), reading));
                 }
                 // A reader that is slow misses events and goes on with the next.
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
@@ -198,10 +215,13 @@ async fn events(State(hub): Shared) -> Sse<impl Stream<Item = Result<sse::Event,
             }
         }
     });
-    Sse::new(events).keep_alive(KeepAlive::default())
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
 async fn metrics(State(hub): Shared) -> Response {
     let text = crate::metrics::render(&hub.counted_devices().await);
     ([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
+
+#[cfg(test)]
+mod tests;

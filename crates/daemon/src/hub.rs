@@ -12,7 +12,7 @@ use portway_relay::wire::{Ids, Lifetime, Sandbox};
 use portway_sys::netns::NetnsId;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, WeakSender};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, RwLock, broadcast, oneshot};
 
 use crate::instance::device::Device;
 use crate::instance::seed::Seed;
@@ -48,6 +48,13 @@ pub(crate) struct HubSettings {
     pub(crate) worker_environment: Vec<(String, String)>,
 }
 
+impl HubSettings {
+    /// The control socket, which lies beside the folder of workers.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.workers_dir.with_file_name("portway.sock")
+    }
+}
+
 /// Shared by all actors and the control server.
 pub(crate) struct Hub {
     /// Settings.
@@ -64,6 +71,14 @@ pub(crate) struct Hub {
     events: broadcast::Sender<api::Event>,
     started: Instant,
     warnings: Vec<String>,
+    /// Why nothing may be changed.
+    frozen: Option<String>,
+    /// Held by whoever edits devices: shared for one device, alone for several.
+    pub(crate) edits: RwLock<()>,
+    /// Held while a device moves to Incus or from it.
+    pub(crate) moving: AsyncMutex<()>,
+    /// Held while a list is applied.
+    pub(crate) applying: AsyncMutex<()>,
 }
 
 /// What a hub is made of.
@@ -82,6 +97,8 @@ pub(crate) struct Parts {
     pub(crate) generation: u64,
     /// What went wrong at the start.
     pub(crate) warnings: Vec<String>,
+    /// Why nothing may be changed: what is wanted is not known.
+    pub(crate) frozen: Option<String>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,6 +120,10 @@ impl Hub {
             events: broadcast::channel(1024).0,
             started: Instant::now(),
             warnings: parts.warnings,
+            frozen: parts.frozen,
+            edits: RwLock::default(),
+            moving: AsyncMutex::default(),
+            applying: AsyncMutex::default(),
         })
     }
 
@@ -118,6 +139,47 @@ impl Hub {
         }
         self.generation.fetch_max(generation, Ordering::Relaxed);
         Ok(generation)
+    }
+
+    /// The devices in the store.
+    pub(crate) fn desired(&self) -> Desired {
+        locked(&self.desired).clone()
+    }
+
+    /// Generation of the devices in the store.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Whether devices may be changed at all.
+    ///
+    /// # Errors
+    /// When what is wanted is not known, so that a change would lose it.
+    pub(crate) fn check_changeable(&self) -> Result<(), Failure> {
+        let Some(why) = &self.frozen else { return Ok(()) };
+        Err(Failure {
+            hint: Some(
+                "put a good state.json back, or move it and state.json.prev away; then restart the daemon"
+                    .into(),
+            ),
+            ..failure(FailureKind::Refused, format!("devices cannot be changed: {why}"))
+        })
+    }
+
+    /// Whether the devices are those of `expected`, where somebody expects something.
+    ///
+    /// # Errors
+    /// When they have changed since.
+    pub(crate) fn check_generation(&self, expected: Option<u64>) -> Result<(), Failure> {
+        let present = self.generation();
+        if expected.is_none_or(|expected| expected == present) {
+            return Ok(());
+        }
+        let text = format!("the devices have changed meanwhile (generation {present})");
+        Err(Failure {
+            hint: Some("look at them and try again".into()),
+            ..failure(FailureKind::Refused, text)
+        })
     }
 
     /// The actor of an instance, started if there is none.
@@ -269,7 +331,7 @@ impl Hub {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            generation: self.generation.load(Ordering::Relaxed),
+            generation: self.generation(),
             devices: totals,
             providers: providers.collect(),
             workers: self.ask(None, Command::Workers).await.0.into_iter().flatten().collect(),

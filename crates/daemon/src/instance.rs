@@ -6,6 +6,7 @@
 
 pub(crate) mod add;
 pub(crate) mod apply;
+pub(crate) mod batch;
 pub(crate) mod device;
 pub(crate) mod edit;
 pub(crate) mod life;
@@ -26,10 +27,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+use self::batch::{Batch, Staged, Undo};
 use self::device::{Device, Setback, Surroundings};
 use self::plan::Group;
 use crate::hub::Hub;
 use crate::provider::{Observation, Run};
+use crate::state::Origin;
 use crate::worker::{Happened, News, Worker};
 
 /// Commands that may wait for an actor.
@@ -52,12 +55,20 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 pub(crate) enum Command {
     /// Add a device.
     Add(DeviceName, Box<DeviceSpec>, Reply<api::Device>),
+    /// Add a device that comes from elsewhere.
+    Import(DeviceName, Box<DeviceSpec>, Origin, Reply<api::Device>),
     /// Change keys of a device.
     Change(DeviceName, api::ChangeDevice, Reply<api::Device>),
     /// Remove a device.
     Remove(DeviceName, Reply<()>),
     /// Give a device another name.
     Rename(DeviceName, DeviceName, Reply<api::Device>),
+    /// Carry several changes out, as a whole or not at all; they are not stored.
+    Stage(Box<Batch>, Reply<Staged>),
+    /// Take them back.
+    Unstage(Undo, oneshot::Sender<()>),
+    /// Take devices down that are stored no more.
+    Forget(Vec<DeviceName>, Reply<()>),
     /// Bind every device to the instance that has the name now.
     Adopt(Reply<Vec<api::Device>>),
     /// All devices.
@@ -231,11 +242,24 @@ impl Instance {
     async fn on_command(&mut self, command: Command) {
         match command {
             Command::Add(name, spec, reply) => {
-                self.add_waiting(add::Wanted { name, spec: *spec }, reply).await;
+                self.add_waiting(add::Wanted { name, spec: *spec, origin: None }, reply).await;
+            }
+            Command::Import(name, spec, origin, reply) => {
+                self.add_waiting(add::Wanted { name, spec: *spec, origin: Some(origin) }, reply).await;
             }
             Command::Change(name, change, reply) => answer(reply, self.change(&name, &change).await),
             Command::Remove(name, reply) => answer(reply, self.remove(&name).await),
             Command::Rename(from, to, reply) => answer(reply, self.rename(&from, to).await),
+            Command::Stage(batch, reply) => answer(reply, self.stage(*batch).await),
+            Command::Unstage(undo, reply) => {
+                self.unstage(undo).await;
+                // Nobody waits when the request was given up.
+                let _ = reply.send(());
+            }
+            Command::Forget(names, reply) => {
+                self.forget(&names).await;
+                answer(reply, Ok(()));
+            }
             Command::Adopt(reply) => answer(reply, self.adopt_present().await),
             Command::List(reply) => drop(reply.send(self.list())),
             Command::Workers(reply) => drop(reply.send(self.worker_list())),

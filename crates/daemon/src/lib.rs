@@ -4,7 +4,9 @@
 //! It relays no byte itself. What it holds is rebuilt at every start from the state file, from the
 //! workers that go on without it, and from the keeper.
 
+mod apply;
 mod clock;
+mod control;
 mod foreground;
 #[doc(hidden)]
 pub mod fuzz;
@@ -12,9 +14,12 @@ mod http;
 mod hub;
 mod instance;
 mod keeper;
+mod known;
 mod listeners;
 mod logging;
+mod loops;
 mod metrics;
+mod moves;
 mod owner;
 mod provider;
 mod serve;

@@ -155,7 +155,8 @@ impl Run {
         if self.alive() { Ok(descriptor) } else { Err(std::io::ErrorKind::NotFound.into()) }
     }
 
-    fn shares_our_netns(&self) -> bool {
+    /// Whether its network namespace is that of this process.
+    pub(crate) fn shares_our_netns(&self) -> bool {
         let ours = netns::current().and_then(|namespace| netns::id(namespace.as_fd()));
         let theirs = self.netns().and_then(|namespace| netns::id(namespace.as_fd()));
         matches!((ours, theirs), (Ok(ours), Ok(theirs)) if ours == theirs)

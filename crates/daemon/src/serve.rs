@@ -31,7 +31,7 @@ use crate::keeper::{self, Keeper, Kept};
 use crate::logging::{self, LogControl};
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
-use crate::{DaemonAction, DaemonOptions, http, worker};
+use crate::{DaemonAction, DaemonOptions, control, http, worker};
 
 /// Group that may use the control socket, if the system has it.
 const CONTROL_GROUP: &str = "portway";
@@ -74,8 +74,8 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
         return Ok(());
     }
     let signals = Signals::catch()?;
-    let control = control_socket(&options.paths.socket)?;
-    let server = tokio::spawn(axum::serve(control, http::router(Arc::clone(&hub))).into_future());
+    let listener = control_socket(&options.paths.socket)?;
+    let server = tokio::spawn(control::serve(listener, http::router(Arc::clone(&hub))));
     tokio::spawn(rekeep(Arc::clone(&hub), renewed));
     if let Some(client) = hub.providers.incus.clone() {
         tokio::spawn(follow_events(Arc::clone(&hub), client));
@@ -118,6 +118,7 @@ async fn assemble(
         desired: loaded.desired.clone(),
         generation: loaded.generation,
         warnings: loaded.warnings.clone(),
+        frozen: loaded.lost.then(|| format!("{} cannot be read", paths.state.display())),
     };
     Ok((Hub::new(parts), loaded, kept))
 }

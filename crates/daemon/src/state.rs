@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use portway_config::files::{self, FileError, Trust};
+use portway_control::api::Place;
 use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -38,6 +40,19 @@ pub(crate) struct StoredDevice {
     pub(crate) name: DeviceName,
     /// Its options.
     pub(crate) keys: DeviceSpec,
+    /// What it was before it was imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
+}
+
+/// A device as Incus had it, for the way back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Origin {
+    /// Its keys, `type` among them.
+    pub(crate) device: BTreeMap<String, String>,
+    /// Where it was.
+    pub(crate) place: Place,
 }
 
 impl StoredDevice {
@@ -53,7 +68,7 @@ pub(crate) type Desired = BTreeMap<DeviceKey, StoredDevice>;
 /// What can fail with the state file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    /// The file cannot be read or written.
+    /// The file cannot be written.
     #[error("cannot {operation} {path}")]
     Io {
         /// What was tried.
@@ -63,6 +78,9 @@ pub(crate) enum StateError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The file cannot be read, or must not be trusted.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file's content is not a state file of this version.
     #[error("{path} is not a valid state file: {reason}")]
     Invalid {
@@ -101,15 +119,20 @@ pub(crate) enum Change {
     },
 }
 
-struct Commit {
+pub(crate) struct Commit {
     changes: Vec<Change>,
     reply: oneshot::Sender<Result<u64, String>>,
 }
 
 /// Handle of the state writer. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Store {
-    queue: Option<mpsc::Sender<Commit>>,
+pub(crate) enum Store {
+    /// Writes to disk.
+    Writing(mpsc::Sender<Commit>),
+    /// Keeps nothing.
+    Ephemeral,
+    /// Writes nothing: the files hold what cannot be read, and stay for somebody to mend.
+    Frozen,
 }
 
 /// What was found at the start.
@@ -122,20 +145,26 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
     /// A file was there that could not be used: `desired` is not the last generation.
     pub(crate) damaged: bool,
+    /// No generation could be used, and there was one: what is wanted is not known.
+    pub(crate) lost: bool,
 }
 
 impl Store {
-    /// Starts the writer thread for `path`, which holds `loaded`.
+    /// Starts the writer thread for `path`, which holds `loaded`. When that is lost, nothing is
+    /// ever written.
     pub(crate) fn start(path: PathBuf, loaded: &Loaded) -> io::Result<Store> {
+        if loaded.lost {
+            return Ok(Store::Frozen);
+        }
         let (queue, inbox) = mpsc::channel(QUEUE_LENGTH);
         let writer = Writer { path, desired: loaded.desired.clone(), generation: loaded.generation, inbox };
         std::thread::Builder::new().name("state".into()).spawn(move || writer.run())?;
-        Ok(Store { queue: Some(queue) })
+        Ok(Store::Writing(queue))
     }
 
     /// A store that keeps nothing: for a device in the foreground.
     pub(crate) fn ephemeral() -> Store {
-        Store { queue: None }
+        Store::Ephemeral
     }
 
     /// Commits `changes` together and returns the generation once it is on disk.
@@ -145,7 +174,11 @@ impl Store {
     /// # Errors
     /// The reason as one line; the state on disk and in memory is then what it was before.
     pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<u64, String> {
-        let Some(queue) = &self.queue else { return Ok(0) };
+        let queue = match self {
+            Store::Writing(queue) => queue,
+            Store::Ephemeral => return Ok(0),
+            Store::Frozen => return Err("the state on disk cannot be read and is left as it is".into()),
+        };
         let (reply, answer) = oneshot::channel();
         queue.send(Commit { changes, reply }).await.map_err(|_| StateError::Stopped.to_string())?;
         answer.await.map_err(|_| StateError::Stopped.to_string())?
@@ -221,25 +254,36 @@ pub(crate) fn apply(desired: &mut Desired, change: &Change) {
     }
 }
 
-/// Reads the state at `path`, falling back to the previous generation. A file that cannot be
-/// used is kept aside as `*.damaged` and named in the warnings; this never fails.
+/// Reads the state at `path`, falling back to the previous generation: then the file that cannot be
+/// used is kept aside as `*.damaged`. When there is no generation to fall back to, every file stays
+/// as it is. What cannot be used is named in the warnings; this never fails.
 pub(crate) fn load(path: &Path) -> Loaded {
     let mut warnings = Vec::new();
-    let mut damaged = false;
+    let mut unusable: Vec<PathBuf> = Vec::new();
     for candidate in [path.to_path_buf(), previous(path)] {
         match read(&candidate) {
-            Ok(Some((generation, desired))) => return Loaded { desired, generation, warnings, damaged },
+            Ok(Some((generation, desired))) => {
+                let damaged = !unusable.is_empty();
+                if damaged {
+                    warnings.push(format!("generation {generation} of {} is used", candidate.display()));
+                }
+                unusable.iter().for_each(|file| keep_aside(file));
+                return Loaded { desired, generation, warnings, damaged, lost: false };
+            }
             Ok(None) => {}
             Err(failure) => {
-                damaged = true;
                 let text = with_sources(&failure);
                 warn!(error = %text, "state file not usable");
                 warnings.push(text);
-                keep_aside(&candidate);
+                unusable.push(candidate);
             }
         }
     }
-    Loaded { desired: Desired::new(), generation: 0, warnings, damaged }
+    let lost = !unusable.is_empty();
+    if lost {
+        warnings.push("no generation of the state can be read: devices cannot be changed".into());
+    }
+    Loaded { desired: Desired::new(), generation: 0, warnings, damaged: lost, lost }
 }
 
 fn keep_aside(path: &Path) {
@@ -257,17 +301,12 @@ fn previous(path: &Path) -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<Option<(u64, Desired)>, StateError> {
-    let io = |source| StateError::Io { operation: "read", path: path.display().to_string(), source };
-    let invalid = |reason: String| StateError::Invalid { path: path.display().to_string(), reason };
-    let size = match fs::metadata(path) {
-        Ok(found) => found.len(),
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(io(source)),
+    let text = match files::read(path, MAX_FILE_BYTES, Trust::Own) {
+        Ok(text) => text,
+        Err(FileError::Missing { .. }) => return Ok(None),
+        Err(problem) => return Err(StateError::File(problem)),
     };
-    if size > MAX_FILE_BYTES {
-        return Err(invalid(format!("{size} bytes are more than a state file can have")));
-    }
-    decode(path, &fs::read(path).map_err(io)?).map(Some)
+    decode(path, &text).map(Some)
 }
 
 /// What a state file says: its generation and devices. `path` is only for messages.

@@ -51,6 +51,12 @@ pub(crate) enum Command {
     /// Add, change and list devices
     #[command(subcommand, arg_required_else_help = true)]
     Device(DeviceCommand),
+    /// Make a file of devices the state
+    ///
+    /// The file is a list of devices in YAML, JSON or TOML; `device list --format yaml` writes one. All of it is
+    /// carried out, or nothing. Devices that the file does not name stay, unless `--prune` is given.
+    #[command(after_help = notes::APPLY)]
+    Apply(ApplyArgs),
     /// Show the daemon, the servers it follows and its workers
     Status(StatusArgs),
     /// Follow what changes
@@ -63,6 +69,9 @@ pub(crate) enum Command {
     ///
     /// For bash: `portway completion bash > /usr/share/bash-completion/completions/portway`
     Completion(CompletionArgs),
+    /// What could stand at the end of a command line, for completion scripts
+    #[command(hide = true)]
+    CompleteWords(CompleteWordsArgs),
     /// Write the manual pages into a folder
     Man(ManArgs),
 }
@@ -106,6 +115,18 @@ pub(crate) enum DeviceCommand {
     /// A device belongs to the instance it was added to. After that one was deleted, a new instance of the same
     /// name does not get its devices unless told so here (or by `follow=name`).
     Adopt(AdoptArgs),
+    /// Take over Incus' own proxy devices
+    ///
+    /// For each device, one after the other: Incus takes it out of the instance (one of a profile gets a `none`
+    /// device on the instance, the profile stays), and it is added here. When it does not come up here, Incus gets
+    /// back exactly what it had, and the next one follows. Open connections of the device end. What cannot be taken
+    /// over is listed with the reason and stays.
+    Import(MoveArgs),
+    /// Give devices back to Incus
+    ///
+    /// The reverse of `import`: a device that was imported and not changed since becomes exactly what it was. One
+    /// that Incus cannot express is listed with the reason and stays.
+    Export(MoveArgs),
 }
 
 const KEYS_SEE: &str = "The keys are listed by `portway device add --help`.";
@@ -260,6 +281,43 @@ pub(crate) struct AdoptArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct MoveArgs {
+    /// As typed.
+    #[arg(value_name = "INSTANCE", help = "Devices of these instances: [PROVIDER:][PROJECT/]NAME")]
+    pub(crate) instances: Vec<String>,
+    /// Project of the instances; alone, all instances of that project
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// Devices of all instances of all projects
+    #[arg(long, conflicts_with_all = ["instances", "project"])]
+    pub(crate) all: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The file; `-` is standard input, in YAML or JSON
+    #[arg(short = 'f', long = "file", value_name = "FILE", required = true)]
+    pub(crate) file: PathBuf,
+    /// Project of the instances that say none
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// Remove devices that the file does not name, in the projects that it names (and in PROJECT)
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) format: FormatArg,
@@ -298,6 +356,13 @@ pub(crate) struct CompletionArgs {
     /// Which shell
     #[arg(value_enum, value_name = "SHELL")]
     pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompleteWordsArgs {
+    /// The words after the program's name, the last one unfinished
+    #[arg(value_name = "WORD", last = true)]
+    pub(crate) words: Vec<String>,
 }
 
 #[derive(Debug, Args)]

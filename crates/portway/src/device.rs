@@ -1,5 +1,6 @@
 //! `portway device`: add, change and list devices through the daemon.
 
+use portway_control::Direction;
 use portway_control::api::{AddDevice, ChangeDevice, Device, DeviceState};
 
 use crate::cli::keys::{self, Pairs};
@@ -8,6 +9,7 @@ use crate::cli::{
     AddArgs, AdoptArgs, DeviceCommand, ListArgs, RemoveArgs, RenameArgs, SetArgs, ShowArgs, UnsetArgs,
 };
 use crate::failure::{Outcome, Stop};
+use crate::moves;
 use crate::output::{Format, Out, human};
 use crate::session::Session;
 
@@ -33,6 +35,8 @@ pub(crate) fn run(command: &DeviceCommand) -> Outcome {
         DeviceCommand::Show(args) => show(args),
         DeviceCommand::List(args) => list(args),
         DeviceCommand::Adopt(args) => adopt(args),
+        DeviceCommand::Import(args) => moves::run(Direction::Import, args),
+        DeviceCommand::Export(args) => moves::run(Direction::Export, args),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The one binary: arguments to a role, or to a request on the control socket, or to text.
 
+mod apply;
 mod cli;
 mod completion;
 mod demo;
@@ -8,6 +9,7 @@ mod doctor;
 mod events;
 mod failure;
 mod man;
+mod moves;
 mod output;
 mod progress;
 mod role;
@@ -47,10 +49,12 @@ fn dispatch(command: &Command) -> Outcome<ExitCode> {
         Command::Proxy(args) => service::proxy(args),
         Command::Daemon(args) => service::daemon(args),
         Command::Device(command) => device::run(command),
+        Command::Apply(args) => apply::run(args),
         Command::Status(args) => status::run(args),
         Command::Events(args) => events::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completion(args) => completion::run(args),
+        Command::CompleteWords(args) => completion::words(args),
         Command::Man(args) => man::run(args),
     };
     done.map(|()| ExitCode::SUCCESS)

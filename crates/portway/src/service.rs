@@ -73,11 +73,11 @@ fn settings(paths: &Paths) -> Outcome<Settings> {
 /// How a command ends that cannot use `portway.toml`.
 fn wrong_settings(error: &SettingsError) -> Stop {
     let kind = match error {
-        SettingsError::TooLarge { .. }
-        | SettingsError::Syntax { .. }
-        | SettingsError::NoUser { .. }
-        | SettingsError::RootUser => FailureKind::Usage,
-        SettingsError::Read { .. } | SettingsError::UserLookup { .. } => FailureKind::Refused,
+        SettingsError::Syntax { .. } | SettingsError::NoUser { .. } | SettingsError::RootUser => {
+            FailureKind::Usage
+        }
+        SettingsError::File(error) if error.is_malformed() => FailureKind::Usage,
+        SettingsError::File(_) | SettingsError::UserLookup { .. } => FailureKind::Refused,
     };
     let stop = Stop::of(kind, chain(error));
     match error.hint() {

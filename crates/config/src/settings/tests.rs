@@ -55,12 +55,12 @@ fn errors_name_file_line_and_column() {
 #[test]
 fn a_file_that_cannot_be_read_is_an_error() {
     let temp = tempfile::tempdir().unwrap();
-    assert!(matches!(Settings::load(temp.path()), Err(SettingsError::Read { .. })));
+    assert!(matches!(Settings::load(temp.path()), Err(SettingsError::File(FileError::NotAFile { .. }))));
     let file = temp.path().join("portway.toml");
     std::fs::write(&file, [b'#', 0xff]).unwrap();
-    assert!(matches!(Settings::load(&file), Err(SettingsError::Read { .. })));
+    assert!(matches!(Settings::load(&file), Err(SettingsError::File(FileError::NotText { .. }))));
     std::fs::write(&file, vec![b'#'; 1024 * 1024 + 1]).unwrap();
-    assert!(matches!(Settings::load(&file), Err(SettingsError::TooLarge { .. })));
+    assert!(matches!(Settings::load(&file), Err(SettingsError::File(FileError::TooLarge { .. }))));
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn hub() -> Arc<Hub> {
         desired: Desired::new(),
         generation: 0,
         warnings: Vec::new(),
+        frozen: None,
     })
 }
 

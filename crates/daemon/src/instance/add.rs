@@ -11,7 +11,7 @@ use super::edit::unreachable;
 use super::life::stored;
 use super::{Command, Instance, Reply, answer};
 use crate::hub::failure;
-use crate::state::Change;
+use crate::state::{Change, Origin};
 
 /// Devices brought up together, at most: as many as one worker holds.
 const TOGETHER_MAX: usize = 1024;
@@ -23,6 +23,8 @@ pub(crate) struct Wanted {
     pub(crate) name: DeviceName,
     /// Its options.
     pub(crate) spec: DeviceSpec,
+    /// What it was elsewhere.
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Instance {
@@ -34,7 +36,7 @@ impl Instance {
             match self.commands.try_recv() {
                 // The second of a name is judged when it is known what became of the first.
                 Ok(Command::Add(name, spec, reply)) if names.insert(name.clone()) => {
-                    wanted.push(Wanted { name, spec: *spec });
+                    wanted.push(Wanted { name, spec: *spec, origin: None });
                     replies.push(reply);
                 }
                 Ok(other) => {
@@ -89,7 +91,7 @@ impl Instance {
 
     /// Takes a device in, if nothing speaks against it before it is tried.
     fn admit(&mut self, wanted: Wanted) -> Result<DeviceName, Failure> {
-        let Wanted { name, spec } = wanted;
+        let Wanted { name, spec, origin } = wanted;
         if self.devices.contains_key(&name) {
             return Err(Failure {
                 hint: Some(format!("change it with `portway device set {} {name} ...`", self.key)),
@@ -105,7 +107,8 @@ impl Instance {
             return Err(failure(FailureKind::Refused, format!("{}: {text}", self.key)));
         }
         self.check_target(&name, &spec)?;
-        self.devices.insert(name.clone(), Device::new(name.clone(), spec, self.uuid.clone()));
+        let device = Device::new(name.clone(), spec, self.uuid.clone()).coming_from(origin);
+        self.devices.insert(name.clone(), device);
         Ok(name)
     }
 

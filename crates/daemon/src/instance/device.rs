@@ -9,6 +9,7 @@ use portway_relay::wire::{Slot, field};
 use super::orphans::Orphans;
 use super::plan::{self, DeviceView, Group};
 use crate::listeners::{self, Listeners};
+use crate::state::Origin;
 
 /// Clients kept for the next worker, at most, per device: as many as a listen backlog holds.
 const ORPHANS_MAX: usize = 4096;
@@ -46,6 +47,8 @@ pub(crate) struct Device {
     pub(crate) spec: DeviceSpec,
     /// UUID of the instance it is bound to.
     pub(crate) uuid: Option<String>,
+    /// What it was elsewhere.
+    pub(crate) origin: Option<Origin>,
     /// Its listeners.
     pub(crate) listeners: Option<Listeners>,
     /// Why it has none.
@@ -93,6 +96,7 @@ impl Device {
             name,
             spec,
             uuid,
+            origin: None,
             listeners: None,
             broken: None,
             unplaced: None,
@@ -107,6 +111,11 @@ impl Device {
             reason: None,
             since: SystemTime::now(),
         }
+    }
+
+    /// The same device, come from elsewhere.
+    pub(crate) fn coming_from(self, origin: Option<Origin>) -> Device {
+        Device { origin, ..self }
     }
 
     /// Whether it follows the instance's name rather than its UUID.

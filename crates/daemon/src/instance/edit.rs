@@ -9,9 +9,10 @@ use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Provider};
 
 use super::apply::{close_elsewhere, open_elsewhere};
 use super::life::stored;
-use super::{Instance, placing};
+use super::{Instance, placing, plan};
 use crate::hub::failure;
 use crate::listeners::{self, Listeners, OpenError};
+use crate::loops;
 use crate::state::Change;
 
 impl Instance {
@@ -42,12 +43,34 @@ impl Instance {
     /// Whether a worker for the device can be had and reach its upstream's folder, as far as that can
     /// be known: what cannot work starts no process.
     pub(super) fn check_target(&self, name: &DeviceName, spec: &DeviceSpec) -> Result<(), Failure> {
-        let checked = match &self.run {
+        let checked = self.check_way(spec).and_then(|()| match &self.run {
             Some(run) => placing::ids(spec, run, self.hub.settings.worker_ids)
                 .and_then(|_| placing::base(spec, run).map(drop)),
             None => placing::host_base(spec).map(drop),
-        };
+        });
         checked.map_err(|text| failure(FailureKind::Refused, format!("{}/{name}: {text}", self.key)))
+    }
+
+    /// Whether the device leads somewhere else than to itself or to the control socket.
+    fn check_way(&self, spec: &DeviceSpec) -> Result<(), String> {
+        let connect = spec.connect.address();
+        let files = connect.unix().is_some_and(|name| name.path().is_some());
+        let one_place = match &self.run {
+            Some(run) if files => run.ids.is_none(),
+            Some(run) => run.shares_our_netns(),
+            None => false,
+        };
+        if one_place && loops::leads_back(spec) {
+            return Err(format!("it would connect to itself: {} leads to {}", spec.connect, spec.listen));
+        }
+        let host_files = plan::connect_side(spec.bind) == plan::Side::Host
+            || self.run.as_ref().is_some_and(|run| run.ids.is_none());
+        let path = connect.unix().and_then(portway_model::UnixName::path).filter(|_| host_files);
+        let control = self.hub.settings.control_socket();
+        if path.is_some_and(|path| loops::is_control_socket(path.as_path(), &control)) {
+            return Err("it would publish the control socket, which is as good as root".into());
+        }
+        Ok(())
     }
 
     /// A device that needs no listener yet is tried all the same, so that a taken path is said now.
@@ -85,9 +108,8 @@ impl Instance {
     /// Takes devices down and forgets them. Their addresses are free when this returns.
     pub(super) async fn forget(&mut self, names: &[DeviceName]) {
         for name in names {
-            if let Some(group) =
-                self.devices.get(name).and_then(|device| device.placed.as_ref()).map(|placed| placed.group)
-            {
+            let placed = self.devices.get(name).and_then(|device| device.placed.as_ref());
+            if let Some(group) = placed.map(|placed| placed.group) {
                 self.take(name, group, false).await;
             }
             if let Some(device) = self.devices.get_mut(name) {
@@ -107,7 +129,7 @@ impl Instance {
         self.devices.get(name).map(|device| self.show(device)).ok_or_else(|| self.missing(name))
     }
 
-    fn missing(&self, name: &DeviceName) -> Failure {
+    pub(super) fn missing(&self, name: &DeviceName) -> Failure {
         let known = self.devices.keys().map(DeviceName::as_str);
         let hint = portway_model::nearest(name.as_str(), known).map(|near| format!("did you mean {near}?"));
         Failure { hint, ..failure(FailureKind::Missing, format!("{} has no device {name}", self.key)) }
@@ -124,7 +146,7 @@ impl Instance {
         change: &api::ChangeDevice,
     ) -> Result<api::Device, Failure> {
         let device = self.devices.get(name).ok_or_else(|| self.missing(name))?;
-        let (before, uuid) = (device.spec.clone(), device.uuid.clone());
+        let (before, uuid, origin) = (device.spec.clone(), device.uuid.clone(), device.origin.clone());
         let after = changed_spec(&before, change)?;
         if after == before {
             return self.shown(name);
@@ -147,6 +169,7 @@ impl Instance {
                     uuid,
                     name: name.clone(),
                     keys: after,
+                    origin,
                 };
                 let committed = self.hub.commit(vec![Change::Put(Box::new(record))]).await;
                 committed
@@ -168,7 +191,7 @@ impl Instance {
 
     /// Gives the device other options, and other listeners where they differ. The new listeners
     /// are opened before the old ones are closed, unless they are in each other's way.
-    async fn swap(&mut self, name: &DeviceName, after: &DeviceSpec) -> Result<(), OpenError> {
+    pub(super) async fn swap(&mut self, name: &DeviceName, after: &DeviceSpec) -> Result<(), OpenError> {
         let run = self.run.clone();
         let Some(device) = self.devices.get_mut(name) else { return Ok(()) };
         let before = std::mem::replace(&mut device.spec, after.clone());
@@ -314,7 +337,7 @@ impl Instance {
     }
 }
 
-pub(super) fn unreachable(provider: Provider, text: &str) -> Failure {
+pub(crate) fn unreachable(provider: Provider, text: &str) -> Failure {
     Failure {
         hint: Some("`portway doctor` looks at the sockets and permissions".into()),
         ..failure(FailureKind::Unreachable, format!("{provider} does not answer: {text}"))

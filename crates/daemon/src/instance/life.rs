@@ -388,6 +388,7 @@ pub(super) fn stored(key: &InstanceKey, device: &Device) -> crate::state::Stored
         uuid: device.uuid.clone(),
         name: device.name.clone(),
         keys: device.spec.clone(),
+        origin: device.origin.clone(),
     }
 }
 

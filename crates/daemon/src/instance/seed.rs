@@ -43,6 +43,7 @@ impl Instance {
     pub(super) async fn plant(&mut self, seed: Seed) {
         for stored in seed.devices {
             let device = Device::new(stored.name.clone(), stored.keys, stored.uuid);
+            let device = device.coming_from(stored.origin);
             self.devices.insert(stored.name, device);
         }
         let mut adopted = Vec::new();

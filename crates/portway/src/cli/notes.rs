@@ -43,6 +43,17 @@ pub(crate) const ADD_EXAMPLES: [&str; 3] = [
     "portway device add c1 agent bind=instance listen=unix:/run/agent.sock connect=unix:/run/a.sock",
 ];
 
+/// Below the help of `apply`.
+pub(crate) const APPLY: &str = "\
+A file:
+  devices:
+    - {instance: c1, name: web, listen: \"tcp::8080\", connect: \"tcp::80\"}
+    - instance: dev/c2
+      name: db
+      listen: unix:/run/c2-db.sock
+      connect: unix:/run/postgresql/.s.PGSQL.5432
+      mode: 0660";
+
 /// Below the long help of the program.
 pub(crate) fn after_help() -> String {
     let sections: [(&str, &[Note]); 3] = [

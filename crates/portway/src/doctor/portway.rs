@@ -85,7 +85,10 @@ fn settings(paths: &Paths) -> Vec<Finding> {
     const CHECK: &str = "settings";
     let settings = match Settings::load(&paths.config) {
         Ok(settings) => settings,
-        Err(error) => return vec![Finding::fail(CHECK, chain(&error), "mend the file, or remove it")],
+        Err(error) => {
+            let hint = error.hint().unwrap_or_else(|| "mend the file, or remove it".to_owned());
+            return vec![Finding::fail(CHECK, chain(&error), hint)];
+        }
     };
     let there = paths.config.exists();
     let text = if there { "is well-formed" } else { "is not there: defaults" };
@@ -98,13 +101,27 @@ fn user(settings: &Settings) -> Finding {
         Ok(ids) if settings.daemon.user == RelayUser::Default && ids.uid == 65_534 => Finding::warn(
             CHECK,
             "no user portway: relay workers run as uid 65534, which other programs may use too",
-            "`systemd-sysusers` with our sysusers.d file, or `useradd --system portway`",
+            "`systemd-sysusers` with our sysusers.d file, or `groupadd --system portway-relay` and `useradd --system --gid portway-relay portway`",
+        ),
+        Ok(ids) if control_group() == Some(ids.gid) => Finding::fail(
+            CHECK,
+            format!(
+                "relay workers run with group portway (gid {}), which may use the control socket",
+                ids.gid
+            ),
+            "`groupadd --system portway-relay` and `usermod --gid portway-relay portway`",
         ),
         Ok(ids) => Finding::ok(CHECK, format!("relay workers run as uid {}, gid {}", ids.uid, ids.gid)),
         Err(error) => {
-            Finding::fail(CHECK, chain(&error), error.hint().unwrap_or("look at /etc/nsswitch.conf"))
+            let hint = error.hint().unwrap_or_else(|| "look at /etc/nsswitch.conf".to_owned());
+            Finding::fail(CHECK, chain(&error), hint)
         }
     }
+}
+
+/// The group whose members may use the control socket, if the system has it.
+fn control_group() -> Option<u32> {
+    nix::unistd::Group::from_name("portway").ok().flatten().map(|group| group.gid.as_raw())
 }
 
 fn no_daemon(error: &ClientError) -> Finding {

@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 21] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -16,6 +16,9 @@ const COMMANDS: [&[&str]; 18] = [
     &["device", "show"],
     &["device", "list"],
     &["device", "adopt"],
+    &["device", "import"],
+    &["device", "export"],
+    &["apply"],
     &["status"],
     &["events"],
     &["doctor"],

@@ -28,8 +28,9 @@ fn settings_are_read_again_and_bad_ones_change_nothing() {
     assert_eq!(report.failures(), 0, "{report}");
 }
 
-/// The newest generation of the state is damaged, or all are: what the workers serve is known all the
-/// same, and no listener and no connection is dropped.
+/// The newest generation of the state is damaged: what the workers serve is known all the same, and no
+/// listener and no connection is dropped. When all generations are, the same goes on, but nothing is
+/// changed and nothing overwritten until somebody has mended the file.
 ///
 /// Fails when the previous generation alone decides (`Seed::rebuild`): the device added last goes.
 #[test]
@@ -43,13 +44,7 @@ fn a_damaged_state_file_costs_nothing() {
     let web = scene.talk(1);
     let state = scene.rig.daemon.dir().join("state.json");
     let previous = scene.rig.daemon.dir().join("state.json.prev");
-    for damaged in [vec![&state], vec![&state, &previous]] {
-        scene.rig.daemon.kill().unwrap();
-        for path in damaged {
-            let text = fs::read_to_string(path).unwrap();
-            fs::write(path, &text[..text.len() / 2]).unwrap();
-        }
-        scene.rig.daemon.launch().unwrap();
+    let serves_on = |scene: &mut Scene| {
         let warnings = scene.rig.daemon.api().get("/1.0").unwrap()["warnings"].clone();
         assert!(warnings.to_string().contains("state.json"), "{warnings}");
         for device in ["web", "last"] {
@@ -60,14 +55,49 @@ fn a_damaged_state_file_costs_nothing() {
             talk.wait_for_rounds(5).unwrap();
         }
         assert_eq!(scene.worker(), worker);
-        // It is whole again.
-        assert!(scene.rig.daemon.terminate().unwrap().success());
+    };
+    let halve = |path: &std::path::Path| {
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(path, &text[..text.len() / 2]).unwrap();
+    };
+    scene.rig.daemon.kill().unwrap();
+    halve(&state);
+    scene.rig.daemon.launch().unwrap();
+    serves_on(&mut scene);
+    // It is whole again.
+    assert!(scene.rig.daemon.terminate().unwrap().success());
+    scene.rig.daemon.launch().unwrap();
+    assert_eq!(scene.rig.daemon.api().get("/1.0").unwrap()["warnings"], serde_json::json!([]));
+    assert_eq!(scene.rig.daemon.devices().unwrap().len(), 2);
+    // So that there is a previous one.
+    scene.rig.device_ok("set", &["last", "connect.timeout=9s"]).unwrap();
+
+    scene.rig.daemon.kill().unwrap();
+    let good = fs::read(&state).unwrap();
+    halve(&state);
+    halve(&previous);
+    let damaged = [fs::read(&state).unwrap(), fs::read(&previous).unwrap()];
+    // At the second start it is the same.
+    for _ in 0..2 {
         scene.rig.daemon.launch().unwrap();
-        assert_eq!(scene.rig.daemon.api().get("/1.0").unwrap()["warnings"], serde_json::json!([]));
-        assert_eq!(scene.rig.daemon.devices().unwrap().len(), 2);
-        // So that there is a previous one.
-        scene.rig.device_ok("set", &["last", "connect.timeout=9s"]).unwrap();
+        serves_on(&mut scene);
+        for (verb, words) in [
+            ("set", &["last", "hold=9s"][..]),
+            ("remove", &["last"]),
+            ("add", &["new", "listen=tcp:127.0.0.1:1", "connect=tcp::7"]),
+        ] {
+            let output = scene.rig.device(verb, words).unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{error}");
+            assert!(error.contains("state.json cannot be read") && error.contains("hint: "), "{error}");
+        }
+        scene.rig.daemon.kill().unwrap();
+        assert_eq!([fs::read(&state).unwrap(), fs::read(&previous).unwrap()], damaged);
     }
+    fs::write(&state, good).unwrap();
+    scene.rig.daemon.launch().unwrap();
+    assert_eq!(scene.rig.daemon.api().get("/1.0").unwrap()["warnings"], serde_json::json!([]));
+    scene.rig.device_ok("set", &["last", "hold=9s"]).unwrap();
     web.finish().unwrap();
     last.finish().unwrap();
     let (_rig, report) = scene.end();

@@ -1,0 +1,113 @@
+//! The pure difference between the stored devices and a list.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portway_control::api::{Action, KeyChange, Planned, Scope};
+use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, InstanceKey};
+
+use crate::instance::batch::Batch;
+use crate::owner;
+use crate::state::Desired;
+
+/// What is wanted.
+pub(crate) type Wanted = BTreeMap<DeviceKey, DeviceSpec>;
+
+/// What to do, in order: `clear`, `stage`, store, `late`.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    /// What is said of it.
+    pub(crate) shown: Vec<Planned>,
+    /// What stands in the way of something new.
+    pub(crate) clear: BTreeMap<InstanceKey, Batch>,
+    /// What changes and what is new.
+    pub(crate) stage: BTreeMap<InstanceKey, Batch>,
+    /// What goes when all else has worked.
+    pub(crate) late: BTreeMap<InstanceKey, Vec<DeviceName>>,
+}
+
+/// The difference. `prune` says whose devices go when they are not wanted.
+pub(crate) fn plan(current: &Desired, wanted: &Wanted, prune: &[Scope]) -> Plan {
+    let mut plan = Plan::default();
+    let doomed: Vec<&DeviceKey> = current
+        .keys()
+        .filter(|key| !wanted.contains_key(key) && prune.contains(&Scope::of(&key.instance)))
+        .collect();
+    let in_the_way = in_the_way(current, wanted, &doomed);
+    for key in doomed {
+        plan.shown.push(shown(key, Action::Remove, current.get(key).map(|device| &device.keys), None));
+        if in_the_way.contains(key) {
+            plan.clear.entry(key.instance.clone()).or_default().remove.push(key.device.clone());
+        } else {
+            plan.late.entry(key.instance.clone()).or_default().push(key.device.clone());
+        }
+    }
+    for (key, spec) in wanted {
+        let before = current.get(key).map(|device| &device.keys);
+        let action = match before {
+            None => Action::Add,
+            Some(before) if before == spec => Action::Keep,
+            Some(_) => Action::Change,
+        };
+        plan.shown.push(shown(key, action, before, Some(spec)));
+        let change = (key.device.clone(), spec.clone());
+        match action {
+            Action::Change if in_the_way.contains(key) => {
+                plan.clear.entry(key.instance.clone()).or_default().remove.push(key.device.clone());
+                plan.stage.entry(key.instance.clone()).or_default().add.push(change);
+            }
+            Action::Change => plan.stage.entry(key.instance.clone()).or_default().change.push(change),
+            Action::Add => plan.stage.entry(key.instance.clone()).or_default().add.push(change),
+            Action::Keep | Action::Remove => {}
+        }
+    }
+    plan.shown.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
+    plan
+}
+
+/// Devices whose present listen address another device of the list gets.
+fn in_the_way(current: &Desired, wanted: &Wanted, doomed: &[&DeviceKey]) -> BTreeSet<DeviceKey> {
+    let listens_anew = |key: &DeviceKey, spec: &DeviceSpec| {
+        current
+            .get(key)
+            .is_none_or(|before| before.keys.listen != spec.listen || before.keys.bind != spec.bind)
+    };
+    let new: Vec<(&DeviceKey, &DeviceSpec, String)> = wanted
+        .iter()
+        .filter(|(key, spec)| listens_anew(key, spec))
+        .map(|(key, spec)| (key, spec, spec.listen.to_string()))
+        .collect();
+    let moving = wanted.iter().filter(|(key, spec)| listens_anew(key, spec)).map(|(key, _)| key);
+    let leaving = doomed.iter().copied().chain(moving);
+    let old = leaving.filter_map(|key| current.get(key).map(|device| (key, &device.keys)));
+    let is_in_the_way = |(key, old): &(&DeviceKey, &DeviceSpec)| {
+        new.iter().any(|(newer, spec, text)| {
+            let same_place =
+                old.bind == spec.bind && (old.bind == Bind::Host || key.instance == newer.instance);
+            same_place && *key != *newer && owner::overlaps(old.listen.address(), text)
+        })
+    };
+    old.filter(is_in_the_way).map(|(key, _)| key.clone()).collect()
+}
+
+fn shown(
+    key: &DeviceKey,
+    action: Action,
+    before: Option<&DeviceSpec>,
+    after: Option<&DeviceSpec>,
+) -> Planned {
+    let keys = |spec: Option<&DeviceSpec>| spec.map(DeviceSpec::to_keys).unwrap_or_default();
+    let (before, after) = (keys(before), keys(after));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let changes = names.into_iter().filter_map(|name| {
+        let change = KeyChange { from: before.get(name).cloned(), to: after.get(name).cloned() };
+        (change.from != change.to).then(|| (name.clone(), change))
+    });
+    Planned {
+        instance: key.instance.clone(),
+        name: key.device.clone(),
+        action,
+        keys: changes.collect(),
+        state: None,
+        reason: None,
+    }
+}

@@ -1,0 +1,352 @@
+//! Devices that move from Incus to Portway and back, one at a time.
+//!
+//! Import: Incus takes the device out of the instance and writes a note of it, in one change; ours
+//! is added; the note goes. When ours does not come up, Incus gets back exactly what it had. Export
+//! is the same the other way. See [`plan`] for what a crash in between leaves.
+
+pub(crate) mod plan;
+pub(crate) mod translate;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_control::api::{self, Failure, FailureKind};
+use portway_incus::{Client, Definition, Device, IncusError};
+use portway_model::{DeviceKey, DeviceName, InstanceKey, Provider};
+use tracing::warn;
+
+use self::plan::{Candidate, NOTE, Note, Verdict};
+use crate::http::ask;
+use crate::hub::{Hub, failure};
+use crate::instance::{Command, edit};
+use crate::state::{Origin, StoredDevice, with_sources};
+
+/// Tries of a change that somebody else's change has outrun, or that the server could not carry out.
+const TRIES: u32 = 5;
+
+/// Pause between them.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What can be imported, of one instance or of all.
+///
+/// # Errors
+/// When Incus does not answer, or has no such instance.
+pub(crate) async fn importable(hub: &Arc<Hub>, of: Option<&InstanceKey>) -> Result<Vec<api::Move>, Failure> {
+    let client = incus(hub)?;
+    let definitions = match of {
+        Some(key) => vec![definition(client, key).await?],
+        None => client.definitions().await.map_err(|problem| unreachable(&problem))?,
+    };
+    let mut moves = Vec::new();
+    for definition in definitions {
+        let project = Some(definition.project.as_str());
+        let Ok(key) = InstanceKey::new(Provider::Incus, project, &definition.name) else { continue };
+        let candidates = plan::candidates(&definition, &here(hub, &key));
+        moves.extend(candidates.into_iter().map(|candidate| plan::shown(&key, candidate)));
+    }
+    moves.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
+    Ok(moves)
+}
+
+/// What can be exported, of one instance or of all.
+///
+/// # Errors
+/// Never; the shape of [`importable`].
+#[expect(clippy::unused_async, reason = "the shape of its counterpart")]
+pub(crate) async fn exportable(hub: &Arc<Hub>, of: Option<&InstanceKey>) -> Result<Vec<api::Move>, Failure> {
+    let devices = hub.desired().into_values();
+    let asked = devices.filter(|device| of.is_none_or(|of| *of == device.instance));
+    let shown = asked.map(|device| {
+        let (progress, place, keys, reason) = match exported(&device) {
+            Ok(origin) => (api::Progress::Ready, origin.place, without_type(origin.device), None),
+            Err(reason) => {
+                (api::Progress::Skipped, api::Place::Instance, device.keys.to_keys(), Some(reason))
+            }
+        };
+        let (instance, name) = (device.instance, device.name.to_string());
+        api::Move { instance, name, place, progress, keys, notes: Vec::new(), reason, state: None }
+    });
+    Ok(shown.collect())
+}
+
+fn exported(device: &StoredDevice) -> Result<Origin, String> {
+    if device.instance.provider() != Provider::Incus {
+        return Err(format!("{} is no instance of Incus", device.instance));
+    }
+    plan::exportable(device)
+}
+
+fn without_type(device: Device) -> BTreeMap<String, String> {
+    device.into_iter().filter(|(key, _)| key != "type").collect()
+}
+
+/// Takes one device over from Incus.
+///
+/// # Errors
+/// Why not; Incus then has what it had, or the text says how it goes on.
+pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api::Move, Failure> {
+    let _alone = hub.moving.lock().await;
+    let (client, key) = (incus(hub)?, &what.instance);
+    let found = definition(client, key).await?;
+    let candidate = candidate(hub, &found, what)?;
+    let Verdict::Take { spec, noted, .. } = candidate.verdict.clone() else {
+        return finish_or_refuse(client, what, candidate).await;
+    };
+    if !noted {
+        take_out(hub, client, what, &candidate).await?;
+    }
+    let origin = candidate.origin.clone();
+    let added = ask(hub, key, |reply| Command::Import(what.name.clone(), spec, origin.clone(), reply)).await;
+    match added {
+        Ok(device) => {
+            let mut moved = plan::shown(key, candidate);
+            moved.progress = api::Progress::Moved;
+            moved.state = Some(device.state);
+            moved.reason = device.reason;
+            forget_note(client, what, &mut moved).await;
+            Ok(moved)
+        }
+        Err(failed) => {
+            let put_back = change(client, key, |definition| put_in(definition, what, &origin)).await;
+            Err(undone(failed, put_back, "Incus has the device back", "portway device import"))
+        }
+    }
+}
+
+/// Gives one device back to Incus.
+///
+/// # Errors
+/// Why not; Portway then has what it had, or the text says how it goes on.
+pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api::Move, Failure> {
+    let _alone = hub.moving.lock().await;
+    let (client, key) = (incus(hub)?, &what.instance);
+    let stored = here(hub, key)
+        .remove(&what.name)
+        .ok_or_else(|| failure(FailureKind::Missing, format!("{key} has no device {}", what.name)))?;
+    let refused = |text: String| failure(FailureKind::Refused, format!("{key}/{}: {text}", what.name));
+    let mut origin = exported(&stored).map_err(refused)?;
+    let found = definition(client, key).await?;
+    let name = what.name.as_str();
+    if found
+        .expanded_devices
+        .get(name)
+        .is_some_and(|device| device.get("type").is_some_and(|kind| kind != "none"))
+    {
+        return Err(refused("Incus has a device of this name for it already".into()));
+    }
+    if origin.place == api::Place::Profile
+        && profiles_device(client, &found, name).await?.as_ref() != Some(&origin.device)
+    {
+        // The profile has another one meanwhile, or none: the instance gets its own.
+        origin.place = api::Place::Instance;
+    }
+    change(client, key, |definition| {
+        let text = Note::text(definition, origin.clone());
+        definition.set_config(&note_key(what), Some(&text));
+    })
+    .await
+    .map_err(|problem| unreachable(&problem))?;
+    ask(hub, key, |reply| Command::Remove(what.name.clone(), reply)).await?;
+    let put_in = change(client, key, |definition| put_in(definition, what, &origin)).await;
+    let mut moved = api::Move {
+        instance: key.clone(),
+        name: what.name.to_string(),
+        place: origin.place,
+        progress: api::Progress::Moved,
+        keys: without_type(origin.device.clone()),
+        notes: Vec::new(),
+        reason: None,
+        state: None,
+    };
+    let Err(problem) = put_in else { return Ok(moved) };
+    let failed = refused(with_sources(&problem));
+    let (spec, origin) = (Box::new(stored.keys), stored.origin.unwrap_or(origin));
+    let again = ask(hub, key, |reply| Command::Import(what.name.clone(), spec, origin, reply)).await;
+    if again.is_ok() {
+        forget_note(client, what, &mut moved).await;
+    }
+    Err(undone_here(failed, again))
+}
+
+/// What becomes of a device that is not to be taken.
+async fn finish_or_refuse(
+    client: &Client,
+    what: &api::MoveDevice,
+    candidate: Candidate,
+) -> Result<api::Move, Failure> {
+    if let Verdict::Skip(reason) = &candidate.verdict {
+        let text = format!("{}/{}: {reason}", what.instance, what.name);
+        return Err(failure(FailureKind::Refused, text));
+    }
+    let mut moved = plan::shown(&what.instance, candidate);
+    moved.progress = api::Progress::Moved;
+    forget_note(client, what, &mut moved).await;
+    Ok(moved)
+}
+
+/// Takes a device out of its instance and leaves a note.
+async fn take_out(
+    hub: &Arc<Hub>,
+    client: &Client,
+    what: &api::MoveDevice,
+    candidate: &Candidate,
+) -> Result<(), Failure> {
+    let name = what.name.as_str();
+    for attempt in 1..=TRIES {
+        let mut found = definition(client, &what.instance).await?;
+        if self::candidate(hub, &found, what)?.origin != candidate.origin {
+            let text = format!("{}/{name} was changed in Incus meanwhile", what.instance);
+            return Err(failure(FailureKind::Refused, text));
+        }
+        let text = Note::text(&found, candidate.origin.clone());
+        found.set_config(&note_key(what), Some(&text));
+        // What a profile has under this name would come to light.
+        let hidden = profiles_device(client, &found, name).await?.is_some();
+        let none = Device::from([("type".to_owned(), "none".to_owned())]);
+        found.set_device(name, hidden.then_some(&none));
+        match client.replace(&found).await {
+            Ok(()) => return Ok(()),
+            Err(problem) if problem.is_outdated() && attempt < TRIES => tokio::time::sleep(PAUSE).await,
+            Err(problem) => return Err(unreachable(&problem)),
+        }
+    }
+    Ok(())
+}
+
+/// Puts a device back into the definition of its instance, and takes the note out.
+fn put_in(definition: &mut Definition, what: &api::MoveDevice, origin: &Origin) {
+    let own = (origin.place == api::Place::Instance).then_some(&origin.device);
+    definition.set_device(what.name.as_str(), own);
+    definition.set_config(&note_key(what), None);
+}
+
+/// Changes the definition of an instance, again when somebody was faster.
+async fn change(
+    client: &Client,
+    key: &InstanceKey,
+    edit: impl Fn(&mut Definition),
+) -> Result<(), IncusError> {
+    let mut attempt = 1;
+    loop {
+        let changed = async {
+            let found = client.definition(project(key), key.name().as_str()).await?;
+            let mut found = found.ok_or_else(|| gone(key))?;
+            edit(&mut found);
+            client.replace(&found).await
+        };
+        match changed.await {
+            Err(problem) if attempt < TRIES && (problem.is_outdated() || problem.is_transient()) => {
+                attempt += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn gone(key: &InstanceKey) -> IncusError {
+    let reason = "the instance is gone".to_owned();
+    IncusError::Protocol { request: key.to_string(), reason }
+}
+
+/// The device that the last profile with this name has.
+async fn profiles_device(
+    client: &Client,
+    definition: &Definition,
+    name: &str,
+) -> Result<Option<Device>, Failure> {
+    let mut found = None;
+    for profile in definition.profiles() {
+        let devices = client.profile_devices(&definition.project, &profile).await;
+        let device = devices.map_err(|problem| unreachable(&problem))?.remove(name);
+        found = device.or(found);
+    }
+    Ok(found)
+}
+
+/// The note goes. One that stays hurts nobody: the next import takes it away.
+async fn forget_note(client: &Client, what: &api::MoveDevice, moved: &mut api::Move) {
+    let key = note_key(what);
+    if let Err(problem) = change(client, &what.instance, |definition| definition.set_config(&key, None)).await
+    {
+        let text = with_sources(&problem);
+        warn!(instance = %what.instance, device = %what.name, error = text, "note of a move not removed");
+        moved.notes.push(format!("{key} is left in the instance's configuration: {text}"));
+    }
+}
+
+fn undone(failed: Failure, put_back: Result<(), IncusError>, done: &str, again: &str) -> Failure {
+    match put_back {
+        Ok(()) => Failure { error: format!("{}; {done}", failed.error), ..failed },
+        Err(problem) => Failure {
+            error: format!("{}; and Incus did not take it back: {}", failed.error, with_sources(&problem)),
+            hint: Some(format!(
+                "its definition is kept in the instance's configuration; run `{again}` again"
+            )),
+            ..failed
+        },
+    }
+}
+
+fn undone_here(failed: Failure, again: Result<api::Device, Failure>) -> Failure {
+    match again {
+        Ok(_) => Failure { error: format!("{}; the device is here as before", failed.error), ..failed },
+        Err(problem) => Failure {
+            error: format!("{}; and it did not come back here: {}", failed.error, problem.error),
+            hint: Some(
+                "its definition is kept in the instance's configuration; run `portway device import`".into(),
+            ),
+            ..failed
+        },
+    }
+}
+
+fn note_key(what: &api::MoveDevice) -> String {
+    format!("{NOTE}{}", what.name)
+}
+
+fn candidate(hub: &Hub, definition: &Definition, what: &api::MoveDevice) -> Result<Candidate, Failure> {
+    let found = plan::candidates(definition, &here(hub, &what.instance));
+    let name = what.name.as_str();
+    found.into_iter().find(|candidate| candidate.name == name).ok_or_else(|| {
+        let text = format!("{} has no proxy device {name} in Incus", what.instance);
+        failure(FailureKind::Missing, text)
+    })
+}
+
+/// Our devices of an instance.
+fn here(hub: &Hub, key: &InstanceKey) -> BTreeMap<DeviceName, StoredDevice> {
+    let devices = hub.desired().into_iter().filter(|(full, _)| full.instance == *key);
+    devices.map(|(DeviceKey { device: name, .. }, device)| (name, device)).collect()
+}
+
+fn incus(hub: &Hub) -> Result<&Client, Failure> {
+    hub.providers
+        .incus
+        .as_ref()
+        .ok_or_else(|| edit::unreachable(Provider::Incus, "no Incus socket was found"))
+}
+
+async fn definition(client: &Client, key: &InstanceKey) -> Result<Definition, Failure> {
+    if key.provider() != Provider::Incus {
+        return Err(failure(FailureKind::Usage, format!("{key} is no instance of Incus")));
+    }
+    let found = client.definition(project(key), key.name().as_str()).await;
+    let missing = || failure(FailureKind::Missing, format!("{key} does not exist"));
+    found.map_err(|problem| unreachable(&problem))?.ok_or_else(missing)
+}
+
+fn project(key: &InstanceKey) -> &str {
+    key.project().map_or("default", |project| project.as_str())
+}
+
+/// What a failure of the server means for who asked.
+fn unreachable(problem: &IncusError) -> Failure {
+    match problem {
+        IncusError::Status { .. } | IncusError::Operation { .. } | IncusError::Denied { .. } => {
+            failure(FailureKind::Refused, format!("Incus refuses: {}", with_sources(problem)))
+        }
+        _ => edit::unreachable(Provider::Incus, &with_sources(problem)),
+    }
+}

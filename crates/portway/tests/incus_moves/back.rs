@@ -1,0 +1,126 @@
+//! There and back again.
+
+use std::fs;
+
+use portway_testkit::bed;
+
+use crate::scene::Scene;
+
+/// A device of a running container, with connections through Incus' own relay before and after.
+/// What Incus has at the end is what it had at the beginning.
+///
+/// Fails when `exportable` forgets the origin: `tcp::PORT` comes back as `tcp:[::]:PORT`.
+#[test]
+fn a_device_moves_and_comes_back_as_it_was() {
+    let Some(scene) = Scene::start("moves", false) else { return };
+    let (web, own) = (scene.rig.ports.one().unwrap(), scene.rig.ports.one().unwrap());
+    scene
+        .incus_device("web", &[&format!("listen=tcp:0.0.0.0:{web}"), "connect=tcp:127.0.0.1:7", "bind=host"]);
+    scene.incus_device(
+        "own",
+        &[&format!("listen=tcp::{own}"), "connect=tcp:0.0.0.0:7", "proxy_protocol=false"],
+    );
+    scene.wait_until_served(web);
+    let before = scene.definition();
+
+    let planned = scene.done("import", &["--dry-run"]);
+    assert!(planned.contains(&format!("listen=tcp:[::]:{web}")), "{planned}");
+    assert!(planned.contains("would import") && planned.contains("takes IPv6 too in Incus"), "{planned}");
+    assert_eq!(scene.definition(), before);
+    assert!(scene.ours().is_empty());
+
+    let said = scene.done("import", &[]);
+    assert_eq!(said.matches("imported").count(), 2, "{said}");
+    assert_eq!(scene.ours(), ["own", "web"]);
+    let away = scene.definition();
+    assert_eq!(away["devices"].get("web"), None, "{away}");
+    assert!(!away["config"].to_string().contains("portway"), "{away}");
+    scene.wait_until_served(web);
+    scene.wait_until_served(own);
+    assert_eq!(scene.rig.daemon.device("web").unwrap()["state"], "active");
+    assert!(scene.rig.daemon.device("web").unwrap()["connections_total"].as_u64().unwrap() > 0);
+    let again = scene.done("import", &[]);
+    assert_eq!(again, "No devices to move\n");
+
+    let said = scene.done("export", &[]);
+    assert_eq!(said.matches("exported").count(), 2, "{said}");
+    assert_eq!(scene.definition(), before);
+    assert!(scene.ours().is_empty());
+    scene.wait_until_served(web);
+}
+
+/// A device of a profile: the instance hides it, the profile stays, and the way back shows it again.
+#[test]
+fn a_device_of_a_profile_is_hidden_and_shown_again() {
+    let Some(scene) = Scene::start("moves", true) else { return };
+    let port = scene.rig.ports.one().unwrap();
+    let profile = format!("{}-profile", scene.name());
+    scene.incus(&["profile", "create", &profile]);
+    let _gone = Profile(&profile);
+    let listen = format!("listen=tcp:127.0.0.1:{port}");
+    scene.incus(&["profile", "device", "add", &profile, "web", "proxy", &listen, "connect=tcp:127.0.0.1:7"]);
+    scene.incus(&["profile", "add", scene.name(), &profile]);
+    let before = scene.definition();
+    let said = scene.done("import", &[]);
+    assert!(said.contains("imported") && said.contains("(of a profile)"), "{said}");
+    assert!(said.contains("waiting: the instance is stopped"), "{said}");
+    assert_eq!(scene.definition()["devices"]["web"], serde_json::json!({"type": "none"}));
+    let shown = scene.incus(&["profile", "show", &profile]);
+    assert!(shown.contains(&format!("tcp:127.0.0.1:{port}")), "{shown}");
+    scene.rig.container.start().unwrap();
+    scene.wait_until_served(port);
+    scene.rig.container.kill().unwrap();
+    scene.done("export", &[]);
+    assert_eq!(scene.definition(), before);
+    // What was changed here goes to the instance.
+    scene.done("import", &[]);
+    scene.done("set", &["web", "connect=tcp:127.0.0.1:8"]);
+    scene.done("export", &[]);
+    let local = scene.definition()["devices"]["web"].clone();
+    assert_eq!((&local["type"], &local["connect"]), (&"proxy".into(), &"tcp:127.0.0.1:8".into()), "{local}");
+    scene.incus(&["profile", "remove", scene.name(), &profile]);
+}
+
+/// What cannot move is listed with the reason and stays, both ways.
+#[test]
+fn what_cannot_move_stays_and_is_said() {
+    let Some(scene) = Scene::start("moves", true) else { return };
+    let port = scene.rig.ports.one().unwrap();
+    scene.incus_device("zero", &["listen=tcp:127.0.0.1:0", "connect=tcp:127.0.0.1:7"]);
+    scene.incus_device(
+        "note",
+        &[&format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:7", "user.note=x"],
+    );
+    let before = scene.definition();
+    let said = scene.done("import", &[]);
+    assert!(said.contains("skipped") && said.contains("port 0 is not allowed"), "{said}");
+    assert!(said.contains("key `user.note` is not kept"), "{said}");
+    assert_eq!(scene.definition(), before);
+
+    scene
+        .rig
+        .add("ours", &[&format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:7", "hold=5s"])
+        .unwrap();
+    let said = scene.done("export", &[]);
+    assert!(said.contains("skipped") && said.contains("reason: Incus has no hold"), "{said}");
+    assert_eq!(scene.ours(), ["ours"]);
+    let listed = scene.done("import", &["--dry-run", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert!(listed.as_array().unwrap().iter().all(|one| one["progress"] == "skipped"), "{listed}");
+
+    let output = scene.rig.daemon.cli(&["device", "import"]).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = scene.rig.daemon.cli(&["device", "import", "nobody"]).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(fs::metadata(scene.rig.daemon.dir()).is_ok());
+}
+
+/// A profile of this test, deleted when no instance has it.
+struct Profile<'a>(&'a str);
+
+impl Drop for Profile<'_> {
+    fn drop(&mut self) {
+        // While the container has it, it stays: a failed test is told otherwise.
+        let _ = bed().map(|bed| bed.client_output(&["profile", "delete", self.0]));
+    }
+}

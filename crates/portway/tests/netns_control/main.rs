@@ -1,0 +1,14 @@
+//! The control socket against whoever may open it: bytes as they come, over the real socket.
+
+#[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod requests;
+#[cfg(test)]
+mod shell;
+#[cfg(test)]
+mod support;
+
+/// The program under test.
+#[cfg(test)]
+const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
