@@ -162,7 +162,7 @@ fn devices_that_lead_back_or_overlap_are_refused() {
 
     let connect = "connect=tcp:127.0.0.1:7";
     place.daemon.add(&place.instance, "web", &["listen=tcp:0.0.0.0:8001-8005", connect]).unwrap();
-    let busy = format!("is in use by device {}/web", place.instance.replacen("netns:", "netns:", 1));
+    let busy = format!("is in use by device {}/web", place.instance);
     for listen in ["tcp:127.0.0.1:8003", "tcp:0.0.0.0:8005-8006", "tcp:[::]:8001"] {
         refused(&place.instance, &[&format!("listen={listen}"), connect], &busy);
     }
