@@ -59,6 +59,10 @@ pub(crate) enum Command {
     Apply(ApplyArgs),
     /// Show the daemon, the servers it follows and its workers
     Status(StatusArgs),
+    /// Show devices by their traffic, again and again
+    ///
+    /// The busiest come first. Without a terminal it is one round.
+    Top(TopArgs),
     /// Follow what changes
     Events(EventsArgs),
     /// Check this host and say how to mend what is missing
@@ -321,6 +325,21 @@ pub(crate) struct ApplyArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// As typed.
+    #[arg(value_name = "INSTANCE", help = "Only the devices of this instance: [PROVIDER:][PROJECT/]NAME")]
+    pub(crate) instance: Option<String>,
+    #[command(flatten)]
+    pub(crate) project: ProjectArg,
+    /// Seconds between two rounds
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) interval: u32,
+    /// Rounds, then end
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub(crate) count: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ mod role;
 mod service;
 mod session;
 mod status;
+mod top;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn dispatch(command: &Command) -> Outcome<ExitCode> {
         Command::Device(command) => device::run(command),
         Command::Apply(args) => apply::run(args),
         Command::Status(args) => status::run(args),
+        Command::Top(args) => top::run(args),
         Command::Events(args) => events::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completion(args) => completion::run(args),

@@ -160,3 +160,108 @@ fn a_full_disk_is_told() {
     let output = place.command(&["completion", "zsh"]).stdout(full).output().unwrap();
     insta::assert_snapshot!(place.seen(&["completion", "zsh"], &output));
 }
+
+/// Catalogue: addresses, modes, ranges and names, each refused as malformed before anybody is asked.
+/// Leading zeros of a port are decimal, as with Incus.
+#[test]
+fn the_catalogue_of_malformed_values_is_refused() {
+    let place = Place::new();
+    let long = "a".repeat(300);
+    let path = format!("unix:/{}", "a".repeat(107));
+    let listens = [
+        "tcp:0.0.0.0:99999",
+        "tcp:0.0.0.0:-1",
+        "tcp:0.0.0.0:0x50",
+        "tcp:0.0.0.0:0",
+        "tcp:localhost:80",
+        "tcp:[fe80::1]:80",
+        "tcp:::1:80",
+        "tcp:0177.0.0.1:80",
+        "tcp:1:80",
+        "unix:run/a",
+        "unix:/run/../a",
+        path.as_str(),
+        "tcp::89-80",
+        "tcp::80-89,85",
+    ];
+    let mut cases: Vec<[String; 4]> = Vec::new();
+    let mut case = |name: &str, keys: [&str; 3]| {
+        cases.push([name, keys[0], keys[1], keys[2]].map(str::to_owned));
+    };
+    for listen in listens {
+        case("web", [&format!("listen={listen}"), WEB[1], "hold=1s"]);
+    }
+    case("web", ["listen=tcp::80-89", "connect=tcp::8080-8084", "hold=1s"]);
+    case("web", [WEB[0], "connect=tcp:localhost:80", "hold=1s"]);
+    for bad in ["mode=4777", "mode=9999", "mode=-1", "uid=4294967295", "uid=-1", "gid=4294967296"] {
+        case("web", ["listen=unix:/run/a", WEB[1], bad]);
+    }
+    for bad in ["hold=-1s", "hold=1e308", "connect.timeout=0", "udp.max_flows=0", "security.uid=root"] {
+        case("web", [WEB[0], WEB[1], bad]);
+    }
+    for name in ["a\nb", long.as_str(), "we\u{202e}b", "", "c1; nft flush ruleset", "../x y"] {
+        case(name, [WEB[0], WEB[1], "hold=1s"]);
+    }
+    let mut accepted = Vec::new();
+    for [name, listen, connect, more] in &cases {
+        let words = ["device", "add", "netns:blue", "--", name, listen, connect, more];
+        let output = place.command(&words).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() != Some(2) {
+            accepted.push(words.join(" "));
+        }
+        assert!(error.starts_with("error: ") && error.lines().count() <= 2 && error.len() < 1000, "{error}");
+    }
+    assert_eq!(accepted, [""; 0]);
+    for instance in ["../../etc/x", "a\nb", "-rf", &long, "c1\u{202e}", "", "c1; nft flush ruleset"] {
+        let words = ["device", "add", "--", instance, "web", WEB[0], WEB[1]];
+        let output = place.command(&words).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {error}");
+        assert!(!error.contains('\u{202e}'), "{error}");
+    }
+}
+
+/// Catalogue: settings and lists that are no files, or not of ours. Nothing hangs.
+///
+/// Fails when either is opened like an ordinary file: the pipe hangs.
+#[test]
+fn files_that_are_none_are_refused_at_once() {
+    let place = Place::new();
+    let file = place.path().join("portway.toml");
+    let put = |bytes: &[u8]| fs::write(&file, bytes).unwrap();
+    let gone = || fs::remove_file(&file).or_else(|_| fs::remove_dir(&file)).unwrap();
+    let check = |what: &str, code: i32, text: &str| {
+        for words in [&["daemon"] as &[&str], &["apply", "-f", file.to_str().unwrap()]] {
+            let output = place.command(words).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{what}, {words:?}: {error}");
+            assert!(error.contains(text) && error.starts_with("error: "), "{what}, {words:?}: {error}");
+        }
+    };
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    check("a pipe", 2, "is a pipe, not a file");
+    gone();
+    fs::create_dir(&file).unwrap();
+    check("a folder", 2, "is a folder, not a file");
+    gone();
+    std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
+    check("endless zeros", 2, "is a device, not a file");
+    gone();
+    File::create(&file).unwrap().set_len(100 << 20).unwrap();
+    check("100 MB", 2, "is larger than");
+    gone();
+    put(b"\xef\xbb\xbf");
+    check("a byte order mark", 2, ":1:1: a byte order mark");
+    put(b"a\0");
+    check("NUL", 2, ":1:2: a NUL byte");
+    put(b"# \xff");
+    check("no UTF-8", 2, ":1:3: a byte that is not UTF-8");
+    put(b"x = [");
+    check("half a file", 2, ":1:");
+    put(format!("x = {}", "[".repeat(10_000)).as_bytes());
+    check("depth 10,000", 2, "portway.toml:");
+    fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    check("everybody's", 1, "can be written by others (mode 0666)");
+}

@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 21] = [
+const COMMANDS: [&[&str]; 22] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -20,6 +20,7 @@ const COMMANDS: [&[&str]; 21] = [
     &["device", "export"],
     &["apply"],
     &["status"],
+    &["top"],
     &["events"],
     &["doctor"],
     &["completion"],

@@ -117,7 +117,8 @@ fn readers_of_events_are_counted() {
     place.send("GET", "/1.0/events", "", "").must_be(503, "unreachable", "one more");
     place.is_well();
     readers.pop();
-    // The place is free when the daemon has noticed: its next sign of life, in 15 s at most.
+    // The place is free when the daemon has noticed: with the next event.
+    place.daemon.add(&place.instance, "web", &["listen=tcp:127.0.0.1:8001", "connect=tcp::7"]).unwrap();
     wait_for("a free place", || {
         let mut stream = place.connect();
         stream.write_all(b"GET /1.0/events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();

@@ -94,6 +94,10 @@ fn odd_paths_are_no_resources() {
     ] {
         place.send("GET", path, "", "").must_be(status, kind, path);
     }
+    let output = place.daemon.cli(&["device", "list", "netns:nobody-has-this"]).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = place.daemon.cli(&["device", "list", &place.instance, "--format", "json"]).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "[]");
     for (method, path) in
         [("PUT", "/1.0"), ("DELETE", "/1.0/devices"), ("GET", "/1.0/apply"), ("PATCH", "/metrics")]
     {
