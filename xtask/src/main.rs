@@ -27,8 +27,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   test [--quick]      install what the tests need, then check and test everything
                       --quick: without the tests that need an Incus server
-  testbed up|down|status [incus6]
-                      a real Incus server in a network namespace of its own, for the tests
+  testbed up|down|status [incus6] [incus7] [lxd]
+                      real servers, each in a network namespace of its own, for the tests
   figures             times of `device add` and memory in use, beside Incus' own proxy device
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)

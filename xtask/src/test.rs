@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
-use portway_testkit::testbed::{self, Place};
+use portway_testkit::testbed::{self, Place, Server};
 
 use crate::steps::{Steps, run as run_command};
 use crate::workspace::{Package, Workspace, cargo};
@@ -32,7 +32,9 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
         if quick {
             steps.leave("testbed", "--quick");
         } else if needs::is_root() {
-            steps.run("testbed", || testbed::up(&Place::incus6()));
+            steps.run("testbed", || {
+                Server::ALL.into_iter().map(Place::of).try_for_each(|place| testbed::up(&place))
+            });
         } else {
             steps.leave("testbed", "not root");
         }

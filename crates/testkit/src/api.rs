@@ -41,17 +41,28 @@ impl Api {
     /// # Errors
     /// When the server cannot be reached or does not speak HTTP; a status is no error.
     pub fn call(&self, method: &str, target: &str, body: Option<&Value>, limit: Duration) -> Result<Answer> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        self.exchange(method, target, ("application/json", body.as_bytes()), limit)
+    }
+
+    fn exchange(
+        &self,
+        method: &str,
+        target: &str,
+        (kind, body): (&str, &[u8]),
+        limit: Duration,
+    ) -> Result<Answer> {
         let what = || format!("{method} {target} on {}", self.socket.display());
         let mut stream = UnixStream::connect(&self.socket).with_context(what)?;
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
-        let body = body.map(Value::to_string).unwrap_or_default();
         // HTTP/1.0: the body ends with the connection, there are no chunks.
         let request = format!(
-            "{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(request.as_bytes()).with_context(what)?;
+        stream.write_all(body).with_context(what)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).with_context(what)?;
         let split = answer.windows(4).position(|window| window == b"\r\n\r\n");
@@ -123,6 +134,20 @@ impl Incus {
     /// When the server refuses, or the operation fails or takes more than two minutes.
     pub fn change(&self, method: &str, target: &str, body: Option<&Value>) -> Result<Value> {
         let answer = self.api.call(method, target, body, OPERATION)?;
+        self.finish(&answer, method, target)
+    }
+
+    /// Posts a file, and waits for the operation it becomes.
+    ///
+    /// # Errors
+    /// As [`Incus::change`], and when the file cannot be read.
+    pub fn upload(&self, target: &str, file: &Path) -> Result<Value> {
+        let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let answer = self.api.exchange("POST", target, ("application/octet-stream", &bytes), OPERATION)?;
+        self.finish(&answer, "POST", target)
+    }
+
+    fn finish(&self, answer: &Answer, method: &str, target: &str) -> Result<Value> {
         match answer.status {
             200 | 201 => Ok(answer.body["metadata"].clone()),
             202 => self.wait(answer.body["operation"].as_str().unwrap_or_default(), method, target),

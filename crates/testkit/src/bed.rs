@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::testbed::{self, InUse, Place};
+use crate::testbed::{self, InUse, Place, Server};
 use crate::{Container, ContainerSpec, Incus, Netns, process, require};
 
 /// Configuration key that says which process made an instance or a project: `PID:START`.
@@ -29,8 +29,21 @@ pub struct Bed {
 /// # Panics
 /// As [`require()`].
 pub fn bed() -> Option<&'static Bed> {
-    static BED: OnceLock<std::result::Result<Bed, String>> = OnceLock::new();
-    match BED.get_or_init(|| Bed::open().map_err(|error| format!("{error:#}"))) {
+    bed_of(Server::Incus6)
+}
+
+/// The bed of one of the servers; as [`bed()`].
+///
+/// # Panics
+/// As [`require()`].
+pub fn bed_of(server: Server) -> Option<&'static Bed> {
+    static BEDS: [OnceLock<std::result::Result<Bed, String>>; 3] = [const { OnceLock::new() }; 3];
+    let own = match server {
+        Server::Incus6 => &BEDS[0],
+        Server::Incus7 => &BEDS[1],
+        Server::Lxd => &BEDS[2],
+    };
+    match own.get_or_init(|| Bed::open(server).map_err(|error| format!("{error:#}"))) {
         Ok(bed) => Some(bed),
         Err(reason) => {
             require(reason);
@@ -44,8 +57,8 @@ impl Bed {
     ///
     /// # Errors
     /// When it cannot be brought up, as by anybody but root.
-    pub fn open() -> Result<Self> {
-        let place = Place::incus6();
+    pub fn open(server: Server) -> Result<Self> {
+        let place = Place::of(server);
         for _ in 0..3 {
             testbed::up(&place)?;
             let in_use = InUse::share(&place)?;
@@ -62,7 +75,19 @@ impl Bed {
         bail!("the test server is taken down again and again")
     }
 
-    /// The server's `INCUS_DIR`.
+    /// Which server it is.
+    #[must_use]
+    pub fn server(&self) -> Server {
+        self.place.server
+    }
+
+    /// What `portway` calls an instance of the default project here: `c1`, `lxd:c1`.
+    #[must_use]
+    pub fn reference(&self, name: &str) -> String {
+        if self.place.server == Server::Lxd { format!("lxd:{name}") } else { name.to_owned() }
+    }
+
+    /// The server's `INCUS_DIR` or `LXD_DIR`.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.place.dir
@@ -86,6 +111,15 @@ impl Bed {
         &self.netns
     }
 
+    /// Ends the server's daemon and starts it again; instances run on. Only for a test that has the bed
+    /// for itself.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn restart_server(&self) -> Result<()> {
+        testbed::restart(&self.place)
+    }
+
     /// The server's own log.
     ///
     /// # Errors
@@ -94,7 +128,7 @@ impl Bed {
         std::fs::read_to_string(self.place.log()).context("cannot read the server's log")
     }
 
-    /// The `incus` client for this server, and no configuration but the bed's.
+    /// The `incus` client for this server, which must be one of Incus, and no configuration but the bed's.
     #[must_use]
     pub fn client(&self) -> Command {
         let mut command = Command::new("incus");
@@ -133,6 +167,12 @@ impl Bed {
     /// When the server refuses, as when there is one.
     pub fn launch_exactly(&self, name: &str, spec: &ContainerSpec) -> Result<Container<'_>> {
         Container::create(self, name, spec)
+    }
+
+    /// An instance that is there already, as a copy or one that has moved; deleted on drop.
+    #[must_use]
+    pub fn take(&self, project: &str, name: &str) -> Container<'_> {
+        Container::found(self, project, name)
     }
 
     /// A project with a name of its own, sharing images and profiles; deleted on drop, when empty.

@@ -85,6 +85,10 @@ impl<'a> Container<'a> {
         Ok(container)
     }
 
+    pub(crate) fn found(bed: &'a Bed, project: &str, name: &str) -> Self {
+        Self { bed, project: project.to_owned(), name: name.to_owned(), exists: true }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -153,6 +157,33 @@ impl<'a> Container<'a> {
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
+    }
+
+    /// Puts it into another project, under its name; it must be stopped.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn move_to(&mut self, project: &str) -> Result<()> {
+        let wanted = json!({"name": self.name, "project": project, "migration": true, "live": false});
+        self.bed.incus().change("POST", &self.target(""), Some(&wanted))?;
+        project.clone_into(&mut self.project);
+        Ok(())
+    }
+
+    /// Changes its run-time state: `freeze`, `unfreeze`.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn change_state(&self, action: &str) -> Result<()> {
+        self.act(action, false)
+    }
+
+    /// Sends something to the server about it: `container.request("POST", "/snapshots", &body)`.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn request(&self, method: &str, below: &str, body: &Value) -> Result<()> {
+        self.bed.incus().change(method, &self.target(below), Some(body)).map(|_| ())
     }
 
     /// Gives it another name; it must be stopped.

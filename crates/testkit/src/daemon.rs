@@ -42,7 +42,7 @@ impl DaemonSpec {
     /// In the bed's namespace, following its server.
     #[must_use]
     pub fn on(self, bed: &Bed) -> Self {
-        self.env("INCUS_SOCKET", &bed.socket().to_string_lossy()).within(bed.netns())
+        self.env(bed.server().socket_variable(), &bed.socket().to_string_lossy()).within(bed.netns())
     }
 
     /// In a namespace.

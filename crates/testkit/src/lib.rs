@@ -7,6 +7,7 @@ pub mod check;
 mod container;
 mod daemon;
 pub mod fds;
+mod front;
 mod load;
 mod messages;
 mod netns;
@@ -30,9 +31,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 pub use api::{Answer, Api, Incus};
-pub use bed::{Bed, Project, bed};
+pub use bed::{Bed, Project, bed, bed_of};
 pub use container::{Container, ContainerSpec};
 pub use daemon::{Daemon, DaemonSpec};
+pub use front::{Front, Manner, Script};
 pub use load::{Load, Outcome, Pace, Record, Report, RunningLoad};
 pub use messages::MessageSocket;
 pub use netns::Netns;
@@ -45,6 +47,7 @@ pub use service::{Behaviour, Service};
 pub use site::Site;
 pub use stream::{Addr, Listener, Stream};
 pub use talk::{Ending, Spoken, Talk};
+pub use testbed::Server;
 pub use tidy::Belongings;
 pub use watch::{Canary, Watch};
 

@@ -8,7 +8,7 @@ use std::process::Output;
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::{Bed, Container, ContainerSpec, Daemon, DaemonSpec, Netns, Ports, Site, bed};
+use crate::{Bed, Container, ContainerSpec, Daemon, DaemonSpec, Netns, Ports, Server, Site, bed, bed_of};
 
 /// A container of its own with a daemon of its own, both gone on drop.
 #[derive(Debug)]
@@ -40,6 +40,20 @@ impl Rig {
     /// When either does not start.
     pub fn launch(daemon: DaemonSpec, name: &str, container: &ContainerSpec) -> Result<Option<Self>> {
         let Some(bed) = bed() else { return Ok(None) };
+        Self::assemble(bed, bed.netns(), daemon, name, container).map(Some)
+    }
+
+    /// The same on the bed of one of the servers.
+    ///
+    /// # Errors
+    /// When either does not start.
+    pub fn on(
+        server: Server,
+        daemon: DaemonSpec,
+        name: &str,
+        container: &ContainerSpec,
+    ) -> Result<Option<Self>> {
+        let Some(bed) = bed_of(server) else { return Ok(None) };
         Self::assemble(bed, bed.netns(), daemon, name, container).map(Some)
     }
 
@@ -105,12 +119,18 @@ impl Rig {
         self.folder.path()
     }
 
+    /// What `portway` calls the container.
+    #[must_use]
+    pub fn reference(&self) -> String {
+        self.bed.reference(self.container.name())
+    }
+
     /// Adds a device to the container.
     ///
     /// # Errors
     /// As [`Daemon::add`].
     pub fn add(&self, device: &str, keys: &[&str]) -> Result<()> {
-        self.daemon.add(self.container.name(), device, keys)
+        self.daemon.add(&self.reference(), device, keys)
     }
 
     /// Runs `portway device VERB CONTAINER WORDS...`; its exit status is the caller's to look at.
@@ -118,7 +138,7 @@ impl Rig {
     /// # Errors
     /// When it cannot be started.
     pub fn device(&self, verb: &str, words: &[&str]) -> Result<Output> {
-        self.daemon.cli(&[&["device", verb, self.container.name()], words].concat())
+        self.daemon.cli(&[&["device", verb, &self.reference()], words].concat())
     }
 
     /// The same, which must succeed; returns what it printed.

@@ -1,8 +1,8 @@
-//! Real servers to test against: `cargo xtask testbed up|down|status [incus6]`.
+//! Real servers to test against: `cargo xtask testbed up|down|status [incus6] [incus7] [lxd]`.
 //!
 //! A bed is one server in a network namespace of its own, with its own state folder, id range and
 //! subnet, so that it disturbs nothing on the machine and is the whole "host" of a test. Its stages:
-//! packages, namespace, daemon, storage + network + profile + image, stamp. `up` looks at each and
+//! packages (of this machine, or of a root of their own), namespace, daemon, storage + network + profile + image, stamp. `up` looks at each and
 //! does what is missing; with all there it takes milliseconds. Packages stay when a bed goes down.
 //!
 //! Beds are shared by all processes of a machine: a lock serializes `up` and `down`, and a second
@@ -12,6 +12,7 @@ mod image;
 mod lock;
 mod packages;
 mod place;
+mod root;
 mod server;
 mod setup;
 mod sources;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 pub use lock::InUse;
-pub use place::Place;
+pub use place::{Place, Server};
 
 /// How long a daemon may take to answer before `up` looks closer; load tests run beside it.
 const GLANCE: Duration = Duration::from_secs(5);
@@ -33,11 +34,11 @@ const REBUILD: Duration = Duration::from_secs(120);
 /// How long before it counts as dead.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-const USAGE: &str = "usage: cargo xtask testbed up|down|status [incus6]
+const USAGE: &str = "usage: cargo xtask testbed up|down|status [incus6] [incus7] [lxd]
 
-  up      install, start and fill the test server; prints INCUS_DIR=... NETNS=...
-  down    stop it and remove everything but the packages; refused while tests use it
-  status  say whether it is up; exit code 1 when it is not
+  up      install, start and fill test servers, incus6 when none is named; prints INCUS_DIR=... NETNS=...
+  down    stop them and remove everything but the packages; refused while tests use them
+  status  say whether they are up; exit code 1 when one is not
 
 Needs root.";
 
@@ -45,27 +46,31 @@ Needs root.";
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command")]
 pub fn main<S: AsRef<str>>(args: &[S]) -> ExitCode {
     let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
-    let place = Place::incus6();
-    let result = match args.as_slice() {
-        ["up"] | ["up", "incus6"] => up(&place).map(|()| println!("{place}")),
-        ["down"] | ["down", "incus6"] => down(&place),
-        ["status"] | ["status", "incus6"] => match is_up(&place, GLANCE) {
-            true => {
-                println!("{place}");
-                Ok(())
-            }
-            false => Err(anyhow::anyhow!("{} is down", place.name)),
-        },
+    let (verb, names) = match args.as_slice() {
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        [verb] => (*verb, &["incus6"][..]),
+        [verb, names @ ..] => (*verb, names),
+        [] => ("", &[][..]),
+    };
+    let named = |name: &&str| Server::ALL.into_iter().find(|server| server.name() == *name);
+    let servers: Option<Vec<Server>> = names.iter().map(named).collect();
+    let (Some(servers), "up" | "down" | "status") = (servers, verb) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let act = |place: Place| match verb {
+        "up" => up(&place).map(|()| println!("{place}")),
+        "down" => down(&place),
+        _ if is_up(&place, GLANCE) => {
+            println!("{place}");
             Ok(())
         }
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => Err(anyhow::anyhow!("{} is down", place.name)),
     };
-    match result {
+    match servers.into_iter().map(Place::of).try_for_each(act) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("testbed: {error:#}");
@@ -84,7 +89,7 @@ pub fn up(place: &Place) -> Result<()> {
     }
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "the test server {} is not up, and only root can bring it up: cargo xtask testbed up",
+            "the test server {0} is not up, and only root can bring it up: cargo xtask testbed up {0}",
             place.name
         );
     }
@@ -95,6 +100,9 @@ pub fn up(place: &Place) -> Result<()> {
     }
     let begin = Instant::now();
     packages::install()?;
+    if place.server != Server::Incus6 {
+        root::provide()?;
+    }
     place.prepare()?;
     if place.is_of_another_make() {
         let _alone = lock::alone(place, REBUILD)?;
@@ -126,6 +134,13 @@ pub fn down(place: &Place) -> Result<()> {
     let _setup = lock::setup(place)?;
     let _alone = lock::alone(place, Duration::ZERO)?;
     server::remove(place)
+}
+
+/// Ends the daemon and starts it again.
+pub(crate) fn restart(place: &Place) -> Result<()> {
+    let _setup = lock::setup(place)?;
+    server::stop(place);
+    server::start(place)
 }
 
 /// Whether the bed is complete, whoever completed it.

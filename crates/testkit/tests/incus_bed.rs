@@ -108,7 +108,7 @@ fn what_a_dead_test_left_is_swept() {
     let change = serde_json::json!({"config": {"user.testkit.owner": "1:1"}});
     let target = format!("/1.0/instances/{}", container.name());
     bed.incus().change("PATCH", &target, Some(&change)).unwrap();
-    let _other = Bed::open().unwrap();
+    let _other = Bed::open(portway_testkit::Server::Incus6).unwrap();
     assert!(bed.incus().find(&target).unwrap().is_none());
 }
 

@@ -43,8 +43,16 @@ pub(super) fn alone(place: &Place, patience: Duration) -> Result<File> {
     exclusive(place, "use", patience, "tests use the bed")
 }
 
+/// The right to build what several beds share, waited for.
+pub(super) fn shared_build() -> Result<File> {
+    wait(open_named("root", "setup")?, SETUP_LIMIT, "another process builds the root of the test servers")
+}
+
 fn exclusive(place: &Place, what: &str, patience: Duration, obstacle: &str) -> Result<File> {
-    let file = open(place, what)?;
+    wait(open(place, what)?, patience, obstacle)
+}
+
+fn wait(file: File, patience: Duration, obstacle: &str) -> Result<File> {
     let begin = Instant::now();
     let mut said = false;
     loop {
@@ -64,8 +72,12 @@ fn exclusive(place: &Place, what: &str, patience: Duration, obstacle: &str) -> R
 }
 
 fn open(place: &Place, what: &str) -> Result<File> {
+    open_named(place.name, what)
+}
+
+fn open_named(name: &str, what: &str) -> Result<File> {
     fs::create_dir_all(LOCKS).with_context(|| format!("cannot make {LOCKS}"))?;
-    let path = Path::new(LOCKS).join(format!("portway-testbed-{}.{what}", place.name));
+    let path = Path::new(LOCKS).join(format!("portway-testbed-{name}.{what}"));
     File::options()
         .create(true)
         .truncate(false)

@@ -11,7 +11,7 @@ use super::sources::{self, SourceFile};
 use crate::run;
 
 /// A program and the Debian package it comes in.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("incus", "incus-client"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -24,6 +24,7 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("tar", "tar"),
     ("gzip", "gzip"),
     ("cc", "gcc"),
+    ("debootstrap", "debootstrap"),
 ];
 
 /// Where packages put the Incus daemon: Debian and Ubuntu, then others.
@@ -128,21 +129,30 @@ fn has_candidate(package: &str) -> bool {
     })
 }
 
+/// What this machine's release is called.
+fn codename() -> Result<String> {
+    let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let name = name.map(|name| name.trim_matches('"').to_owned()).filter(|name| !name.is_empty());
+    name.context("/etc/os-release has no VERSION_CODENAME")
+}
+
+/// The mirror this machine takes its packages from.
+pub(super) fn mirror() -> Result<String> {
+    let codename = codename()?;
+    sources::mirror(&source_files()?, &codename)
+        .with_context(|| format!("no apt entry for {codename} to take the mirror from"))
+}
+
 /// Makes the backports of this release known, from the mirror the machine uses.
 fn add_backports() -> Result<()> {
-    let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
-    let codename = release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .map(|name| name.trim_matches('"'))
-        .filter(|name| !name.is_empty())
-        .context("/etc/os-release has no VERSION_CODENAME")?;
+    let codename = codename()?;
     let suite = format!("{codename}-backports");
     let files = source_files()?;
     if sources::knows(&files, &suite) {
         return Ok(());
     }
-    let addition = sources::derive(&files, codename, &suite)
+    let addition = sources::derive(&files, &codename, &suite)
         .with_context(|| format!("no apt entry for {codename} to take the mirror from"))?;
     let path = format!("/etc/apt/sources.list.d/portway-testbed.{}", addition.ending);
     say(&format!("adding {suite} in {path}"));

@@ -11,11 +11,65 @@ use anyhow::{Context as _, Result};
 use crate::run;
 
 /// Version of what `up` makes; raise it with every change to image, network, profile or start.
-const MAKE: &str = "incus6 bed 2\n";
+const MAKE: u32 = 2;
+
+/// The servers there are beds of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// Incus 6.0, in this machine's own root.
+    Incus6,
+    /// Incus 7.0, in a root of Debian 13.
+    Incus7,
+    /// LXD 5.0, in the same root, which keeps its packages away from this machine.
+    Lxd,
+}
+
+impl Server {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Incus6, Self::Incus7, Self::Lxd];
+
+    /// What `cargo xtask testbed` calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Incus6 => "incus6",
+            Self::Incus7 => "incus7",
+            Self::Lxd => "lxd",
+        }
+    }
+
+    /// The daemon's program, by its file name.
+    pub(super) fn program(self) -> &'static str {
+        match self {
+            Self::Incus6 | Self::Incus7 => "incusd",
+            Self::Lxd => "lxd",
+        }
+    }
+
+    /// Variable that names the state folder.
+    #[must_use]
+    pub fn dir_variable(self) -> &'static str {
+        match self {
+            Self::Incus6 | Self::Incus7 => "INCUS_DIR",
+            Self::Lxd => "LXD_DIR",
+        }
+    }
+
+    /// Variable that names the socket.
+    #[must_use]
+    pub fn socket_variable(self) -> &'static str {
+        match self {
+            Self::Incus6 | Self::Incus7 => "INCUS_SOCKET",
+            Self::Lxd => "LXD_SOCKET",
+        }
+    }
+}
 
 /// The names, folders and numbers of one bed. No other bed shares any of them.
 #[derive(Debug, Clone)]
 pub struct Place {
+    /// What serves there.
+    pub server: Server,
     /// `incus6`.
     pub name: &'static str,
     /// Network namespace, as `ip netns` names it.
@@ -34,19 +88,36 @@ pub struct Place {
 }
 
 impl Place {
+    /// The place of a server.
+    #[must_use]
+    pub fn of(server: Server) -> Self {
+        let root = PathBuf::from("/var/lib/portway-testbed");
+        let (netns, bridge_v4, bridge_v6, first_id) = match server {
+            Server::Incus6 => ("portway-incus6", "10.191.6.1/24", "fd42:191:6::1/64", 1_100_000_000),
+            Server::Incus7 => ("portway-incus7", "10.191.7.1/24", "fd42:191:7::1/64", 1_200_000_000),
+            Server::Lxd => ("portway-lxd", "10.191.5.1/24", "fd42:191:5::1/64", 1_300_000_000),
+        };
+        let name = server.name();
+        Self {
+            server,
+            name,
+            netns,
+            dir: root.join(name),
+            own_dir: root.join(format!("{name}.own")),
+            bridge_v4,
+            bridge_v6,
+            ids: (first_id, 100_000_000),
+        }
+    }
+
     /// Incus 6.0.
     #[must_use]
     pub fn incus6() -> Self {
-        let root = PathBuf::from("/var/lib/portway-testbed");
-        Self {
-            name: "incus6",
-            netns: "portway-incus6",
-            dir: root.join("incus6"),
-            own_dir: root.join("incus6.own"),
-            bridge_v4: "10.191.6.1/24",
-            bridge_v6: "fd42:191:6::1/64",
-            ids: (1_100_000_000, 100_000_000),
-        }
+        Self::of(Server::Incus6)
+    }
+
+    fn make(&self) -> String {
+        format!("{} bed {MAKE}\n", self.name)
     }
 
     /// The API's socket.
@@ -64,7 +135,7 @@ impl Place {
     /// What the server logs.
     #[must_use]
     pub fn log(&self) -> PathBuf {
-        self.own_dir.join("incusd.log")
+        self.own_dir.join(format!("{}.log", self.server.program()))
     }
 
     /// Makes the folders.
@@ -105,22 +176,22 @@ impl Place {
 
     /// Says that the bed is complete.
     pub(super) fn stamp(&self) -> Result<()> {
-        fs::write(self.stamp_path(), MAKE).context("cannot write the stamp")
+        fs::write(self.stamp_path(), self.make()).context("cannot write the stamp")
     }
 
     /// Whether the bed was completed by this version.
     pub(super) fn is_stamped(&self) -> bool {
-        fs::read_to_string(self.stamp_path()).is_ok_and(|text| text == MAKE)
+        fs::read_to_string(self.stamp_path()).is_ok_and(|text| text == self.make())
     }
 
     /// Whether the bed was completed by another version.
     pub(super) fn is_of_another_make(&self) -> bool {
-        fs::read_to_string(self.stamp_path()).is_ok_and(|text| text != MAKE)
+        fs::read_to_string(self.stamp_path()).is_ok_and(|text| text != self.make())
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "INCUS_DIR={} NETNS={}", self.dir.display(), self.netns)
+        write!(f, "{}={} NETNS={}", self.server.dir_variable(), self.dir.display(), self.netns)
     }
 }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Place, packages, say};
+use super::{Place, Server, packages, root, say};
 use crate::{Api, run};
 
 /// How long a new daemon may take to answer; 0.5 s where nothing else runs.
@@ -41,6 +41,34 @@ for file in subuid subgid; do
 	[ -e /etc/$file ] || : > /etc/$file
 	mount --bind \"$own/$file\" /etc/$file
 done
+exec \"$@\"
+";
+
+/// The same in another root: the state folder and our own have the same paths there as outside, so
+/// that pids, paths and the socket mean the same to the daemon and to everybody else.
+const ENTER_ROOT: &str = "\
+#!/bin/sh
+# $1: the root, $2: the state folder; becomes the program in the other arguments.
+set -e
+own=$(dirname \"$0\") root=$1 dir=$2
+shift 2
+mount --make-rprivate /
+mount --bind \"$root\" \"$root\"
+cd \"$root\"
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount --rbind /dev dev
+mount -t tmpfs tmpfs run
+mkdir -p run/lock old \".$dir\" \".$own\"
+mount --rbind \"$dir\" \".$dir\"
+mount --bind \"$own\" \".$own\"
+for file in subuid subgid; do
+	mount --bind \"$own/$file\" etc/$file
+done
+pivot_root . old
+umount -l /old
+cd /
 exec \"$@\"
 ";
 
@@ -85,6 +113,14 @@ pub(super) fn start(place: &Place) -> Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// Ends the daemon alone; containers run on.
+pub(super) fn stop(place: &Place) {
+    end(&processes(place, Part::Daemon), Signal::SIGTERM);
+    wait_for_end(place, &[Part::Daemon], END);
+    end(&processes(place, Part::Daemon), Signal::SIGKILL);
+    wait_for_end(place, &[Part::Daemon], END);
 }
 
 /// Ends everything that belongs to the bed and removes its files and its namespace. Goes on after
@@ -151,8 +187,8 @@ fn part_of(place: &Place, pid: i32) -> Option<Part> {
     let program = words.next().and_then(|word| word.rsplit('/').next()).unwrap_or_default();
     match program {
         "dnsmasq" => text.contains(&format!("{}/networks/", place.dir.display())).then_some(Part::Helper),
-        "incusd" => {
-            let mark = format!("INCUS_DIR={}", place.dir.display());
+        program if program == place.server.program() => {
+            let mark = format!("{}={}", place.server.dir_variable(), place.dir.display());
             let is_ours = read("environ").split(|byte| *byte == 0).any(|var| var == mark.as_bytes());
             let is_daemon = words.next().is_none_or(|word| word.starts_with('-') || word.is_empty());
             is_ours.then_some(if is_daemon { Part::Daemon } else { Part::Helper })
@@ -239,21 +275,25 @@ fn write_own_files(place: &Place) -> Result<()> {
             .with_context(|| format!("cannot chmod {}", path.display()))
     };
     let range = format!("root:{}:{}\n", place.ids.0, place.ids.1);
-    write("enter", ENTER, 0o755)?;
+    write("enter", if place.server == Server::Incus6 { ENTER } else { ENTER_ROOT }, 0o755)?;
     write("subuid", &range, 0o644)?;
     write("subgid", &range, 0o644)
 }
 
 fn spawn(place: &Place) -> Result<Child> {
-    let incusd = packages::incusd().context("incusd is not installed")?;
-    let output = File::create(place.own_dir.join("incusd.out")).context("cannot make the output file")?;
+    let output = File::create(place.own_dir.join("daemon.out")).context("cannot make the output file")?;
     // A session of its own: no terminal and no test runner takes it along when it ends.
     let mut command = Command::new("setsid");
     command.arg("nsenter").arg(format!("--net={}", place.netns_path().display()));
-    command.args(["unshare", "--mount"]).arg(place.own_dir.join("enter")).arg(incusd);
+    command.args(["unshare", "--mount"]).arg(place.own_dir.join("enter"));
+    match place.server {
+        Server::Incus6 => command.arg(packages::incusd().context("incusd is not installed")?),
+        Server::Incus7 => command.arg(root::PATH).arg(&place.dir).arg("/usr/libexec/incus/incusd"),
+        Server::Lxd => command.arg(root::PATH).arg(&place.dir).arg("/usr/bin/lxd"),
+    };
     command.args(["--group", "root", "--logfile"]).arg(place.log());
     command.env_clear().env("PATH", packages::PATH).env("HOME", "/root").env("LC_ALL", "C.UTF-8");
-    command.env("INCUS_DIR", &place.dir);
+    command.env(place.server.dir_variable(), &place.dir);
     command.current_dir("/").stdin(Stdio::null());
     command.stdout(output.try_clone()?).stderr(output);
     command.spawn().context("cannot start the daemon")
@@ -262,7 +302,7 @@ fn spawn(place: &Place) -> Result<Child> {
 /// The end of what the daemon said, for a message.
 fn last_lines(place: &Place) -> String {
     let mut lines = Vec::new();
-    for path in [place.own_dir.join("incusd.out"), place.log()] {
+    for path in [place.own_dir.join("daemon.out"), place.log()] {
         let text = fs::read_to_string(path).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
         lines.extend(all[all.len().saturating_sub(5)..].iter().map(|line| (*line).to_owned()));

@@ -1,12 +1,10 @@
 //! What is in the bed: a storage pool, a bridge, the default profile, the image.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::{Place, image};
-use crate::{Incus, run};
+use crate::Incus;
 
 /// Alias of the image.
 const IMAGE: &str = "bb";
@@ -35,10 +33,10 @@ pub(super) fn apply(place: &Place) -> Result<()> {
     }
     if incus.find(&format!("/1.0/images/aliases/{IMAGE}"))?.is_none() {
         let archive = image::build(&place.own_dir)?;
-        let mut import = Command::new("incus");
-        import.args(["image", "import", "--quiet", "--alias", IMAGE]).arg(archive);
-        import.env("INCUS_DIR", &place.dir).env("INCUS_CONF", place.own_dir.join("client"));
-        run(&mut import).context("cannot import the image")?;
+        let made = incus.upload("/1.0/images", &archive).context("cannot import the image")?;
+        let fingerprint = made["fingerprint"].as_str().context("the image has no fingerprint")?;
+        let alias = json!({"name": IMAGE, "target": fingerprint, "description": ""});
+        incus.change("POST", "/1.0/images/aliases", Some(&alias)).context("cannot name the image")?;
     }
     Ok(())
 }

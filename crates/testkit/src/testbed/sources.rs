@@ -27,6 +27,18 @@ pub(super) fn derive(files: &[SourceFile], base: &str, suite: &str) -> Option<Ad
     find(files, base).map(|entry| entry.with_suite(suite))
 }
 
+/// The mirror that has `suite`; `None` when nothing has it.
+pub(super) fn mirror(files: &[SourceFile], suite: &str) -> Option<String> {
+    let uri = match find(files, suite)? {
+        Entry::Deb822(fields) => {
+            let uris = fields.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("URIs"))?.1;
+            uris.split_whitespace().next()?.to_owned()
+        }
+        Entry::OneLine { uri, .. } => uri.to_owned(),
+    };
+    Some(uri)
+}
+
 enum Entry<'a> {
     /// Fields with their continuation lines, as written.
     Deb822(Vec<(&'a str, String)>),
@@ -168,6 +180,15 @@ Signed-By:
         let plain = "deb\thttp://mirror.example/debian bookworm main";
         let line = "deb http://mirror.example/debian bookworm-backports main\n";
         assert_eq!(derived(&list(plain)), Some(("list", line.to_owned())));
+    }
+
+    #[test]
+    fn the_mirror_of_a_suite() {
+        let mirror = |files: &[SourceFile]| mirror(files, "bookworm");
+        assert_eq!(mirror(&deb822(DEB822)).as_deref(), Some("http://mirror.example/debian"));
+        let line = "deb [arch=amd64] http://l.example/debian bookworm main";
+        assert_eq!(mirror(&list(line)).as_deref(), Some("http://l.example/debian"));
+        assert_eq!(mirror(&list("deb http://l.example/debian sid main")), None);
     }
 
     #[test]
