@@ -1,8 +1,8 @@
 //! Client of the Incus API on its unix socket, and of LXD's, which is the same where we use it.
 //!
-//! It reads: the server, instances, their run-time state, and the stream of lifecycle events. It
-//! changes one thing, the definition of an instance ([`Definition`]). It keeps no state between calls and spawns no task; dropping a future ends its
-//! connection.
+//! It reads: the server, instances, their run-time state and assigned addresses, and the stream of
+//! lifecycle events. It changes one thing, the definition of an instance ([`Definition`]). It keeps no
+//! state between calls and spawns no task; dropping a future ends its connection.
 //!
 //! # What the requests cost
 //!
@@ -78,6 +78,7 @@ mod error;
 mod events;
 #[doc(hidden)]
 pub mod fuzz;
+mod network;
 mod transport;
 mod types;
 

@@ -76,6 +76,8 @@ pub struct Instance {
     pub location: String,
     /// Configuration, profiles merged in.
     pub config: BTreeMap<String, String>,
+    /// Devices by name, each a map of keys; profiles merged in.
+    pub devices: BTreeMap<String, BTreeMap<String, String>>,
     /// `volatile.uuid`: set at creation, kept through restart, rename and move, new after
     /// delete and create. Absent only on servers older than any we know.
     pub uuid: Option<String>,
@@ -151,6 +153,22 @@ pub(crate) mod wire {
         #[serde(default)]
         location: String,
         expanded_config: BTreeMap<String, String>,
+        #[serde(default)]
+        expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
+    }
+
+    #[derive(Deserialize)]
+    pub(crate) struct Network {
+        #[serde(default)]
+        pub(crate) config: BTreeMap<String, String>,
+    }
+
+    #[derive(Deserialize)]
+    pub(crate) struct Lease {
+        #[serde(default)]
+        pub(crate) hwaddr: String,
+        #[serde(default)]
+        pub(crate) address: String,
     }
 
     #[derive(Deserialize)]
@@ -209,6 +227,7 @@ pub(crate) mod wire {
                 status_code: from.status_code,
                 location: from.location,
                 config: from.expanded_config,
+                devices: from.expanded_devices,
             }
         }
     }
