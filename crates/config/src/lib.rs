@@ -9,4 +9,6 @@ pub mod paths;
 pub mod settings;
 
 pub use paths::{Caller, Lock, Paths, PathsError};
-pub use settings::{DaemonSettings, IncusSettings, LogFilter, RelayUser, Settings, SettingsError, UserIds};
+pub use settings::{
+    DaemonSettings, IncusSettings, LogFilter, LxdSettings, RelayUser, Settings, SettingsError, UserIds,
+};

@@ -27,6 +27,8 @@ pub struct Settings {
     pub daemon: DaemonSettings,
     /// `[incus]`.
     pub incus: IncusSettings,
+    /// `[lxd]`.
+    pub lxd: LxdSettings,
 }
 
 /// `[daemon]`.
@@ -42,6 +44,13 @@ pub struct DaemonSettings {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IncusSettings {
     /// `socket`: Incus' unix socket; goes before `INCUS_SOCKET` and `INCUS_DIR`. Absolute.
+    pub socket: Option<PathBuf>,
+}
+
+/// `[lxd]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LxdSettings {
+    /// `socket`: LXD's unix socket; goes before `LXD_SOCKET` and `LXD_DIR`. Absolute.
     pub socket: Option<PathBuf>,
 }
 
@@ -130,7 +139,9 @@ struct RawSettings {
     #[serde(default)]
     daemon: RawDaemon,
     #[serde(default)]
-    incus: RawIncus,
+    incus: RawServer,
+    #[serde(default)]
+    lxd: RawServer,
 }
 
 #[derive(Deserialize, Default)]
@@ -142,7 +153,7 @@ struct RawDaemon {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct RawIncus {
+struct RawServer {
     socket: Option<Spanned<PathBuf>>,
 }
 
@@ -202,7 +213,8 @@ fn parse_text(text: &str) -> Result<Settings, Fault> {
             user: checked(raw.daemon.user, user)?.unwrap_or_default(),
             log: checked(raw.daemon.log, |text| LogFilter::new(&text))?.unwrap_or_default(),
         },
-        incus: IncusSettings { socket: checked(raw.incus.socket, absolute)? },
+        incus: IncusSettings { socket: checked(raw.incus.socket, |path| absolute("incus", path))? },
+        lxd: LxdSettings { socket: checked(raw.lxd.socket, |path| absolute("lxd", path))? },
     })
 }
 
@@ -234,11 +246,11 @@ fn user(raw: RawUser) -> Result<RelayUser, String> {
     }
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, String> {
+fn absolute(server: &str, path: PathBuf) -> Result<PathBuf, String> {
     if path.is_absolute() {
         Ok(path)
     } else {
-        Err(format!("incus.socket {} is not an absolute path", path.display()))
+        Err(format!("{server}.socket {} is not an absolute path", path.display()))
     }
 }
 

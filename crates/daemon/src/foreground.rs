@@ -77,7 +77,13 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device))
             _ = end.recv() => break,
             _ = stop.recv() => break,
             event = events.recv() => match event {
-                Ok(event) if event.kind == "device-state" => hub.counted_devices().await.iter().for_each(&mut tell),
+                Ok(event) if event.kind == "device-state" => {
+                    let devices = hub.counted_devices().await;
+                    devices.iter().for_each(&mut tell);
+                    if let Some(ended) = devices.iter().find(|device| has_ended(&key, device)) {
+                        return Err(failure(FailureKind::Refused, ended.reason.clone().unwrap_or_default()));
+                    }
+                }
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => break,
             },
@@ -89,6 +95,11 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device))
         _ = stop.recv() => {}
     }
     Ok(())
+}
+
+/// Whether the process that the device belongs to is gone: there is nothing left to wait for.
+fn has_ended(key: &InstanceKey, device: &api::Device) -> bool {
+    key.provider() == Provider::Pid && device.state == api::DeviceState::Failed
 }
 
 /// Both sides are this process' own namespaces.

@@ -341,8 +341,8 @@ impl Hub {
     }
 
     fn endpoint(&self, provider: &str) -> Option<String> {
-        let client = self.providers.incus.as_ref().filter(|_| provider == Provider::Incus.to_string())?;
-        Some(client.socket().display().to_string())
+        let endpoint = self.providers.endpoint(provider.parse().ok()?)?;
+        Some(endpoint.client()?.socket().display().to_string())
     }
 
     /// Takes note of whether a provider answers.

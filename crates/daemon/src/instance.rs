@@ -135,6 +135,10 @@ pub(crate) struct Instance {
     /// Why it cannot be served, in words; `None` while it runs.
     absence: Option<String>,
     unsupported: bool,
+    /// It runs, and lacks something that comes without an event.
+    unready: bool,
+    /// It is a virtual machine.
+    is_machine: bool,
     /// The server did not answer the last look.
     unreachable: Option<String>,
     down_since: Instant,
@@ -174,6 +178,8 @@ impl Instance {
             uuid: None,
             absence: Some("the instance was not looked at yet".into()),
             unsupported: false,
+            unready: false,
+            is_machine: false,
             unreachable: None,
             down_since: now,
             looking: false,
@@ -311,6 +317,7 @@ impl Instance {
             uuid: self.uuid.as_deref(),
             absence: self.absence.as_deref(),
             unsupported: self.unsupported,
+            unreachable: self.unreachable.is_some(),
         };
         for device in self.devices.values_mut() {
             let group_error = groups.get(&device.name).map(String::as_str);

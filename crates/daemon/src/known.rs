@@ -20,13 +20,16 @@ impl Hub {
         for device in self.desired().into_keys() {
             known.entry(device.instance).or_default().1 += 1;
         }
-        let summaries = match &self.providers.incus {
-            Some(client) => client.instances().await.unwrap_or_default(),
-            None => Vec::new(),
-        };
-        for found in summaries {
-            if let Ok(key) = InstanceKey::new(Provider::Incus, Some(&found.project), &found.name) {
-                known.entry(key).or_default().0 = Some(found.status.to_lowercase());
+        for endpoint in [&self.providers.incus, &self.providers.lxd] {
+            let summaries = match endpoint.client() {
+                Some(client) => client.instances().await.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            for found in summaries {
+                let key = InstanceKey::new(endpoint.provider(), Some(&found.project), &found.name);
+                if let Ok(key) = key {
+                    known.entry(key).or_default().0 = Some(found.status.to_lowercase());
+                }
             }
         }
         for entry in std::fs::read_dir(NETNS_DIR).into_iter().flatten().flatten() {
@@ -56,7 +59,11 @@ impl Hub {
                     ..failure(FailureKind::Missing, format!("{key} does not exist"))
                 })
             }
-            Status::Down(_) | Status::Unsupported(_) | Status::Up(_) => Ok(()),
+            Status::Down(_)
+            | Status::Elsewhere(_)
+            | Status::Unready(_)
+            | Status::Unsupported(_)
+            | Status::Up(_) => Ok(()),
         }
     }
 }

@@ -70,6 +70,9 @@ pub(crate) enum OpenError {
     /// The instance has ended meanwhile.
     #[error("the instance has ended")]
     Gone,
+    /// The instance has no namespace that a listener could be opened in.
+    #[error("bind=instance needs a container: no socket can be opened in a virtual machine from here")]
+    Machine,
     /// Anything else the kernel says.
     #[error("cannot listen on {address}")]
     Io {
@@ -90,6 +93,7 @@ impl OpenError {
             | OpenError::Denied { .. }
             | OpenError::PathTaken { .. }
             | OpenError::UnmappedId { .. }
+            | OpenError::Machine
             | OpenError::Io { .. } => false,
         }
     }
@@ -182,6 +186,9 @@ pub(crate) fn is_inside(spec: &DeviceSpec) -> bool {
 pub(crate) fn open(spec: &DeviceSpec, run: Option<&Run>) -> Result<Listeners, OpenError> {
     let side = listen_side(spec.bind);
     let run = if side == Side::Instance { Some(run.ok_or(OpenError::Gone)?) } else { None };
+    if run.is_some_and(Run::is_machine) {
+        return Err(OpenError::Machine);
+    }
     match spec.listen.address() {
         Address::Unix(_, UnixName::Path(path)) => open_path(spec, Path::new(path.as_str()), run),
         Address::Unix(_, UnixName::Abstract(_)) | Address::Tcp { .. } | Address::Udp { .. } => {

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// When Incus does not answer, or has no such instance.
 pub(crate) async fn importable(hub: &Arc<Hub>, of: Option<&InstanceKey>) -> Result<Vec<api::Move>, Failure> {
-    let client = incus(hub)?;
+    let client = &incus(hub)?;
     let definitions = match of {
         Some(key) => vec![definition(client, key).await?],
         None => client.definitions().await.map_err(|problem| unreachable(&problem))?,
@@ -87,7 +87,7 @@ fn without_type(device: Device) -> BTreeMap<String, String> {
 /// Why not; Incus then has what it had, or the text says how it goes on.
 pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api::Move, Failure> {
     let _alone = hub.moving.lock().await;
-    let (client, key) = (incus(hub)?, &what.instance);
+    let (client, key) = (&incus(hub)?, &what.instance);
     let found = definition(client, key).await?;
     let candidate = candidate(hub, &found, what)?;
     let Verdict::Take { spec, noted, .. } = candidate.verdict.clone() else {
@@ -120,7 +120,7 @@ pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
 /// Why not; Portway then has what it had, or the text says how it goes on.
 pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api::Move, Failure> {
     let _alone = hub.moving.lock().await;
-    let (client, key) = (incus(hub)?, &what.instance);
+    let (client, key) = (&incus(hub)?, &what.instance);
     let stored = here(hub, key)
         .remove(&what.name)
         .ok_or_else(|| failure(FailureKind::Missing, format!("{key} has no device {}", what.name)))?;
@@ -321,10 +321,10 @@ fn here(hub: &Hub, key: &InstanceKey) -> BTreeMap<DeviceName, StoredDevice> {
     devices.map(|(DeviceKey { device: name, .. }, device)| (name, device)).collect()
 }
 
-fn incus(hub: &Hub) -> Result<&Client, Failure> {
+fn incus(hub: &Hub) -> Result<Client, Failure> {
     hub.providers
         .incus
-        .as_ref()
+        .client()
         .ok_or_else(|| edit::unreachable(Provider::Incus, "no Incus socket was found"))
 }
 

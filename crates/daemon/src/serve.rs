@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portway_config::Settings;
@@ -29,6 +28,7 @@ use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending};
 use crate::keeper::{self, Keeper, Kept};
 use crate::logging::{self, LogControl};
+use crate::provider::Endpoint;
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
 use crate::{DaemonAction, DaemonOptions, control, http, worker};
@@ -77,8 +77,8 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     let listener = control_socket(&options.paths.socket)?;
     let server = tokio::spawn(control::serve(listener, http::router(Arc::clone(&hub))));
     tokio::spawn(rekeep(Arc::clone(&hub), renewed));
-    if let Some(client) = hub.providers.incus.clone() {
-        tokio::spawn(follow_events(Arc::clone(&hub), client));
+    for endpoint in [&hub.providers.incus, &hub.providers.lxd] {
+        tokio::spawn(follow_events(Arc::clone(&hub), Arc::clone(endpoint)));
     }
     info!(devices = loaded.desired.len(), socket = %options.paths.socket.display(), "ready");
     tell_systemd(&[NotifyState::Ready]);
@@ -224,41 +224,52 @@ fn tell_systemd(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Follows the server's events: each one makes an actor look sooner. After a gap all look.
-async fn follow_events(hub: Arc<Hub>, client: Client) {
+/// Follows a server's events: each one makes an actor look sooner. After a gap all look. A server that
+/// is not there may be installed or started later.
+async fn follow_events(hub: Arc<Hub>, endpoint: Arc<Endpoint>) {
     loop {
-        match client.events().await {
-            Ok(mut events) => {
-                hub.set_reachable(Provider::Incus, Ok(()));
-                hub.providers.events.store(true, Ordering::Relaxed);
-                hub.poke_all().await;
-                loop {
-                    match events.next().await {
-                        Ok(event) => poke(&hub, &event).await,
-                        Err(problem) => {
-                            warn!(error = %with_sources(&problem), "event stream ended");
-                            hub.providers.events.store(false, Ordering::Relaxed);
-                            break;
-                        }
-                    }
-                }
-            }
-            Err(problem) => {
-                let text = with_sources(&problem);
-                if hub.is_reachable(Provider::Incus) {
-                    warn!(error = text, "incus does not answer");
-                }
-                hub.set_reachable(Provider::Incus, Err(text));
-            }
+        if let Some(client) = endpoint.client() {
+            follow_client(&hub, &endpoint, &client).await;
         }
         tokio::time::sleep(EVENTS_PAUSE).await;
     }
 }
 
-async fn poke(hub: &Arc<Hub>, event: &portway_incus::Event) {
+/// The same until the stream ends.
+async fn follow_client(hub: &Arc<Hub>, endpoint: &Endpoint, client: &Client) {
+    let provider = endpoint.provider();
+    match client.events().await {
+        Ok(mut events) => {
+            hub.set_reachable(provider, Ok(()));
+            endpoint.set_tells(true);
+            hub.poke_all().await;
+            loop {
+                match events.next().await {
+                    Ok(event) => poke(hub, provider, &event).await,
+                    Err(problem) => {
+                        warn!(%provider, error = %with_sources(&problem), "event stream ended");
+                        endpoint.set_tells(false);
+                        // What happened since the last event is not known, nor whether it still answers.
+                        hub.poke_all().await;
+                        break;
+                    }
+                }
+            }
+        }
+        Err(problem) => {
+            let text = with_sources(&problem);
+            if hub.is_reachable(provider) {
+                warn!(%provider, error = text, "server does not answer");
+            }
+            hub.set_reachable(provider, Err(text));
+        }
+    }
+}
+
+async fn poke(hub: &Arc<Hub>, provider: Provider, event: &portway_incus::Event) {
     let names = std::iter::once(&event.name).chain(&event.old_name);
     for name in names {
-        let key = InstanceKey::new(Provider::Incus, Some(&event.project), name);
+        let key = InstanceKey::new(provider, Some(&event.project), name);
         if let Some(handle) = key.ok().and_then(|key| hub.known(&key)) {
             // An actor that ends needs no poke.
             let _ = handle.send(Command::Poke).await;
@@ -301,9 +312,10 @@ async fn reread(hub: &Arc<Hub>, options: &DaemonOptions, logs: &LogControl) {
         Ok(settings) => {
             logs.set(&settings.daemon.log);
             if settings.incus != options.settings.incus
+                || settings.lxd != options.settings.lxd
                 || settings.daemon.user != options.settings.daemon.user
             {
-                warn!("a changed user or incus socket needs a restart of the daemon");
+                warn!("a changed user or server socket needs a restart of the daemon");
             }
             info!("settings read again");
         }

@@ -3,17 +3,18 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use portway_config::Settings;
 use portway_control::api::{Failure, FailureKind};
-use portway_incus::Client;
+use portway_model::Provider;
 use portway_relay::wire::{Ids, Lifetime, Sandbox};
 use portway_sys::userns::IdMap;
 use portway_sys::{netns, process};
 use tracing::warn;
 
 use crate::hub::{HubSettings, failure};
-use crate::provider::Providers;
+use crate::provider::{Endpoint, Providers};
 use crate::state::with_sources;
 
 /// Largest id of the initial user namespace, which is identity-mapped there (user_namespaces(7)).
@@ -68,9 +69,11 @@ fn build() -> String {
 
 /// The providers of this process.
 pub(crate) fn providers(settings: &Settings) -> Providers {
-    let discovered = || Client::discover(|name| std::env::var(name).ok());
-    let socket = settings.incus.socket.clone().or_else(discovered);
-    Providers { incus: socket.map(Client::new), ..Providers::default() }
+    let endpoint = |provider, socket: &Option<PathBuf>| Arc::new(Endpoint::new(provider, socket.clone()));
+    Providers {
+        incus: endpoint(Provider::Incus, &settings.incus.socket),
+        lxd: endpoint(Provider::Lxd, &settings.lxd.socket),
+    }
 }
 
 /// Gives up the capabilities that are not needed. Called while there is one thread.

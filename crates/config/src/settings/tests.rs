@@ -18,12 +18,14 @@ fn nothing_gives_the_defaults() {
 #[test]
 fn every_key_is_read() {
     let settings = parse(
-        "[daemon]\nuser = \"relay\"\nlog = \"warn,portway_relay=trace\"\n[incus]\nsocket = \"/run/i.sock\"\n",
+        "[daemon]\nuser = \"relay\"\nlog = \"warn,portway_relay=trace\"\n[incus]\nsocket = \"/run/i.sock\"\n\
+         [lxd]\nsocket = \"/run/l.sock\"\n",
     )
     .unwrap();
     assert_eq!(settings.daemon.user, RelayUser::Name("relay".to_owned()));
     assert_eq!(settings.daemon.log.as_str(), "warn,portway_relay=trace");
     assert_eq!(settings.incus.socket.as_deref(), Some(Path::new("/run/i.sock")));
+    assert_eq!(settings.lxd.socket.as_deref(), Some(Path::new("/run/l.sock")));
     assert_eq!(parse("[daemon]\nuser = 977").unwrap().daemon.user, RelayUser::Uid(977));
     assert_eq!(parse("[daemon]\nuser = \"977\"").unwrap().daemon.user, RelayUser::Uid(977));
 }
@@ -32,7 +34,7 @@ fn every_key_is_read() {
 fn errors_name_file_line_and_column() {
     let cases = [
         ("[daemon]\nusr = 1\n", "p.toml:2:1: unknown field `usr`, expected `user` or `log`"),
-        ("[deamon]\n", "p.toml:1:2: unknown field `deamon`, expected `daemon` or `incus`"),
+        ("[deamon]\n", "p.toml:1:2: unknown field `deamon`, expected one of `daemon`, `incus`, `lxd`"),
         ("\n[daemon]\n  user = 0\n", "p.toml:3:10: daemon.user must not be root"),
         ("[daemon]\nuser = \"root\"", "p.toml:2:8: daemon.user must not be root"),
         ("[daemon]\nuser = \"\"", "p.toml:2:8: daemon.user is empty"),

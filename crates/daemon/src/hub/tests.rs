@@ -22,7 +22,7 @@ fn hub() -> Arc<Hub> {
     Hub::new(Parts {
         settings,
         keeper: Keeper::default(),
-        providers: Providers::default(),
+        providers: crate::setup::providers(&portway_config::Settings::default()),
         store: Store::ephemeral(),
         desired: Desired::new(),
         generation: 0,

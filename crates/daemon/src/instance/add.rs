@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use portway_control::api::{self, Failure, FailureKind};
-use portway_model::{DeviceName, DeviceSpec};
+use portway_model::{DeviceName, DeviceSpec, Provider};
 
 use super::device::Device;
 use super::edit::unreachable;
@@ -105,6 +105,11 @@ impl Instance {
         if self.unsupported {
             let text = self.absence.clone().unwrap_or_default();
             return Err(failure(FailureKind::Refused, format!("{}: {text}", self.key)));
+        }
+        if self.key.provider() == Provider::Pid && self.run.is_none() {
+            // A process that is not there is not one that will come: its number is another's then.
+            let text = self.absence.clone().unwrap_or_default();
+            return Err(failure(FailureKind::Missing, format!("{}: {text}", self.key)));
         }
         self.check_target(&name, &spec)?;
         let device = Device::new(name.clone(), spec, self.uuid.clone()).coming_from(origin);

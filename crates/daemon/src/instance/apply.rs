@@ -304,6 +304,7 @@ impl Instance {
         };
         let Some(listeners) = &device.listeners else { return Ok(()) };
         let base = placing::base(&device.spec, run).map_err(WorkerError::Refused)?;
+        let spec = run.dialled(&device.spec).map_err(WorkerError::Refused)?;
         let slot = match &device.placed {
             Some(placed) => placed.slot,
             None => serving.worker.new_slot()?,
@@ -317,13 +318,7 @@ impl Instance {
         let borrowed: Vec<BorrowedFd<'_>> = listeners.borrowed();
         let put = Put {
             slot,
-            device: WireDevice {
-                key,
-                spec: device.spec.clone(),
-                base: kind,
-                base_name,
-                note: listeners.note(),
-            },
+            device: WireDevice { key, spec, base: kind, base_name, note: listeners.note() },
             base: descriptor,
             listen_count: listeners::count(&device.spec),
             listeners: (!keep_listeners || device.relisten).then_some(borrowed.as_slice()),

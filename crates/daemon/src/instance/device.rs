@@ -87,6 +87,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) absence: Option<&'a str>,
     /// It can never be served from here.
     pub(crate) unsupported: bool,
+    /// The server does not answer, so that nothing is known.
+    pub(crate) unreachable: bool,
 }
 
 impl Device {
@@ -124,6 +126,11 @@ impl Device {
             Some(follow) => follow == Follow::Name,
             None => provider == Provider::Netns,
         }
+    }
+
+    /// Whether the instance never comes back for this device: a process does not.
+    pub(crate) fn ends_with_instance(&self, provider: Provider) -> bool {
+        provider == Provider::Pid && !self.follows_name(provider)
     }
 
     /// Whether an instance with this UUID is the one the device is bound to. Without a UUID (the
@@ -241,11 +248,19 @@ impl Device {
         if around.unsupported {
             return (Failed, around.absence.map(str::to_owned));
         }
+        let own = self.matches(around.key.provider(), around.uuid);
+        let is_bound = self.uuid.is_some() && self.ends_with_instance(around.key.provider());
+        if is_bound && !(around.up && own) {
+            return (Failed, Some(format!("process {} has ended", around.key.name())));
+        }
+        if !around.up && around.unreachable {
+            return (Degraded, around.absence.map(str::to_owned));
+        }
         if !around.up {
             // A worker that still serves while the server is silent serves all the same.
             return (Waiting, around.absence.map(str::to_owned));
         }
-        if !self.matches(around.key.provider(), around.uuid) {
+        if !own {
             let reason = "another instance has this name now; `portway device adopt` gives it the device";
             return (Waiting, Some(reason.into()));
         }

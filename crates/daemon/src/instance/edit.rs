@@ -13,6 +13,7 @@ use super::{Instance, placing, plan};
 use crate::hub::failure;
 use crate::listeners::{self, Listeners, OpenError};
 use crate::loops;
+use crate::provider::machine_permits;
 use crate::state::Change;
 
 impl Instance {
@@ -44,8 +45,11 @@ impl Instance {
     /// be known: what cannot work starts no process.
     pub(super) fn check_target(&self, name: &DeviceName, spec: &DeviceSpec) -> Result<(), Failure> {
         let checked = self.check_way(spec).and_then(|()| match &self.run {
-            Some(run) => placing::ids(spec, run, self.hub.settings.worker_ids)
+            Some(run) => run
+                .dialled(spec)
+                .and_then(|_| placing::ids(spec, run, self.hub.settings.worker_ids))
                 .and_then(|_| placing::base(spec, run).map(drop)),
+            None if self.is_machine => machine_permits(spec),
             None => placing::host_base(spec).map(drop),
         });
         checked.map_err(|text| failure(FailureKind::Refused, format!("{}/{name}: {text}", self.key)))

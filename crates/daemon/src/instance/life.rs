@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portway_model::{DeviceKey, DeviceName, InstanceKey};
+use portway_incus::Client;
+use portway_model::{DeviceKey, DeviceName, InstanceKey, Provider};
 use portway_sys::pidfd;
 use tracing::{info, warn};
 
@@ -29,11 +30,15 @@ const LOOK_TOLD: Duration = Duration::from_secs(5);
 /// Looks while it is down for up to a minute.
 const LOOK_LATER: Duration = Duration::from_millis(250);
 
-/// Looks at an instance that stays down; events make it sooner.
+/// Looks at an instance that stays down; events make it sooner. And at a virtual machine, whose
+/// addresses may change without one.
 const LOOK_SELDOM: Duration = Duration::from_secs(5);
 
 /// Looks at an instance that runs; its init is watched besides.
 const LOOK_RUNNING: Duration = Duration::from_secs(30);
+
+/// Looks at an instance that lacks something which comes without an event, as a lease.
+const LOOK_UNREADY: Duration = Duration::from_secs(1);
 
 /// Looks at a namespace without a process: nothing tells of its end.
 const LOOK_NAMESPACE: Duration = Duration::from_millis(250);
@@ -186,8 +191,10 @@ impl Instance {
         self.looking = false;
         self.unreachable = None;
         self.unsupported = false;
+        self.unready = false;
         if observation.uuid.is_some() {
             self.uuid = observation.uuid;
+            self.is_machine = observation.is_machine;
         }
         match observation.status {
             Status::Unreachable(text) => {
@@ -199,8 +206,13 @@ impl Instance {
                 self.unreachable = Some(text);
             }
             Status::Up(run) => self.found_running(run).await,
-            Status::Absent => self.found_down("the instance does not exist".into(), true).await,
+            Status::Absent => self.found_down(self.absent(), true).await,
             Status::Down(word) => self.found_down(format!("the instance is {word}"), false).await,
+            Status::Elsewhere(member) => self.found_down(format!("runs on {member}"), false).await,
+            Status::Unready(reason) => {
+                self.found_down(reason, false).await;
+                self.unready = true;
+            }
             Status::Unsupported(reason) => {
                 self.found_down(reason, false).await;
                 self.unsupported = true;
@@ -214,10 +226,20 @@ impl Instance {
         self.next_look = Instant::now() + pause;
     }
 
+    /// What it means that there is none of that name.
+    fn absent(&self) -> String {
+        match self.key.provider() {
+            Provider::Pid => format!("there is no process {}", self.key.name()),
+            Provider::Incus | Provider::Lxd | Provider::Netns => "the instance does not exist".into(),
+        }
+    }
+
     fn look_pause(&self) -> Duration {
         match &self.run {
+            Some(run) if run.is_machine() => LOOK_SELDOM,
             Some(run) if run.init.is_some() => LOOK_RUNNING,
             Some(_) => LOOK_NAMESPACE,
+            None if self.unready => LOOK_UNREADY,
             None if self.unreachable.is_some() => LOOK_LATER,
             None if self.hub.providers.tells(self.key.provider()) => LOOK_TOLD,
             None => match self.down_since.elapsed() {
@@ -253,6 +275,9 @@ impl Instance {
         let now = Instant::now();
         for device in self.devices.values_mut() {
             device.forget_setbacks();
+            if !device.matches(self.key.provider(), self.uuid.as_deref()) {
+                continue;
+            }
             // A service needs time to start: until it answers once, clients wait.
             let age = run.age().unwrap_or(device.spec.hold);
             device.hold(now, device.spec.hold.saturating_sub(age));
@@ -262,8 +287,9 @@ impl Instance {
 
     async fn found_down(&mut self, absence: String, absent: bool) {
         if let Some(run) = &self.run {
-            // The server's word comes before init's death, or after it; the process decides.
-            if run.alive() && run.init.is_some() {
+            // The server's word comes before init's death, or after it; the process decides. But a virtual
+            // machine that has lost its address must not be looked for there any more.
+            if run.alive() && run.init.is_some() && !run.is_machine() {
                 return;
             }
             self.on_death().await;
@@ -284,7 +310,8 @@ impl Instance {
         for device in self.devices.values_mut() {
             device.forget_setbacks();
             device.held_until = None;
-            if device.matches(self.key.provider(), self.uuid.as_deref()) {
+            let provider = self.key.provider();
+            if device.matches(provider, self.uuid.as_deref()) && !device.ends_with_instance(provider) {
                 device.hold(now, device.spec.hold);
             }
         }
@@ -292,7 +319,8 @@ impl Instance {
         for leaving in &mut self.leaving {
             leaving.deadline.get_or_insert(now + super::ENDING_LIMIT);
         }
-        self.dismiss_workers(run.init.is_some()).await;
+        // They watch init themselves. The one of a virtual machine whose address has changed is alive.
+        self.dismiss_workers(run.init.is_some() && !run.alive()).await;
         self.down_since = now;
         self.absence = Some("the instance is down".into());
         self.next_look = now + self.look_pause();
@@ -314,6 +342,10 @@ impl Instance {
         }
     }
 
+    fn client(&self) -> Option<Client> {
+        self.hub.providers.endpoint(self.key.provider())?.client()
+    }
+
     /// The name is gone: does the instance live under another one?
     fn search_moved(&mut self) {
         let uuid = self
@@ -321,9 +353,7 @@ impl Instance {
             .values()
             .find(|device| !device.follows_name(self.key.provider()))
             .and_then(|device| device.uuid.clone());
-        let (Some(uuid), Some(client), Some(own)) =
-            (uuid, self.hub.providers.incus.clone(), self.own.upgrade())
-        else {
+        let (Some(uuid), Some(client), Some(own)) = (uuid, self.client(), self.own.upgrade()) else {
             return;
         };
         let provider = self.key.provider();

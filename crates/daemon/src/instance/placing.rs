@@ -150,8 +150,9 @@ impl Instance {
     /// The group of a device in the present run, with room for its listeners.
     pub(super) fn group_of(&self, name: &DeviceName) -> Result<Option<Group>, String> {
         let (Some(run), Some(device)) = (&self.run, self.devices.get(name)) else { return Ok(None) };
+        run.dialled(&device.spec)?;
         let ids = ids(&device.spec, run, self.hub.settings.worker_ids)?;
-        let connect_side = connect_side(device.spec.bind);
+        let connect_side = if run.is_machine() { Side::Host } else { connect_side(device.spec.bind) };
         if let Some(placed) = &device.placed
             && placed.group.ids == ids
             && placed.group.connect_side == connect_side

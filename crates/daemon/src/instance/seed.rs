@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use portway_model::{Bind, DeviceName};
+use portway_model::{Bind, DeviceName, Provider};
 use portway_relay::wire::Slot;
 use tracing::{info, warn};
 
@@ -16,7 +16,7 @@ use super::placing::{self, GroupText};
 use super::plan::{self, Group};
 use super::{Instance, Leaving, Serving};
 use crate::listeners::{self, Listeners};
-use crate::provider::Run;
+use crate::provider::{Run, Status};
 use crate::state::{Change, StoredDevice};
 use crate::worker::{Adopted, Found, Worker, WorkerError};
 
@@ -153,12 +153,10 @@ impl Instance {
     /// server that does not answer loses nothing.
     async fn run_of(&mut self, text: &str) -> Option<Run> {
         if self.run.is_none() {
-            let run = match text.split_once(':').and_then(|(pid, _)| pid.parse().ok()) {
-                Some(pid) if self.key.provider() != portway_model::Provider::Netns => {
-                    Run::of_process(pid).ok()
-                }
-                _ => match self.hub.providers.observe(&self.key, None).await.status {
-                    crate::provider::Status::Up(run) => Some(run),
+            let run = match self.key.provider() {
+                Provider::Incus | Provider::Lxd | Provider::Pid => Run::of_id(text),
+                Provider::Netns => match self.hub.providers.observe(&self.key, None).await.status {
+                    Status::Up(run) => Some(run),
                     _ => None,
                 },
             };
@@ -203,7 +201,7 @@ impl Instance {
             && device.placed.is_none()
         {
             device.relisten = found.device.spec.listen != device.spec.listen;
-            let current = found.device.spec == device.spec;
+            let current = run.dialled(&device.spec).is_ok_and(|wanted| wanted == found.device.spec);
             device.placed = Some(Placement { group, slot: found.slot, start: [0; 8], current });
         }
     }

@@ -29,19 +29,21 @@ pub(super) async fn check(daemon: Option<&portway_control::api::Server>) -> Vec<
     let endpoint =
         |name: &str| followed(name).and_then(|provider| provider.endpoint.as_deref()).map(PathBuf::from);
     let variable = |name: &str| env::var(name).ok();
-    let configured = || {
-        let paths = crate::session::paths().ok()?;
-        Settings::load(&paths.config).ok()?.incus.socket
-    };
-    match endpoint("incus").or_else(configured).or_else(|| Client::discover(variable)) {
-        Some(socket) => findings.push(server("incus", socket).await),
-        None => findings.push(Finding::warn(
-            "incus",
-            "no Incus socket: network namespaces can be served, Incus instances cannot",
-            "install Incus, or set INCUS_SOCKET or INCUS_DIR to where it is",
-        )),
+    let settings = crate::session::paths().ok().and_then(|paths| Settings::load(&paths.config).ok());
+    let settings = settings.unwrap_or_default();
+    let incus = endpoint("incus").or(settings.incus.socket).or_else(|| Client::discover(variable));
+    let lxd = endpoint("lxd").or(settings.lxd.socket).or_else(|| Client::discover_lxd(variable));
+    if incus.is_none() && lxd.is_none() {
+        findings.push(Finding::warn(
+            "servers",
+            "no socket of Incus or LXD: namespaces and processes can be served, instances cannot",
+            "install Incus or LXD, or set INCUS_SOCKET, INCUS_DIR, LXD_SOCKET or LXD_DIR to where it is",
+        ));
     }
-    if let Some(socket) = endpoint("lxd").or_else(|| Client::discover_lxd(variable)) {
+    if let Some(socket) = incus {
+        findings.push(server("incus", socket).await);
+    }
+    if let Some(socket) = lxd {
         findings.push(server("lxd", socket).await);
     }
     findings
@@ -57,10 +59,10 @@ async fn server(check: &'static str, socket: PathBuf) -> Finding {
             format!("{place} answers, but does not trust us"),
             "use the socket of the server's administrators, not that of its users",
         ),
-        Ok(server) if server.product != "incus" => Finding::warn(
+        Ok(server) if server.product != check => Finding::warn(
             check,
-            format!("{} {} on {place}, which this version does not serve", server.product, server.version),
-            "serve its instances by their network namespace, as in netns:/proc/PID/ns/net",
+            format!("{} {} on {place}, where {check} was looked for", server.product, server.version),
+            "it is served all the same; look at the variables and settings that name the socket",
         ),
         Ok(server) => Finding::ok(check, format!("{} on {place}", server.version)),
         Err(error) => unanswered(check, &error),
@@ -76,7 +78,8 @@ fn unanswered(check: &'static str, error: &IncusError) -> Finding {
             "the daemon, as root, may ask it all the same; `sudo portway doctor` knows",
         ),
         IncusError::Unreachable { .. } => {
-            Finding::fail(check, text, "start the server: `systemctl start incus`")
+            let hint = if check == "lxd" { "systemctl start lxd" } else { "systemctl start incus" };
+            Finding::fail(check, text, format!("start the server: `{hint}`"))
         }
         _ => Finding::fail(check, text, "look at the server's own log"),
     }

@@ -1,0 +1,39 @@
+//! The same devices on every server that Portway knows, and the same servers in every state they can be in:
+//! what differs between Incus 6.0, Incus 7.0 and LXD 5.0 must not be seen.
+//!
+//! | module | on |
+//! |---|---|
+//! | `matrix`, `identity` | each of the three |
+//! | `foreign` | Incus 6.0 behind a socket that fails in every way; Incus 7.0 for a real restart |
+//! | `machines`, `members` | recorded answers: neither virtual machines nor clusters run on a test machine |
+
+#[cfg(test)]
+mod foreign;
+#[cfg(test)]
+mod identity;
+#[cfg(test)]
+mod machines;
+#[cfg(test)]
+mod matrix;
+#[cfg(test)]
+mod members;
+#[cfg(test)]
+mod recorded;
+#[cfg(test)]
+mod talk;
+
+/// The program under test.
+#[cfg(test)]
+const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
+
+/// Runs each of the functions as a test on each of the servers.
+#[cfg(test)]
+macro_rules! on_every_server {
+    ($($case:ident),* $(,)?) => {
+        mod incus6 { $(#[test] fn $case() { super::$case(portway_testkit::Server::Incus6); })* }
+        mod incus7 { $(#[test] fn $case() { super::$case(portway_testkit::Server::Incus7); })* }
+        mod lxd { $(#[test] fn $case() { super::$case(portway_testkit::Server::Lxd); })* }
+    };
+}
+#[cfg(test)]
+use on_every_server;
