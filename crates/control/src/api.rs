@@ -165,6 +165,21 @@ pub struct Device {
     pub dropped: u64,
     /// Flows evicted because the table was full.
     pub evicted: u64,
+    /// Clients refused by `allow` or `deny`; with udp datagrams, here and in the next three.
+    #[serde(default)]
+    pub denied: u64,
+    /// Clients refused by `limits.connections`.
+    #[serde(default)]
+    pub over_connections: u64,
+    /// Clients refused by `limits.rate`.
+    #[serde(default)]
+    pub over_rate: u64,
+    /// Clients refused by `limits.per_source`.
+    #[serde(default)]
+    pub over_per_source: u64,
+    /// Clients refused because their PROXY header was malformed or did not come in time.
+    #[serde(default)]
+    pub bad_headers: u64,
     /// Worker serving it.
     pub worker_pid: Option<i32>,
 }

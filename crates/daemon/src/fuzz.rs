@@ -12,8 +12,11 @@ use std::time::Duration;
 use portway_config::Settings;
 use portway_control::{api, sse};
 use portway_model::{
-    ConnectAddr, DeviceKey, DeviceName, DeviceSpec, InstanceKey, InstanceRef, ListenAddr, PortList,
-    ProjectName, format_duration, parse_duration,
+    AcceptProxy, CidrList, ConnectAddr, DeviceKey, DeviceName, DeviceSpec, GroupIds, InstanceKey,
+    InstanceRef, ListenAddr, PortList, ProjectName, ProxyProtocol, Rate, format_duration, parse_duration,
+};
+use portway_proto::proxy_protocol::{
+    Announced, DECODE_MAX_BYTES, Decoded, Endpoints, MAX_BYTES, decode, encode,
 };
 use portway_relay::wire::{FromKeeper, FromWorker, ToKeeper, ToWorker};
 use serde::Serialize;
@@ -30,6 +33,7 @@ pub type Target = fn(&[u8]);
 /// Names, as folders of the corpus and binaries of the fuzzer have them, and functions.
 pub const TARGETS: &[(&str, Target)] = &[
     ("address", address),
+    ("cidr", cidr),
     ("control_body", control_body),
     ("control_events", control_events),
     ("device_keys", device_keys),
@@ -41,6 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("name", name),
     ("notes", notes),
     ("ports", ports),
+    ("proxy_header", proxy_header),
     ("settings", settings),
     ("state_file", state_file),
     ("worker_message", worker_message),
@@ -86,6 +91,36 @@ fn text(data: &[u8]) -> &str {
 fn address(data: &[u8]) {
     prints_back::<ListenAddr>(text(data));
     prints_back::<ConnectAddr>(text(data));
+}
+
+fn cidr(data: &[u8]) {
+    prints_back::<CidrList>(text(data));
+    prints_back::<AcceptProxy>(text(data));
+    prints_back::<Rate>(text(data));
+    prints_back::<GroupIds>(text(data));
+}
+
+/// Once it is decided what the bytes are it stays so, however they come; and the header of a tcp client is
+/// written again as one that says the same.
+fn proxy_header(data: &[u8]) {
+    let mut decided = Decoded::More;
+    for end in 0..=data.len() {
+        let found = decode(data.get(..end).unwrap_or_default());
+        if let (Decoded::More, Decoded::Header { length, .. }) = (decided, found) {
+            assert_eq!(length, end, "known with its last byte");
+        }
+        assert!(decided == Decoded::More || decided == found, "{decided:?}, then {found:?}");
+        decided = found;
+    }
+    assert!(decided != Decoded::More || data.len() < DECODE_MAX_BYTES);
+    let Decoded::Header { announced: Announced::Tcp { client, local }, .. } = decided else { return };
+    for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+        let mut out = [0; MAX_BYTES];
+        let again = decode(encode(version, Endpoints::Tcp { client, local }, &mut out));
+        assert!(
+            matches!(again, Decoded::Header { announced: Announced::Tcp { client: c, local: l }, .. } if c == client && l == local)
+        );
+    }
 }
 
 fn ports(data: &[u8]) {

@@ -7,7 +7,7 @@ use portway_control::api;
 type Value = fn(&api::Device) -> u64;
 
 /// Name, type, help and value of each metric.
-const METRICS: [(&str, &str, &str, Value); 9] = [
+const METRICS: [(&str, &str, &str, Value); 14] = [
     ("portway_device_up", "gauge", "1 while the device serves.", |device| {
         u64::from(device.state == api::DeviceState::Active)
     }),
@@ -26,6 +26,22 @@ const METRICS: [(&str, &str, &str, Value); 9] = [
     ("portway_device_dropped_total", "counter", "Datagrams or descriptors dropped.", |device| device.dropped),
     ("portway_device_evicted_total", "counter", "Flows evicted because the table was full.", |device| {
         device.evicted
+    }),
+    ("portway_device_denied_total", "counter", "Clients refused by allow or deny.", |device| device.denied),
+    (
+        "portway_device_over_connections_total",
+        "counter",
+        "Clients refused by limits.connections.",
+        |device| device.over_connections,
+    ),
+    ("portway_device_over_rate_total", "counter", "Clients refused by limits.rate.", |device| {
+        device.over_rate
+    }),
+    ("portway_device_over_per_source_total", "counter", "Clients refused by limits.per_source.", |device| {
+        device.over_per_source
+    }),
+    ("portway_device_bad_headers_total", "counter", "Clients without a valid PROXY header.", |device| {
+        device.bad_headers
     }),
 ];
 

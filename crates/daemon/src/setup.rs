@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use portway_config::Settings;
 use portway_control::api::{Failure, FailureKind};
-use portway_model::Provider;
+use portway_model::{GroupIds, Provider};
 use portway_relay::wire::{Ids, Lifetime, Sandbox};
 use portway_sys::userns::IdMap;
 use portway_sys::{netns, process};
@@ -45,7 +45,11 @@ pub(crate) fn hub_settings(
     let initial = map.uids.to_host(LAST_ID) == Some(LAST_ID);
     Ok(HubSettings {
         workers_dir,
-        worker_ids: (root && mapped).then_some(Ids { uid: ids.uid, gid: ids.gid }),
+        worker_ids: (root && mapped).then_some(Ids {
+            uid: ids.uid,
+            gid: ids.gid,
+            groups: GroupIds::default(),
+        }),
         sandbox: if root && initial { Sandbox::Full } else { Sandbox::BestEffort },
         lifetime,
         owner_uid: rustix::process::geteuid().as_raw(),

@@ -19,7 +19,7 @@ use portway_relay::wire::{
 };
 use portway_sys::process;
 use portway_sys::seqpacket::Channel;
-use portway_sys::shm::CountersView;
+use portway_sys::shm::{CountersView, FIELD_COUNT};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -200,7 +200,7 @@ impl Worker {
     }
 
     /// Counter line of a slot. Numbers of a process that may lie: for display only.
-    pub(crate) fn counters(&self, slot: Slot) -> [u64; 8] {
+    pub(crate) fn counters(&self, slot: Slot) -> [u64; FIELD_COUNT] {
         self.counters.read(usize::try_from(slot.0).unwrap_or(usize::MAX))
     }
 

@@ -196,6 +196,20 @@ pub enum ValueErrorKind {
     /// A fraction of a second where the kernel counts seconds.
     #[error("{0} is not a whole number of seconds")]
     NotSeconds(String),
+    /// A block whose address is not its first one.
+    #[error("{found} has host bits set, the block is {block}")]
+    HostBits {
+        /// What stands there.
+        found: String,
+        /// The block that has that address.
+        block: String,
+    },
+    /// A block of a whole family where that has to be said in words.
+    #[error("{0} lets every client say to be any other, write `anybody` if that is meant")]
+    Everybody(String),
+    /// A list that is too long.
+    #[error("more than {0} items in a list")]
+    TooMany(usize),
     /// The id that means "unchanged" to the kernel.
     #[error("id 4294967295 is reserved by the kernel")]
     IdReserved,

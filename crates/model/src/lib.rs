@@ -10,10 +10,12 @@
 
 mod address;
 mod at;
+mod cidr;
 mod device;
 mod duration;
 mod host;
 mod instance;
+mod limits;
 mod nearest;
 mod options;
 mod port;
@@ -23,10 +25,12 @@ mod unix;
 
 pub use address::{Address, ConnectAddr, ListenAddr, Protocol, Side};
 pub use at::{AddrError, AddrErrorKind, At, RefError, RefErrorKind, ValueError, ValueErrorKind};
+pub use cidr::{AcceptProxy, Cidr, CidrList};
 pub use device::{DeviceKey, DeviceName};
 pub use duration::{format_duration, parse_duration};
 pub use host::{IpHost, Zone};
 pub use instance::{InstanceKey, InstanceName, InstanceRef, ProjectName, Provider};
+pub use limits::{GroupIds, Limits, Rate};
 pub use nearest::nearest;
 pub use options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketMode, SocketOwner, UdpFraming};
 pub use port::{Port, PortList, PortRange};

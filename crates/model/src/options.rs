@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::at::{ValueError, ValueErrorKind};
+use crate::limits::GroupIds;
 use crate::text::{quote, serde_by_text};
 
 /// The words for yes, any letter case.
@@ -261,7 +262,7 @@ pub struct SocketOwner {
     pub mode: SocketMode,
 }
 
-/// Who the relay runs as (`security.uid`, `security.gid`). Ids are those of the connect side's user
+/// Who the relay runs as (`security.uid`, `security.gid`, `security.groups`). Ids are those of the connect side's user
 /// namespace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct RunAs {
@@ -269,6 +270,8 @@ pub struct RunAs {
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
+    /// Supplementary groups.
+    pub groups: GroupIds,
 }
 
 /// Reads a number from `min` to `max`.

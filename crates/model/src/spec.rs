@@ -18,7 +18,9 @@ pub use error::SpecError;
 pub use keys::KeyDoc;
 
 use crate::address::{Address, ConnectAddr, ListenAddr, Protocol};
+use crate::cidr::{AcceptProxy, CidrList};
 use crate::host::Zone;
+use crate::limits::Limits;
 use crate::options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketOwner, UdpFraming};
 use crate::port::PortList;
 use crate::unix::{UnixKind, UnixName};
@@ -34,10 +36,18 @@ pub struct DeviceSpec {
     pub bind: Bind,
     /// Owner and mode of the socket file (`uid`, `gid`, `mode`), for a path unix listener.
     pub socket: SocketOwner,
-    /// Who the relay runs as (`security.uid`, `security.gid`).
+    /// Who the relay runs as (`security.uid`, `security.gid`, `security.groups`).
     pub run_as: RunAs,
     /// Header sent to the target.
     pub proxy_protocol: ProxyProtocol,
+    /// Clients from whom a header is expected.
+    pub accept_proxy: Option<AcceptProxy>,
+    /// Clients that are served; empty: every one.
+    pub allow: CidrList,
+    /// Clients that are not served, whatever `allow` says.
+    pub deny: CidrList,
+    /// Caps.
+    pub limits: Limits,
     /// Longest wait for the target to accept, 10 ms to 24 h.
     pub connect_timeout: Duration,
     /// How long clients are kept while the instance is down, 0 to 24 h.
@@ -101,6 +111,10 @@ impl DeviceSpec {
             socket: SocketOwner::default(),
             run_as: RunAs::default(),
             proxy_protocol: ProxyProtocol::Off,
+            accept_proxy: None,
+            allow: CidrList::default(),
+            deny: CidrList::default(),
+            limits: Limits::default(),
             connect_timeout: Duration::from_secs(10),
             hold: Duration::from_secs(30),
             udp_idle: Duration::from_secs(120),
@@ -195,6 +209,10 @@ impl DeviceSpec {
         if self.v6only && !listen.host().is_some_and(|host| host.ip().is_ipv6()) {
             return Err(SpecError::V6Only);
         }
+        self.check_clients()?;
+        if self.run_as.groups.as_slice().contains(&0) && self.run_as.uid != Some(0) {
+            return Err(SpecError::GroupZero);
+        }
         Ok(())
     }
 
@@ -231,6 +249,23 @@ impl DeviceSpec {
             }
         }
         Ok(())
+    }
+
+    /// Keys that judge a client by its address need one.
+    fn check_clients(&self) -> Result<(), SpecError> {
+        let listen = self.listen.address();
+        if self.accept_proxy.is_some() && listen.protocol() != Protocol::Tcp {
+            return Err(SpecError::Listen { key: "accept_proxy", wanted: "tcp" });
+        }
+        let by_address = [
+            ("allow", !self.allow.is_empty()),
+            ("deny", !self.deny.is_empty()),
+            ("limits.per_source", self.limits.per_source.is_some()),
+        ];
+        match by_address.into_iter().find(|(_, given)| *given && listen.host().is_none()) {
+            Some((key, _)) => Err(SpecError::Listen { key, wanted: "tcp or udp" }),
+            None => Ok(()),
+        }
     }
 }
 

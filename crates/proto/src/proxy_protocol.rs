@@ -1,12 +1,18 @@
-//! PROXY protocol headers, sent to a target before the first byte of its client.
+//! PROXY protocol headers: sent to a target before the first byte of its client, and read from a proxy that
+//! stands in front of us.
 //!
 //! Text (version 1) and binary (version 2) as in the specification of 2020/03/05 at haproxy.org,
-//! sections 2.1 and 2.2. Nothing is decoded here, and no TLV is sent.
+//! sections 2.1 and 2.2. No TLV is sent.
+
+mod decode;
+mod tlv;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use portway_model::{ProxyProtocol, UnixName};
+
+pub use decode::{Announced, DECODE_MAX_BYTES, Decoded, Malformed, decode};
 
 /// Longest text header, bytes (section 2.1).
 pub const V1_MAX_BYTES: usize = 107;
@@ -107,13 +113,14 @@ fn encode_v2(endpoints: Endpoints<'_>, out: &mut [u8; MAX_BYTES]) -> usize {
         Endpoints::Tcp { client, local } => (V2_PROXY, body.put_inet(client, local)),
         // The family of tcp, with another transport (section 2.2: UDP over IPv4, UDP over IPv6).
         Endpoints::Udp { client, local } => (V2_PROXY, (body.put_inet(client, local) & 0xf0) | V2_DATAGRAM),
-        Endpoints::Unix { client, local } => {
+        Endpoints::Unix { client: Some(client), local } => {
             body.put(&unix_address(client));
-            body.put(&unix_address(Some(local)));
+            body.put(&unix_address(local));
             (V2_PROXY, V2_UNIX_STREAM)
         }
-        Endpoints::Unknown => (V2_PROXY, V2_UNSPEC),
-        Endpoints::Local => (V2_LOCAL, V2_UNSPEC),
+        // Without a name there is nothing to tell. HAProxy (2.6) refuses PROXY with any family but those of IP, nginx
+        // (1.22) a header above 107 bytes; LOCAL without addresses is what both take.
+        Endpoints::Unix { client: None, .. } | Endpoints::Unknown | Endpoints::Local => (V2_LOCAL, V2_UNSPEC),
     };
     let Body { out, length } = body;
     let payload = u16::try_from(length - V2_SIGNATURE.len() - 4).expect("the payload is at most 216 bytes");
@@ -176,12 +183,11 @@ fn same_family(source: IpAddr, destination: IpAddr) -> Pair {
 }
 
 /// A name as in `sun_path`, filled up with zeros; an abstract one begins with a zero.
-fn unix_address(name: Option<&UnixName>) -> [u8; UNIX_ADDRESS_BYTES] {
+fn unix_address(name: &UnixName) -> [u8; UNIX_ADDRESS_BYTES] {
     let mut address = [0; UNIX_ADDRESS_BYTES];
     let (start, bytes) = match name {
-        None => (0, &[][..]),
-        Some(UnixName::Path(path)) => (0, path.as_str().as_bytes()),
-        Some(UnixName::Abstract(name)) => (1, name.as_str().as_bytes()),
+        UnixName::Path(path) => (0, path.as_str().as_bytes()),
+        UnixName::Abstract(name) => (1, name.as_str().as_bytes()),
     };
     for (to, from) in address.iter_mut().skip(start).zip(bytes) {
         *to = *from;

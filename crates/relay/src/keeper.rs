@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
+use portway_model::GroupIds;
 use portway_sys::seqpacket::Channel;
 use portway_sys::{process, sandbox};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -45,7 +46,9 @@ fn parse(arguments: &[String]) -> Option<Arguments> {
     let numbers: Vec<u32> = arguments.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
     match numbers[..] {
         [owner_uid] => Some(Arguments { owner_uid, ids: None }),
-        [owner_uid, uid, gid] => Some(Arguments { owner_uid, ids: Some(Ids { uid, gid }) }),
+        [owner_uid, uid, gid] => {
+            Some(Arguments { owner_uid, ids: Some(Ids { uid, gid, groups: GroupIds::default() }) })
+        }
         _ => None,
     }
 }
@@ -57,7 +60,7 @@ fn serve(arguments: &[String]) -> std::io::Result<()> {
     let listener = process::inherited(3)?;
     let _limit = process::raise_nofile();
     if let Some(ids) = arguments.ids {
-        sandbox::drop_ids(ids.uid, ids.gid)?;
+        sandbox::drop_ids(ids.uid, ids.gid, ids.groups.as_slice())?;
     }
     sandbox::drop_all_caps()?;
     sandbox::no_new_privs()?;

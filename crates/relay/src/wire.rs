@@ -16,11 +16,11 @@
 
 use std::time::Duration;
 
-use portway_model::DeviceSpec;
+use portway_model::{DeviceSpec, GroupIds};
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Descriptors in one packet: below the kernel's `SCM_MAX_FD` (253, unix(7)).
 pub const MAX_FDS: usize = 250;
@@ -62,13 +62,16 @@ pub struct Init {
     pub identity: Identity,
 }
 
-/// User and group of a worker, host ids.
+/// User and groups of a worker, host ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ids {
     /// User id.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
+    /// Supplementary groups.
+    #[serde(default, skip_serializing_if = "GroupIds::is_empty")]
+    pub groups: GroupIds,
 }
 
 /// How much of the worker's sandbox must hold before it serves.
@@ -283,6 +286,16 @@ pub mod field {
     pub const DROPPED: usize = 6;
     /// Flows evicted before their idle time because the table was full.
     pub const EVICTED: usize = 7;
+    /// Clients, or datagrams that would have begun a flow, refused by `allow` or `deny`.
+    pub const DENIED: usize = 8;
+    /// The same by `limits.connections`.
+    pub const OVER_CONNECTIONS: usize = 9;
+    /// The same by `limits.rate`.
+    pub const OVER_RATE: usize = 10;
+    /// The same by `limits.per_source`.
+    pub const OVER_PER_SOURCE: usize = 11;
+    /// Clients that owed a PROXY header and sent none in time, or a malformed one.
+    pub const BAD_HEADER: usize = 12;
 }
 
 /// Daemon to keeper. The keeper answers `List` and `Sync` only.

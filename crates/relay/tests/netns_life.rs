@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use portway_relay::wire::{FromWorker, Init, Lifetime, Slot, ToWorker, field};
+use portway_relay::wire::{FromWorker, Init, Lifetime, PROTOCOL_VERSION, Slot, ToWorker, field};
 use portway_relay::worker::WorkerError;
 use portway_sys::listen;
 use portway_testkit::Stream;
@@ -321,7 +321,7 @@ fn another_version_is_told() {
         other.recv(&mut packet).unwrap().unwrap();
         assert_eq!(
             serde_json::from_slice::<FromWorker>(&packet).unwrap(),
-            FromWorker::Version { version: 1 }
+            FromWorker::Version { version: PROTOCOL_VERSION }
         );
         assert!(other.recv(&mut packet).unwrap().is_none());
         let noise = portway_sys::seqpacket::Channel::connect(&rig.path("w.sock")).unwrap();
@@ -493,7 +493,7 @@ fn a_wrong_beginning_ends_the_worker() {
     };
     let (result, answer) = start(br#"{"op":"init","version":7,"shape":"of another time"}"#);
     assert!(matches!(result, Err(WorkerError::Version(7))));
-    assert_eq!(answer, Some(FromWorker::Version { version: 1 }));
+    assert_eq!(answer, Some(FromWorker::Version { version: PROTOCOL_VERSION }));
     let (result, answer) = start(br#"{"op":"exit"}"#);
     assert!(matches!(result, Err(WorkerError::Init(_))) && answer.is_none());
     let missing = Init { has_netns: true, ..init() };

@@ -1,16 +1,19 @@
 //! Who is dead and who only waits: keepalive, user timeout, closed windows.
 
-#![expect(clippy::unwrap_used, reason = "a helper fails its test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper fails its test")]
 
 mod rig;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use portway_relay::wire::field;
 use portway_testkit::{Netns, Stream};
 use rig::{Rig, accept, connect, expect_to_end, in_netns, pattern, service};
+use rustix::net::{getpeername, getsockname, sockopt};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 const SHORT: [(&str, &str); 2] = [("tcp.timeout", "1s"), ("tcp.keepalive", "1s")];
 
@@ -118,5 +121,57 @@ fn a_unix_peer_that_is_gone_is_noticed() {
         assert_eq!(rig.live(0), 1, "the answer may still come");
         drop(client);
         rig.until("noticed", |rig| rig.live(0) == 0);
+    });
+}
+
+/// The sockets of the worker, which is a thread of this process: of the client's leg and of the service's.
+fn legs(client: &Stream, server: &Stream) -> [OwnedFd; 2] {
+    let (Stream::Tcp(client), Stream::Tcp(server)) = (client, server) else { panic!("not tcp") };
+    // Each end of ours has its counterpart there.
+    let wanted = [client, server].map(|ours| (ours.peer_addr().unwrap(), ours.local_addr().unwrap()));
+    let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let numbers = std::fs::read_dir("/proc/self/fd").unwrap();
+    let numbers: Vec<i32> =
+        numbers.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
+    wanted.map(|(local, peer)| {
+        let found = numbers.iter().find_map(|number| {
+            let fd = pidfd_getfd(&pidfd, *number, PidfdGetfdFlags::empty()).ok()?;
+            let here = SocketAddr::try_from(getsockname(&fd).ok()?).ok()?;
+            let there = SocketAddr::try_from(getpeername(&fd).ok()??).ok()?;
+            (here == local && there == peer).then_some(fd)
+        });
+        found.expect("the worker's socket")
+    })
+}
+
+/// Keepalive and user timeout are on both legs, as the keys say: the client's leg has them from its listener, the
+/// other gets them when it lives long enough. A change is for those who come after it.
+///
+/// Fails when: one leg is forgotten, or a listener keeps the options of former keys.
+#[test]
+fn both_legs_have_their_limits() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[]);
+        for (keepalive, timeout, interval, count) in [(1, 33, 1, 33), (9, 12, 3, 4)] {
+            let (idle, limit) = (format!("{keepalive}s"), format!("{timeout}s"));
+            let keys = [("tcp.keepalive", idle.as_str()), ("tcp.timeout", limit.as_str())];
+            rig.change(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &keys);
+            let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+            let legs = legs(&client, &server);
+            let options = |leg: &OwnedFd| {
+                (
+                    sockopt::socket_keepalive(leg).unwrap(),
+                    sockopt::tcp_keepidle(leg).unwrap().as_secs(),
+                    sockopt::tcp_keepintvl(leg).unwrap().as_secs(),
+                    sockopt::tcp_keepcnt(leg).unwrap(),
+                    sockopt::tcp_user_timeout(leg).unwrap(),
+                )
+            };
+            let wanted = (true, keepalive, interval, count, timeout * 1000);
+            rig::until("the client's leg", || options(&legs[0]) == wanted);
+            rig::until("the service's leg", || options(&legs[1]) == wanted);
+        }
     });
 }

@@ -14,15 +14,18 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use portway_model::GroupIds;
 use portway_relay::wire::{FromWorker, Ids, Init, Sandbox, field};
 use portway_testkit::{Stream, fds};
 use rig::{Rig, accept, bound_tcp_memory, connect, expect_to_end, in_netns, init, pattern, service};
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 8] = [
+const TESTS: [(&str, fn()); 10] = [
     ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
     ("the_sandbox_holds", the_sandbox_holds),
+    ("clients_are_judged_in_the_sandbox", clients_are_judged_in_the_sandbox),
+    ("groups_open_what_is_theirs", groups_open_what_is_theirs),
     ("a_worker_starts_quickly", a_worker_starts_quickly),
     ("a_worker_stays_small", a_worker_stays_small),
     ("stalled_readers_stay_in_the_kernel", stalled_readers_stay_in_the_kernel),
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
 const FEW_FDS: u64 = 400;
 
 /// An unprivileged user, as the daemon would pick one.
-const NOBODY: Ids = Ids { uid: 65_534, gid: 65_534 };
+const NOBODY: Ids = Ids { uid: 65_534, gid: 65_534, groups: GroupIds::NONE };
 
 fn confined() -> Init {
     Init { ids: Some(NOBODY), sandbox: Sandbox::Full, ..init() }
@@ -114,6 +117,57 @@ fn everything_works_in_the_sandbox() {
         while !matches!(rig.hear().unwrap().0, FromWorker::End) {}
         streams(&mut rig);
         death(&mut rig, child);
+    });
+}
+
+/// A header is looked at and taken, a client refused and reset, without another system call.
+fn clients_are_judged_in_the_sandbox() {
+    in_netns(|| {
+        let mut rig = start();
+        let service = service("tcp:127.0.0.1:2000");
+        let keys = [("accept_proxy", "127.0.0.1"), ("deny", "192.0.2.66"), ("proxy_protocol", "v1")];
+        rig.add(0, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &keys);
+        for (address, served) in [("192.0.2.1", true), ("192.0.2.66", false)] {
+            let client = connect("tcp:127.0.0.1:1000");
+            let header = format!("PROXY TCP4 {address} 198.51.100.1 1 2\r\n");
+            (&client).write_all(header.as_bytes()).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            if served {
+                expect_to_end(&accept(&service), header.as_bytes());
+            } else {
+                assert_eq!((&client).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+            }
+        }
+        assert_eq!(rig.count(0, field::DENIED), 1);
+    });
+}
+
+/// A socket that only a group may use is reached with that group among the supplementary ones, and not without.
+///
+/// Fails when: the groups of the worker are always emptied.
+fn groups_open_what_is_theirs() {
+    const THEIRS: u32 = 4242;
+    in_netns(|| {
+        for (groups, served) in [(&[4, THEIRS][..], true), (&[4], false)] {
+            let ids = Ids { groups: GroupIds::new(groups).unwrap(), ..NOBODY };
+            let mut rig = Rig::start_process(Init { ids: Some(ids), ..confined() }, &[]);
+            open_to_all(&rig);
+            let path = rig.path("target");
+            let target = format!("unix:{}", path.display());
+            let service = service(&target);
+            std::os::unix::fs::chown(&path, None, Some(THEIRS)).unwrap();
+            {
+                use std::os::unix::fs::PermissionsExt;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+            }
+            rig.add(0, "tcp:127.0.0.1:1000", &target, &[]);
+            let client = connect("tcp:127.0.0.1:1000");
+            if served {
+                exchange(&client, &accept(&service), 10);
+            } else {
+                assert_eq!((&client).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+            }
+        }
     });
 }
 

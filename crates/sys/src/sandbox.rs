@@ -38,15 +38,16 @@ const DAEMON_CAPS: CapabilitySet = CapabilitySet::NET_ADMIN
 /// Capability numbers are asked for one by one up to here; the kernel says which of them exist.
 const CAP_LIMIT: u32 = 64;
 
-/// Becomes `uid` and `gid` for good, without supplementary groups, in every thread. Empties the capability
+/// Becomes `uid` and `gid` for good, with these supplementary groups, in every thread. Empties the capability
 /// bounding set of the calling thread first, for which the privilege is gone afterwards.
 ///
 /// # Errors
 /// `InvalidInput` for an id that is not mapped in this user namespace, `PermissionDenied`.
-pub fn drop_ids(uid: u32, gid: u32) -> io::Result<()> {
+pub fn drop_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     limit_bounding_set(CapabilitySet::empty())?;
-    nix::unistd::setgroups(&[])?;
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    nix::unistd::setgroups(&groups)?;
     nix::unistd::setresgid(gid, gid, gid)?;
     Ok(nix::unistd::setresuid(uid, uid, uid)?)
 }

@@ -1,6 +1,6 @@
 //! Counters in memory shared between a worker (writer) and the daemon (reader).
 //!
-//! A memfd of lines of 64 bytes, eight relaxed `u64` each, so that lines of different devices never share
+//! A memfd of lines of 128 bytes, sixteen relaxed `u64` each, so that lines of different devices never share
 //! a cache line. It is sealed: its size is fixed (a reader cannot be made to fault) and nobody but the
 //! maker can map it writable. The reader trusts the size, never the contents.
 
@@ -13,7 +13,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Fields of a line.
-pub const FIELD_COUNT: usize = 8;
+pub const FIELD_COUNT: usize = 16;
 
 /// Size of a line, bytes.
 const LINE_BYTES: usize = FIELD_COUNT * size_of::<u64>();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use portway_control::api;
 use portway_model::{Bind, DeviceName, DeviceSpec, Follow, InstanceKey, Provider};
 use portway_relay::wire::{Slot, field};
+use portway_sys::shm::FIELD_COUNT;
 
 use super::orphans::Orphans;
 use super::plan::{self, DeviceView, Group};
@@ -33,7 +34,7 @@ pub(crate) struct Placement {
     /// Slot in it.
     pub(crate) slot: Slot,
     /// Its counter line when the device came in.
-    pub(crate) start: [u64; 8],
+    pub(crate) start: [u64; FIELD_COUNT],
     /// The worker has the present options.
     pub(crate) current: bool,
 }
@@ -66,7 +67,7 @@ pub(crate) struct Device {
     /// Clients without an upstream.
     pub(crate) orphans: Vec<Orphans>,
     /// Counters of earlier placements.
-    past: [u64; 8],
+    past: [u64; FIELD_COUNT],
     /// Last failure.
     pub(crate) last_error: Option<String>,
     state: api::DeviceState,
@@ -107,7 +108,7 @@ impl Device {
             relisten: false,
             checking: false,
             orphans: Vec::new(),
-            past: [0; 8],
+            past: [0; FIELD_COUNT],
             last_error: None,
             state: api::DeviceState::Waiting,
             reason: None,
@@ -195,7 +196,7 @@ impl Device {
     }
 
     /// Ends the placement and adds its counters (`line`, if it can be read) to the past ones.
-    pub(crate) fn displace(&mut self, line: Option<[u64; 8]>) {
+    pub(crate) fn displace(&mut self, line: Option<[u64; FIELD_COUNT]>) {
         if let Some(placed) = self.placed.take()
             && let Some(line) = line
         {
@@ -208,7 +209,7 @@ impl Device {
     }
 
     /// Counters: past placements and the present one.
-    fn totals(&self, line: Option<[u64; 8]>) -> [u64; 8] {
+    fn totals(&self, line: Option<[u64; FIELD_COUNT]>) -> [u64; FIELD_COUNT] {
         let mut totals = self.past;
         if let (Some(placed), Some(line)) = (&self.placed, line) {
             for (index, total) in totals.iter_mut().enumerate() {
@@ -290,7 +291,7 @@ impl Device {
     pub(crate) fn show(
         &self,
         key: &InstanceKey,
-        line: Option<[u64; 8]>,
+        line: Option<[u64; FIELD_COUNT]>,
         worker_pid: Option<i32>,
     ) -> api::Device {
         let totals = self.totals(line);
@@ -316,6 +317,11 @@ impl Device {
             resets: totals[field::RESET],
             dropped: totals[field::DROPPED],
             evicted: totals[field::EVICTED],
+            denied: totals[field::DENIED],
+            over_connections: totals[field::OVER_CONNECTIONS],
+            over_rate: totals[field::OVER_RATE],
+            over_per_source: totals[field::OVER_PER_SOURCE],
+            bad_headers: totals[field::BAD_HEADER],
             worker_pid,
         }
     }

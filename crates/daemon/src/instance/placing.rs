@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use portway_model::{Address, DeviceName, DeviceSpec, UnixName};
+use portway_model::{Address, DeviceName, DeviceSpec, GroupIds, UnixName};
 use portway_relay::wire::{Ids, UnixBase};
 use portway_sys::unix_path;
 use portway_sys::userns::Extents;
@@ -81,12 +81,18 @@ pub(crate) fn ids(spec: &DeviceSpec, run: &Run, default: Option<Ids>) -> Result<
         Some(gid) => mapped("security.gid", gid, gids)?,
         None => base.gid,
     };
-    Ok(Some(Ids { uid, gid }))
+    let mut groups = Vec::new();
+    for group in spec.run_as.groups.as_slice() {
+        groups.push(mapped("security.groups", *group, gids)?);
+    }
+    // As many as the device has: each id is mapped to one.
+    let groups = GroupIds::new(&groups).unwrap_or_default();
+    Ok(Some(Ids { uid, gid, groups }))
 }
 
 /// Host ids of the instance's root, unless they are the host's root.
 fn unprivileged_root(uids: Option<&Extents>, gids: Option<&Extents>) -> Option<Ids> {
-    let ids = Ids { uid: uids?.to_host(0)?, gid: gids?.to_host(0)? };
+    let ids = Ids { uid: uids?.to_host(0)?, gid: gids?.to_host(0)?, groups: GroupIds::NONE };
     (ids.uid != 0).then_some(ids)
 }
 

@@ -11,7 +11,7 @@ fn mistyped_keys() {
         ("Listen", Some("listen")),
         ("lisen", Some("listen")),
         ("conect", Some("connect")),
-        ("connection", Some("connect")),
+        ("connection", Some("limits.connections")),
         ("bnid", Some("bind")),
         ("securty.uid", Some("security.uid")),
         ("security_gid", Some("security.gid")),

@@ -16,12 +16,6 @@ pub enum SpecError {
         /// The known one it resembles most, if any does.
         nearest: Option<&'static str>,
     },
-    /// A key that a later version has.
-    #[error("key `{key}` is not supported in this version")]
-    Unsupported {
-        /// The key.
-        key: &'static str,
-    },
     /// A free key of Incus, which would be lost here.
     #[error("key {} is not kept, only keys that a proxy device knows are", quote(key))]
     Foreign {
@@ -103,6 +97,17 @@ pub enum SpecError {
         /// The key.
         key: &'static str,
     },
+    /// A key that this listen address cannot honour.
+    #[error("{key}: only for a listen address that is {wanted}")]
+    Listen {
+        /// The key.
+        key: &'static str,
+        /// What it takes.
+        wanted: &'static str,
+    },
+    /// Group 0 by the way, as nobody's user.
+    #[error("security.groups: group 0 needs security.uid=0")]
+    GroupZero,
     /// `v6only` without IPv6.
     #[error("v6only: only for a listen address that is IPv6")]
     V6Only,
@@ -117,11 +122,12 @@ impl SpecError {
     pub fn key(&self) -> &str {
         match self {
             Self::UnknownKey { key, .. } | Self::Foreign { key } | Self::Duplicate { key } => key,
-            Self::Unsupported { key }
-            | Self::Missing { key }
+            Self::Missing { key }
             | Self::Address { key, .. }
             | Self::Value { key, .. }
+            | Self::Listen { key, .. }
             | Self::NotASocketFile { key } => key,
+            Self::GroupZero => "security.groups",
             Self::Nat => "nat",
             Self::PortCount { .. } | Self::UdpToStream { .. } | Self::Pairing { .. } => "connect",
             Self::Framing => "udp.framing",

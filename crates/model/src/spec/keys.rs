@@ -1,12 +1,15 @@
 //! The keys of a device: their table, reading and writing.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::{DeviceSpec, SpecError};
 use crate::at::{AddrError, ValueError, ValueErrorKind};
+use crate::cidr::{AcceptProxy, CidrList};
 use crate::duration::{format_duration, parse_duration};
+use crate::limits::parse_cap;
 use crate::nearest::nearest;
 use crate::options::{not_one_of, parse_id, parse_number, truth};
 use crate::text::quote;
@@ -44,7 +47,24 @@ impl DeviceSpec {
         key("mode", "OCTAL", "0644", "permissions of the socket file listened on"),
         key("security.uid", "ID", "", "user the relay runs as"),
         key("security.gid", "ID", "", "group the relay runs as"),
+        key("security.groups", "ID,...", "", "supplementary groups of the relay"),
         key("proxy_protocol", "v1|v2|true|false", "false", "PROXY header sent to the target"),
+        key(
+            "accept_proxy",
+            "CIDR,...|anybody",
+            "",
+            "from whom a PROXY header with the client's address is accepted and required",
+        ),
+        key("allow", "CIDR,...", "", "clients that are served, and nobody else"),
+        key("deny", "CIDR,...", "", "clients that are not served, whatever allow says"),
+        key("limits.connections", "NUMBER", "", "most connections or UDP flows at once"),
+        key("limits.rate", "NUMBER/s", "", "new connections or UDP flows per second"),
+        key(
+            "limits.per_source",
+            "NUMBER",
+            "",
+            "most connections or UDP flows at once of one client address, or IPv6 /64",
+        ),
         key("nat", "false", "false", "kernel NAT instead of the relay; not built in this version"),
         key("connect.timeout", "DURATION", "10s", "longest wait for the target to accept"),
         key("hold", "DURATION", "30s", "how long clients are kept while the instance is down"),
@@ -63,10 +83,6 @@ impl DeviceSpec {
         key("tcp.timeout", "DURATION", "2m", "how long sent bytes may stay unacknowledged"),
     ];
 }
-
-/// Keys of a later version.
-const LATER: [&str; 6] =
-    ["accept_proxy", "allow", "deny", "limits.connections", "limits.rate", "limits.per_source"];
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(10);
@@ -129,9 +145,6 @@ fn known(key: &str) -> Result<(), SpecError> {
     if DeviceSpec::KEYS.iter().any(|doc| doc.name == key) {
         return Ok(());
     }
-    if let Some(key) = LATER.into_iter().find(|later| *later == key) {
-        return Err(SpecError::Unsupported { key });
-    }
     if key.starts_with("user.") || key.starts_with("initial.") {
         return Err(SpecError::Foreign { key: key.to_owned() });
     }
@@ -150,7 +163,9 @@ fn values(given: &Given) -> Result<DeviceSpec, SpecError> {
     spec.socket.mode = given.value("mode", spec.socket.mode, str::parse)?;
     spec.run_as.uid = id("security.uid")?;
     spec.run_as.gid = id("security.gid")?;
+    spec.run_as.groups = given.value("security.groups", spec.run_as.groups, str::parse)?;
     spec.proxy_protocol = given.value("proxy_protocol", spec.proxy_protocol, str::parse)?;
+    clients(given, &mut spec)?;
     nat(given)?;
     spec.connect_timeout = duration("connect.timeout", spec.connect_timeout, CONNECT_TIMEOUT_MIN, DAY)?;
     spec.hold = duration("hold", spec.hold, Duration::ZERO, DAY)?;
@@ -165,6 +180,17 @@ fn values(given: &Given) -> Result<DeviceSpec, SpecError> {
     spec.tcp_timeout = duration("tcp.timeout", spec.tcp_timeout, TCP_MIN, DAY)?;
     socket_keys(given, &spec)?;
     Ok(spec)
+}
+
+/// Who is served, and how much of it.
+fn clients(given: &Given, spec: &mut DeviceSpec) -> Result<(), SpecError> {
+    spec.accept_proxy = given.value("accept_proxy", None, |text| text.parse().map(Some))?;
+    spec.allow = given.value("allow", CidrList::default(), str::parse)?;
+    spec.deny = given.value("deny", CidrList::default(), str::parse)?;
+    spec.limits.connections = given.value("limits.connections", None, parse_cap)?;
+    spec.limits.rate = given.value("limits.rate", None, |text| text.parse().map(Some))?;
+    spec.limits.per_source = given.value("limits.per_source", None, parse_cap)?;
+    Ok(())
 }
 
 fn boolean(text: &str) -> Result<bool, ValueError> {
@@ -229,7 +255,9 @@ pub(super) fn write(spec: &DeviceSpec) -> BTreeMap<String, String> {
     put("mode", Some(spec.socket.mode.to_string()), Some(usual.socket.mode.to_string()));
     put("security.uid", id(spec.run_as.uid), None);
     put("security.gid", id(spec.run_as.gid), None);
+    put("security.groups", Some(spec.run_as.groups.to_string()), Some(String::new()));
     put("proxy_protocol", Some(spec.proxy_protocol.to_string()), Some(usual.proxy_protocol.to_string()));
+    put_clients(spec, &mut put);
     put("connect.timeout", time(spec.connect_timeout), time(usual.connect_timeout));
     put("hold", time(spec.hold), time(usual.hold));
     put("udp.idle", time(spec.udp_idle), time(usual.udp_idle));
@@ -241,4 +269,16 @@ pub(super) fn write(spec: &DeviceSpec) -> BTreeMap<String, String> {
     put("tcp.keepalive", time(spec.tcp_keepalive), time(usual.tcp_keepalive));
     put("tcp.timeout", time(spec.tcp_timeout), time(usual.tcp_timeout));
     keys
+}
+
+/// Who is served, and how much of it.
+fn put_clients(spec: &DeviceSpec, put: &mut impl FnMut(&str, Option<String>, Option<String>)) {
+    let cap = |cap: Option<NonZeroU32>| cap.map(|cap| cap.to_string());
+    let list = |list: &CidrList| (!list.is_empty()).then(|| list.to_string());
+    put("accept_proxy", spec.accept_proxy.as_ref().map(AcceptProxy::to_string), None);
+    put("allow", list(&spec.allow), None);
+    put("deny", list(&spec.deny), None);
+    put("limits.connections", cap(spec.limits.connections), None);
+    put("limits.rate", spec.limits.rate.map(|rate| rate.to_string()), None);
+    put("limits.per_source", cap(spec.limits.per_source), None);
 }

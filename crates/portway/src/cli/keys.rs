@@ -75,9 +75,10 @@ fn hint(error: &SpecError) -> Option<String> {
             Some("udp.framing=len16 puts its length before each datagram, as DNS over TCP has it".to_owned())
         }
         SpecError::UnknownKey { .. } => Some("`portway device add --help` lists the keys".to_owned()),
-        SpecError::Unsupported { .. }
-        | SpecError::Foreign { .. }
+        SpecError::Foreign { .. }
         | SpecError::Nat
+        | SpecError::Listen { .. }
+        | SpecError::GroupZero
         | SpecError::Duplicate { .. }
         | SpecError::PortCount { .. }
         | SpecError::Framing

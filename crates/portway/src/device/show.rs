@@ -67,6 +67,7 @@ fn detail(device: &Device) -> String {
     put(&mut text, 1, "in", &human::bytes(device.bytes_in));
     put(&mut text, 1, "out", &human::bytes(device.bytes_out));
     put(&mut text, 1, "dropped", &device.dropped.to_string());
+    refused(&mut text, device);
     if let Some(pid) = device.worker_pid {
         put(&mut text, 0, "worker_pid", &pid.to_string());
     }
@@ -74,6 +75,26 @@ fn detail(device: &Device) -> String {
         put(&mut text, 0, "instance_uuid", &yaml::scalar(uuid));
     }
     text
+}
+
+/// Clients that were not let in, where there can be any.
+fn refused(text: &mut String, device: &Device) {
+    let counts = [
+        ("accept_proxy", "bad_headers", device.bad_headers),
+        ("allow", "denied", device.denied),
+        ("limits.connections", "over_connections", device.over_connections),
+        ("limits.per_source", "over_per_source", device.over_per_source),
+        ("limits.rate", "over_rate", device.over_rate),
+    ];
+    let can =
+        |key: &str| device.keys.contains_key(key) || (key == "allow" && device.keys.contains_key("deny"));
+    let mut first = true;
+    for (_, name, count) in counts.into_iter().filter(|(key, _, count)| can(key) || *count > 0) {
+        if std::mem::take(&mut first) {
+            text.push_str("refused:\n");
+        }
+        put(text, 1, name, &count.to_string());
+    }
 }
 
 #[cfg(test)]

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use tracing::Level;
 
 use super::device::{Attention, Listener};
 use super::engine::Engine;
 use super::failures::{Failure, Operation};
+use super::guard::{Entrance, Entry, HEADER_TIME};
 use super::poller::{Token, Watch};
 use super::records;
 use super::slab::Key;
 use super::socket::{Carrier, Socket, tune_tcp};
-use super::stream::{End, Stream};
+use super::stream::{End, Phase, Stream};
 use super::timers::Timer;
 use crate::wire::field;
 
@@ -90,7 +92,7 @@ impl Engine {
             match listener.accept() {
                 Accepted::Client(client) => {
                     listener.pause_ms = FIRST_PAUSE_MS;
-                    self.admit(device, index, carrier, client);
+                    self.admit(device, index, carrier, client, Entry::Fresh);
                 }
                 Accepted::Nobody => {}
                 Accepted::Dry => {
@@ -109,8 +111,16 @@ impl Engine {
         }
     }
 
-    /// Begins a stream for `client`, which came in by listener `index` of `device`.
-    pub(super) fn admit(&mut self, device: Key, index: u32, carrier: Carrier, client: OwnedFd) {
+    /// Begins a stream for `client`, which came in by listener `index` of `device`, if the device takes it.
+    pub(super) fn admit(&mut self, device: Key, index: u32, carrier: Carrier, client: OwnedFd, entry: Entry) {
+        let Some(owner) = self.devices.get(device) else { return };
+        // The record of a connection says whose it was, where records are kept.
+        let Entrance { origin, announces } = if owner.guard.is_some() || tracing::enabled!(Level::DEBUG) {
+            let Some(entrance) = self.enter(device, carrier, &client, entry) else { return };
+            entrance
+        } else {
+            Entrance::default()
+        };
         let Some(owner) = self.devices.get_mut(device) else { return };
         owner.stream_count += 1;
         let relay = owner.plan.relay();
@@ -119,13 +129,22 @@ impl Engine {
         if carrier == Carrier::Packet {
             records::prepare(&down);
         }
-        let stream = Stream::new(device, index, relay, down, self.core.now);
+        let mut stream = Stream::new(device, index, relay, down, self.core.now);
+        stream.origin = origin;
+        stream.entry = entry;
+        if announces {
+            stream.phase = Phase::Announcing;
+        }
         let key = self.streams.insert(stream);
         let Some(stream) = self.streams.get(key) else { return };
         match self.core.poller.add(stream.down.as_fd(), Token::Downstream(key), Watch::Stream) {
             Ok(()) => {
                 self.want_sweep();
-                self.begin(key);
+                if announces {
+                    self.set_stream_timer(key, self.core.now + HEADER_TIME);
+                } else {
+                    self.begin(key);
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "client not watched");

@@ -13,6 +13,7 @@ use portway_sys::interface;
 use portway_sys::unix_path::Base;
 
 use super::failures::{Failure, Failures, Operation, words};
+use super::guard::Guard;
 use super::slab::Key;
 use super::socket::Carrier;
 use super::stream::Relay;
@@ -245,10 +246,13 @@ pub(super) struct Device {
     pub(super) stream_count: usize,
     /// How often its target has changed.
     generation: u32,
+    /// Who is let in; `None`: everybody.
+    pub(super) guard: Option<Box<Guard>>,
 }
 
 impl Device {
     pub(super) fn new(plan: Plan, slot: Slot) -> Device {
+        let guard = Guard::new(plan.spec(), None);
         let flows = FlowTable::new(plan.spec().udp_max_flows, plan.spec().udp_idle);
         Device {
             plan,
@@ -261,6 +265,7 @@ impl Device {
             flows_timer: None,
             stream_count: 0,
             generation: 0,
+            guard,
         }
     }
 

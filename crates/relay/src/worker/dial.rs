@@ -160,7 +160,7 @@ impl Engine {
             up.hurry();
         }
         self.target_answered(device_key, index);
-        if self.send_header(key) {
+        if self.take_header(key) && self.send_header(key) {
             self.pump(key);
         } else {
             self.close(key, End::Reset);
@@ -172,7 +172,8 @@ impl Engine {
         let Some(stream) = self.streams.get_mut(key) else { return false };
         let Some(device) = self.devices.get(stream.device) else { return false };
         let mut header = [0; proxy_protocol::MAX_BYTES];
-        let length = header::write(device.plan.spec(), stream.down.as_fd(), &mut header);
+        let length =
+            header::write(device.plan.spec(), stream.down.as_fd(), stream.origin.as_deref(), &mut header);
         if length == 0 {
             return true;
         }

@@ -180,6 +180,7 @@ impl Engine {
                 }
             }
             Phase::Dialing if side == Side::Upstream => self.on_answer(key, flags),
+            Phase::Announcing => self.on_header(key, flags),
             _ if side == Side::Downstream => self.on_early_event(key, flags),
             // Of a call that has been given up since the event was queued.
             Phase::Dialing | Phase::Waiting | Phase::SetAside => {}
@@ -280,6 +281,7 @@ impl Engine {
         match (stream.phase, stream.relay) {
             (Phase::Dialing, _) => self.dial_failed(key, rustix::io::Errno::TIMEDOUT),
             (Phase::Waiting, _) => self.give_up(key, rustix::io::Errno::TIMEDOUT),
+            (Phase::Announcing, _) => self.on_header_overdue(key),
             // Its timer was taken back.
             (Phase::SetAside, _) => {}
             (Phase::Open, Relay::Datagrams(_)) => self.on_idle(key),
@@ -307,7 +309,7 @@ impl Engine {
             self.probe_lost(key, stream.device, stream.index);
         }
         self.record(&stream, end);
-        self.forget_stream(stream.device);
+        self.forget_stream(&stream);
     }
 
     /// One record per connection, also of those that never reached their target.
@@ -315,8 +317,11 @@ impl Engine {
         let (bytes_in, bytes_out) = stream.totals();
         let device = self.devices.get(stream.device).map_or("", |device| device.plan.wire.key.as_str());
         let lasted = self.core.now.saturating_duration_since(stream.begun);
+        let origin = stream.origin.as_ref();
         tracing::debug!(
             device,
+            client = origin.map(|origin| tracing::field::display(origin.client)),
+            via = origin.and_then(|origin| origin.via()).map(tracing::field::display),
             listener = stream.index,
             bytes_in,
             bytes_out,
@@ -327,10 +332,14 @@ impl Engine {
         );
     }
 
-    /// A stream of `device` is gone.
-    pub(super) fn forget_stream(&mut self, device: Key) {
+    /// A stream is gone.
+    pub(super) fn forget_stream(&mut self, stream: &Stream) {
+        let device = stream.device;
         self.core.count(device, field::CLOSED);
         let over = self.devices.get_mut(device).is_some_and(|device| {
+            if let Some(origin) = &stream.origin {
+                device.forget_source(origin);
+            }
             device.stream_count = device.stream_count.saturating_sub(1);
             device.slot.is_none() && device.stream_count == 0
         });

@@ -7,21 +7,35 @@ use portway_model::{DeviceSpec, ProxyProtocol, UnixName};
 use portway_proto::proxy_protocol::{Endpoints, MAX_BYTES, encode};
 use rustix::net::{SocketAddrAny, SocketAddrUnix, getpeername, getsockname};
 
-/// Writes the header for the client behind `client` to the beginning of `out`; returns its length, 0 for none.
-pub(super) fn write(spec: &DeviceSpec, client: BorrowedFd<'_>, out: &mut [u8; MAX_BYTES]) -> usize {
+use super::guard::Origin;
+
+/// Writes the header for the client behind `client` to the beginning of `out`; returns its length, 0 for none. What is
+/// known of its origin goes before what its socket says.
+pub(super) fn write(
+    spec: &DeviceSpec,
+    client: BorrowedFd<'_>,
+    origin: Option<&Origin>,
+    out: &mut [u8; MAX_BYTES],
+) -> usize {
     if spec.proxy_protocol == ProxyProtocol::Off {
         return 0;
     }
     let bound = unix_client(client);
-    let endpoints = match spec.listen.address().unix() {
-        Some(local) => Endpoints::Unix { client: bound.as_ref(), local },
-        None => match (inet(getpeername(client).ok().flatten()), inet(getsockname(client).ok())) {
-            (Some(client), Some(local)) => Endpoints::Tcp { client, local },
+    let endpoints = match (spec.listen.address().unix(), origin) {
+        (Some(local), _) => Endpoints::Unix { client: bound.as_ref(), local },
+        (None, Some(origin)) => Endpoints::Tcp { client: origin.client, local: origin.local },
+        (None, None) => match ends(client) {
+            Some((client, local)) => Endpoints::Tcp { client, local },
             // It has gone already; its connection ends at the first read.
-            _ => Endpoints::Unknown,
+            None => Endpoints::Unknown,
         },
     };
     encode(spec.proxy_protocol, endpoints, out).len()
+}
+
+/// Both ends of an accepted tcp socket: the client's, ours.
+pub(super) fn ends(client: BorrowedFd<'_>) -> Option<(SocketAddr, SocketAddr)> {
+    Some((inet(getpeername(client).ok().flatten())?, inet(getsockname(client).ok())?))
 }
 
 fn inet(address: Option<SocketAddrAny>) -> Option<SocketAddr> {

@@ -177,7 +177,7 @@ impl Engine {
                 if let Some(stream) = self.streams.remove(key) {
                     // The daemon has a duplicate from here on: closing ours would not end the watch.
                     self.core.poller.delete(stream.down.as_fd());
-                    self.forget_stream(device);
+                    self.forget_stream(&stream);
                 }
             }
         }

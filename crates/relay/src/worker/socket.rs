@@ -103,6 +103,11 @@ impl Socket {
         }
     }
 
+    /// The peer has ended its side, or all is over: what is there now is all there will be.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.hung
+    }
+
     /// Sets what a relayed tcp connection needs from its first byte on.
     pub(super) fn hurry(&self) {
         if self.carrier == Carrier::Tcp

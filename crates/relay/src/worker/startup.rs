@@ -106,7 +106,8 @@ fn set_up(
         }
         let step = |step| move |source| WorkerError::Sandbox { step, source };
         if let Some(ids) = ids {
-            sandbox::drop_ids(ids.uid, ids.gid).map_err(step("become the worker's user"))?;
+            sandbox::drop_ids(ids.uid, ids.gid, ids.groups.as_slice())
+                .map_err(step("become the worker's user"))?;
         }
         sandbox::drop_all_caps().map_err(step("drop capabilities"))?;
         sandbox::no_new_privs().map_err(step("forbid new privileges"))?;

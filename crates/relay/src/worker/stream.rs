@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 
 use super::core::Core;
 use super::datagram;
+use super::guard::{Entry, Origin};
 use super::lane::{Lane, Step};
 use super::records;
 use super::slab::Key;
@@ -22,6 +23,8 @@ use super::unix_fds;
 /// Stages of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// The client is to say who it is.
+    Announcing,
     /// The target has been called and has not answered.
     Dialing,
     /// The target is to be called later.
@@ -89,6 +92,9 @@ pub(super) struct Stream {
     pub(super) phase: Phase,
     pub(super) relay: Relay,
     pub(super) down: Socket,
+    /// Where the client comes from, where that matters.
+    pub(super) origin: Option<Box<Origin>>,
+    pub(super) entry: Entry,
     pub(super) up: Option<Socket>,
     half: HalfClose,
     lane_up: Lane,
@@ -118,6 +124,8 @@ impl Stream {
             phase: Phase::Waiting,
             relay,
             down,
+            origin: None,
+            entry: Entry::Fresh,
             up: None,
             half: HalfClose::new(),
             lane_up: Lane::default(),
@@ -310,7 +318,8 @@ impl Stream {
 
     /// Whether the client has neither lost nor got anything: another target could still serve it.
     pub(super) fn is_untouched(&self) -> bool {
-        self.lane_up.total == 0 && self.lane_down.total == 0 && !self.told_end
+        let header_taken = self.origin.as_ref().is_some_and(|origin| origin.header_taken);
+        !header_taken && self.lane_up.total == 0 && self.lane_down.total == 0 && !self.told_end
     }
 
     /// Whether the client has ended its side.

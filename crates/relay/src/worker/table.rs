@@ -12,6 +12,7 @@ use super::control::set_nonblocking;
 use super::device::{Device, DeviceError, Listener, Plan};
 use super::engine::Engine;
 use super::failures::{Failure, Report};
+use super::guard::Entry;
 use super::slab::Key;
 use super::socket::Carrier;
 use super::stream::{End, Phase};
@@ -133,6 +134,7 @@ impl Engine {
     fn replace(&mut self, key: Key, plan: Plan, hold: Option<Duration>) {
         let Some(device) = self.devices.get_mut(key) else { return };
         device.replan(plan);
+        self.recount_sources(key);
         self.begin_hold(key, hold);
         self.adjust_flows(key);
         let listeners = self.devices.get(key).map(|device| device.listeners.clone()).unwrap_or_default();
@@ -266,7 +268,7 @@ impl Engine {
         }
         for fd in fds {
             if set_nonblocking(fd.as_fd()).is_ok() {
-                self.admit(key, index, carrier, fd);
+                self.admit(key, index, carrier, fd, Entry::Returned);
             }
         }
     }

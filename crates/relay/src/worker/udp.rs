@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use super::device::Destination;
 use super::engine::Engine;
 use super::failures::{Failure, Operation};
+use super::guard::Refusal;
 use super::slab::{Key, Slab};
 use crate::wire::field;
 use link::Link;
@@ -65,6 +66,15 @@ pub(super) struct Flow {
     answered: bool,
 }
 
+/// Why a datagram begins no flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoFlow {
+    /// There is no way to the target, or no room.
+    Failed,
+    /// Its client is not let in.
+    Refused(Refusal),
+}
+
 /// UDP state of the engine.
 #[derive(Debug)]
 pub(super) struct Udp {
@@ -86,6 +96,12 @@ impl Udp {
 
     pub(super) fn flow_count(&self) -> usize {
         self.flows.len()
+    }
+
+    /// The client of each flow of `device`.
+    pub(super) fn clients_of(&self, device: Key) -> Vec<SocketAddr> {
+        let flows = self.flows.keys().into_iter().filter_map(|key| self.flows.get(key));
+        flows.filter(|flow| flow.device == device).map(|flow| flow.client).collect()
     }
 }
 
@@ -139,8 +155,14 @@ impl Engine {
                 end += 1;
             }
             match self.flow(device, key, this, local) {
-                Some(flow) => self.send_up(flow, batch, slot..end),
-                None => self.drop_datagrams(device, end - slot),
+                Ok(flow) => self.send_up(flow, batch, slot..end),
+                Err(why) => {
+                    self.drop_datagrams(device, end - slot);
+                    if let NoFlow::Refused(refusal) = why {
+                        let count = u64::try_from(end - slot).unwrap_or(0);
+                        self.core.counters.add(device, refusal.field(), count);
+                    }
+                }
             }
             slot = end;
         }

@@ -84,7 +84,7 @@ fn without_privilege_the_private_root_is_refused_and_nothing_changes() {
         assert_eq!(private_root().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(mounts(), before);
         daemon_keep_caps().unwrap();
-        assert_eq!(drop_ids(1, 1).unwrap_err().kind(), io::ErrorKind::PermissionDenied, "setgroups");
+        assert_eq!(drop_ids(1, 1, &[]).unwrap_err().kind(), io::ErrorKind::PermissionDenied, "setgroups");
         drop_all_caps().unwrap();
         assert_eq!(status("CapEff"), "0000000000000000");
     });
@@ -92,7 +92,7 @@ fn without_privilege_the_private_root_is_refused_and_nothing_changes() {
         assert_eq!(private_root().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         daemon_keep_caps().unwrap();
         drop_all_caps().unwrap();
-        assert_eq!(drop_ids(0, 0).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(drop_ids(0, 0, &[]).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     });
 }
 
@@ -103,7 +103,7 @@ fn ids_and_capabilities_are_gone_for_good() {
     }
     expect_child(None, || {
         nix::unistd::setgroups(&[4.into(), 5.into()]).unwrap();
-        drop_ids(NOBODY, 1000).unwrap();
+        drop_ids(NOBODY, 1000, &[]).unwrap();
         drop_all_caps().unwrap();
         no_new_privs().unwrap();
         assert_eq!(status("Uid"), format!("{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}"));
@@ -118,6 +118,19 @@ fn ids_and_capabilities_are_gone_for_good() {
 }
 
 #[test]
+fn groups_are_those_asked_for() {
+    if !root() {
+        return;
+    }
+    expect_child(None, || {
+        nix::unistd::setgroups(&[6.into()]).unwrap();
+        drop_ids(NOBODY, 1000, &[4, 5]).unwrap();
+        assert_eq!(status("Groups"), "4 5");
+        assert!(nix::unistd::setgroups(&[]).is_err());
+    });
+}
+
+#[test]
 fn every_thread_loses_its_ids() {
     if !root() {
         return;
@@ -128,7 +141,7 @@ fn every_thread_loses_its_ids() {
             wait.recv().unwrap();
             rustix::process::geteuid().as_raw()
         });
-        drop_ids(NOBODY, NOBODY).unwrap();
+        drop_ids(NOBODY, NOBODY, &[]).unwrap();
         go.send(()).unwrap();
         assert_eq!(thread.join().unwrap(), NOBODY);
     });
@@ -140,7 +153,7 @@ fn root_without_capabilities_gets_none_back_by_exec() {
         return;
     }
     expect_child(None, || {
-        drop_ids(0, 0).unwrap();
+        drop_ids(0, 0, &[]).unwrap();
         drop_all_caps().unwrap();
         let mut grep = Command::new("grep");
         let output = grep.args(["-c", "Cap...:.0000000000000000", "/proc/self/status"]).output().unwrap();
@@ -173,7 +186,7 @@ fn the_daemons_capabilities_suffice_for_its_work() {
         netns::run_in(Some(netns::open_pid(other.pid).unwrap()), || ()).unwrap();
         unix_path::open_root(other.pid).unwrap();
         private_root().unwrap();
-        drop_ids(NOBODY, NOBODY).unwrap();
+        drop_ids(NOBODY, NOBODY, &[]).unwrap();
         drop_all_caps().unwrap();
     });
 }
@@ -226,7 +239,7 @@ fn an_undumpable_process_can_use_its_own_descriptors_by_path() {
     let base = File::open(dir.path()).unwrap();
     expect_child(None, || {
         private_root().unwrap();
-        drop_ids(NOBODY, NOBODY).unwrap();
+        drop_ids(NOBODY, NOBODY, &[]).unwrap();
         drop_all_caps().unwrap();
         no_new_privs().unwrap();
         undumpable().unwrap();

@@ -5,14 +5,16 @@ fn the_reader_sees_what_the_writer_adds() {
     let (counters, fd) = Counters::create(3).unwrap();
     let view = CountersView::map(fd.as_fd(), 3).unwrap();
     counters.add(1, 0, 5);
-    counters.add(1, 7, u64::MAX);
+    counters.add(1, FIELD_COUNT - 1, u64::MAX);
     counters.add(2, 3, 1);
-    assert_eq!(view.read(0), [0; 8]);
-    assert_eq!(view.read(1), [5, 0, 0, 0, 0, 0, 0, u64::MAX]);
+    assert_eq!(view.read(0), [0; FIELD_COUNT]);
+    let mut line = [0; FIELD_COUNT];
+    (line[0], line[FIELD_COUNT - 1]) = (5, u64::MAX);
+    assert_eq!(view.read(1), line);
     assert_eq!(view.read(1), counters.read(1));
     assert_eq!(view.line_count(), 3);
     counters.clear(1);
-    assert_eq!(view.read(1), [0; 8]);
+    assert_eq!(view.read(1), [0; FIELD_COUNT]);
     drop(counters);
     assert_eq!(view.read(2)[3], 1, "the writer's end leaves the reader its values");
 }
@@ -21,11 +23,11 @@ fn the_reader_sees_what_the_writer_adds() {
 fn out_of_range_does_nothing() {
     let (counters, fd) = Counters::create(1).unwrap();
     let view = CountersView::map(fd.as_fd(), 1).unwrap();
-    for (line, field) in [(1, 0), (0, 8), (usize::MAX, 0), (0, usize::MAX)] {
+    for (line, field) in [(1, 0), (0, FIELD_COUNT), (usize::MAX, 0), (0, usize::MAX)] {
         counters.add(line, field, 1);
     }
-    assert_eq!(view.read(0), [0; 8]);
-    assert_eq!(view.read(usize::MAX), [0; 8]);
+    assert_eq!(view.read(0), [0; FIELD_COUNT]);
+    assert_eq!(view.read(usize::MAX), [0; FIELD_COUNT]);
     for lines in [0, usize::MAX, usize::MAX / 64] {
         assert!(Counters::create(lines).is_err(), "{lines}");
     }
@@ -51,13 +53,13 @@ fn a_reader_refuses_what_could_make_it_fault() {
     assert!(refused(fd.as_fd(), 5) && refused(fd.as_fd(), 3), "another size");
 
     let unsealed = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
-    rustix::fs::ftruncate(&unsealed, 256).unwrap();
+    rustix::fs::ftruncate(&unsealed, u64::try_from(4 * LINE_BYTES).unwrap()).unwrap();
     assert!(refused(unsealed.as_fd(), 4), "it could shrink");
     rustix::fs::fcntl_add_seals(&unsealed, SealFlags::SHRINK).unwrap();
     assert!(!refused(unsealed.as_fd(), 4));
 
     let file = tempfile::tempfile().unwrap();
-    file.set_len(256).unwrap();
+    file.set_len(u64::try_from(4 * LINE_BYTES).unwrap()).unwrap();
     assert!(refused(file.as_fd(), 4), "an ordinary file");
     let (end, _other) = rustix::pipe::pipe().unwrap();
     assert!(refused(end.as_fd(), 4), "a pipe");
@@ -67,6 +69,6 @@ fn a_reader_refuses_what_could_make_it_fault() {
     if let Ok(huge) = huge {
         rustix::fs::ftruncate(&huge, 2 << 20).unwrap();
         rustix::fs::fcntl_add_seals(&huge, SealFlags::SHRINK).unwrap();
-        assert!(refused(huge.as_fd(), (2 << 20) / 64), "huge pages");
+        assert!(refused(huge.as_fd(), (2 << 20) / LINE_BYTES), "huge pages");
     }
 }

@@ -1,8 +1,16 @@
+use portway_model::GroupIds;
+
 use super::*;
 
-const GROUP: Group =
-    Group { connect_side: Side::Instance, ids: Some(Ids { uid: 65534, gid: 65534 }), sibling: 0 };
-const OTHER: Group = Group { connect_side: Side::Instance, ids: Some(Ids { uid: 7, gid: 7 }), sibling: 0 };
+const NONE: GroupIds = GroupIds::NONE;
+
+const GROUP: Group = Group {
+    connect_side: Side::Instance,
+    ids: Some(Ids { uid: 65534, gid: 65534, groups: NONE }),
+    sibling: 0,
+};
+const OTHER: Group =
+    Group { connect_side: Side::Instance, ids: Some(Ids { uid: 7, gid: 7, groups: NONE }), sibling: 0 };
 
 fn run(text: &str) -> RunId {
     RunId(text.into())

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-/// Devices of every state, with hostile text in places a server may fill.
-pub(in crate::device) fn devices() -> [Device; 4] {
-    let base = Device {
+/// A device that serves.
+fn serving() -> Device {
+    Device {
         instance: "incus:default/c1".parse().unwrap(),
         name: "web".parse().unwrap(),
         listen: "tcp:0.0.0.0:8080".to_owned(),
@@ -28,8 +28,18 @@ pub(in crate::device) fn devices() -> [Device; 4] {
         resets: 1,
         dropped: 0,
         evicted: 0,
+        denied: 0,
+        over_connections: 0,
+        over_rate: 0,
+        over_per_source: 0,
+        bad_headers: 0,
         worker_pid: Some(4711),
-    };
+    }
+}
+
+/// Devices of every state, with hostile text in places a server may fill.
+pub(in crate::device) fn devices() -> [Device; 4] {
+    let base = serving();
     let waiting = Device {
         name: "agent".parse().unwrap(),
         listen: "unix:/run/agent.sock".to_owned(),

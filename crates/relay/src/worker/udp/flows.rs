@@ -10,7 +10,7 @@ use portway_proto::udp_flow::FlowId;
 use portway_sys::mmsg::LocalAddr;
 
 use super::link::Link;
-use super::{Flow, FlowKey};
+use super::{Flow, FlowKey, NoFlow};
 use crate::wire::field;
 use crate::worker::device::{Destination, Device, Plan};
 use crate::worker::dial::{Called, call};
@@ -31,12 +31,28 @@ impl Engine {
         listener: Key,
         flow_key: FlowKey,
         local: Option<LocalAddr>,
-    ) -> Option<Key> {
-        let device = self.devices.get_mut(device_key)?;
+    ) -> Result<Key, NoFlow> {
+        let device = self.devices.get_mut(device_key).ok_or(NoFlow::Failed)?;
         if let Some(key) = device.flows.touch(&flow_key, Dir::Up, self.core.now).copied() {
-            return Some(key);
+            return Ok(key);
         }
-        self.udp.newcomers = self.udp.newcomers.checked_sub(1)?;
+        // Who is refused takes no place from those who are not.
+        let newcomers = self.udp.newcomers.checked_sub(1).ok_or(NoFlow::Failed)?;
+        if device.guard.is_some() {
+            let (client, live) = (flow_key.client.ip(), device.flows.len());
+            device.judge(Some(client), live, self.core.now).map_err(NoFlow::Refused)?;
+        }
+        self.udp.newcomers = newcomers;
+        self.new_flow(device_key, listener, flow_key, local).ok_or(NoFlow::Failed)
+    }
+
+    fn new_flow(
+        &mut self,
+        device_key: Key,
+        listener: Key,
+        flow_key: FlowKey,
+        local: Option<LocalAddr>,
+    ) -> Option<Key> {
         self.make_room_for_flow(device_key);
         let device = self.devices.get(device_key)?;
         let destination = device.destination(flow_key.index)?;
@@ -81,6 +97,7 @@ impl Engine {
             answered: false,
         });
         let inserted = device.flows.insert(flow_key, place, now);
+        device.flow_begun(client);
         let flow = self.udp.flows.get_mut(place)?;
         flow.id = inserted.id;
         if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), watch) {
@@ -126,6 +143,9 @@ impl Engine {
                 if let Some(at) = link.call_ends {
                     self.core.timers.cancel(at, Timer::Call(place));
                 }
+            }
+            if let Some(device) = self.devices.get_mut(flow.device) {
+                device.flow_ended(flow.client);
             }
         }
     }

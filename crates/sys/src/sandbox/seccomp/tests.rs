@@ -49,7 +49,7 @@ fn the_table_is_in_order() {
 /// Everything a worker does before it serves.
 fn confine() {
     private_root().unwrap();
-    drop_ids(NOBODY, NOBODY).unwrap();
+    drop_ids(NOBODY, NOBODY, &[]).unwrap();
     drop_all_caps().unwrap();
     no_new_privs().unwrap();
     undumpable().unwrap();

@@ -71,7 +71,7 @@ fn an_idmapped_mount_takes_the_ids_of_its_map() {
         // A client with the mapped ids, as a worker is.
         let root = place("/").root;
         expect_child(None, || {
-            crate::sandbox::drop_ids(owner.uid, owner.gid).unwrap();
+            crate::sandbox::drop_ids(owner.uid, owner.gid, &[]).unwrap();
             connect_stream(root.as_fd(), Base::Root, &path).unwrap();
         });
         assert!(remove_if_ours(&place(&path), bound.dev, bound.ino).unwrap());
