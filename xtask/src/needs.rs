@@ -4,9 +4,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
+use portway_testkit::testbed::NoServices;
 
 /// A program the tests call, and where Debian and Ubuntu keep it.
 struct Need {
+    /// Its name, or the path of a file.
     program: &'static str,
     package: &'static str,
     /// What does not run without it.
@@ -25,6 +27,13 @@ const NEEDS: &[Need] = &[
     Need { program: "wayland-info", package: "wayland-utils", used_for: "the worked example of a display" },
     Need { program: "pipewire", package: "pipewire-bin", used_for: "the worked example of sound" },
     Need { program: "pw-cli", package: "pipewire-bin", used_for: "the worked example of sound" },
+    Need { program: "haproxy", package: "haproxy", used_for: "tests of PROXY headers" },
+    Need { program: "nginx", package: "nginx", used_for: "tests of PROXY headers" },
+    Need {
+        program: "/usr/lib/nginx/modules/ngx_stream_module.so",
+        package: "libnginx-mod-stream",
+        used_for: "tests of PROXY headers",
+    },
 ];
 
 /// Whether tests that would skip themselves must fail.
@@ -76,6 +85,9 @@ fn user_namespaces_work() -> bool {
 }
 
 fn is_installed(need: &Need) -> bool {
+    if need.program.starts_with('/') {
+        return Path::new(need.program).is_file();
+    }
     let path = std::env::var("PATH").unwrap_or_default();
     let dirs = path.split(':').chain(["/usr/sbin", "/sbin"]);
     dirs.filter(|dir| !dir.is_empty()).any(|dir| Path::new(dir).join(need.program).is_file())
@@ -89,6 +101,8 @@ fn install(packages: &[&str]) -> anyhow::Result<()> {
     println!("installing {}", packages.join(" "));
     let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
     arguments.extend(packages);
+    // Tests start what they need by themselves, in namespaces of their own.
+    let _policy = NoServices::forbid()?;
     // The package lists may be missing or old on a fresh machine: they are fetched only when needed.
     if apt_get(&arguments).is_err() {
         apt_get(&["update", "-q"])?;

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 pub use lock::InUse;
+pub use packages::NoServices;
 pub use place::{Place, Server};
 
 /// How long a daemon may take to answer before `up` looks closer; load tests run beside it.

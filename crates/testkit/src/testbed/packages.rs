@@ -192,14 +192,19 @@ fn apt(args: &[&str]) -> Result<()> {
 
 /// While it lives, installed packages start no services: `policy-rc.d` exits with 101, "action
 /// forbidden" (Debian policy, 9.3.3.1). A policy that is there is left alone.
-struct NoServices {
+#[derive(Debug)]
+pub struct NoServices {
     ours: bool,
 }
 
 impl NoServices {
     const PATH: &str = "/usr/sbin/policy-rc.d";
 
-    fn forbid() -> Result<Self> {
+    /// From here on.
+    ///
+    /// # Errors
+    /// When the policy cannot be written.
+    pub fn forbid() -> Result<Self> {
         use std::io::Write as _;
         use std::os::unix::fs::OpenOptionsExt as _;
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(Self::PATH);
