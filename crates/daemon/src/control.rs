@@ -3,7 +3,7 @@
 //! The head of a request is read and checked here ([`head`]) before hyper sees it, so that what two
 //! parsers could read in two ways is read by none. A connection carries one request and ends.
 
-mod head;
+pub(crate) mod head;
 mod stream;
 
 use std::io;

@@ -10,10 +10,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use portway_config::Settings;
+use portway_config::devices::{self, Form, Meaning};
 use portway_control::{api, sse};
 use portway_model::{
     AcceptProxy, CidrList, ConnectAddr, DeviceKey, DeviceName, DeviceSpec, GroupIds, InstanceKey,
-    InstanceRef, ListenAddr, PortList, ProjectName, ProxyProtocol, Rate, format_duration, parse_duration,
+    InstanceRef, ListenAddr, PortList, ProjectName, Provider, ProxyProtocol, Rate, format_duration,
+    parse_duration,
 };
 use portway_proto::proxy_protocol::{
     Announced, DECODE_MAX_BYTES, Decoded, Endpoints, MAX_BYTES, decode, encode,
@@ -22,9 +24,12 @@ use portway_relay::wire::{FromKeeper, FromWorker, ToKeeper, ToWorker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::control::head;
 use crate::instance::orphans::Orphans;
 use crate::instance::placing::GroupText;
-use crate::listeners::Note;
+use crate::listeners;
+use crate::moves::plan::Note;
+use crate::moves::translate;
 use crate::state::{self, StoredDevice};
 
 /// What a fuzzer calls.
@@ -36,12 +41,15 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("cidr", cidr),
     ("control_body", control_body),
     ("control_events", control_events),
+    ("control_head", control_head),
     ("device_keys", device_keys),
+    ("devices_file", devices_file),
     ("duration", duration),
     ("incus_answer", incus_answer),
     ("incus_event", incus_event),
     ("keeper_message", keeper_message),
     ("log_filter", log_filter),
+    ("moving_device", moving_device),
     ("name", name),
     ("notes", notes),
     ("ports", ports),
@@ -164,11 +172,55 @@ fn control_body(data: &[u8]) {
     if let Ok(request) = serde_json::from_slice::<api::AddDevice>(data) {
         let _ = DeviceSpec::from_keys(request.keys);
     }
+    writes_back::<api::Apply>(data);
+    writes_back::<api::Applied>(data);
+    writes_back::<api::Move>(data);
+    writes_back::<api::MoveDevice>(data);
     writes_back::<api::ChangeDevice>(data);
     writes_back::<api::RenameDevice>(data);
     writes_back::<api::Device>(data);
     writes_back::<api::Failure>(data);
     writes_back::<api::Server>(data);
+}
+
+/// The head of a request: one that is whole stays so, whatever follows it.
+fn control_head(data: &[u8]) {
+    if head::is_complete(data) == Ok(true) {
+        assert_eq!(head::is_complete(&[data, b"\n".as_slice()].concat()), Ok(true));
+    }
+}
+
+/// A file of devices in both forms; what is accepted reads the same when it is written as JSON.
+fn devices_file(data: &[u8]) {
+    let meaning = Meaning { provider: Provider::Incus, project: None };
+    let read = |bytes: Vec<u8>, form| devices::parse(Path::new("devices"), bytes, form, &meaning);
+    for form in [Form::Yaml, Form::Toml] {
+        let Ok(entries) = read(data.to_vec(), form) else { continue };
+        let written = entries.iter().map(|entry| {
+            let mut keys = entry.spec.to_keys();
+            keys.insert("instance".into(), entry.key.instance.to_string());
+            keys.insert("name".into(), entry.key.device.to_string());
+            keys
+        });
+        let written = serde_json::json!({ "devices": written.collect::<Vec<_>>() });
+        let again = read(written.to_string().into_bytes(), Form::Yaml).expect("what was read can be written");
+        let plain = |entries: Vec<devices::Entry>| {
+            entries.into_iter().map(|entry| (entry.key, entry.spec)).collect::<Vec<_>>()
+        };
+        assert_eq!(plain(entries), plain(again));
+    }
+}
+
+/// A device of Incus, one `key=value` in each line, or a note of one; there and back it is the same.
+fn moving_device(data: &[u8]) {
+    writes_back::<Note>(data);
+    let pairs = text(data).lines().filter_map(|line| line.split_once('='));
+    let device = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    if let Ok(ours) = translate::to_ours(&device)
+        && let Ok(theirs) = translate::to_incus("web", &ours.spec)
+    {
+        assert_eq!(translate::to_ours(&theirs).map(|again| again.spec), Ok(ours.spec));
+    }
 }
 
 /// The stream of events as a client reads it; cut in pieces anywhere it says the same.
@@ -204,7 +256,7 @@ fn keeper_message(data: &[u8]) {
 
 /// What the daemon has others keep for it: notes of listeners, names of clients, groups of workers.
 fn notes(data: &[u8]) {
-    writes_back::<Note>(data);
+    writes_back::<listeners::Note>(data);
     writes_back::<GroupText>(data);
     let (name, note) = text(data).split_once('\n').unwrap_or((text(data), ""));
     let _ = Orphans::recover(name, note, Vec::new());

@@ -2,7 +2,7 @@
 //! of old peers. Pure.
 
 /// Longest head, bytes.
-pub(super) const HEAD_BYTES: usize = 16 << 10;
+pub(crate) const HEAD_BYTES: usize = 16 << 10;
 
 /// Longest request line, bytes.
 const LINE_BYTES: usize = 8 << 10;
@@ -12,11 +12,11 @@ const FIELDS_MAX: usize = 100;
 
 /// A head that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     /// HTTP status.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// Why.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 fn refused<T>(status: u16, text: &str) -> Result<T, Refused> {
@@ -24,7 +24,7 @@ fn refused<T>(status: u16, text: &str) -> Result<T, Refused> {
 }
 
 /// Whether `bytes` hold a whole head, which is then a good one. What follows it is not looked at.
-pub(super) fn is_complete(bytes: &[u8]) -> Result<bool, Refused> {
+pub(crate) fn is_complete(bytes: &[u8]) -> Result<bool, Refused> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
     let head = end.map_or(bytes, |end| &bytes[..end]);
     let line = head.windows(2).position(|window| window == b"\r\n").unwrap_or(head.len());
