@@ -1,6 +1,6 @@
 //! All or nothing, and one at a time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portway_testkit::{Addr, Talk};
 use serde_json::json;
@@ -96,4 +96,28 @@ fn killed_while_it_applies_it_has_the_old_set_or_the_new_one() {
             place.daemon.wait_for_state(name, "active").unwrap();
         }
     }
+}
+
+/// A thousand devices are one write of the state, and so is their removal.
+///
+/// Fails when each device is planned, stored or looked for by itself: minutes instead of seconds.
+#[test]
+fn a_thousand_devices_are_applied_at_once() {
+    let Some(place) = Place::start() else { return };
+    let generation = || place.daemon.api().get("/1.0").unwrap()["generation"].as_u64().unwrap();
+    let before = generation();
+    let lines: Vec<String> = (0..1000).map(|n| place.line(&format!("d{n:03}"), 9000 + n)).collect();
+    let begin = Instant::now();
+    let said = place.applied(&lines, &[]);
+    let taken = begin.elapsed();
+    assert!(said.ends_with("1000 devices: 1000 added, 0 changed, 0 removed, 0 kept\n"), "{said:.300}");
+    assert_eq!(generation(), before + 1);
+    assert!((9000..10_000).step_by(50).all(|port| place.serves(port)));
+    let begin = Instant::now();
+    place.applied(&lines[..500], &["--prune"]);
+    println!("1000 added in {taken:?}, 500 removed in {:?}", begin.elapsed());
+    assert_eq!(generation(), before + 2);
+    assert_eq!(place.names().len(), 500);
+    // Seconds; a stall is the fault.
+    assert!(taken < Duration::from_secs(60), "{taken:?}");
 }
