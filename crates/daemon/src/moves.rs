@@ -127,6 +127,10 @@ pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
     let refused = |text: String| failure(FailureKind::Refused, format!("{key}/{}: {text}", what.name));
     let mut origin = exported(&stored).map_err(refused)?;
     let found = definition(client, key).await?;
+    if !plan::belongs(&stored, &found) {
+        let text = "another instance has this name now; `portway device adopt` gives it the device";
+        return Err(refused(text.into()));
+    }
     let name = what.name.as_str();
     if found
         .expanded_devices

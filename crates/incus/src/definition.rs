@@ -56,6 +56,14 @@ impl Definition {
         Definition { project, name, kind, expanded_devices, writable, etag }
     }
 
+    /// A definition as the API's JSON has it, without a version.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn read(value: Value) -> serde_json::Result<Definition> {
+        serde_json::from_value(value).map(|wire| Definition::of(wire, None))
+    }
+
     /// Devices of the instance itself.
     #[must_use]
     pub fn devices(&self) -> BTreeMap<String, Device> {

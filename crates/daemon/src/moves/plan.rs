@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use portway_control::api;
 use portway_incus::{Definition, Device};
-use portway_model::{DeviceName, DeviceSpec, InstanceKey};
+use portway_model::{DeviceName, DeviceSpec, Follow, InstanceKey};
 use serde::{Deserialize, Serialize};
 
 use super::translate;
@@ -125,6 +125,12 @@ pub(crate) fn exportable(device: &StoredDevice) -> Result<Origin, String> {
     Ok(Origin { device: keys, place: api::Place::Instance })
 }
 
+/// Whether a device of ours is that of the instance, and not of one that had its name before.
+pub(crate) fn belongs(device: &StoredDevice, definition: &Definition) -> bool {
+    let same = device.uuid.is_none() || device.uuid.as_deref() == definition.config(UUID);
+    same || device.keys.follow == Some(Follow::Name)
+}
+
 /// What is said of a candidate.
 pub(crate) fn shown(key: &InstanceKey, candidate: Candidate) -> api::Move {
     let Candidate { name, origin, verdict } = candidate;
@@ -139,3 +145,6 @@ pub(crate) fn shown(key: &InstanceKey, candidate: Candidate) -> api::Move {
     };
     api::Move { instance: key.clone(), name, place: origin.place, progress, keys, notes, reason, state: None }
 }
+
+#[cfg(test)]
+mod tests;
