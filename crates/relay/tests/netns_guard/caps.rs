@@ -158,8 +158,8 @@ fn flows() {
         let socket = |ip: &str| UdpSocket::bind(format!("{ip}:0")).unwrap();
         let (mut buffer, listen) = ([0; 9], "udp:127.0.0.1:1000");
         for (slot, keys, counter) in [
-            (0, [("limits.connections", "2"), ("udp.idle", "300ms")], field::OVER_CONNECTIONS),
-            (1, [("limits.per_source", "2"), ("udp.idle", "300ms")], field::OVER_PER_SOURCE),
+            (0, [("limits.connections", "2"), ("udp.idle", "2s")], field::OVER_CONNECTIONS),
+            (1, [("limits.per_source", "2"), ("udp.idle", "2s")], field::OVER_PER_SOURCE),
         ] {
             rig.add(slot, listen, "udp:127.0.0.1:2000", &keys);
             let flows = [socket("127.0.0.2"), socket("127.0.0.2"), socket("127.0.0.2")];

@@ -190,19 +190,23 @@ fn row_43_no_header_in_time() {
     in_netns(|| {
         let (rig, service) = guarded(TRUSTED);
         let start = Instant::now();
-        let slow: Vec<TcpStream> = (0..100).map(|_| trusted()).collect();
-        for (number, mut client) in slow.iter().enumerate() {
-            client.write_all(&TEXT.as_bytes()[..number % 20]).unwrap();
-        }
+        let slow: Vec<TcpStream> = (0..100)
+            .map(|number| {
+                let mut client = trusted();
+                client.write_all(&TEXT.as_bytes()[..number % 20]).unwrap();
+                client
+            })
+            .collect();
         // One that drips: a byte now and then buys no time.
-        let dripping = trusted();
+        let (dripping, mut told) = (trusted(), false);
         for byte in TEXT.bytes().take(8) {
-            (&dripping).write_all(&[byte]).unwrap();
+            // On a slow machine its time may be over by now.
+            told = told || (&dripping).write_all(&[byte]).is_err();
             let client = trusted();
             assert_eq!(delivered(&client, &service, TEXT.as_bytes()), TEXT.as_bytes());
             std::thread::sleep(Duration::from_millis(200));
         }
-        for client in slow.iter().chain([&dripping]) {
+        for client in slow.iter().chain((!told).then_some(&dripping)) {
             expect_reset(client, "slow");
         }
         let took = start.elapsed();
