@@ -17,6 +17,7 @@ use portway_model::{
     InstanceRef, ListenAddr, PortList, ProjectName, Provider, ProxyProtocol, Rate, format_duration,
     parse_duration,
 };
+use portway_proto::len16::Decoder;
 use portway_proto::proxy_protocol::{
     Announced, DECODE_MAX_BYTES, Decoded, Endpoints, MAX_BYTES, decode, encode,
 };
@@ -48,6 +49,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("incus_answer", incus_answer),
     ("incus_event", incus_event),
     ("keeper_message", keeper_message),
+    ("len16", len16),
     ("log_filter", log_filter),
     ("moving_device", moving_device),
     ("name", name),
@@ -157,6 +159,20 @@ fn device_keys(data: &[u8]) {
     if let Ok(spec) = DeviceSpec::from_keys(pairs) {
         assert_eq!(DeviceSpec::from_keys(spec.to_keys()).ok(), Some(spec));
     }
+}
+
+/// Frames of a stream, read as a whole and in pieces: the same frames.
+fn len16(data: &[u8]) {
+    let frames = |size: usize| {
+        let (mut decoder, mut frames) = (Decoder::default(), Vec::new());
+        for mut piece in data.chunks(size) {
+            while let Some(frame) = decoder.next(&mut piece) {
+                frames.push(frame.to_vec());
+            }
+        }
+        (frames, decoder.is_amid())
+    };
+    assert_eq!(frames(data.len().max(1)), frames(3));
 }
 
 fn settings(data: &[u8]) {
