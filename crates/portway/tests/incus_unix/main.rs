@@ -4,9 +4,15 @@
 #[cfg(test)]
 mod descriptors;
 #[cfg(test)]
+mod id_maps;
+#[cfg(test)]
+mod in_flight;
+#[cfg(test)]
 mod in_the_way;
 #[cfg(test)]
 mod leftovers;
+#[cfg(test)]
+mod obstacles;
 #[cfg(test)]
 mod owners;
 #[cfg(test)]
