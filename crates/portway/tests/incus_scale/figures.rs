@@ -125,6 +125,24 @@ fn a_thousand_devices_on_one_container() -> Result<()> {
     clients.iter().try_for_each(crate::fleet::speak)
 }
 
+/// The same thousand from a file, by one command.
+#[test]
+#[ignore = "measures: `cargo xtask figures`"]
+fn a_thousand_devices_from_a_file() -> Result<()> {
+    let Some(fleet) = Fleet::start()? else { return Ok(()) };
+    let path = fleet.rig.path("devices.json");
+    std::fs::write(&path, json!({"devices": fleet.entries(DEVICES)}).to_string())?;
+    let apply = || {
+        let begin = Instant::now();
+        quiet(fleet.rig.daemon.command().args(["apply", "-f"]).arg(&path))?;
+        anyhow::Ok(begin.elapsed())
+    };
+    line("apply of 1,000 new devices", 10_000, vec![apply()?]);
+    fleet.connections(DEVICES)?;
+    line("apply of the same once more", 10_000, vec![apply()?]);
+    Ok(())
+}
+
 /// An instance with a service inside.
 struct Place {
     key: String,

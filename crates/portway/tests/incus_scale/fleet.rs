@@ -61,6 +61,15 @@ impl Fleet {
         json!({"instance": self.instance, "name": name(number), "keys": keys})
     }
 
+    /// The first `count` devices as a file has them.
+    pub(crate) fn entries(&self, count: usize) -> Vec<Value> {
+        let entry = |number| {
+            let listen = format!("tcp:{}", address(number));
+            json!({"instance": self.instance, "name": name(number), "listen": listen, "connect": self.connect()})
+        };
+        (0..count).map(entry).collect()
+    }
+
     /// Adds the first `count` devices, many requests at a time.
     pub(crate) fn add(&self, count: usize) -> Result<Duration> {
         self.add_from(0, count)
