@@ -235,8 +235,8 @@ impl Worker {
             keep_listeners: put.listeners.is_none(),
             hold: put.hold,
         };
-        let base: Vec<BorrowedFd<'_>> = put.base.iter().map(AsFd::as_fd).collect();
-        send(&self.channel, &message, &base).await?;
+        let bases: Vec<BorrowedFd<'_>> = put.bases.iter().map(AsFd::as_fd).collect();
+        send(&self.channel, &message, &bases).await?;
         for (chunk, part) in put.listeners.unwrap_or_default().chunks(MAX_FDS).enumerate() {
             let first = u32::try_from(chunk * MAX_FDS).unwrap_or(u32::MAX);
             send(&self.channel, &ToWorker::Listeners { slot: put.slot, first }, part).await?;
@@ -312,8 +312,8 @@ pub(crate) struct Put<'a> {
     pub(crate) slot: Slot,
     /// The device.
     pub(crate) device: WireDevice,
-    /// Upstream base, for a path unix socket.
-    pub(crate) base: Option<OwnedFd>,
+    /// Upstream base, for a path unix socket; then where clients' paths are resolved, for unix datagrams.
+    pub(crate) bases: Vec<OwnedFd>,
     /// How many listeners it has.
     pub(crate) listen_count: u32,
     /// They; `None` keeps those the worker has.

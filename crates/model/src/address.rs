@@ -155,7 +155,7 @@ impl Address {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             "unix" => Protocol::Unix,
-            "unixgram" => return fail(0, AddrErrorKind::ProtocolUnsupported("unixgram")),
+            "unixgram" => Protocol::Unixgram,
             "unixpacket" => Protocol::Unixpacket,
             _ => return fail(0, AddrErrorKind::ProtocolUnknown { found: quote(protocol) }),
         };

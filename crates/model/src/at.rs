@@ -50,14 +50,11 @@ pub enum AddrErrorKind {
     #[error("protocol missing before {0}, expected tcp:, udp: or unix:")]
     ProtocolMissing(String),
     /// Not one of ours.
-    #[error("unknown protocol {found}, expected tcp, udp or unix")]
+    #[error("unknown protocol {found}, expected tcp, udp, unix, unixgram or unixpacket")]
     ProtocolUnknown {
         /// What stands there.
         found: String,
     },
-    /// Known, but not carried.
-    #[error("protocol {0} is not supported in this version")]
-    ProtocolUnsupported(&'static str),
     /// Nothing after the protocol.
     #[error("address missing after `{0}:`")]
     AddressMissing(&'static str),

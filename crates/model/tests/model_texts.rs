@@ -49,7 +49,8 @@ fn unix() -> impl Strategy<Value = String> {
         "(/{1,2}(\\.|[a-zA-Z0-9é :@_-]{1,9})){0,5}/[a-z:é ]{1,8}".prop_map(|path| path),
         "[^\\x00]{1,20}".prop_map(|name| format!("@{name}")),
     ];
-    (prop::sample::select(vec!["unix", "unixpacket"]), name).prop_map(|(kind, name)| format!("{kind}:{name}"))
+    (prop::sample::select(vec!["unix", "unixgram", "unixpacket"]), name)
+        .prop_map(|(kind, name)| format!("{kind}:{name}"))
 }
 
 fn address() -> BoxedStrategy<String> {

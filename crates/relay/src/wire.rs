@@ -122,12 +122,16 @@ pub struct WireDevice {
     /// because the path's last component is a symlink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_name: Option<String>,
+    /// What the descriptor after that one is, for a listener of unix datagrams: where its clients' paths are
+    /// resolved. Without one only clients with abstract names get answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replies: Option<UnixBase>,
     /// Opaque to the worker, handed back in [`FromWorker::Entry`]: what the daemon must remember of
     /// the listeners (device and inode of a socket file).
     pub note: String,
 }
 
-/// Meaning of the descriptor that comes with a device whose upstream is a path unix socket.
+/// Meaning of a descriptor that comes with a device, below which unix socket paths are looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnixBase {
@@ -149,7 +153,7 @@ pub enum ToWorker {
         version: u32,
     },
     /// Adds a device, or replaces the options of the one in that slot, keeping its live
-    /// connections. Descriptors: the upstream base if `device.base` is set. Listeners follow by
+    /// connections. Descriptors: the upstream base if `device.base` is set, then that of `device.replies`. Listeners follow by
     /// [`ToWorker::Listeners`]; the device accepts once `listen_count` of them are there.
     /// With `keep_listeners` the listeners already in the slot stay.
     Put {

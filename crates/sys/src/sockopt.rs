@@ -36,6 +36,14 @@ pub fn user_timeout(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(fd, millis)?)
 }
 
+/// `SO_PASSCRED`: every message of a unix socket comes with its sender's credentials.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn pass_credentials(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
+    Ok(sockopt::set_socket_passcred(fd, wanted)?)
+}
+
 /// `TCP_NODELAY`: small segments leave at once.
 ///
 /// # Errors

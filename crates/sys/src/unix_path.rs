@@ -199,15 +199,23 @@ pub fn connect_stream(base: BorrowedFd<'_>, kind: Base, path: &Path) -> io::Resu
 /// `NotFound`, `ConnectionRefused` (nobody listens, or it is no socket), `WouldBlock` (the backlog is full: try
 /// again later), `PermissionDenied`, EPROTOTYPE (another kind of socket), ELOOP (a symlink with [`Base::Parent`]).
 pub fn connect(socket: BorrowedFd<'_>, base: BorrowedFd<'_>, kind: Base, path: &Path) -> io::Result<()> {
-    let file = match kind {
-        Base::Root => resolve_in_root(base, path, OFlags::PATH)?,
+    let file = find(base, kind, path)?;
+    Ok(net::connect(socket, &name_of(file.as_fd())?)?)
+}
+
+/// Opens (`O_PATH`) what is at `path`, as [`connect`] does.
+///
+/// # Errors
+/// Those of openat2(2).
+pub fn find(base: BorrowedFd<'_>, kind: Base, path: &Path) -> io::Result<OwnedFd> {
+    match kind {
+        Base::Root => resolve_in_root(base, path, OFlags::PATH),
         Base::Parent => {
             let name = path.file_name().ok_or_else(no_last_component)?;
             let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            rustix::fs::openat2(base, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)?
+            Ok(rustix::fs::openat2(base, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)?)
         }
-    };
-    Ok(net::connect(socket, &name_of(file.as_fd())?)?)
+    }
 }
 
 /// The name by which the socket whose file is `file` (`O_PATH`) can be reached for as long as that is open.

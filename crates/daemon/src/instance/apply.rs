@@ -305,6 +305,7 @@ impl Instance {
         let Some(listeners) = &device.listeners else { return Ok(()) };
         let base = placing::base(&device.spec, run).map_err(WorkerError::Refused)?;
         let spec = run.dialled(&device.spec).map_err(WorkerError::Refused)?;
+        let replies = placing::reply_base(&device.spec, run).map_err(WorkerError::Refused)?;
         let slot = match &device.placed {
             Some(placed) => placed.slot,
             None => serving.worker.new_slot()?,
@@ -318,8 +319,15 @@ impl Instance {
         let borrowed: Vec<BorrowedFd<'_>> = listeners.borrowed();
         let put = Put {
             slot,
-            device: WireDevice { key, spec, base: kind, base_name, note: listeners.note() },
-            base: descriptor,
+            device: WireDevice {
+                key,
+                spec,
+                base: kind,
+                base_name,
+                replies: replies.as_ref().map(|base| base.kind),
+                note: listeners.note(),
+            },
+            bases: descriptor.into_iter().chain(replies.map(|base| base.descriptor)).collect(),
             listen_count: listeners::count(&device.spec),
             listeners: (!keep_listeners || device.relisten).then_some(borrowed.as_slice()),
             hold: device.hold_rest(Instant::now()),

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use portway_model::{Address, DeviceName, DeviceSpec, GroupIds, UnixName};
+use portway_model::{Address, DeviceName, DeviceSpec, GroupIds, UnixKind, UnixName};
 use portway_relay::wire::{Ids, UnixBase};
 use portway_sys::unix_path;
 use portway_sys::userns::Extents;
 use serde::{Deserialize, Serialize};
 
 use super::Instance;
-use super::plan::{Group, Side, connect_side};
+use super::plan::{Group, Side, connect_side, listen_side};
 use crate::listeners;
 use crate::provider::Run;
 
@@ -120,6 +120,23 @@ pub(crate) fn base(spec: &DeviceSpec, run: &Run) -> Result<Option<Base>, String>
         }
         // The host's paths: only the folder of the socket leaves the daemon.
         _ => host_folder(path.as_path()).map(Some),
+    }
+}
+
+/// What the paths of unix datagram clients are resolved from, so that they can be answered: the instance's root, or on
+/// the host the folder of the socket they send to. `None` where there are no such clients.
+///
+/// # Errors
+/// One line.
+pub(crate) fn reply_base(spec: &DeviceSpec, run: &Run) -> Result<Option<Base>, String> {
+    let Address::Unix(UnixKind::Datagram, name) = spec.listen.address() else { return Ok(None) };
+    match (listen_side(spec.bind), &run.ids, name) {
+        (Side::Instance, Some(_), _) => {
+            let descriptor = run.root().map_err(|_| "the instance has ended".to_owned())?;
+            Ok(Some(Base { descriptor, kind: UnixBase::Root, name: None }))
+        }
+        (_, _, UnixName::Path(path)) => host_folder(path.as_path()).map(Some),
+        (_, _, UnixName::Abstract(_)) => Ok(None),
     }
 }
 

@@ -15,7 +15,14 @@ use crate::watched::watched;
 fn device() -> Box<WireDevice> {
     let keys = [("listen", "tcp:127.0.0.1:1"), ("connect", "tcp:127.0.0.1:2")];
     let spec = DeviceSpec::from_keys(keys).expect("keys of a device");
-    Box::new(WireDevice { key: "x".into(), spec, base: None, base_name: None, note: String::new() })
+    Box::new(WireDevice {
+        key: "x".into(),
+        spec,
+        base: None,
+        base_name: None,
+        replies: None,
+        note: String::new(),
+    })
 }
 
 fn say(channel: &Channel, message: &FromWorker, descriptors: &[OwnedFd]) -> std::io::Result<()> {

@@ -237,7 +237,7 @@ fn every_pairing() {
         Protocol::Unixgram => "unixgram:/run/a",
         Protocol::Unixpacket => "unixpacket:/run/a",
     };
-    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Unix, Protocol::Unixpacket];
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Unix, Protocol::Unixgram, Protocol::Unixpacket];
     for (listen, connect) in all.into_iter().flat_map(|listen| all.map(|connect| (listen, connect))) {
         let expected = match (listen, connect) {
             (Protocol::Udp, Protocol::Tcp | Protocol::Unix) => Some(format!(
@@ -247,6 +247,11 @@ fn every_pairing() {
             (Protocol::Unixpacket, _) | (_, Protocol::Unixpacket) => {
                 Some(format!("connect: {listen} cannot be carried to {connect}: records go to records only"))
             }
+            (Protocol::Tcp | Protocol::Unix, Protocol::Unixgram)
+            | (Protocol::Unixgram, Protocol::Tcp | Protocol::Unix) => Some(format!(
+                "connect: {listen} cannot be carried to {connect}: \
+                 a stream keeps no boundaries, and who sends a datagram has no connection"
+            )),
             _ => None,
         };
         assert_eq!(addresses(of(listen), of(connect)).err(), expected, "{listen} to {connect}");

@@ -51,6 +51,7 @@ impl Listener {
             full_turns: 0,
             pause_ms: FIRST_PAUSE_MS,
             timer: None,
+            blocked: None,
         }
     }
 
@@ -72,7 +73,8 @@ impl Engine {
     /// A listener has something.
     pub(super) fn on_listener(&mut self, key: Key) {
         match self.listeners.get(key).map(|listener| listener.carrier) {
-            Some(Carrier::Udp | Carrier::Gram) => self.on_datagrams(key),
+            Some(Carrier::Udp) => self.on_datagrams(key),
+            Some(Carrier::Gram) => self.on_messages(key),
             Some(Carrier::Tcp | Carrier::Unix | Carrier::Packet) => self.on_clients(key),
             None => {}
         }

@@ -85,6 +85,16 @@ impl Core {
         &mut self.messages
     }
 
+    /// Lends the buffer for whole messages, to be given back.
+    pub(super) fn take_messages(&mut self) -> Vec<u8> {
+        self.messages();
+        std::mem::take(&mut self.messages)
+    }
+
+    pub(super) fn give_messages(&mut self, buffer: Vec<u8>) {
+        self.messages = buffer;
+    }
+
     /// Counts payload of `device`.
     pub(super) fn count_traffic(&self, device: Key, dir: Dir, bytes: u64) {
         if bytes > 0 {

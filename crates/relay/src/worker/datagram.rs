@@ -6,6 +6,7 @@
 //! Datagrams do not end and do not push back. An error that the network reports of an earlier one is taken, counted
 //! and not held against the next one.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use portway_model::UdpFraming;
@@ -177,6 +178,14 @@ impl Engine {
 /// # Errors
 /// The datagram is lost: what the network said of it, or `AGAIN` when the queue is full.
 pub(super) fn send_datagram(to: &Socket, datagram: &[u8]) -> Result<(), Errno> {
+    send_bytes(to.as_fd(), datagram)
+}
+
+/// As [`send_datagram`].
+///
+/// # Errors
+/// The same.
+pub(super) fn send_bytes(to: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errno> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     let first = send(to, datagram, flags);
     let result = match first {

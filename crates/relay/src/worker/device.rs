@@ -17,7 +17,7 @@ use super::guard::Guard;
 use super::slab::Key;
 use super::socket::Carrier;
 use super::stream::Relay;
-use super::udp::FlowKey;
+use super::udp::{Blocked, FlowKey};
 use crate::wire::{Slot, UnixBase, WireDevice};
 
 /// Why a device cannot be taken.
@@ -65,13 +65,21 @@ pub(super) struct Plan {
     pub(super) wire: WireDevice,
     /// Where a path target is resolved.
     pub(super) base: Option<OwnedFd>,
+    /// Where the paths of unix datagram clients are resolved.
+    pub(super) replies: Option<(OwnedFd, UnixBase)>,
     /// Interface of a link-local target; 0 otherwise.
     scope: u32,
 }
 
 impl Plan {
     /// Checks what came with a device.
-    pub(super) fn new(wire: WireDevice, base: Option<OwnedFd>) -> Result<Plan, DeviceError> {
+    pub(super) fn new(wire: WireDevice, fds: Vec<OwnedFd>) -> Result<Plan, DeviceError> {
+        let mut fds = fds.into_iter();
+        let base = wire.base.and_then(|_| fds.next());
+        let replies = wire.replies.and_then(|kind| Some((fds.next()?, kind)));
+        if fds.next().is_some() || replies.is_some() != wire.replies.is_some() {
+            return Err(DeviceError::Base);
+        }
         let connect = wire.spec.connect.address();
         let needs_base = matches!(connect, Address::Unix(_, UnixName::Path(_)));
         if needs_base != base.is_some() || needs_base != wire.base.is_some() {
@@ -81,7 +89,7 @@ impl Plan {
             Some(zone) => scope_id(zone)?,
             None => 0,
         };
-        Ok(Plan { wire, base, scope })
+        Ok(Plan { wire, base, replies, scope })
     }
 
     pub(super) fn spec(&self) -> &DeviceSpec {
@@ -215,6 +223,8 @@ pub(super) struct Listener {
     pub(super) pause_ms: u32,
     /// When its timer is set for.
     pub(super) timer: Option<Instant>,
+    /// The message that its target has no room for (unix datagrams).
+    pub(super) blocked: Option<Box<Blocked>>,
 }
 
 /// How a listener is watched.

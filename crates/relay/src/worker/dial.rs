@@ -1,7 +1,7 @@
 //! Calling the target.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use portway_proto::Dir;
@@ -38,18 +38,34 @@ pub(super) fn call(place: &TargetPlace<'_>, carrier: Carrier) -> Result<Called, 
     let connected = |fd| Ok(Called { fd, connected: true });
     match place {
         TargetPlace::Inet(address) => call_inet(address, carrier),
-        TargetPlace::Abstract(name) => {
+        TargetPlace::Abstract(_) | TargetPlace::Path { .. } => {
             let fd = unix_socket(carrier)?;
-            connect(&fd, &SocketAddrUnix::new_abstract_name(name)?)?;
-            connected(fd)
-        }
-        TargetPlace::Path { base, kind, path } => {
-            let fd = unix_socket(carrier)?;
-            let called = unix_path::connect(fd.as_fd(), *base, *kind, path);
-            called.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            if carrier == Carrier::Gram {
+                connect_named(fd.as_fd(), place)?;
+            } else {
+                connect_unix(fd.as_fd(), place)?;
+            }
             connected(fd)
         }
     }
+}
+
+fn connect_unix(socket: BorrowedFd<'_>, place: &TargetPlace<'_>) -> Result<(), Errno> {
+    match place {
+        TargetPlace::Inet(_) => Err(Errno::AFNOSUPPORT),
+        TargetPlace::Abstract(name) => connect(socket, &SocketAddrUnix::new_abstract_name(name)?),
+        TargetPlace::Path { base, kind, path } => unix_path::connect(socket, *base, *kind, path)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    }
+}
+
+/// Connects a datagram socket, which gets a name to be answered at: the kernel gives it one if it asks for
+/// credentials when it connects (unix(7), autobind). It does not want them.
+pub(super) fn connect_named(socket: BorrowedFd<'_>, place: &TargetPlace<'_>) -> Result<(), Errno> {
+    sockopt::pass_credentials(socket, true).map_err(|_| Errno::IO)?;
+    let connected = connect_unix(socket, place);
+    sockopt::pass_credentials(socket, false).map_err(|_| Errno::IO)?;
+    connected
 }
 
 fn call_inet(address: &SocketAddr, carrier: Carrier) -> Result<Called, Errno> {
@@ -67,7 +83,7 @@ fn inet_socket(address: &SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno>
     socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
 }
 
-pub(super) fn unix_socket(carrier: Carrier) -> Result<OwnedFd, Errno> {
+fn unix_socket(carrier: Carrier) -> Result<OwnedFd, Errno> {
     let (kind, flags) = (carrier.socket_type(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
     let fd = socket_with(AddressFamily::UNIX, kind, flags, None)?;
     if let Err(error) = unix_path::widen(fd.as_fd(), kind) {

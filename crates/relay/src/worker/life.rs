@@ -119,6 +119,7 @@ impl Engine {
         for device in self.devices.keys() {
             if let Some(device) = self.devices.get_mut(device) {
                 device.plan.base = None;
+                device.plan.replies = None;
             }
         }
         self.report_life();

@@ -8,7 +8,7 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, SocketAddrAny, SocketAddrUnix, recvmsg, sendmsg, sendmsg_addr,
 };
 
 /// `SCM_MAX_FD` of the kernel: descriptors of one message.
@@ -79,6 +79,8 @@ pub(super) struct Received {
     /// It came with the sender's credentials: a message, however short, and not the end of a connection. Only
     /// where the socket asks for them (`SO_PASSCRED`).
     pub(super) signed: bool,
+    /// Who sent it, where it has a name (datagrams).
+    pub(super) sender: Option<SocketAddrAny>,
 }
 
 /// Takes bytes and what comes beside them.
@@ -108,19 +110,43 @@ pub(super) fn receive(from: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> R
         beside,
         truncated: message.flags.contains(ReturnFlags::TRUNC),
         signed,
+        sender: message.address,
     })
 }
 
 /// Sends `bytes` with copies of `descriptors`.
 pub(super) fn put(to: impl AsFd, bytes: &[u8], descriptors: &[OwnedFd]) -> Result<usize, Errno> {
+    send(to, None, bytes, descriptors)
+}
+
+/// As [`put`], from a socket that is not connected.
+pub(super) fn put_to(
+    from: impl AsFd,
+    to: &SocketAddrUnix,
+    bytes: &[u8],
+    descriptors: &[OwnedFd],
+) -> Result<usize, Errno> {
+    send(from, Some(to), bytes, descriptors)
+}
+
+fn send(
+    socket: impl AsFd,
+    to: Option<&SocketAddrUnix>,
+    bytes: &[u8],
+    descriptors: &[OwnedFd],
+) -> Result<usize, Errno> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let bytes = [IoSlice::new(bytes)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err(Errno::TOOMANYREFS);
     }
-    sendmsg(to, &[IoSlice::new(bytes)], &mut control, flags)
+    match to {
+        Some(to) => sendmsg_addr(socket, to, &bytes, &mut control, flags),
+        None => sendmsg(socket, &bytes, &mut control, flags),
+    }
 }
 
 /// Whether a descriptor may go to the other side. A directory, or a place in the file system opened with

@@ -11,10 +11,11 @@
 use std::os::fd::AsFd;
 
 use portway_model::FdPassing;
+use portway_sys::sockopt;
 use portway_sys::unix_path::widen;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketType, sockopt};
+use rustix::net::{RecvFlags, SocketType};
 
 use super::core::Core;
 use super::lane::{Lane, Step, TURN_BYTES};
@@ -30,7 +31,7 @@ pub(super) fn prepare(socket: &Socket) {
     if let Err(error) = widen(socket.as_fd(), SocketType::SEQPACKET) {
         tracing::debug!(%error, "long records may not fit");
     }
-    if let Err(error) = sockopt::set_socket_passcred(socket, true) {
+    if let Err(error) = sockopt::pass_credentials(socket.as_fd(), true) {
         tracing::debug!(%error, "an empty record counts as the end");
     }
 }

@@ -51,14 +51,11 @@ impl Engine {
         }
     }
 
-    fn try_put(&mut self, put: Put, mut fds: Vec<OwnedFd>) -> Result<(), DeviceError> {
+    fn try_put(&mut self, put: Put, fds: Vec<OwnedFd>) -> Result<(), DeviceError> {
         if put.slot.0 >= SLOT_COUNT {
             return Err(DeviceError::Slot(put.slot.0));
         }
-        if fds.len() > 1 {
-            return Err(DeviceError::Base);
-        }
-        let plan = Plan::new(put.wire, fds.pop())?;
+        let plan = Plan::new(put.wire, fds)?;
         let count = usize::try_from(put.listen_count).unwrap_or(usize::MAX);
         if !put.keep_listeners && !self.has_room(count) {
             return Err(DeviceError::Descriptors(put.listen_count));
@@ -149,11 +146,12 @@ impl Engine {
         self.retune_sweep();
     }
 
-    /// A datagram target cannot refuse, so there is nothing to hold for.
+    /// A datagram target cannot refuse, and no datagram waits, so there is nothing to hold for.
     fn begin_hold(&mut self, key: Key, hold: Option<Duration>) {
         let Some(device) = self.devices.get(key) else { return };
-        if let (Some(_), true, Some(slot)) = (hold, device.plan.connect_carrier().is_datagram(), device.slot)
-        {
+        let plan = &device.plan;
+        let datagrams = plan.listen_carrier().is_datagram() || plan.connect_carrier().is_datagram();
+        if let (Some(_), true, Some(slot)) = (hold, datagrams, device.slot) {
             self.set_hold(key, None);
             self.send(&FromWorker::HoldEnded { slot, reached: true }, Vec::new());
         } else {

@@ -1,4 +1,4 @@
-//! UDP to UDP.
+//! Datagrams: UDP, unix datagrams, and a stream for each flow (`link`).
 //!
 //! A flow is a client, the address it sent to, and the listener. Each has a connected socket to its target, so that the
 //! kernel sorts the replies and reports the target's errors to the flow they belong to. A reply leaves by the
@@ -9,6 +9,8 @@
 
 mod flows;
 mod link;
+mod messages;
+mod names;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +28,8 @@ use super::guard::Refusal;
 use super::slab::{Key, Slab};
 use crate::wire::field;
 use link::Link;
+pub(super) use messages::Blocked;
+use names::Names;
 
 /// Batches taken from one listener in one turn; then it is the others' turn.
 const TURN_BATCHES: usize = 8;
@@ -38,10 +42,31 @@ const FLOODED_TURNS: u32 = 16;
 /// rather than in the kernel's queue, where it would be at the cost of everybody's.
 const FLOODED_NEWCOMERS: u32 = 32;
 
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Client {
+    /// An address and a port.
+    Inet(SocketAddr),
+    /// A unix socket with a name, by its number.
+    Unix(Key),
+    /// Any unix socket without one.
+    Unnamed,
+}
+
+impl Client {
+    /// Its address, where it has one.
+    const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Client::Inet(address) => Some(address),
+            Client::Unix(_) | Client::Unnamed => None,
+        }
+    }
+}
+
 /// What makes a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FlowKey {
-    client: SocketAddr,
+    client: Client,
     /// The address the client sent to, if the listener tells.
     local: Option<IpAddr>,
     /// Listen index.
@@ -55,13 +80,12 @@ pub(super) struct Flow {
     device: Key,
     id: FlowId,
     listener: Key,
-    client: SocketAddr,
+    client: Client,
     /// Where replies come from.
     reply_from: Option<LocalAddr>,
     /// Where its datagrams go: the target may change under it.
     destination: Destination,
-    /// The stream that carries its datagrams, where the target speaks one.
-    link: Option<Box<Link>>,
+    way: Way,
     /// The target has sent something.
     answered: bool,
 }
@@ -73,6 +97,17 @@ pub(super) enum NoFlow {
     Failed,
     /// Its client is not let in.
     Refused(Refusal),
+}
+
+/// How the datagrams of a flow are carried.
+#[derive(Debug)]
+enum Way {
+    /// UDP to UDP, in batches.
+    Batches,
+    /// In a stream that is the target's.
+    Link(Box<Link>),
+    /// One by one: its client or its target is a unix socket.
+    Messages,
 }
 
 /// UDP state of the engine.
@@ -87,21 +122,30 @@ pub(super) struct Udp {
     gathered: usize,
     /// New flows that may still begin in this turn of a listener.
     newcomers: u32,
+    /// Names of unix clients.
+    names: Names,
 }
 
 impl Udp {
-    pub(super) const fn new() -> Udp {
-        Udp { flows: Slab::new(), batch: None, replying: None, gathered: 0, newcomers: 0 }
+    pub(super) fn new() -> Udp {
+        Udp {
+            flows: Slab::new(),
+            batch: None,
+            replying: None,
+            gathered: 0,
+            newcomers: 0,
+            names: Names::new(),
+        }
     }
 
     pub(super) fn flow_count(&self) -> usize {
         self.flows.len()
     }
 
-    /// The client of each flow of `device`.
+    /// The client of each flow of `device` that has an address.
     pub(super) fn clients_of(&self, device: Key) -> Vec<SocketAddr> {
         let flows = self.flows.keys().into_iter().filter_map(|key| self.flows.get(key));
-        flows.filter(|flow| flow.device == device).map(|flow| flow.client).collect()
+        flows.filter(|flow| flow.device == device).filter_map(|flow| flow.client.address()).collect()
     }
 }
 
@@ -142,7 +186,14 @@ impl Engine {
         let (device, index) = (listener.device, listener.index);
         let flow_key = |batch: &Batch, slot: usize| {
             let local = batch.local(slot);
-            Some((FlowKey { client: batch.peer(slot)?, local: local.map(|local| local.ip), index }, local))
+            Some((
+                FlowKey {
+                    client: Client::Inet(batch.peer(slot)?),
+                    local: local.map(|local| local.ip),
+                    index,
+                },
+                local,
+            ))
         };
         let mut slot = 0;
         while slot < count {
@@ -156,15 +207,17 @@ impl Engine {
             }
             match self.flow(device, key, this, local) {
                 Ok(flow) => self.send_up(flow, batch, slot..end),
-                Err(why) => {
-                    self.drop_datagrams(device, end - slot);
-                    if let NoFlow::Refused(refusal) = why {
-                        let count = u64::try_from(end - slot).unwrap_or(0);
-                        self.core.counters.add(device, refusal.field(), count);
-                    }
-                }
+                Err(why) => self.no_flow(device, why, end - slot),
             }
             slot = end;
+        }
+    }
+
+    /// Counts datagrams that began no flow.
+    fn no_flow(&self, device: Key, why: NoFlow, count: usize) {
+        self.drop_datagrams(device, count);
+        if let NoFlow::Refused(refusal) = why {
+            self.core.counters.add(device, refusal.field(), u64::try_from(count).unwrap_or(0));
         }
     }
 
@@ -178,12 +231,15 @@ impl Engine {
         let Some(flow) = self.udp.flows.get(place) else { return };
         let device = flow.device;
         self.core.count_traffic(device, Dir::Up, u64::try_from(bytes).unwrap_or(0));
-        if flow.link.is_some() {
-            return self.send_linked(place, batch, slots);
-        }
+        let named = match flow.way {
+            Way::Batches => false,
+            Way::Link(_) => return self.send_linked(place, batch, slots),
+            Way::Messages => true,
+        };
         let mut dropped = 0;
         let mut retried = false;
         while !slots.is_empty() {
+            let Some(flow) = self.udp.flows.get(place) else { return };
             match batch.send_connected(flow.socket.as_fd(), slots.clone()) {
                 Ok(sent) => {
                     slots.start += sent.max(1);
@@ -197,6 +253,11 @@ impl Engine {
                 Err(_) if !retried => {
                     retried = true;
                     self.core.count(device, field::DIAL_FAILED);
+                    if named && let Err(errno) = self.recall(place) {
+                        dropped += slots.len();
+                        self.on_flow_error(place, errno);
+                        break;
+                    }
                 }
                 Err(_) => {
                     dropped += 1;
@@ -212,9 +273,10 @@ impl Engine {
 
     /// Something happened to the socket of a flow.
     pub(super) fn on_flow(&mut self, place: Key, flags: EventFlags) {
-        match self.udp.flows.get(place) {
-            Some(Flow { link: Some(_), .. }) => self.on_link(place, flags),
-            Some(Flow { link: None, .. }) => self.on_reply(place),
+        match self.udp.flows.get(place).map(|flow| &flow.way) {
+            Some(Way::Batches) => self.on_reply(place),
+            Some(Way::Link(_)) => self.on_link(place, flags),
+            Some(Way::Messages) => self.on_message_flow(place, flags),
             None => {}
         }
     }
@@ -224,6 +286,7 @@ impl Engine {
     fn on_reply(&mut self, place: Key) {
         self.make_place_for_reply(place);
         let Some(flow) = self.udp.flows.get_mut(place) else { return };
+        let Client::Inet(client) = flow.client else { return };
         let batch = self.udp.batch.get_or_insert_default();
         let first = self.udp.gathered;
         let count = match batch.receive_connected(flow.socket.as_fd(), first) {
@@ -236,7 +299,7 @@ impl Engine {
         let mut bytes = 0;
         for slot in first..first + count {
             bytes += batch.bytes(slot).len();
-            batch.address(slot, flow.client, flow.reply_from);
+            batch.address(slot, client, flow.reply_from);
         }
         self.udp.gathered = first + count;
         self.udp.replying = Some(flow.listener);

@@ -217,8 +217,8 @@ impl Rig {
         let device = device(listen, connect, more);
         let listen_count = device.spec.listen_count();
         self.seq += 1;
-        let base = base(&device);
-        let fds: Vec<BorrowedFd<'_>> = base.iter().map(AsFd::as_fd).collect();
+        let bases = bases(&device);
+        let fds: Vec<BorrowedFd<'_>> = bases.iter().map(AsFd::as_fd).collect();
         let message = ToWorker::Put {
             seq: self.seq,
             slot: Slot(slot),
@@ -239,8 +239,8 @@ impl Rig {
         hold: Option<Duration>,
     ) -> Result<(), String> {
         self.seq += 1;
-        let base = base(device);
-        let fds: Vec<BorrowedFd<'_>> = base.iter().map(AsFd::as_fd).collect();
+        let bases = bases(device);
+        let fds: Vec<BorrowedFd<'_>> = bases.iter().map(AsFd::as_fd).collect();
         let message = ToWorker::Put {
             seq: self.seq,
             slot: Slot(slot),
@@ -348,17 +348,28 @@ pub(crate) fn device(listen: &str, connect: &str, more: &[(&str, &str)]) -> Wire
     let keys = [("listen", listen), ("connect", connect)].into_iter().chain(more.iter().copied());
     let spec = DeviceSpec::from_keys(keys).unwrap();
     let path = matches!(spec.connect.address(), Address::Unix(_, UnixName::Path(_)));
+    let datagrams = matches!(spec.listen.address(), Address::Unix(UnixKind::Datagram, _));
     WireDevice {
         key: "netns:test/dev".into(),
         spec,
         base: path.then_some(UnixBase::Root),
         base_name: None,
+        replies: datagrams.then_some(UnixBase::Root),
         note: "note".into(),
     }
 }
 
-fn base(device: &WireDevice) -> Option<OwnedFd> {
-    device.base.map(|_| unix_path::host_root().unwrap())
+/// The root of this process for whatever is to be looked up; with [`UnixBase::Parent`], for replies, the folder of the
+/// listen path.
+fn bases(device: &WireDevice) -> Vec<OwnedFd> {
+    let root = || unix_path::host_root().unwrap();
+    let replies = device.replies.map(|kind| match (kind, device.spec.listen.address()) {
+        (UnixBase::Parent, Address::Unix(_, UnixName::Path(path))) => {
+            unix_path::open_parent(root().as_fd(), path.as_path()).unwrap().0
+        }
+        _ => root(),
+    });
+    device.base.map(|_| root()).into_iter().chain(replies).collect()
 }
 
 /// Opens the listeners of a device.

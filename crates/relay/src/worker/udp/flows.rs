@@ -10,7 +10,7 @@ use portway_proto::udp_flow::FlowId;
 use portway_sys::mmsg::LocalAddr;
 
 use super::link::Link;
-use super::{Flow, FlowKey, NoFlow};
+use super::{Client, Flow, FlowKey, NoFlow, Way};
 use crate::wire::field;
 use crate::worker::device::{Destination, Device, Plan};
 use crate::worker::dial::{Called, call};
@@ -18,6 +18,7 @@ use crate::worker::engine::Engine;
 use crate::worker::failures::{Failure, Operation};
 use crate::worker::poller::{Token, Watch};
 use crate::worker::slab::Key;
+use crate::worker::socket::Carrier;
 use crate::worker::timers::Timer;
 
 /// Flows ended in one turn because they are idle.
@@ -39,8 +40,8 @@ impl Engine {
         // Who is refused takes no place from those who are not.
         let newcomers = self.udp.newcomers.checked_sub(1).ok_or(NoFlow::Failed)?;
         if device.guard.is_some() {
-            let (client, live) = (flow_key.client.ip(), device.flows.len());
-            device.judge(Some(client), live, self.core.now).map_err(NoFlow::Refused)?;
+            let (client, live) = (flow_key.client.address().map(|client| client.ip()), device.flows.len());
+            device.judge(client, live, self.core.now).map_err(NoFlow::Refused)?;
         }
         self.udp.newcomers = newcomers;
         self.new_flow(device_key, listener, flow_key, local).ok_or(NoFlow::Failed)
@@ -77,13 +78,17 @@ impl Engine {
         let now = self.core.now;
         let client = flow_key.client;
         let device = self.devices.get_mut(device_key)?;
-        let mut link = link(&device.plan, &flow_key, called.connected);
-        let watch = link.as_ref().map_or(Watch::Level, |link| link.watch());
-        if let Some(link) = &mut link {
+        let mut way = way(&device.plan, &flow_key, called.connected);
+        let (mut watch, mut call_ends) = (Watch::Level, None);
+        if let Way::Link(link) = &mut way {
+            watch = link.watch();
             self.core.frames.changed(0, link.kept_bytes());
-            link.call_ends = (!called.connected).then(|| now + device.plan.spec().connect_timeout);
+            call_ends = (!called.connected).then(|| now + device.plan.spec().connect_timeout);
+            link.call_ends = call_ends;
         }
-        let call_ends = link.as_ref().and_then(|link| link.call_ends);
+        if let Client::Unix(name) = client {
+            self.udp.names.hold(name);
+        }
         // The place first: the table and the event queue both name it.
         let place = self.udp.flows.insert(Flow {
             socket: called.fd,
@@ -91,13 +96,15 @@ impl Engine {
             id: FlowId::from_u64(0),
             listener,
             client,
-            reply_from: local.map(|local| reply_source(client, local)),
+            reply_from: local.zip(client.address()).map(|(local, client)| reply_source(client, local)),
             destination,
-            link,
+            way,
             answered: false,
         });
         let inserted = device.flows.insert(flow_key, place, now);
-        device.flow_begun(client);
+        if let Some(client) = client.address() {
+            device.flow_begun(client);
+        }
         let flow = self.udp.flows.get_mut(place)?;
         flow.id = inserted.id;
         if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), watch) {
@@ -138,15 +145,21 @@ impl Engine {
     pub(super) fn close_flow(&mut self, place: Key) {
         if let Some(flow) = self.udp.flows.remove(place) {
             self.core.count(flow.device, field::CLOSED);
-            if let Some(link) = flow.link {
+            if let Way::Link(link) = flow.way {
                 self.core.frames.unkeep(link.kept_bytes());
                 if let Some(at) = link.call_ends {
                     self.core.timers.cancel(at, Timer::Call(place));
                 }
             }
-            if let Some(device) = self.devices.get_mut(flow.device) {
-                device.flow_ended(flow.client);
+            if let Some(device) = self.devices.get_mut(flow.device)
+                && let Some(client) = flow.client.address()
+            {
+                device.flow_ended(client);
             }
+            if let Client::Unix(name) = flow.client {
+                self.udp.names.release(name);
+            }
+            self.give_up_blocked(flow.listener, place);
         }
     }
 
@@ -208,6 +221,10 @@ impl Engine {
                 flow.listener = after;
             }
         }
+        let blocked = self.listeners.get_mut(before).and_then(|listener| listener.blocked.take());
+        if let Some(listener) = self.listeners.get_mut(after) {
+            listener.blocked = blocked;
+        }
     }
 
     /// Ends the flows of a device that came in by one of `listeners`.
@@ -230,18 +247,20 @@ fn is_astray(device: &Device, flow: &Flow) -> bool {
     device.destination(key.index) != Some(flow.destination) && !flow.answered
 }
 
-/// The stream that a flow of `plan` has, if any.
-fn link(plan: &Plan, flow_key: &FlowKey, connected: bool) -> Option<Box<Link>> {
+/// How a flow of `plan` is carried.
+fn way(plan: &Plan, flow_key: &FlowKey, connected: bool) -> Way {
     let carrier = plan.connect_carrier();
-    if carrier.is_datagram() {
-        return None;
-    }
+    let client = match (flow_key.client.address(), carrier) {
+        (Some(_), Carrier::Udp) => return Way::Batches,
+        (None, _) | (_, Carrier::Gram) => return Way::Messages,
+        (Some(client), Carrier::Tcp | Carrier::Unix | Carrier::Packet) => client,
+    };
     let port = plan.spec().listen.address().ports().and_then(|ports| ports.nth(flow_key.index));
     let local = flow_key.local.zip(port).map(|(ip, port)| SocketAddr::new(ip, port.get()));
     let mut header = [0; MAX_BYTES];
-    let length = super::link::header(plan.spec(), flow_key.client, local, &mut header);
+    let length = super::link::header(plan.spec(), client, local, &mut header);
     let framing = plan.spec().udp_framing.unwrap_or(UdpFraming::Raw);
-    Some(Box::new(Link::new(carrier, framing, connected, header.get(..length).unwrap_or_default())))
+    Way::Link(Box::new(Link::new(carrier, framing, connected, header.get(..length).unwrap_or_default())))
 }
 
 /// Where replies to `client` leave from. The interface is left to the routing table, as for any reply, except

@@ -17,7 +17,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
-use super::Flow;
+use super::{Client, Flow, Way};
 use crate::wire::field;
 use crate::worker::core::{Core, FrameMemory};
 use crate::worker::engine::Engine;
@@ -162,7 +162,7 @@ enum Looked {
 impl Engine {
     /// Sends the datagrams in `slots` into the stream of a flow.
     pub(super) fn send_linked(&mut self, place: Key, batch: &Batch, slots: std::ops::Range<usize>) {
-        let Some(Flow { socket, link: Some(link), device, .. }) = self.udp.flows.get_mut(place) else {
+        let Some(Flow { socket, way: Way::Link(link), device, .. }) = self.udp.flows.get_mut(place) else {
             return;
         };
         let (device, watch) = (*device, link.watch());
@@ -205,7 +205,7 @@ impl Engine {
 
     fn look_at_link(&mut self, place: Key, flags: EventFlags) -> Looked {
         let Some(flow) = self.udp.flows.get_mut(place) else { return Looked::Open };
-        let Flow { socket, link: Some(link), device, .. } = flow else { return Looked::Open };
+        let Flow { socket, way: Way::Link(link), device, .. } = flow else { return Looked::Open };
         let watch = link.watch();
         if !link.connected {
             if flags.intersects(EventFlags::ERR | EventFlags::HUP)
@@ -241,7 +241,7 @@ impl Engine {
 
     /// Reads once and gathers the replies in it. False: there is nothing to read.
     fn read_link(&mut self, place: Key) -> Result<bool, Looked> {
-        let Some(Flow { socket, link: Some(link), .. }) = self.udp.flows.get_mut(place) else {
+        let Some(Flow { socket, way: Way::Link(link), .. }) = self.udp.flows.get_mut(place) else {
             return Ok(false);
         };
         let mut buffer = std::mem::take(&mut self.core.buffer);
@@ -273,7 +273,7 @@ impl Engine {
             }
         }
         let fits = self.core.frames.changed(kept, decoder.kept_bytes());
-        if let Some(Flow { link: Some(link), .. }) = self.udp.flows.get_mut(place) {
+        if let Some(Flow { way: Way::Link(link), .. }) = self.udp.flows.get_mut(place) {
             link.decoder = decoder;
         }
         self.core.buffer = buffer;
@@ -285,16 +285,17 @@ impl Engine {
     }
 
     /// Puts a reply to those that are gathered.
-    fn gather(&mut self, place: Key, reply: &[u8]) {
+    pub(super) fn gather(&mut self, place: Key, reply: &[u8]) {
         self.make_place_for_reply(place);
         let Some(flow) = self.udp.flows.get_mut(place) else { return };
+        let Client::Inet(client) = flow.client else { return };
         let device = flow.device;
         let slot = self.udp.gathered;
         let batch = self.udp.batch.get_or_insert_default();
         if !batch.fill(slot, reply) {
             return self.drop_datagrams(device, 1);
         }
-        batch.address(slot, flow.client, flow.reply_from);
+        batch.address(slot, client, flow.reply_from);
         self.udp.gathered = slot + 1;
         self.udp.replying = Some(flow.listener);
         flow.answered = true;
@@ -315,7 +316,7 @@ impl Engine {
 
     /// The call of a flow has taken too long.
     pub(in crate::worker) fn on_call_over(&mut self, place: Key) {
-        if let Some(Flow { link: Some(link), .. }) = self.udp.flows.get_mut(place) {
+        if let Some(Flow { way: Way::Link(link), .. }) = self.udp.flows.get_mut(place) {
             link.call_ends = None;
             self.end_link(place, Some(Errno::TIMEDOUT));
         }
@@ -325,7 +326,7 @@ impl Engine {
     fn end_link(&mut self, place: Key, errno: Option<Errno>) {
         let Some(flow) = self.udp.flows.get(place) else { return };
         let (device_key, id) = (flow.device, flow.id);
-        let Some(Flow { link: Some(link), .. }) = self.udp.flows.get(place) else { return };
+        let Some(Flow { way: Way::Link(link), .. }) = self.udp.flows.get(place) else { return };
         let called = !link.connected;
         let lost = link.waiting.len() > link.sent.max(link.header_bytes) || link.decoder.is_amid();
         let Some(device) = self.devices.get_mut(device_key) else { return };

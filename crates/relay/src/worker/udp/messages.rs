@@ -1,0 +1,341 @@
+//! Unix datagrams: from a listener of theirs, to a target of theirs, or both.
+//!
+//! A flow is the client's name and a listener. Its socket towards a unix target has a name of its own (an abstract one
+//! that the kernel chooses), by which the target answers; an answer leaves by the listener, to the client's name.
+//! Clients without a name share a flow and get no answers.
+//!
+//! Between unix sockets nothing is lost for want of room: while the target's queue is full the listener is left
+//! alone, and its clients wait as they would at the target itself. One message per listener waits here.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use portway_model::{FdPassing, UnixPath};
+use portway_proto::Dir;
+use portway_sys::unix_path::{self, Base};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketAddrUnix};
+
+use super::names::PeerName;
+use super::{Client, Flow, FlowKey};
+use crate::wire::{UnixBase, field};
+use crate::worker::datagram::send_bytes;
+use crate::worker::device::{Attention, Plan};
+use crate::worker::dial::connect_named;
+use crate::worker::engine::Engine;
+use crate::worker::failures::{Failure, Operation};
+use crate::worker::message::{Held, Received, put, put_to, receive};
+use crate::worker::poller::{Token, Watch};
+use crate::worker::slab::Key;
+use crate::worker::socket::Carrier;
+use crate::worker::timers::Timer;
+
+/// Messages taken in one turn.
+const TURN_MESSAGES: usize = 64;
+
+/// A message that its target had no room for.
+#[derive(Debug)]
+pub(in crate::worker) struct Blocked {
+    flow: Key,
+    held: Held,
+}
+
+/// What became of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Sent {
+    Gone,
+    Lost,
+    /// There is no room for it at present.
+    Full,
+}
+
+impl Engine {
+    /// A listener of unix datagrams has something.
+    pub(in crate::worker) fn on_messages(&mut self, key: Key) {
+        let mut buffer = self.core.take_messages();
+        self.udp.newcomers = u32::MAX;
+        for _ in 0..TURN_MESSAGES {
+            if !self.unblock(key) {
+                break;
+            }
+            let Some(listener) = self.listeners.get(key) else { break };
+            match receive(&listener.fd, &mut buffer, RecvFlags::empty()) {
+                Ok(message) => self.forward_message(key, message, &buffer),
+                Err(Errno::AGAIN) => break,
+                // An error of an earlier answer has been taken away.
+                Err(_) => {}
+            }
+        }
+        self.core.give_messages(buffer);
+    }
+
+    fn forward_message(&mut self, key: Key, message: Received, buffer: &[u8]) {
+        let Some(listener) = self.listeners.get(key) else { return };
+        let (device, index) = (listener.device, listener.index);
+        let Some(owner) = self.devices.get(device) else { return };
+        let mut refused = u64::from(message.truncated);
+        let descriptors = if passes(&owner.plan) {
+            message.beside.passable(&mut refused)
+        } else {
+            message.beside.refuse(&mut refused);
+            Vec::new()
+        };
+        self.core.counters.add(device, field::DROPPED, refused);
+        if message.truncated {
+            return;
+        }
+        let client = match PeerName::of(message.sender) {
+            Some(name) => Client::Unix(self.udp.names.number(name.as_bytes())),
+            None => Client::Unnamed,
+        };
+        let flow = match self.flow(device, key, FlowKey { client, local: None, index }, None) {
+            Ok(flow) => flow,
+            Err(why) => {
+                if let Client::Unix(name) = client {
+                    self.udp.names.forget_unused(name);
+                }
+                return self.no_flow(device, why, 1);
+            }
+        };
+        let bytes = buffer.get(..message.length).unwrap_or_default();
+        let held = Held { bytes: Vec::new(), descriptors };
+        match self.send_message(flow, bytes, &held) {
+            Sent::Gone => {}
+            Sent::Lost => self.drop_datagrams(device, 1),
+            Sent::Full => self.block(key, flow, Held { bytes: bytes.to_vec(), ..held }),
+        }
+    }
+
+    /// Sends a message to the target of a flow; if that is gone, to the one in its place.
+    fn send_message(&mut self, place: Key, bytes: &[u8], with: &Held) -> Sent {
+        let Some(flow) = self.udp.flows.get(place) else { return Sent::Lost };
+        let device_key = flow.device;
+        let Some(device) = self.devices.get(device_key) else { return Sent::Lost };
+        let sent = if device.plan.connect_carrier() == Carrier::Gram {
+            match put(&flow.socket, bytes, &with.descriptors) {
+                Err(errno) if is_orphaned(errno) => {
+                    self.recall(place).and_then(|()| put(self.udp.socket(place)?, bytes, &with.descriptors))
+                }
+                other => other,
+            }
+            .map(drop)
+        } else {
+            send_bytes(flow.socket.as_fd(), bytes)
+        };
+        match sent {
+            Ok(()) => {
+                self.core.count_traffic(device_key, Dir::Up, u64::try_from(bytes.len()).unwrap_or(0));
+                Sent::Gone
+            }
+            Err(Errno::AGAIN) if self.listens_for_messages(place) => Sent::Full,
+            Err(errno @ (Errno::AGAIN | Errno::MSGSIZE | Errno::TOOMANYREFS)) => {
+                tracing::trace!(%errno, "message dropped");
+                Sent::Lost
+            }
+            Err(errno) => {
+                self.flow_failed(place, errno);
+                Sent::Lost
+            }
+        }
+    }
+
+    /// Whether the target of a flow can make its client wait.
+    fn listens_for_messages(&self, place: Key) -> bool {
+        let device = self.udp.flows.get(place).and_then(|flow| self.devices.get(flow.device));
+        device.is_some_and(|device| {
+            device.plan.connect_carrier() == Carrier::Gram && device.plan.listen_carrier() == Carrier::Gram
+        })
+    }
+
+    /// Connects the socket of a flow to the target that is there now; its name stays.
+    pub(super) fn recall(&self, place: Key) -> Result<(), Errno> {
+        let flow = self.udp.flows.get(place).ok_or(Errno::CONNREFUSED)?;
+        let device = self.devices.get(flow.device).ok_or(Errno::CONNREFUSED)?;
+        let index = device.flows.get(flow.id).map(|(key, _)| key.index).ok_or(Errno::CONNREFUSED)?;
+        connect_named(flow.socket.as_fd(), &device.plan.place(index).ok_or(Errno::CONNREFUSED)?)
+    }
+
+    /// A flow's target could not be reached.
+    fn flow_failed(&mut self, place: Key, errno: Errno) {
+        let Some(flow) = self.udp.flows.get(place) else { return };
+        let device_key = flow.device;
+        let Some(device) = self.devices.get(device_key) else { return };
+        let Some(index) = device.flows.get(flow.id).map(|(key, _)| key.index) else { return };
+        self.core.count(device_key, field::DIAL_FAILED);
+        self.fail(device_key, Failure { operation: Operation::Connect(index), errno });
+    }
+
+    /// Leaves a listener alone until the target of `flow` has room for the message.
+    fn block(&mut self, key: Key, flow: Key, held: Held) {
+        self.watch_listener(key, Attention::None);
+        self.core.frames.changed(0, held.bytes.len());
+        if let Some(listener) = self.listeners.get_mut(key) {
+            listener.blocked = Some(Box::new(Blocked { flow, held }));
+        }
+        self.watch_flow(flow, Watch::LevelBoth);
+    }
+
+    /// Sends the message that a listener waits with. False: it waits further.
+    fn unblock(&mut self, key: Key) -> bool {
+        let Some(blocked) = self.listeners.get_mut(key).and_then(|listener| listener.blocked.take()) else {
+            return true;
+        };
+        let Blocked { flow, held } = *blocked;
+        self.core.frames.unkeep(held.bytes.len());
+        let Some(device) = self.listeners.get(key).map(|listener| listener.device) else { return true };
+        match self.send_message(flow, &held.bytes, &held) {
+            Sent::Gone => {}
+            Sent::Lost => self.drop_datagrams(device, 1),
+            Sent::Full => {
+                self.block(key, flow, held);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The flow for which a listener waits is over: what it waits with is lost, the others go on.
+    pub(super) fn give_up_blocked(&mut self, listener: Key, flow: Key) {
+        let now = self.core.now;
+        let Some(listening) = self.listeners.get_mut(listener) else { return };
+        if listening.blocked.as_ref().is_none_or(|blocked| blocked.flow != flow) {
+            return;
+        }
+        let device = listening.device;
+        if let Some(blocked) = listening.blocked.take() {
+            self.core.frames.unkeep(blocked.held.bytes.len());
+        }
+        if listening.timer.is_none() {
+            listening.timer = Some(now);
+            self.core.timers.set(now, Timer::Listener(listener));
+        }
+        self.drop_datagrams(device, 1);
+    }
+
+    fn watch_flow(&self, place: Key, watch: Watch) {
+        if let Some(flow) = self.udp.flows.get(place)
+            && let Err(error) = self.core.poller.modify(flow.socket.as_fd(), Token::Flow(place), watch)
+        {
+            tracing::debug!(%error, "flow not watched");
+        }
+    }
+
+    /// Something happened to the socket of a flow between unix datagrams and anything else.
+    pub(super) fn on_message_flow(&mut self, place: Key, flags: EventFlags) {
+        let Some(flow) = self.udp.flows.get(place) else { return };
+        let listener = flow.listener;
+        if flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP) {
+            let waits = self.listeners.get(listener).and_then(|listener| listener.blocked.as_ref());
+            if waits.is_some_and(|blocked| blocked.flow == place) {
+                self.watch_flow(place, Watch::Level);
+                if self.unblock(listener) && self.life.accepts() {
+                    self.watch_listener(listener, Attention::Clients);
+                }
+            }
+        }
+        let mut buffer = self.core.take_messages();
+        for _ in 0..TURN_MESSAGES {
+            let Some(flow) = self.udp.flows.get(place) else { break };
+            match receive(&flow.socket, &mut buffer, RecvFlags::empty()) {
+                Ok(message) => self.answer_client(place, message, &buffer),
+                Err(Errno::AGAIN) => break,
+                Err(errno) => {
+                    self.on_flow_error(place, errno);
+                    break;
+                }
+            }
+        }
+        self.core.give_messages(buffer);
+    }
+
+    /// Gives the client of a flow an answer.
+    fn answer_client(&mut self, place: Key, message: Received, buffer: &[u8]) {
+        let Some(flow) = self.udp.flows.get(place) else { return };
+        let (device_key, client, listener, id) = (flow.device, flow.client, flow.listener, flow.id);
+        let Some(device) = self.devices.get(device_key) else { return };
+        let mut refused = u64::from(message.truncated);
+        let descriptors = if passes(&device.plan) {
+            message.beside.passable(&mut refused)
+        } else {
+            message.beside.refuse(&mut refused);
+            Vec::new()
+        };
+        self.core.counters.add(device_key, field::DROPPED, refused);
+        if message.truncated {
+            return;
+        }
+        let bytes = buffer.get(..message.length).unwrap_or_default();
+        let name = match client {
+            Client::Inet(_) => return self.gather(place, bytes),
+            Client::Unix(name) => self.udp.names.name(name),
+            Client::Unnamed => None,
+        };
+        let sent = name.ok_or(Errno::DESTADDRREQ).and_then(|name| {
+            let listener = self.listeners.get(listener).ok_or(Errno::BADF)?;
+            to_client(&device.plan, name, |address| put_to(&listener.fd, address, bytes, &descriptors))
+        });
+        match sent {
+            Ok(_) => {
+                self.core.count_traffic(device_key, Dir::Down, u64::try_from(bytes.len()).unwrap_or(0));
+                if let Some(flow) = self.udp.flows.get_mut(place) {
+                    flow.answered = true;
+                }
+                if let Some(device) = self.devices.get_mut(device_key) {
+                    device.flows.touch_id(id, Dir::Down, self.core.now);
+                }
+            }
+            Err(errno) => {
+                tracing::trace!(%errno, "answer dropped");
+                self.drop_datagrams(device_key, 1);
+            }
+        }
+    }
+}
+
+/// Whether descriptors pass through a device with unix datagrams.
+fn passes(plan: &Plan) -> bool {
+    plan.spec().fds == FdPassing::On
+        && plan.listen_carrier() == Carrier::Gram
+        && plan.connect_carrier() == Carrier::Gram
+}
+
+/// Whether a failure says that the peer of a socket is gone.
+fn is_orphaned(errno: Errno) -> bool {
+    matches!(errno, Errno::CONNREFUSED | Errno::NOTCONN | Errno::CONNRESET | Errno::DESTADDRREQ)
+}
+
+/// Calls `send` with the address of the client called `name`. A path is never used as such: it means something in the
+/// listening side's file system, and there it is looked up, below the descriptor that the daemon gave for it.
+fn to_client(
+    plan: &Plan,
+    name: &[u8],
+    send: impl FnOnce(&SocketAddrUnix) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    if let Some((0, text)) = name.split_first() {
+        return send(&SocketAddrUnix::new_abstract_name(text)?);
+    }
+    let path = Path::new(OsStr::from_bytes(name));
+    let Some((base, kind)) = &plan.replies else { return Err(Errno::ACCESS) };
+    let kind = match kind {
+        UnixBase::Root if path.is_absolute() => Base::Root,
+        UnixBase::Parent if path.parent() == folder(plan) => Base::Parent,
+        UnixBase::Root | UnixBase::Parent => return Err(Errno::ACCESS),
+    };
+    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let file = unix_path::find(base.as_fd(), kind, path).map_err(errno)?;
+    send(&unix_path::name_of(file.as_fd()).map_err(errno)?)
+}
+
+/// The folder of the socket listened on.
+fn folder(plan: &Plan) -> Option<&Path> {
+    plan.spec().listen.address().unix().and_then(|name| name.path()).map(UnixPath::as_path)?.parent()
+}
+
+impl super::Udp {
+    fn socket(&self, place: Key) -> Result<std::os::fd::BorrowedFd<'_>, Errno> {
+        self.flows.get(place).map(|flow: &Flow| flow.socket.as_fd()).ok_or(Errno::CONNREFUSED)
+    }
+}
