@@ -19,6 +19,8 @@ struct Need {
 const NEEDS: &[Need] = &[
     Need { program: "ip", package: "iproute2", used_for: "network namespaces and links" },
     Need { program: "nft", package: "nftables", used_for: "tests that drop packets" },
+    Need { program: "dnsmasq", package: "dnsmasq-base", used_for: "a DNS server behind a device" },
+    Need { program: "drill", package: "ldnsutils", used_for: "questions to a DNS server through a device" },
     Need { program: "ssh-agent", package: "openssh-client", used_for: "the worked example of an agent" },
     Need { program: "gpg", package: "gpg", used_for: "the worked example of gpg-agent" },
     Need { program: "gpg-agent", package: "gpg-agent", used_for: "the worked example of gpg-agent" },

@@ -284,8 +284,17 @@ fn open_path(spec: &DeviceSpec, path: &Path, run: Option<&Run>) -> Result<Listen
         None => None,
     };
     let kind = socket_type(spec.listen.address().unix_kind().unwrap_or(UnixKind::Stream));
-    let bound = unix_path::bind(place, kind, owner, spec.socket.mode.bits().into())
-        .map_err(|failure| path_error(failure, path, side))?;
+    let mode = spec.socket.mode.bits().into();
+    let bound = match run {
+        // Answers leave by it: what abstract names mean is the network namespace's to say.
+        Some(run) if kind == SocketType::DGRAM => {
+            let namespace = run.netns().map_err(|_| OpenError::Gone)?;
+            netns::run_in(Some(namespace), move || unix_path::bind(place, kind, owner, mode))
+                .map_err(|source| path_io(path, source))?
+        }
+        _ => unix_path::bind(place, kind, owner, mode),
+    };
+    let bound = bound.map_err(|failure| path_error(failure, path, side))?;
     let file = SocketFile { dev: bound.dev, ino: bound.ino };
     Ok(Listeners::new(vec![bound.fd], spec, run, Some(file), folder))
 }

@@ -11,12 +11,13 @@ mod rig;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, UdpSocket};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use portway_model::GroupIds;
 use portway_relay::wire::{FromWorker, Ids, Init, Sandbox, field};
-use portway_testkit::{Stream, fds};
+use portway_testkit::{Addr, MessageSocket, Stream, fds};
 use rig::{Rig, accept, bound_tcp_memory, connect, expect_to_end, in_netns, init, pattern, service};
 use rustix::process::{Pid, Resource, Rlimit};
 
@@ -111,6 +112,9 @@ fn everything_works_in_the_sandbox() {
         open_to_all(&rig);
         streams(&mut rig);
         datagrams(&mut rig);
+        records(&mut rig);
+        messages(&mut rig);
+        frames(&mut rig);
         refusals(&mut rig);
         rig.lose_channel();
         rig.adopt();
@@ -171,13 +175,92 @@ fn groups_open_what_is_theirs() {
     });
 }
 
+fn records(rig: &mut Rig) {
+    let (listen, target) = (rig.path("records-in"), rig.path("records-out"));
+    let service = MessageSocket::listen(&Addr::unix(&target)).unwrap();
+    open_socket(&target);
+    let key = |path: &Path| format!("unixpacket:{}", path.display());
+    rig.add(7, &key(&listen), &key(&target), &[]);
+    let client = MessageSocket::connect(&Addr::unix(&listen)).unwrap();
+    let server = service.accept().unwrap();
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    for (from, to) in [(&client, &server), (&server, &client)] {
+        for size in [0, 5, 200_000] {
+            from.send_with(&pattern(1, size), &[file.as_fd()]).unwrap();
+            let (bytes, got) = to.receive_with().unwrap();
+            assert!(bytes == pattern(1, size) && got.len() == 1, "{size} bytes");
+        }
+    }
+    drop(client);
+    assert_eq!(server.receive().unwrap(), b"");
+    rig.remove(7, false);
+}
+
+/// Answers to paths and abstract names, a target that restarts, one whose queue is full.
+fn messages(rig: &mut Rig) {
+    let (listen, target) = (rig.path("grams-in"), rig.path("grams-out"));
+    let key = |path: &Path| format!("unixgram:{}", path.display());
+    rig.add(7, &key(&listen), &key(&target), &[]);
+    let names = [Addr::unix(rig.path("client")), Addr::Abstract("client".into())];
+    let clients = names.map(|name| {
+        let client = MessageSocket::bind(&name).unwrap();
+        client.connect_to(&Addr::unix(&listen)).unwrap();
+        client
+    });
+    open_socket(&rig.path("client"));
+    for _ in 0..2 {
+        let service = MessageSocket::bind(&Addr::unix(&target)).unwrap();
+        open_socket(&target);
+        for client in &clients {
+            client.send(b"hello").unwrap();
+            assert!(service.answer(b"re ", rig::PATIENCE).unwrap());
+            assert_eq!(client.receive().unwrap(), b"re hello");
+        }
+        for _ in 0..20 {
+            clients[0].send(b"more").unwrap();
+        }
+        for _ in 0..20 {
+            assert_eq!(service.receive().unwrap(), b"more");
+        }
+        std::fs::remove_file(&target).unwrap();
+    }
+    rig.remove(7, false);
+}
+
+/// A datagram in a stream, with a header before it, and a frame out of one.
+fn frames(rig: &mut Rig) {
+    let len16 = ("udp.framing", "len16");
+    let service = service("tcp:127.0.0.1:2000");
+    rig.add(7, "udp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[len16, ("proxy_protocol", "v2")]);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(rig::PATIENCE)).unwrap();
+    client.send_to(b"hello", "127.0.0.1:1000").unwrap();
+    let server = accept(&service);
+    let mut got = [0; 28 + 7];
+    (&server).read_exact(&mut got).unwrap();
+    assert_eq!(&got[28..], b"\0\x05hello");
+    (&server).write_all(b"\0\x02re").unwrap();
+    assert_eq!(client.recv(&mut got).unwrap(), 2);
+    rig.remove(7, false);
+    let target = UdpSocket::bind("127.0.0.1:2000").unwrap();
+    target.set_read_timeout(Some(rig::PATIENCE)).unwrap();
+    rig.add(7, "tcp:127.0.0.1:1000", "udp:127.0.0.1:2000", &[len16]);
+    let client = connect("tcp:127.0.0.1:1000");
+    (&client).write_all(b"\0\x05hello").unwrap();
+    let (length, from) = target.recv_from(&mut got).unwrap();
+    target.send_to(&got[..length], from).unwrap();
+    (&client).read_exact(&mut got[..7]).unwrap();
+    assert_eq!(&got[..7], b"\0\x05hello");
+    rig.remove(7, false);
+}
+
 /// The worker is another user: sockets of the test have to let it in.
 fn open_to_all(rig: &Rig) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(rig.dir(), std::fs::Permissions::from_mode(0o777)).unwrap();
 }
 
-fn open_socket(path: &std::path::Path) {
+fn open_socket(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
 }

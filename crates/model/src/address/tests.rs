@@ -63,7 +63,7 @@ const BAD: [(&str, &str); 70] = [
         "\u{1b}[2J:80",
         "column 1: unknown protocol `\\u{1b}[2J`, expected tcp, udp, unix, unixgram or unixpacket",
     ),
-    ("unixgram:@", "column 11: abstract name is empty"),
+    ("unixgram:@", "column 11: abstract socket name is empty"),
     ("unixpacket:", "column 12: address missing after `unixpacket:`"),
     ("unixpacket:run/a", "column 12: path is not absolute"),
     ("tcp:", "column 5: address missing after `tcp:`"),

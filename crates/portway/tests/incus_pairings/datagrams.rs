@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Largest payload over IPv4: 65,535 less the headers of IP and UDP.
 const LARGEST: usize = 65_507;
 
-fn socket_addr(addr: &Addr) -> Result<SocketAddr> {
+pub(crate) fn socket_addr(addr: &Addr) -> Result<SocketAddr> {
     match addr {
         Addr::Tcp(addr) => Ok(*addr),
         Addr::Unix(_) | Addr::Abstract(_) => bail!("{addr} is no address with a port"),

@@ -1,10 +1,12 @@
 //! Every pairing of listen and connect on both sides of a real container: bytes, ends of stream,
-//! resets, datagrams, headers, port lists.
+//! resets, datagrams, records, frames, headers, port lists.
 
 #[cfg(test)]
 mod datagrams;
 #[cfg(test)]
 mod headers;
+#[cfg(test)]
+mod messages;
 #[cfg(test)]
 mod place;
 #[cfg(test)]
