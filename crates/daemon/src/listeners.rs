@@ -3,6 +3,8 @@
 //! Opening runs on a thread of its own: inside an instance a path may lie on a file system that
 //! never answers, and a network namespace is a property of a thread.
 
+mod genuine;
+
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -285,16 +287,15 @@ fn open_path(spec: &DeviceSpec, path: &Path, run: Option<&Run>) -> Result<Listen
     };
     let kind = socket_type(spec.listen.address().unix_kind().unwrap_or(UnixKind::Stream));
     let mode = spec.socket.mode.bits().into();
-    let bound = match run {
-        // Answers leave by it: what abstract names mean is the network namespace's to say.
-        Some(run) if kind == SocketType::DGRAM => {
-            let namespace = run.netns().map_err(|_| OpenError::Gone)?;
-            netns::run_in(Some(namespace), move || unix_path::bind(place, kind, owner, mode))
-                .map_err(|source| path_io(path, source))?
-        }
-        _ => unix_path::bind(place, kind, owner, mode),
+    // A socket of the instance belongs to its network namespace: that is how it is told at adoption, and what the
+    // abstract names of its clients mean.
+    let namespace = match run {
+        Some(run) => Some(run.netns().map_err(|_| OpenError::Gone)?),
+        None => None,
     };
-    let bound = bound.map_err(|failure| path_error(failure, path, side))?;
+    let bound = netns::run_in(namespace, move || unix_path::bind(place, kind, owner, mode))
+        .map_err(|source| path_io(path, source))?
+        .map_err(|failure| path_error(failure, path, side))?;
     let file = SocketFile { dev: bound.dev, ino: bound.ino };
     Ok(Listeners::new(vec![bound.fd], spec, run, Some(file), folder))
 }
@@ -357,7 +358,8 @@ impl Listeners {
     ) -> Option<Listeners> {
         let note: Note = serde_json::from_str(note).ok()?;
         let enough = u32::try_from(descriptors.len()).ok()? == count(spec);
-        if !enough || note.listen != spec.listen.to_string() || !is_genuine(&descriptors, spec, run) {
+        if !enough || note.listen != spec.listen.to_string() || !genuine::is_genuine(&descriptors, spec, run)
+        {
             return None;
         }
         let refusing = kind(spec) == Kind::Stream
@@ -472,39 +474,4 @@ fn remove_in_folder(
 fn place(path: &Path, inside: bool, run: Option<&Run>) -> Option<Place> {
     let root = if inside { run?.root().ok()? } else { unix_path::host_root().ok()? };
     Some(Place { root, path: PathBuf::from(path) })
-}
-
-/// Whether the descriptors are listeners of the wanted addresses in the wanted network namespace.
-fn is_genuine(descriptors: &[OwnedFd], spec: &DeviceSpec, run: Option<&Run>) -> bool {
-    let Some(expected) = expected_cookie(run) else { return false };
-    let here = |listener: &OwnedFd| {
-        netns::socket_netns_cookie(listener.as_fd()).is_ok_and(|cookie| cookie == expected)
-    };
-    if !descriptors.iter().all(here) {
-        return false;
-    }
-    match spec.listen.address() {
-        Address::Tcp { host, ports } | Address::Udp { host, ports } => {
-            descriptors.iter().zip(ports.iter()).all(|(listener, port)| {
-                listen::local_addr(listener.as_fd())
-                    .is_ok_and(|bound| bound.ip() == host.ip() && bound.port() == port.get())
-            })
-        }
-        Address::Unix(kind, _) => descriptors
-            .iter()
-            .all(|listener| listen::is_unix(listener.as_fd(), socket_type(*kind)).unwrap_or(false)),
-    }
-}
-
-fn expected_cookie(run: Option<&Run>) -> Option<u64> {
-    let namespace = match run {
-        Some(run) => Some(run.netns().ok()?),
-        None => None,
-    };
-    netns::run_in(namespace, || {
-        let probe = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None)?;
-        netns::socket_netns_cookie(probe.as_fd())
-    })
-    .ok()?
-    .ok()
 }

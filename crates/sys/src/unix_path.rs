@@ -116,7 +116,7 @@ pub fn widen(socket: BorrowedFd<'_>, kind: SocketType) -> io::Result<()> {
     Ok(())
 }
 
-/// [`bind`] for a stream socket.
+/// [`bind()`] for a stream socket.
 ///
 /// # Errors
 /// See [`BindError`].

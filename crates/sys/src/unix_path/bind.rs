@@ -31,7 +31,7 @@ const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
 /// setfsuid(2) with this value changes nothing and returns the present one.
 const ASK: u32 = u32::MAX;
 
-/// See [`super::bind`].
+/// See [`super::bind()`].
 pub(super) fn bind(place: Place, kind: SocketType, owner: Owner, mode: u32) -> Result<Bound, BindError> {
     let path = place.path.clone();
     let body = move || on_thread(&place, kind, owner, mode);
