@@ -9,6 +9,7 @@ use portway_sys::pidfd;
 
 use super::device::Attention;
 use super::engine::Engine;
+use super::guard::Entry;
 use super::poller::{Poller, Token, Watch};
 use super::slab::Key;
 use super::stream::{End, Phase, Stream};
@@ -135,15 +136,20 @@ impl Engine {
         }
     }
 
-    /// Gives the daemon every client that has no target yet.
+    /// Gives the daemon every client that has no target yet. The next worker takes them as let in, so one that still
+    /// owes its header, and has not been judged, is not among them: it is reset.
     fn hand_over_waiting(&mut self) {
         for key in self.streams.keys() {
-            if self
-                .streams
-                .get(key)
-                .is_some_and(|stream| !matches!(stream.phase, Phase::Open | Phase::SetAside))
-            {
-                self.orphan(key);
+            let Some((phase, entry)) = self.streams.get(key).map(|stream| (stream.phase, stream.entry))
+            else {
+                continue;
+            };
+            match (phase, entry) {
+                (Phase::Announcing, Entry::Fresh) => self.close(key, End::Reset),
+                (Phase::Announcing, Entry::Returned) | (Phase::Dialing | Phase::Waiting, _) => {
+                    self.orphan(key)
+                }
+                (Phase::Open | Phase::SetAside, _) => {}
             }
         }
     }

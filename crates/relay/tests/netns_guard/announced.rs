@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
-use portway_relay::wire::{Slot, ToWorker, field};
+use portway_relay::wire::{FromWorker, Init, Slot, ToWorker, field};
 
 use super::rig::{in_netns, until};
 use super::*;
@@ -139,5 +139,45 @@ fn returned_clients_are_not_judged_again() {
             assert_eq!(String::from_utf8(got).unwrap(), header("192.0.2.1"));
         }
         assert_eq!(rig.count(0, field::OVER_RATE) + rig.count(0, field::OVER_CONNECTIONS), 0);
+    });
+}
+
+/// When the instance dies, a client that still owes its header is reset: nobody has judged it. One that was judged is
+/// handed over.
+///
+/// Fails when: every client without a target is handed over, and with it one that the next worker takes as let in.
+#[test]
+fn a_client_that_owes_its_header_is_not_handed_over() {
+    in_netns(|| {
+        let mut instance = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(instance.id()).unwrap();
+        let pidfd = portway_sys::pidfd::open(pid).unwrap();
+        let init = Init { has_pidfd: true, init_pid: Some(pid), ..rig::init() };
+        let mut rig = Rig::start_with(init, &[pidfd.as_fd()]);
+        rig.add_held(0, LISTEN, SERVICE, &[("accept_proxy", "127.0.0.2"), ("deny", "192.0.2.66")], PATIENCE);
+        let owing = client("127.0.0.2", DOOR);
+        let mut begun = client("127.0.0.2", DOOR);
+        begun.write_all(b"PROXY TCP4 192.0.2.66").unwrap();
+        let mut judged = client("127.0.0.2", DOOR);
+        judged.write_all(header("192.0.2.1").as_bytes()).unwrap();
+        let mut denied = client("127.0.0.2", DOOR);
+        denied.write_all(header("192.0.2.66").as_bytes()).unwrap();
+        expect_reset(&denied, "denied");
+        until("they are in", || rig.live(0) == 3);
+        instance.kill().unwrap();
+        instance.wait().unwrap();
+        expect_reset(&owing, "no header");
+        expect_reset(&begun, "half a header");
+        rig.wait_for(|message| (*message == FromWorker::InstanceGone).then_some(()));
+        let orphan = |message: &FromWorker| matches!(message, FromWorker::Orphan { .. }).then_some(());
+        let (_, fds) = rig.wait_for(orphan);
+        let peers: Vec<SocketAddr> =
+            fds.into_iter().map(|fd| TcpStream::from(fd).peer_addr().unwrap()).collect();
+        assert_eq!(peers, [judged.local_addr().unwrap()]);
+        while let Some((message, _)) = rig.hear() {
+            assert_eq!(orphan(&message), None);
+        }
+        rig.lose_channel();
+        rig.join().unwrap();
     });
 }
