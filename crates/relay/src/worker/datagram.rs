@@ -27,8 +27,39 @@ const PAYLOAD_BYTES: usize = 65_507;
 /// What a frame costs of a turn beside its bytes.
 const FRAME_COST: usize = 64;
 
+/// The least that is asked of a stream of frames at the end of a turn, bytes: less would cost more calls than it saves.
+const READ_MIN_BYTES: usize = 2048;
+
 /// What an error costs of a turn, so that errors without end do not keep the loop.
 const ERROR_BYTES: usize = 1024;
+
+/// A turn of somebody who takes frames out of a stream.
+///
+/// What has been read is passed on at once, so a read asks for no more than holds a turn's worth of the shortest frames.
+#[derive(Debug)]
+pub(super) struct FrameTurn(usize);
+
+impl FrameTurn {
+    pub(super) const fn new() -> FrameTurn {
+        FrameTurn(TURN_BYTES)
+    }
+
+    pub(super) const fn is_over(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// The part of `buffer` for the next read.
+    pub(super) fn room<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [u8] {
+        let shortest = self.0 / FRAME_COST * len16::HEADER_BYTES;
+        let length = shortest.max(READ_MIN_BYTES).min(buffer.len());
+        buffer.get_mut(..length).unwrap_or_default()
+    }
+
+    /// A read gave `count` bytes, and `frames` with them.
+    pub(super) const fn took(&mut self, count: usize, frames: usize) {
+        self.0 = self.0.saturating_sub(count + frames * FRAME_COST);
+    }
+}
 
 /// From the stream to datagrams.
 pub(super) fn carry_up(lane: &mut Lane, from: &mut Socket, to: &mut Socket, core: &mut Core) -> Step {
@@ -68,7 +99,7 @@ pub(super) fn carry_frames_up(
     to: &mut Socket,
     core: &mut Core,
 ) -> Step {
-    let mut left = TURN_BYTES;
+    let mut turn = FrameTurn::new();
     loop {
         if lane.eof {
             return Step::Ended;
@@ -76,10 +107,10 @@ pub(super) fn carry_frames_up(
         if !from.read || !to.write {
             return Step::Waits;
         }
-        if left == 0 {
+        if turn.is_over() {
             return Step::More;
         }
-        match lane::read(from, &mut core.buffer) {
+        match lane::read(from, turn.room(&mut core.buffer)) {
             Ok(0) => {
                 lane.eof = true;
                 core.refused += u64::from(decoder.is_amid());
@@ -88,13 +119,14 @@ pub(super) fn carry_frames_up(
             }
             Ok(count) => {
                 lane.count(count);
-                left = left.saturating_sub(count);
+                let mut frames = 0;
                 let kept = decoder.kept_bytes();
                 let mut rest = core.buffer.get(..count).unwrap_or_default();
                 while let Some(frame) = decoder.next(&mut rest) {
                     core.refused += u64::from(send_datagram(to, frame).is_err());
-                    left = left.saturating_sub(FRAME_COST);
+                    frames += 1;
                 }
+                turn.took(count, frames);
                 if !core.frames.changed(kept, decoder.kept_bytes()) {
                     return Step::SourceFailed(Errno::NOBUFS);
                 }
@@ -194,3 +226,6 @@ pub(super) fn send_bytes(to: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errn
     };
     result.map(drop)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,8 +20,10 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg
 use super::{Client, Flow, Way};
 use crate::wire::field;
 use crate::worker::core::{Core, FrameMemory};
+use crate::worker::datagram::FrameTurn;
 use crate::worker::engine::Engine;
 use crate::worker::failures::{Failure, Operation};
+use crate::worker::lane::TURN_BYTES;
 use crate::worker::poller::{Token, Watch};
 use crate::worker::slab::Key;
 use crate::worker::socket::{Carrier, tune_tcp};
@@ -30,8 +32,8 @@ use crate::worker::timers::Timer;
 /// What may wait in a flow beside the first datagram, bytes.
 const WAITING_BYTES: usize = 16 * 1024;
 
-/// Reads of one flow in one turn.
-const TURN_READS: usize = 8;
+/// What a raw read costs of a turn at least, bytes: there is little more after one.
+const RAW_READ_COST: usize = TURN_BYTES / 8;
 
 /// Longest datagram that a raw read becomes, bytes: what IPv4 carries.
 const RAW_MAX_BYTES: usize = 65_507;
@@ -229,8 +231,9 @@ impl Engine {
         if link.watch() != watch {
             self.core.rewatch(socket, place, link);
         }
-        for _ in 0..TURN_READS {
-            match self.read_link(place) {
+        let mut turn = FrameTurn::new();
+        while !turn.is_over() {
+            match self.read_link(place, &mut turn) {
                 Ok(true) => {}
                 Ok(false) => return Looked::Open,
                 Err(looked) => return looked,
@@ -240,14 +243,14 @@ impl Engine {
     }
 
     /// Reads once and gathers the replies in it. False: there is nothing to read.
-    fn read_link(&mut self, place: Key) -> Result<bool, Looked> {
+    fn read_link(&mut self, place: Key, turn: &mut FrameTurn) -> Result<bool, Looked> {
         let Some(Flow { socket, way: Way::Link(link), .. }) = self.udp.flows.get_mut(place) else {
             return Ok(false);
         };
         let mut buffer = std::mem::take(&mut self.core.buffer);
         let room = match link.framing {
             UdpFraming::Raw => buffer.get_mut(..RAW_MAX_BYTES).unwrap_or_default(),
-            UdpFraming::Len16 => &mut buffer[..],
+            UdpFraming::Len16 => turn.room(&mut buffer),
         };
         let count = match recv(&*socket, room, RecvFlags::DONTWAIT) {
             Ok((count, _)) => count,
@@ -264,12 +267,18 @@ impl Engine {
         let (kept, framing) = (decoder.kept_bytes(), link.framing);
         let mut rest = buffer.get(..count).unwrap_or_default();
         match framing {
-            UdpFraming::Raw if count > 0 => self.gather(place, rest),
+            UdpFraming::Raw if count > 0 => {
+                self.gather(place, rest);
+                turn.took(count.max(RAW_READ_COST), 0);
+            }
             UdpFraming::Raw => {}
             UdpFraming::Len16 => {
+                let mut frames = 0;
                 while let Some(frame) = decoder.next(&mut rest) {
                     self.gather(place, frame);
+                    frames += 1;
                 }
+                turn.took(count, frames);
             }
         }
         let fits = self.core.frames.changed(kept, decoder.kept_bytes());
