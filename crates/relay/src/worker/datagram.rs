@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::core::Core;
 use super::engine::Engine;
 use super::lane::{self, Lane, Step, TURN_BYTES};
+use super::records::has_room;
 use super::slab::Key;
 use super::socket::Socket;
 use super::stream::End;
@@ -137,7 +138,8 @@ pub(super) fn carry_frames_up(
     }
 }
 
-/// From datagrams to the stream; `last` is when one last came.
+/// From datagrams to the stream; `last` is when one last came. Past the limit of what all streams may keep, a datagram is
+/// taken only when there is room for it in the stream.
 pub(super) fn carry_down(
     lane: &mut Lane,
     from: &mut Socket,
@@ -155,6 +157,10 @@ pub(super) fn carry_down(
         }
         if left == 0 {
             return Step::More;
+        }
+        if !core.pipes.may_keep() && !has_room(to) {
+            to.write = false;
+            return Step::Waits;
         }
         let before = if framing == UdpFraming::Len16 { len16::HEADER_BYTES } else { 0 };
         match recv(&*from, core.buffer.get_mut(before..).unwrap_or_default(), RecvFlags::DONTWAIT) {

@@ -108,8 +108,8 @@ fn pass(lane: &mut Lane, to: &mut Socket, core: &mut Core, record: Received, fds
     }
 }
 
-/// Whether a record of any size fits into `to`.
-fn has_room(to: &Socket) -> bool {
+/// Whether a record of any size fits into `to`; into a stream, whether it has more than a little room.
+pub(super) fn has_room(to: &Socket) -> bool {
     let mut fds = [PollFd::new(to, PollFlags::OUT)];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
 }

@@ -55,6 +55,33 @@ fn a_turn_of_empty_frames_is_bounded() {
     assert!(poured > frames * len16::HEADER_BYTES, "there was more");
 }
 
+/// Past what all streams together may keep, a datagram for a stream that is full stays in the kernel, and goes on when
+/// there is room. Fails when: each client that does not read keeps a datagram's bytes beyond the limit.
+#[test]
+fn datagrams_stay_in_the_kernel_when_too_much_is_kept() {
+    for framing in [UdpFraming::Raw, UdpFraming::Len16] {
+        let (mut core, _memory) = Core::new(4).unwrap();
+        let ((mut to, client), (mut from, server)) = (stream(), datagrams());
+        let mut lane = Lane::default();
+        let poured = pour(&to);
+        while core.pipes.may_keep() {
+            core.pipes.keep(1);
+        }
+        server.send(&[1; 1_000]).unwrap();
+        let mut last = None;
+        let step = carry_down(&mut lane, &mut from, &mut to, &mut core, (framing, &mut last));
+        assert_eq!((step, lane.total, lane.is_clear(), to.write), (Step::Waits, 0, true, false));
+
+        let mut rest = poured;
+        while rest > 0 {
+            rest -= rustix::io::read(&client, &mut vec![0; rest]).unwrap();
+        }
+        to.write = true;
+        let step = carry_down(&mut lane, &mut from, &mut to, &mut core, (framing, &mut last));
+        assert_eq!((step, lane.total, lane.is_clear(), to.write), (Step::Waits, 1_000, true, true));
+    }
+}
+
 /// The budget of a turn, whoever takes the frames: of the shortest, and of long ones.
 #[test]
 fn a_turn_in_frames_of_every_length() {
