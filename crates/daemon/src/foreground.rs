@@ -48,7 +48,9 @@ fn log_filter(configured: &LogFilter) -> LogFilter {
 async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device)) -> Result<(), Failure> {
     let catch = |kind| signal(kind).map_err(|source| io_failure("catch signals", &source));
     let (mut end, mut stop) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
-    let settings = setup::hub_settings(&options.settings, std::env::temp_dir(), Lifetime::WithDaemon)?;
+    // Nothing moves to a device in the foreground.
+    let (workers_dir, seal_key) = (std::env::temp_dir(), std::path::PathBuf::new());
+    let settings = setup::hub_settings(&options.settings, workers_dir, seal_key, Lifetime::WithDaemon)?;
     let hub = Hub::new(Parts {
         settings,
         keeper: Keeper::default(),

@@ -30,6 +30,8 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct HubSettings {
     /// Folder of worker sockets.
     pub(crate) workers_dir: PathBuf,
+    /// Key of the seal on notes about devices that move.
+    pub(crate) seal_key: PathBuf,
     /// What tcp and udp workers run as; `None` when no other id is mapped.
     pub(crate) worker_ids: Option<Ids>,
     /// What of the sandbox must hold.

@@ -5,6 +5,7 @@
 //! is the same the other way. See [`plan`] for what a crash in between leaves.
 
 pub(crate) mod plan;
+mod seal;
 pub(crate) mod translate;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use portway_model::{DeviceKey, DeviceName, InstanceKey, Provider};
 use tracing::warn;
 
 use self::plan::{Candidate, NOTE, Note, Verdict};
+use self::seal::Seals;
 use crate::http::ask;
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, edit};
@@ -38,11 +40,12 @@ pub(crate) async fn importable(hub: &Arc<Hub>, of: Option<&InstanceKey>) -> Resu
         Some(key) => vec![definition(client, key).await?],
         None => client.definitions().await.map_err(|problem| unreachable(&problem))?,
     };
+    let seals = Seals::load(&hub.settings.seal_key);
     let mut moves = Vec::new();
     for definition in definitions {
         let project = Some(definition.project.as_str());
         let Ok(key) = InstanceKey::new(Provider::Incus, project, &definition.name) else { continue };
-        let candidates = plan::candidates(&definition, &here(hub, &key));
+        let candidates = plan::candidates(&definition, &here(hub, &key), &seals);
         moves.extend(candidates.into_iter().map(|candidate| plan::shown(&key, candidate)));
     }
     moves.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
@@ -145,8 +148,9 @@ pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
         // The profile has another one meanwhile, or none: the instance gets its own.
         origin.place = api::Place::Instance;
     }
+    let seals = seals(hub)?;
     change(client, key, |definition| {
-        let text = Note::text(definition, origin.clone());
+        let text = Note::text(definition, name, origin.clone(), &seals);
         definition.set_config(&note_key(what), Some(&text));
     })
     .await
@@ -197,13 +201,14 @@ async fn take_out(
     candidate: &Candidate,
 ) -> Result<(), Failure> {
     let name = what.name.as_str();
+    let seals = seals(hub)?;
     for attempt in 1..=TRIES {
         let mut found = definition(client, &what.instance).await?;
         if self::candidate(hub, &found, what)?.origin != candidate.origin {
             let text = format!("{}/{name} was changed in Incus meanwhile", what.instance);
             return Err(failure(FailureKind::Refused, text));
         }
-        let text = Note::text(&found, candidate.origin.clone());
+        let text = Note::text(&found, name, candidate.origin.clone(), &seals);
         found.set_config(&note_key(what), Some(&text));
         // What a profile has under this name would come to light.
         let hidden = profiles_device(client, &found, name).await?.is_some();
@@ -306,12 +311,21 @@ fn undone_here(failed: Failure, again: Result<api::Device, Failure>) -> Failure 
     }
 }
 
+/// What new notes are sealed with.
+fn seals(hub: &Hub) -> Result<Seals, Failure> {
+    let path = &hub.settings.seal_key;
+    Seals::load_or_make(path).map_err(|problem| {
+        failure(FailureKind::Refused, format!("cannot make {}: {problem}", path.display()))
+    })
+}
+
 fn note_key(what: &api::MoveDevice) -> String {
     format!("{NOTE}{}", what.name)
 }
 
 fn candidate(hub: &Hub, definition: &Definition, what: &api::MoveDevice) -> Result<Candidate, Failure> {
-    let found = plan::candidates(definition, &here(hub, &what.instance));
+    let seals = Seals::load(&hub.settings.seal_key);
+    let found = plan::candidates(definition, &here(hub, &what.instance), &seals);
     let name = what.name.as_str();
     found.into_iter().find(|candidate| candidate.name == name).ok_or_else(|| {
         let text = format!("{} has no proxy device {name} in Incus", what.instance);

@@ -98,7 +98,9 @@ async fn assemble(
     renewed: Arc<Notify>,
 ) -> Result<(Arc<Hub>, Loaded, Kept), Failure> {
     let paths = &options.paths;
-    let settings = setup::hub_settings(&options.settings, paths.workers_dir.clone(), Lifetime::Detached)?;
+    let seal_key = paths.state.with_file_name("moves.key");
+    let workers_dir = paths.workers_dir.clone();
+    let settings = setup::hub_settings(&options.settings, workers_dir, seal_key, Lifetime::Detached)?;
     let loaded = state::load(&paths.state);
     let store =
         Store::start(paths.state.clone(), &loaded).map_err(|source| io_failure("start a thread", &source))?;

@@ -25,13 +25,14 @@ pub(crate) fn io_failure(doing: &str, source: &std::io::Error) -> Failure {
     failure(FailureKind::Refused, format!("cannot {doing}: {source}"))
 }
 
-/// Decides what workers are like.
+/// Decides what workers are like. `seal_key` is the file of the key that notes of moving devices are sealed with.
 ///
 /// # Errors
 /// When the configured user does not exist, or `/proc` cannot be read.
 pub(crate) fn hub_settings(
     settings: &Settings,
     workers_dir: PathBuf,
+    seal_key: PathBuf,
     lifetime: Lifetime,
 ) -> Result<HubSettings, Failure> {
     let nofile = process::raise_nofile();
@@ -45,6 +46,7 @@ pub(crate) fn hub_settings(
     let initial = map.uids.to_host(LAST_ID) == Some(LAST_ID);
     Ok(HubSettings {
         workers_dir,
+        seal_key,
         worker_ids: (root && mapped).then_some(Ids {
             uid: ids.uid,
             gid: ids.gid,

@@ -126,7 +126,14 @@ fn candidates(words: &[String], names: &dyn Names) -> Vec<String> {
         }
         (None, false) => positional(command, &positionals, current, names),
     };
-    found.into_iter().filter(|candidate| candidate.starts_with(current.as_str())).collect()
+    let fits = |candidate: &String| candidate.starts_with(current.as_str()) && is_plain(candidate);
+    found.into_iter().filter(fits).collect()
+}
+
+/// Whether no shell sees anything in `text` but itself. Shells put candidates into the command line as they are, and
+/// names come from a server: a project may be called `x;reboot`.
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| c.is_alphanumeric() || "._:/=@,+%-".contains(c))
 }
 
 fn option<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {

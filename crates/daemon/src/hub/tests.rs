@@ -10,6 +10,7 @@ fn hub() -> Arc<Hub> {
     let own_netns = netns::current().and_then(|namespace| netns::id(namespace.as_fd())).expect("a namespace");
     let settings = HubSettings {
         workers_dir: PathBuf::from("/nonexistent"),
+        seal_key: PathBuf::from("/nonexistent/moves.key"),
         worker_ids: None,
         sandbox: Sandbox::BestEffort,
         lifetime: Lifetime::WithDaemon,

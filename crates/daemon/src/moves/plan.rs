@@ -11,6 +11,7 @@ use portway_incus::{Definition, Device};
 use portway_model::{DeviceName, DeviceSpec, Follow, InstanceKey};
 use serde::{Deserialize, Serialize};
 
+use super::seal::Seals;
 use super::translate;
 use crate::state::{Origin, StoredDevice};
 
@@ -28,13 +29,16 @@ pub(crate) struct Note {
     uuid: String,
     /// What moves.
     pub(crate) origin: Origin,
+    /// Says that this Portway wrote it: whoever may edit the instance can write notes, too.
+    seal: String,
 }
 
 impl Note {
-    /// The text of a note about `origin` of an instance.
-    pub(crate) fn text(definition: &Definition, origin: Origin) -> String {
+    /// The text of a note about `origin`, which is the device `name` of an instance.
+    pub(crate) fn text(definition: &Definition, name: &str, origin: Origin, seals: &Seals) -> String {
         let uuid = definition.config(UUID).unwrap_or_default().to_owned();
-        serde_json::to_string(&Note { uuid, origin }).unwrap_or_default()
+        let seal = seals.of(&uuid, name, &origin);
+        serde_json::to_string(&Note { uuid, origin, seal }).unwrap_or_default()
     }
 }
 
@@ -67,10 +71,12 @@ pub(crate) struct Candidate {
     pub(crate) verdict: Verdict,
 }
 
-/// The proxy devices of an instance, those on their way included. `here` are ours of it.
+/// The proxy devices of an instance, those on their way included. `here` are ours of it. A note counts only with the
+/// seal of this Portway: Incus has checked its own devices, and nobody a note.
 pub(crate) fn candidates(
     definition: &Definition,
     here: &BTreeMap<DeviceName, StoredDevice>,
+    seals: &Seals,
 ) -> Vec<Candidate> {
     let local = definition.devices();
     let mut found: BTreeMap<String, (Origin, bool)> = BTreeMap::new();
@@ -78,6 +84,7 @@ pub(crate) fn candidates(
     for (name, text) in definition.config_below(NOTE) {
         if let Ok(note) = serde_json::from_str::<Note>(text)
             && note.uuid == uuid
+            && seals.fit(&note.uuid, name, &note.origin, &note.seal)
         {
             found.insert(name.to_owned(), (note.origin, true));
         }

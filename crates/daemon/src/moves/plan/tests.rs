@@ -38,10 +38,16 @@ fn a_device_of_an_instance_that_is_gone_is_not_given_to_its_namesake() {
 #[test]
 fn a_note_counts_for_its_own_instance_and_only_without_the_device() {
     let proxy = json!({"type": "proxy", "listen": "tcp::80", "connect": "tcp::80"});
-    let note =
-        |uuid: &str| json!({"uuid": uuid, "origin": {"device": proxy, "place": "instance"}}).to_string();
+    let seals = Seals::with([7; 32]);
+    let note = |uuid: &str| {
+        let origin =
+            serde_json::from_value(json!({"device": proxy, "place": "instance"})).expect("an origin");
+        let mut of = definition(json!({}), None);
+        of.set_config(UUID, Some(uuid));
+        Note::text(&of, "web", origin, &seals)
+    };
     let verdicts = |definition: &Definition, here: &BTreeMap<DeviceName, StoredDevice>| {
-        candidates(definition, here).into_iter().map(|one| one.verdict).collect::<Vec<_>>()
+        candidates(definition, here, &seals).into_iter().map(|one| one.verdict).collect::<Vec<_>>()
     };
     let none = BTreeMap::new();
     let here = BTreeMap::from([("web".parse().expect("a name"), stored(None, "uuid"))]);
@@ -53,4 +59,30 @@ fn a_note_counts_for_its_own_instance_and_only_without_the_device() {
     let both = definition(json!({"web": proxy}), Some(&note("6a1c")));
     assert!(matches!(verdicts(&both, &none)[..], [Verdict::Take { noted: false, .. }]));
     assert!(matches!(verdicts(&both, &here)[..], [Verdict::Skip(_)]));
+}
+
+/// Whoever may edit an instance can write a note; Incus has not checked what it says.
+///
+/// Fails when: a note counts without looking at its seal, or the seal covers less than the whole note.
+#[test]
+fn a_note_that_somebody_else_wrote_does_not_count() {
+    let seals = Seals::with([7; 32]);
+    let device = json!({"type": "proxy", "listen": "tcp::80", "connect": "tcp::80"});
+    let origin: Origin =
+        serde_json::from_value(json!({"device": device, "place": "instance"})).expect("an origin");
+    let of = definition(json!({}), None);
+    let counts =
+        |note: &str| !candidates(&definition(json!({}), Some(note)), &BTreeMap::new(), &seals).is_empty();
+    let note = Note::text(&of, "web", origin.clone(), &seals);
+    assert!(counts(&note));
+    assert!(!counts(&note.replace("tcp::80", "tcp::81")));
+    assert!(!counts(&note.replace("instance", "profile")));
+    assert!(!counts(&Note::text(&of, "other", origin.clone(), &seals)), "of another device");
+    assert!(!counts(&Note::text(&of, "web", origin.clone(), &Seals::with([8; 32]))), "of another Portway");
+    let mut unsealed: serde_json::Value = serde_json::from_str(&note).expect("json");
+    unsealed["seal"] = "".into();
+    assert!(!counts(&unsealed.to_string()));
+    let nobody = Seals::none();
+    let found = candidates(&definition(json!({}), Some(&note)), &BTreeMap::new(), &nobody);
+    assert!(found.is_empty(), "without a key no note counts");
 }
