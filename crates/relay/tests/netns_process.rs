@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 use portway_model::GroupIds;
 use portway_relay::wire::{FromWorker, Ids, Init, Sandbox, field};
 use portway_testkit::{Addr, MessageSocket, Stream, fds};
-use rig::{Rig, accept, bound_tcp_memory, connect, expect_to_end, in_netns, init, pattern, service};
+use rig::{
+    PATIENCE, Rig, accept, bound_tcp_memory, connect, expect_to_end, in_netns, init, pattern, service,
+};
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 10] = [
+const TESTS: [(&str, fn()); 11] = [
     ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
     ("the_sandbox_holds", the_sandbox_holds),
     ("clients_are_judged_in_the_sandbox", clients_are_judged_in_the_sandbox),
@@ -32,6 +34,7 @@ const TESTS: [(&str, fn()); 10] = [
     ("stalled_readers_stay_in_the_kernel", stalled_readers_stay_in_the_kernel),
     ("a_worker_without_descriptors_recovers", a_worker_without_descriptors_recovers),
     ("flows_share_the_descriptors", flows_share_the_descriptors),
+    ("a_name_outlives_the_flow_that_makes_room", a_name_outlives_the_flow_that_makes_room),
     ("clients_beyond_the_descriptors_wait", clients_beyond_the_descriptors_wait),
 ];
 
@@ -213,7 +216,7 @@ fn messages(rig: &mut Rig) {
         open_socket(&target);
         for client in &clients {
             client.send(b"hello").unwrap();
-            assert!(service.answer(b"re ", rig::PATIENCE).unwrap());
+            assert!(service.answer(b"re ", PATIENCE).unwrap());
             assert_eq!(client.receive().unwrap(), b"re hello");
         }
         for _ in 0..20 {
@@ -233,7 +236,7 @@ fn frames(rig: &mut Rig) {
     let service = service("tcp:127.0.0.1:2000");
     rig.add(7, "udp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[len16, ("proxy_protocol", "v2")]);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(rig::PATIENCE)).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.send_to(b"hello", "127.0.0.1:1000").unwrap();
     let server = accept(&service);
     let mut got = [0; 28 + 7];
@@ -243,7 +246,7 @@ fn frames(rig: &mut Rig) {
     assert_eq!(client.recv(&mut got).unwrap(), 2);
     rig.remove(7, false);
     let target = UdpSocket::bind("127.0.0.1:2000").unwrap();
-    target.set_read_timeout(Some(rig::PATIENCE)).unwrap();
+    target.set_read_timeout(Some(PATIENCE)).unwrap();
     rig.add(7, "tcp:127.0.0.1:1000", "udp:127.0.0.1:2000", &[len16]);
     let client = connect("tcp:127.0.0.1:1000");
     (&client).write_all(b"\0\x05hello").unwrap();
@@ -571,6 +574,36 @@ fn flows_share_the_descriptors() {
         for (client, server) in &pairs {
             exchange(client, server, 1000);
         }
+    });
+}
+
+/// A client of unix datagrams whose only flow makes room for its next one, on another device, is answered. Fails when: the
+/// name goes with the flow, between the look at it and the new flow.
+fn a_name_outlives_the_flow_that_makes_room() {
+    in_netns(|| {
+        let mut rig = Rig::start_role("limited", confined(), &[]);
+        let name = |name: &str| Addr::Abstract(name.to_owned());
+        let target = MessageSocket::bind(&name("target")).unwrap();
+        rig.add(0, "unixgram:@first", "unixgram:@target", &[]);
+        rig.add(1, "unixgram:@second", "unixgram:@target", &[]);
+        let ask = |client: &MessageSocket, device: &str| {
+            client.send_to(b"hello", &name(device)).unwrap();
+            assert!(target.answer(b"", PATIENCE).unwrap());
+            assert_eq!(client.receive().unwrap(), b"hello");
+        };
+        // Until the first flow has made room for the last.
+        let mut clients = Vec::new();
+        while rig.count(0, field::EVICTED) == 0 {
+            let client = MessageSocket::bind(&name(&format!("c{}", clients.len()))).unwrap();
+            ask(&client, "first");
+            clients.push(client);
+        }
+        // The next in line.
+        ask(&clients[1], "second");
+        assert_eq!((rig.count(0, field::EVICTED), rig.count(1, field::OPENED)), (2, 1));
+        // Under the same flow as before: the name is the one that the flow has.
+        ask(&clients[1], "second");
+        assert_eq!((rig.count(1, field::OPENED), rig.count(1, field::DROPPED)), (1, 0));
     });
 }
 

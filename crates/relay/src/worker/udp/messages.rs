@@ -88,17 +88,17 @@ impl Engine {
             return;
         }
         let client = match PeerName::of(message.sender) {
-            Some(name) => Client::Unix(self.udp.names.number(name.as_bytes())),
+            Some(name) => Client::Unix(self.udp.names.hold_name(name.as_bytes())),
             None => Client::Unnamed,
         };
-        let flow = match self.flow(device, key, FlowKey { client, local: None, index }, None) {
+        let flow = self.flow(device, key, FlowKey { client, local: None, index }, None);
+        // Held until here: a flow that made room for this one may have been the last with this name.
+        if let Client::Unix(name) = client {
+            self.udp.names.release(name);
+        }
+        let flow = match flow {
             Ok(flow) => flow,
-            Err(why) => {
-                if let Client::Unix(name) = client {
-                    self.udp.names.forget_unused(name);
-                }
-                return self.no_flow(device, why, 1);
-            }
+            Err(why) => return self.no_flow(device, why, 1),
         };
         let bytes = buffer.get(..message.length).unwrap_or_default();
         let held = Held { bytes: Vec::new(), descriptors };

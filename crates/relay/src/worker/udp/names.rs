@@ -64,8 +64,14 @@ impl Names {
         Names { entries: Slab::new(), by_name: HashMap::new() }
     }
 
-    /// The number of `name`, which it keeps while flows have it.
-    pub(super) fn number(&mut self, name: &[u8]) -> Key {
+    /// The number of `name`, which it keeps until it is released as often as it was held.
+    pub(super) fn hold_name(&mut self, name: &[u8]) -> Key {
+        let key = self.number(name);
+        self.hold(key);
+        key
+    }
+
+    fn number(&mut self, name: &[u8]) -> Key {
         if let Some(key) = self.by_name.get(name) {
             return *key;
         }
@@ -95,7 +101,7 @@ impl Names {
     }
 
     /// Lets go of a name that no flow has.
-    pub(super) fn forget_unused(&mut self, key: Key) {
+    fn forget_unused(&mut self, key: Key) {
         if self.entries.get(key).is_some_and(|entry| entry.flow_count == 0)
             && let Some(entry) = self.entries.remove(key)
         {
