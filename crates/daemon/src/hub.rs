@@ -148,6 +148,12 @@ impl Hub {
         locked(&self.desired).clone()
     }
 
+    /// Those of `keys` that are in the store and bound to no instance.
+    pub(crate) fn unbound(&self, keys: impl Iterator<Item = DeviceKey>) -> Vec<DeviceKey> {
+        let desired = locked(&self.desired);
+        keys.filter(|key| desired.get(key).is_some_and(|device| device.uuid.is_none())).collect()
+    }
+
     /// Generation of the devices in the store.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)

@@ -110,6 +110,13 @@ pub(crate) enum Change {
     Put(Box<StoredDevice>),
     /// Removes a device.
     Delete(DeviceKey),
+    /// Binds a device that is there to an instance, unless it is bound already. Does nothing else.
+    Bind {
+        /// Which device.
+        key: DeviceKey,
+        /// UUID of the instance.
+        uuid: String,
+    },
     /// Gives a device another name, all else unchanged.
     Rename {
         /// The present name.
@@ -243,6 +250,11 @@ pub(crate) fn apply(desired: &mut Desired, change: &Change) {
         }
         Change::Delete(key) => {
             desired.remove(key);
+        }
+        Change::Bind { key, uuid } => {
+            if let Some(device) = desired.get_mut(key) {
+                device.uuid.get_or_insert_with(|| uuid.clone());
+            }
         }
         Change::Rename { from, to } => {
             if let Some(mut device) = desired.remove(from) {

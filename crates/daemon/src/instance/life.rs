@@ -326,18 +326,20 @@ impl Instance {
         self.next_look = now + self.look_pause();
     }
 
-    /// Binds devices to the instance they match for the first time.
+    /// Binds devices to the instance they match for the first time. One that is not in the store, as it
+    /// is only staged, gets there unbound or bound by who stages it: a later look stores the binding.
     pub(super) async fn bind_uuids(&mut self) {
         let Some(uuid) = self.uuid.clone() else { return };
-        let mut changes = Vec::new();
-        for device in self.devices.values_mut().filter(|device| device.uuid.is_none()) {
-            device.uuid = Some(uuid.clone());
-            changes.push(Change::Put(Box::new(stored(&self.key, device))));
+        for device in self.devices.values_mut() {
+            device.uuid.get_or_insert_with(|| uuid.clone());
         }
-        if changes.is_empty() {
+        let bound = self.devices.values().filter(|device| device.uuid.as_ref() == Some(&uuid));
+        let unbound = self.hub.unbound(bound.map(|device| self.device_key(&device.name)));
+        if unbound.is_empty() {
             return;
         }
-        if let Err(failure) = self.hub.commit(changes).await {
+        let changes = unbound.into_iter().map(|key| Change::Bind { key, uuid: uuid.clone() });
+        if let Err(failure) = self.hub.commit(changes.collect()).await {
             warn!(instance = %self.key, error = failure, "instance identity not stored");
         }
     }

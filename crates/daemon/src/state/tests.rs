@@ -117,3 +117,17 @@ fn commits_are_on_disk_when_they_return() {
     runtime.block_on(store.commit(vec![Change::Delete(to)])).unwrap();
     assert!(load(&path).desired.is_empty());
 }
+
+/// Fails when binding puts the device it was told about: one that was taken back would be there again.
+#[test]
+fn only_a_device_that_is_there_and_unbound_is_bound() {
+    let bound = device("netns:blue", "web", 8080);
+    let unbound = StoredDevice { uuid: None, ..device("netns:blue", "dns", 8053) };
+    let mut wanted = desired(&[bound.clone(), unbound.clone()]);
+    let bind = |key: DeviceKey| Change::Bind { key, uuid: "77ff".into() };
+    apply(&mut wanted, &bind(device("netns:blue", "gone", 8080).key()));
+    apply(&mut wanted, &bind(bound.key()));
+    assert_eq!(wanted, desired(&[bound.clone(), unbound.clone()]));
+    apply(&mut wanted, &bind(unbound.key()));
+    assert_eq!(wanted, desired(&[bound, StoredDevice { uuid: Some("77ff".into()), ..unbound }]));
+}
