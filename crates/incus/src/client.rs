@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-#[cfg(doc)]
-use crate::IncusError;
 use crate::encode::{addressable, percent_encode};
 use crate::network::{self, Lease, Network};
 use crate::transport::{Door, protocol};
 use crate::types::wire;
-use crate::{Events, Instance, Result, Server, State, Summary, discover};
+use crate::{Events, IncusError, Instance, Result, Server, State, Summary, discover};
 
 /// What bounds every exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,8 +121,9 @@ impl Client {
     }
 
     /// The addresses the server has assigned to an instance: those its devices reserve and those
-    /// leased to its interfaces, inside networks of the server, nobody else's; IPv4 first. What the
-    /// instance says about itself is not asked. Two requests per network.
+    /// leased to its interfaces, inside networks of the server, nobody else's; IPv4 first. A network
+    /// without leases has none of them. What the instance says about itself is not asked. Two requests
+    /// per network.
     ///
     /// # Errors
     /// [`IncusError`], any; it says nothing about whether there are any.
@@ -134,13 +133,27 @@ impl Client {
             let name = &nic.network;
             let Some(target) = network_target(&instance.project, name, "") else { continue };
             let Some(of_network) = self.ask::<wire::Network>(&target).await? else { continue };
+            let of_network = Network::from(of_network);
             let Some(target) = network_target(&instance.project, name, "/leases") else { continue };
-            let leases: Vec<wire::Lease> = self.ask(&target).await?.unwrap_or_default();
-            let leases: Vec<Lease> = leases.iter().filter_map(Lease::from_wire).collect();
-            found.extend(network::assigned(&nic, &Network::from(of_network), &leases));
+            if !of_network.has_leases() {
+                continue;
+            }
+            let Some(leases) = self.leases(&target).await? else { continue };
+            found.extend(network::assigned(&nic, &of_network, &leases));
         }
         found.sort_by_key(IpAddr::is_ipv6);
         Ok(found)
+    }
+
+    /// The leases of a network; `None` when it is not one that has any. An error that may pass is none:
+    /// an instance must not lose its address by it.
+    async fn leases(&self, target: &str) -> Result<Option<Vec<Lease>>> {
+        let leases: Vec<wire::Lease> = match self.ask(target).await {
+            Ok(leases) => leases.unwrap_or_default(),
+            Err(IncusError::Status { code: 400 | 501, .. }) => return Ok(None),
+            Err(problem) => return Err(problem),
+        };
+        Ok(Some(leases.iter().filter_map(Lease::from_wire).collect()))
     }
 
     /// The instances with this UUID, whatever their name and project. One, or none; while an

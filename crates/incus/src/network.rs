@@ -12,6 +12,8 @@ use crate::types::wire;
 pub(crate) struct Network {
     /// The bridge's own addresses, with the length of their prefixes.
     gateways: Vec<(IpAddr, u8)>,
+    /// `bridge`, `ovn`, `macvlan`, `sriov`, `physical`.
+    kind: String,
 }
 
 /// A lease or a reservation of an address.
@@ -34,7 +36,7 @@ impl From<wire::Network> for Network {
     fn from(from: wire::Network) -> Self {
         let keys = ["ipv4.address", "ipv6.address"];
         let texts = keys.iter().filter_map(|key| from.config.get(*key));
-        Self { gateways: texts.filter_map(|text| prefix(text)).collect() }
+        Self { gateways: texts.filter_map(|text| prefix(text)).collect(), kind: from.kind }
     }
 }
 
@@ -64,6 +66,12 @@ fn number(address: IpAddr) -> u128 {
 }
 
 impl Network {
+    /// Whether the server assigns addresses in it. In the other kinds somebody else does, outside, and
+    /// the server answers a question for leases with an error.
+    pub(crate) fn has_leases(&self) -> bool {
+        matches!(self.kind.as_str(), "bridge" | "ovn")
+    }
+
     /// Whether `address` may be a host's of this network: inside it, and none of its special ones.
     fn holds(&self, address: IpAddr) -> bool {
         self.gateways.iter().any(|(gateway, length)| {
@@ -145,7 +153,7 @@ mod tests {
     fn network(v4: &str, v6: &str) -> Network {
         let config = [("ipv4.address", v4), ("ipv6.address", v6)];
         let config = config.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        Network::from(wire::Network { config })
+        Network::from(wire::Network { kind: "bridge".into(), config })
     }
 
     fn lease(hwaddr: &str, address: &str) -> Lease {

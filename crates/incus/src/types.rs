@@ -159,6 +159,8 @@ pub(crate) mod wire {
 
     #[derive(Deserialize)]
     pub(crate) struct Network {
+        #[serde(default, rename = "type")]
+        pub(crate) kind: String,
         #[serde(default)]
         pub(crate) config: BTreeMap<String, String>,
     }

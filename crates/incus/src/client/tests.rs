@@ -78,6 +78,74 @@ fn json(status: &str, body: &str) -> Scripted<String> {
     ))
 }
 
+/// Answers every request by its target, until there is none; the task gives the targets asked.
+fn answering(answer: fn(&str) -> (&'static str, String), count: usize) -> Scripted<Vec<String>> {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let listener = UnixListener::bind(dir.path().join("s")).expect("bind");
+    let task = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        while asked.len() < count {
+            let (mut stream, _) = listener.accept().await.expect("accept");
+            let line = request_line(&mut stream).await;
+            let target = line.split(' ').nth(1).expect("target").to_owned();
+            let (status, body) = answer(&target);
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(head.as_bytes()).await.expect("answer");
+            asked.push(target);
+        }
+        asked
+    });
+    Scripted { dir, task }
+}
+
+/// An instance with an interface in each of these networks; the second last digits of their hardware
+/// addresses are their numbers.
+fn with_nics(networks: &[&str]) -> Instance {
+    let wire: wire::Instance = serde_json::from_value(
+        serde_json::from_str::<serde_json::Value>(INSTANCE).expect("json")["metadata"].clone(),
+    )
+    .expect("an instance");
+    let mut instance = Instance::from(wire);
+    instance.devices.clear();
+    for (number, network) in networks.iter().enumerate() {
+        let nic = [("type", "nic"), ("network", network), ("hwaddr", &format!("aa:0{number}"))]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        instance.devices.insert(format!("eth{number}"), nic.into());
+    }
+    instance
+}
+
+fn of_networks(target: &str) -> (&'static str, String) {
+    let sync = |metadata: &str| ("200 OK", format!(r#"{{"type":"sync","metadata":{metadata}}}"#));
+    match target.trim_start_matches("/1.0/networks/").trim_end_matches("?project=default") {
+        "br0" | "odd" => sync(r#"{"type":"bridge","config":{"ipv4.address":"10.0.0.1/24"}}"#),
+        "lan" => sync(r#"{"type":"macvlan","config":{"parent":"eth0"}}"#),
+        "br0/leases" => sync(r#"[{"hwaddr":"aa:00","address":"10.0.0.9"}]"#),
+        "odd/leases" => {
+            let body = r#"{"type":"error","error_code":501,"error":"Not implemented"}"#;
+            ("501 Not Implemented", body.into())
+        }
+        _ => ("500 Internal Server Error", r#"{"type":"error","error_code":500,"error":"busy"}"#.into()),
+    }
+}
+
+/// Fails when the leases of every kind of network are asked for, or when the answer that there are none
+/// counts as no answer: the server would pass for unreachable.
+#[tokio::test]
+async fn a_network_without_leases_takes_no_address_from_another() {
+    let scripted = answering(of_networks, 5);
+    let found = scripted.client().assigned_addresses(&with_nics(&["br0", "odd", "lan"])).await;
+    assert_eq!(found.expect("answer"), ["10.0.0.9".parse::<IpAddr>().expect("an address")]);
+    let asked = scripted.task.await.expect("requests");
+    let asked: Vec<_> = asked.iter().map(|target| target.trim_start_matches("/1.0/networks/")).collect();
+    let project = "?project=default";
+    let expected = ["br0", "br0/leases", "odd", "odd/leases", "lan"].map(|path| format!("{path}{project}"));
+    assert_eq!(asked, expected);
+    let failing = answering(of_networks, 1);
+    let found = failing.client().assigned_addresses(&with_nics(&["broken"])).await;
+    assert!(matches!(found, Err(IncusError::Status { code: 500, .. })), "{found:?}");
+}
+
 #[tokio::test]
 async fn reads_the_server() {
     let server = json("200 OK", SERVER).client().server().await.expect("answer");
