@@ -24,7 +24,7 @@ const LAYOUT_VERSION: u32 = 1;
 /// Changes that may wait for the writer.
 const QUEUE_LENGTH: usize = 1024;
 
-/// Largest state file that is read, bytes: 100,000 devices of 600 bytes.
+/// Largest state file that is read or written, bytes: 100,000 devices of 600 bytes.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// A wanted device.
@@ -88,6 +88,16 @@ pub(crate) enum StateError {
         path: String,
         /// What is wrong.
         reason: String,
+    },
+    /// What is wanted is more than would be read again.
+    #[error("{path} would be {size_bytes} bytes, more than {limit_bytes}: too many devices")]
+    TooLarge {
+        /// Which file.
+        path: String,
+        /// What it would be.
+        size_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
     },
     /// The writer has ended.
     #[error("the state writer has stopped")]
@@ -349,26 +359,39 @@ fn checksum(generation: u64, devices: &[StoredDevice]) -> serde_json::Result<Str
 /// Replaces the file at `path` by `desired`; the file there becomes the previous generation.
 ///
 /// # Errors
-/// [`StateError::Io`]; the file at `path` is then unchanged.
+/// [`StateError::Io`], [`StateError::TooLarge`]; the file at `path` is then unchanged.
 pub(crate) fn save(path: &Path, generation: u64, desired: &Desired) -> Result<(), StateError> {
+    let text = encode(path, generation, desired, MAX_FILE_BYTES)?;
+    replace(path, &text)
+}
+
+/// The text of a state file. `path` is only for messages.
+fn encode(path: &Path, generation: u64, desired: &Desired, limit_bytes: u64) -> Result<Vec<u8>, StateError> {
+    let shown = || path.display().to_string();
+    let devices: Vec<StoredDevice> = desired.values().cloned().collect();
+    let invalid =
+        |problem: serde_json::Error| StateError::Invalid { path: shown(), reason: problem.to_string() };
+    let sha256 = checksum(generation, &devices).map_err(invalid)?;
+    let layout = Layout { version: LAYOUT_VERSION, generation, sha256, devices };
+    let mut text = serde_json::to_vec_pretty(&layout).map_err(invalid)?;
+    text.push(b'\n');
+    let size_bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    if size_bytes > limit_bytes {
+        return Err(StateError::TooLarge { path: shown(), size_bytes, limit_bytes });
+    }
+    Ok(text)
+}
+
+fn replace(path: &Path, text: &[u8]) -> Result<(), StateError> {
     let fail = |operation: &'static str, at: &Path| {
         let path = at.display().to_string();
         move |source| StateError::Io { operation, path, source }
     };
-    let devices: Vec<StoredDevice> = desired.values().cloned().collect();
-    let encode = |problem: serde_json::Error| StateError::Invalid {
-        path: path.display().to_string(),
-        reason: problem.to_string(),
-    };
-    let sha256 = checksum(generation, &devices).map_err(encode)?;
-    let layout = Layout { version: LAYOUT_VERSION, generation, sha256, devices };
-    let mut text = serde_json::to_vec_pretty(&layout).map_err(encode)?;
-    text.push(b'\n');
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
     let aside = PathBuf::from(aside);
     let mut file = File::create(&aside).map_err(fail("create", &aside))?;
-    file.write_all(&text).map_err(fail("write", &aside))?;
+    file.write_all(text).map_err(fail("write", &aside))?;
     file.sync_data().map_err(fail("sync", &aside))?;
     let before = previous(path);
     if path.exists() {

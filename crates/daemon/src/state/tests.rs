@@ -131,3 +131,29 @@ fn only_a_device_that_is_there_and_unbound_is_bound() {
     apply(&mut wanted, &bind(unbound.key()));
     assert_eq!(wanted, desired(&[bound, StoredDevice { uuid: Some("77ff".into()), ..unbound }]));
 }
+
+/// Fails when more is written than is read: the next start would find no state.
+#[test]
+fn what_would_not_be_read_again_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.json");
+    let older = desired(&[device("netns:blue", "web", 8080)]);
+    save(&path, 1, &older).unwrap();
+    let limit = encode(&path, 1, &older, MAX_FILE_BYTES).unwrap().len() as u64;
+    assert!(encode(&path, 1, &older, limit).is_ok());
+    let text = encode(&path, 1, &older, limit - 1).unwrap_err().to_string();
+    assert!(text.ends_with(&format!("would be {limit} bytes, more than {}: too many devices", limit - 1)));
+
+    let mut large = device("netns:blue", "dns", 8053);
+    large.uuid = Some("6".repeat(usize::try_from(MAX_FILE_BYTES).unwrap()));
+    let store = Store::start(path.clone(), &load(&path)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let refusal = runtime.block_on(store.commit(vec![Change::Put(Box::new(large))])).unwrap_err();
+    assert!(refusal.ends_with("too many devices"), "{refusal}");
+    let loaded = load(&path);
+    assert_eq!((loaded.generation, &loaded.desired, loaded.damaged), (1, &older, false));
+    assert!(!previous(&path).exists());
+    let small = device("netns:blue", "www", 8081);
+    runtime.block_on(store.commit(vec![Change::Put(Box::new(small))])).unwrap();
+    assert_eq!(load(&path).desired.len(), 2);
+}
