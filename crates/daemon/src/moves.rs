@@ -30,6 +30,22 @@ const TRIES: u32 = 5;
 /// Pause between them.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Why the definition of an instance is not changed.
+#[derive(Debug, thiserror::Error)]
+enum ChangeError {
+    /// The server does not do it.
+    #[error(transparent)]
+    Server(#[from] IncusError),
+    /// Somebody has made a device of this name meanwhile.
+    #[error("{instance} has another device {name} in Incus meanwhile")]
+    Taken {
+        /// The instance.
+        instance: InstanceKey,
+        /// The device's name.
+        name: DeviceName,
+    },
+}
+
 /// What can be imported, of one instance or of all.
 ///
 /// # Errors
@@ -152,9 +168,10 @@ pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
     change(client, key, |definition| {
         let text = Note::text(definition, name, origin.clone(), &seals);
         definition.set_config(&note_key(what), Some(&text));
+        Ok(())
     })
     .await
-    .map_err(|problem| unreachable(&problem))?;
+    .map_err(|problem| unchanged(&problem))?;
     ask(hub, key, |reply| Command::Remove(what.name.clone(), reply)).await?;
     let put_in = change(client, key, |definition| put_in(definition, what, &origin)).await;
     let mut moved = api::Move {
@@ -224,28 +241,42 @@ async fn take_out(
 }
 
 /// Puts a device back into the definition of its instance, and takes the note out.
-fn put_in(definition: &mut Definition, what: &api::MoveDevice, origin: &Origin) {
+///
+/// # Errors
+/// [`ChangeError::Taken`]; the definition is then as before.
+fn put_in(definition: &mut Definition, what: &api::MoveDevice, origin: &Origin) -> Result<(), ChangeError> {
+    let present = definition.devices().remove(what.name.as_str());
+    // What hides the device of a profile is no device, and our own may be there by an answer that was lost.
+    let is_free =
+        |device: &Device| *device == origin.device || device.get("type").is_some_and(|kind| kind == "none");
+    if !present.as_ref().is_none_or(is_free) {
+        let (instance, name) = (what.instance.clone(), what.name.clone());
+        return Err(ChangeError::Taken { instance, name });
+    }
     let own = (origin.place == api::Place::Instance).then_some(&origin.device);
     definition.set_device(what.name.as_str(), own);
     definition.set_config(&note_key(what), None);
+    Ok(())
 }
 
-/// Changes the definition of an instance, again when somebody was faster.
+/// Changes the definition of an instance, again when somebody was faster, unless `edit` refuses.
 async fn change(
     client: &Client,
     key: &InstanceKey,
-    edit: impl Fn(&mut Definition),
-) -> Result<(), IncusError> {
+    edit: impl Fn(&mut Definition) -> Result<(), ChangeError>,
+) -> Result<(), ChangeError> {
     let mut attempt = 1;
     loop {
         let changed = async {
             let found = client.definition(project(key), key.name().as_str()).await?;
             let mut found = found.ok_or_else(|| gone(key))?;
-            edit(&mut found);
-            client.replace(&found).await
+            edit(&mut found)?;
+            Ok(client.replace(&found).await?)
         };
         match changed.await {
-            Err(problem) if attempt < TRIES && (problem.is_outdated() || problem.is_transient()) => {
+            Err(ChangeError::Server(problem))
+                if attempt < TRIES && (problem.is_outdated() || problem.is_transient()) =>
+            {
                 attempt += 1;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -277,15 +308,18 @@ async fn profiles_device(
 /// The note goes. One that stays hurts nobody: the next import takes it away.
 async fn forget_note(client: &Client, what: &api::MoveDevice, moved: &mut api::Move) {
     let key = note_key(what);
-    if let Err(problem) = change(client, &what.instance, |definition| definition.set_config(&key, None)).await
-    {
+    let forget = |definition: &mut Definition| {
+        definition.set_config(&key, None);
+        Ok(())
+    };
+    if let Err(problem) = change(client, &what.instance, forget).await {
         let text = with_sources(&problem);
         warn!(instance = %what.instance, device = %what.name, error = text, "note of a move not removed");
         moved.notes.push(format!("{key} is left in the instance's configuration: {text}"));
     }
 }
 
-fn undone(failed: Failure, put_back: Result<(), IncusError>, done: &str, again: &str) -> Failure {
+fn undone(failed: Failure, put_back: Result<(), ChangeError>, done: &str, again: &str) -> Failure {
     match put_back {
         Ok(()) => Failure { error: format!("{}; {done}", failed.error), ..failed },
         Err(problem) => Failure {
@@ -359,6 +393,14 @@ fn project(key: &InstanceKey) -> &str {
     key.project().map_or("default", |project| project.as_str())
 }
 
+/// What a change that was not made means for who asked.
+fn unchanged(problem: &ChangeError) -> Failure {
+    match problem {
+        ChangeError::Server(problem) => unreachable(problem),
+        ChangeError::Taken { .. } => failure(FailureKind::Refused, with_sources(problem)),
+    }
+}
+
 /// What a failure of the server means for who asked.
 fn unreachable(problem: &IncusError) -> Failure {
     match problem {
@@ -368,3 +410,6 @@ fn unreachable(problem: &IncusError) -> Failure {
         _ => edit::unreachable(Provider::Incus, &with_sources(problem)),
     }
 }
+
+#[cfg(test)]
+mod tests;
