@@ -268,6 +268,9 @@ impl Engine {
         }
         if dropped > 0 {
             self.drop_datagrams(device, dropped);
+            if named {
+                self.end_adrift(place);
+            }
         }
     }
 

@@ -3,12 +3,13 @@
 //! A flow is the client's name and a listener. Its socket towards a unix target has a name of its own (an abstract one
 //! that the kernel chooses), by which the target answers; an answer leaves by the listener, to the client's name.
 //! Clients without a name share a flow and get no answers.
+//! A flow whose target is gone moves to the one in its place, or ends when there is none.
 //!
 //! Between unix sockets nothing is lost for want of room: while the target's queue is full the listener is left
 //! alone, and its clients wait as they would at the target itself. One message per listener waits here.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -17,7 +18,7 @@ use portway_proto::Dir;
 use portway_sys::unix_path::{self, Base};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketAddrUnix};
+use rustix::net::{RecvFlags, SocketAddrUnix, getpeername, recv};
 
 use super::names::PeerName;
 use super::{Client, Flow, FlowKey};
@@ -137,6 +138,7 @@ impl Engine {
             }
             Err(errno) => {
                 self.flow_failed(place, errno);
+                self.end_adrift(place);
                 Sent::Lost
             }
         }
@@ -150,12 +152,33 @@ impl Engine {
         })
     }
 
-    /// Connects the socket of a flow to the target that is there now; its name stays.
+    /// Connects the socket of a flow to the target that is there now; its name stays. What has come to it since it lost
+    /// the one before is nobody's answer.
     pub(super) fn recall(&self, place: Key) -> Result<(), Errno> {
         let flow = self.udp.flows.get(place).ok_or(Errno::CONNREFUSED)?;
         let device = self.devices.get(flow.device).ok_or(Errno::CONNREFUSED)?;
         let index = device.flows.get(flow.id).map(|(key, _)| key.index).ok_or(Errno::CONNREFUSED)?;
-        connect_named(flow.socket.as_fd(), &device.plan.place(index).ok_or(Errno::CONNREFUSED)?)
+        let adrift = is_adrift(flow.socket.as_fd());
+        connect_named(flow.socket.as_fd(), &device.plan.place(index).ok_or(Errno::CONNREFUSED)?)?;
+        if adrift {
+            // From here on only the target can send to it.
+            let purged = purge(flow.socket.as_fd());
+            self.drop_datagrams(flow.device, purged);
+        }
+        Ok(())
+    }
+
+    /// Ends a flow whose socket has lost its target and has found no other: anybody could send to it, in the target's
+    /// name. The client's next datagram begins a new one.
+    pub(super) fn end_adrift(&mut self, place: Key) {
+        let Some(flow) = self.udp.flows.get(place).filter(|flow| is_adrift(flow.socket.as_fd())) else {
+            return;
+        };
+        let (device, id) = (flow.device, flow.id);
+        if let Some(device) = self.devices.get_mut(device) {
+            device.flows.remove_id(id);
+        }
+        self.close_flow(place);
     }
 
     /// A flow's target could not be reached.
@@ -307,6 +330,24 @@ fn is_orphaned(errno: Errno) -> bool {
     matches!(errno, Errno::CONNREFUSED | Errno::NOTCONN | Errno::CONNRESET | Errno::DESTADDRREQ)
 }
 
+/// Whether the kernel has taken the peer from a connected socket, as it does on a datagram to one that is closed. Anybody
+/// can send to it then (unix(7) has a connected socket receive from its peer alone).
+fn is_adrift(socket: BorrowedFd<'_>) -> bool {
+    matches!(getpeername(socket), Err(Errno::NOTCONN))
+}
+
+/// Throws away what a socket has received; how many datagrams that was.
+fn purge(socket: BorrowedFd<'_>) -> usize {
+    let mut count = 0;
+    loop {
+        match recv(socket, &mut [0; 1], RecvFlags::DONTWAIT) {
+            Ok(_) => count += 1,
+            Err(Errno::INTR) => {}
+            Err(_) => return count,
+        }
+    }
+}
+
 /// Calls `send` with the address of the client called `name`. A path is never used as such: it means something in the
 /// listening side's file system, and there it is looked up, below the descriptor that the daemon gave for it.
 fn to_client(
@@ -335,7 +376,7 @@ fn folder(plan: &Plan) -> Option<&Path> {
 }
 
 impl super::Udp {
-    fn socket(&self, place: Key) -> Result<std::os::fd::BorrowedFd<'_>, Errno> {
+    fn socket(&self, place: Key) -> Result<BorrowedFd<'_>, Errno> {
         self.flows.get(place).map(|flow: &Flow| flow.socket.as_fd()).ok_or(Errno::CONNREFUSED)
     }
 }
