@@ -59,10 +59,11 @@ impl Engine {
         let mut buffer = self.core.take_messages();
         self.udp.newcomers = u32::MAX;
         for _ in 0..TURN_MESSAGES {
-            if !self.unblock(key) {
+            let Some(listener) = self.listeners.get(key) else { break };
+            // That there is room is an event of the flow, which has the listener watched again.
+            if listener.blocked.is_some() {
                 break;
             }
-            let Some(listener) = self.listeners.get(key) else { break };
             match receive(&listener.fd, &mut buffer, RecvFlags::empty()) {
                 Ok(message) => self.forward_message(key, message, &buffer),
                 Err(Errno::AGAIN) => break,
