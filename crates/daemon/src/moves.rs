@@ -108,7 +108,10 @@ pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
     let _alone = hub.moving.lock().await;
     let (client, key) = (&incus(hub)?, &what.instance);
     let found = definition(client, key).await?;
-    let candidate = candidate(hub, &found, what)?;
+    let candidate = match candidate(hub, &found, what) {
+        Ok(candidate) => candidate,
+        Err(missing) => return moved_already(hub, what).ok_or(missing),
+    };
     let Verdict::Take { spec, noted, .. } = candidate.verdict.clone() else {
         return finish_or_refuse(client, what, candidate).await;
     };
@@ -192,6 +195,23 @@ pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
         forget_note(client, what, &mut moved).await;
     }
     Err(undone_here(failed, again))
+}
+
+/// A device that was imported, when Incus has nothing of it any more: the last change of a daemon that
+/// died over it can still be on its way when the next one is asked what there is to move.
+fn moved_already(hub: &Hub, what: &api::MoveDevice) -> Option<api::Move> {
+    let stored = here(hub, &what.instance).remove(&what.name)?;
+    let place = stored.origin?.place;
+    Some(api::Move {
+        instance: stored.instance,
+        name: what.name.to_string(),
+        place,
+        progress: api::Progress::Moved,
+        keys: stored.keys.to_keys(),
+        notes: Vec::new(),
+        reason: None,
+        state: None,
+    })
 }
 
 /// What becomes of a device that is not to be taken.

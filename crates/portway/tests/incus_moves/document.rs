@@ -215,6 +215,8 @@ fn moves(doc: &mut Document, scene: &Scene, key: &str, port: u16) {
     let about = format!("?instance={}", key.replace(':', "%3A").replace('/', "%2F"));
     doc.call("GET", IMPORT, &format!("{IMPORT}{about}"), None, 200);
     doc.call("POST", IMPORT, IMPORT, Some(&device("moving")), 200);
+    // Again, by who was not told: it has moved.
+    doc.call("POST", IMPORT, IMPORT, Some(&device("moving")), 200);
     doc.call("GET", EXPORT, EXPORT, None, 200);
     doc.call("POST", EXPORT, EXPORT, Some(&device("moving")), 200);
     // One of ours that Incus cannot express, one of Incus that has a namesake here.
