@@ -79,6 +79,11 @@ fn tests(workspace: &Workspace, quick: bool) -> Command {
     if has_nextest() {
         let mut command = in_root(workspace, &["nextest", "run", "--release", "--workspace", "--locked"]);
         command.args(["--no-tests", "pass"]);
+        if needs::strict() {
+            command.args(["--profile", "ci"]);
+        }
+        // A panic's line is not to drown in frames of the test harness.
+        command.env("RUST_BACKTRACE", "0");
         if quick {
             command.args(["--filterset", "not binary(/^incus_/)"]);
         }
