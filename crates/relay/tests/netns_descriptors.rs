@@ -1,11 +1,11 @@
 //! Descriptors across a unix to unix device.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper fails its test")]
+#![expect(clippy::panic, reason = "a helper fails its test")]
 
 mod rig;
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -31,20 +31,6 @@ fn pair(fds: &str) -> (Rig, UnixStream, UnixStream) {
     (rig, client, server)
 }
 
-fn memfd(text: &[u8]) -> OwnedFd {
-    let mut file = File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-    file.write_all(text).unwrap();
-    file.into()
-}
-
-fn content(fd: OwnedFd) -> Vec<u8> {
-    let mut file = File::from(fd);
-    file.rewind().unwrap();
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).unwrap();
-    text
-}
-
 /// Memory, a pipe and a socket arrive and work, in both directions.
 #[test]
 fn kinds_of_descriptors_cross_both_ways() {
@@ -53,7 +39,7 @@ fn kinds_of_descriptors_cross_both_ways() {
         for (from, to) in [(&client, &server), (&server, &client)] {
             let (pipe_read, pipe_write) = rustix::pipe::pipe().unwrap();
             let (here, there) = UnixStream::pair().unwrap();
-            let memory = memfd(b"memory");
+            let memory = fds::memfd(b"memory").unwrap();
             fds::send(from, b"three", &[memory.as_fd(), pipe_read.as_fd(), there.as_fd()]).unwrap();
             drop((pipe_read, there));
             let (bytes, mut got) = fds::recv(to, 16).unwrap();
@@ -68,7 +54,7 @@ fn kinds_of_descriptors_cross_both_ways() {
             let mut text = String::new();
             File::from(got.pop().unwrap()).read_to_string(&mut text).unwrap();
             assert_eq!(text, "pipe");
-            assert_eq!(content(got.pop().unwrap()), b"memory");
+            assert_eq!(fds::content(got.pop().unwrap()).unwrap(), b"memory");
         }
     });
 }
@@ -79,13 +65,13 @@ fn one_and_253_in_a_message() {
         let (rig, client, server) = pair("on");
         for count in [1, fds::MAX_FDS] {
             let memories: Vec<OwnedFd> =
-                (0..count).map(|number| memfd(number.to_string().as_bytes())).collect();
+                (0..count).map(|number| fds::memfd(number.to_string()).unwrap()).collect();
             let borrowed: Vec<_> = memories.iter().map(AsFd::as_fd).collect();
             fds::send(&client, b"!", &borrowed).unwrap();
             let (_, got) = fds::recv(&server, 1).unwrap();
             assert_eq!(got.len(), count);
             for (number, fd) in got.into_iter().enumerate() {
-                assert_eq!(content(fd), number.to_string().as_bytes());
+                assert_eq!(fds::content(fd).unwrap(), number.to_string().as_bytes());
             }
         }
         assert_eq!(rig.count(0, field::DROPPED), 0);
@@ -101,7 +87,7 @@ fn descriptors_between_bytes_stay_in_place() {
         for round in 0..200_usize {
             let head = vec![1; 1 + round * 37 % 5000];
             (&client).write_all(&head).unwrap();
-            let memory = memfd(b"x");
+            let memory = fds::memfd(b"x").unwrap();
             fds::send(&client, b"f", &[memory.as_fd()]).unwrap();
             (&client).write_all(&head).unwrap();
             let mut got = vec![0; head.len()];
@@ -119,7 +105,7 @@ fn directories_are_dropped_and_counted() {
     in_netns(|| {
         let (rig, client, server) = pair("on");
         let directory = File::open("/").unwrap();
-        let memory = memfd(b"x");
+        let memory = fds::memfd(b"x").unwrap();
         fds::send(&client, b"two", &[directory.as_fd(), memory.as_fd()]).unwrap();
         let (bytes, got) = fds::recv(&server, 16).unwrap();
         assert_eq!((bytes.as_slice(), got.len()), (&b"two"[..], 1));

@@ -5,9 +5,8 @@
 mod rig;
 
 use std::fs::{File, Permissions};
-use std::io::{Read, Seek, Write};
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use std::time::Duration;
 
 use portway_relay::wire::{UnixBase, field};
 use portway_sys::unix_path::MESSAGE_MAX_BYTES;
-use portway_testkit::{Addr, MessageSocket};
+use portway_testkit::{Addr, MessageSocket, fds};
 use rig::{PATIENCE, Rig, device, in_netns, open, pattern};
 use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, recvfrom, sendto};
 
@@ -276,20 +275,6 @@ fn a_listener_that_waits_goes_on() {
     });
 }
 
-fn memfd(text: &[u8]) -> OwnedFd {
-    let mut file = File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-    file.write_all(text).unwrap();
-    file.into()
-}
-
-fn content(fd: OwnedFd) -> Vec<u8> {
-    let mut file = File::from(fd);
-    file.rewind().unwrap();
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).unwrap();
-    text
-}
-
 /// Descriptors pass between unix datagram sockets, folders do not, none with `fds=off`, and none towards udp.
 #[test]
 fn descriptors() {
@@ -301,7 +286,7 @@ fn descriptors() {
         rig.add(0, "unixgram:@on", "unixgram:@target", &[]);
         rig.add(1, "unixgram:@off", "unixgram:@target", &[("fds", "off")]);
         rig.add(2, "unixgram:@udp", "udp:127.0.0.1:2000", &[]);
-        let (file, folder) = (memfd(b"text"), File::open("/").unwrap());
+        let (file, folder) = (fds::memfd("text").unwrap(), File::open("/").unwrap());
         let send = |listen: &str| {
             let client = MessageSocket::unnamed().unwrap();
             client.connect_to(&abstract_name(listen)).unwrap();
@@ -310,7 +295,7 @@ fn descriptors() {
         send("on");
         let (bytes, mut got) = target.receive_with().unwrap();
         assert_eq!((bytes.as_slice(), got.len()), (&b"hello"[..], 1));
-        assert_eq!(content(got.remove(0)), b"text");
+        assert_eq!(fds::content(got.remove(0)).unwrap(), b"text");
         send("off");
         assert_eq!(target.receive_with().unwrap().1.len(), 0);
         send("udp");

@@ -5,14 +5,13 @@
 mod rig;
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 
 use portway_relay::wire::field;
 use portway_sys::unix_path::MESSAGE_MAX_BYTES;
-use portway_testkit::{Addr, MessageSocket};
+use portway_testkit::{Addr, MessageSocket, fds};
 use rig::{Rig, in_netns, pattern};
 
 /// Longest record that a program sends without asking the kernel for more room: `net.core.wmem_default` less 32.
@@ -32,20 +31,6 @@ fn pair(more: &[(&str, &str)]) -> (Rig, MessageSocket, MessageSocket) {
     let client = MessageSocket::connect(&Addr::unix(&listen)).unwrap();
     let server = service.accept().unwrap();
     (rig, client, server)
-}
-
-fn memfd(text: &[u8]) -> OwnedFd {
-    let mut file = File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-    file.write_all(text).unwrap();
-    file.into()
-}
-
-fn content(fd: OwnedFd) -> Vec<u8> {
-    let mut file = File::from(fd);
-    file.rewind().unwrap();
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).unwrap();
-    text
 }
 
 /// Records of every size arrive as they were sent, in both directions, empty ones too; then each side ends in its turn.
@@ -120,7 +105,7 @@ fn a_slow_reader_loses_nothing() {
 fn descriptors_cross_with_their_record() {
     in_netns(|| {
         let (rig, client, server) = pair(&[]);
-        let (one, two) = (memfd(b"one"), memfd(b"two"));
+        let (one, two) = (fds::memfd(b"one").unwrap(), fds::memfd(b"two").unwrap());
         let folder = File::open("/").unwrap();
         client.send_with(b"plain", &[]).unwrap();
         client.send_with(b"first", &[one.as_fd(), folder.as_fd(), two.as_fd()]).unwrap();
@@ -128,7 +113,7 @@ fn descriptors_cross_with_their_record() {
         let (bytes, got) = server.receive_with().unwrap();
         assert_eq!((bytes.as_slice(), got.len()), (&b"plain"[..], 0));
         let (bytes, got) = server.receive_with().unwrap();
-        let got: Vec<Vec<u8>> = got.into_iter().map(content).collect();
+        let got: Vec<Vec<u8>> = got.into_iter().map(|one| fds::content(one).unwrap()).collect();
         assert_eq!((bytes.as_slice(), got), (&b"first"[..], vec![b"one".to_vec(), b"two".to_vec()]));
         let (bytes, got) = server.receive_with().unwrap();
         assert_eq!((bytes.as_slice(), got.len()), (&b""[..], 1));
@@ -143,7 +128,7 @@ fn descriptors_cross_with_their_record() {
 fn descriptors_do_not_cross_where_they_are_off() {
     in_netns(|| {
         let (rig, client, server) = pair(&[("fds", "off")]);
-        let one = memfd(b"one");
+        let one = fds::memfd(b"one").unwrap();
         client.send_with(b"first", &[one.as_fd(), one.as_fd()]).unwrap();
         let (bytes, got) = server.receive_with().unwrap();
         assert_eq!((bytes.as_slice(), got.len()), (&b"first"[..], 0));

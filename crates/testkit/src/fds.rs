@@ -1,10 +1,12 @@
 //! File descriptors over unix sockets, for tests of their passing.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read as _, Seek as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -45,4 +47,25 @@ pub fn recv(stream: &impl AsFd, limit: usize) -> Result<(Vec<u8>, Vec<OwnedFd>)>
     }
     bytes.truncate(message.bytes);
     Ok((bytes, fds))
+}
+
+/// A file in memory with `text` in it.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn memfd(text: impl AsRef<[u8]>) -> Result<OwnedFd> {
+    let mut file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).context("cannot make a file")?);
+    file.write_all(text.as_ref()).context("cannot fill a file")?;
+    Ok(file.into())
+}
+
+/// What is in a file, from its beginning.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn content(file: OwnedFd) -> Result<Vec<u8>> {
+    let (mut file, mut content) = (File::from(file), Vec::new());
+    file.rewind().context("cannot go to the beginning")?;
+    file.read_to_end(&mut content).context("cannot read a file")?;
+    Ok(content)
 }

@@ -1,13 +1,13 @@
 //! Descriptors that travel with a stream from unix to unix.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use portway_testkit::{Rig, Stream, fds, process, wait_for};
-use rustix::fs::{MemfdFlags, OFlags};
+use rustix::fs::OFlags;
 
 use crate::PORTWAY;
 use crate::side::{BOTH, Bind, Place, add, unix, with};
@@ -37,19 +37,6 @@ impl Ends {
     }
 }
 
-fn memfd(text: &str) -> File {
-    let mut file = File::from(rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
-    file.write_all(text.as_bytes()).unwrap();
-    file
-}
-
-fn text_of(descriptor: OwnedFd) -> String {
-    let (mut file, mut text) = (File::from(descriptor), String::new());
-    file.rewind().unwrap();
-    file.read_to_string(&mut text).unwrap();
-    text
-}
-
 /// Receives until so many bytes are there, with all that came along, each by the byte it came with.
 fn receive(stream: &UnixStream, bytes: usize) -> (Vec<u8>, Vec<(usize, OwnedFd)>) {
     let (mut all, mut descriptors) = (Vec::new(), Vec::new());
@@ -67,9 +54,9 @@ fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
 }
 
 fn one_of_each(from: &UnixStream, to: &UnixStream) {
-    send(from, b"m", &[memfd("memory").as_fd()]);
+    send(from, b"m", &[fds::memfd("memory").unwrap().as_fd()]);
     let (_, mut came) = receive(to, 1);
-    assert_eq!(text_of(came.remove(0).1), "memory");
+    assert_eq!(fds::content(came.remove(0).1).unwrap(), b"memory");
 
     let (reader, writer) = std::io::pipe().unwrap();
     send(from, b"p", &[writer.as_fd()]);
@@ -96,14 +83,15 @@ fn one_of_each(from: &UnixStream, to: &UnixStream) {
 }
 
 fn as_many_as_go(from: &UnixStream, to: &UnixStream) {
-    let files: Vec<File> = (0..fds::MAX_FDS).map(|number| memfd(&number.to_string())).collect();
+    let files: Vec<OwnedFd> =
+        (0..fds::MAX_FDS).map(|number| fds::memfd(number.to_string()).unwrap()).collect();
     let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(std::os::fd::AsFd::as_fd).collect();
     send(from, b"all of them", &borrowed);
     let (bytes, came) = receive(to, 11);
     assert_eq!(bytes, b"all of them");
     assert_eq!(came.len(), fds::MAX_FDS);
     for (number, (_, descriptor)) in came.into_iter().enumerate() {
-        assert_eq!(text_of(descriptor), number.to_string());
+        assert_eq!(fds::content(descriptor).unwrap(), number.to_string().into_bytes());
     }
 }
 
@@ -114,7 +102,7 @@ fn each_with_its_byte(from: &UnixStream, to: &UnixStream) {
     for number in 0..50_u8 {
         let message = vec![number; 1 + usize::from(number) * 97];
         bytes.extend_from_slice(&message);
-        send(from, &message, &[memfd(&number.to_string()).as_fd()]);
+        send(from, &message, &[fds::memfd(number.to_string()).unwrap().as_fd()]);
         bytes.push(255);
         send(from, &[255], &[]);
     }
@@ -122,7 +110,7 @@ fn each_with_its_byte(from: &UnixStream, to: &UnixStream) {
     assert_eq!(got, bytes);
     assert_eq!(came.len(), 50);
     for (number, (at, descriptor)) in came.into_iter().enumerate() {
-        assert_eq!(text_of(descriptor), number.to_string());
+        assert_eq!(fds::content(descriptor).unwrap(), number.to_string().into_bytes());
         // A message may begin in the part before, never later than its descriptor was due.
         let first = bytes.iter().position(|byte| usize::from(*byte) == number).unwrap();
         assert!(at <= first, "descriptor {number} came at byte {at}, after its own at {first}");
@@ -189,7 +177,7 @@ fn descriptors_are_turned_off() {
 fn what_leads_out_of_an_instance_is_held_back() {
     let Some(rig) = Rig::start(PORTWAY, "fdsdir").unwrap() else { return };
     let ends = connect(&rig, Bind::Host, "unix", &[]);
-    let (folder, file) = (File::open("/").unwrap(), memfd("fine"));
+    let (folder, file) = (File::open("/").unwrap(), fds::memfd("fine").unwrap());
     let path = rustix::fs::open("/etc/hostname", OFlags::PATH, rustix::fs::Mode::empty())
         .or_else(|_| rustix::fs::open("/etc/passwd", OFlags::PATH, rustix::fs::Mode::empty()))
         .unwrap();
@@ -198,7 +186,7 @@ fn what_leads_out_of_an_instance_is_held_back() {
         send(from, b"three", &[folder.as_fd(), file.as_fd(), path.as_fd()]);
         let (bytes, mut came) = receive(to, 5);
         assert_eq!((bytes.as_slice(), came.len()), (&b"three"[..], 1));
-        assert_eq!(text_of(came.remove(0).1), "fine");
+        assert_eq!(fds::content(came.remove(0).1).unwrap(), b"fine");
     }
     let dropped = || (rig.daemon.device("unix").ok()?["dropped"] == 4).then_some(());
     wait_for("four are counted", dropped).unwrap();
@@ -213,16 +201,17 @@ fn descriptors_outlive_their_sender() {
     let ends = connect(&rig, Bind::Instance, "unix", &[]);
     let (client, service) = (unix(&ends.client), unix(&ends.service));
     for number in 0..20 {
-        send(client, b"x", &[memfd(&number.to_string()).as_fd()]);
+        send(client, b"x", &[fds::memfd(number.to_string()).unwrap().as_fd()]);
     }
     client.shutdown(Shutdown::Write).unwrap();
     let (_, came) = receive(service, 20);
-    let texts: Vec<String> = came.into_iter().map(|(_, one)| text_of(one)).collect();
+    let texts: Vec<String> =
+        came.into_iter().map(|(_, one)| String::from_utf8(fds::content(one).unwrap()).unwrap()).collect();
     assert_eq!(texts, (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
     assert_eq!(fds::recv(service, 1).unwrap().0.len(), 0);
-    send(service, b"answer", &[memfd("late").as_fd()]);
+    send(service, b"answer", &[fds::memfd("late").unwrap().as_fd()]);
     service.shutdown(Shutdown::Both).unwrap();
     let (_, mut came) = receive(client, 6);
-    assert_eq!(text_of(came.remove(0).1), "late");
+    assert_eq!(fds::content(came.remove(0).1).unwrap(), b"late");
     assert_eq!(fds::recv(client, 1).unwrap().0.len(), 0);
 }

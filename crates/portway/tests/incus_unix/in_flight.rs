@@ -1,15 +1,13 @@
 //! Descriptors among much else: between bulk bytes in both directions, and so many on their way that the
 //! kernel takes no more of a user.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use portway_testkit::{Addr, Container, Listener, Pattern, Rig, Site, Stream, check, fds};
-use rustix::fs::MemfdFlags;
 
 use crate::PORTWAY;
 use crate::side::{Bind, LIMIT, Place, add, unix};
@@ -26,23 +24,10 @@ const BULK: usize = 300_000;
 const SHARED_USER: &str = "security.uid=47111";
 const OTHER_USER: &str = "security.uid=47112";
 
-fn memfd(text: &str) -> File {
-    let mut file = File::from(rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
-    file.write_all(text.as_bytes()).unwrap();
-    file
-}
-
-fn text_of(descriptor: OwnedFd) -> String {
-    let (mut file, mut text) = (File::from(descriptor), String::new());
-    file.rewind().unwrap();
-    file.read_to_string(&mut text).unwrap();
-    text
-}
-
 fn send_rounds(mut to: &UnixStream, seed: u64) {
     for round in 0..ROUNDS {
         to.write_all(&Pattern::new(seed + round).bytes(BULK)).unwrap();
-        let file = memfd(&round.to_string());
+        let file = fds::memfd(round.to_string()).unwrap();
         assert_eq!(fds::send(to, b"!", &[file.as_fd()]).unwrap(), 1);
     }
 }
@@ -59,7 +44,7 @@ fn receive_rounds(from: &UnixStream, seed: u64) {
         assert_eq!(got.pop(), Some(b'!'));
         assert!(got == Pattern::new(seed + round).bytes(BULK), "wrong bytes in round {round}");
         assert_eq!(came.len(), 1, "descriptors of round {round}");
-        assert_eq!(text_of(came.remove(0)), round.to_string());
+        assert_eq!(fds::content(came.remove(0)).unwrap(), round.to_string().into_bytes());
     }
 }
 
@@ -115,7 +100,7 @@ impl Way {
 
 /// Sends full messages of descriptors until nobody takes any more.
 fn flood(client: &UnixStream) {
-    let file = memfd("flood");
+    let file = fds::memfd("flood").unwrap();
     let all: Vec<BorrowedFd<'_>> = (0..fds::MAX_FDS).map(|_| file.as_fd()).collect();
     client.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     loop {
@@ -131,10 +116,10 @@ fn flood(client: &UnixStream) {
 }
 
 fn passes(from: &Stream, to: &Stream) {
-    assert_eq!(fds::send(unix(from), b"d", &[memfd("passed").as_fd()]).unwrap(), 1);
+    assert_eq!(fds::send(unix(from), b"d", &[fds::memfd("passed").unwrap().as_fd()]).unwrap(), 1);
     let (bytes, mut came) = fds::recv(unix(to), 1).unwrap();
     assert_eq!((bytes.as_slice(), came.len()), (&b"d"[..], 1));
-    assert_eq!(text_of(came.remove(0)), "passed");
+    assert_eq!(fds::content(came.remove(0)).unwrap(), b"passed");
 }
 
 /// A container whose descriptors nobody takes fills the kernel's quota of its relay's user. A relay of
@@ -160,10 +145,10 @@ fn what_nobody_takes_holds_up_no_other_user() {
     let mut bytes = [0; 5];
     (&service).read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"bytes");
-    assert_eq!(fds::send(unix(&client), b"w", &[memfd("waited").as_fd()]).unwrap(), 1);
+    assert_eq!(fds::send(unix(&client), b"w", &[fds::memfd("waited").unwrap().as_fd()]).unwrap(), 1);
     drop((flooding, silent));
     let (bytes, mut came) = fds::recv(unix(&service), 1).unwrap();
     assert_eq!((bytes.as_slice(), came.len()), (&b"w"[..], 1));
-    assert_eq!(text_of(came.remove(0)), "waited");
+    assert_eq!(fds::content(came.remove(0)).unwrap(), b"waited");
     assert_eq!(rig.daemon.device("same").unwrap()["dropped"], 0);
 }
