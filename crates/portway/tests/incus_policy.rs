@@ -37,15 +37,6 @@ fn try_client(rig: &Rig, from: &str, port: u16) -> Option<Stream> {
     Some(stream)
 }
 
-/// One round with a service that echoes.
-fn exchange(stream: &Stream) {
-    let (mut reader, mut writer) = (stream, stream);
-    writer.write_all(b"still there?").unwrap();
-    let mut answer = [0; 12];
-    reader.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"still there?");
-}
-
 /// What Prometheus would read.
 fn metrics(rig: &Rig) -> String {
     let mut stream = UnixStream::connect(rig.daemon.api().socket()).unwrap();
@@ -68,7 +59,7 @@ fn refusals_are_told_apart() {
     let port = rig.ports.one().unwrap();
     rig.add("web", &[&format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:7"]).unwrap();
     let live = client(&rig, "127.0.0.1", port);
-    exchange(&live);
+    check::exchange(&live).unwrap();
     let workers = rig.daemon.workers();
     let cases = [
         ("deny=127.0.0.2", "denied"),
@@ -92,10 +83,10 @@ fn refusals_are_told_apart() {
         let metrics = metrics(&rig);
         let line = metrics.lines().find(|line| line.starts_with(&metric)).unwrap();
         assert!(line.ends_with(" 1"), "{line}");
-        exchange(&live);
+        check::exchange(&live).unwrap();
         let name = key.split_once('=').unwrap().0;
         rig.device_ok("unset", &["web", name]).unwrap();
-        exchange(&client(&rig, from, port));
+        check::exchange(&client(&rig, from, port)).unwrap();
     }
     assert_eq!(rig.daemon.workers(), workers);
     rig.device_ok("set", &["web", "limits.rate=1/s"]).unwrap();
@@ -104,7 +95,7 @@ fn refusals_are_told_apart() {
         rig.daemon.device("web").unwrap()["over_rate"].as_u64().filter(|count| *count > 0)
     })
     .unwrap();
-    exchange(&live);
+    check::exchange(&live).unwrap();
 }
 
 /// A socket of the host that only a group may use is reached with that group; another group is another worker; a
@@ -129,7 +120,7 @@ fn groups_of_the_relay() {
     }
     assert_eq!(rig.daemon.workers().len(), 2);
     let inside = rig.inside().unwrap();
-    exchange(&check::dial(&inside, &Addr::tcp("127.0.0.1:9001")).unwrap());
+    check::exchange(&check::dial(&inside, &Addr::tcp("127.0.0.1:9001")).unwrap()).unwrap();
     let refused = check::dial(&inside, &Addr::tcp("127.0.0.1:9002")).unwrap();
     check::expect_reset(&refused).unwrap();
     // The groups are those of a worker that a later daemon finds, too.

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{Addr, Pattern, Site, Stream};
 
@@ -41,6 +41,19 @@ pub fn echo(stream: &Stream, length: u64, seed: u64) -> Result<()> {
         let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         received.and(sent)
     })
+}
+
+/// One round with a service that echoes, on a connection that stays open.
+///
+/// # Errors
+/// What went wrong.
+pub fn exchange(mut stream: &Stream) -> Result<()> {
+    const ASKED: &[u8] = b"still there?";
+    stream.write_all(ASKED).context("cannot ask")?;
+    let mut answer = [0; ASKED.len()];
+    stream.read_exact(&mut answer).context("no answer")?;
+    ensure!(answer == *ASKED, "answered {:?}", answer.escape_ascii().to_string());
+    Ok(())
 }
 
 /// Half-close by the client: sends `length` bytes and ends its side before it reads anything; a

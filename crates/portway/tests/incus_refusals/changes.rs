@@ -28,7 +28,7 @@ impl<'a> Serving<'a> {
         let listen = format!("listen=tcp:127.0.0.1:{port}");
         rig.add("web", &[&[&*listen, "connect=tcp:127.0.0.1:7"], more].concat()).unwrap();
         let open = check::dial(rig.host(), &Addr::Tcp(local(port))).unwrap();
-        exchange(&open);
+        check::exchange(&open).unwrap();
         Self { rig, port, open, before: Traces::of(rig), _service: service }
     }
 
@@ -38,19 +38,9 @@ impl<'a> Serving<'a> {
         says(&output, code, texts);
         self.rig.daemon.wait_for_state("web", "active").unwrap();
         self.before.check(self.rig, &keys.join(" "));
-        exchange(&self.open);
+        check::exchange(&self.open).unwrap();
         check::echo(&check::dial(self.rig.host(), &Addr::Tcp(local(self.port))).unwrap(), 10_000, 1).unwrap();
     }
-}
-
-/// One round on a connection that stays open.
-fn exchange(stream: &Stream) {
-    use std::io::{Read as _, Write as _};
-    let (mut reader, mut writer) = (stream, stream);
-    writer.write_all(b"still there?").unwrap();
-    let mut answer = [0; 12];
-    reader.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"still there?");
 }
 
 /// Every way a change can fail, with a live connection: the old keys, the old listener, the same
@@ -85,7 +75,7 @@ fn a_refused_change_changes_nothing() {
     let output = rig.device("unset", &["web", "hld"]).unwrap();
     says(&output, USAGE, &["unknown key"]);
     web.before.check(&rig, "unset");
-    exchange(&web.open);
+    check::exchange(&web.open).unwrap();
 }
 
 /// New and old listeners in each other's way (the same port and a busy one): the old ones are opened
@@ -104,7 +94,7 @@ fn a_refused_change_that_overlaps() {
     says(&output, REFUSED, &[&format!("tcp:127.0.0.1:{taken} is in use"), "(pid "]);
     rig.daemon.wait_for_state("web", "active").unwrap();
     check::echo(&check::dial(rig.host(), &Addr::Tcp(local(web.port))).unwrap(), 10_000, 1).unwrap();
-    exchange(&web.open);
+    check::exchange(&web.open).unwrap();
     talk.wait_for_rounds(10).unwrap();
     talk.finish().unwrap();
     let keys = rig.daemon.device("web").unwrap()["keys"]["listen"].as_str().unwrap().to_owned();
@@ -162,23 +152,23 @@ fn a_change_cuts_nobody() {
     let _new = say(&rig, 8, "the new one");
     rig.device_ok("set", &["web", "connect=tcp:127.0.0.1:8"]).unwrap();
     assert_eq!(heard(rig.host(), web.port).as_deref(), Some("the new one"));
-    exchange(&web.open);
+    check::exchange(&web.open).unwrap();
     rig.device_ok("set", &["web", &format!("listen=tcp:127.0.0.1:{other}")]).unwrap();
     assert_eq!(heard(rig.host(), other).as_deref(), Some("the new one"));
     // Free for anybody, at once.
     let free = rig.host().run(|| TcpListener::bind(local(web.port))).unwrap();
     drop(free.unwrap());
-    exchange(&web.open);
+    check::exchange(&web.open).unwrap();
     rig.device_ok("set", &["web", &format!("listen=tcp:0.0.0.0:{other}-{}", other + 1)]).unwrap();
     for port in [other, other + 1] {
         wait_until_heard(&rig, port, "the new one");
     }
-    exchange(&web.open);
+    check::exchange(&web.open).unwrap();
     rig.device_ok("rename", &["web", "www"]).unwrap();
-    exchange(&web.open);
+    check::exchange(&web.open).unwrap();
     rig.device_ok("set", &["www", "hold=1s", "connect.timeout=2s"]).unwrap();
     rig.device_ok("unset", &["www", "hold"]).unwrap();
-    exchange(&web.open);
+    check::exchange(&web.open).unwrap();
     for talk in [talk, beside] {
         talk.wait_for_rounds(10).unwrap();
         talk.finish().unwrap();
