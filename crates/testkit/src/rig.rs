@@ -99,6 +99,19 @@ impl Rig {
         &self.host
     }
 
+    /// Deletes the container and makes another one of its name, which is returned. The rig's own value then stands
+    /// for a placeholder.
+    ///
+    /// # Errors
+    /// When one cannot be deleted, or the other not be made.
+    pub fn replace_container(&mut self) -> Result<Container<'static>> {
+        let name = self.container.name().to_owned();
+        let spec = ContainerSpec { stopped: true, ..ContainerSpec::default() };
+        let placeholder = self.bed.launch("placeholder", &spec)?;
+        std::mem::replace(&mut self.container, placeholder).delete()?;
+        self.bed.launch_exactly(&name, &ContainerSpec::default())
+    }
+
     /// The inside of the container as it runs at this moment.
     ///
     /// # Errors

@@ -76,7 +76,7 @@ fn a_namesake_gets_nothing_unless_adopted() {
     let inside = ["bind=instance", "listen=tcp:127.0.0.1:81", "connect=tcp:127.0.0.1:82"];
     rig.add("in", &inside).unwrap();
     let before = rig.container.uuid().unwrap();
-    let again = replace(&mut rig);
+    let again = rig.replace_container().unwrap();
     let _service = say_in(&again, "the namesake");
     let reason = || {
         let web = rig.daemon.device("web").ok()?;
@@ -109,16 +109,6 @@ fn reason_after(rig: &Rig) -> impl FnMut() -> Option<()> + '_ {
     }
 }
 
-/// Deletes the rig's container and makes another of its name. The rig's own value then stands for
-/// the new one, so that it goes with it.
-fn replace(rig: &mut Rig) -> Container<'static> {
-    let name = rig.container.name().to_owned();
-    let spec = ContainerSpec { stopped: true, ..ContainerSpec::default() };
-    let other = rig.bed().launch("placeholder", &spec).unwrap();
-    std::mem::replace(&mut rig.container, other).delete().unwrap();
-    rig.bed().launch_exactly(&name, &ContainerSpec::default()).unwrap()
-}
-
 /// With `follow=name` the namesake gets the device without a word.
 ///
 /// Fails when: `follow` is not looked at.
@@ -128,7 +118,7 @@ fn a_device_may_follow_the_name() {
     let port = rig.ports.one().unwrap();
     let listen = format!("listen=tcp:127.0.0.1:{port}");
     rig.add("web", &[&listen, "connect=tcp:127.0.0.1:80", "follow=name"]).unwrap();
-    let again = replace(&mut rig);
+    let again = rig.replace_container().unwrap();
     let _service = say_in(&again, "the namesake");
     rig.daemon.wait_for_state("web", "active").unwrap();
     wait_until_heard(&rig, port, "the namesake");
@@ -142,7 +132,7 @@ fn adoption_that_cannot_be() {
     says(&rig.daemon.cli(&["device", "adopt", &name]).unwrap(), 4, &["has no devices"]);
     let port = rig.ports.one().unwrap();
     rig.add("web", &[&format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp::80"]).unwrap();
-    drop(replace(&mut rig));
+    drop(rig.replace_container().unwrap());
     let absent =
         || rig.daemon.device("web").ok()?["reason"].as_str()?.contains("does not exist").then_some(());
     wait_for("the instance is gone", absent).unwrap();

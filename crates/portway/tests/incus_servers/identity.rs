@@ -1,6 +1,6 @@
 //! Whose a device is, on every server: the instance's that it was added to, whatever becomes of it.
 
-use portway_testkit::{Container, ContainerSpec, DaemonSpec, Rig, Server};
+use portway_testkit::{ContainerSpec, DaemonSpec, Rig, Server};
 use serde_json::json;
 
 use crate::PORTWAY;
@@ -15,16 +15,6 @@ fn rig(server: Server, name: &str) -> Option<Rig> {
 
 fn instance_of(rig: &Rig) -> String {
     rig.daemon.device("web").unwrap()["instance"].as_str().unwrap().to_owned()
-}
-
-/// The rig's container deleted, and another one of its name. The rig's own value then stands for a
-/// placeholder.
-fn replace(rig: &mut Rig) -> Container<'static> {
-    let name = rig.container.name().to_owned();
-    let spec = ContainerSpec { stopped: true, ..ContainerSpec::default() };
-    let other = rig.bed().launch("placeholder", &spec).unwrap();
-    std::mem::replace(&mut rig.container, other).delete().unwrap();
-    rig.bed().launch_exactly(&name, &ContainerSpec::default()).unwrap()
 }
 
 /// A container that was renamed keeps its devices; its namesake gets none.
@@ -55,7 +45,7 @@ fn deleted_and_made_again(server: Server) {
     let Some(mut rig) = rig(server, "again") else { return };
     let port = add_web(&rig, &["hold=0"]);
     let reference = rig.reference();
-    let again = replace(&mut rig);
+    let again = rig.replace_container().unwrap();
     let _service = say_in(&again, 80, "the namesake");
     wait_for_reason(&rig.daemon, "web", "another instance has this name");
     assert_eq!(heard(rig.host(), port), None);
