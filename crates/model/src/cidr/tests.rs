@@ -30,9 +30,9 @@ fn one_canonical_text() {
     }
 }
 
-/// Row 17: host bits, /33, and what is no block, each with its place.
+/// Host bits, /33, and what is no block, each with its place.
 #[test]
-fn row_17_malformed_blocks() {
+fn malformed_blocks() {
     let not = |item: &str| format!("`{item}` is not an address block such as 10.0.0.0/8 or 2001:db8::/32");
     for (text, column, message) in [
         ("10.0.0.1/8", 1, "`10.0.0.1/8` has host bits set, the block is 10.0.0.0/8".to_owned()),
@@ -66,9 +66,9 @@ fn row_17_malformed_blocks() {
     assert!(error.ends_with("more than 128 items in a list"), "{error}");
 }
 
-/// Row 17: to believe everybody has a word of its own.
+/// To believe everybody has a word of its own.
 #[test]
-fn row_17_everybody_is_spelled_out() {
+fn everybody_is_spelled_out() {
     for (text, column) in [("0.0.0.0/0", 1), ("::/0", 1), ("10.0.0.0/8,::/0", 12), ("::ffff:0.0.0.0/96", 1)] {
         let error = accept(text).expect_err(text);
         assert!(error.starts_with(&format!("column {column}: ")), "{error}");

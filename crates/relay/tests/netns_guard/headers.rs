@@ -1,4 +1,4 @@
-//! Headers as they come in over a socket. The rows are those of the catalogue of bad input.
+//! Headers as they come in over a socket.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -38,11 +38,11 @@ fn own_at(client: &TcpStream, to: &str, bytes: &[u8]) -> Vec<u8> {
     [header.as_bytes(), bytes].concat()
 }
 
-/// Rows 35, 36, 39 and 41: a malformed header is a reset, is counted, and nobody is dialled.
+/// A malformed header is a reset, is counted, and nobody is dialled.
 ///
 /// Fails when: `refuse` begins the dial, or ends the client without a reset.
 #[test]
-fn row_35_36_39_41_malformed_headers_are_reset() {
+fn malformed_headers_are_reset() {
     in_netns(|| {
         let (rig, service) = guarded(TRUSTED);
         let long = [b"PROXY TCP6 ", &[b'f'; 120][..], b"\r\n"].concat();
@@ -51,25 +51,25 @@ fn row_35_36_39_41_malformed_headers_are_reset() {
         huge[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
         let ssl = [&[0x20, 0, 8, 7, 0, 0, 0, 0][..], &[0x20, 0, 0]].concat();
         let cases: &[(&str, &[u8])] = &[
-            ("35 too long", &long),
-            ("35 lower case", b"proxy tcp4 1.2.3.4 1.2.3.4 1 2\r\n"),
-            ("35 two spaces", b"PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n"),
-            ("35 trailing junk", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 x\r\n"),
-            ("35 LF alone", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n"),
-            ("36 65536", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n"),
-            ("36 -1", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 -1\r\n"),
-            ("36 +80", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 +80\r\n"),
-            ("36 080", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 080\r\n"),
-            ("36 TCP4 ::1", b"PROXY TCP4 ::1 ::1 1 2\r\n"),
-            ("36 TCP6 1.2.3.4", b"PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n"),
-            ("39 length", &huge),
-            ("39 version 1", &v2(0x11, 0x11, V4)),
-            ("39 command 2", &v2(0x22, 0x11, V4)),
-            ("39 family 4", &v2(0x21, 0x41, V4)),
-            ("39 transport 3", &v2(0x21, 0x13, V4)),
-            ("41 TLV past the end", &v2(0x21, 0x11, &[V4, &[4, 0, 9, 0]].concat())),
-            ("41 nested", &v2(0x21, 0x11, &[V4, &ssl].concat())),
-            ("41 checksum", &crc),
+            ("too long", &long),
+            ("lower case", b"proxy tcp4 1.2.3.4 1.2.3.4 1 2\r\n"),
+            ("two spaces", b"PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n"),
+            ("trailing junk", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 x\r\n"),
+            ("LF alone", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n"),
+            ("65536", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n"),
+            ("-1", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 -1\r\n"),
+            ("+80", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 +80\r\n"),
+            ("080", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 080\r\n"),
+            ("TCP4 ::1", b"PROXY TCP4 ::1 ::1 1 2\r\n"),
+            ("TCP6 1.2.3.4", b"PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n"),
+            ("length", &huge),
+            ("version 1", &v2(0x11, 0x11, V4)),
+            ("command 2", &v2(0x22, 0x11, V4)),
+            ("family 4", &v2(0x21, 0x41, V4)),
+            ("transport 3", &v2(0x21, 0x13, V4)),
+            ("TLV past the end", &v2(0x21, 0x11, &[V4, &[4, 0, 9, 0]].concat())),
+            ("nested", &v2(0x21, 0x11, &[V4, &ssl].concat())),
+            ("checksum", &crc),
             ("no header", b"GET / HTTP/1.1\r\n"),
         ];
         for (number, (what, bytes)) in (1..).zip(cases) {
@@ -88,17 +88,17 @@ fn row_35_36_39_41_malformed_headers_are_reset() {
     });
 }
 
-/// Rows 37 and 40: who announces nobody is who it is.
+/// Who announces nobody is who it is.
 #[test]
-fn row_37_40_the_sockets_own_address() {
+fn who_announces_nobody_is_who_it_is() {
     in_netns(|| {
         let (_rig, service) = guarded(TRUSTED);
         let cases: &[(&str, Vec<u8>)] = &[
-            ("37 bare", b"PROXY UNKNOWN\r\n".to_vec()),
-            ("37 with addresses", b"PROXY UNKNOWN 192.0.2.7 1.2.3.4 1 2\r\n".to_vec()),
-            ("40 LOCAL with garbage", v2(0x20, 0xff, &[0xaa; 99])),
-            ("40 unix", v2(0x21, 0x31, &[b'/'; 216])),
-            ("40 no family", v2(0x21, 0x00, &[])),
+            ("bare", b"PROXY UNKNOWN\r\n".to_vec()),
+            ("with addresses", b"PROXY UNKNOWN 192.0.2.7 1.2.3.4 1 2\r\n".to_vec()),
+            ("LOCAL with garbage", v2(0x20, 0xff, &[0xaa; 99])),
+            ("unix", v2(0x21, 0x31, &[b'/'; 216])),
+            ("no family", v2(0x21, 0x00, &[])),
         ];
         for (what, header) in cases {
             let client = trusted();
@@ -112,11 +112,11 @@ fn row_37_40_the_sockets_own_address() {
     });
 }
 
-/// Row 38: byte by byte, or header and payload in one segment; either way the payload is exact.
+/// Byte by byte, or header and payload in one segment; either way the payload is exact.
 ///
 /// Fails when: a part of a header is taken out of the queue, or one byte too many.
 #[test]
-fn row_38_any_segments() {
+fn any_segments() {
     in_netns(|| {
         let (rig, service) = guarded(TRUSTED);
         let payload = rig::pattern(1, 100_000);
@@ -147,12 +147,12 @@ fn row_38_any_segments() {
     });
 }
 
-/// Row 42: from an address that is not trusted, and on a listener without the key, a header is bytes like any
+/// From an address that is not trusted, and on a listener without the key, a header is bytes like any
 /// others: delivered as they are, never believed.
 ///
 /// Fails when: the header is read whoever sends it.
 #[test]
-fn row_42_headers_of_strangers_are_payload() {
+fn headers_of_strangers_are_payload() {
     in_netns(|| {
         let (mut rig, service) = guarded(TRUSTED);
         rig.add(1, "tcp:127.0.0.1:1001", SERVICE, &[("proxy_protocol", "v1")]);
@@ -170,9 +170,9 @@ fn row_42_headers_of_strangers_are_payload() {
     });
 }
 
-/// Row 43: the second of two headers is payload.
+/// The second of two headers is payload.
 #[test]
-fn row_43_the_second_header_is_payload() {
+fn the_second_header_is_payload() {
     in_netns(|| {
         let (_rig, service) = guarded(TRUSTED);
         let second = b"PROXY TCP4 203.0.113.9 198.51.100.2 1 2\r\n";
@@ -181,12 +181,12 @@ fn row_43_the_second_header_is_payload() {
     });
 }
 
-/// Row 43, and slow ones: a hundred clients that send a part of a header, or nothing, are reset after three
+/// A hundred clients that send a part of a header, or nothing, are reset after three
 /// seconds; meanwhile others are served.
 ///
 /// Fails when: each byte gives another three seconds, or the loop waits for a header.
 #[test]
-fn row_43_no_header_in_time() {
+fn no_header_in_time() {
     in_netns(|| {
         let (rig, service) = guarded(TRUSTED);
         let start = Instant::now();

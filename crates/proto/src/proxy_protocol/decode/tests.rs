@@ -33,7 +33,7 @@ fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
 /// 192.0.2.1:4660 to 198.51.100.2:443.
 const V4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 2, 0x12, 0x34, 0x01, 0xbb];
 
-/// Of the header in `row_41_checksum`.
+/// Of the header in `checksums`.
 const CHECKSUM: [u8; 4] = [0x28, 0x76, 0xd2, 0x18];
 
 /// A TCP4 header with TLVs.
@@ -54,9 +54,9 @@ fn text_headers_are_read() {
     }
 }
 
-/// Row 35: longer than 107 bytes, lower case, two spaces, something at the end, LF alone.
+/// Longer than 107 bytes, lower case, two spaces, something at the end, LF alone.
 #[test]
-fn row_35_malformed_text_headers() {
+fn malformed_text_headers() {
     let long = [b"PROXY TCP6 ", &[b'f'; 120][..], b"\r\n"].concat();
     assert_eq!(refused(&long), Malformed::LineTooLong);
     assert_eq!(refused(&long[..107]), Malformed::LineTooLong);
@@ -91,9 +91,9 @@ fn row_35_malformed_text_headers() {
     assert_eq!(refused(b"PROXY TCP4 \xff\xfe\r\n"), Malformed::Protocol);
 }
 
-/// Row 36: ports and addresses that are none.
+/// Ports and addresses that are none.
 #[test]
-fn row_36_ports_and_families() {
+fn ports_and_families() {
     for port in ["65536", "-1", "+80", "080", "00", "", "0x50", "80 ", "٨", "99999999999999999999"] {
         let text = format!("PROXY TCP4 1.2.3.4 1.2.3.4 1 {port}\r\n");
         assert!(matches!(refused(text.as_bytes()), Malformed::Port | Malformed::Fields), "{text:?}");
@@ -111,9 +111,9 @@ fn row_36_ports_and_families() {
     }
 }
 
-/// Row 37: `UNKNOWN`, with or without addresses, is the socket's own address.
+/// `UNKNOWN`, with or without addresses, is the socket's own address.
 #[test]
-fn row_37_unknown() {
+fn unknown_clients() {
     for text in
         ["PROXY UNKNOWN\r\n", "PROXY UNKNOWN 1.2.3.4 1.2.3.4 1 2\r\n", "PROXY UNKNOWN \x01 anything \r\n"]
     {
@@ -122,9 +122,9 @@ fn row_37_unknown() {
     assert_eq!(decode(b"PROXY UNKNOWN \xff\xfe\r\n"), header(Announced::Socket, 18));
 }
 
-/// Row 39: lengths, versions, commands, families that do not exist.
+/// Lengths, versions, commands, families that do not exist.
 #[test]
-fn row_39_malformed_binary_headers() {
+fn malformed_binary_headers() {
     let mut long = v2(0x21, 0x11, &V4);
     long[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
     assert_eq!(refused(&long), Malformed::Length);
@@ -143,9 +143,9 @@ fn row_39_malformed_binary_headers() {
     assert_eq!(refused(&v2(0x21, 0x43, &V4)[..14]), Malformed::Family);
 }
 
-/// Row 40: LOCAL with whatever, unix addresses, no family: the socket's own address.
+/// LOCAL with whatever, unix addresses, no family: the socket's own address.
 #[test]
-fn row_40_headers_without_a_tcp_client() {
+fn headers_without_a_tcp_client() {
     for (command, family, body) in [
         (0x20, 0x00, &[][..]),
         (0x20, 0xff, &[0xaa; 300]),
@@ -163,9 +163,9 @@ fn row_40_headers_without_a_tcp_client() {
     }
 }
 
-/// Row 41: TLVs that do not fit, that nest, and a checksum that is wrong.
+/// TLVs that do not fit, that nest, and a checksum that is wrong.
 #[test]
-fn row_41_tlvs() {
+fn tlvs() {
     let client = tcp("192.0.2.1:4660", "198.51.100.2:443");
     let good = [
         vec![],
@@ -197,9 +197,9 @@ fn row_41_tlvs() {
     }
 }
 
-/// Row 41: a checksum counts where there is one. The right one was computed by another program.
+/// A checksum counts where there is one. The right one was computed by another program.
 #[test]
-fn row_41_checksum() {
+fn checksums() {
     let mut bytes = with(&[tlv(0x03, &[0; 4]), tlv(0x04, b"after")]);
     assert_eq!(refused(&bytes), Malformed::Checksum);
     bytes[31..35].copy_from_slice(&CHECKSUM);
@@ -211,9 +211,9 @@ fn row_41_checksum() {
     }
 }
 
-/// Row 43: a second header is not ours.
+/// A second header is not ours.
 #[test]
-fn row_43_the_second_header_is_payload() {
+fn the_second_header_is_payload() {
     let text = b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r\n";
     let twice = [&text[..], text].concat();
     assert_eq!(decode(&twice), header(tcp("192.0.2.1:1", "198.51.100.2:2"), text.len()));
