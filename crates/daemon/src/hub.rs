@@ -20,7 +20,7 @@ use crate::instance::{Command, Ending, Handle, Instance};
 use crate::keeper::Keeper;
 use crate::owner;
 use crate::provider::Providers;
-use crate::state::{Change, Desired, Store, apply};
+use crate::state::{Change, Desired, Store, StoredDevice, apply};
 
 /// Longest wait for an actor's answer; for one that is busy the store answers.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -383,12 +383,16 @@ impl Hub {
     /// Who has `address` (`tcp:HOST:PORT`, `udp:HOST:PORT` or `unix:@NAME`) on the host: a device of
     /// ours other than `asking`, or a process.
     pub(crate) fn owner_of(&self, address: &str, asking: &DeviceKey) -> Option<String> {
-        let device = locked(&self.desired)
-            .values()
-            .filter(|device| device.keys.bind == Bind::Host && device.key() != *asking)
-            .find(|device| owner::overlaps(device.keys.listen.address(), address))
-            .map(|device| format!("device {}", device.key()));
+        let device = self.device_at(address, asking).map(|key| format!("device {key}"));
         device.or_else(|| owner::process_at(address))
+    }
+
+    /// The device of ours that has `address` on the host, other than `asking`.
+    pub(crate) fn device_at(&self, address: &str, asking: &DeviceKey) -> Option<DeviceKey> {
+        let desired = locked(&self.desired);
+        let mut others =
+            desired.values().filter(|device| device.keys.bind == Bind::Host && device.key() != *asking);
+        others.find(|device| owner::overlaps(device.keys.listen.address(), address)).map(StoredDevice::key)
     }
 
     /// Ends every actor.

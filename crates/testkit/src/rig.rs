@@ -157,13 +157,14 @@ impl Rig {
     /// The same, which must succeed; returns what it printed.
     ///
     /// # Errors
-    /// When it does not exit with 0; the message is its standard error.
+    /// When it does not exit with 0; the message is what it said.
     pub fn device_ok(&self, verb: &str, words: &[&str]) -> Result<String> {
         let output = self.device(verb, words)?;
         anyhow::ensure!(
             output.status.success(),
-            "device {verb} {words:?}: {}: {}",
+            "device {verb} {words:?}: {}: {} {}",
             output.status,
+            String::from_utf8_lossy(&output.stdout).trim(),
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -2,6 +2,7 @@
 //! one write of the state. Each is judged by itself: one that cannot be had takes none of the others along.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use portway_control::api::{self, Failure, FailureKind};
 use portway_model::{DeviceName, DeviceSpec, Provider};
@@ -15,6 +16,13 @@ use crate::state::{Change, Origin};
 
 /// Devices brought up together, at most: as many as one worker holds.
 const TOGETHER_MAX: usize = 1024;
+
+/// Longest wait for the server's own relay of a device that has moved here: it ends after the server has
+/// said that the device is gone.
+const RELEASE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Pause between two looks whether it has ended.
+const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A device that is asked for.
 #[derive(Debug)]
@@ -60,10 +68,14 @@ impl Instance {
     pub(super) async fn add(&mut self, wanted: Vec<Wanted>) -> Vec<Result<api::Device, Failure>> {
         self.look_now().await;
         let mut results: Vec<Result<DeviceName, Failure>> = Vec::new();
+        let moved = wanted.iter().any(|one| one.origin.is_some());
         for one in wanted {
             results.push(self.admit(one));
         }
         self.reconcile().await;
+        if moved {
+            self.outwait(results.iter().flatten()).await;
+        }
         let mut refused = Vec::new();
         for result in &mut results {
             if let Ok(name) = result
@@ -87,6 +99,24 @@ impl Instance {
             self.hub.tell("device-added", &self.key, Some(name), "added".into());
         }
         results.into_iter().map(|result| result.and_then(|name| self.shown(&name))).collect()
+    }
+
+    /// Tries again while somebody else is at the address of a device that comes from a server.
+    async fn outwait(&mut self, names: impl Iterator<Item = &DeviceName> + Clone) {
+        let deadline = Instant::now() + RELEASE_LIMIT;
+        let is_taken = |instance: &Instance| {
+            let mut devices = names.clone().filter_map(|name| instance.devices.get(name));
+            devices.any(|device| device.broken.is_some() && device.taken)
+        };
+        while is_taken(self) && Instant::now() < deadline {
+            tokio::time::sleep(RELEASE_PAUSE).await;
+            for name in names.clone() {
+                if let Some(device) = self.devices.get_mut(name) {
+                    device.forget_setbacks();
+                }
+            }
+            self.reconcile().await;
+        }
     }
 
     /// Takes a device in, if nothing speaks against it before it is tried.

@@ -98,7 +98,9 @@ impl Instance {
     pub(super) async fn opened(&mut self, name: &DeviceName, result: Result<Listeners, OpenError>) {
         let bind = self.devices.get(name).map(|device| device.spec.bind);
         let text = result.as_ref().err().map(|failure| self.opening_error(name, bind, failure));
+        let taken = result.as_ref().err().is_some_and(|failure| self.is_anothers(name, failure));
         let Some(device) = self.devices.get_mut(name) else { return };
+        device.taken = taken;
         match result {
             Ok(listeners) => {
                 device.broken = None;
@@ -125,6 +127,15 @@ impl Instance {
             text.push_str(&format!(" by {owner}"));
         }
         text
+    }
+
+    /// Whether listeners of `name` cannot be opened because of somebody else, who is no device of ours.
+    fn is_anothers(&self, name: &DeviceName, failure: &OpenError) -> bool {
+        match failure {
+            OpenError::Busy { address } => self.hub.device_at(address, &self.device_key(name)).is_none(),
+            OpenError::PathTaken { .. } => true,
+            _ => false,
+        }
     }
 
     /// Has the keeper hold the host-side listeners of a device.

@@ -54,6 +54,8 @@ pub(crate) struct Device {
     pub(crate) listeners: Option<Listeners>,
     /// Why it has none.
     pub(crate) broken: Option<Setback>,
+    /// It has none because somebody else, and no device of ours, is at its address.
+    pub(crate) taken: bool,
     /// Why its worker does not take it.
     pub(crate) unplaced: Option<Setback>,
     /// Until when clients wait for the instance.
@@ -102,6 +104,7 @@ impl Device {
             origin: None,
             listeners: None,
             broken: None,
+            taken: false,
             unplaced: None,
             held_until: None,
             placed: None,

@@ -59,7 +59,7 @@ fn a_unix_socket_is_held_then_gone_then_back() {
     let Some(rig) = Rig::launch(DaemonSpec::new(PORTWAY), "unixhold", &spec).unwrap() else { return };
     let path = rig.path("front");
     let listen = format!("listen=unix:{}", path.display());
-    rig.add("sock", &[&listen, "connect=unix:/srv/s", "mode=0666", "hold=3s"]).unwrap();
+    rig.add("sock", &[&listen, "connect=unix:/srv/s", "mode=0666", "hold=20s"]).unwrap();
     let load = Load::new(&Addr::unix(&path), Pace::PerSecond(200)).start(rig.host()).unwrap();
     load.wait_for_ok(100).unwrap();
     let asked = std::time::Instant::now();
@@ -71,6 +71,7 @@ fn a_unix_socket_is_held_then_gone_then_back() {
     let wrong = report.unexplained(&[cut]);
     assert!(wrong.records.is_empty(), "{:?} in {report}", wrong.records);
 
+    rig.device_ok("set", &["sock", "hold=5s"]).unwrap();
     rig.container.stop().unwrap();
     assert!(path.exists(), "the hold has not ended");
     let waiting = check::dial(rig.host(), &Addr::unix(&path)).unwrap();
