@@ -14,7 +14,9 @@ mod yaml_form;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey, InstanceRef, ProjectName, Provider};
+use portway_model::{
+    DeviceKey, DeviceName, DeviceSpec, InstanceKey, InstanceRef, ListenIndex, ProjectName, Provider,
+};
 use thiserror::Error;
 
 use crate::files::{self, FileError, Trust};
@@ -151,7 +153,26 @@ fn entries(raw: Vec<Raw>, meaning: &Meaning) -> Result<Vec<Entry>, Fault> {
         }
         entries.push(entry);
     }
+    apart(&entries)?;
     Ok(entries)
+}
+
+/// Whether every device can listen beside the others.
+fn apart(entries: &[Entry]) -> Result<(), Fault> {
+    let listed = entries.iter().enumerate();
+    let index = ListenIndex::new(listed.map(|(number, entry)| (number, &entry.key.instance, &entry.spec)));
+    for (number, entry) in entries.iter().enumerate() {
+        let earlier = index.in_the_way_of(&entry.key.instance, &entry.spec).filter(|other| *other < number);
+        if let Some(other) = earlier.min().and_then(|other| entries.get(other)) {
+            let (key, listen, line) = (&entry.key, &entry.spec.listen, other.position.line);
+            let message = format!(
+                "{key} listens at {listen}, and {} in line {line} at {}",
+                other.key, other.spec.listen
+            );
+            return Err(Fault { at: entry.position, message });
+        }
+    }
+    Ok(())
 }
 
 fn entry(raw: Raw, meaning: &Meaning) -> Result<Entry, Fault> {

@@ -6,11 +6,11 @@
 
 pub(crate) mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portway_control::api::{self, Failure, FailureKind};
-use portway_model::{DeviceKey, DeviceSpec, InstanceKey};
+use portway_model::{DeviceKey, DeviceSpec, InstanceKey, ListenIndex};
 use tokio::sync::oneshot;
 
 use self::plan::{Plan, Wanted};
@@ -18,7 +18,8 @@ use crate::http::ask;
 use crate::hub::{Hub, failure};
 use crate::instance::Command;
 use crate::instance::batch::{Batch, Staged, Undo};
-use crate::state::Change;
+use crate::loops;
+use crate::state::{Change, Desired};
 
 /// Plans, and carries the plan out unless it is a dry run.
 ///
@@ -36,7 +37,9 @@ pub(crate) async fn apply(hub: &Arc<Hub>, request: api::Apply) -> Result<api::Ap
     // From here on nobody else edits.
     let _edits = hub.edits.write().await;
     hub.check_generation(request.generation)?;
-    let plan = plan::plan(&hub.desired(), &wanted, &request.prune);
+    let present = hub.desired();
+    let plan = plan::plan(&present, &wanted, &request.prune);
+    check_rings(&present, &wanted, &plan)?;
     if request.dry_run {
         return Ok(answer(hub, plan.shown, false, &BTreeMap::new()));
     }
@@ -63,7 +66,38 @@ fn checked(devices: Vec<api::AddDevice>) -> Result<Wanted, Failure> {
         }
         wanted.insert(key, spec);
     }
+    check_apart(&wanted)?;
     Ok(wanted)
+}
+
+/// Whether every device can listen beside the others of the list.
+fn check_apart(wanted: &Wanted) -> Result<(), Failure> {
+    let index = ListenIndex::new(wanted.iter().map(|(key, spec)| (key, &key.instance, spec)));
+    for (key, spec) in wanted {
+        if let Some(other) = index.in_the_way_of(&key.instance, spec).find(|other| *other != key) {
+            let at = wanted.get(other).map(|spec| spec.listen.to_string()).unwrap_or_default();
+            let text = format!("{key} would listen at {}, and {other} at {at}", spec.listen);
+            return Err(failure(FailureKind::Usage, text));
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody who is new or changed closes a ring, among those who stay and who come.
+fn check_rings(present: &Desired, wanted: &Wanted, plan: &Plan) -> Result<(), Failure> {
+    let going = plan.shown.iter().filter(|planned| planned.action == api::Action::Remove);
+    let going: BTreeSet<_> = going.map(|planned| (&planned.instance, &planned.name)).collect();
+    let stays = |key: &DeviceKey| !going.contains(&(&key.instance, &key.device)) && !wanted.contains_key(key);
+    let staying = present.iter().filter(|(key, _)| stays(key)).map(|(key, device)| (key, &device.keys));
+    let is_new =
+        |key: &DeviceKey, spec: &DeviceSpec| present.get(key).is_none_or(|before| before.keys != *spec);
+    let (new, kept): (Vec<_>, Vec<_>) = wanted.iter().partition(|(key, spec)| is_new(key, spec));
+    match loops::closing(staying.chain(kept).collect(), &new).pop_first() {
+        Some((key, text)) => {
+            Err(failure(FailureKind::Refused, format!("{key}: {text}; nothing was changed")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What was done so far, by instance, to be taken back.
@@ -94,10 +128,7 @@ async fn carry_out(hub: &Arc<Hub>, plan: &Plan, staged: &mut Stages) -> Result<(
             staged.changes.extend(changes);
         }
     }
-    let late = plan.late.iter().flat_map(|(instance, names)| {
-        let key = |name: &_| DeviceKey { instance: instance.clone(), device: Clone::clone(name) };
-        names.iter().map(key).map(Change::Delete)
-    });
+    let late = plan.late_keys().map(Change::Delete);
     let changes: Vec<Change> = staged.changes.drain(..).chain(late).collect();
     if changes.is_empty() {
         return Ok(());

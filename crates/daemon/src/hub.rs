@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use portway_control::api::{self, Failure, FailureKind};
-use portway_model::{Bind, DeviceKey, DeviceName, InstanceKey, Provider};
+use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, InstanceKey, Provider};
 use portway_relay::wire::{Ids, Lifetime, Sandbox};
 use portway_sys::netns::NetnsId;
 use tokio::sync::mpsc::error::TrySendError;
@@ -18,6 +18,7 @@ use crate::instance::device::Device;
 use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending, Handle, Instance};
 use crate::keeper::Keeper;
+use crate::loops;
 use crate::owner;
 use crate::provider::Providers;
 use crate::state::{Change, Desired, Store, StoredDevice, apply};
@@ -67,6 +68,7 @@ pub(crate) struct Hub {
     pub(crate) providers: Providers,
     store: Store,
     desired: Mutex<Desired>,
+    claims: Mutex<BTreeMap<DeviceKey, DeviceSpec>>,
     generation: AtomicU64,
     actors: Mutex<BTreeMap<InstanceKey, Handle>>,
     reachable: Mutex<BTreeMap<String, Result<(), String>>>,
@@ -116,6 +118,7 @@ impl Hub {
             providers: parts.providers,
             store: parts.store,
             desired: Mutex::new(parts.desired),
+            claims: Mutex::default(),
             generation: AtomicU64::new(parts.generation),
             actors: Mutex::default(),
             reachable: Mutex::default(),
@@ -146,6 +149,30 @@ impl Hub {
     /// The devices in the store.
     pub(crate) fn desired(&self) -> Desired {
         locked(&self.desired).clone()
+    }
+
+    /// Announces devices that are about to be added or changed, so that two that come at the same time and
+    /// close a ring together do not both get in. Also returns which of them close one, and how; those are
+    /// not announced.
+    pub(crate) fn claim(
+        &self,
+        new: Vec<(DeviceKey, DeviceSpec)>,
+    ) -> (Claim<'_>, BTreeMap<DeviceKey, String>) {
+        let mut claims = locked(&self.claims);
+        let desired = locked(&self.desired);
+        let stored = desired.iter().map(|(key, device)| (key, &device.keys));
+        let present: loops::Specs<'_> = stored.chain(claims.iter()).collect();
+        let listed: Vec<_> = new.iter().map(|(key, spec)| (key, spec)).collect();
+        let refused = loops::closing(present, &listed);
+        let refused: BTreeMap<DeviceKey, String> =
+            refused.into_iter().map(|(key, text)| (key.clone(), text)).collect();
+        drop(desired);
+        let claimed = new.into_iter().filter(|(key, _)| !refused.contains_key(key));
+        let keys = claimed.map(|(key, spec)| {
+            claims.insert(key.clone(), spec);
+            key
+        });
+        (Claim { keys: keys.collect(), hub: self }, refused)
     }
 
     /// Those of `keys` that are in the store and bound to no instance.
@@ -407,6 +434,21 @@ impl Hub {
         for done in waiting {
             // An actor that is gone has nothing left.
             let _ = done.await;
+        }
+    }
+}
+
+/// Devices that were announced; until it is dropped.
+pub(crate) struct Claim<'a> {
+    hub: &'a Hub,
+    keys: Vec<DeviceKey>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut claims = locked(&self.hub.claims);
+        for key in &self.keys {
+            claims.remove(key);
         }
     }
 }

@@ -81,6 +81,12 @@ impl IpHost {
         }
     }
 
+    /// The host that is dialled: itself, or loopback for a wildcard.
+    #[must_use]
+    pub fn dialled(&self) -> Self {
+        Self { ip: self.dial_ip(), zone: self.zone.clone() }
+    }
+
     pub(crate) const fn plain(ip: IpAddr) -> Self {
         Self { ip, zone: None }
     }

@@ -133,6 +133,19 @@ impl PortList {
         None
     }
 
+    /// Where a port stands first, counted from 0 in the order of the list.
+    #[must_use]
+    pub fn position(&self, port: Port) -> Option<u32> {
+        let mut before = 0;
+        for range in &self.0 {
+            if range.first <= port && port <= range.last {
+                return Some(before + u32::from(port.get() - range.first.get()));
+            }
+            before += range.count();
+        }
+        None
+    }
+
     /// Every port in order.
     pub fn iter(&self) -> impl Iterator<Item = Port> + '_ {
         self.0.iter().flat_map(|range| (range.first.get()..=range.last.get()).filter_map(Port::new))

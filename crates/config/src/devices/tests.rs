@@ -53,6 +53,7 @@ fn every_error_has_its_place() {
         with("  hold: [1s]\n"),
         with("  hold:\n"),
         with(device),
+        with("- instance: netns:blue\n  name: other\n  listen: tcp:127.0.0.1:70-90\n  connect: tcp::80\n"),
         "devices:\n- instance: foo:c1\n  name: web\n  listen: tcp::80\n  connect: tcp::80\n".to_owned(),
         "devices:\n- instance: c1\n  name: a b\n  listen: tcp::80\n  connect: tcp::80\n".to_owned(),
         "devices:\n\t- a\n".to_owned(),
@@ -74,6 +75,55 @@ fn every_error_has_its_place() {
         said.push(format!("toml {}", read(Form::Toml, toml).unwrap_err()));
     }
     insta::assert_snapshot!(said.join("\n"));
+}
+
+/// Addresses that meet, and those that only look so. Thousands are compared at once.
+///
+/// Fails when: places, protocols or families are not told apart, or each is compared with each.
+#[test]
+fn two_devices_at_one_address_are_both_named() {
+    let file = |lines: &[(&str, &str)]| {
+        let device = |(name, keys): &(&str, &str)| format!("- {{instance: c1, name: {name}, {keys}}}\n");
+        format!("devices:\n{}", lines.iter().map(device).collect::<String>())
+    };
+    let tcp = |host: &str| format!("listen: \"tcp:{host}:80\", connect: \"tcp::80\"");
+    let inside = |keys: &str| format!("{keys}, bind: instance");
+    for (one, other, meet) in [
+        (tcp("0.0.0.0"), tcp("127.0.0.1"), true),
+        (tcp("[::]"), tcp("10.0.0.1"), true),
+        (tcp("[::]"), tcp("0.0.0.0"), true),
+        (tcp("[::]") + ", v6only: true", tcp("0.0.0.0"), false),
+        (tcp("0.0.0.0"), tcp("[::1]"), false),
+        (tcp("127.0.0.1"), tcp("127.0.0.2"), false),
+        (tcp("127.0.0.1"), inside(&tcp("127.0.0.1")), false),
+        (inside(&tcp("127.0.0.1")), inside(&tcp("0.0.0.0")), true),
+        (tcp("127.0.0.1"), tcp("127.0.0.1").replace("tcp", "udp"), false),
+        (
+            "listen: unix:/a, connect: unix:/b".into(),
+            "listen: unixgram:/a, connect: unixgram:/b".into(),
+            true,
+        ),
+        ("listen: unix:/a, connect: unix:/b".into(), "listen: unix:/b, connect: unix:/c".into(), false),
+    ] {
+        let text =
+            file(&[("first", &one), ("free", "listen: \"tcp::9\", connect: \"tcp::9\""), ("second", &other)]);
+        match read(Form::Yaml, &text) {
+            Ok(_) => assert!(!meet, "{text}"),
+            Err(said) => {
+                assert!(meet && said.starts_with("f:4:3: incus:dev/c1/second listens at "), "{text} {said}");
+                assert!(said.contains(", and incus:dev/c1/first in line 2 at "), "{said}");
+            }
+        }
+    }
+    let many = |port: usize| {
+        format!("- {{instance: c1, name: d{port}, listen: \"tcp::{port}\", connect: \"tcp::80\"}}\n")
+    };
+    let text = format!("devices:\n{}", (1..=20_000).map(many).collect::<String>());
+    let begin = Instant::now();
+    assert_eq!(read(Form::Yaml, &text).unwrap().len(), 20_000);
+    println!("20,000 devices read in {:?}", begin.elapsed());
+    // A fraction of a second; a stall is the fault.
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 /// Catalogue: alias bombs, deep nesting, a hundred megabytes of one line.

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portway_control::api::{Action, KeyChange, Planned, Scope};
-use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, InstanceKey};
+use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey, ListenIndex};
 
 use crate::instance::batch::Batch;
-use crate::owner;
 use crate::state::Desired;
 
 /// What is wanted.
@@ -23,6 +22,16 @@ pub(crate) struct Plan {
     pub(crate) stage: BTreeMap<InstanceKey, Batch>,
     /// What goes when all else has worked.
     pub(crate) late: BTreeMap<InstanceKey, Vec<DeviceName>>,
+}
+
+impl Plan {
+    /// The devices that go when all else has worked.
+    pub(crate) fn late_keys(&self) -> impl Iterator<Item = DeviceKey> + '_ {
+        self.late.iter().flat_map(|(instance, names)| {
+            let key = |name: &DeviceName| DeviceKey { instance: instance.clone(), device: name.clone() };
+            names.iter().map(key)
+        })
+    }
 }
 
 /// The difference. `prune` says whose devices go when they are not wanted.
@@ -71,20 +80,12 @@ fn in_the_way(current: &Desired, wanted: &Wanted, doomed: &[&DeviceKey]) -> BTre
             .get(key)
             .is_none_or(|before| before.keys.listen != spec.listen || before.keys.bind != spec.bind)
     };
-    let new: Vec<(&DeviceKey, &DeviceSpec, String)> = wanted
-        .iter()
-        .filter(|(key, spec)| listens_anew(key, spec))
-        .map(|(key, spec)| (key, spec, spec.listen.to_string()))
-        .collect();
-    let moving = wanted.iter().filter(|(key, spec)| listens_anew(key, spec)).map(|(key, _)| key);
-    let leaving = doomed.iter().copied().chain(moving);
+    let moving = || wanted.iter().filter(|(key, spec)| listens_anew(key, spec));
+    let new = ListenIndex::new(moving().map(|(key, spec)| (key, &key.instance, spec)));
+    let leaving = doomed.iter().copied().chain(moving().map(|(key, _)| key));
     let old = leaving.filter_map(|key| current.get(key).map(|device| (key, &device.keys)));
     let is_in_the_way = |(key, old): &(&DeviceKey, &DeviceSpec)| {
-        new.iter().any(|(newer, spec, text)| {
-            let same_place =
-                old.bind == spec.bind && (old.bind == Bind::Host || key.instance == newer.instance);
-            same_place && *key != *newer && owner::overlaps(old.listen.address(), text)
-        })
+        new.in_the_way_of(&key.instance, old).any(|newer| newer != *key)
     };
     old.filter(is_in_the_way).map(|(key, _)| key.clone()).collect()
 }
@@ -111,3 +112,6 @@ fn shown(
         reason: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,7 +73,7 @@ async fn an_observed_uuid_stores_no_device_that_is_only_staged() {
         instance: "incus:default/c1".parse().expect("a name"),
         uuid: None,
         name: "web".parse().expect("a name"),
-        keys: portway_model::DeviceSpec::from_keys(keys).expect("a device"),
+        keys: DeviceSpec::from_keys(keys).expect("a device"),
         origin: None,
     };
     let staged = hub(Desired::new());

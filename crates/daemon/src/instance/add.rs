@@ -2,6 +2,7 @@
 //! one write of the state. Each is judged by itself: one that cannot be had takes none of the others along.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portway_control::api::{self, Failure, FailureKind};
@@ -67,10 +68,19 @@ impl Instance {
     /// Each for itself; nothing is left behind of a device that was refused.
     pub(super) async fn add(&mut self, wanted: Vec<Wanted>) -> Vec<Result<api::Device, Failure>> {
         self.look_now().await;
+        let hub = Arc::clone(&self.hub);
+        let new = wanted.iter().filter(|one| !self.devices.contains_key(&one.name));
+        let (claim, mut rings) =
+            hub.claim(new.map(|one| (self.device_key(&one.name), one.spec.clone())).collect());
         let mut results: Vec<Result<DeviceName, Failure>> = Vec::new();
         let moved = wanted.iter().any(|one| one.origin.is_some());
         for one in wanted {
-            results.push(self.admit(one));
+            results.push(match rings.remove(&self.device_key(&one.name)) {
+                Some(text) => {
+                    Err(failure(FailureKind::Refused, format!("{}/{}: {text}", self.key, one.name)))
+                }
+                None => self.admit(one),
+            });
         }
         self.reconcile().await;
         if moved {
@@ -90,6 +100,7 @@ impl Instance {
                 refused.push(std::mem::replace(result, failed));
             }
         }
+        drop(claim);
         let refused: Vec<DeviceName> = refused.into_iter().flatten().collect();
         if !refused.is_empty() {
             self.forget(&refused).await;

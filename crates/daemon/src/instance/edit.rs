@@ -2,6 +2,7 @@
 //! all, and is on disk before it is answered.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use portway_control::api::{self, Failure, FailureKind};
@@ -158,6 +159,11 @@ impl Instance {
         self.check_size(&after)?;
         self.look_now().await;
         self.check_target(name, &after)?;
+        let (hub, key) = (Arc::clone(&self.hub), self.device_key(name));
+        let (_claim, mut rings) = hub.claim(vec![(key.clone(), after.clone())]);
+        if let Some(text) = rings.remove(&key) {
+            return Err(failure(FailureKind::Refused, format!("{key}: {text}")));
+        }
         self.swap(name, &after).await.map_err(|problem| {
             let text = self.opening_error(name, Some(after.bind), &problem);
             Failure {

@@ -177,3 +177,44 @@ fn devices_that_lead_back_or_overlap_are_refused() {
     refused(&place.instance, &[&format!("listen=unix:{}", link.display()), connect], "is taken");
     assert_eq!(place.daemon.devices().unwrap().len(), 2);
 }
+
+/// Catalogue: forward to itself in two hops. Whoever closes the ring is refused by `add`, by `set` and by
+/// `apply`, with the names of all in it, and everything is as before.
+///
+/// Fails when: one of the three does not look for rings.
+#[test]
+fn a_device_that_closes_a_ring_is_refused() {
+    let Some(place) = Place::start() else { return };
+    let (name, connect) = (&place.instance, "connect=tcp:127.0.0.1:8002");
+    place.daemon.add(name, "in", &["listen=tcp:0.0.0.0:8001", connect]).unwrap();
+    let refused = |args: &[&str]| {
+        let output = place.daemon.cli(args).unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
+        let ring = format!("it would close a ring: {name}/out leads to {name}/in leads back to it");
+        assert!(error.contains(&ring), "{args:?}: {error}");
+    };
+    let listen = "listen=tcp:127.0.0.1:8002";
+    refused(&["device", "add", name, "out", listen, "connect=tcp:127.0.0.1:8001", "bind=instance"]);
+    assert_eq!(place.daemon.devices().unwrap().len(), 1);
+    // Elsewhere it leads to an end.
+    place.daemon.add(name, "out", &[listen, "connect=tcp:127.0.0.1:7", "bind=instance"]).unwrap();
+    refused(&["device", "set", name, "out", "connect=tcp:127.0.0.1:8001"]);
+    assert_eq!(place.daemon.device("out").unwrap()["connect"], "tcp:127.0.0.1:7");
+
+    let file = place.daemon.dir().join("ring.yaml");
+    let line = format!(
+        "{{instance: \"{name}\", name: out, listen: \"tcp:127.0.0.1:8002\", connect: \"tcp::8001\", bind: instance}}"
+    );
+    std::fs::write(&file, format!("devices: [{line}]")).unwrap();
+    refused(&["apply", "--dry-run", "-f", file.to_str().unwrap()]);
+    refused(&["apply", "-f", file.to_str().unwrap()]);
+    assert_eq!(place.daemon.device("out").unwrap()["connect"], "tcp:127.0.0.1:7");
+    // Without the other one it may, and then the other may not come back.
+    let output = place.daemon.cli(&["apply", "--prune", "-f", file.to_str().unwrap()]).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let args = ["device", "add", name, "in", "listen=tcp:0.0.0.0:8001", connect];
+    let output = place.daemon.cli(&args).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains(&format!("{name}/in leads to {name}/out leads back to it")), "{error}");
+}
