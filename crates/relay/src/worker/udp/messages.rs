@@ -202,23 +202,21 @@ impl Engine {
         self.watch_flow(flow, Watch::LevelBoth);
     }
 
-    /// Sends the message that a listener waits with. False: it waits further.
-    fn unblock(&mut self, key: Key) -> bool {
-        let Some(blocked) = self.listeners.get_mut(key).and_then(|listener| listener.blocked.take()) else {
-            return true;
-        };
-        let Blocked { flow, held } = *blocked;
+    /// Sends the message that a listener waits with for room in `flow`, if it does; then its clients go on.
+    fn unblock(&mut self, key: Key, flow: Key) {
+        let Some(listener) = self.listeners.get_mut(key) else { return };
+        let Some(blocked) = listener.blocked.take_if(|blocked| blocked.flow == flow) else { return };
+        let (device, held) = (listener.device, blocked.held);
         self.core.frames.unkeep(held.bytes.len());
-        let Some(device) = self.listeners.get(key).map(|listener| listener.device) else { return true };
+        self.watch_flow(flow, Watch::Level);
         match self.send_message(flow, &held.bytes, &held) {
             Sent::Gone => {}
             Sent::Lost => self.drop_datagrams(device, 1),
-            Sent::Full => {
-                self.block(key, flow, held);
-                return false;
-            }
+            Sent::Full => return self.block(key, flow, held),
         }
-        true
+        if self.life.accepts() {
+            self.watch_listener(key, Attention::Clients);
+        }
     }
 
     /// The flow for which a listener waits is over: what it waits with is lost, the others go on.
@@ -252,13 +250,7 @@ impl Engine {
         let Some(flow) = self.udp.flows.get(place) else { return };
         let listener = flow.listener;
         if flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP) {
-            let waits = self.listeners.get(listener).and_then(|listener| listener.blocked.as_ref());
-            if waits.is_some_and(|blocked| blocked.flow == place) {
-                self.watch_flow(place, Watch::Level);
-                if self.unblock(listener) && self.life.accepts() {
-                    self.watch_listener(listener, Attention::Clients);
-                }
-            }
+            self.unblock(listener, place);
         }
         let mut buffer = self.core.take_messages();
         for _ in 0..TURN_MESSAGES {
