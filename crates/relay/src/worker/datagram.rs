@@ -17,7 +17,6 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use super::core::Core;
 use super::engine::Engine;
 use super::lane::{self, Lane, Step, TURN_BYTES};
-use super::records::has_room;
 use super::slab::Key;
 use super::socket::Socket;
 use super::stream::End;
@@ -158,8 +157,7 @@ pub(super) fn carry_down(
         if left == 0 {
             return Step::More;
         }
-        if !core.pipes.may_keep() && !has_room(to) {
-            to.write = false;
+        if !core.pipes.may_take_for(to) {
             return Step::Waits;
         }
         let before = if framing == UdpFraming::Len16 { len16::HEADER_BYTES } else { 0 };

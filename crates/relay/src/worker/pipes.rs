@@ -8,6 +8,8 @@ use std::io;
 
 use portway_sys::pipe::Pipe;
 
+use super::socket::Socket;
+
 /// Size of a large pipe, bytes.
 pub(super) const LARGE_BYTES: usize = 256 * 1024;
 
@@ -88,6 +90,14 @@ impl Pipes {
     /// Whether more may be kept; the last one may exceed the limit by its buffer.
     pub(super) fn may_keep(&self) -> bool {
         self.kept_bytes < KEPT_BYTES
+    }
+
+    /// Whether a message for `to` may be taken from its source: there is room for it in `to`, or else here.
+    /// If not, `to` is to be waited for.
+    pub(super) fn may_take_for(&self, to: &mut Socket) -> bool {
+        let may = self.may_keep() || to.has_room();
+        to.write &= may;
+        may
     }
 
     /// Closes the idle pipes: descriptors are short.

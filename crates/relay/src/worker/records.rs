@@ -13,7 +13,6 @@ use std::os::fd::AsFd;
 use portway_model::FdPassing;
 use portway_sys::sockopt;
 use portway_sys::unix_path::widen;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketType};
 
@@ -58,8 +57,7 @@ pub(super) fn carry(
         if left == 0 {
             return Step::More;
         }
-        if !core.pipes.may_keep() && !has_room(to) {
-            to.write = false;
+        if !core.pipes.may_take_for(to) {
             return Step::Waits;
         }
         let record = match receive(&*from, core.messages(), RecvFlags::empty()) {
@@ -106,10 +104,4 @@ fn pass(lane: &mut Lane, to: &mut Socket, core: &mut Core, record: Received, fds
             Some(blocked(to, errno))
         }
     }
-}
-
-/// Whether a record of any size fits into `to`; into a stream, whether it has more than a little room.
-pub(super) fn has_room(to: &Socket) -> bool {
-    let mut fds = [PollFd::new(to, PollFlags::OUT)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use portway_model::{DeviceSpec, Protocol};
 use portway_sys::sockopt;
 use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketType;
 
 /// What a socket speaks.
@@ -123,6 +124,12 @@ impl Socket {
             self.tuned = true;
             tune_tcp(self.fd.as_fd(), spec);
         }
+    }
+
+    /// Whether a record of any size fits; into a stream, whether there is more than a little room.
+    pub(super) fn has_room(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::OUT)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
     }
 
     /// Closing sends a reset where the socket can carry one.
