@@ -1,9 +1,9 @@
 //! The table of UDP flows of one device.
 //!
 //! A flow begins with a datagram from downstream and is *one-way* until upstream answers, then
-//! *two-way*. It ends when nothing has passed for the idle time. When the table is full the least
-//! recently used one-way flow makes room, and only without one the least recently used two-way flow: a
-//! flood of spoofed sources displaces itself, not the conversations.
+//! *two-way*. It ends when nothing has passed for the idle time, a one-way flow sooner ([`ONE_WAY_IDLE`]). When
+//! the table is full the least recently used one-way flow makes room, and only without one the least recently
+//! used two-way flow: a flood of spoofed sources displaces itself, not the conversations.
 //!
 //! Every operation takes constant time: a slab of slots, an index by key, and two lists through the
 //! slots in order of last use (one per kind, so the head of a list is its next to expire). Memory grows
@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 use crate::Dir;
 
 mod list;
+
+/// Longest idle life of a flow that upstream has not answered. RFC 4787, REQ-5, asks for two minutes where
+/// traffic goes both ways; the kernel's conntrack, too, gives the other kind 30 s (`nf_conntrack_udp_timeout`).
+pub const ONE_WAY_IDLE: Duration = Duration::from_secs(30);
 
 use list::{Lists, Slab};
 
@@ -66,7 +70,8 @@ pub struct FlowTable<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V> FlowTable<K, V> {
-    /// An empty table of at most `capacity` flows (at least 1), each ended after `idle` without a datagram.
+    /// An empty table of at most `capacity` flows (at least 1), each ended after `idle` without a datagram; a
+    /// one-way flow after [`ONE_WAY_IDLE`] if that is sooner.
     #[must_use]
     pub fn new(capacity: u32, idle: Duration) -> Self {
         Self {
@@ -97,7 +102,7 @@ impl<K: Eq + Hash + Clone, V> FlowTable<K, V> {
         self.capacity
     }
 
-    /// Idle life of a flow.
+    /// Idle life of a two-way flow.
     #[must_use]
     pub const fn idle(&self) -> Duration {
         self.idle
@@ -209,9 +214,11 @@ impl<K: Eq + Hash + Clone, V> FlowTable<K, V> {
         u32::try_from(self.len()).is_ok_and(|len| len >= self.capacity)
     }
 
-    /// When the flow at `index` ends. An idle time beyond the clock's range never ends it.
+    /// When the flow at `index` ends. An idle time beyond the clock's range never ends it. Within a list it is in the
+    /// order of last use, as all of a list have the same idle life.
     fn deadline(&self, index: u32) -> Option<Instant> {
-        self.slab.at(index).and_then(|slot| slot.used.checked_add(self.idle))
+        let slot = self.slab.at(index)?;
+        slot.used.checked_add(if slot.two_way { self.idle } else { self.idle.min(ONE_WAY_IDLE) })
     }
 
     fn advance(&mut self, now: Instant) -> Instant {

@@ -322,6 +322,26 @@ fn idle_flows_end() {
     });
 }
 
+/// A flow that nobody has answered ends after half a minute, one that was answered after `udp.idle`. Fails when: the
+/// timer, which is set for the flow that has two minutes, is not set anew for the one that has less.
+#[test]
+fn a_flow_that_nobody_answers_ends_first() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let _echo = Echo::start("127.0.0.1:2000", "");
+        let _silent = UdpSocket::bind("127.0.0.1:2001").unwrap();
+        rig.add(0, "udp:127.0.0.1:1000-1001", "udp:127.0.0.1:2000-2001", &[]);
+        assert_eq!(ask(&client("127.0.0.1:0", "127.0.0.1:1000"), b"hello"), b"hello");
+        client("127.0.0.1:0", "127.0.0.1:1001").send(b"hello").unwrap();
+        rig.until("both are there", |rig| rig.live(0) == 2);
+        let start = Instant::now();
+        while rig.live(0) == 2 && start.elapsed() < Duration::from_secs(100) {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        assert_eq!((rig.live(0), rig.count(0, field::EVICTED)), (1, 0));
+    });
+}
+
 /// After a change of the target a one-way flow goes to the new one; a conversation stays until its target is gone.
 #[test]
 fn a_changed_target_gets_the_next_datagram() {

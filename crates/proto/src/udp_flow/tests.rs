@@ -31,6 +31,31 @@ fn a_flow_lives_as_long_as_datagrams_pass() {
     assert_eq!(flows.touch_id(id, Dir::Up, clock.at(22_000)), None);
 }
 
+/// Fails when: flows of both kinds have the same life, or only one list is asked for its next to expire.
+#[test]
+fn a_flow_nobody_answers_ends_sooner() {
+    let clock = Clock(Instant::now());
+    let mut flows = FlowTable::new(4, Duration::from_secs(120));
+    flows.insert("answered", 0, clock.at(0));
+    flows.touch(&"answered", Dir::Down, clock.at(0));
+    assert_eq!(flows.next_deadline(), Some(clock.at(120_000)));
+    flows.insert("silent", 0, clock.at(1));
+    flows.insert("late", 0, clock.at(2));
+    assert_eq!(flows.next_deadline(), Some(clock.at(30_001)));
+    // What it sends prolongs its life, an answer makes it a long one.
+    flows.touch(&"silent", Dir::Up, clock.at(20_000));
+    flows.touch(&"late", Dir::Down, clock.at(20_000));
+    assert_eq!(flows.next_deadline(), Some(clock.at(50_000)));
+    assert_eq!(flows.expire(clock.at(49_999)), []);
+    assert_eq!(flows.expire(clock.at(50_000)), [("silent", 0)]);
+    assert_eq!(flows.next_deadline(), Some(clock.at(120_000)));
+    assert_eq!(flows.expire(clock.at(140_000)), [("answered", 0), ("late", 0)]);
+    // A shorter life is one for all.
+    flows.set_limits(4, IDLE);
+    flows.insert("short", 0, clock.at(140_000));
+    assert_eq!(flows.next_deadline(), Some(clock.at(150_000)));
+}
+
 #[test]
 fn looking_does_not_prolong() {
     let (mut flows, clock) = table(4);
@@ -157,6 +182,7 @@ fn an_endless_idle_time_never_ends_a_flow() {
     let clock = Clock(Instant::now());
     let mut flows: FlowTable<u8, ()> = FlowTable::new(4, Duration::MAX);
     flows.insert(1, (), clock.at(0));
+    flows.touch(&1, Dir::Down, clock.at(0));
     assert_eq!(flows.next_deadline(), None);
     assert_eq!(flows.expire(clock.at(u64::from(u32::MAX))), []);
 }

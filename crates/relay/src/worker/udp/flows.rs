@@ -165,9 +165,14 @@ impl Engine {
 
     fn arm_flow_timer(&mut self, device_key: Key) {
         let Some(device) = self.devices.get_mut(device_key) else { return };
-        if device.flows_timer.is_none()
-            && let Some(at) = device.flows.next_deadline()
-        {
+        let Some(at) = device.flows.next_deadline() else { return };
+        // A flow that nobody has answered yet may end before the one that the timer is set for; of those that come after
+        // it none does, so the timer moves at most once between two times it is due.
+        if let Some(before) = device.flows_timer.filter(|before| at < *before) {
+            self.core.timers.cancel(before, Timer::Flows(device_key));
+            device.flows_timer = None;
+        }
+        if device.flows_timer.is_none() {
             device.flows_timer = Some(at);
             self.core.timers.set(at, Timer::Flows(device_key));
         }
