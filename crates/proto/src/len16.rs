@@ -11,7 +11,7 @@ pub const HEADER_BYTES: usize = 2;
 /// Longest payload of a frame, bytes.
 pub const PAYLOAD_MAX_BYTES: usize = 0xffff;
 
-/// Memory that a decoder keeps from one frame to the next, bytes.
+/// Memory that a decoder keeps from one frame to the next of those that came together, bytes.
 const SPARE_BYTES: usize = 2048;
 
 /// The header of a frame with `length` bytes of payload; `None` when that is too long.
@@ -36,7 +36,8 @@ impl Decoder {
         if self.returned {
             self.returned = false;
             self.partial.clear();
-            self.partial.shrink_to(SPARE_BYTES);
+            // A stream that has said all it had to say holds nothing.
+            self.partial.shrink_to(if input.is_empty() { 0 } else { SPARE_BYTES });
         }
         if self.partial.is_empty()
             && let Some(frame) = whole(input)
@@ -106,8 +107,11 @@ mod tests {
         assert!(!decoder.is_amid());
         assert_eq!(decoder.next(&mut input), None);
         assert!(decoder.is_amid(), "half a header");
+        assert!(decoder.kept_bytes() > 0);
         let mut input: &[u8] = b"\0";
         assert_eq!(decoder.next(&mut input), Some(&b""[..]));
+        assert_eq!(decoder.next(&mut input), None);
+        assert_eq!(decoder.kept_bytes(), 0);
     }
 
     /// Fails when: the length that a header announces is reserved.

@@ -7,7 +7,7 @@
 //! - `startup`: from a fresh process to a confined one; `engine`: the loop; `life`: how it ends;
 //! - `control`, `table`, `device`, `failures`: what the daemon says and is told;
 //! - `accept`, `guard`, `dial`, `hold`, `header`: from a client to a connected pair of sockets;
-//! - `stream`, `lane`, `pipes`, `unix_fds`, `records`, `message`, `datagram`, `sweep`: a connected pair;
+//! - `stream`, `lane`, `pipes`, `unix_fds`, `records`, `message`, `datagram`, `frames`, `sweep`: a connected pair;
 //! - `udp`: datagrams to datagrams;
 //! - `core`, `poller`, `timers`, `slab`, `counters`, `socket`: what all of these use.
 //!
@@ -22,6 +22,7 @@ mod device;
 mod dial;
 mod engine;
 mod failures;
+mod frames;
 mod guard;
 mod header;
 mod hold;

@@ -414,3 +414,140 @@ fn idle_and_surplus_flows_close_their_streams() {
         assert_eq!((rig.live(0), rig.count(0, field::EVICTED)), (0, 1));
     });
 }
+
+/// Clients of device `slot` begin frames of 40,000 bytes, all at once, and end them: each is carried.
+fn carries_what_comes_in_parts(rig: &Rig, slot: u32, listen: &str, server: &UdpSocket) {
+    const COUNT: usize = 20;
+    let frames: Vec<Vec<u8>> = (0..COUNT).map(|number| framed(&pattern(number as u64, 40_000))).collect();
+    let clients: Vec<Stream> = frames
+        .iter()
+        .map(|frame| {
+            let client = connect(listen);
+            (&client).write_all(&frame[..20_000]).unwrap();
+            client
+        })
+        .collect();
+    rig.until("all have begun", |rig| rig.count(slot, field::BYTES_IN) == 20_000 * COUNT as u64);
+    for (client, frame) in clients.iter().zip(&frames) {
+        (&*client).write_all(&frame[20_000..]).unwrap();
+        let mut got = vec![0; 70_000];
+        let length = server.recv(&mut got).unwrap();
+        assert!(got[..length] == frame[2..]);
+    }
+    assert_eq!((rig.count(slot, field::RESET), rig.count(slot, field::DROPPED)), (0, 0));
+}
+
+fn udp_service(address: &str) -> UdpSocket {
+    let server = UdpSocket::bind(address).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    server
+}
+
+/// Sends datagrams until the target, which takes none, is full and one is dropped.
+fn send_until_full(rig: &Rig, slot: u32, client: &UdpSocket) {
+    let before = rig.count(slot, field::DROPPED);
+    while rig.count(slot, field::DROPPED) == before {
+        let taken = rig.count(slot, field::BYTES_IN);
+        client.send(&[7; 60_000]).unwrap();
+        rig.until("it is taken", |rig| rig.count(slot, field::BYTES_IN) == taken + 60_000);
+    }
+}
+
+/// Clients of one device that begin as many frames as they may take nothing from another device. Fails when: the devices
+/// draw on one account.
+#[test]
+fn unfinished_frames_are_at_the_cost_of_their_device() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let (_first, second) = (udp_service("127.0.0.1:2000"), udp_service("127.0.0.1:2001"));
+        rig.add(0, "tcp:127.0.0.1:1000", "udp:127.0.0.1:2000", LEN16);
+        rig.add(1, "tcp:127.0.0.1:1001", "udp:127.0.0.1:2001", LEN16);
+        let part = [&b"\xff\xff"[..], &[7; 60_000]].concat();
+        let greedy: Vec<Stream> = (0..200)
+            .map(|_| {
+                let client = connect("tcp:127.0.0.1:1000");
+                // It may be ended while it still sends.
+                let _ = (&client).write_all(&part);
+                client
+            })
+            .collect();
+        rig.until("some are ended", |rig| rig.count(0, field::RESET) > 0);
+        carries_what_comes_in_parts(&rig, 1, "tcp:127.0.0.1:1001", &second);
+        drop(greedy);
+    });
+}
+
+/// So does a target that takes no call, with a datagram waiting for it in each flow. Fails when: the same.
+#[test]
+fn a_stalled_target_is_at_the_cost_of_its_device() {
+    const CLIENTS: u64 = 300;
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let second = udp_service("127.0.0.1:2001");
+        let address = portway_testkit::Addr::tcp("127.0.0.1:2000");
+        let silent = address.listen_with_backlog(0).unwrap();
+        let filler = [(); 2].map(|()| address.connect(Duration::from_millis(200)));
+        let keys = [LEN16[0], ("connect.timeout", "10m")];
+        rig.add(0, "udp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &keys);
+        rig.add(1, "tcp:127.0.0.1:1001", "udp:127.0.0.1:2001", LEN16);
+        let clients: Vec<UdpSocket> = (0..CLIENTS)
+            .map(|_| {
+                let client = client("127.0.0.1:1000");
+                send_until_full(&rig, 0, &client);
+                client
+            })
+            .collect();
+        carries_what_comes_in_parts(&rig, 1, "tcp:127.0.0.1:1001", &second);
+        drop((clients, silent, filler));
+    });
+}
+
+/// What a client or a target leaves unfinished for half a minute ends the connection, and is counted; one byte more
+/// buys as much time again. Fails when: a connection with the beginning of a frame is forgotten, or one that waits
+/// for its target.
+#[test]
+fn what_stays_unfinished_is_ended() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let server = udp_service("127.0.0.1:2000");
+        let half = service("tcp:127.0.0.1:2001");
+        let target = rig.path("stalled");
+        let stalled = portway_testkit::Addr::unix(&target).listen_with_backlog(10).unwrap();
+        rig.add(0, "tcp:127.0.0.1:1000", "udp:127.0.0.1:2000", LEN16);
+        rig.add(1, "udp:127.0.0.1:1001", "tcp:127.0.0.1:2001", LEN16);
+        rig.add(2, "udp:127.0.0.1:1002", &format!("unix:{}", target.display()), LEN16);
+        let (silent, slow) = (connect("tcp:127.0.0.1:1000"), connect("tcp:127.0.0.1:1000"));
+        (&silent).write_all(b"\0\x09cut").unwrap();
+        (&slow).write_all(b"\0\x64").unwrap();
+        let asker = client("127.0.0.1:1001");
+        asker.send(b"question").unwrap();
+        let answerer = accept(&half);
+        (&answerer).write_all(b"\0\x02ok\0\x09cut").unwrap();
+        assert_eq!(receive(&asker), b"ok");
+        let filler = client("127.0.0.1:1002");
+        send_until_full(&rig, 2, &filler);
+        let over = |rig: &Rig| (0..3).all(|slot| rig.count(slot, field::RESET) == 1);
+        for number in 0..100 {
+            if over(&rig) {
+                break;
+            }
+            if number % 10 == 0 {
+                (&slow).write_all(b"x").unwrap();
+                // Its flow is not idle.
+                filler.send(b"x").unwrap();
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        assert!(over(&rig));
+        assert_eq!((&silent).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!([0, 1].map(|slot| rig.live(slot)), [1, 0]);
+        assert_eq!([0, 1].map(|slot| rig.count(slot, field::DROPPED)), [1, 1]);
+        // The slow one has 100 bytes to send.
+        (&slow).write_all(&[b'x'; 100]).unwrap();
+        assert_eq!(server.recv(&mut [0; 200]).unwrap(), 100);
+        // And the client of the stream that was ended goes on.
+        asker.send(b"again").unwrap();
+        assert_eq!(frame(&accept(&half)).unwrap(), b"again");
+        drop(stalled);
+    });
+}

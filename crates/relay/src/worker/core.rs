@@ -9,6 +9,7 @@ use portway_proto::Dir;
 use portway_sys::unix_path::MESSAGE_MAX_BYTES;
 
 use super::counters::CounterLines;
+use super::frames::FrameMemory;
 use super::pipes::Pipes;
 use super::poller::Poller;
 use super::slab::Key;
@@ -17,27 +18,6 @@ use crate::wire::field;
 
 /// The buffer through which small amounts are copied, bytes. One for the whole thread: it stays in the cache.
 const BUFFER_BYTES: usize = 64 * 1024;
-
-/// Memory for frames of all streams and flows together, bytes: enough for a hundred of the longest that have come
-/// in part. Past it, whoever needs more is ended.
-const FRAMES_BYTES: usize = 8 * 1024 * 1024;
-
-/// How much memory frames hold.
-#[derive(Debug, Default)]
-pub(super) struct FrameMemory(usize);
-
-impl FrameMemory {
-    /// Counts what somebody holds: `before` so far, `after` from now on. False: that is too much for all.
-    pub(super) fn changed(&mut self, before: usize, after: usize) -> bool {
-        self.0 = (self.0 + after).saturating_sub(before);
-        after <= before || self.0 <= FRAMES_BYTES
-    }
-
-    /// Counts what somebody holds no longer.
-    pub(super) fn unkeep(&mut self, bytes: usize) {
-        self.0 = self.0.saturating_sub(bytes);
-    }
-}
 
 /// See the module.
 pub(super) struct Core {
@@ -67,7 +47,7 @@ impl Core {
             timers: Timers::default(),
             counters,
             pipes: Pipes::new(pipe_limit),
-            frames: FrameMemory::default(),
+            frames: FrameMemory::new(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             messages: Vec::new(),
             now: Instant::now(),

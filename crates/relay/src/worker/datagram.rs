@@ -16,10 +16,12 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::core::Core;
 use super::engine::Engine;
+use super::frames::UNFINISHED_TIME;
 use super::lane::{self, Lane, Step, TURN_BYTES};
 use super::slab::Key;
 use super::socket::Socket;
 use super::stream::End;
+use crate::wire::field;
 
 /// Longest payload of a datagram on IPv4, bytes (65,535 less the headers).
 const PAYLOAD_BYTES: usize = 65_507;
@@ -61,6 +63,25 @@ impl FrameTurn {
     }
 }
 
+/// The frames of a client's stream.
+#[derive(Debug)]
+pub(super) struct Frames {
+    pub(super) decoder: Decoder,
+    /// When a byte last came.
+    came: Instant,
+}
+
+impl Frames {
+    pub(super) fn new(now: Instant) -> Frames {
+        Frames { decoder: Decoder::default(), came: now }
+    }
+
+    /// When the frame that has begun is overdue.
+    pub(super) fn ends(&self) -> Option<Instant> {
+        self.decoder.is_amid().then(|| self.came + UNFINISHED_TIME)
+    }
+}
+
 /// From the stream to datagrams.
 pub(super) fn carry_up(lane: &mut Lane, from: &mut Socket, to: &mut Socket, core: &mut Core) -> Step {
     let mut left = TURN_BYTES;
@@ -94,11 +115,13 @@ pub(super) fn carry_up(lane: &mut Lane, from: &mut Socket, to: &mut Socket, core
 /// From the frames of a stream to datagrams. One that is longer than a datagram can be is not passed on.
 pub(super) fn carry_frames_up(
     lane: &mut Lane,
-    decoder: &mut Decoder,
+    frames: &mut Frames,
     from: &mut Socket,
     to: &mut Socket,
     core: &mut Core,
+    device: Key,
 ) -> Step {
+    let decoder = &mut frames.decoder;
     let mut turn = FrameTurn::new();
     loop {
         if lane.eof {
@@ -114,20 +137,21 @@ pub(super) fn carry_frames_up(
             Ok(0) => {
                 lane.eof = true;
                 core.refused += u64::from(decoder.is_amid());
-                core.frames.unkeep(decoder.kept_bytes());
+                core.frames.unkeep(device, decoder.kept_bytes());
                 *decoder = Decoder::default();
             }
             Ok(count) => {
                 lane.count(count);
-                let mut frames = 0;
+                frames.came = core.now;
+                let mut whole = 0;
                 let kept = decoder.kept_bytes();
                 let mut rest = core.buffer.get(..count).unwrap_or_default();
                 while let Some(frame) = decoder.next(&mut rest) {
                     core.refused += u64::from(send_datagram(to, frame).is_err());
-                    frames += 1;
+                    whole += 1;
                 }
-                turn.took(count, frames);
-                if !core.frames.changed(kept, decoder.kept_bytes()) {
+                turn.took(count, whole);
+                if !core.frames.changed(device, kept, decoder.kept_bytes()) {
                     return Step::SourceFailed(Errno::NOBUFS);
                 }
             }
@@ -182,30 +206,41 @@ pub(super) fn carry_down(
 }
 
 impl Engine {
-    /// Once the client has ended its side the stream lasts as long as replies keep coming.
+    /// Once the client has ended its side the stream lasts as long as replies keep coming; before, as long as no
+    /// frame of the client's stays unfinished.
     pub(super) fn watch_idle(&mut self, key: Key) {
         let Some(stream) = self.streams.get(key) else { return };
-        if stream.client_has_ended() && stream.timer.is_none() {
-            self.set_stream_timer(key, self.idle_at(key));
+        if let Some((at, _)) = self.datagrams_end(key)
+            && stream.timer.is_none_or(|set| at < set)
+        {
+            self.set_stream_timer(key, at);
         }
     }
 
     /// The time is up, or was when it was set.
     pub(super) fn on_idle(&mut self, key: Key) {
-        let at = self.idle_at(key);
-        if self.core.now >= at {
-            self.close(key, End::Clean);
-        } else {
-            self.set_stream_timer(key, at);
+        match self.datagrams_end(key) {
+            Some((at, end)) if self.core.now >= at => {
+                if end == End::Reset
+                    && let Some(stream) = self.streams.get(key)
+                {
+                    self.core.count(stream.device, field::DROPPED);
+                }
+                self.close(key, end);
+            }
+            Some((at, _)) => self.set_stream_timer(key, at),
+            None => {}
         }
     }
 
-    fn idle_at(&self, key: Key) -> Instant {
-        let now = self.core.now;
-        let Some(stream) = self.streams.get(key) else { return now };
-        let idle =
-            self.devices.get(stream.device).map(|device| device.plan.spec().udp_idle).unwrap_or_default();
-        stream.since.unwrap_or(now) + idle
+    /// When a stream with datagrams ends if nothing more comes, and how.
+    fn datagrams_end(&self, key: Key) -> Option<(Instant, End)> {
+        let stream = self.streams.get(key)?;
+        if !stream.client_has_ended() {
+            return stream.frame_ends().map(|at| (at, End::Reset));
+        }
+        let idle = self.devices.get(stream.device)?.plan.spec().udp_idle;
+        Some((stream.since.unwrap_or(self.core.now) + idle, End::Clean))
     }
 }
 

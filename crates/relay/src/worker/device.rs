@@ -295,6 +295,11 @@ impl Device {
         })
     }
 
+    /// Whether it keeps frames, or what else is between datagrams and a stream.
+    pub(super) fn is_framed(&self) -> bool {
+        self.plan.spec().udp_framing.is_some()
+    }
+
     /// Whether refused clients of `target` are kept.
     pub(super) fn holds(&self, target: u32) -> bool {
         self.hold.as_ref().is_some_and(|hold| !hold.reached.contains(&target))

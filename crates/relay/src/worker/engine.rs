@@ -158,7 +158,7 @@ impl Engine {
                 Timer::Hold(device) => self.on_hold_over(device),
                 Timer::Failures(device) => self.report_failures(device),
                 Timer::Flows(device) => self.expire_flows(device),
-                Timer::Call(flow) => self.on_call_over(flow),
+                Timer::Link(flow) => self.on_link_timer(flow),
                 Timer::Newcomer(key) => self.dismiss_newcomer(key),
                 Timer::Sweep => self.on_sweep(),
                 Timer::End => {}

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use portway_model::{FdPassing, UdpFraming};
 use portway_proto::half_close::{Action, Event, HalfClose, Leg};
-use portway_proto::len16::Decoder;
 use portway_proto::{Dir, Side};
 use portway_sys::sockopt;
 use rustix::io::Errno;
@@ -12,7 +11,7 @@ use rustix::net::{Shutdown, shutdown};
 use std::os::fd::AsFd;
 
 use super::core::Core;
-use super::datagram;
+use super::datagram::{self, Frames};
 use super::guard::{Entry, Origin};
 use super::lane::{Lane, Step};
 use super::records;
@@ -100,7 +99,7 @@ pub(super) struct Stream {
     lane_up: Lane,
     lane_down: Lane,
     /// Frames of the client's stream, where it has any.
-    frames: Option<Box<Decoder>>,
+    frames: Option<Box<Frames>>,
     /// The side that is dead; what came from it before is still delivered.
     cut: Option<Side>,
     /// The client has been told that nothing more comes.
@@ -173,8 +172,8 @@ impl Stream {
             (Relay::Records(fds), _) => records::carry(lane, from, to, core, fds),
             (Relay::Datagrams(UdpFraming::Raw), Dir::Up) => datagram::carry_up(lane, from, to, core),
             (Relay::Datagrams(UdpFraming::Len16), Dir::Up) => {
-                let decoder = self.frames.get_or_insert_default();
-                datagram::carry_frames_up(lane, decoder, from, to, core)
+                let frames = self.frames.get_or_insert_with(|| Box::new(Frames::new(core.now)));
+                datagram::carry_frames_up(lane, frames, from, to, core, self.device)
             }
             (Relay::Datagrams(framing), Dir::Down) => {
                 datagram::carry_down(lane, from, to, core, (framing, &mut self.since))
@@ -327,6 +326,11 @@ impl Stream {
         self.half.leg(Dir::Up) == Leg::Done
     }
 
+    /// When the frame that the client has begun is overdue, if it has begun one.
+    pub(super) fn frame_ends(&self) -> Option<Instant> {
+        self.frames.as_ref()?.ends()
+    }
+
     /// The way from the client to the target.
     pub(super) fn upward(&mut self) -> (Option<&mut Socket>, &mut Lane) {
         (self.up.as_mut(), &mut self.lane_up)
@@ -337,8 +341,8 @@ impl Stream {
         for dir in Dir::ALL {
             self.lane_mut(dir).discard(&mut core.pipes);
         }
-        if let Some(decoder) = self.frames.take() {
-            core.frames.unkeep(decoder.kept_bytes());
+        if let Some(frames) = self.frames.take() {
+            core.frames.unkeep(self.device, frames.decoder.kept_bytes());
         }
     }
 

@@ -123,7 +123,7 @@ impl Engine {
             }
         };
         self.swap_listeners(key, listeners, carrier);
-        self.retune_sweep();
+        self.retune();
         self.answer(seq, None);
     }
 
@@ -143,7 +143,16 @@ impl Engine {
             self.cancel_stream_timer(waiter);
             self.begin(waiter);
         }
+        self.retune();
+    }
+
+    /// What the devices share follows from all of them.
+    fn retune(&mut self) {
         self.retune_sweep();
+        let keys = self.devices.keys();
+        let framed =
+            keys.into_iter().filter_map(|key| self.devices.get(key)).filter(|device| device.is_framed());
+        self.core.frames.divide(framed.count());
     }
 
     /// A datagram target cannot refuse, and no datagram waits, so there is nothing to hold for.
@@ -225,7 +234,7 @@ impl Engine {
                 self.forget_device(key);
             }
         }
-        self.retune_sweep();
+        self.retune();
         self.answer(seq, None);
     }
 

@@ -19,8 +19,8 @@ pub(super) enum Timer {
     Hold(Key),
     /// Failures of a device are to be reported.
     Failures(Key),
-    /// The target of a flow has not taken the call.
-    Call(Key),
+    /// The target of a flow has not taken the call, or what it began or was sent is unfinished.
+    Link(Key),
     /// The oldest UDP flow of a device may be idle for too long.
     Flows(Key),
     /// A newcomer on the adoption listener has not said hello.

@@ -42,11 +42,12 @@ fn datagrams() -> (Socket, UdpSocket) {
 fn a_turn_of_empty_frames_is_bounded() {
     let (mut core, _memory) = Core::new(4).unwrap();
     let ((mut from, client), (mut to, _server)) = (stream(), datagrams());
-    let (mut lane, mut decoder) = (Lane::default(), Decoder::default());
+    let (mut lane, mut begun) = (Lane::default(), Frames::new(core.now));
     let poured = pour(&client);
     let mut frames = 0;
     for turn in 0..3 {
-        let step = carry_frames_up(&mut lane, &mut decoder, &mut from, &mut to, &mut core);
+        let step =
+            carry_frames_up(&mut lane, &mut begun, &mut from, &mut to, &mut core, Key::from_parts(0, 0));
         assert_eq!(step, Step::More, "turn {turn}");
         let taken = usize::try_from(lane.total).unwrap() / len16::HEADER_BYTES - frames;
         assert!(taken > 0 && taken <= TURN_BYTES / FRAME_COST + READ_MIN_BYTES / 2, "{taken} in turn {turn}");

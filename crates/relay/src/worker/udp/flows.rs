@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::time::Instant;
 
-use portway_model::UdpFraming;
 use portway_proto::Dir;
 use portway_proto::proxy_protocol::MAX_BYTES;
 use portway_proto::udp_flow::FlowId;
@@ -78,13 +78,13 @@ impl Engine {
         let now = self.core.now;
         let client = flow_key.client;
         let device = self.devices.get_mut(device_key)?;
-        let mut way = way(&device.plan, &flow_key, called.connected);
-        let (mut watch, mut call_ends) = (Watch::Level, None);
+        let mut way = way(device_key, &device.plan, &flow_key, called.connected, now);
+        let (mut watch, mut timer) = (Watch::Level, None);
         if let Way::Link(link) = &mut way {
             watch = link.watch();
-            self.core.frames.changed(0, link.kept_bytes());
-            call_ends = (!called.connected).then(|| now + device.plan.spec().connect_timeout);
-            link.call_ends = call_ends;
+            self.core.frames.changed(device_key, 0, link.kept_bytes());
+            timer = (!called.connected).then(|| now + device.plan.spec().connect_timeout);
+            link.timer = timer;
         }
         if let Client::Unix(name) = client {
             self.udp.names.hold(name);
@@ -110,8 +110,8 @@ impl Engine {
         if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), watch) {
             tracing::debug!(%error, "flow not watched");
         }
-        if let Some(at) = call_ends {
-            self.core.timers.set(at, Timer::Call(place));
+        if let Some(at) = timer {
+            self.core.timers.set(at, Timer::Link(place));
         }
         self.core.count(device_key, field::OPENED);
         if let Some((_, ended)) = inserted.ended {
@@ -146,9 +146,9 @@ impl Engine {
         if let Some(flow) = self.udp.flows.remove(place) {
             self.core.count(flow.device, field::CLOSED);
             if let Way::Link(link) = flow.way {
-                self.core.frames.unkeep(link.kept_bytes());
-                if let Some(at) = link.call_ends {
-                    self.core.timers.cancel(at, Timer::Call(place));
+                self.core.frames.unkeep(flow.device, link.kept_bytes());
+                if let Some(at) = link.timer {
+                    self.core.timers.cancel(at, Timer::Link(place));
                 }
             }
             if let Some(device) = self.devices.get_mut(flow.device)
@@ -253,9 +253,8 @@ fn is_astray(device: &Device, flow: &Flow) -> bool {
 }
 
 /// How a flow of `plan` is carried.
-fn way(plan: &Plan, flow_key: &FlowKey, connected: bool) -> Way {
-    let carrier = plan.connect_carrier();
-    let client = match (flow_key.client.address(), carrier) {
+fn way(device: Key, plan: &Plan, flow_key: &FlowKey, connected: bool, now: Instant) -> Way {
+    let client = match (flow_key.client.address(), plan.connect_carrier()) {
         (Some(_), Carrier::Udp) => return Way::Batches,
         (None, _) | (_, Carrier::Gram) => return Way::Messages,
         (Some(client), Carrier::Tcp | Carrier::Unix | Carrier::Packet) => client,
@@ -264,8 +263,8 @@ fn way(plan: &Plan, flow_key: &FlowKey, connected: bool) -> Way {
     let local = flow_key.local.zip(port).map(|(ip, port)| SocketAddr::new(ip, port.get()));
     let mut header = [0; MAX_BYTES];
     let length = super::link::header(plan.spec(), client, local, &mut header);
-    let framing = plan.spec().udp_framing.unwrap_or(UdpFraming::Raw);
-    Way::Link(Box::new(Link::new(carrier, framing, connected, header.get(..length).unwrap_or_default())))
+    let header = header.get(..length).unwrap_or_default();
+    Way::Link(Box::new(Link::new(device, plan, connected, header, now)))
 }
 
 /// Where replies to `client` leave from. The interface is left to the routing table, as for any reply, except

@@ -2,7 +2,8 @@
 //!
 //! Stages: called; connected; over. What a client sends meanwhile waits in a bounded buffer, and so does the rest of
 //! a frame that the stream has taken in part. Anything more that finds the stream full is dropped, as a full queue on
-//! the way drops a datagram. When the stream ends the flow does, and the client's next datagram calls anew.
+//! the way drops a datagram. When the stream ends the flow does, and the client's next datagram calls anew. So it
+//! is when the target leaves a frame unfinished, or takes nothing of what waits, for too long.
 
 use std::io::IoSlice;
 use std::os::fd::AsFd;
@@ -19,10 +20,12 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg
 
 use super::{Client, Flow, Way};
 use crate::wire::field;
-use crate::worker::core::{Core, FrameMemory};
+use crate::worker::core::Core;
 use crate::worker::datagram::FrameTurn;
+use crate::worker::device::Plan;
 use crate::worker::engine::Engine;
 use crate::worker::failures::{Failure, Operation};
+use crate::worker::frames::{FrameMemory, UNFINISHED_TIME};
 use crate::worker::lane::TURN_BYTES;
 use crate::worker::poller::{Token, Watch};
 use crate::worker::slab::Key;
@@ -44,8 +47,14 @@ pub(super) struct Link {
     carrier: Carrier,
     framing: UdpFraming,
     connected: bool,
-    /// When the call is given up.
-    pub(super) call_ends: Option<Instant>,
+    /// When its timer is set for: until it is connected, when the call is given up.
+    pub(super) timer: Option<Instant>,
+    /// Whose memory it takes.
+    device: Key,
+    /// When the target last sent a byte.
+    came: Instant,
+    /// When it last took one, or something began to wait.
+    went: Instant,
     /// What the stream has not taken yet.
     waiting: Vec<u8>,
     /// How much of that has gone.
@@ -56,12 +65,15 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(carrier: Carrier, framing: UdpFraming, connected: bool, header: &[u8]) -> Link {
+    pub(super) fn new(device: Key, plan: &Plan, connected: bool, header: &[u8], now: Instant) -> Link {
         Link {
-            carrier,
-            framing,
+            carrier: plan.connect_carrier(),
+            framing: plan.spec().udp_framing.unwrap_or(UdpFraming::Raw),
             connected,
-            call_ends: None,
+            timer: None,
+            device,
+            came: now,
+            went: now,
             waiting: header.to_vec(),
             sent: 0,
             header_bytes: header.len(),
@@ -74,6 +86,13 @@ impl Link {
         if self.connected && self.waiting.is_empty() { Watch::Level } else { Watch::LevelBoth }
     }
 
+    /// When it ends if its target neither goes on with what it has begun, nor takes more of what waits.
+    fn ends(&self) -> Option<Instant> {
+        let amid = self.decoder.is_amid().then_some(self.came);
+        let full = (!self.waiting.is_empty()).then_some(self.went);
+        amid.into_iter().chain(full).min().map(|since| since + UNFINISHED_TIME)
+    }
+
     /// Memory that it holds, bytes.
     pub(super) fn kept_bytes(&self) -> usize {
         self.waiting.capacity() + self.decoder.kept_bytes()
@@ -83,7 +102,13 @@ impl Link {
     ///
     /// # Errors
     /// The stream is dead.
-    fn send(&mut self, socket: impl AsFd, datagram: &[u8], memory: &mut FrameMemory) -> Result<bool, Errno> {
+    fn send(
+        &mut self,
+        socket: impl AsFd,
+        datagram: &[u8],
+        memory: &mut FrameMemory,
+        now: Instant,
+    ) -> Result<bool, Errno> {
         let header = match self.framing {
             UdpFraming::Raw if datagram.is_empty() => return Ok(false),
             UdpFraming::Raw => None,
@@ -110,10 +135,11 @@ impl Link {
             return Ok(false);
         }
         let before = self.kept_bytes();
+        self.went = now;
         for part in [header.get(sent..), datagram.get(sent.saturating_sub(header.len())..)] {
             self.waiting.extend_from_slice(part.unwrap_or_default());
         }
-        if memory.changed(before, self.kept_bytes()) {
+        if memory.changed(self.device, before, self.kept_bytes()) {
             return Ok(true);
         }
         // What is left of a frame that has begun has to follow; the flow cannot go on without.
@@ -123,15 +149,18 @@ impl Link {
         let before = self.kept_bytes();
         self.waiting.truncate(self.waiting.len().saturating_sub(length));
         self.waiting.shrink_to_fit();
-        memory.changed(before, self.kept_bytes());
+        memory.changed(self.device, before, self.kept_bytes());
         Ok(false)
     }
 
     /// Sends what waits, as far as the stream takes it.
-    fn flush(&mut self, socket: impl AsFd, memory: &mut FrameMemory) -> Result<(), Errno> {
+    fn flush(&mut self, socket: impl AsFd, memory: &mut FrameMemory, now: Instant) -> Result<(), Errno> {
         while let Some(rest) = self.waiting.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match send(&socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-                Ok(sent) => self.sent += sent,
+                Ok(sent) => {
+                    self.sent += sent;
+                    self.went = now;
+                }
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
@@ -139,12 +168,13 @@ impl Link {
         }
         let before = self.kept_bytes();
         (self.waiting, self.sent) = (Vec::new(), 0);
-        memory.changed(before, self.kept_bytes());
+        memory.changed(self.device, before, self.kept_bytes());
         Ok(())
     }
 
-    fn connect(&mut self, socket: impl AsFd, spec: &DeviceSpec) {
+    fn connect(&mut self, socket: impl AsFd, spec: &DeviceSpec, now: Instant) {
         self.connected = true;
+        self.went = now;
         if self.carrier == Carrier::Tcp {
             tune_tcp(socket.as_fd(), spec);
         }
@@ -170,12 +200,12 @@ impl Engine {
         let (device, watch) = (*device, link.watch());
         let (mut dropped, mut dead) = (0, None);
         if link.connected
-            && let Err(errno) = link.flush(&*socket, &mut self.core.frames)
+            && let Err(errno) = link.flush(&*socket, &mut self.core.frames, self.core.now)
         {
             dead = Some(errno);
         }
         for slot in slots {
-            match link.send(&*socket, batch.bytes(slot), &mut self.core.frames) {
+            match link.send(&*socket, batch.bytes(slot), &mut self.core.frames, self.core.now) {
                 Ok(true) => {}
                 Ok(false) => dropped += 1,
                 Err(errno) => {
@@ -190,8 +220,9 @@ impl Engine {
         if dropped > 0 {
             self.drop_datagrams(device, dropped);
         }
-        if let Some(errno) = dead {
-            self.end_link(place, Some(errno));
+        match dead {
+            Some(errno) => self.end_link(place, Some(errno)),
+            None => self.watch_link(place),
         }
     }
 
@@ -199,7 +230,7 @@ impl Engine {
     pub(super) fn on_link(&mut self, place: Key, flags: EventFlags) {
         let looked = self.look_at_link(place, flags);
         match looked {
-            Looked::Open => {}
+            Looked::Open => self.watch_link(place),
             Looked::Ended => self.end_link(place, None),
             Looked::Dead(errno) => self.end_link(place, Some(errno)),
         }
@@ -218,14 +249,14 @@ impl Engine {
             if !flags.contains(EventFlags::OUT) {
                 return Looked::Open;
             }
-            if let Some(at) = link.call_ends.take() {
-                self.core.timers.cancel(at, Timer::Call(place));
+            if let Some(at) = link.timer.take() {
+                self.core.timers.cancel(at, Timer::Link(place));
             }
             if let Some(device) = self.devices.get(*device) {
-                link.connect(&*socket, device.plan.spec());
+                link.connect(&*socket, device.plan.spec(), self.core.now);
             }
         }
-        if let Err(errno) = link.flush(&*socket, &mut self.core.frames) {
+        if let Err(errno) = link.flush(&*socket, &mut self.core.frames, self.core.now) {
             return Looked::Dead(errno);
         }
         if link.watch() != watch {
@@ -264,7 +295,7 @@ impl Engine {
         };
         // Out of the flow while its frames go to the batch, which is part of the same state.
         let mut decoder = std::mem::take(&mut link.decoder);
-        let (kept, framing) = (decoder.kept_bytes(), link.framing);
+        let (kept, framing, device) = (decoder.kept_bytes(), link.framing, link.device);
         let mut rest = buffer.get(..count).unwrap_or_default();
         match framing {
             UdpFraming::Raw if count > 0 => {
@@ -281,9 +312,10 @@ impl Engine {
                 turn.took(count, frames);
             }
         }
-        let fits = self.core.frames.changed(kept, decoder.kept_bytes());
+        let fits = self.core.frames.changed(device, kept, decoder.kept_bytes());
         if let Some(Flow { way: Way::Link(link), .. }) = self.udp.flows.get_mut(place) {
             link.decoder = decoder;
+            link.came = self.core.now;
         }
         self.core.buffer = buffer;
         match (count, fits) {
@@ -323,11 +355,26 @@ impl Engine {
         }
     }
 
-    /// The call of a flow has taken too long.
-    pub(in crate::worker) fn on_call_over(&mut self, place: Key) {
-        if let Some(Flow { way: Way::Link(link), .. }) = self.udp.flows.get_mut(place) {
-            link.call_ends = None;
+    /// Has the stream of a flow looked at when it may have been unfinished for too long.
+    fn watch_link(&mut self, place: Key) {
+        if let Some(Flow { way: Way::Link(link), .. }) = self.udp.flows.get_mut(place)
+            && link.timer.is_none()
+            && let Some(at) = link.ends()
+        {
+            link.timer = Some(at);
+            self.core.timers.set(at, Timer::Link(place));
+        }
+    }
+
+    /// The call of a flow has taken too long, or its stream has been unfinished for too long; or it had not been when
+    /// the timer was set.
+    pub(in crate::worker) fn on_link_timer(&mut self, place: Key) {
+        let Some(Flow { way: Way::Link(link), .. }) = self.udp.flows.get_mut(place) else { return };
+        link.timer = None;
+        if !link.connected || link.ends().is_some_and(|at| at <= self.core.now) {
             self.end_link(place, Some(Errno::TIMEDOUT));
+        } else {
+            self.watch_link(place);
         }
     }
 

@@ -195,7 +195,6 @@ impl Engine {
     /// Leaves a listener alone until the target of `flow` has room for the message.
     fn block(&mut self, key: Key, flow: Key, held: Held) {
         self.watch_listener(key, Attention::None);
-        self.core.frames.changed(0, held.bytes.len());
         if let Some(listener) = self.listeners.get_mut(key) {
             listener.blocked = Some(Box::new(Blocked { flow, held }));
         }
@@ -207,7 +206,6 @@ impl Engine {
         let Some(listener) = self.listeners.get_mut(key) else { return };
         let Some(blocked) = listener.blocked.take_if(|blocked| blocked.flow == flow) else { return };
         let (device, held) = (listener.device, blocked.held);
-        self.core.frames.unkeep(held.bytes.len());
         self.watch_flow(flow, Watch::Level);
         match self.send_message(flow, &held.bytes, &held) {
             Sent::Gone => {}
@@ -227,9 +225,7 @@ impl Engine {
             return;
         }
         let device = listening.device;
-        if let Some(blocked) = listening.blocked.take() {
-            self.core.frames.unkeep(blocked.held.bytes.len());
-        }
+        listening.blocked = None;
         if listening.timer.is_none() {
             listening.timer = Some(now);
             self.core.timers.set(now, Timer::Listener(listener));
