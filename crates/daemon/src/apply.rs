@@ -38,7 +38,8 @@ pub(crate) async fn apply(hub: &Arc<Hub>, request: api::Apply) -> Result<api::Ap
     let _edits = hub.edits.write().await;
     hub.check_generation(request.generation)?;
     let present = hub.desired();
-    let plan = plan::plan(&present, &wanted, &request.prune);
+    let mut plan = plan::plan(&present, &wanted, &request.prune);
+    plan.drop_refused(hub.refused().into_keys(), &wanted, &request.prune);
     check_rings(&present, &wanted, &plan)?;
     if request.dry_run {
         return Ok(answer(hub, plan.shown, false, &BTreeMap::new()));

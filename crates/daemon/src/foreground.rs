@@ -15,7 +15,7 @@ use crate::hub::{Hub, Parts, failure};
 use crate::instance::{Command, Ending};
 use crate::keeper::Keeper;
 use crate::setup::{self, io_failure};
-use crate::state::{Desired, Store};
+use crate::state::{Desired, Refused, Store};
 use crate::{ForegroundOptions, logging};
 
 /// Longest time connections may go on after SIGTERM. A second signal ends it.
@@ -57,6 +57,7 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device))
         providers: setup::providers(&options.settings),
         store: Store::ephemeral(),
         desired: Desired::new(),
+        refused: Refused::new(),
         generation: 0,
         warnings: Vec::new(),
         frozen: None,

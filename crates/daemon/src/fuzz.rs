@@ -31,7 +31,7 @@ use crate::instance::placing::GroupText;
 use crate::listeners;
 use crate::moves::plan::Note;
 use crate::moves::translate;
-use crate::state::{self, StoredDevice};
+use crate::state::{self, StoredText};
 
 /// What a fuzzer calls.
 pub type Target = fn(&[u8]);
@@ -281,7 +281,10 @@ fn notes(data: &[u8]) {
 /// A state file, and the devices in it past the checksum.
 fn state_file(data: &[u8]) {
     let _ = state::decode(Path::new("state.json"), data);
-    writes_back::<StoredDevice>(data);
+    writes_back::<StoredText>(data);
+    if let Ok(Err(refused)) = serde_json::from_slice(data).map(StoredText::read) {
+        let _ = refused.show();
+    }
 }
 
 fn incus_answer(data: &[u8]) {

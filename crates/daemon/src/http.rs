@@ -140,11 +140,15 @@ async fn change(
     Body(request): Body<api::ChangeDevice>,
 ) -> Answer<api::Device> {
     let _editing = editing(&hub, condition).await?;
+    hub.check_usable(&key)?;
     json(ask_known(&hub, &key.instance, |reply| Command::Change(key.device, request, reply)).await)
 }
 
 async fn remove(State(hub): Shared, DeviceInPath(key): DeviceInPath, condition: Condition) -> Answer<Value> {
     let _editing = editing(&hub, condition).await?;
+    if hub.check_usable(&key).is_err() {
+        return json(hub.remove_refused(&key).await.map(|()| json!({})));
+    }
     json(ask_known(&hub, &key.instance, |reply| Command::Remove(key.device, reply)).await.map(|()| json!({})))
 }
 
@@ -155,6 +159,7 @@ async fn rename(
     Body(request): Body<api::RenameDevice>,
 ) -> Answer<api::Device> {
     let _editing = editing(&hub, condition).await?;
+    hub.check_usable(&key)?;
     json(ask_known(&hub, &key.instance, |reply| Command::Rename(key.device, request.name, reply)).await)
 }
 

@@ -1,5 +1,7 @@
 //! What all instances share: settings, state, keeper, providers, events, and the actors by name.
 
+mod refused;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +23,7 @@ use crate::keeper::Keeper;
 use crate::loops;
 use crate::owner;
 use crate::provider::Providers;
-use crate::state::{Change, Desired, Store, StoredDevice, apply};
+use crate::state::{Change, Desired, Refused, Store, StoredDevice, apply, clear};
 
 /// Longest wait for an actor's answer; for one that is busy the store answers.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,6 +71,7 @@ pub(crate) struct Hub {
     store: Store,
     desired: Mutex<Desired>,
     claims: Mutex<BTreeMap<DeviceKey, DeviceSpec>>,
+    refused: Mutex<Refused>,
     generation: AtomicU64,
     actors: Mutex<BTreeMap<InstanceKey, Handle>>,
     reachable: Mutex<BTreeMap<String, Result<(), String>>>,
@@ -97,6 +100,8 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     /// Devices in the store.
     pub(crate) desired: Desired,
+    /// Devices in the store whose keys are refused.
+    pub(crate) refused: Refused,
     /// Their generation.
     pub(crate) generation: u64,
     /// What went wrong at the start.
@@ -119,6 +124,7 @@ impl Hub {
             store: parts.store,
             desired: Mutex::new(parts.desired),
             claims: Mutex::default(),
+            refused: Mutex::new(parts.refused),
             generation: AtomicU64::new(parts.generation),
             actors: Mutex::default(),
             reachable: Mutex::default(),
@@ -138,9 +144,10 @@ impl Hub {
     /// One line; nothing is changed then.
     pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<u64, String> {
         let generation = self.store.commit(changes.clone()).await?;
-        let mut desired = locked(&self.desired);
+        let (mut desired, mut refused) = (locked(&self.desired), locked(&self.refused));
         for change in &changes {
             apply(&mut desired, change);
+            clear(&mut refused, change);
         }
         self.generation.fetch_max(generation, Ordering::Relaxed);
         Ok(generation)
@@ -289,7 +296,9 @@ impl Hub {
     async fn listed(&self, of: Option<&InstanceKey>) -> Vec<api::Device> {
         let (mut devices, silent) = self.ask(of, Command::List).await;
         devices.extend(silent.iter().map(|key| self.stored(key)));
-        devices.into_iter().flatten().collect()
+        let refused = locked(&self.refused);
+        let refused = refused.iter().filter(|(key, _)| of.is_none_or(|of| *of == key.instance));
+        devices.into_iter().flatten().chain(refused.map(|(_, device)| device.show())).collect()
     }
 
     /// Whether a device of the store is not in a list.

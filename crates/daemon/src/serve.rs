@@ -118,6 +118,7 @@ async fn assemble(
         providers: setup::providers(&options.settings),
         store,
         desired: loaded.desired.clone(),
+        refused: loaded.refused.clone(),
         generation: loaded.generation,
         warnings: loaded.warnings.clone(),
         frozen: loaded.lost.then(|| format!("{} cannot be read", paths.state.display())),

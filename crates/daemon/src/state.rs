@@ -5,6 +5,8 @@
 //! catches a torn or edited file; then the previous generation is used and said so. Changes
 //! that arrive while one write runs are committed together by the next.
 
+mod refused;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -18,6 +20,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+pub(crate) use self::refused::{Refused, RefusedDevice, StoredText, clear};
+
 /// Version of the file's layout.
 const LAYOUT_VERSION: u32 = 1;
 
@@ -28,20 +32,17 @@ const QUEUE_LENGTH: usize = 1024;
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// A wanted device.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StoredDevice {
     /// Instance by name.
     pub(crate) instance: InstanceKey,
     /// UUID of the instance it was bound to at its first match.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) uuid: Option<String>,
     /// Device name.
     pub(crate) name: DeviceName,
     /// Its options.
     pub(crate) keys: DeviceSpec,
     /// What it was before it was imported.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,
 }
 
@@ -110,7 +111,7 @@ struct Layout {
     version: u32,
     generation: u64,
     sha256: String,
-    devices: Vec<StoredDevice>,
+    devices: Vec<StoredText>,
 }
 
 /// One change of the desired state.
@@ -156,6 +157,8 @@ pub(crate) enum Store {
 pub(crate) struct Loaded {
     /// The devices.
     pub(crate) desired: Desired,
+    /// Devices whose keys are refused.
+    pub(crate) refused: Refused,
     /// Their generation.
     pub(crate) generation: u64,
     /// What went wrong on the way, for `status`; empty when nothing did.
@@ -174,7 +177,8 @@ impl Store {
             return Ok(Store::Frozen);
         }
         let (queue, inbox) = mpsc::channel(QUEUE_LENGTH);
-        let writer = Writer { path, desired: loaded.desired.clone(), generation: loaded.generation, inbox };
+        let (desired, refused) = (loaded.desired.clone(), loaded.refused.clone());
+        let writer = Writer { path, desired, refused, generation: loaded.generation, inbox };
         std::thread::Builder::new().name("state".into()).spawn(move || writer.run())?;
         Ok(Store::Writing(queue))
     }
@@ -205,6 +209,7 @@ impl Store {
 struct Writer {
     path: PathBuf,
     desired: Desired,
+    refused: Refused,
     generation: u64,
     inbox: mpsc::Receiver<Commit>,
 }
@@ -216,14 +221,15 @@ impl Writer {
             while let Ok(next) = self.inbox.try_recv() {
                 commits.push(next);
             }
-            let mut wanted = self.desired.clone();
+            let (mut wanted, mut refused) = (self.desired.clone(), self.refused.clone());
             for change in commits.iter().flat_map(|commit| &commit.changes) {
                 apply(&mut wanted, change);
+                clear(&mut refused, change);
             }
-            let result = match save(&self.path, self.generation + 1, &wanted) {
+            let result = match save(&self.path, self.generation + 1, &wanted, &refused) {
                 Ok(()) => {
                     self.generation += 1;
-                    self.desired = wanted;
+                    (self.desired, self.refused) = (wanted, refused);
                     Ok(self.generation)
                 }
                 Err(failure) => {
@@ -284,13 +290,16 @@ pub(crate) fn load(path: &Path) -> Loaded {
     let mut unusable: Vec<PathBuf> = Vec::new();
     for candidate in [path.to_path_buf(), previous(path)] {
         match read(&candidate) {
-            Ok(Some((generation, desired))) => {
+            Ok(Some(State { generation, desired, refused })) => {
                 let damaged = !unusable.is_empty();
                 if damaged {
                     warnings.push(format!("generation {generation} of {} is used", candidate.display()));
                 }
                 unusable.iter().for_each(|file| keep_aside(file));
-                return Loaded { desired, generation, warnings, damaged, lost: false };
+                let failed =
+                    |(key, device): (&DeviceKey, &RefusedDevice)| format!("{key}: {}", device.reason());
+                warnings.extend(refused.iter().map(failed));
+                return Loaded { desired, refused, generation, warnings, damaged, lost: false };
             }
             Ok(None) => {}
             Err(failure) => {
@@ -305,7 +314,8 @@ pub(crate) fn load(path: &Path) -> Loaded {
     if lost {
         warnings.push("no generation of the state can be read: devices cannot be changed".into());
     }
-    Loaded { desired: Desired::new(), generation: 0, warnings, damaged: lost, lost }
+    let (desired, refused) = (Desired::new(), Refused::new());
+    Loaded { desired, refused, generation: 0, warnings, damaged: lost, lost }
 }
 
 fn keep_aside(path: &Path) {
@@ -322,7 +332,14 @@ fn previous(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn read(path: &Path) -> Result<Option<(u64, Desired)>, StateError> {
+/// What one file holds.
+pub(crate) struct State {
+    generation: u64,
+    desired: Desired,
+    refused: Refused,
+}
+
+fn read(path: &Path) -> Result<Option<State>, StateError> {
     let text = match files::read(path, MAX_FILE_BYTES, Trust::Own) {
         Ok(text) => text,
         Err(FileError::Missing { .. }) => return Ok(None),
@@ -331,11 +348,11 @@ fn read(path: &Path) -> Result<Option<(u64, Desired)>, StateError> {
     decode(path, &text).map(Some)
 }
 
-/// What a state file says: its generation and devices. `path` is only for messages.
+/// What a state file says. A device whose keys are refused costs no other. `path` is only for messages.
 ///
 /// # Errors
 /// [`StateError::Invalid`].
-pub(crate) fn decode(path: &Path, text: &[u8]) -> Result<(u64, Desired), StateError> {
+pub(crate) fn decode(path: &Path, text: &[u8]) -> Result<State, StateError> {
     let invalid = |reason: String| StateError::Invalid { path: path.display().to_string(), reason };
     let layout: Layout = serde_json::from_slice(text).map_err(|problem| invalid(problem.to_string()))?;
     if layout.version != LAYOUT_VERSION {
@@ -346,29 +363,48 @@ pub(crate) fn decode(path: &Path, text: &[u8]) -> Result<(u64, Desired), StateEr
     {
         return Err(invalid("the checksum does not match".into()));
     }
-    Ok((layout.generation, layout.devices.into_iter().map(|device| (device.key(), device)).collect()))
+    let mut state = State { generation: layout.generation, desired: Desired::new(), refused: Refused::new() };
+    for device in layout.devices {
+        let key = device.key();
+        match device.read() {
+            Ok(device) => drop(state.desired.insert(key, device)),
+            Err(refused) => drop(state.refused.insert(key, *refused)),
+        }
+    }
+    Ok(state)
 }
 
-fn checksum(generation: u64, devices: &[StoredDevice]) -> serde_json::Result<String> {
+fn checksum(generation: u64, devices: &[StoredText]) -> serde_json::Result<String> {
     let mut digest = Sha256::new();
     digest.update(generation.to_be_bytes());
     digest.update(serde_json::to_vec(devices)?);
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Replaces the file at `path` by `desired`; the file there becomes the previous generation.
+/// Replaces the file at `path` by `desired` and `refused`; the file there becomes the previous generation.
 ///
 /// # Errors
 /// [`StateError::Io`], [`StateError::TooLarge`]; the file at `path` is then unchanged.
-pub(crate) fn save(path: &Path, generation: u64, desired: &Desired) -> Result<(), StateError> {
-    let text = encode(path, generation, desired, MAX_FILE_BYTES)?;
+pub(crate) fn save(
+    path: &Path,
+    generation: u64,
+    desired: &Desired,
+    refused: &Refused,
+) -> Result<(), StateError> {
+    let devices = desired.values().map(StoredText::from);
+    let devices = devices.chain(refused.values().map(|device| device.text.clone())).collect();
+    let text = encode(path, generation, devices, MAX_FILE_BYTES)?;
     replace(path, &text)
 }
 
 /// The text of a state file. `path` is only for messages.
-fn encode(path: &Path, generation: u64, desired: &Desired, limit_bytes: u64) -> Result<Vec<u8>, StateError> {
+fn encode(
+    path: &Path,
+    generation: u64,
+    devices: Vec<StoredText>,
+    limit_bytes: u64,
+) -> Result<Vec<u8>, StateError> {
     let shown = || path.display().to_string();
-    let devices: Vec<StoredDevice> = desired.values().cloned().collect();
     let invalid =
         |problem: serde_json::Error| StateError::Invalid { path: shown(), reason: problem.to_string() };
     let sha256 = checksum(generation, &devices).map_err(invalid)?;

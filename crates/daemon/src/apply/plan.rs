@@ -32,6 +32,22 @@ impl Plan {
             names.iter().map(key)
         })
     }
+
+    /// Has stored devices whose keys are refused go when they are not wanted. One that is wanted is new, and
+    /// replaces what is stored.
+    pub(crate) fn drop_refused(
+        &mut self,
+        refused: impl Iterator<Item = DeviceKey>,
+        wanted: &Wanted,
+        prune: &[Scope],
+    ) {
+        let doomed = |key: &DeviceKey| !wanted.contains_key(key) && prune.contains(&Scope::of(&key.instance));
+        for key in refused.filter(doomed) {
+            self.shown.push(shown(&key, Action::Remove, None, None));
+            self.late.entry(key.instance).or_default().push(key.device);
+        }
+        self.shown.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
+    }
 }
 
 /// The difference. `prune` says whose devices go when they are not wanted.

@@ -28,6 +28,7 @@ fn hub(desired: Desired) -> Arc<Hub> {
         providers: crate::setup::providers(&portway_config::Settings::default()),
         store: Store::ephemeral(),
         desired,
+        refused: Refused::new(),
         generation: 0,
         warnings: Vec::new(),
         frozen: None,

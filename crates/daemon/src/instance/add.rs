@@ -139,6 +139,7 @@ impl Instance {
                 ..failure(FailureKind::Refused, format!("device {name} of {} exists already", self.key))
             });
         }
+        self.hub.check_usable(&self.device_key(&name))?;
         self.check_size(&spec)?;
         if let (Some(text), None) = (&self.unreachable, &self.run) {
             return Err(unreachable(self.key.provider(), text));

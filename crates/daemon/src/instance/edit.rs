@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use portway_control::api::{self, Failure, FailureKind};
-use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Provider};
+use portway_model::{Bind, DeviceName, DeviceSpec, Provider};
 
 use super::apply::{close_elsewhere, open_elsewhere};
 use super::life::stored;
@@ -289,7 +289,8 @@ impl Instance {
         if self.devices.contains_key(&to) {
             return Err(failure(FailureKind::Refused, format!("device {to} of {} exists already", self.key)));
         }
-        let target = DeviceKey { instance: self.key.clone(), device: to.clone() };
+        let target = self.device_key(&to);
+        self.hub.check_usable(&target)?;
         let change = Change::Rename { from: self.device_key(from), to: target };
         let committed = self.hub.commit(vec![change]).await;
         committed.map_err(|text| failure(FailureKind::Internal, format!("new name not stored: {text}")))?;

@@ -1,3 +1,5 @@
+use portway_control::api;
+
 use super::*;
 
 fn device(instance: &str, name: &str, port: u16) -> StoredDevice {
@@ -20,7 +22,7 @@ fn what_was_saved_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.json");
     let wanted = desired(&[device("incus:default/c1", "web", 8080), device("netns:blue", "dns", 8053)]);
-    save(&path, 4, &wanted).unwrap();
+    save(&path, 4, &wanted, &Refused::new()).unwrap();
     let loaded = load(&path);
     assert_eq!((loaded.generation, loaded.desired, loaded.damaged), (4, wanted, false));
     assert!(loaded.warnings.is_empty());
@@ -40,8 +42,8 @@ fn every_truncation_and_every_flipped_byte_falls_back_to_the_previous_generation
     let path = folder.path().join("state.json");
     let older = desired(&[device("incus:default/c1", "web", 8080)]);
     let newer = desired(&[device("incus:default/c1", "web", 9090)]);
-    save(&path, 1, &older).unwrap();
-    save(&path, 2, &newer).unwrap();
+    save(&path, 1, &older, &Refused::new()).unwrap();
+    save(&path, 2, &newer, &Refused::new()).unwrap();
     let (good, prev) = (fs::read(&path).unwrap(), fs::read(previous(&path)).unwrap());
     let mut broken: Vec<Vec<u8>> = (0..good.len() - 2).map(|length| good[..length].to_vec()).collect();
     broken.extend((0..good.len()).map(|at| {
@@ -138,10 +140,11 @@ fn what_would_not_be_read_again_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.json");
     let older = desired(&[device("netns:blue", "web", 8080)]);
-    save(&path, 1, &older).unwrap();
-    let limit = encode(&path, 1, &older, MAX_FILE_BYTES).unwrap().len() as u64;
-    assert!(encode(&path, 1, &older, limit).is_ok());
-    let text = encode(&path, 1, &older, limit - 1).unwrap_err().to_string();
+    save(&path, 1, &older, &Refused::new()).unwrap();
+    let encode = |limit| encode(&path, 1, older.values().map(StoredText::from).collect(), limit);
+    let limit = encode(MAX_FILE_BYTES).unwrap().len() as u64;
+    assert!(encode(limit).is_ok());
+    let text = encode(limit - 1).unwrap_err().to_string();
     assert!(text.ends_with(&format!("would be {limit} bytes, more than {}: too many devices", limit - 1)));
 
     let mut large = device("netns:blue", "dns", 8053);
@@ -156,4 +159,51 @@ fn what_would_not_be_read_again_is_not_written() {
     let small = device("netns:blue", "www", 8081);
     runtime.block_on(store.commit(vec![Change::Put(Box::new(small))])).unwrap();
     assert_eq!(load(&path).desired.len(), 2);
+}
+
+/// A state of `web` and of `odd`, whose keys no build has had.
+fn with_refused(path: &Path) {
+    let odd: StoredText = serde_json::from_value(serde_json::json!({
+        "instance": "incus:default/c1", "uuid": "6a1c", "name": "odd",
+        "keys": {"connect": "tcp:127.0.0.1:80", "listen": "tcp:127.0.0.1:7000", "warp": "9"},
+    }))
+    .unwrap();
+    let web = StoredText::from(&device("incus:default/c1", "web", 8080));
+    replace(path, &encode(path, 7, vec![odd, web], MAX_FILE_BYTES).unwrap()).unwrap();
+}
+
+/// A device whose keys are refused costs no other one, is written again as it was, and goes when it is
+/// removed or replaced.
+///
+/// Fails when: the keys are read with the file, or refused devices are left out of what is written.
+#[test]
+fn a_device_whose_keys_are_refused_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.json");
+    with_refused(&path);
+    let first = load(&path);
+    assert_eq!(first.desired, desired(&[device("incus:default/c1", "web", 8080)]));
+    assert!(!first.damaged && !first.lost);
+    assert_eq!(first.warnings.len(), 1);
+    assert!(first.warnings[0].starts_with("incus:default/c1/odd: its stored keys are refused: unknown key"));
+    let odd = first.refused.keys().next().unwrap().clone();
+    let shown = first.refused[&odd].show();
+    assert_eq!((shown.state, shown.listen.as_str()), (api::DeviceState::Failed, "tcp:127.0.0.1:7000"));
+    assert_eq!(shown.keys["warp"], "9");
+
+    let store = Store::start(path.clone(), &first).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let commit = |change| runtime.block_on(store.commit(vec![change])).unwrap();
+    commit(Change::Put(Box::new(device("netns:blue", "dns", 8053))));
+    let second = load(&path);
+    assert_eq!((second.desired.len(), second.refused[&odd].show().keys), (2, shown.keys));
+    commit(Change::Delete(odd.clone()));
+    assert!(load(&path).refused.is_empty());
+
+    with_refused(&path);
+    let store = Store::start(path.clone(), &load(&path)).unwrap();
+    let replaced = device("incus:default/c1", "odd", 7000);
+    runtime.block_on(store.commit(vec![Change::Put(Box::new(replaced.clone()))])).unwrap();
+    let third = load(&path);
+    assert!(third.refused.is_empty() && third.desired[&odd] == replaced);
 }

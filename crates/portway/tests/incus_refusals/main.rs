@@ -16,6 +16,8 @@ mod places;
 #[cfg(test)]
 mod projects;
 #[cfg(test)]
+mod stored;
+#[cfg(test)]
 mod waiting;
 
 /// The program under test.
