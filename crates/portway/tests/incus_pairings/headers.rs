@@ -81,18 +81,47 @@ fn version_1() {
     }
 }
 
-/// On a listener for both families an IPv6 client is TCP6 and an IPv4 client TCP4.
+/// On a listener for both families an IPv6 client is TCP6 and an IPv4 client TCP4. Two devices may have a port
+/// by halves, `0.0.0.0` and `[::]` with `v6only`: each takes its own family, and the first alone no IPv6 at all.
 ///
-/// Fails when: a v4-mapped address is printed as it stands.
+/// Fails when: a v4-mapped address is printed as it stands; `0.0.0.0` is opened for both families, or `v6only`
+/// is not set before the port is bound.
 #[test]
 fn version_1_by_both_families() {
     let Some(rig) = Rig::start(PORTWAY, "v1six").unwrap() else { return };
+    by_halves(&rig);
     let mut pair = Pair::new(&rig, Bind::Host, Kind::Tcp, Kind::Tcp, 0).unwrap();
     let port = rig.ports.one().unwrap();
     pair.listen.key = format!("tcp:[::]:{port}");
     pair.add(&rig, "both", &["proxy_protocol=v1"]).unwrap();
     v1(&pair, &Addr::tcp(&format!("127.0.0.1:{port}")), |from, to| line("TCP4", from, to));
     v1(&pair, &Addr::tcp(&format!("[::1]:{port}")), |from, to| line("TCP6", from, to));
+}
+
+/// `0.0.0.0` and `[::]` with `v6only` on one port.
+fn by_halves(rig: &Rig) {
+    let port = rig.ports.one().unwrap();
+    let four = Addr::tcp(&format!("127.0.0.1:{port}"));
+    let six = Addr::tcp(&format!("[::1]:{port}"));
+    let mut halves = Vec::new();
+    for (number, (name, listen)) in (20..).zip([("four", "0.0.0.0"), ("six", "[::]")]) {
+        let mut pair = Pair::new(rig, Bind::Host, Kind::Tcp, Kind::Tcp, number).unwrap();
+        pair.listen.key = format!("tcp:{listen}:{port}");
+        let only =
+            if name == "six" { &["v6only=true", "proxy_protocol=v1"][..] } else { &["proxy_protocol=v1"] };
+        pair.add(rig, name, only).unwrap();
+        if name == "four" {
+            v1(&pair, &four, |from, to| line("TCP4", from, to));
+            let refused = rig.host().run(|| six.connect(crate::place::LIMIT)).unwrap();
+            assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+        halves.push(pair);
+    }
+    v1(&halves[0], &four, |from, to| line("TCP4", from, to));
+    v1(&halves[1], &six, |from, to| line("TCP6", from, to));
+    for name in ["four", "six"] {
+        rig.device_ok("remove", &[name]).unwrap();
+    }
 }
 
 /// The fixed part of a version 2 header: family and length.

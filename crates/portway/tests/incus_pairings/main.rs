@@ -1,6 +1,8 @@
 //! Every pairing of listen and connect on both sides of a real container: bytes, ends of stream,
-//! resets, datagrams, records, frames, headers, port lists.
+//! resets, datagrams, records, frames, headers, port lists, changed targets.
 
+#[cfg(test)]
+mod changes;
 #[cfg(test)]
 mod datagrams;
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Datagrams, unix sockets and the instance's own side over a restart.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use portway_testkit::udp::UdpClient;
 use portway_testkit::{
-    Addr, Behaviour, ContainerSpec, DaemonSpec, Load, Outcome, Pace, Rig, Service, check, wait_for,
+    Addr, Behaviour, ContainerSpec, DaemonSpec, Load, Outcome, Pace, Rig, Service, Stream, check, wait_for,
 };
 
 use crate::PORTWAY;
@@ -85,6 +86,43 @@ fn a_unix_socket_is_held_then_gone_then_back() {
     rig.daemon.wait_until_tidy(1).unwrap();
     rig.device_ok("remove", &["sock"]).unwrap();
     assert!(!path.exists());
+}
+
+/// Streams from the host to a port and to datagrams of the container: bytes cross again after a restart,
+/// through the same socket file and port.
+///
+/// Fails when: a unix listener or a stream to datagrams is not given to the worker of the new run.
+#[test]
+fn streams_to_a_port_and_to_datagrams_cross_after_a_restart() {
+    let spec = ContainerSpec::booting("serve echo tcp:127.0.0.1:7 echo udp:127.0.0.1:7");
+    let Some(rig) = Rig::launch(DaemonSpec::new(PORTWAY), "kinds", &spec).unwrap() else { return };
+    let (port, tcp, udp) = (rig.ports.one().unwrap(), rig.path("tcp"), rig.path("udp"));
+    let devices = [
+        (format!("unix:{}", tcp.display()), "tcp:127.0.0.1:7", Addr::unix(&tcp)),
+        (format!("unix:{}", udp.display()), "udp:127.0.0.1:7", Addr::unix(&udp)),
+        (format!("tcp:127.0.0.1:{port}"), "udp:127.0.0.1:7", Addr::tcp(&format!("127.0.0.1:{port}"))),
+    ];
+    for (name, (listen, connect, _)) in ["unix-tcp", "unix-udp", "tcp-udp"].iter().zip(&devices) {
+        rig.add(name, &[&format!("listen={listen}"), &format!("connect={connect}")]).unwrap();
+    }
+    for round in 0..3 {
+        for (_, connect, addr) in &devices {
+            // What is sent before the service is there is lost, as datagrams are.
+            let answered = || echoes(&check::dial(rig.host(), addr).ok()?).ok();
+            wait_for(&format!("round {round}: an echo of {connect} at {addr}"), answered).unwrap();
+        }
+        if round == 0 { rig.container.restart() } else { rig.container.restart_by_force() }.unwrap();
+    }
+    rig.daemon.wait_until_tidy(1).unwrap();
+}
+
+fn echoes(mut stream: &Stream) -> std::io::Result<()> {
+    stream.set_timeout(Duration::from_secs(1))?;
+    stream.write_all(b"hello")?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"hello");
+    Ok(())
 }
 
 /// Listeners inside an instance die with it and are there again in the next run: a port, a datagram

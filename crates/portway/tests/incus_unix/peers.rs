@@ -1,9 +1,13 @@
 //! Whom a unix target sees: `SO_PEERCRED` of the relay's connection.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use portway_testkit::{Rig, process};
+use portway_testkit::udp::{UdpClient, UdpEcho};
+use portway_testkit::{Addr, Behaviour, Rig, Service, check, process};
 
 use crate::PORTWAY;
 use crate::side::{Bind, LIMIT, Place, add, unix, with};
@@ -35,7 +39,7 @@ fn default_ids() -> (u32, u32) {
 }
 
 /// On the host's side, dialling into the container: root of the container unless `security.uid` and
-/// `security.gid` say otherwise, each by itself, in ids of the container.
+/// `security.gid` say otherwise, each by itself, in ids of the container; the socket's owner beside it.
 ///
 /// Fails when: ids are taken as the host's, or the one that is not asked for becomes root of the host.
 #[test]
@@ -50,6 +54,32 @@ fn in_the_container() {
     );
     assert_eq!(ids(peer(&rig, Bind::Host, &["security.uid=1000"])), (uid + 1000, gid));
     assert_eq!(ids(peer(&rig, Bind::Host, &["security.gid=29"])), (uid, gid + 29));
+    // The socket's owner is an id of the host, the relay's user one of the container.
+    let four = ["uid=1234", "gid=2345", "mode=0660", "security.uid=1000", "security.gid=29"];
+    all_at_once(&rig, &four, (uid + 1000, gid + 29));
+}
+
+/// Owner and mode of the socket file, and the relay's user, in one device; bytes both ways.
+fn all_at_once(rig: &Rig, keys: &[&str], relay: (u32, u32)) {
+    let (listen, connect) = (Place::listen(rig, Bind::Host, "four"), Place::connect(rig, Bind::Host, "four"));
+    let service = Service::start(&connect.site, &Addr::unix(&connect.path), Behaviour::Echo).unwrap();
+    fs::set_permissions(&connect.path, fs::Permissions::from_mode(0o777)).unwrap();
+    let base = [listen.pair("listen"), connect.pair("connect")];
+    add(rig, "four", &with(&base, keys)).unwrap();
+    let meta = fs::symlink_metadata(&listen.path).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (1234, 2345, 0o660));
+    let worker = rig.daemon.device("four").unwrap()["worker_pid"].as_i64().unwrap();
+    assert_eq!(user_of(worker), relay);
+    check::echo(&listen.dial(), 100_000, 1).unwrap();
+    assert_eq!(service.accepted(), 1);
+    rig.device_ok("remove", &["four"]).unwrap();
+    assert!(!listen.exists());
+}
+
+/// Uid and gid of a process.
+fn user_of(pid: i64) -> (u32, u32) {
+    let meta = fs::metadata(format!("/proc/{pid}")).unwrap();
+    (meta.uid(), meta.gid())
 }
 
 /// On the container's side, dialling on the host: the unprivileged user unless asked otherwise; root
@@ -64,6 +94,38 @@ fn on_the_host() {
     assert_eq!(ids(peer(&rig, Bind::Instance, &["security.uid=1000", "security.gid=29"])), (1000, 29));
     assert_eq!(ids(peer(&rig, Bind::Instance, &["security.uid=1000"])), (1000, gid));
     assert_eq!(ids(peer(&rig, Bind::Instance, &["security.uid=0", "security.gid=0"])), (0, 0));
+    by_port(&rig);
+}
+
+/// Listeners at every address of the container, a port towards a socket of the host and a port of datagrams,
+/// with a relay of users of the host's.
+fn by_port(rig: &Rig) {
+    let place = Place::connect(rig, Bind::Instance, "by-port");
+    let target = place.serve();
+    let udp = UdpEcho::start(rig.host(), (Ipv4Addr::LOCALHOST, 0).into(), "host").unwrap();
+    let (to_unix, to_udp) = (place.pair("connect"), format!("connect=udp:{}", udp.addr()));
+    let base = ["bind=instance", "security.uid=1000", "security.gid=29"];
+    add(rig, "tcp", &[&base[..], &["listen=tcp:0.0.0.0:7001", &to_unix]].concat()).unwrap();
+    add(rig, "udp", &[&base[..], &["listen=udp:0.0.0.0:7001", &to_udp]].concat()).unwrap();
+    let address = rig.container.address(false).unwrap();
+    let inside = rig.inside().unwrap();
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), address] {
+        let addr = Addr::Tcp(SocketAddr::new(ip, 7001));
+        let client = check::dial(&inside, &addr).unwrap();
+        let service = target.accept_within(LIMIT).unwrap();
+        let seen = getsockopt(unix(&service), PeerCredentials).unwrap();
+        assert_eq!((seen.uid(), seen.gid()), (1000, 29), "{ip}");
+        (&client).write_all(b"hello").unwrap();
+        let mut got = [0; 5];
+        (&service).read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+        let client = UdpClient::connect(&inside, SocketAddr::new(ip, 7001)).unwrap();
+        assert_eq!(client.exchange(b" hello", LIMIT).unwrap().as_deref(), Some(&b"host hello"[..]), "{ip}");
+    }
+    for name in ["tcp", "udp"] {
+        let worker = rig.daemon.device(name).unwrap()["worker_pid"].as_i64().unwrap();
+        assert_eq!(user_of(worker), (1000, 29), "{name}");
+    }
 }
 
 /// Whatever the relay runs as, host root included, it has no capability, no supplementary group, no
