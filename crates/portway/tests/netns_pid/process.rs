@@ -4,14 +4,13 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use portway_testkit::{
-    Addr, Behaviour, Daemon, DaemonSpec, Netns, Service, Site, check, is_root, process, wait_for,
-};
+use portway_testkit::{Addr, Daemon, DaemonSpec, Netns, Site, check, is_root, process, wait_for};
 
 use crate::PORTWAY;
+use crate::stand::{daemon, heard, local, say, says};
 
 /// A process with a network namespace and a `/srv` of its own; killed on drop.
 struct Subject(Child);
@@ -59,47 +58,49 @@ impl Drop for Subject {
     }
 }
 
-/// A daemon in a namespace with nothing but loopback, and the host's side there.
-fn daemon() -> (Daemon, Site) {
-    let netns = Netns::new().unwrap();
-    (DaemonSpec::new(PORTWAY).within(&netns).start().unwrap(), Site::netns(&netns))
-}
-
-fn local(port: u16) -> Addr {
-    Addr::tcp(&format!("127.0.0.1:{port}"))
-}
-
-/// What is said at a port of the host's side.
-fn heard(host: &Site, port: u16) -> Option<String> {
-    let stream = check::dial(host, &local(port)).ok()?;
-    String::from_utf8(check::read_all(&stream).ok()?).ok()
-}
-
-fn say(site: &Site, addr: &Addr, text: &str) -> Service {
-    Service::start(site, addr, Behaviour::Say(text.to_owned())).unwrap()
-}
-
-fn says(output: &Output, code: i32, text: &str) {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{error}");
-    assert!(error.contains(text), "no `{text}` in: {error}");
-}
-
 /// Ports and sockets of both sides, and a restart of the daemon that nobody notices.
 ///
 /// Fails when: paths are resolved from the daemon's own root, or an adopted worker is not taken for one
 /// of the process.
 #[test]
 fn a_process_is_served_in_its_namespace_and_root() {
+    if is_root() {
+        let (daemon, host) = daemon();
+        is_served(daemon, &host);
+    }
+}
+
+/// The same where `/proc` shows a process to its own user and to root alone (`hidepid=2`), for the daemon and
+/// all that it starts.
+///
+/// Fails when: a worker looks for its process in `/proc`, or the daemon gives up the right to see others'.
+#[test]
+fn a_process_is_served_where_processes_are_hidden() {
     if !is_root() {
         return;
     }
-    let (mut daemon, host) = daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("portway");
+    let mount = "mount -t proc -o hidepid=2 proc /proc";
+    // In a mount namespace of its own; the pid stays the same.
+    let text =
+        format!("#!/bin/sh\nexec unshare --mount sh -c '{mount} && exec \"$0\" \"$@\"' {PORTWAY} \"$@\"\n");
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let netns = Netns::new().unwrap();
+    let daemon = DaemonSpec::new(&program).within(&netns).start().unwrap();
+    let mounts = fs::read_to_string(format!("/proc/{}/mounts", daemon.pid().unwrap())).unwrap();
+    let hides = |line: &str| line.starts_with("proc /proc ") && line.contains("hidepid=");
+    assert!(mounts.lines().any(hides), "{mounts}");
+    is_served(daemon, &Site::netns(&netns));
+}
+
+fn is_served(mut daemon: Daemon, host: &Site) {
     let subject = Subject::start();
     let inside = subject.site();
     let _tcp = say(&inside, &local(80), "by port");
     let _unix = say(&inside, &Addr::unix(inside.path(Path::new("/srv/s"))), "by path");
-    let _back = say(&host, &local(5000), "by the host");
+    let _back = say(host, &local(5000), "by the host");
     let name = subject.name();
     daemon.add(&name, "port", &["listen=tcp:127.0.0.1:8080", "connect=tcp:127.0.0.1:80"]).unwrap();
     // The folder is root's own: only root of the process may connect there.
@@ -107,8 +108,8 @@ fn a_process_is_served_in_its_namespace_and_root() {
     daemon.add(&name, "path", &path).unwrap();
     let keys = ["bind=instance", "listen=unix:/srv/back", "connect=tcp:127.0.0.1:5000"];
     daemon.add(&name, "back", &keys).unwrap();
-    assert_eq!(heard(&host, 8080).as_deref(), Some("by port"));
-    assert_eq!(heard(&host, 8081).as_deref(), Some("by path"));
+    assert_eq!(heard(host, 8080).as_deref(), Some("by port"));
+    assert_eq!(heard(host, 8081).as_deref(), Some("by path"));
     let back = inside.path(Path::new("/srv/back"));
     let stream = check::dial(&inside, &Addr::unix(&back)).unwrap();
     assert_eq!(check::read_all(&stream).unwrap(), b"by the host");
@@ -122,7 +123,7 @@ fn a_process_is_served_in_its_namespace_and_root() {
     }
     assert_eq!(daemon.workers().len(), workers.len());
     assert!(daemon.workers().iter().all(|pid| workers.contains(pid)), "a worker was not adopted");
-    assert_eq!(heard(&host, 8080).as_deref(), Some("by port"));
+    assert_eq!(heard(host, 8080).as_deref(), Some("by port"));
 }
 
 /// The end of the process is the end of its devices: they have failed, at once, and say why; nobody is
