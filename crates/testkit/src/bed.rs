@@ -1,5 +1,6 @@
 //! The shared test server, as a test sees it.
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -93,6 +94,11 @@ impl Bed {
         &self.place.dir
     }
 
+    /// The bed's own files, beside the server's.
+    pub(crate) fn own_dir(&self) -> &Path {
+        &self.place.own_dir
+    }
+
     /// The API's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -118,6 +124,27 @@ impl Bed {
     /// When it does not come back.
     pub fn restart_server(&self) -> Result<()> {
         testbed::restart(&self.place)
+    }
+
+    /// Lets containers have an id of the host's in their map (`raw.idmap`): a range of one for root, which the
+    /// server does not take for containers in general.
+    ///
+    /// # Errors
+    /// When the bed's files cannot be written.
+    pub fn permit_id(&self, id: u32) -> Result<()> {
+        let line = format!("root:{id}:1\n");
+        for name in ["subuid", "subgid"] {
+            // In place: the server has the very file mounted.
+            let path = self.own_dir().join(name);
+            let mut file = std::fs::File::options().read(true).append(true).open(&path)?;
+            file.lock().context("cannot lock a range of ids")?;
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            if !text.contains(&line) {
+                file.write_all(line.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     /// The server's own log.

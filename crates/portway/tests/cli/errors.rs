@@ -59,9 +59,18 @@ fn malformed_arguments_are_usage_errors_without_a_daemon() {
 #[test]
 fn arguments_that_are_not_text_are_usage_errors() {
     let place = Place::new();
-    let output =
-        place.command(&["device", "show"]).arg(std::ffi::OsStr::from_bytes(b"c\xff1")).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    for (words, odd) in [
+        (&["device", "show"][..], &b"c\xff1"[..]),
+        (&["device", "add", "c1", "web", "connect=tcp::80"], b"listen=unix:/run/\xff"),
+        (&["device", "add", "c1", "web", "connect=tcp::80"], b"listen=unix:/run/\xc3"),
+        (&["device", "set", "c1", "web"], b"connect=unix:@\xed\xa0\x80"),
+        (&["proxy", "listen=tcp::80"], b"\xff=1"),
+    ] {
+        let output = place.command(words).arg(std::ffi::OsStr::from_bytes(odd)).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.starts_with("error: ") && !said.contains("panicked"), "{words:?}: {said}");
+    }
 }
 
 #[test]

@@ -2,9 +2,14 @@
 
 use std::fs;
 
-use portway_testkit::bed;
+use portway_testkit::{Addr, Behaviour, ContainerSpec, Service, bed, wait_for};
 
-use crate::scene::Scene;
+use crate::scene::{Scene, echoes};
+
+/// `127.0.0.1` and a port.
+fn local(port: u16) -> std::net::SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
 
 /// A device of a running container, with connections through Incus' own relay before and after.
 /// What Incus has at the end is what it had at the beginning.
@@ -79,6 +84,61 @@ fn a_device_of_a_profile_is_hidden_and_shown_again() {
     let local = scene.definition()["devices"]["web"].clone();
     assert_eq!((&local["type"], &local["connect"]), (&"proxy".into(), &"tcp:127.0.0.1:8".into()), "{local}");
     scene.incus(&["profile", "remove", scene.name(), &profile]);
+}
+
+/// Two containers have one device of one profile: each gets its own, both serve at once, and the way back
+/// leaves neither the other's; what is done to one is no business of the other.
+///
+/// Fails when: a device of a profile is taken out of the profile, or two of one name are one device.
+#[test]
+fn one_profile_of_two_containers() {
+    let Some(scene) = Scene::start("moves", false) else { return };
+    let spec = ContainerSpec::booting("serve echo tcp:0.0.0.0:7\n");
+    let other = scene.rig.bed().launch("moves", &spec).unwrap();
+    let port = scene.rig.ports.one().unwrap();
+    let service = Service::start(scene.rig.host(), &Addr::Tcp(local(port)), Behaviour::Echo).unwrap();
+    let profile = format!("{}-both", scene.name());
+    scene.incus(&["profile", "create", &profile]);
+    let _gone = Profile(&profile);
+    let connect = format!("connect=tcp:127.0.0.1:{port}");
+    // A port of the host could be listened on by one of them only.
+    let keys = ["bind=instance", "listen=tcp:127.0.0.1:81", &connect];
+    scene.incus(&[&["profile", "device", "add", &profile, "agent", "proxy"], &keys[..]].concat());
+    for name in [scene.name(), other.name()] {
+        scene.incus(&["profile", "add", name, &profile]);
+    }
+    let both = [scene.rig.inside().unwrap(), other.site().unwrap()];
+    let serve = |count: u64| {
+        let before = service.accepted();
+        for site in &both {
+            wait_for("an echo", || echoes(site, 81).then_some(())).unwrap();
+        }
+        assert!(service.accepted() >= before + count);
+    };
+    serve(2);
+    let before =
+        [scene.rig.container.read().unwrap(), other.read().unwrap()].map(|all| all["devices"].clone());
+
+    let output = scene.rig.daemon.cli(&["device", "import", scene.name(), other.name()]).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.matches("imported").count(), 2, "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(scene.ours(), ["agent", "agent"]);
+    serve(2);
+    scene.done("remove", &["agent"]);
+    assert!(!echoes(&both[0], 81));
+    wait_for("an echo", || echoes(&both[1], 81).then_some(())).unwrap();
+    // The way back of a device that was removed here is Incus' own.
+    scene.incus(&["config", "device", "remove", scene.name(), "agent"]);
+    let output = scene.rig.daemon.cli(&["device", "export", other.name()]).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.matches("exported").count(), 1, "{said}{}", String::from_utf8_lossy(&output.stderr));
+    serve(2);
+    let after =
+        [scene.rig.container.read().unwrap(), other.read().unwrap()].map(|all| all["devices"].clone());
+    assert_eq!(after, before);
+    for name in [scene.name(), other.name()] {
+        scene.incus(&["profile", "remove", name, &profile]);
+    }
 }
 
 /// What cannot move is listed with the reason and stays, both ways.

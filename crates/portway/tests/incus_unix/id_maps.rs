@@ -83,3 +83,39 @@ fn a_map_of_its_own() {
     assert_ne!(process::root_ids(other.pid().unwrap()).unwrap(), ids, "the map is shared");
     carries(&rig, ids);
 }
+
+/// A map with an id of the host's in it (`raw.idmap`): user 1000 inside is that one, its neighbours are of the
+/// container's own range. Owners of files, the relay's user and what the container sees agree.
+///
+/// Fails when: ids are added to the first id of a map instead of looked up in it.
+#[test]
+fn an_id_of_the_hosts_in_the_map() {
+    const ID: u32 = 47_000;
+    let Some(bed) = portway_testkit::bed() else { return };
+    bed.permit_id(ID).unwrap();
+    let config = [("raw.idmap".to_owned(), format!("both {ID} 1000"))].into();
+    let spec = ContainerSpec { config, ..ContainerSpec::default() };
+    let Some(rig) = Rig::launch(DaemonSpec::new(PORTWAY), "rawmap", &spec).unwrap() else { return };
+    let (root, _) = process::root_ids(rig.container.pid().unwrap()).unwrap();
+    let place = Place::listen(&rig, Bind::Instance, "s");
+    for (uid, gid, seen) in [(1000, 29, (ID, root + 29)), (1001, 1000, (root + 1001, ID))] {
+        let owner = [format!("uid={uid}"), format!("gid={gid}")];
+        let listen = place.pair("listen");
+        add(&rig, "s", &[&*listen, "connect=tcp::80", "bind=instance", &owner[0], &owner[1]]).unwrap();
+        let meta = fs::symlink_metadata(&place.path).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), seen);
+        let inside = rig.container.sh("stat -c '%u %g' /srv/s").unwrap();
+        assert_eq!(inside.trim(), format!("{uid} {gid}"));
+        rig.device_ok("remove", &["s"]).unwrap();
+    }
+    let (listen, connect) = (Place::listen(&rig, Bind::Host, "l"), Place::connect(&rig, Bind::Host, "c"));
+    let target = connect.serve();
+    for (uid, seen) in [(1000, ID), (999, root + 999), (0, root)] {
+        let user = format!("security.uid={uid}");
+        add(&rig, "s", &[&*listen.pair("listen"), &connect.pair("connect"), &user]).unwrap();
+        let _client = listen.dial();
+        let service = target.accept_within(LIMIT).unwrap();
+        assert_eq!(getsockopt(unix(&service), PeerCredentials).unwrap().uid(), seen);
+        rig.device_ok("remove", &["s"]).unwrap();
+    }
+}

@@ -14,6 +14,8 @@ mod leftovers;
 #[cfg(test)]
 mod obstacles;
 #[cfg(test)]
+mod odd_paths;
+#[cfg(test)]
 mod owners;
 #[cfg(test)]
 mod peers;
