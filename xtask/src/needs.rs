@@ -29,6 +29,8 @@ const NEEDS: &[Need] = &[
     Need { program: "wayland-info", package: "wayland-utils", used_for: "the worked example of a display" },
     Need { program: "pipewire", package: "pipewire-bin", used_for: "the worked example of sound" },
     Need { program: "pw-cli", package: "pipewire-bin", used_for: "the worked example of sound" },
+    Need { program: "docker-registry", package: "docker-registry", used_for: "application containers" },
+    Need { program: "openssl", package: "openssl", used_for: "the certificate of that registry" },
     Need { program: "haproxy", package: "haproxy", used_for: "tests of PROXY headers" },
     Need { program: "nginx", package: "nginx", used_for: "tests of PROXY headers" },
     Need {

@@ -137,6 +137,11 @@ pub fn down(place: &Place) -> Result<()> {
     server::remove(place)
 }
 
+/// The root folder that the servers of Incus 7 and LXD run in.
+pub(crate) fn root_path() -> &'static std::path::Path {
+    std::path::Path::new(root::PATH)
+}
+
 /// Ends the daemon and starts it again.
 pub(crate) fn restart(place: &Place) -> Result<()> {
     let _setup = lock::setup(place)?;

@@ -3,7 +3,7 @@
 //!
 //! | module | on |
 //! |---|---|
-//! | `matrix`, `identity` | each of the three |
+//! | `matrix`, `identity`, `theirs` | each of the three |
 //! | `foreign` | Incus 6.0 behind a socket that fails in every way; Incus 7.0 for a real restart |
 //! | `machines`, `members` | recorded answers: neither virtual machines nor clusters run on a test machine |
 
@@ -21,6 +21,8 @@ mod members;
 mod recorded;
 #[cfg(test)]
 mod talk;
+#[cfg(test)]
+mod theirs;
 
 /// The program under test.
 #[cfg(test)]

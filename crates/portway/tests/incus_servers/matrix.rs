@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use portway_testkit::udp::{UdpClient, UdpEcho};
 use portway_testkit::{
-    Addr, ContainerSpec, DaemonSpec, Load, Outcome, Pace, Rig, Server, Watch, check, process, wait_for,
+    Addr, ContainerSpec, DaemonSpec, Load, OciImage, Outcome, Pace, Ports, Rig, Server, Site, Watch, check,
+    process, wait_for,
 };
 
 use crate::PORTWAY;
@@ -170,8 +171,8 @@ fn two_projects(server: Server) {
     let Some(bed) = portway_testkit::bed_of(server) else { return };
     let projects = [bed.project("blue").unwrap(), bed.project("red").unwrap()];
     let daemon = DaemonSpec::new(PORTWAY).on(bed).start().unwrap();
-    let ports = portway_testkit::Ports::claim(bed.netns()).unwrap();
-    let host = portway_testkit::Site::netns(bed.netns());
+    let ports = Ports::claim(bed.netns()).unwrap();
+    let host = Site::netns(bed.netns());
     let name = format!("c-{}", std::process::id());
     // On one bridge the server refuses a second one of that name.
     let containers = projects.each_ref().map(|project| {
@@ -262,7 +263,7 @@ fn a_container_in_a_container() {
     let pid: i32 = child.trim().parse().unwrap_or_default();
     let served = std::panic::catch_unwind(|| {
         assert_eq!(line, "there\n");
-        let site = portway_testkit::Site::of_init(pid).unwrap();
+        let site = Site::of_init(pid).unwrap();
         let _inside = say_at(&site, &local(80), "the inner one");
         let _outside = say_in(&rig.container, 80, "the outer one");
         let port = rig.ports.one().unwrap();
@@ -310,4 +311,70 @@ fn a_first_process_that_is_not_root() {
     rig.daemon.wait_for_state("out", "waiting").unwrap();
     rig.container.start().unwrap();
     wait_for("the service", serves).unwrap();
+}
+
+/// An application container from an OCI image, as its registry has it: no init, a first process that is not
+/// root. Ports and sockets of both sides, and again after a stop and a start.
+///
+/// Fails when: an instance is looked for by what a system container has, or its first process is taken for root.
+#[test]
+fn an_application_container() {
+    let Some(bed) = portway_testkit::bed_of(Server::Incus7) else { return };
+    let entrypoint =
+        ["/bin/serve", "echo", "tcp:127.0.0.1:7", "echo", "udp:127.0.0.1:7", "echo", "unix:/tmp/s"];
+    let container = bed.launch_oci("oci", &OciImage { user: "1000:1000", entrypoint: &entrypoint }).unwrap();
+    assert_eq!(container.read().unwrap()["config"]["volatile.container.oci"], "true");
+    let daemon = DaemonSpec::new(PORTWAY).on(bed).start().unwrap();
+    let (ports, host) = (Ports::claim(bed.netns()).unwrap(), Site::netns(bed.netns()));
+    let [tcp, udp, unix, back] = [(); 4].map(|()| ports.one().unwrap());
+    let _outside = say_at(&host, &local(back), "outside");
+    let to_host = format!("connect=tcp:127.0.0.1:{back}");
+    let at = |kind: &str, port: u16| format!("listen={kind}:127.0.0.1:{port}");
+    let devices: [(&str, Vec<String>); 5] = [
+        ("tcp", vec![at("tcp", tcp), "connect=tcp:127.0.0.1:7".into()]),
+        ("udp", vec![at("udp", udp), "connect=udp:127.0.0.1:7".into()]),
+        ("unix", vec![at("tcp", unix), "connect=unix:/tmp/s".into(), "security.uid=1000".into()]),
+        ("in-tcp", vec!["bind=instance".into(), at("tcp", 8080), to_host.clone()]),
+        (
+            "in-unix",
+            vec![
+                "bind=instance".into(),
+                "listen=unix:/tmp/in".into(),
+                to_host,
+                "uid=1000".into(),
+                "mode=0666".into(),
+            ],
+        ),
+    ];
+    for (name, keys) in &devices {
+        daemon.add(container.name(), name, &keys.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    }
+    for round in 0..2 {
+        for (name, _) in &devices {
+            daemon.wait_for_state(name, "active").unwrap();
+        }
+        let pid = container.pid().unwrap();
+        let (root, _) = process::root_ids(pid).unwrap();
+        assert_eq!(fs::metadata(format!("/proc/{pid}")).unwrap().uid(), root + 1000);
+        for port in [tcp, unix] {
+            let serves = || check::echo(&check::dial(&host, &local(port)).ok()?, 1000, 1).ok();
+            wait_for("the service", serves).unwrap();
+        }
+        let client = UdpClient::connect(&host, SocketAddr::from(([127, 0, 0, 1], udp))).unwrap();
+        let answer = || client.exchange(b"hello", Duration::from_secs(1)).ok()?;
+        assert_eq!(wait_for("an answer", answer).unwrap(), b"hello");
+        let inside = container.site().unwrap();
+        assert_eq!(heard(&inside, 8080).as_deref(), Some("outside"));
+        let socket = inside.path(Path::new("/tmp/in"));
+        assert_eq!(fs::symlink_metadata(&socket).unwrap().uid(), root + 1000);
+        assert_eq!(
+            check::read_all(&check::dial(&inside, &Addr::unix(&socket)).unwrap()).unwrap(),
+            b"outside"
+        );
+        if round == 0 {
+            container.kill().unwrap();
+            daemon.wait_for_state("tcp", "waiting").unwrap();
+            container.change_state("start").unwrap();
+        }
+    }
 }
