@@ -22,7 +22,7 @@ pub struct Bed {
     place: Place,
     incus: Incus,
     netns: Netns,
-    _in_use: InUse,
+    in_use: InUse,
 }
 
 /// The bed, brought up at the first call in a process; `None` after [`require()`] when it cannot be.
@@ -69,7 +69,7 @@ impl Bed {
             }
             let netns = Netns::open(&place.netns_path())?;
             let incus = Incus::new(&place.socket());
-            let bed = Self { place, incus, netns, _in_use: in_use };
+            let bed = Self { place, incus, netns, in_use };
             bed.sweep()?;
             return Ok(bed);
         }
@@ -117,13 +117,12 @@ impl Bed {
         &self.netns
     }
 
-    /// Ends the server's daemon and starts it again; instances run on. Only for a test that has the bed
-    /// for itself.
+    /// Ends the server's daemon and starts it again, when no other process uses it; instances run on.
     ///
     /// # Errors
     /// When it does not come back.
     pub fn restart_server(&self) -> Result<()> {
-        testbed::restart(&self.place)
+        self.in_use.alone(|| testbed::restart(&self.place))?
     }
 
     /// Lets containers have an id of the host's in their map (`raw.idmap`): a range of one for root, which the

@@ -16,9 +16,12 @@ const LOCKS: &str = "/run/lock";
 /// How long another process may take to bring the bed up: packages over a slow line.
 const SETUP_LIMIT: Duration = Duration::from_secs(900);
 
+/// How long a test waits for the others when it must have the bed for itself.
+const ALONE_LIMIT: Duration = Duration::from_secs(120);
+
 /// A share in the use of a bed; `down` is refused while one lives.
 #[derive(Debug)]
-pub struct InUse(#[expect(dead_code, reason = "its lock is what counts")] File);
+pub struct InUse(File);
 
 impl InUse {
     /// Takes a share; waits while the bed is being removed.
@@ -29,6 +32,19 @@ impl InUse {
         let file = open(place, "use")?;
         file.lock_shared().context("cannot lock the bed's use")?;
         Ok(Self(file))
+    }
+
+    /// Does `work` while no other process uses the bed. Other runs of the tests may follow each other
+    /// without a gap: after two minutes it is done all the same.
+    pub(crate) fn alone<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let begin = Instant::now();
+        // A share that becomes more is given up first (flock(2)), and taken again at the end.
+        while self.0.try_lock().is_err() && begin.elapsed() < ALONE_LIMIT {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let done = work();
+        self.0.lock_shared().context("cannot lock the bed's use")?;
+        Ok(done)
     }
 }
 
