@@ -7,13 +7,15 @@
 //! - [`process`], [`pidfd`]: starting our own roles, watching foreign processes;
 //! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`]: sockets and
 //!   pipes of the data path;
-//! - [`seqpacket`], [`shm`]: what daemon and worker share.
+//! - [`seqpacket`], [`shm`]: what daemon and worker share;
+//! - [`netlink`]: sockets to the kernel's tables.
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper are made here and nowhere else")]
 
 pub mod interface;
 pub mod listen;
 pub mod mmsg;
+pub mod netlink;
 pub mod netns;
 pub mod pidfd;
 pub mod pipe;
