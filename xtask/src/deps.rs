@@ -20,8 +20,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sys", &["model"]),
     ("incus", &["model"]),
     ("relay", &["model", "proto", "config", "sys"]),
-    ("daemon", &["model", "proto", "config", "control", "sys", "incus", "relay"]),
-    ("portway", &["model", "proto", "config", "control", "sys", "incus", "relay", "daemon"]),
+    ("nat", &["model", "sys"]),
+    ("daemon", &["model", "proto", "config", "control", "sys", "incus", "relay", "nat"]),
+    ("portway", &["model", "proto", "config", "control", "sys", "incus", "relay", "nat", "daemon"]),
     ("testkit", &[]),
     ("xtask", &["model", "config", "testkit"]),
 ];

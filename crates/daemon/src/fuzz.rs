@@ -53,6 +53,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("log_filter", log_filter),
     ("moving_device", moving_device),
     ("name", name),
+    ("netlink_answer", portway_nat::fuzz::answer),
     ("notes", notes),
     ("ports", ports),
     ("proxy_header", proxy_header),

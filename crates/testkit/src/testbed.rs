@@ -17,6 +17,7 @@ mod server;
 mod setup;
 mod sources;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -138,8 +139,15 @@ pub fn down(place: &Place) -> Result<()> {
 }
 
 /// The root folder that the servers of Incus 7 and LXD run in.
-pub(crate) fn root_path() -> &'static std::path::Path {
-    std::path::Path::new(root::PATH)
+pub(crate) fn root_path() -> &'static Path {
+    Path::new(root::PATH)
+}
+
+/// The root folder of Debian 13 that some beds run in, if it has been built: newer programs than this
+/// machine's, by chroot(8).
+#[must_use]
+pub fn newer_root() -> Option<&'static Path> {
+    root::is_ready().then_some(Path::new(root::PATH))
 }
 
 /// Ends the daemon and starts it again.

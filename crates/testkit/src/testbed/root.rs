@@ -44,10 +44,13 @@ chroot "$root" apt-get install -y -q --no-install-recommends lxd
 chroot "$root" apt-get clean
 "#;
 
+/// Whether it is built.
+pub(super) fn is_ready() -> bool {
+    fs::read_to_string(Path::new(PATH).join(STAMP)).is_ok_and(|text| text == MAKE)
+}
+
 /// Builds it, or finds it built.
 pub(super) fn provide() -> Result<()> {
-    let stamp = Path::new(PATH).join(STAMP);
-    let is_ready = || fs::read_to_string(&stamp).is_ok_and(|text| text == MAKE);
     if is_ready() {
         return Ok(());
     }

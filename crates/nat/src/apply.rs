@@ -1,0 +1,270 @@
+//! The table's keeper: reads what is there, plans, and commits by one transaction.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use portway_sys::netlink::Family as Netlink;
+
+use crate::conntrack::Affected;
+use crate::netlink::{Connection, NetlinkError};
+use crate::nft::{Batch, Count, Table};
+use crate::observe::{self, ObserveError, Observed};
+use crate::plan::{Plan, layout};
+use crate::spec::{Conflict, Want};
+
+/// `ERESTART`: the ruleset is not the one the transaction was made for. Programs never see this number but
+/// from nfnetlink.
+const RESTART: i32 = 85;
+
+/// How often a change is planned anew because somebody else changed the ruleset meanwhile. Each time it was
+/// within the microseconds between reading a number and sending.
+const TRIES: u32 = 50;
+
+/// Name of a table: `portway`, or `portway_` and eight hexadecimal digits for a second one of a host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TableName(String);
+
+impl TableName {
+    /// The name; `None` when no table of ours is called that.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Self> {
+        let fits = match name.strip_prefix("portway") {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix('_').is_some_and(|digits| {
+                digits.len() == 8 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+            }),
+            None => false,
+        };
+        fits.then(|| Self(name.to_owned()))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for TableName {
+    fn default() -> Self {
+        Self("portway".to_owned())
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NatError {
+    /// Two publications share a port.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// A table of our name was not made by us.
+    #[error("the table inet {0} was not made by portway; remove or rename it")]
+    Foreign(TableName),
+    /// The ruleset changes faster than a change of ours can be made.
+    #[error("other programs change the ruleset without a pause")]
+    Contended,
+    /// The kernel cannot be asked, or refused.
+    #[error("cannot {action} the table inet {table}")]
+    Netlink {
+        /// What was tried.
+        action: &'static str,
+        /// With which.
+        table: TableName,
+        /// Why not.
+        source: NetlinkError,
+    },
+}
+
+/// What a change came to.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// What was done.
+    pub plan: Plan,
+    /// Length of the transaction, bytes; 0: there was nothing to do.
+    pub batch_bytes: usize,
+    /// Which connections may now be led wrongly, for [`Conntrack::sweep`](crate::Conntrack::sweep).
+    pub affected: Affected,
+}
+
+/// New connections through a device, by what the table has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Connections, of UDP flows: a nat chain sees the first packet of each.
+    pub connections: u64,
+}
+
+/// The table as it was when `generation` was the ruleset's number.
+#[derive(Debug)]
+struct Known {
+    generation: u32,
+    table: Table,
+}
+
+/// The keeper of one table, in the network namespace of the thread that opened it.
+///
+/// Its calls block for as long as the kernel takes: well under a millisecond for one device among
+/// thousands, while nobody else changes the ruleset.
+#[derive(Debug)]
+pub struct Nat {
+    connection: Connection,
+    name: TableName,
+    known: Option<Known>,
+}
+
+impl Nat {
+    /// Opens a socket. Changes nothing.
+    ///
+    /// # Errors
+    /// When there can be no such socket.
+    pub fn open(name: TableName) -> Result<Self, NatError> {
+        let connection = Connection::open(Netlink::Netfilter);
+        let connection = connection.map_err(|source| NatError::Netlink {
+            action: "reach",
+            table: name.clone(),
+            source,
+        })?;
+        Ok(Self { connection, name, known: None })
+    }
+
+    /// The number by which [`Watch`](crate::Watch) knows this keeper's changes from those of others.
+    #[must_use]
+    pub fn port_id(&self) -> u32 {
+        self.connection.port_id()
+    }
+
+    /// What [`apply`](Self::apply) would do.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan(&mut self, want: &Want) -> Result<Plan, NatError> {
+        let wanted = layout::table(&want.check()?);
+        Ok(self.plan_to(&wanted)?.0)
+    }
+
+    /// Makes the table what is wanted, by one transaction or not at all: what somebody else has changed,
+    /// removed or added in it is put right by the same.
+    ///
+    /// # Errors
+    /// When two publications share a port, the table is not ours, or the kernel refuses. Then nothing has
+    /// changed.
+    pub fn apply(&mut self, want: &Want) -> Result<Applied, NatError> {
+        let wanted = layout::table(&want.check()?);
+        for _ in 0..TRIES {
+            let (plan, generation) = self.plan_to(&wanted)?;
+            if plan.is_empty() {
+                return Ok(Applied { affected: plan.affects(), plan, batch_bytes: 0 });
+            }
+            let batch = plan.batch(self.name.as_str(), generation);
+            if let Some(batch_bytes) = self.commit(batch)? {
+                self.learn(&plan, generation, wanted)?;
+                return Ok(Applied { affected: plan.affects(), plan, batch_bytes });
+            }
+        }
+        Err(NatError::Contended)
+    }
+
+    /// Removes the table. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When it is not ours, or the kernel refuses.
+    pub fn remove(&mut self) -> Result<bool, NatError> {
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            if let Observed::Absent = self.observe()? {
+                return Ok(false);
+            }
+            let mut batch = Batch::new(self.name.as_str(), Some(generation));
+            batch.delete_table();
+            if self.commit(batch)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Err(NatError::Contended)
+    }
+
+    /// What each device has counted since it was added. A device without an element in the table has
+    /// counted nothing.
+    ///
+    /// # Errors
+    /// When the table is not ours or cannot be read.
+    pub fn counts(&mut self, want: &Want) -> Result<BTreeMap<String, Counted>, NatError> {
+        let observed = self.observe()?;
+        let mut counts: BTreeMap<String, Counted> = BTreeMap::new();
+        for publication in &want.publications {
+            let counted = counts.entry(publication.device().to_owned()).or_default();
+            let Observed::Ours(table) = &observed else { continue };
+            for (set, key, _) in layout::elements(publication) {
+                let element = table.sets.get(set).and_then(|set| set.elements.get(&key));
+                let Count { packets, .. } = element.map(|element| element.count).unwrap_or_default();
+                counted.connections = counted.connections.saturating_add(packets);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The plan, and the generation it is for.
+    fn plan_to(&mut self, wanted: &Table) -> Result<(Plan, u32), NatError> {
+        let generation = self.generation()?;
+        if let Some(known) = self.known.take_if(|known| known.generation == generation) {
+            let observed = Observed::Ours(known.table);
+            let plan = Plan::between(wanted, &observed);
+            let Observed::Ours(table) = observed else { return Ok((plan, generation)) };
+            self.known = Some(Known { generation, table });
+            if !plan.carries_counts() {
+                return Ok((plan, generation));
+            }
+        }
+        let observed = self.observe()?;
+        let plan = Plan::between(wanted, &observed);
+        if let Observed::Ours(table) = observed {
+            self.known = Some(Known { generation, table });
+        }
+        Ok((plan, generation))
+    }
+
+    /// Keeps what a change has made of the table, unless somebody else was quicker.
+    fn learn(&mut self, plan: &Plan, generation: u32, wanted: Table) -> Result<(), NatError> {
+        self.known = None;
+        let next = self.generation()?;
+        if !plan.is_empty() && next == generation.wrapping_add(1) {
+            self.known = Some(Known { generation: next, table: wanted });
+        }
+        Ok(())
+    }
+
+    /// Commits; `None` when the ruleset was another one meanwhile.
+    fn commit(&mut self, batch: Batch) -> Result<Option<usize>, NatError> {
+        self.known = None;
+        let mut messages = batch.finish();
+        let bytes = messages.length();
+        let reserved = self.connection.reserve(bytes);
+        reserved.map_err(|e| self.failed("change", e))?;
+        let mistakes = self.connection.send(&mut messages).map_err(|e| self.failed("change", e))?;
+        match mistakes.into_iter().next() {
+            None => Ok(Some(bytes)),
+            Some(mistake) if mistake.errno == RESTART => Ok(None),
+            Some(mistake) => Err(self.failed("change", mistake.into())),
+        }
+    }
+
+    fn generation(&mut self) -> Result<u32, NatError> {
+        observe::generation(&mut self.connection).map_err(|e| self.failed("read", e))
+    }
+
+    fn observe(&mut self) -> Result<Observed, NatError> {
+        observe::table(&mut self.connection, self.name.as_str()).map_err(|error| match error {
+            ObserveError::Foreign => NatError::Foreign(self.name.clone()),
+            ObserveError::Netlink(source) => self.failed("read", source),
+        })
+    }
+
+    fn failed(&self, action: &'static str, source: NetlinkError) -> NatError {
+        NatError::Netlink { action, table: self.name.clone(), source }
+    }
+}

@@ -1,0 +1,292 @@
+//! Connection tracking: forgetting connections that lead where the table no longer does, and
+//! counting those that live.
+//!
+//! The table decides about the first packet of a connection; afterwards the kernel follows its own
+//! entry, for a UDP client that keeps sending for ever. So after every change the entries that say
+//! something else than the table are deleted, and the client's next packet begins anew.
+
+mod entry;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use portway_sys::netlink::Family as Netlink;
+
+use crate::netlink::{Attributes, Connection, FLAG_ACK, FLAG_DUMP, Malformed, Message, NetlinkError, Writer};
+use crate::spec::{Checked, Family, Listen, Transport};
+use entry::{Entry, kind};
+
+/// `ENOENT`: the entry has gone by itself.
+const NOT_FOUND: i32 = 2;
+
+/// Entries that are deleted between two looks at the table: bounds memory, whatever a flood has filled the
+/// table with.
+const ROUND: usize = 65_536;
+
+/// Deletions sent at once.
+const AT_ONCE: usize = 512;
+
+/// Above so many separate scopes one look at everything is cheaper.
+const SCOPES_MAX: usize = 8;
+
+/// What a change of the table has touched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Affected {
+    /// Nothing.
+    Nothing,
+    /// What these answer for.
+    Scopes(Vec<Scope>),
+    /// Possibly all.
+    Everything,
+}
+
+/// Ports of one or all addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scope {
+    /// What is carried.
+    pub transport: Transport,
+    /// Which addresses.
+    pub listen: Listen,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// What a sweep came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Entries looked at. The kernel has left out most of those that could not matter.
+    pub seen: u64,
+    /// Entries deleted.
+    pub deleted: u64,
+}
+
+/// Connection tracking cannot be asked, or refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} tracked connections")]
+pub struct ConntrackError {
+    action: &'static str,
+    source: NetlinkError,
+}
+
+fn failed(action: &'static str) -> impl Fn(NetlinkError) -> ConntrackError {
+    move |source| ConntrackError { action, source }
+}
+
+/// Access to connection tracking, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Conntrack {
+    netfilter: Connection,
+    route: Connection,
+}
+
+impl Conntrack {
+    /// Opens the sockets.
+    ///
+    /// # Errors
+    /// When there can be none.
+    pub fn open() -> Result<Self, ConntrackError> {
+        let netfilter = Connection::open(Netlink::Netfilter).map_err(failed("reach"))?;
+        let route = Connection::open(Netlink::Route).map_err(failed("reach"))?;
+        Ok(Self { netfilter, route })
+    }
+
+    /// Deletes every entry that leads elsewhere than `want` says: of this table's making, or to one of
+    /// its addresses and ports and past it. Connections of others, to others' ports, are not touched, and
+    /// neither is a TCP connection to a socket of this host that has been answered.
+    ///
+    /// To be called after the table was changed, with what the change affected.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn sweep(&mut self, want: &Checked<'_>, affected: &Affected) -> Result<Swept, ConntrackError> {
+        let filters = match affected {
+            Affected::Nothing => return Ok(Swept::default()),
+            Affected::Scopes(scopes) if scopes.len() <= SCOPES_MAX => {
+                scopes.iter().map(|scope| Filter::of(*scope)).collect()
+            }
+            Affected::Scopes(_) | Affected::Everything => {
+                vec![Filter::all(Family::V4), Filter::all(Family::V6)]
+            }
+        };
+        let local = addresses(&mut self.route).map_err(failed("list the addresses for"))?;
+        let mut swept = Swept::default();
+        for filter in filters {
+            loop {
+                let (seen, stale) = self.stale(&filter, want, &local)?;
+                swept.seen += seen;
+                swept.deleted += self.delete(&stale)?;
+                if stale.len() < ROUND {
+                    break;
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Connections and flows that are led by the table at this moment, by device.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn live(&mut self, want: &Checked<'_>) -> Result<BTreeMap<String, u64>, ConntrackError> {
+        let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+        for family in [Family::V4, Family::V6] {
+            let mut request = Filter { translated: true, ..Filter::all(family) }.request();
+            let counts = self.netfilter.dump(
+                &mut request,
+                BTreeMap::new,
+                |counts: &mut BTreeMap<&str, u64>, message| {
+                    if let Some(entry) = read(&message)?
+                        && entry.is_labelled()
+                        && entry.is_open()
+                        && let Some(publication) = entry.leads(want)
+                    {
+                        *counts.entry(publication.device()).or_default() += 1;
+                    }
+                    Ok(())
+                },
+            );
+            for (device, count) in counts.map_err(failed("list"))? {
+                *sum.entry(device.to_owned()).or_default() += count;
+            }
+        }
+        Ok(sum)
+    }
+
+    fn stale(
+        &mut self,
+        filter: &Filter,
+        want: &Checked<'_>,
+        local: &BTreeSet<IpAddr>,
+    ) -> Result<(u64, Vec<Entry>), ConntrackError> {
+        let begin = || (0, Vec::new());
+        let list = self.netfilter.dump(&mut filter.request(), begin, |(seen, stale), message| {
+            let Some(entry) = read(&message)? else { return Ok(()) };
+            *seen += 1;
+            if stale.len() < ROUND && entry.is_stale(want, local) {
+                stale.push(entry);
+            }
+            Ok(())
+        });
+        list.map_err(failed("list"))
+    }
+
+    fn delete(&mut self, entries: &[Entry]) -> Result<u64, ConntrackError> {
+        let mut deleted = 0;
+        for chunk in entries.chunks(AT_ONCE) {
+            let mut messages = Writer::default();
+            for entry in chunk {
+                let family = entry.family().number();
+                messages.netfilter(kind::DELETE, FLAG_ACK, family, 0, |out| entry.write_identity(out));
+            }
+            self.netfilter.reserve(messages.length()).map_err(failed("delete"))?;
+            let mistakes = self.netfilter.send(&mut messages).map_err(failed("delete"))?;
+            let gone = mistakes.iter().filter(|mistake| mistake.errno == NOT_FOUND).count();
+            if let Some(mistake) = mistakes.into_iter().find(|mistake| mistake.errno != NOT_FOUND) {
+                return Err(failed("delete")(mistake.into()));
+            }
+            deleted += u64::try_from(chunk.len() - gone).unwrap_or_default();
+        }
+        Ok(deleted)
+    }
+}
+
+fn read(message: &Message<'_>) -> Result<Option<Entry>, Malformed> {
+    if message.kind == kind::NEW { Entry::read(message.attributes()?) } else { Ok(None) }
+}
+
+/// Reads and drops, for a fuzzer.
+pub(crate) fn read_entry(attributes: Attributes<'_>) -> Result<bool, Malformed> {
+    Entry::read(attributes).map(|entry| entry.is_some())
+}
+
+/// What the kernel is asked to list. One that does not know a filter lists more, so all of it is looked at
+/// again.
+#[derive(Debug, Clone, Copy)]
+struct Filter {
+    family: Family,
+    transport: Option<Transport>,
+    address: Option<Ipv4Addr>,
+    port: Option<u16>,
+    translated: bool,
+}
+
+impl Filter {
+    /// `CTA_FILTER_F_CTA_IP_DST`, `_PROTO_NUM`, `_PROTO_DST_PORT` of net/netfilter/nf_conntrack_netlink.c.
+    const BY_ADDRESS: u32 = 1 << 1;
+    const BY_PROTOCOL: u32 = 1 << 3;
+    const BY_PORT: u32 = 1 << 5;
+
+    const fn all(family: Family) -> Self {
+        Self { family, transport: None, address: None, port: None, translated: false }
+    }
+
+    fn of(scope: Scope) -> Self {
+        let (family, address) = match scope.listen {
+            Listen::Address(IpAddr::V4(ip)) => (Family::V4, Some(ip)),
+            // Asked for an IPv6 address, the kernel lists all but that one: `ctnetlink_filter_match_tuple`
+            // takes "equal" for "different" (seen with Linux 6.18).
+            Listen::Address(IpAddr::V6(_)) => (Family::V6, None),
+            Listen::Every(family) => (family, None),
+        };
+        let port = (scope.first == scope.last).then_some(scope.first);
+        Self { transport: Some(scope.transport), address, port, ..Self::all(family) }
+    }
+
+    fn request(&self) -> Writer {
+        let mut request = Writer::default();
+        request.netfilter(kind::GET, FLAG_DUMP, self.family.number(), 0, |out| {
+            if self.translated {
+                out.u32(entry::STATUS, entry::TRANSLATED);
+                out.u32(entry::STATUS_MASK, entry::TRANSLATED);
+            }
+            let Some(transport) = self.transport else { return };
+            let mut flags = Self::BY_PROTOCOL;
+            out.nested(entry::ORIGINAL, |out| {
+                if let Some(address) = self.address {
+                    flags |= Self::BY_ADDRESS;
+                    out.nested(entry::ADDRESSES, |out| entry::write_destination(out, address));
+                }
+                out.nested(entry::PROTOCOL, |out| {
+                    out.bytes(entry::PROTOCOL_NUMBER, &[transport.number()]);
+                    if let Some(port) = self.port {
+                        flags |= Self::BY_PORT;
+                        out.bytes(entry::DESTINATION_PORT, &port.to_be_bytes());
+                    }
+                });
+            });
+            out.nested(entry::FILTER, |out| {
+                // The one number here in the host's byte order.
+                out.bytes(entry::FILTER_ORIGINAL, &flags.to_ne_bytes());
+                out.bytes(entry::FILTER_REPLY, &0_u32.to_ne_bytes());
+            });
+        });
+        request
+    }
+}
+
+/// `RTM_GETADDR` and its answer, `RTM_NEWADDR`; `IFA_ADDRESS`, `IFA_LOCAL`; length of `ifaddrmsg`.
+const GET_ADDRESSES: u16 = 22;
+const ADDRESS: u16 = 20;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFADDRMSG_BYTES: usize = 8;
+
+/// Every address of this host.
+fn addresses(route: &mut Connection) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let mut request = Writer::default();
+    request.message(GET_ADDRESSES, FLAG_DUMP, &[0; IFADDRMSG_BYTES], |_| {});
+    route.dump(&mut request, BTreeSet::new, |addresses, message| {
+        if message.kind == ADDRESS {
+            let attributes = message.attributes_after(IFADDRMSG_BYTES)?;
+            // Of a link between two, the address is the other's.
+            let own = match attributes.find(IFA_LOCAL)? {
+                Some(own) => Some(own),
+                None => attributes.find(IFA_ADDRESS)?,
+            };
+            addresses.extend(own.and_then(|own| entry::ip(own.value)));
+        }
+        Ok(())
+    })
+}

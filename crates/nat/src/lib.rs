@@ -1,0 +1,42 @@
+//! Publishing ports by the kernel's NAT: one nf_tables table of our own, written over netlink.
+//!
+//! [`Want`] says what is published; [`Nat::apply`] makes the table say it, by one transaction;
+//! [`Conntrack::sweep`] then forgets the connections that are led elsewhere; [`Watch`] tells when
+//! somebody else has touched the table. All of it in the network namespace of the thread that opens
+//! them. Nothing here decides which device is published by NAT, or which address is its target.
+//!
+//! ```no_run
+//! use portway_nat::{Conntrack, Nat, TableName, Want};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let want = Want::default();
+//! let mut nat = Nat::open(TableName::default())?;
+//! let applied = nat.apply(&want)?;
+//! Conntrack::open()?.sweep(&want.check()?, &applied.affected)?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod apply;
+mod conntrack;
+mod forward;
+#[doc(hidden)]
+pub mod fuzz;
+mod netlink;
+mod nft;
+mod observe;
+mod plan;
+mod spec;
+mod watch;
+
+pub use apply::{Applied, Counted, Nat, NatError, TableName};
+pub use conntrack::{Affected, Conntrack, ConntrackError, Scope, Swept};
+pub use forward::{Obstacle, forward_obstacles};
+pub use netlink::{Malformed, NetlinkError};
+pub use plan::Plan;
+pub use spec::{
+    Checked, Conflict, Family, InterfaceName, Listen, Publication, PublicationError, Transport, Want,
+};
+pub use watch::{Event, Watch, WatchError};

@@ -1,0 +1,144 @@
+//! What is there: our table as the kernel lists it.
+
+use std::collections::BTreeMap;
+
+use crate::netlink::{Connection, FLAG_ACK, FLAG_DUMP, Malformed, NetlinkError, Writer};
+use crate::nft::{
+    Chain, Element, Expr, FAMILY_INET, Key, Table, attr, kind, read_chain, read_elements, read_rule, read_set,
+};
+use crate::plan::layout::MARKER_STEM;
+
+/// `ENOENT`: no such table.
+const NOT_FOUND: i32 = 2;
+
+/// Our table.
+#[derive(Debug, Clone)]
+pub(crate) enum Observed {
+    /// There is none of its name.
+    Absent,
+    /// It is there, and carries our mark.
+    Ours(Table),
+}
+
+/// Why a table cannot be taken for ours.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObserveError {
+    /// It does not carry our mark.
+    #[error("the table is somebody else's")]
+    Foreign,
+    /// It cannot be read.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// The number of the ruleset's present state: the kernel counts every transaction of this namespace.
+pub(crate) fn generation(connection: &mut Connection) -> Result<u32, NetlinkError> {
+    let mut request = Writer::default();
+    request.netfilter(kind::GET_GENERATION, FLAG_ACK, 0, 0, |_| {});
+    let mut generation = None;
+    connection.request(&mut request, |message| {
+        if message.kind == kind::NEW_GENERATION {
+            generation = Some(message.attributes()?.need(attr::GENERATION_ID, "generation")?.u32()?);
+        }
+        Ok(())
+    })?;
+    generation.ok_or(NetlinkError::Malformed(Malformed("generation")))
+}
+
+/// Reads a table and everything in it, and nothing of any other.
+pub(crate) fn table(connection: &mut Connection, name: &str) -> Result<Observed, ObserveError> {
+    if !exists(connection, name)? {
+        return Ok(Observed::Absent);
+    }
+    let mut table = sets(connection, name)?;
+    if !table.sets.keys().any(|set| set.starts_with(MARKER_STEM)) {
+        return Err(ObserveError::Foreign);
+    }
+    for (set, content) in &mut table.sets {
+        content.elements = elements(connection, name, set)?;
+    }
+    table.chains = chains(connection, name)?;
+    for (chain, rule) in rules(connection, name)? {
+        if let Some(chain) = table.chains.get_mut(&chain) {
+            chain.rules.push(rule);
+        }
+    }
+    Ok(Observed::Ours(table))
+}
+
+fn exists(connection: &mut Connection, name: &str) -> Result<bool, NetlinkError> {
+    let mut request = Writer::default();
+    request.netfilter(kind::GET_TABLE, FLAG_ACK, FAMILY_INET, 0, |out| out.text(attr::TABLE, name));
+    match connection.request(&mut request, |_| Ok(())) {
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == Some(NOT_FOUND) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A request for a list of what stands in a table. Kernels that do not filter by table send the lists of
+/// all, so what comes is filtered once more.
+fn list(kind: u16, table: &str, fill: impl FnOnce(&mut Writer)) -> Writer {
+    let mut request = Writer::default();
+    request.netfilter(kind, FLAG_DUMP, FAMILY_INET, 0, |out| {
+        out.text(attr::TABLE, table);
+        fill(out);
+    });
+    request
+}
+
+fn sets(connection: &mut Connection, name: &str) -> Result<Table, NetlinkError> {
+    connection.dump(&mut list(kind::GET_SET, name, |_| {}), Table::default, |table, message| {
+        if message.kind == kind::NEW_SET {
+            let seen = read_set(message.attributes()?)?;
+            if seen.table == name {
+                table.sets.insert(seen.name, seen.object);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn elements(
+    connection: &mut Connection,
+    name: &str,
+    set: &str,
+) -> Result<BTreeMap<Key, Element>, NetlinkError> {
+    let mut request = list(kind::GET_ELEMENT, name, |out| out.text(attr::ELEMENTS_SET, set));
+    let begin = BTreeMap::new;
+    connection.dump(&mut request, begin, |elements, message| {
+        if message.kind == kind::NEW_ELEMENT {
+            let seen = read_elements(message.attributes()?)?;
+            if seen.table == name && seen.name == set {
+                elements.extend(seen.object);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn chains(connection: &mut Connection, name: &str) -> Result<BTreeMap<String, Chain>, NetlinkError> {
+    let begin = BTreeMap::new;
+    connection.dump(&mut list(kind::GET_CHAIN, name, |_| {}), begin, |chains, message| {
+        if message.kind == kind::NEW_CHAIN {
+            let seen = read_chain(message.attributes()?)?;
+            if seen.table == name {
+                chains.insert(seen.name, seen.object);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Every rule with its chain's name, those of one chain in order.
+fn rules(connection: &mut Connection, name: &str) -> Result<Vec<(String, Vec<Expr>)>, NetlinkError> {
+    connection.dump(&mut list(kind::GET_RULE, name, |_| {}), Vec::new, |rules, message| {
+        if message.kind == kind::NEW_RULE {
+            let seen = read_rule(message.attributes()?)?;
+            if seen.table == name {
+                rules.push((seen.name, seen.object));
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,234 @@
+//! The table under other people's hands: seen, put right, or said to be theirs.
+
+#![expect(clippy::unwrap_used, reason = "a helper fails its test")]
+
+mod publish;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use portway_nat::{Applied, Event, Nat, NatError, TableName, Watch};
+use portway_testkit::{Netns, is_root};
+use publish::town::PATIENCE;
+use publish::{publication, want};
+
+/// Tables of others: those of Incus' kind, a set, a map, a chain that is called as ours are.
+const FOREIGN: &str = "
+table inet incus {
+    chain prert.c1.web { type nat hook prerouting priority -100; policy accept; \
+        ip daddr 192.0.2.9 tcp dport 80 dnat ip to 10.0.0.9:80; };
+    chain pstrt.br0 { type nat hook postrouting priority 100; policy accept; \
+        ip saddr 10.0.0.0/24 ip daddr != 10.0.0.0/24 masquerade; };
+}
+table ip other {
+    set made-by-portway-1 { type ipv4_addr; flags interval; elements = { 10.1.0.0/16 }; }
+    map m { type inet_service : verdict; elements = { 80 : accept }; }
+    chain prerouting { type filter hook prerouting priority 0; policy accept; tcp dport vmap @m; counter; };
+}
+table inet portway_x { set s { type ipv4_addr; }; chain postrouting { ip saddr @s drop; }; }
+";
+
+fn nft(netns: &Netns, words: &str) -> String {
+    netns.run(Command::new("nft").args(words.split(' '))).unwrap()
+}
+
+fn next(watch: &mut Watch) -> Option<Event> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Some(event) = watch.poll().unwrap() {
+            return Some(event);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+/// Everything somebody can do to the table is heard and put right by one transaction; our own changes are not
+/// heard.
+///
+/// Fails when: a set, a chain or a rule is left out of what is compared; a change of ours is taken for
+/// somebody's.
+#[test]
+fn what_others_do_to_the_table_is_heard_and_put_right() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    netns
+        .enter(|| {
+            let mut watch = Watch::open(TableName::default()).unwrap();
+            let mut nat = Nat::open(TableName::default()).unwrap();
+            watch.ignore(nat.port_id());
+            let want = publish::ten_devices();
+            nat.apply(&want).unwrap();
+            let right = nft(&netns, "-n list table inet portway");
+            assert_eq!(watch.poll().unwrap(), None, "our own change");
+            nft(&netns, "add table ip foreign");
+            assert_eq!(watch.poll().unwrap(), None, "somebody's own table");
+            for damage in [
+                "flush ruleset",
+                "delete table inet portway",
+                "flush table inet portway",
+                "delete element inet portway address4 { 192.0.2.1 . tcp . 80 }",
+                "add element inet portway address4 { 192.0.2.7 . tcp . 80 : 10.0.0.66 . 80 }",
+                "flush map inet portway every6-range-ends",
+                "flush chain inet portway wildcard",
+                "insert rule inet portway wildcard drop",
+                "add rule inet portway prerouting counter accept",
+                "add chain inet portway mine { type filter hook input priority 0; policy drop; }",
+                "add set inet portway mine { type ipv4_addr; }",
+            ] {
+                nft(&netns, damage);
+                assert_eq!(next(&mut watch), Some(Event::Changed), "{damage}");
+                let Applied { plan, .. } = nat.apply(&want).unwrap();
+                assert!(!plan.is_empty(), "{damage}");
+                assert_eq!(nft(&netns, "-n list table inet portway"), right, "{damage}");
+                assert!(nat.apply(&want).unwrap().plan.is_empty(), "{damage}");
+                assert_eq!(watch.poll().unwrap(), None, "our own repair of: {damage}");
+            }
+        })
+        .unwrap();
+}
+
+/// An element that somebody replaces by one to another target is put right too, and counts go on.
+#[test]
+fn a_replaced_element_is_put_right() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    netns
+        .enter(|| {
+            let mut nat = Nat::open(TableName::default()).unwrap();
+            let want = publish::ten_devices();
+            nat.apply(&want).unwrap();
+            let wrong = "192.0.2.1 . tcp . 80 counter packets 7 bytes 420 : 10.0.0.66 . 80";
+            nft(&netns, "delete element inet portway address4 { 192.0.2.1 . tcp . 80 }");
+            nft(&netns, &format!("add element inet portway address4 {{ {wrong} }}"));
+            let applied = nat.apply(&want).unwrap();
+            assert_eq!((applied.plan.coming(), applied.plan.leaving()), (1, 1));
+            assert_eq!(nat.counts(&want).unwrap()["web"].connections, 7);
+            let listed = nft(&netns, "list map inet portway address4");
+            assert!(listed.contains("packets 7 bytes 420 : 10.0.0.2 . 8080"), "{listed}");
+        })
+        .unwrap();
+}
+
+/// Tables of others are the same before, while ours changes, and after it is gone.
+///
+/// Fails when: anything of another table or family is deleted, or the mark of another table is taken for one
+/// of ours.
+#[test]
+fn others_tables_stay_as_they_are() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    netns
+        .enter(|| {
+            netns.nft(FOREIGN).unwrap();
+            let before = nft(&netns, "-a list ruleset");
+            let names = [TableName::default(), TableName::new("portway_0badcafe").unwrap()];
+            let mut nats = names.map(|name| Nat::open(name).unwrap());
+            for nat in &mut nats {
+                assert!(!nat.remove().unwrap());
+                for round in 2..20 {
+                    let target = format!("10.0.0.{round} 80-89");
+                    let publications = vec![
+                        publication("a", "tcp", "192.0.2.1 80-89", &target),
+                        publication("b", "udp", &format!("* {round}"), "10.0.0.3 53"),
+                    ];
+                    nat.apply(&want(publications)).unwrap();
+                }
+                let listed = nft(&netns, "-a list ruleset");
+                assert!(listed.starts_with(&before), "{listed}");
+            }
+            // One of two goes, the other stays.
+            assert!(nats[0].remove().unwrap());
+            let listed = nft(&netns, "list tables");
+            assert!(!listed.lines().any(|line| line == "table inet portway"), "{listed}");
+            assert!(listed.lines().any(|line| line == "table inet portway_0badcafe"), "{listed}");
+            assert!(nats[1].remove().unwrap());
+            assert_eq!(nft(&netns, "-a list ruleset"), before);
+        })
+        .unwrap();
+}
+
+/// A table of our name without our mark is left as it is, and named.
+///
+/// Fails when: the mark is not asked for.
+#[test]
+fn a_table_of_our_name_that_is_not_ours_is_left_alone() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    netns
+        .enter(|| {
+            netns
+                .nft("table inet portway { chain prerouting { type nat hook prerouting priority -100; }; }")
+                .unwrap();
+            let before = nft(&netns, "-a list ruleset");
+            let mut nat = Nat::open(TableName::default()).unwrap();
+            let want = publish::ten_devices();
+            for error in [
+                nat.apply(&want).unwrap_err(),
+                nat.plan(&want).unwrap_err(),
+                nat.remove().unwrap_err(),
+                nat.counts(&want).unwrap_err(),
+            ] {
+                assert!(matches!(error, NatError::Foreign(_)), "{error:?}");
+            }
+            assert_eq!(nft(&netns, "-a list ruleset"), before);
+            nft(&netns, "delete table inet portway");
+            nat.apply(&want).unwrap();
+        })
+        .unwrap();
+}
+
+/// Changes of ours get through while somebody else changes the ruleset without a pause, and a flood of
+/// announcements is one event.
+///
+/// Fails when: a transaction refused for its generation is an error, or lost announcements are.
+#[test]
+fn others_who_change_the_ruleset_all_the_time_do_not_stop_us() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    let mut churn = "add table ip churn\nadd chain ip churn c\n".to_owned();
+    for _ in 0..3_000 {
+        churn.push_str("add rule ip churn c counter accept\n");
+    }
+    let file = std::env::temp_dir().join(format!("portway-churn-{}", std::process::id()));
+    std::fs::write(&file, churn).unwrap();
+    netns
+        .enter(|| {
+            let mut watch = Watch::open(TableName::default()).unwrap();
+            let mut nat = Nat::open(TableName::default()).unwrap();
+            watch.ignore(nat.port_id());
+            let mut others = netns
+                .spawn(Command::new("sh").args([
+                    "-c",
+                    "while nft flush ruleset && nft -f $0; do :; done",
+                    &file.display().to_string(),
+                ]))
+                .unwrap();
+            let want = publish::ten_devices();
+            let mut rounds = 0;
+            let begun = Instant::now();
+            while rounds < 20 {
+                assert!(begun.elapsed() < PATIENCE, "{rounds} rounds");
+                match nat.apply(&want) {
+                    Ok(applied) => rounds += u32::from(!applied.plan.is_empty()),
+                    Err(NatError::Contended) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+                watch.poll().unwrap();
+            }
+            others.kill().unwrap();
+            others.wait().unwrap();
+        })
+        .unwrap();
+    std::fs::remove_file(file).unwrap();
+}
