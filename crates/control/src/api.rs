@@ -46,6 +46,9 @@ pub struct Server {
     pub generation: u64,
     /// Devices by state.
     pub devices: DeviceTotals,
+    /// Clients that were refused, by all devices together.
+    #[serde(default)]
+    pub refusals: Refusals,
     /// The servers it follows.
     pub providers: Vec<ProviderStatus>,
     /// Running workers.
@@ -67,6 +70,44 @@ pub struct DeviceTotals {
     pub degraded: u64,
     /// Not serving.
     pub failed: u64,
+}
+
+/// Clients that were refused, by reason; with udp datagrams. As the counters of [`Device`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// By `allow` or `deny`.
+    pub denied: u64,
+    /// By `limits.connections`.
+    pub over_connections: u64,
+    /// By `limits.rate`.
+    pub over_rate: u64,
+    /// By `limits.per_source`.
+    pub over_per_source: u64,
+    /// For a PROXY header that was malformed or did not come in time.
+    pub bad_headers: u64,
+}
+
+impl Refusals {
+    /// Takes in those of one device.
+    pub fn count(&mut self, device: &Device) {
+        for (total, more) in [
+            (&mut self.denied, device.denied),
+            (&mut self.over_connections, device.over_connections),
+            (&mut self.over_rate, device.over_rate),
+            (&mut self.over_per_source, device.over_per_source),
+            (&mut self.bad_headers, device.bad_headers),
+        ] {
+            *total = total.saturating_add(more);
+        }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { denied, over_connections, over_rate, over_per_source, bad_headers } = self;
+        let all = [denied, over_connections, over_rate, over_per_source, bad_headers];
+        all.into_iter().fold(0, |total, more| total.saturating_add(*more))
+    }
 }
 
 /// A server the daemon follows.

@@ -9,17 +9,22 @@ pub(crate) mod plan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use portway_control::api::{self, Failure, FailureKind};
 use portway_model::{DeviceKey, DeviceSpec, InstanceKey, ListenIndex};
 use tokio::sync::oneshot;
 
 use self::plan::{Plan, Wanted};
-use crate::http::ask;
+use crate::forwards;
+use crate::http::{ask, look};
 use crate::hub::{Hub, failure};
 use crate::instance::Command;
 use crate::instance::batch::{Batch, Staged, Undo};
 use crate::loops;
 use crate::state::{Change, Desired};
+
+/// Instances that are looked at together.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// Plans, and carries the plan out unless it is a dry run.
 ///
@@ -27,6 +32,9 @@ use crate::state::{Change, Desired};
 /// Nothing is changed then.
 pub(crate) async fn apply(hub: &Arc<Hub>, request: api::Apply) -> Result<api::Applied, Failure> {
     let wanted = checked(request.devices)?;
+    if !request.dry_run {
+        look_ahead(hub, &wanted).await?;
+    }
     let Ok(_alone) = hub.applying.try_lock() else {
         let text = format!("another apply is under way (generation {})", hub.generation());
         return Err(Failure {
@@ -53,6 +61,30 @@ pub(crate) async fn apply(hub: &Arc<Hub>, request: api::Apply) -> Result<api::Ap
     finish(hub, &plan).await;
     let states = states(hub, &plan).await;
     Ok(answer(hub, plan.shown, true, &states))
+}
+
+/// Asks the servers what is to be known of every device that is new or changed, before anything is locked.
+async fn look_ahead(hub: &Arc<Hub>, wanted: &Wanted) -> Result<(), Failure> {
+    let present = hub.desired();
+    let (mut instances, mut elsewhere) = (BTreeSet::new(), Vec::new());
+    for (key, spec) in wanted {
+        let before = present.get(key).map(|device| &device.keys);
+        if before != Some(spec) {
+            instances.insert(key.instance.clone());
+            if before.is_none_or(|before| before.listen != spec.listen || before.bind != spec.bind) {
+                elsewhere.push((key, spec));
+            }
+        }
+    }
+    let looks = instances.into_iter().map(|key| {
+        let hub = Arc::clone(hub);
+        async move { look(&hub, &key).await }
+    });
+    let mut looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
+    while let Some(looked) = looks.next().await {
+        looked?;
+    }
+    forwards::check(hub, &elsewhere).await
 }
 
 /// Every device's options, each device once.

@@ -233,10 +233,10 @@ fn moving_device(data: &[u8]) {
     writes_back::<Note>(data);
     let pairs = text(data).lines().filter_map(|line| line.split_once('='));
     let device = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    if let Ok(ours) = translate::to_ours(&device)
-        && let Ok(theirs) = translate::to_incus("web", &ours.spec)
+    if let Ok(ours) = translate::to_ours(Provider::Incus, &device)
+        && let Ok(theirs) = translate::to_theirs(Provider::Incus, "web", &ours.spec)
     {
-        assert_eq!(translate::to_ours(&theirs).map(|again| again.spec), Ok(ours.spec));
+        assert_eq!(translate::to_ours(Provider::Incus, &theirs).map(|again| again.spec), Ok(ours.spec));
     }
 }
 

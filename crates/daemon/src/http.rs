@@ -26,8 +26,8 @@ use self::answer::{Answer, json};
 pub(crate) use self::input::LIST_BYTES;
 use self::input::{About, Body, Condition, DeviceInPath, InPath};
 use crate::hub::{Hub, failure};
-use crate::instance::{Command, Reply};
-use crate::{apply, moves};
+use crate::instance::{Command, Reply, edit};
+use crate::{apply, forwards, moves};
 
 /// Readers of events at once.
 const READERS_MAX: usize = 64;
@@ -104,6 +104,12 @@ pub(crate) async fn ask<T>(
     answer.await.map_err(|_| ended())?
 }
 
+/// Has an instance looked at, before anything is locked: a server that never answers holds up nobody but
+/// who asks about its instances.
+pub(crate) async fn look(hub: &Arc<Hub>, key: &InstanceKey) -> Result<(), Failure> {
+    ask(hub, key, Command::Look).await
+}
+
 /// As [`ask`], for an instance that must have devices already.
 async fn ask_known<T>(
     hub: &Arc<Hub>,
@@ -116,6 +122,14 @@ async fn ask_known<T>(
     ask(hub, key, question).await
 }
 
+/// As [`look`], for an instance that must have devices already.
+async fn look_known(hub: &Arc<Hub>, key: &InstanceKey) -> Result<(), Failure> {
+    match hub.known(key) {
+        Some(_) => look(hub, key).await,
+        None => Ok(()),
+    }
+}
+
 async fn add(
     State(hub): Shared,
     condition: Condition,
@@ -123,6 +137,10 @@ async fn add(
 ) -> Answer<api::Device> {
     let spec = DeviceSpec::from_keys(request.keys)
         .map_err(|problem| failure(FailureKind::Usage, problem.to_string()))?;
+    hub.check_changeable()?;
+    look(&hub, &request.instance).await?;
+    let key = DeviceKey { instance: request.instance.clone(), device: request.name.clone() };
+    forwards::check(&hub, &[(&key, &spec)]).await?;
     let _editing = editing(&hub, condition).await?;
     json(ask(&hub, &request.instance, |reply| Command::Add(request.name, Box::new(spec), reply)).await)
 }
@@ -139,6 +157,13 @@ async fn change(
     condition: Condition,
     Body(request): Body<api::ChangeDevice>,
 ) -> Answer<api::Device> {
+    look_known(&hub, &key.instance).await?;
+    if let Some(before) = hub.stored_keys(&key)
+        && let Ok(after) = edit::changed_spec(&before, &request)
+        && (after.listen != before.listen || after.bind != before.bind)
+    {
+        forwards::check(&hub, &[(&key, &after)]).await?;
+    }
     let _editing = editing(&hub, condition).await?;
     hub.check_usable(&key)?;
     json(ask_known(&hub, &key.instance, |reply| Command::Change(key.device, request, reply)).await)
@@ -164,6 +189,7 @@ async fn rename(
 }
 
 async fn adopt(State(hub): Shared, InPath(key): InPath, condition: Condition) -> Answer<Vec<api::Device>> {
+    look_known(&hub, &key).await?;
     let _editing = editing(&hub, condition).await?;
     json(ask_known(&hub, &key, Command::Adopt).await)
 }
@@ -179,8 +205,7 @@ async fn importable(State(hub): Shared, About(instance): About) -> Answer<Vec<ap
 }
 
 async fn import(State(hub): Shared, Body(request): Body<api::MoveDevice>) -> Answer<api::Move> {
-    let _editing = editing(&hub, Condition(None)).await?;
-    let hub = Arc::clone(&hub);
+    hub.check_changeable()?;
     let done = tokio::spawn(async move { moves::import(&hub, &request).await });
     json(done.await.unwrap_or_else(|_| Err(failure(FailureKind::Internal, "importing has failed"))))
 }
@@ -190,8 +215,7 @@ async fn exportable(State(hub): Shared, About(instance): About) -> Answer<Vec<ap
 }
 
 async fn export(State(hub): Shared, Body(request): Body<api::MoveDevice>) -> Answer<api::Move> {
-    let _editing = editing(&hub, Condition(None)).await?;
-    let hub = Arc::clone(&hub);
+    hub.check_changeable()?;
     let done = tokio::spawn(async move { moves::export(&hub, &request).await });
     json(done.await.unwrap_or_else(|_| Err(failure(FailureKind::Internal, "exporting has failed"))))
 }

@@ -82,8 +82,6 @@ pub(crate) struct Hub {
     frozen: Option<String>,
     /// Held by whoever edits devices: shared for one device, alone for several.
     pub(crate) edits: RwLock<()>,
-    /// Held while a device moves to Incus or from it.
-    pub(crate) moving: AsyncMutex<()>,
     /// Held while a list is applied.
     pub(crate) applying: AsyncMutex<()>,
 }
@@ -133,7 +131,6 @@ impl Hub {
             warnings: parts.warnings,
             frozen: parts.frozen,
             edits: RwLock::default(),
-            moving: AsyncMutex::default(),
             applying: AsyncMutex::default(),
         })
     }
@@ -156,6 +153,11 @@ impl Hub {
     /// The devices in the store.
     pub(crate) fn desired(&self) -> Desired {
         locked(&self.desired).clone()
+    }
+
+    /// The options of a device in the store.
+    pub(crate) fn stored_keys(&self, key: &DeviceKey) -> Option<DeviceSpec> {
+        locked(&self.desired).get(key).map(|device| device.keys.clone())
     }
 
     /// Announces devices that are about to be added or changed, so that two that come at the same time and
@@ -354,8 +356,9 @@ impl Hub {
 
     /// What `GET /1.0` says.
     pub(crate) async fn server(&self) -> api::Server {
-        let mut totals = api::DeviceTotals::default();
+        let (mut totals, mut refusals) = (api::DeviceTotals::default(), api::Refusals::default());
         for device in self.devices(None).await {
+            refusals.count(&device);
             match device.state {
                 api::DeviceState::Active => totals.active += 1,
                 api::DeviceState::Waiting => totals.waiting += 1,
@@ -377,6 +380,7 @@ impl Hub {
             uptime_seconds: self.started.elapsed().as_secs(),
             generation: self.generation(),
             devices: totals,
+            refusals,
             providers: providers.collect(),
             workers: self.ask(None, Command::Workers).await.0.into_iter().flatten().collect(),
             keeper_pid: self.keeper.pid(),

@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Forget(Vec<DeviceName>, Reply<()>),
     /// Bind every device to the instance that has the name now.
     Adopt(Reply<Vec<api::Device>>),
+    /// Look at the instance; answered by what is found. It delays no other command.
+    Look(Reply<()>),
     /// All devices.
     List(oneshot::Sender<Vec<api::Device>>),
     /// All workers.
@@ -145,6 +147,10 @@ pub(crate) struct Instance {
     looking: bool,
     /// Something has happened while a look was under way: what it finds may be old.
     look_again: bool,
+    /// What the last look has found.
+    seen: Option<life::Seen>,
+    /// Who waits for a look.
+    lookers: Vec<life::Looker>,
     next_look: Instant,
     workers: BTreeMap<Group, Serving>,
     leaving: Vec<Leaving>,
@@ -184,6 +190,8 @@ impl Instance {
             down_since: now,
             looking: false,
             look_again: false,
+            seen: None,
+            lookers: Vec::new(),
             next_look: now,
             workers: BTreeMap::new(),
             leaving: Vec::new(),
@@ -238,6 +246,7 @@ impl Instance {
         let idle = self.devices.is_empty()
             && self.workers.is_empty()
             && self.leaving.is_empty()
+            && self.lookers.is_empty()
             && self.next.is_none();
         let since = idle.then(|| self.idle_since.unwrap_or_else(Instant::now));
         self.idle_since = since;
@@ -267,6 +276,7 @@ impl Instance {
                 answer(reply, Ok(()));
             }
             Command::Adopt(reply) => answer(reply, self.adopt_present().await),
+            Command::Look(reply) => self.look_for(reply),
             Command::List(reply) => drop(reply.send(self.list())),
             Command::Workers(reply) => drop(reply.send(self.worker_list())),
             Command::Poke => {
@@ -275,7 +285,11 @@ impl Instance {
             }
             Command::Visible(name, visible) => self.seen(&name, visible).await,
             Command::Rekeep => self.supply_keeper().await,
-            Command::Observed(observation) => self.absorb(observation).await,
+            Command::Observed(observation) => {
+                self.looking = false;
+                self.absorb(observation).await;
+                self.tell_lookers();
+            }
             Command::Moved(to, uuid) => self.move_devices(&to, &uuid).await,
             Command::Receive(devices) => self.receive(devices).await,
             Command::Shutdown(_, _) => {}

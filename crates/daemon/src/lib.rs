@@ -8,6 +8,7 @@ mod apply;
 mod clock;
 mod control;
 mod foreground;
+mod forwards;
 #[doc(hidden)]
 pub mod fuzz;
 mod http;

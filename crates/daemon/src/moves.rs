@@ -1,7 +1,7 @@
-//! Devices that move from Incus to Portway and back, one at a time.
+//! Devices that move from Incus or LXD to Portway and back, one at a time.
 //!
-//! Import: Incus takes the device out of the instance and writes a note of it, in one change; ours
-//! is added; the note goes. When ours does not come up, Incus gets back exactly what it had. Export
+//! Import: the server takes the device out of the instance and writes a note of it, in one change; ours
+//! is added; the note goes. When ours does not come up, the server gets back exactly what it had. Export
 //! is the same the other way. See [`plan`] for what a crash in between leaves.
 
 pub(crate) mod plan;
@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use portway_control::api::{self, Failure, FailureKind};
 use portway_incus::{Client, Definition, Device, IncusError};
-use portway_model::{DeviceKey, DeviceName, InstanceKey, Provider};
+use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey, Provider};
 use tracing::warn;
 
 use self::plan::{Candidate, NOTE, Note, Verdict};
 use self::seal::Seals;
-use crate::http::ask;
+use self::translate::title;
+use crate::forwards;
+use crate::http::{ask, look};
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, edit};
 use crate::state::{Origin, StoredDevice, with_sources};
@@ -37,7 +39,7 @@ enum ChangeError {
     #[error(transparent)]
     Server(#[from] IncusError),
     /// Somebody has made a device of this name meanwhile.
-    #[error("{instance} has another device {name} in Incus meanwhile")]
+    #[error("{instance} has another device {name} in {} meanwhile", title(instance.provider()))]
     Taken {
         /// The instance.
         instance: InstanceKey,
@@ -49,19 +51,23 @@ enum ChangeError {
 /// What can be imported, of one instance or of all.
 ///
 /// # Errors
-/// When Incus does not answer, or has no such instance.
+/// When a server does not answer, or has no such instance.
 pub(crate) async fn importable(hub: &Arc<Hub>, of: Option<&InstanceKey>) -> Result<Vec<api::Move>, Failure> {
-    let client = &incus(hub)?;
-    let definitions = match of {
-        Some(key) => vec![definition(client, key).await?],
-        None => client.definitions().await.map_err(|problem| unreachable(&problem))?,
-    };
+    let mut definitions = Vec::new();
+    if let Some(key) = of {
+        definitions.push((key.provider(), definition(&server(hub, key)?, key).await?));
+    } else {
+        for (provider, client) in servers(hub)? {
+            let found = client.definitions().await.map_err(|problem| unreachable(provider, &problem))?;
+            definitions.extend(found.into_iter().map(|definition| (provider, definition)));
+        }
+    }
     let seals = Seals::load(&hub.settings.seal_key);
     let mut moves = Vec::new();
-    for definition in definitions {
+    for (provider, definition) in definitions {
         let project = Some(definition.project.as_str());
-        let Ok(key) = InstanceKey::new(Provider::Incus, project, &definition.name) else { continue };
-        let candidates = plan::candidates(&definition, &here(hub, &key), &seals);
+        let Ok(key) = InstanceKey::new(provider, project, &definition.name) else { continue };
+        let candidates = plan::candidates(provider, &definition, &here(hub, &key), &seals);
         moves.extend(candidates.into_iter().map(|candidate| plan::shown(&key, candidate)));
     }
     moves.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
@@ -90,9 +96,7 @@ pub(crate) async fn exportable(hub: &Arc<Hub>, of: Option<&InstanceKey>) -> Resu
 }
 
 fn exported(device: &StoredDevice) -> Result<Origin, String> {
-    if device.instance.provider() != Provider::Incus {
-        return Err(format!("{} is no instance of Incus", device.instance));
-    }
+    check_provider(&device.instance)?;
     plan::exportable(device)
 }
 
@@ -100,14 +104,18 @@ fn without_type(device: Device) -> BTreeMap<String, String> {
     device.into_iter().filter(|(key, _)| key != "type").collect()
 }
 
-/// Takes one device over from Incus.
+/// Takes one device over from its server.
 ///
 /// # Errors
-/// Why not; Incus then has what it had, or the text says how it goes on.
+/// Why not; the server then has what it had, or the text says how it goes on.
 pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api::Move, Failure> {
-    let _alone = hub.moving.lock().await;
-    let (client, key) = (&incus(hub)?, &what.instance);
+    let (client, key) = (&server(hub, &what.instance)?, &what.instance);
+    let _alone = match hub.providers.endpoint(key.provider()) {
+        Some(endpoint) => Some(endpoint.moving.lock().await),
+        None => None,
+    };
     let found = definition(client, key).await?;
+    // While the server is asked, others may edit.
     let candidate = match candidate(hub, &found, what) {
         Ok(candidate) => candidate,
         Err(missing) => return moved_already(hub, what).ok_or(missing),
@@ -119,7 +127,7 @@ pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
         take_out(hub, client, what, &candidate).await?;
     }
     let origin = candidate.origin.clone();
-    let added = ask(hub, key, |reply| Command::Import(what.name.clone(), spec, origin.clone(), reply)).await;
+    let added = bring_in(hub, what, spec, origin.clone()).await;
     match added {
         Ok(device) => {
             let mut moved = plan::shown(key, candidate);
@@ -131,18 +139,21 @@ pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
         }
         Err(failed) => {
             let put_back = change(client, key, |definition| put_in(definition, what, &origin)).await;
-            Err(undone(failed, put_back, "Incus has the device back", "portway device import"))
+            Err(undone(key.provider(), failed, put_back))
         }
     }
 }
 
-/// Gives one device back to Incus.
+/// Gives one device back to its server.
 ///
 /// # Errors
 /// Why not; Portway then has what it had, or the text says how it goes on.
 pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api::Move, Failure> {
-    let _alone = hub.moving.lock().await;
-    let (client, key) = (&incus(hub)?, &what.instance);
+    let (client, key) = (&server(hub, &what.instance)?, &what.instance);
+    let _alone = match hub.providers.endpoint(key.provider()) {
+        Some(endpoint) => Some(endpoint.moving.lock().await),
+        None => None,
+    };
     let stored = here(hub, key)
         .remove(&what.name)
         .ok_or_else(|| failure(FailureKind::Missing, format!("{key} has no device {}", what.name)))?;
@@ -159,10 +170,10 @@ pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
         .get(name)
         .is_some_and(|device| device.get("type").is_some_and(|kind| kind != "none"))
     {
-        return Err(refused("Incus has a device of this name for it already".into()));
+        return Err(refused(format!("{} has a device of this name for it already", title(key.provider()))));
     }
     if origin.place == api::Place::Profile
-        && profiles_device(client, &found, name).await?.as_ref() != Some(&origin.device)
+        && profiles_device(client, key, &found, name).await?.as_ref() != Some(&origin.device)
     {
         // The profile has another one meanwhile, or none: the instance gets its own.
         origin.place = api::Place::Instance;
@@ -174,9 +185,7 @@ pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
         Ok(())
     })
     .await
-    .map_err(|problem| unchanged(&problem))?;
-    ask(hub, key, |reply| Command::Remove(what.name.clone(), reply)).await?;
-    let put_in = change(client, key, |definition| put_in(definition, what, &origin)).await;
+    .map_err(|problem| unchanged(key.provider(), &problem))?;
     let mut moved = api::Move {
         instance: key.clone(),
         name: what.name.to_string(),
@@ -187,17 +196,46 @@ pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
         reason: None,
         state: None,
     };
+    if let Err(failed) = take_down(hub, what, &stored).await {
+        forget_note(client, what, &mut moved).await;
+        return Err(failed);
+    }
+    let put_in = change(client, key, |definition| put_in(definition, what, &origin)).await;
     let Err(problem) = put_in else { return Ok(moved) };
     let failed = refused(with_sources(&problem));
     let (spec, origin) = (Box::new(stored.keys), stored.origin.unwrap_or(origin));
-    let again = ask(hub, key, |reply| Command::Import(what.name.clone(), spec, origin, reply)).await;
+    let again = bring_in(hub, what, spec, origin).await;
     if again.is_ok() {
         forget_note(client, what, &mut moved).await;
     }
     Err(undone_here(failed, again))
 }
 
-/// A device that was imported, when Incus has nothing of it any more: the last change of a daemon that
+/// Adds a device that comes from elsewhere.
+async fn bring_in(
+    hub: &Arc<Hub>,
+    what: &api::MoveDevice,
+    spec: Box<DeviceSpec>,
+    origin: Origin,
+) -> Result<api::Device, Failure> {
+    look(hub, &what.instance).await?;
+    let key = DeviceKey { instance: what.instance.clone(), device: what.name.clone() };
+    forwards::check(hub, &[(&key, &*spec)]).await?;
+    let _editing = hub.edits.read().await;
+    ask(hub, &what.instance, |reply| Command::Import(what.name.clone(), spec, origin, reply)).await
+}
+
+/// Removes a device that goes elsewhere, if it is still what was read.
+async fn take_down(hub: &Arc<Hub>, what: &api::MoveDevice, read: &StoredDevice) -> Result<(), Failure> {
+    let _alone = hub.edits.write().await;
+    if here(hub, &what.instance).get(&what.name).is_none_or(|present| present.keys != read.keys) {
+        let text = format!("{}/{} was changed meanwhile", what.instance, what.name);
+        return Err(failure(FailureKind::Refused, text));
+    }
+    ask(hub, &what.instance, |reply| Command::Remove(what.name.clone(), reply)).await
+}
+
+/// A device that was imported, when its server has nothing of it any more: the last change of a daemon that
 /// died over it can still be on its way when the next one is asked what there is to move.
 fn moved_already(hub: &Hub, what: &api::MoveDevice) -> Option<api::Move> {
     let stored = here(hub, &what.instance).remove(&what.name)?;
@@ -242,19 +280,23 @@ async fn take_out(
     for attempt in 1..=TRIES {
         let mut found = definition(client, &what.instance).await?;
         if self::candidate(hub, &found, what)?.origin != candidate.origin {
-            let text = format!("{}/{name} was changed in Incus meanwhile", what.instance);
+            let text = format!(
+                "{}/{name} was changed in {} meanwhile",
+                what.instance,
+                title(what.instance.provider())
+            );
             return Err(failure(FailureKind::Refused, text));
         }
         let text = Note::text(&found, name, candidate.origin.clone(), &seals);
         found.set_config(&note_key(what), Some(&text));
         // What a profile has under this name would come to light.
-        let hidden = profiles_device(client, &found, name).await?.is_some();
+        let hidden = profiles_device(client, &what.instance, &found, name).await?.is_some();
         let none = Device::from([("type".to_owned(), "none".to_owned())]);
         found.set_device(name, hidden.then_some(&none));
         match client.replace(&found).await {
             Ok(()) => return Ok(()),
             Err(problem) if problem.is_outdated() && attempt < TRIES => tokio::time::sleep(PAUSE).await,
-            Err(problem) => return Err(unreachable(&problem)),
+            Err(problem) => return Err(unreachable(what.instance.provider(), &problem)),
         }
     }
     Ok(())
@@ -313,13 +355,14 @@ fn gone(key: &InstanceKey) -> IncusError {
 /// The device that the last profile with this name has.
 async fn profiles_device(
     client: &Client,
+    key: &InstanceKey,
     definition: &Definition,
     name: &str,
 ) -> Result<Option<Device>, Failure> {
     let mut found = None;
     for profile in definition.profiles() {
         let devices = client.profile_devices(&definition.project, &profile).await;
-        let device = devices.map_err(|problem| unreachable(&problem))?.remove(name);
+        let device = devices.map_err(|problem| unreachable(key.provider(), &problem))?.remove(name);
         found = device.or(found);
     }
     Ok(found)
@@ -339,14 +382,16 @@ async fn forget_note(client: &Client, what: &api::MoveDevice, moved: &mut api::M
     }
 }
 
-fn undone(failed: Failure, put_back: Result<(), ChangeError>, done: &str, again: &str) -> Failure {
+fn undone(provider: Provider, failed: Failure, put_back: Result<(), ChangeError>) -> Failure {
+    let server = title(provider);
     match put_back {
-        Ok(()) => Failure { error: format!("{}; {done}", failed.error), ..failed },
+        Ok(()) => Failure { error: format!("{}; {server} has the device back", failed.error), ..failed },
         Err(problem) => Failure {
-            error: format!("{}; and Incus did not take it back: {}", failed.error, with_sources(&problem)),
-            hint: Some(format!(
-                "its definition is kept in the instance's configuration; run `{again}` again"
-            )),
+            error: format!("{}; and {server} did not take it back: {}", failed.error, with_sources(&problem)),
+            hint: Some(
+                "its definition is kept in the instance's configuration; run `portway device import` again"
+                    .into(),
+            ),
             ..failed
         },
     }
@@ -379,10 +424,11 @@ fn note_key(what: &api::MoveDevice) -> String {
 
 fn candidate(hub: &Hub, definition: &Definition, what: &api::MoveDevice) -> Result<Candidate, Failure> {
     let seals = Seals::load(&hub.settings.seal_key);
-    let found = plan::candidates(definition, &here(hub, &what.instance), &seals);
+    let found = plan::candidates(what.instance.provider(), definition, &here(hub, &what.instance), &seals);
     let name = what.name.as_str();
     found.into_iter().find(|candidate| candidate.name == name).ok_or_else(|| {
-        let text = format!("{} has no proxy device {name} in Incus", what.instance);
+        let text =
+            format!("{} has no proxy device {name} in {}", what.instance, title(what.instance.provider()));
         failure(FailureKind::Missing, text)
     })
 }
@@ -393,20 +439,37 @@ fn here(hub: &Hub, key: &InstanceKey) -> BTreeMap<DeviceName, StoredDevice> {
     devices.map(|(DeviceKey { device: name, .. }, device)| (name, device)).collect()
 }
 
-fn incus(hub: &Hub) -> Result<Client, Failure> {
-    hub.providers
-        .incus
-        .client()
-        .ok_or_else(|| edit::unreachable(Provider::Incus, "no Incus socket was found"))
+/// The server of an instance.
+fn server(hub: &Hub, key: &InstanceKey) -> Result<Client, Failure> {
+    check_provider(key).map_err(|text| failure(FailureKind::Usage, text))?;
+    let provider = key.provider();
+    let client = hub.providers.endpoint(provider).and_then(|endpoint| endpoint.client());
+    client.ok_or_else(|| edit::unreachable(provider, &format!("no {} socket was found", title(provider))))
+}
+
+/// Every server that there is: one whose socket is not there is not installed, or has nothing running.
+fn servers(hub: &Hub) -> Result<Vec<(Provider, Client)>, Failure> {
+    let endpoints = [&hub.providers.incus, &hub.providers.lxd].into_iter();
+    let clients = endpoints.filter_map(|endpoint| Some((endpoint.provider(), endpoint.client()?)));
+    let found: Vec<_> = clients.filter(|(_, client)| client.socket().exists()).collect();
+    if found.is_empty() {
+        return Err(edit::unreachable(Provider::Incus, "no socket of Incus or LXD was found"));
+    }
+    Ok(found)
+}
+
+/// Whether an instance is one of a server that has proxy devices of its own.
+fn check_provider(key: &InstanceKey) -> Result<(), String> {
+    match key.provider() {
+        Provider::Incus | Provider::Lxd => Ok(()),
+        Provider::Netns | Provider::Pid => Err(format!("{key} is no instance of Incus or LXD")),
+    }
 }
 
 async fn definition(client: &Client, key: &InstanceKey) -> Result<Definition, Failure> {
-    if key.provider() != Provider::Incus {
-        return Err(failure(FailureKind::Usage, format!("{key} is no instance of Incus")));
-    }
     let found = client.definition(project(key), key.name().as_str()).await;
     let missing = || failure(FailureKind::Missing, format!("{key} does not exist"));
-    found.map_err(|problem| unreachable(&problem))?.ok_or_else(missing)
+    found.map_err(|problem| unreachable(key.provider(), &problem))?.ok_or_else(missing)
 }
 
 fn project(key: &InstanceKey) -> &str {
@@ -414,20 +477,20 @@ fn project(key: &InstanceKey) -> &str {
 }
 
 /// What a change that was not made means for who asked.
-fn unchanged(problem: &ChangeError) -> Failure {
+fn unchanged(provider: Provider, problem: &ChangeError) -> Failure {
     match problem {
-        ChangeError::Server(problem) => unreachable(problem),
+        ChangeError::Server(problem) => unreachable(provider, problem),
         ChangeError::Taken { .. } => failure(FailureKind::Refused, with_sources(problem)),
     }
 }
 
 /// What a failure of the server means for who asked.
-fn unreachable(problem: &IncusError) -> Failure {
+fn unreachable(provider: Provider, problem: &IncusError) -> Failure {
     match problem {
         IncusError::Status { .. } | IncusError::Operation { .. } | IncusError::Denied { .. } => {
-            failure(FailureKind::Refused, format!("Incus refuses: {}", with_sources(problem)))
+            failure(FailureKind::Refused, format!("{} refuses: {}", title(provider), with_sources(problem)))
         }
-        _ => edit::unreachable(Provider::Incus, &with_sources(problem)),
+        _ => edit::unreachable(provider, &with_sources(problem)),
     }
 }
 

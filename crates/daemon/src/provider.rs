@@ -31,7 +31,8 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    fn of(status: Status) -> Observation {
+    /// What is found where nothing but the status is known.
+    pub(crate) fn of(status: Status) -> Observation {
         Observation { uuid: None, is_machine: false, status }
     }
 }

@@ -1,7 +1,7 @@
 //! Client of the Incus API on its unix socket, and of LXD's, which is the same where we use it.
 //!
-//! It reads: the server, instances, their run-time state and assigned addresses, and the stream of
-//! lifecycle events. It changes one thing, the definition of an instance ([`Definition`]). It keeps no
+//! It reads: the server, instances, their run-time state and assigned addresses, network forwards, and the
+//! stream of lifecycle events. It changes one thing, the definition of an instance ([`Definition`]). It keeps no
 //! state between calls and spawns no task; dropping a future ends its connection.
 //!
 //! # What the requests cost
@@ -76,6 +76,7 @@ mod discover;
 mod encode;
 mod error;
 mod events;
+mod forwards;
 #[doc(hidden)]
 pub mod fuzz;
 mod network;
@@ -86,6 +87,7 @@ pub use client::{Client, Limits};
 pub use definition::{Definition, Device};
 pub use error::IncusError;
 pub use events::{Event, Events};
+pub use forwards::Forward;
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};
 
 /// Result of this crate.

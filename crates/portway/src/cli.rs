@@ -119,17 +119,17 @@ pub(crate) enum DeviceCommand {
     /// A device belongs to the instance it was added to. After that one was deleted, a new instance of the same
     /// name does not get its devices unless told so here (or by `follow=name`).
     Adopt(AdoptArgs),
-    /// Take over Incus' own proxy devices
+    /// Take over the proxy devices of Incus or LXD
     ///
-    /// For each device, one after the other: Incus takes it out of the instance (one of a profile gets a `none`
-    /// device on the instance, the profile stays), and it is added here. When it does not come up here, Incus gets
-    /// back exactly what it had, and the next one follows. Open connections of the device end. What cannot be taken
-    /// over is listed with the reason and stays.
+    /// For each device, one after the other: the server takes it out of the instance (one of a profile gets a
+    /// `none` device on the instance, the profile stays), and it is added here. When it does not come up here, the
+    /// server gets back exactly what it had, and the next one follows. Open connections of the device end. What
+    /// cannot be taken over is listed with the reason and stays.
     Import(MoveArgs),
-    /// Give devices back to Incus
+    /// Give devices back to Incus or LXD
     ///
     /// The reverse of `import`: a device that was imported and not changed since becomes exactly what it was. One
-    /// that Incus cannot express is listed with the reason and stays.
+    /// that its server cannot express is listed with the reason and stays.
     Export(MoveArgs),
 }
 

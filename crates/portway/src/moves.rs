@@ -1,4 +1,5 @@
-//! `portway device import` and `export`: devices move between Incus and Portway, one at a time.
+//! `portway device import` and `export`: devices move between Incus or LXD and Portway, one
+//! at a time.
 
 use std::fmt::Write as _;
 

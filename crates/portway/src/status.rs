@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use portway_control::api::{DeviceTotals, ProviderStatus, Server};
+use portway_control::api::{DeviceTotals, ProviderStatus, Refusals, Server};
 
 use crate::cli::{StatusArgs, target};
 use crate::failure::{Outcome, printable};
@@ -33,6 +33,7 @@ fn text(server: &Server, look: Look) -> String {
     // Writing to a String cannot fail, here and below.
     let _infallible = writeln!(text, "portway {}, pid {pid}, up {up}", printable(version));
     let _infallible = writeln!(text, "devices: {}", totals(server.devices));
+    let _infallible = writeln!(text, "refused: {}", refused(server.refusals));
     let _infallible = writeln!(text, "state: generation {generation}");
     match server.keeper_pid {
         Some(pid) => {
@@ -82,6 +83,27 @@ fn totals(totals: DeviceTotals) -> String {
     if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
+/// `7 clients (4 by allow or deny, 3 by limits.rate)`; what did not happen is left out.
+fn refused(refusals: Refusals) -> String {
+    let Refusals { denied, over_connections, over_rate, over_per_source, bad_headers } = refusals;
+    let reasons = [
+        (denied, "by allow or deny"),
+        (over_connections, "by limits.connections"),
+        (over_rate, "by limits.rate"),
+        (over_per_source, "by limits.per_source"),
+        (bad_headers, "for a bad PROXY header"),
+    ];
+    let parts: Vec<String> = reasons
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, reason)| format!("{count} {reason}"))
+        .collect();
+    match refusals.total() {
+        0 => "none".to_owned(),
+        total => format!("{} ({})", human::count(total, "client"), parts.join(", ")),
+    }
+}
+
 fn provider_row(provider: &ProviderStatus) -> [Text; 3] {
     let state = match (provider.reachable, provider.error.as_deref()) {
         (true, _) => Text::new("reachable").tone(Tone::Good),
@@ -104,6 +126,7 @@ fn csv_text(server: &Server) -> String {
         "degraded",
         "failed",
         "warnings",
+        "refused",
     ];
     let numbers = [
         u64::from(server.pid),
@@ -114,6 +137,7 @@ fn csv_text(server: &Server) -> String {
         degraded,
         failed,
         u64::try_from(server.warnings.len()).unwrap_or(u64::MAX),
+        server.refusals.total(),
     ];
     let fields = std::iter::once(server.version.clone()).chain(numbers.iter().map(u64::to_string));
     csv::line(header) + &csv::line(fields)
@@ -133,6 +157,7 @@ mod tests {
             uptime_seconds: 11_045,
             generation: 17,
             devices: DeviceTotals { active: 12, waiting: 1, degraded: 0, failed: 0 },
+            refusals: Refusals { denied: 4, over_rate: 3, ..Refusals::default() },
             providers: vec![
                 ProviderStatus {
                     name: "incus".to_owned(),
@@ -165,6 +190,7 @@ mod tests {
         insta::assert_snapshot!("busy", text(&server(), WIDE));
         let idle = Server {
             devices: DeviceTotals::default(),
+            refusals: Refusals::default(),
             providers: Vec::new(),
             workers: Vec::new(),
             keeper_pid: None,

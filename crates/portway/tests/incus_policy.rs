@@ -96,6 +96,15 @@ fn refusals_are_told_apart() {
     })
     .unwrap();
     check::exchange(&live).unwrap();
+    // And all of them together.
+    let device = rig.daemon.device("web").unwrap();
+    let refusals = rig.daemon.api().get("/1.0").unwrap()["refusals"].clone();
+    for counter in ["denied", "over_connections", "over_per_source", "bad_headers", "over_rate"] {
+        assert_eq!(refusals[counter], device[counter], "{refusals}");
+    }
+    let said = rig.daemon.cli(&["status"]).unwrap().stdout;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains(" clients (1 by allow or deny, 1 by limits.connections, "), "{said}");
 }
 
 /// A socket of the host that only a group may use is reached with that group; another group is another worker; a

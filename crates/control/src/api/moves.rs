@@ -1,4 +1,5 @@
-//! Types of `/1.0/import` and `/1.0/export`: devices that move between Incus and Portway.
+//! Types of `/1.0/import` and `/1.0/export`: devices that move between Incus or LXD and
+//! Portway.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ pub struct Move {
     pub instance: InstanceKey,
     /// Device name.
     pub name: String,
-    /// Where Incus has it, or gets it.
+    /// Where its server has it, or gets it.
     pub place: Place,
     /// How far it is.
     pub progress: Progress,
@@ -38,7 +39,7 @@ pub struct Move {
     pub state: Option<DeviceState>,
 }
 
-/// Where Incus has a device.
+/// Where a server has a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {

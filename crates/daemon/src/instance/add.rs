@@ -48,6 +48,7 @@ impl Instance {
                     wanted.push(Wanted { name, spec: *spec, origin: None });
                     replies.push(reply);
                 }
+                Ok(Command::Look(reply)) => self.look_for(reply),
                 Ok(other) => {
                     self.next = Some(other);
                     break;

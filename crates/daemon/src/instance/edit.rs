@@ -320,13 +320,12 @@ impl Instance {
         if self.devices.is_empty() {
             return Err(failure(FailureKind::Missing, format!("{} has no devices", self.key)));
         }
-        self.uuid = None;
-        let observation = self.hub.providers.observe(&self.key, None).await;
-        self.absorb(observation).await;
+        self.look_now().await;
         if let Some(text) = &self.unreachable {
             return Err(unreachable(self.key.provider(), text));
         }
-        let Some(uuid) = self.uuid.clone() else {
+        let present = self.run.as_ref().and(self.uuid.as_deref()).or(self.seen_uuid().flatten());
+        let Some(uuid) = present.map(str::to_owned) else {
             return Err(failure(FailureKind::Missing, format!("{} does not exist", self.key)));
         };
         let mut changes = Vec::new();
@@ -356,7 +355,10 @@ pub(crate) fn unreachable(provider: Provider, text: &str) -> Failure {
 }
 
 /// The options after a change.
-fn changed_spec(before: &DeviceSpec, change: &api::ChangeDevice) -> Result<DeviceSpec, Failure> {
+///
+/// # Errors
+/// The key that is unknown or malformed, or two that are at odds.
+pub(crate) fn changed_spec(before: &DeviceSpec, change: &api::ChangeDevice) -> Result<DeviceSpec, Failure> {
     let mut keys: BTreeMap<String, String> = before.to_keys();
     for key in &change.unset {
         if keys.remove(key).is_none() {

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::device::Device;
 use super::plan::Kind;
-use super::{Command, Instance};
+use super::{Command, Instance, Reply, answer};
 use crate::listeners;
 use crate::provider::{Observation, Run, Status};
 use crate::state::Change;
@@ -54,6 +54,27 @@ const DISCARD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Pause between two looks for socket files, which may be deleted or mounted over.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest wait for a look while nobody else may edit devices, too. Usually there is none: a look was
+/// asked for before.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long what a look has found is good enough for a change that asked for it.
+const LOOK_FRESH: Duration = Duration::from_secs(2);
+
+/// What a look has found.
+#[derive(Debug)]
+pub(super) struct Seen {
+    at: Instant,
+    uuid: Option<String>,
+}
+
+/// Somebody who waits for a look.
+pub(super) struct Looker {
+    reply: Reply<()>,
+    /// Looks that began before it asked.
+    old_looks: u32,
+}
 
 /// Pause before a retry that is due, but not possible yet, is considered again.
 const OVERDUE_PAUSE: Duration = Duration::from_secs(1);
@@ -178,17 +199,53 @@ impl Instance {
         });
     }
 
-    /// Looks and waits for the answer, unless the instance is known to run.
-    pub(super) async fn look_now(&mut self) {
-        if !self.run.as_ref().is_some_and(Run::alive) {
-            let observation = self.hub.providers.observe(&self.key, None).await;
-            self.absorb(observation).await;
+    /// Has somebody told when a look that begins from here on is over, or at once when the instance is
+    /// known to run.
+    pub(super) fn look_for(&mut self, reply: Reply<()>) {
+        if self.run.as_ref().is_some_and(Run::alive) {
+            answer(reply, Ok(()));
+            return;
         }
+        self.lookers.push(Looker { reply, old_looks: u32::from(self.looking) });
+        if !self.looking {
+            self.look();
+        }
+    }
+
+    /// Tells who has waited for the look that is over, and looks again for those who came meanwhile.
+    pub(super) fn tell_lookers(&mut self) {
+        for looker in std::mem::take(&mut self.lookers) {
+            match looker.old_looks.checked_sub(1) {
+                Some(old_looks) => self.lookers.push(Looker { old_looks, ..looker }),
+                None => answer(looker.reply, Ok(())),
+            }
+        }
+        if !self.lookers.is_empty() {
+            self.look();
+        }
+    }
+
+    /// Looks and waits for the answer, unless the instance is known to run, or was looked at just before.
+    pub(super) async fn look_now(&mut self) {
+        if self.run.as_ref().is_some_and(Run::alive) || (self.run.is_none() && self.seen_uuid().is_some()) {
+            return;
+        }
+        let observed = self.hub.providers.observe(&self.key, None);
+        let observation = tokio::time::timeout(LOOK_LIMIT, observed).await.unwrap_or_else(|_| {
+            Observation::of(Status::Unreachable(format!("it took more than {} s", LOOK_LIMIT.as_secs())))
+        });
+        self.absorb(observation).await;
+    }
+
+    /// The UUID that a look just before has found, or that it has found none; `None` when there was no look.
+    pub(super) fn seen_uuid(&self) -> Option<Option<&str>> {
+        let seen = self.seen.as_ref().filter(|seen| seen.at.elapsed() < LOOK_FRESH);
+        seen.map(|seen| seen.uuid.as_deref())
     }
 
     /// Takes in what a look has found.
     pub(super) async fn absorb(&mut self, observation: Observation) {
-        self.looking = false;
+        self.seen = Some(Seen { at: Instant::now(), uuid: observation.uuid.clone() });
         self.unreachable = None;
         self.unsupported = false;
         self.unready = false;

@@ -1,6 +1,6 @@
 //! Which devices of an instance can move, and which not. Pure.
 //!
-//! While a device moves, Incus keeps a note of it in the instance's own configuration, written with
+//! While a device moves, the server keeps a note of it in the instance's own configuration, written with
 //! the very change that takes the device out: whatever dies in between, the device is defined in at
 //! least one place, and the next move of it goes on from there.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use portway_control::api;
 use portway_incus::{Definition, Device};
-use portway_model::{DeviceName, DeviceSpec, Follow, InstanceKey};
+use portway_model::{DeviceName, DeviceSpec, Follow, InstanceKey, Provider};
 use serde::{Deserialize, Serialize};
 
 use super::seal::Seals;
@@ -18,7 +18,7 @@ use crate::state::{Origin, StoredDevice};
 /// Configuration keys of notes begin so; the device's name follows.
 pub(crate) const NOTE: &str = "user.portway.moving.";
 
-/// Where Incus keeps an instance's identity. A copy has the notes of its original, and another one.
+/// Where Incus and LXD keep an instance's identity. A copy has the notes of its original, and another one.
 const UUID: &str = "volatile.uuid";
 
 /// A note.
@@ -51,10 +51,10 @@ pub(crate) enum Verdict {
         spec: Box<DeviceSpec>,
         /// What is another way here.
         notes: Vec<String>,
-        /// Incus has only its note any more.
+        /// The server has only its note any more.
         noted: bool,
     },
-    /// It is here; Incus has its note still.
+    /// It is here; the server has its note still.
     Finish,
     /// It stays; why.
     Skip(String),
@@ -63,17 +63,18 @@ pub(crate) enum Verdict {
 /// A proxy device of an instance.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Candidate {
-    /// Its name, by the rules of Incus.
+    /// Its name, by the rules of the server.
     pub(crate) name: String,
-    /// What it is in Incus.
+    /// What it is there.
     pub(crate) origin: Origin,
     /// What is to be done.
     pub(crate) verdict: Verdict,
 }
 
 /// The proxy devices of an instance, those on their way included. `here` are ours of it. A note counts only with the
-/// seal of this Portway: Incus has checked its own devices, and nobody a note.
+/// seal of this Portway: the server has checked its own devices, and nobody a note.
 pub(crate) fn candidates(
+    provider: Provider,
     definition: &Definition,
     here: &BTreeMap<DeviceName, StoredDevice>,
     seals: &Seals,
@@ -96,13 +97,19 @@ pub(crate) fn candidates(
         }
     }
     let candidate = |(name, (origin, noted)): (String, (Origin, bool))| {
-        let verdict = verdict(&name, &origin.device, noted, here);
+        let verdict = verdict(provider, &name, &origin.device, noted, here);
         Candidate { name, origin, verdict }
     };
     found.into_iter().map(candidate).collect()
 }
 
-fn verdict(name: &str, device: &Device, noted: bool, here: &BTreeMap<DeviceName, StoredDevice>) -> Verdict {
+fn verdict(
+    provider: Provider,
+    name: &str,
+    device: &Device,
+    noted: bool,
+    here: &BTreeMap<DeviceName, StoredDevice>,
+) -> Verdict {
     let name: DeviceName = match name.parse() {
         Ok(name) => name,
         Err(problem) => return Verdict::Skip(format!("its name cannot be had here: {problem}")),
@@ -112,23 +119,24 @@ fn verdict(name: &str, device: &Device, noted: bool, here: &BTreeMap<DeviceName,
         (true, false) => return Verdict::Skip("Portway has a device of this name for it already".into()),
         (false, _) => {}
     }
-    match translate::to_ours(device) {
+    match translate::to_ours(provider, device) {
         Ok(ours) => Verdict::Take { spec: Box::new(ours.spec), notes: ours.notes, noted },
         Err(reason) => Verdict::Skip(reason),
     }
 }
 
-/// A device of ours as Incus gets it: exactly what it was there, when nothing has changed since.
+/// A device of ours as its server gets it: exactly what it was there, when nothing has changed since.
 ///
 /// # Errors
-/// Why Incus cannot have it, one line.
+/// Why the server cannot have it, one line.
 pub(crate) fn exportable(device: &StoredDevice) -> Result<Origin, String> {
     if let Some(origin) = &device.origin
-        && translate::to_ours(&origin.device).is_ok_and(|ours| ours.spec == device.keys)
+        && translate::to_ours(device.instance.provider(), &origin.device)
+            .is_ok_and(|ours| ours.spec == device.keys)
     {
         return Ok(origin.clone());
     }
-    let keys = translate::to_incus(device.name.as_str(), &device.keys)?;
+    let keys = translate::to_theirs(device.instance.provider(), device.name.as_str(), &device.keys)?;
     Ok(Origin { device: keys, place: api::Place::Instance })
 }
 

@@ -1,7 +1,7 @@
 //! The seal on notes about devices that move.
 //!
 //! A note stands in the instance's configuration, where whoever may edit the instance can write one, too. A device that
-//! Incus had was checked by Incus and its project's restrictions; what a note says was checked by nobody. So a note
+//! the server had was checked by it and its project's restrictions; what a note says was checked by nobody. So a note
 //! counts only with a code (HMAC-SHA256) under a key that this host keeps to itself.
 
 use std::fs::{self, OpenOptions};

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use portway_incus::Client;
 use portway_model::Provider;
+use tokio::sync::Mutex;
 
 /// A server of instances, there or not.
 #[derive(Debug)]
@@ -14,12 +15,14 @@ pub(crate) struct Endpoint {
     configured: Option<PathBuf>,
     /// The stream of events is open: a change is told at once.
     tells: AtomicBool,
+    /// Held while a device moves to the server or from it.
+    pub(crate) moving: Mutex<()>,
 }
 
 impl Endpoint {
     /// The server of `provider`, at the socket the settings name if they do.
     pub(crate) fn new(provider: Provider, configured: Option<PathBuf>) -> Endpoint {
-        Endpoint { provider, configured, tells: AtomicBool::new(false) }
+        Endpoint { provider, configured, tells: AtomicBool::new(false), moving: Mutex::default() }
     }
 
     /// Whose server it is.

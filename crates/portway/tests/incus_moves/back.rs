@@ -2,22 +2,33 @@
 
 use std::fs;
 
-use portway_testkit::{Addr, Behaviour, ContainerSpec, Service, bed, wait_for};
+use portway_testkit::{Addr, Bed, Behaviour, ContainerSpec, Server, Service, wait_for};
+use serde_json::json;
 
-use crate::scene::{Scene, echoes};
+use crate::scene::{Scene, echoes, proxy};
 
 /// `127.0.0.1` and a port.
 fn local(port: u16) -> std::net::SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
-/// A device of a running container, with connections through Incus' own relay before and after.
-/// What Incus has at the end is what it had at the beginning.
+/// Runs each of the functions as a test on each of the servers.
+macro_rules! on_every_server {
+    ($($case:ident),* $(,)?) => {
+        mod incus6 { $(#[test] fn $case() { super::$case(portway_testkit::Server::Incus6); })* }
+        mod incus7 { $(#[test] fn $case() { super::$case(portway_testkit::Server::Incus7); })* }
+        mod lxd { $(#[test] fn $case() { super::$case(portway_testkit::Server::Lxd); })* }
+    };
+}
+
+on_every_server!(a_device_moves_and_comes_back_as_it_was, a_device_of_a_profile_is_hidden_and_shown_again);
+
+/// A device of a running container, with connections through the server's own relay before and after.
+/// What the server has at the end is what it had at the beginning.
 ///
 /// Fails when `exportable` forgets the origin: `tcp::PORT` comes back as `tcp:[::]:PORT`.
-#[test]
-fn a_device_moves_and_comes_back_as_it_was() {
-    let Some(scene) = Scene::start("moves", false) else { return };
+fn a_device_moves_and_comes_back_as_it_was(server: Server) {
+    let Some(scene) = Scene::on(server, "moves", false) else { return };
     let (web, own) = (scene.rig.ports.one().unwrap(), scene.rig.ports.one().unwrap());
     scene
         .incus_device("web", &[&format!("listen=tcp:0.0.0.0:{web}"), "connect=tcp:127.0.0.1:7", "bind=host"]);
@@ -30,7 +41,11 @@ fn a_device_moves_and_comes_back_as_it_was() {
 
     let planned = scene.done("import", &["--dry-run"]);
     assert!(planned.contains(&format!("listen=tcp:[::]:{web}")), "{planned}");
-    assert!(planned.contains("would import") && planned.contains("takes IPv6 too in Incus"), "{planned}");
+    let title = if server == Server::Lxd { "LXD" } else { "Incus" };
+    let note = format!("takes IPv6 too in {title}: ");
+    assert!(planned.contains("would import") && planned.contains(&note), "{planned}");
+    let listed = scene.rig.daemon.cli(&["device", "import", "--all", "--dry-run"]).unwrap().stdout;
+    assert!(String::from_utf8_lossy(&listed).contains(scene.name()), "all of them");
     assert_eq!(scene.definition(), before);
     assert!(scene.ours().is_empty());
 
@@ -55,23 +70,19 @@ fn a_device_moves_and_comes_back_as_it_was() {
 }
 
 /// A device of a profile: the instance hides it, the profile stays, and the way back shows it again.
-#[test]
-fn a_device_of_a_profile_is_hidden_and_shown_again() {
-    let Some(scene) = Scene::start("moves", true) else { return };
+fn a_device_of_a_profile_is_hidden_and_shown_again(server: Server) {
+    let Some(scene) = Scene::on(server, "moves", true) else { return };
     let port = scene.rig.ports.one().unwrap();
-    let profile = format!("{}-profile", scene.name());
-    scene.incus(&["profile", "create", &profile]);
-    let _gone = Profile(&profile);
     let listen = format!("listen=tcp:127.0.0.1:{port}");
-    scene.incus(&["profile", "device", "add", &profile, "web", "proxy", &listen, "connect=tcp:127.0.0.1:7"]);
-    scene.incus(&["profile", "add", scene.name(), &profile]);
+    let web = json!({"web": proxy(&[&listen, "connect=tcp:127.0.0.1:7"])});
+    let profile = Profile::make(scene.rig.bed(), &format!("{}-profile", scene.name()), &web);
+    scene.rig.container.request("PATCH", "", &json!({"profiles": ["default", profile.name]})).unwrap();
     let before = scene.definition();
     let said = scene.done("import", &[]);
     assert!(said.contains("imported") && said.contains("(of a profile)"), "{said}");
     assert!(said.contains("waiting: the instance is stopped"), "{said}");
     assert_eq!(scene.definition()["devices"]["web"], serde_json::json!({"type": "none"}));
-    let shown = scene.incus(&["profile", "show", &profile]);
-    assert!(shown.contains(&format!("tcp:127.0.0.1:{port}")), "{shown}");
+    assert_eq!(profile.devices(), web);
     scene.rig.container.start().unwrap();
     scene.wait_until_served(port);
     scene.rig.container.kill().unwrap();
@@ -83,7 +94,7 @@ fn a_device_of_a_profile_is_hidden_and_shown_again() {
     scene.done("export", &[]);
     let local = scene.definition()["devices"]["web"].clone();
     assert_eq!((&local["type"], &local["connect"]), (&"proxy".into(), &"tcp:127.0.0.1:8".into()), "{local}");
-    scene.incus(&["profile", "remove", scene.name(), &profile]);
+    scene.rig.container.request("PATCH", "", &json!({"profiles": ["default"]})).unwrap();
 }
 
 /// Two containers have one device of one profile: each gets its own, both serve at once, and the way back
@@ -97,15 +108,12 @@ fn one_profile_of_two_containers() {
     let other = scene.rig.bed().launch("moves", &spec).unwrap();
     let port = scene.rig.ports.one().unwrap();
     let service = Service::start(scene.rig.host(), &Addr::Tcp(local(port)), Behaviour::Echo).unwrap();
-    let profile = format!("{}-both", scene.name());
-    scene.incus(&["profile", "create", &profile]);
-    let _gone = Profile(&profile);
     let connect = format!("connect=tcp:127.0.0.1:{port}");
     // A port of the host could be listened on by one of them only.
-    let keys = ["bind=instance", "listen=tcp:127.0.0.1:81", &connect];
-    scene.incus(&[&["profile", "device", "add", &profile, "agent", "proxy"], &keys[..]].concat());
+    let agent = json!({"agent": proxy(&["bind=instance", "listen=tcp:127.0.0.1:81", &connect])});
+    let profile = Profile::make(scene.rig.bed(), &format!("{}-both", scene.name()), &agent);
     for name in [scene.name(), other.name()] {
-        scene.incus(&["profile", "add", name, &profile]);
+        scene.incus(&["profile", "add", name, &profile.name]);
     }
     let both = [scene.rig.inside().unwrap(), other.site().unwrap()];
     let serve = |count: u64| {
@@ -137,7 +145,7 @@ fn one_profile_of_two_containers() {
         [scene.rig.container.read().unwrap(), other.read().unwrap()].map(|all| all["devices"].clone());
     assert_eq!(after, before);
     for name in [scene.name(), other.name()] {
-        scene.incus(&["profile", "remove", name, &profile]);
+        scene.incus(&["profile", "remove", name, &profile.name]);
     }
 }
 
@@ -176,11 +184,30 @@ fn what_cannot_move_stays_and_is_said() {
 }
 
 /// A profile of this test, deleted when no instance has it.
-struct Profile<'a>(&'a str);
+struct Profile {
+    bed: &'static Bed,
+    name: String,
+}
 
-impl Drop for Profile<'_> {
+impl Profile {
+    fn make(bed: &'static Bed, name: &str, devices: &serde_json::Value) -> Profile {
+        let body = json!({"name": name, "devices": devices});
+        bed.incus().change("POST", "/1.0/profiles", Some(&body)).unwrap();
+        Profile { bed, name: name.to_owned() }
+    }
+
+    fn path(&self) -> String {
+        format!("/1.0/profiles/{}", self.name)
+    }
+
+    fn devices(&self) -> serde_json::Value {
+        self.bed.incus().get(&self.path()).unwrap()["devices"].clone()
+    }
+}
+
+impl Drop for Profile {
     fn drop(&mut self) {
         // While the container has it, it stays: a failed test is told otherwise.
-        let _ = bed().map(|bed| bed.client_output(&["profile", "delete", self.0]));
+        let _ = self.bed.incus().change("DELETE", &self.path(), None);
     }
 }

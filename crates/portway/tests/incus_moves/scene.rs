@@ -1,11 +1,11 @@
-//! A container with a service, proxy devices of Incus, and what the server says of them.
+//! A container with a service, proxy devices of its server, and what that says of them.
 
 use std::net::SocketAddr;
 use std::process::Output;
 use std::time::Duration;
 
-use portway_testkit::{Addr, ContainerSpec, DaemonSpec, Rig, Site, check, wait_for};
-use serde_json::Value;
+use portway_testkit::{Addr, ContainerSpec, DaemonSpec, Rig, Server, Site, check, wait_for};
+use serde_json::{Value, json};
 
 use crate::PORTWAY;
 
@@ -19,8 +19,13 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn start(name: &str, stopped: bool) -> Option<Scene> {
+        Scene::on(Server::Incus6, name, stopped)
+    }
+
+    /// The same on one of the servers.
+    pub(crate) fn on(server: Server, name: &str, stopped: bool) -> Option<Scene> {
         let spec = ContainerSpec { stopped, ..ContainerSpec::booting("serve echo tcp:0.0.0.0:7\n") };
-        Rig::launch(DaemonSpec::new(PORTWAY), name, &spec).unwrap().map(|rig| Scene { rig })
+        Rig::on(server, DaemonSpec::new(PORTWAY), name, &spec).unwrap().map(|rig| Scene { rig })
     }
 
     /// Its container's name.
@@ -35,17 +40,18 @@ impl Scene {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Adds a proxy device to the container with Incus.
+    /// Adds a proxy device to the container with its server.
     pub(crate) fn incus_device(&self, device: &str, keys: &[&str]) {
-        self.incus(&[&["config", "device", "add", self.name(), device, "proxy"], keys].concat());
+        let body = json!({"devices": {device: proxy(keys)}});
+        self.rig.container.request("PATCH", "", &body).unwrap();
     }
 
-    /// What Incus has of the container: configuration without what is volatile, devices, profiles.
+    /// What the server has of the container: configuration without what is volatile, devices, profiles.
     pub(crate) fn definition(&self) -> Value {
         let all = self.rig.container.read().unwrap();
         let mut config = all["config"].clone();
         config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("volatile."));
-        serde_json::json!({
+        json!({
             "config": config, "devices": all["devices"], "profiles": all["profiles"],
             "description": all["description"], "ephemeral": all["ephemeral"],
         })
@@ -81,6 +87,13 @@ impl Scene {
         names.sort();
         names
     }
+}
+
+/// A proxy device of a server.
+pub(crate) fn proxy(keys: &[&str]) -> Value {
+    let pairs = keys.iter().map(|pair| pair.split_once('=').unwrap());
+    let pairs = pairs.chain([("type", "proxy")]).map(|(key, value)| (key.to_owned(), json!(value)));
+    Value::Object(pairs.collect())
 }
 
 /// Whether a port leads to an echo.

@@ -3,12 +3,14 @@
 //!
 //! | module | on |
 //! |---|---|
-//! | `matrix`, `identity`, `theirs` | each of the three |
+//! | `matrix`, `identity`, `forwards`, `theirs` | each of the three |
 //! | `foreign` | Incus 6.0 behind a socket that fails in every way; Incus 7.0 for a real restart |
 //! | `machines`, `members` | recorded answers: neither virtual machines nor clusters run on a test machine |
 
 #[cfg(test)]
 mod foreign;
+#[cfg(test)]
+mod forwards;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! `portway apply`: a file of devices becomes the state, as a whole or not at all.
 
 #[cfg(test)]
+mod hung;
+#[cfg(test)]
 mod place;
 #[cfg(test)]
 mod plans;

@@ -47,7 +47,10 @@ fn a_note_counts_for_its_own_instance_and_only_without_the_device() {
         Note::text(&of, "web", origin, &seals)
     };
     let verdicts = |definition: &Definition, here: &BTreeMap<DeviceName, StoredDevice>| {
-        candidates(definition, here, &seals).into_iter().map(|one| one.verdict).collect::<Vec<_>>()
+        candidates(Provider::Incus, definition, here, &seals)
+            .into_iter()
+            .map(|one| one.verdict)
+            .collect::<Vec<_>>()
     };
     let none = BTreeMap::new();
     let here = BTreeMap::from([("web".parse().expect("a name"), stored(None, "uuid"))]);
@@ -71,8 +74,9 @@ fn a_note_that_somebody_else_wrote_does_not_count() {
     let origin: Origin =
         serde_json::from_value(json!({"device": device, "place": "instance"})).expect("an origin");
     let of = definition(json!({}), None);
-    let counts =
-        |note: &str| !candidates(&definition(json!({}), Some(note)), &BTreeMap::new(), &seals).is_empty();
+    let counts = |note: &str| {
+        !candidates(Provider::Incus, &definition(json!({}), Some(note)), &BTreeMap::new(), &seals).is_empty()
+    };
     let note = Note::text(&of, "web", origin.clone(), &seals);
     assert!(counts(&note));
     assert!(!counts(&note.replace("tcp::80", "tcp::81")));
@@ -83,6 +87,6 @@ fn a_note_that_somebody_else_wrote_does_not_count() {
     unsealed["seal"] = "".into();
     assert!(!counts(&unsealed.to_string()));
     let nobody = Seals::none();
-    let found = candidates(&definition(json!({}), Some(&note)), &BTreeMap::new(), &nobody);
+    let found = candidates(Provider::Incus, &definition(json!({}), Some(&note)), &BTreeMap::new(), &nobody);
     assert!(found.is_empty(), "without a key no note counts");
 }

@@ -10,7 +10,7 @@ fn text(keys: &Device) -> String {
     keys.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Incus' reading of each, as tried on Incus 6.0.
+/// The servers' reading of each, as tried on Incus 6.0 and LXD 5.0.
 #[test]
 fn a_device_of_incus_means_the_same_here() {
     let mut said = Vec::new();
@@ -32,7 +32,7 @@ fn a_device_of_incus_means_the_same_here() {
     ] {
         let mut with_type = device(pairs);
         with_type.insert("type".into(), "proxy".into());
-        said.push(match to_ours(&with_type) {
+        said.push(match to_ours(Provider::Incus, &with_type) {
             Ok(ours) => format!("{pairs}\n  = {}\n  {}", text(&ours.spec.to_keys()), ours.notes.join("; ")),
             Err(reason) => format!("{pairs}\n  ! {reason}"),
         });
@@ -53,13 +53,29 @@ fn what_incus_cannot_express_is_said() {
         ("a/b", "listen=tcp:[::]:80 connect=unix:/b"),
     ] {
         let spec = DeviceSpec::from_keys(device(pairs)).unwrap();
-        said.push(match to_incus(name, &spec) {
+        said.push(match to_theirs(Provider::Incus, name, &spec) {
             Ok(device) => {
-                assert_eq!(to_ours(&device).unwrap().spec, spec, "{pairs}");
+                assert_eq!(to_ours(Provider::Incus, &device).unwrap().spec, spec, "{pairs}");
                 format!("{name}: {pairs}\n  = {}", text(&device))
             }
             Err(reason) => format!("{name}: {pairs}\n  ! {reason}"),
         });
     }
     insta::assert_snapshot!(said.join("\n"));
+}
+
+/// Fails when: one server's words name the other.
+#[test]
+fn lxd_is_called_by_its_name() {
+    let ours =
+        to_ours(Provider::Lxd, &device("listen=tcp:0.0.0.0:80 connect=tcp::80 proxy_protocol=yes")).unwrap();
+    assert_eq!(
+        ours.notes,
+        [
+            "proxy_protocol=yes sends no header in LXD, nor here",
+            "tcp:0.0.0.0:80 takes IPv6 too in LXD: tcp:[::]:80",
+        ]
+    );
+    let spec = DeviceSpec::from_keys(device("listen=tcp::80 connect=tcp::80 hold=5s")).unwrap();
+    assert_eq!(to_theirs(Provider::Lxd, "web", &spec), Err("LXD has no hold".to_owned()));
 }
