@@ -74,7 +74,9 @@ fi
 /// Fish script.
 const FISH: &str = r#"# portway completion for fish
 function __portway_words
-    set -l words (commandline -opc) (commandline -ct)
+    # In quotes: no word yet is an empty one.
+    set -l current (commandline -ct)
+    set -l words (commandline -opc) "$current"
     $words[1] complete-words -- $words[2..-1] 2>/dev/null
 end
 complete -c portway -a '(__portway_words)'

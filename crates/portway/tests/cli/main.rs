@@ -7,4 +7,8 @@ mod help;
 #[cfg(test)]
 mod output;
 #[cfg(test)]
+mod shells;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;

@@ -1,6 +1,8 @@
 //! The control socket against whoever may open it: bytes as they come, over the real socket.
 
 #[cfg(test)]
+mod access;
+#[cfg(test)]
 mod bounds;
 #[cfg(test)]
 mod requests;
