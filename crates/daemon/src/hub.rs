@@ -471,15 +471,5 @@ pub(crate) fn failure(kind: FailureKind, error: impl Into<String>) -> Failure {
     Failure { kind, error: error.into(), hint: None }
 }
 
-/// Name of a worker: `w` and 16 hex digits.
-///
-/// # Errors
-/// When the kernel has no random bytes.
-pub(crate) fn random_name() -> std::io::Result<String> {
-    let mut bytes = [0_u8; 8];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(format!("w{:016x}", u64::from_ne_bytes(bytes)))
-}
-
 #[cfg(test)]
 mod tests;

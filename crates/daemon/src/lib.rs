@@ -5,6 +5,7 @@
 //! workers that go on without it, and from the keeper.
 
 mod apply;
+mod aside;
 mod clock;
 mod control;
 mod foreground;
@@ -23,6 +24,7 @@ mod metrics;
 mod moves;
 mod owner;
 mod provider;
+mod random;
 mod serve;
 mod setup;
 mod state;

@@ -8,8 +8,8 @@
 mod refused;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use portway_config::files::{self, FileError, Trust};
@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 pub(crate) use self::refused::{Refused, RefusedDevice, StoredText, clear};
+use crate::aside::{Aside, AsideError};
 
 /// Version of the file's layout.
 const LAYOUT_VERSION: u32 = 1;
@@ -70,15 +71,8 @@ pub(crate) type Desired = BTreeMap<DeviceKey, StoredDevice>;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
     /// The file cannot be written.
-    #[error("cannot {operation} {path}")]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On which file.
-        path: String,
-        /// Why it failed.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] AsideError),
     /// The file cannot be read, or must not be trusted.
     #[error(transparent)]
     File(#[from] FileError),
@@ -384,7 +378,7 @@ fn checksum(generation: u64, devices: &[StoredText]) -> serde_json::Result<Strin
 /// Replaces the file at `path` by `desired` and `refused`; the file there becomes the previous generation.
 ///
 /// # Errors
-/// [`StateError::Io`], [`StateError::TooLarge`]; the file at `path` is then unchanged.
+/// [`StateError::Write`], [`StateError::TooLarge`]; the file at `path` is then unchanged.
 pub(crate) fn save(
     path: &Path,
     generation: u64,
@@ -394,7 +388,7 @@ pub(crate) fn save(
     let devices = desired.values().map(StoredText::from);
     let devices = devices.chain(refused.values().map(|device| device.text.clone())).collect();
     let text = encode(path, generation, devices, MAX_FILE_BYTES)?;
-    replace(path, &text)
+    Ok(replace(path, &text)?)
 }
 
 /// The text of a state file. `path` is only for messages.
@@ -418,31 +412,18 @@ fn encode(
     Ok(text)
 }
 
-fn replace(path: &Path, text: &[u8]) -> Result<(), StateError> {
-    let fail = |operation: &'static str, at: &Path| {
-        let path = at.display().to_string();
-        move |source| StateError::Io { operation, path, source }
-    };
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let aside = PathBuf::from(aside);
-    let mut file = File::create(&aside).map_err(fail("create", &aside))?;
-    file.write_all(text).map_err(fail("write", &aside))?;
-    file.sync_data().map_err(fail("sync", &aside))?;
+fn replace(path: &Path, text: &[u8]) -> Result<(), AsideError> {
+    let fresh = Aside::write(path, text, 0o666)?;
     let before = previous(path);
     if path.exists() {
         match fs::remove_file(&before) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(fail("replace", &before)(source));
+                return Err(AsideError::of("replace", &before)(source));
             }
-            _ => fs::hard_link(path, &before).map_err(fail("keep", &before))?,
+            _ => fs::hard_link(path, &before).map_err(AsideError::of("keep", &before))?,
         }
     }
-    fs::rename(&aside, path).map_err(fail("replace", path))?;
-    if let Some(folder) = path.parent() {
-        File::open(folder).and_then(|dir| dir.sync_all()).map_err(fail("sync", folder))?;
-    }
-    Ok(())
+    fresh.replace()
 }
 
 #[cfg(test)]

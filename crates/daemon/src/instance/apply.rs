@@ -12,9 +12,9 @@ use tracing::{info, warn};
 use super::device::{Placement, Setback};
 use super::plan::{self, Group, Side, Step, View, WorkerView};
 use super::{Crashes, ENDING_LIMIT, Instance, Leaving, Serving, placing};
-use crate::hub::random_name;
 use crate::listeners::{self, Listeners, OpenError};
 use crate::provider::Run;
+use crate::random::random_name;
 use crate::state::with_sources;
 use crate::worker::{Put, Worker, WorkerError};
 

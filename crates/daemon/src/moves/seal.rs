@@ -4,9 +4,7 @@
 //! the server had was checked by it and its project's restrictions; what a note says was checked by nobody. So a note
 //! counts only with a code (HMAC-SHA256) under a key that this host keeps to itself.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -14,6 +12,8 @@ use portway_config::files::{self, FileError, Trust};
 use sha2::Sha256;
 use tracing::warn;
 
+use crate::aside::Aside;
+use crate::random::random_bytes;
 use crate::state::Origin;
 
 /// Bytes of a key: as many as the hash gives (RFC 2104, section 3).
@@ -94,23 +94,14 @@ fn read(path: &Path) -> Result<[u8; KEY_BYTES], FileError> {
 
 /// Makes a key that is on disk, whole, before it is used.
 fn make(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
-    let mut key = [0; KEY_BYTES];
-    fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let fresh = Path::new(&name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(fresh)?;
-    file.write_all(&key)?;
-    file.sync_all()?;
-    fs::rename(fresh, path)?;
-    if let Some(dir) = path.parent() {
-        fs::File::open(dir)?.sync_all()?;
-    }
+    let key = random_bytes()?;
+    Aside::write(path, &key, 0o600).and_then(Aside::replace).map_err(|failed| failed.source)?;
     Ok(key)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
