@@ -24,7 +24,7 @@ use rig::{
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 11] = [
+const TESTS: [(&str, fn()); 14] = [
     ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
     ("the_sandbox_holds", the_sandbox_holds),
     ("clients_are_judged_in_the_sandbox", clients_are_judged_in_the_sandbox),
@@ -33,6 +33,9 @@ const TESTS: [(&str, fn()); 11] = [
     ("a_worker_stays_small", a_worker_stays_small),
     ("stalled_readers_stay_in_the_kernel", stalled_readers_stay_in_the_kernel),
     ("a_worker_without_descriptors_recovers", a_worker_without_descriptors_recovers),
+    ("descriptors_that_cannot_be_taken_are_not_left_out", descriptors_that_cannot_be_taken_are_not_left_out),
+    ("descriptors_held_for_stalled_readers_leave_room", descriptors_held_for_stalled_readers_leave_room),
+    ("failures_cost_no_cpu", failures_cost_no_cpu),
     ("flows_share_the_descriptors", flows_share_the_descriptors),
     ("a_name_outlives_the_flow_that_makes_room", a_name_outlives_the_flow_that_makes_room),
     ("clients_beyond_the_descriptors_wait", clients_beyond_the_descriptors_wait),
@@ -505,6 +508,176 @@ fn stalled_readers_stay_in_the_kernel() {
     });
 }
 
+/// How long a worker that has nothing to do is watched.
+const IDLE: Duration = Duration::from_millis(1500);
+
+/// Processor time of the worker so far.
+fn cpu_time(rig: &Rig) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", rig.pid)).unwrap();
+    // Behind the name, which may hold anything: utime and stime, of proc(5), are the 12th and 13th.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    // A tick is a hundredth of a second on every architecture (`USER_HZ`).
+    Duration::from_millis(ticks * 10)
+}
+
+/// For the time of [`IDLE`] since it had `spent` so much, the worker has hardly run.
+fn assert_idle(rig: &Rig, spent: Duration) {
+    let more = cpu_time(rig).saturating_sub(spent);
+    assert!(more < IDLE / 5, "{more:?} of processor time in {IDLE:?}");
+}
+
+/// Targets that cannot be called, over udp and tcp, with clients who go on and clients who wait. Fails when: a
+/// datagram is left in the queue that began no flow, or what waits is tried for in every turn.
+fn failures_cost_no_cpu() {
+    in_netns(|| {
+        let mut rig = start();
+        open_to_all(&rig);
+        rig.add(0, "udp:127.0.0.1:1000", "udp:192.0.2.1:2000", &[]);
+        rig.add_held(1, "tcp:127.0.0.1:1001", "tcp:127.0.0.1:2001", &[], PATIENCE);
+        let full = rig.path("full");
+        let _full = Addr::unix(&full).listen_with_backlog(0).unwrap();
+        open_socket(&full);
+        rig.add(2, "tcp:127.0.0.1:1002", &format!("unix:{}", full.display()), &[]);
+        let lost = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let waiting: Vec<Stream> =
+            (0..20).map(|number| connect(&format!("tcp:127.0.0.1:{}", 1001 + number % 2))).collect();
+        rig.until("all are in", |rig| rig.count(1, field::OPENED) + rig.count(2, field::OPENED) == 20);
+        let spent = cpu_time(&rig);
+        for _ in 0..10 {
+            lost.send_to(b"lost", "127.0.0.1:1000").unwrap();
+            std::thread::sleep(IDLE / 10);
+        }
+        assert_idle(&rig, spent);
+        rig.until("the datagrams are counted", |rig| rig.count(0, field::DROPPED) == 10);
+        drop(waiting);
+    });
+}
+
+/// Both ends of a device between records or datagrams.
+fn packets(rig: &mut Rig, slot: u32, protocol: &str) -> (MessageSocket, MessageSocket) {
+    let (listen, target) = (rig.path(&format!("in-{slot}")), rig.path(&format!("out-{slot}")));
+    let (to, from) = (Addr::unix(&target), Addr::unix(&listen));
+    let key = |path: &Path| format!("{protocol}:{}", path.display());
+    let service = if protocol == "unixgram" {
+        MessageSocket::bind(&to).unwrap()
+    } else {
+        MessageSocket::listen(&to).unwrap()
+    };
+    open_socket(&target);
+    rig.add(slot, &key(&listen), &key(&target), &[]);
+    if protocol == "unixgram" {
+        let client = MessageSocket::unnamed().unwrap();
+        client.connect_to(&from).unwrap();
+        return (client, service);
+    }
+    let client = MessageSocket::connect(&from).unwrap();
+    (client, service.accept().unwrap())
+}
+
+/// A worker that cannot take all descriptors of a message never passes it on without them: a stream waits, a
+/// connection of records ends, a datagram is dropped. What it took is closed. Fails when: a message goes on
+/// without its descriptors.
+fn descriptors_that_cannot_be_taken_are_not_left_out() {
+    in_netns(|| {
+        // As our own user: another one's limits cannot be changed everywhere.
+        let mut rig = Rig::start_process(Init { ids: None, ..confined() }, &[]);
+        let target = service(&format!("unix:{}", rig.path("target").display()));
+        let (listen, to) = (rig.path("listen"), rig.path("target"));
+        rig.add(0, &format!("unix:{}", listen.display()), &format!("unix:{}", to.display()), &[]);
+        let stream = (connect(&format!("unix:{}", listen.display())), accept(&target));
+        exchange_bytes(&stream.0, &stream.1);
+        let records = packets(&mut rig, 1, "unixpacket");
+        let grams = packets(&mut rig, 2, "unixgram");
+        for (from, to) in [&records, &grams] {
+            from.send(b"first").unwrap();
+            assert_eq!(to.receive().unwrap(), b"first");
+        }
+        let pid = Pid::from_raw(rig.pid);
+        let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let low = Rlimit { current: Some(worker_fds(&rig) as u64 + 5), maximum: hard };
+        let before = rustix::process::prlimit(pid, Resource::Nofile, low).unwrap();
+        let mut closed = Vec::new();
+        for from in [&records.0, &grams.0] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            from.send_with(b"many", &[writer.as_fd(); 20]).unwrap();
+            closed.push(reader);
+        }
+        let (Stream::Unix(client), Stream::Unix(server)) = &stream else { return };
+        let (mut piped, writer) = std::io::pipe().unwrap();
+        fds::send(client, b"many", &[writer.as_fd(); 20]).unwrap();
+        drop(writer);
+        // All copies are gone: those of the sender, in the queue, and in the worker.
+        for mut reader in closed {
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        }
+        assert_eq!(records.1.receive().unwrap(), b"", "the end");
+        rig.until("each is counted", |rig| [1, 2].map(|slot| rig.count(slot, field::DROPPED)) == [1, 1]);
+        assert_eq!((rig.count(1, field::RESET), rig.live(0)), (1, 1));
+        rustix::process::prlimit(pid, Resource::Nofile, before).unwrap();
+        let (bytes, got) = fds::recv(server, 10).unwrap();
+        assert_eq!((bytes.as_slice(), got.len()), (&b"many"[..], 20));
+        rustix::io::write(&got[19], b"x").unwrap();
+        piped.read_exact(&mut [0]).unwrap();
+        grams.0.send(b"after").unwrap();
+        assert_eq!(grams.1.receive().unwrap(), b"after");
+        assert_eq!((rig.count(0, field::DROPPED), rig.count(0, field::RESET)), (0, 0));
+    });
+}
+
+/// One byte each way.
+fn exchange_bytes(client: &Stream, server: &Stream) {
+    for (mut from, mut to) in [(client, server), (server, client)] {
+        from.write_all(b"x").unwrap();
+        to.read_exact(&mut [0]).unwrap();
+    }
+}
+
+/// Descriptors that nobody takes stay with the kernel, but for a few: the worker keeps room for new clients, and has all
+/// of it again when the readers are gone. Fails when: what waits with its descriptors is not counted.
+fn descriptors_held_for_stalled_readers_leave_room() {
+    // A user of its own: the kernel counts descriptors on their way by user, whoever's limit they meet.
+    let ids = Ids { uid: 64_123, ..NOBODY };
+    in_netns(|| {
+        let mut rig = Rig::start_role("limited", Init { ids: Some(ids), ..confined() }, &[]);
+        open_to_all(&rig);
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(20, "tcp:127.0.0.1:1000", "tcp:127.0.0.1:2000", &[]);
+        let open = worker_fds(&rig);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut stalled = Vec::new();
+        for slot in 0..8 {
+            let protocol = ["unixpacket", "unixgram"][usize::from(slot % 2 == 1)];
+            let (client, server) = packets(&mut rig, slot, protocol);
+            client.send(b"first").unwrap();
+            assert_eq!(server.receive().unwrap(), b"first");
+            rustix::io::ioctl_fionbio(&client, true).unwrap();
+            for _ in 0..30 {
+                if client.send_with(b"many", &[file.as_fd(); 100]).is_err() {
+                    break;
+                }
+            }
+            stalled.push((client, server));
+        }
+        for _ in 0..20 {
+            let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+            exchange(&client, &server, 1000);
+            let now = worker_fds(&rig);
+            assert!(now < 300, "{now} descriptors, {open} before");
+        }
+        drop(stalled);
+        rig.until("all are closed", |rig| (0..8).all(|slot| rig.live(slot) == 0 || slot % 2 == 1));
+        for slot in 0..8 {
+            rig.remove(slot, false);
+        }
+        rig.until("the worker has them back", |rig| worker_fds(rig) <= open);
+        let (client, server) = packets(&mut rig, 8, "unixpacket");
+        client.send_with(b"again", &[file.as_fd(); 100]).unwrap();
+        let (bytes, got) = server.receive_with().unwrap();
+        assert_eq!((bytes.as_slice(), got.len()), (&b"again"[..], 100));
+    });
+}
+
 /// Descriptors run out: clients wait in the backlog, those there are served, and everybody is once there is room.
 fn a_worker_without_descriptors_recovers() {
     in_netns(|| {
@@ -531,7 +704,9 @@ fn a_worker_without_descriptors_recovers() {
         assert!(text.ends_with("too many open files"), "{text}");
         (&first.0).write_all(b"y").unwrap();
         (&first.1).read_exact(&mut [0]).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
+        let spent = cpu_time(&rig);
+        std::thread::sleep(IDLE);
+        assert_idle(&rig, spent);
         rustix::process::prlimit(pid, Resource::Nofile, before).unwrap();
         for _ in &waiting {
             (&accept(&target)).read_exact(&mut [0]).unwrap();

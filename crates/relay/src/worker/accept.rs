@@ -56,7 +56,13 @@ impl Listener {
     }
 
     fn accept(&self) -> Accepted {
-        match accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+        accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC).into()
+    }
+}
+
+impl From<Result<OwnedFd, Errno>> for Accepted {
+    fn from(result: Result<OwnedFd, Errno>) -> Accepted {
+        match result {
             Ok(client) => Accepted::Client(client),
             Err(Errno::AGAIN) => Accepted::Dry,
             Err(Errno::INVAL) => Accepted::Refuses,
@@ -182,7 +188,7 @@ impl Engine {
     }
 
     /// Leaves a listener alone for a while.
-    fn pause(&mut self, key: Key, errno: Errno) {
+    pub(super) fn pause(&mut self, key: Key, errno: Errno) {
         self.watch_listener(key, Attention::None);
         let Some(listener) = self.listeners.get_mut(key) else { return };
         let at = self.core.now + Duration::from_millis(listener.pause_ms.into());
@@ -223,5 +229,23 @@ impl Engine {
         if let Some(Listener { timer: Some(at), .. }) = self.listeners.remove(key) {
             self.core.timers.cancel(at, Timer::Listener(key));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a shortage counts as a fault of one client, and the next is tried for at once, for ever.
+    #[test]
+    fn what_an_error_of_accept_means() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert!(matches!(Accepted::from(Err(errno)), Accepted::Short(told) if told == errno), "{errno}");
+        }
+        for errno in [Errno::CONNABORTED, Errno::PROTO, Errno::NETDOWN, Errno::PERM, Errno::INTR] {
+            assert!(matches!(Accepted::from(Err(errno)), Accepted::Nobody), "{errno}");
+        }
+        assert!(matches!(Accepted::from(Err(Errno::AGAIN)), Accepted::Dry));
+        assert!(matches!(Accepted::from(Err(Errno::INVAL)), Accepted::Refuses));
     }
 }

@@ -39,14 +39,14 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// With at most `pipe_limit` pipes. Also returns the memory of the counters, for the daemon.
-    pub(super) fn new(pipe_limit: usize) -> io::Result<(Core, OwnedFd)> {
+    /// For a process that may have so many descriptors. Also returns the memory of the counters, for the daemon.
+    pub(super) fn new(fd_limit: usize) -> io::Result<(Core, OwnedFd)> {
         let (counters, memory) = CounterLines::new()?;
         let core = Core {
             poller: Poller::new()?,
             timers: Timers::default(),
             counters,
-            pipes: Pipes::new(pipe_limit),
+            pipes: Pipes::new(fd_limit),
             frames: FrameMemory::new(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             messages: Vec::new(),

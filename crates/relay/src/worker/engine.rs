@@ -34,7 +34,7 @@ const READY_COUNT: usize = 16;
 /// How long a stream may be short of descriptors before it is given up.
 const SHORTAGE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Descriptors the worker needs beside clients: messages with up to 253 of them, on two sides.
+/// Descriptors the worker needs beside clients: a message with up to 253 of them is looked at, and taken.
 const RESERVED_FDS: u64 = 600;
 
 /// See the module.
@@ -74,7 +74,7 @@ impl Engine {
     pub(super) fn new(parts: Parts) -> io::Result<Engine> {
         let fd_limit =
             usize::try_from(parts.nofile - RESERVED_FDS.min(parts.nofile / 4)).unwrap_or(usize::MAX);
-        let (core, memory) = Core::new((fd_limit / 16).clamp(4, 1024))?;
+        let (core, memory) = Core::new(fd_limit)?;
         let life = Life::new(parts.pidfd, parts.init.init_pid);
         let control = Control::new(parts.channel, parts.adoption, memory)?;
         let engine = Engine {
@@ -111,6 +111,8 @@ impl Engine {
             };
             self.core.poller.wait(wait)?;
             self.core.now = Instant::now();
+            let taken = self.open_fds().saturating_sub(self.core.pipes.held_fds());
+            self.core.pipes.spare_fds = self.fd_limit.saturating_sub(taken);
             for at in 0..self.core.poller.event_count() {
                 if let Some((token, flags)) = self.core.poller.event(at) {
                     self.dispatch(token, flags);
@@ -371,6 +373,7 @@ impl Engine {
             + self.listeners.len()
             + 2 * self.streams.len()
             + 2 * self.core.pipes.count()
+            + self.core.pipes.held_fds()
             + self.udp.flow_count()
             + self.devices.len()
     }

@@ -263,14 +263,14 @@ impl Lane {
 
     /// Keeps a message that the destination does not take.
     pub(super) fn hold(&mut self, held: Held, pipes: &mut Pipes) {
-        pipes.keep(held.bytes.len());
+        pipes.keep_message(&held);
         self.held = Some(Box::new(held));
     }
 
     /// Lets go of the message that was kept.
     pub(super) fn let_go(&mut self, pipes: &mut Pipes) {
         if let Some(held) = self.held.take() {
-            pipes.unkeep(held.bytes.len());
+            pipes.unkeep_message(&held);
         }
     }
 

@@ -12,7 +12,7 @@ use rustix::net::{
 };
 
 /// `SCM_MAX_FD` of the kernel: descriptors of one message.
-const MESSAGE_FDS: usize = 253;
+pub(super) const MESSAGE_FDS: usize = 253;
 
 /// A message, or the first bytes of one, that has been taken and not yet passed on, and its descriptors.
 #[derive(Debug)]
@@ -26,7 +26,8 @@ pub(super) struct Held {
 pub(super) enum Taken {
     Nothing,
     Descriptors(Vec<OwnedFd>),
-    /// This process could not take all of them; those it could are closed.
+    /// This process could not take all of them; those it could are closed. What they came with cannot go on
+    /// as what it was: a datagram is dropped, a connection ends.
     Short,
 }
 
@@ -112,6 +113,17 @@ pub(super) fn receive(from: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> R
         signed,
         sender: message.address,
     })
+}
+
+/// Whether the next message brings descriptors; it stays where it is. There is room for credentials only, so that most
+/// are not taken for that.
+pub(super) fn brings_descriptors(from: impl AsFd) -> Result<bool, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message = recvmsg(from, &mut [IoSliceMut::new(&mut [0])], &mut control, flags)?;
+    let rights = |part| matches!(part, RecvAncillaryMessage::ScmRights(_));
+    Ok(message.flags.contains(ReturnFlags::CTRUNC) || control.drain().any(rights))
 }
 
 /// Sends `bytes` with copies of `descriptors`.

@@ -3,11 +3,14 @@
 //! Pipes cost two descriptors and kernel memory that the kernel counts per user (pipe(7)); beyond a limit it
 //! gives new pipes a page or two. So only the first few are made large, idle ones are kept in small number, and
 //! there is a limit to all of them. A stream that gets none is copied.
+//!
+//! What streams keep here for want of room on the other side is counted beside them: bytes, and descriptors.
 
 use std::io;
 
 use portway_sys::pipe::Pipe;
 
+use super::message::{Held, MESSAGE_FDS};
 use super::socket::Socket;
 
 /// Size of a large pipe, bytes.
@@ -34,12 +37,26 @@ pub(super) struct Pipes {
     limit: usize,
     /// Rests that streams keep in memory, bytes.
     kept_bytes: usize,
+    /// Descriptors of messages that wait for their destination.
+    held_fds: usize,
+    held_fds_limit: usize,
+    /// Descriptors that nothing else needs at present.
+    pub(super) spare_fds: usize,
 }
 
 impl Pipes {
-    /// At most `limit` pipes at once.
-    pub(super) const fn new(limit: usize) -> Pipes {
-        Pipes { idle: Vec::new(), count: 0, limit, kept_bytes: 0 }
+    /// For a process with so many descriptors: there is a pipe for every sixteenth of them, and a quarter may wait
+    /// with their messages.
+    pub(super) fn new(fd_limit: usize) -> Pipes {
+        Pipes {
+            idle: Vec::new(),
+            count: 0,
+            limit: (fd_limit / 16).clamp(4, 1024),
+            kept_bytes: 0,
+            held_fds: 0,
+            held_fds_limit: fd_limit / 4,
+            spare_fds: fd_limit,
+        }
     }
 
     /// Number of pipes, in use and idle.
@@ -87,6 +104,44 @@ impl Pipes {
         self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
     }
 
+    /// Counts a message that waits with its descriptors.
+    pub(super) fn keep_message(&mut self, held: &Held) {
+        self.keep(held.bytes.len());
+        self.hold_fds(held.descriptors.len());
+    }
+
+    /// Counts a message that waits no longer.
+    pub(super) fn unkeep_message(&mut self, held: &Held) {
+        self.unkeep(held.bytes.len());
+        self.unhold_fds(held.descriptors.len());
+    }
+
+    /// Counts descriptors that wait with their message.
+    pub(super) fn hold_fds(&mut self, count: usize) {
+        self.held_fds += count;
+    }
+
+    /// Counts descriptors that wait no longer.
+    pub(super) fn unhold_fds(&mut self, count: usize) {
+        self.held_fds = self.held_fds.saturating_sub(count);
+    }
+
+    /// Descriptors that wait with their messages.
+    pub(super) const fn held_fds(&self) -> usize {
+        self.held_fds
+    }
+
+    /// Whether another message with descriptors may be taken, though it may have to wait here: one always may.
+    pub(super) fn may_hold_fds(&self) -> bool {
+        self.held_fds == 0 || self.held_fds + MESSAGE_FDS <= self.held_fds_limit.min(self.spare_fds)
+    }
+
+    /// The same for a destination without room, so that it will wait, nobody knows how long. Half of the room is
+    /// for others, whose wait has an end.
+    pub(super) fn may_stall_fds(&self) -> bool {
+        self.held_fds + MESSAGE_FDS <= self.held_fds_limit.min(self.spare_fds) / 2
+    }
+
     /// Whether more may be kept; the last one may exceed the limit by its buffer.
     pub(super) fn may_keep(&self) -> bool {
         self.kept_bytes < KEPT_BYTES
@@ -95,7 +150,7 @@ impl Pipes {
     /// Whether a message for `to` may be taken from its source: there is room for it in `to`, or else here.
     /// If not, `to` is to be waited for.
     pub(super) fn may_take_for(&self, to: &mut Socket) -> bool {
-        let may = self.may_keep() || to.has_room();
+        let may = (self.may_keep() && self.may_stall_fds()) || to.has_room();
         to.write &= may;
         may
     }

@@ -5,8 +5,9 @@
 //!   its sender's credentials, so the sockets ask for them.
 //! - A record above the buffer of `core` cannot be passed on. Leaving one out would be a fault nobody notices, so
 //!   the connection ends.
-//! - What the destination does not take waits here, one record per direction; past the limit of what all streams may
+//! - What the destination does not take waits here, one record per direction; past the limits of what all streams may
 //!   keep, a record is taken only when there is room for it on the other side.
+//! - A record whose descriptors this process cannot take ends the connection, as one that is too long does.
 
 use std::os::fd::AsFd;
 
@@ -18,7 +19,7 @@ use rustix::net::{RecvFlags, SocketType};
 
 use super::core::Core;
 use super::lane::{Lane, Step, TURN_BYTES};
-use super::message::{Held, Received, Taken, put, receive};
+use super::message::{Held, Received, Taken, brings_descriptors, put, receive};
 use super::socket::Socket;
 use super::unix_fds::{blocked, flush_held};
 
@@ -60,6 +61,9 @@ pub(super) fn carry(
         if !core.pipes.may_take_for(to) {
             return Step::Waits;
         }
+        if fds == FdPassing::On && !core.pipes.may_hold_fds() && brings_descriptors(&*from) == Ok(true) {
+            return Step::Later;
+        }
         let record = match receive(&*from, core.messages(), RecvFlags::empty()) {
             Ok(record) => record,
             // The peer is gone; it is told once, and what it sent before is still there.
@@ -87,6 +91,10 @@ fn pass(lane: &mut Lane, to: &mut Socket, core: &mut Core, record: Received, fds
         return Some(Step::SourceFailed(Errno::MSGSIZE));
     }
     let descriptors = match fds {
+        FdPassing::On if record.beside == Taken::Short => {
+            core.refused += 1;
+            return Some(Step::SourceFailed(Errno::MFILE));
+        }
         FdPassing::On => record.beside.passable(&mut core.refused),
         FdPassing::Off => {
             record.beside.refuse(&mut core.refused);

@@ -141,6 +141,14 @@ fn pass_descriptors(
     pipes: &mut Pipes,
     refused: &mut u64,
 ) -> Result<Passed, Errno> {
+    // Past the limit, what would have to wait here stays with the kernel.
+    if !pipes.may_stall_fds() && !to.has_room() {
+        to.write = false;
+        return Ok(Passed::Stop(Step::Waits));
+    }
+    if !pipes.may_hold_fds() {
+        return Ok(Passed::Stop(Step::Later));
+    }
     // A look takes duplicates: if they do not fit in here, the real ones would be lost.
     if receive(from, &mut [0], RecvFlags::PEEK)?.beside == Taken::Short {
         return Ok(Passed::Stop(Step::Later));
@@ -162,6 +170,10 @@ fn pass_descriptors(
         return Ok(Passed::Stop(Step::SinkFailed(errno)));
     }
     let Some(beside) = found else { return Ok(Passed::Bytes { count: plain, cost }) };
+    if beside == Taken::Short {
+        *refused += 1;
+        return Err(Errno::MFILE);
+    }
     let descriptors = beside.passable(refused);
     let message = bytes.get_mut(plain..).unwrap_or_default();
     let sent = if lane.is_clear() && to.write { put(&*to, message, &descriptors) } else { Err(Errno::AGAIN) };

@@ -40,7 +40,7 @@ fn datagrams() -> (Socket, UdpSocket) {
 /// that a buffer holds. Fails when: a read asks for more than the rest of the turn may hold.
 #[test]
 fn a_turn_of_empty_frames_is_bounded() {
-    let (mut core, _memory) = Core::new(4).unwrap();
+    let (mut core, _memory) = Core::new(64).unwrap();
     let ((mut from, client), (mut to, _server)) = (stream(), datagrams());
     let (mut lane, mut begun) = (Lane::default(), Frames::new(core.now));
     let poured = pour(&client);
@@ -61,7 +61,7 @@ fn a_turn_of_empty_frames_is_bounded() {
 #[test]
 fn datagrams_stay_in_the_kernel_when_too_much_is_kept() {
     for framing in [UdpFraming::Raw, UdpFraming::Len16] {
-        let (mut core, _memory) = Core::new(4).unwrap();
+        let (mut core, _memory) = Core::new(64).unwrap();
         let ((mut to, client), (mut from, server)) = (stream(), datagrams());
         let mut lane = Lane::default();
         let poured = pour(&to);

@@ -9,7 +9,7 @@
 //! alone, and its clients wait as they would at the target itself. One message per listener waits here.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -23,12 +23,13 @@ use rustix::net::{RecvFlags, SocketAddrUnix, getpeername, recv};
 use super::names::PeerName;
 use super::{Client, Flow, FlowKey};
 use crate::wire::{UnixBase, field};
+use crate::worker::core::Core;
 use crate::worker::datagram::send_bytes;
 use crate::worker::device::{Attention, Plan};
 use crate::worker::dial::connect_named;
 use crate::worker::engine::Engine;
 use crate::worker::failures::{Failure, Operation};
-use crate::worker::message::{Held, Received, put, put_to, receive};
+use crate::worker::message::{Held, Received, Taken, brings_descriptors, put, put_to, receive};
 use crate::worker::poller::{Token, Watch};
 use crate::worker::slab::Key;
 use crate::worker::socket::Carrier;
@@ -64,6 +65,11 @@ impl Engine {
             if listener.blocked.is_some() {
                 break;
             }
+            // It might have to wait here with its descriptors, and too many do.
+            if !self.core.pipes.may_hold_fds() && brings_descriptors(&listener.fd) == Ok(true) {
+                self.pause(key, Errno::MFILE);
+                break;
+            }
             match receive(&listener.fd, &mut buffer, RecvFlags::empty()) {
                 Ok(message) => self.forward_message(key, message, &buffer),
                 Err(Errno::AGAIN) => break,
@@ -74,21 +80,13 @@ impl Engine {
         self.core.give_messages(buffer);
     }
 
-    fn forward_message(&mut self, key: Key, message: Received, buffer: &[u8]) {
+    fn forward_message(&mut self, key: Key, mut message: Received, buffer: &[u8]) {
         let Some(listener) = self.listeners.get(key) else { return };
         let (device, index) = (listener.device, listener.index);
         let Some(owner) = self.devices.get(device) else { return };
-        let mut refused = u64::from(message.truncated);
-        let descriptors = if passes(&owner.plan) {
-            message.beside.passable(&mut refused)
-        } else {
-            message.beside.refuse(&mut refused);
-            Vec::new()
-        };
-        self.core.counters.add(device, field::DROPPED, refused);
-        if message.truncated {
+        let Some(descriptors) = self.core.take_beside(device, passes(&owner.plan), &mut message) else {
             return;
-        }
+        };
         let client = match PeerName::of(message.sender) {
             Some(name) => Client::Unix(self.udp.names.hold_name(name.as_bytes())),
             None => Client::Unnamed,
@@ -196,6 +194,7 @@ impl Engine {
     fn block(&mut self, key: Key, flow: Key, held: Held) {
         self.watch_listener(key, Attention::None);
         if let Some(listener) = self.listeners.get_mut(key) {
+            self.core.pipes.hold_fds(held.descriptors.len());
             listener.blocked = Some(Box::new(Blocked { flow, held }));
         }
         self.watch_flow(flow, Watch::LevelBoth);
@@ -206,6 +205,7 @@ impl Engine {
         let Some(listener) = self.listeners.get_mut(key) else { return };
         let Some(blocked) = listener.blocked.take_if(|blocked| blocked.flow == flow) else { return };
         let (device, held) = (listener.device, blocked.held);
+        self.core.pipes.unhold_fds(held.descriptors.len());
         self.watch_flow(flow, Watch::Level);
         match self.send_message(flow, &held.bytes, &held) {
             Sent::Gone => {}
@@ -225,7 +225,9 @@ impl Engine {
             return;
         }
         let device = listening.device;
-        listening.blocked = None;
+        if let Some(blocked) = listening.blocked.take() {
+            self.core.pipes.unhold_fds(blocked.held.descriptors.len());
+        }
         if listening.timer.is_none() {
             listening.timer = Some(now);
             self.core.timers.set(now, Timer::Listener(listener));
@@ -264,21 +266,12 @@ impl Engine {
     }
 
     /// Gives the client of a flow an answer.
-    fn answer_client(&mut self, place: Key, message: Received, buffer: &[u8]) {
+    fn answer_client(&mut self, place: Key, mut message: Received, buffer: &[u8]) {
         let Some(flow) = self.udp.flows.get(place) else { return };
         let (device_key, client, listener, id) = (flow.device, flow.client, flow.listener, flow.id);
         let Some(device) = self.devices.get(device_key) else { return };
-        let mut refused = u64::from(message.truncated);
-        let descriptors = if passes(&device.plan) {
-            message.beside.passable(&mut refused)
-        } else {
-            message.beside.refuse(&mut refused);
-            Vec::new()
-        };
-        self.core.counters.add(device_key, field::DROPPED, refused);
-        if message.truncated {
-            return;
-        }
+        let passes = passes(&device.plan);
+        let Some(descriptors) = self.core.take_beside(device_key, passes, &mut message) else { return };
         let bytes = buffer.get(..message.length).unwrap_or_default();
         let name = match client {
             Client::Inet(_) => return self.gather(place, bytes),
@@ -304,6 +297,24 @@ impl Engine {
                 self.drop_datagrams(device_key, 1);
             }
         }
+    }
+}
+
+impl Core {
+    /// The descriptors of a message that go on with it. `None`: it does not, because it is too long, or they could not be
+    /// taken.
+    fn take_beside(&self, device: Key, passes: bool, message: &mut Received) -> Option<Vec<OwnedFd>> {
+        let beside = std::mem::replace(&mut message.beside, Taken::Nothing);
+        let lost = message.truncated || (passes && beside == Taken::Short);
+        let mut refused = u64::from(lost);
+        let mut descriptors = Vec::new();
+        if passes && beside != Taken::Short {
+            descriptors = beside.passable(&mut refused);
+        } else if !passes {
+            beside.refuse(&mut refused);
+        }
+        self.counters.add(device, field::DROPPED, refused);
+        (!lost).then_some(descriptors)
     }
 }
 

@@ -31,7 +31,7 @@ impl Bench {
             to: socket(to),
             receiver,
             lane: Lane::default(),
-            pipes: Pipes::new(4),
+            pipes: Pipes::new(4096),
             refused: 0,
         }
     }
