@@ -1,17 +1,25 @@
 //! Descriptors across a unix to unix device.
 
-#![expect(clippy::panic, reason = "a helper fails its test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper fails its test")]
 
 mod rig;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use portway_relay::wire::field;
-use portway_testkit::{Stream, fds};
+use portway_testkit::{Addr, MessageSocket, Stream, fds};
 use rig::{Rig, accept, connect, in_netns, service};
+use rustix::fs::{Gid, Uid};
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, UCred, recvmsg, sendmsg,
+};
+use rustix::process::Pid;
 
 fn unix(stream: Stream) -> UnixStream {
     match stream {
@@ -110,6 +118,75 @@ fn directories_are_dropped_and_counted() {
         let (bytes, got) = fds::recv(&server, 16).unwrap();
         assert_eq!((bytes.as_slice(), got.len()), (&b"two"[..], 1));
         rig.until("counted", |rig| rig.count(0, field::DROPPED) == 1);
+    });
+}
+
+/// Sends `bytes` with credentials that are not the sender's, as root may.
+fn send_as_another(socket: impl AsFd, bytes: &[u8]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let another = UCred { pid: Pid::INIT, uid: Uid::from_raw(4711), gid: Gid::from_raw(4711) };
+    assert!(control.push(SendAncillaryMessage::ScmCredentials(another)));
+    let sent = sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
+    assert_eq!(sent, bytes.len());
+}
+
+/// What comes, and with whose credentials.
+fn receive_signed(socket: impl AsFd) -> (Vec<u8>, Option<(i32, u32)>) {
+    let (mut bytes, mut signed) = (vec![0; 64], None);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut bytes)];
+    let length = recvmsg(socket, parts, &mut control, RecvFlags::empty()).unwrap().bytes;
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmCredentials(of) = part {
+            signed = Some((of.pid.as_raw_nonzero().get(), of.uid.as_raw()));
+        }
+    }
+    bytes.truncate(length);
+    (bytes, signed)
+}
+
+/// Credentials that a client sends do not cross: who asks gets the relay's own, who does not gets none, and what came with
+/// them crosses. Fails when: what comes beside bytes is handed on as it came.
+#[test]
+fn credentials_do_not_cross() {
+    in_netns(|| {
+        let (mut rig, client, server) = pair("on");
+        let ours = (i32::try_from(std::process::id()).unwrap(), rustix::process::getuid().as_raw());
+        send_as_another(&client, b"stream");
+        assert_eq!(receive_signed(&server), (b"stream".to_vec(), None));
+        for (slot, protocol) in [(1, "unixpacket"), (2, "unixgram")] {
+            let (listen, target) = (rig.path(protocol), rig.path(&format!("{protocol}-target")));
+            let [listen_key, target_key] =
+                [&listen, &target].map(|path| format!("{protocol}:{}", path.display()));
+            let (listen, target) = (Addr::unix(listen), Addr::unix(target));
+            let stream = protocol == "unixpacket";
+            let service =
+                if stream { MessageSocket::listen(&target) } else { MessageSocket::bind(&target) }.unwrap();
+            rig.add(slot, &listen_key, &target_key, &[]);
+            let (client, server) = if stream {
+                let client = MessageSocket::connect(&listen).unwrap();
+                (client, service.accept().unwrap())
+            } else {
+                let client = MessageSocket::unnamed().unwrap();
+                client.connect_to(&listen).unwrap();
+                (client, service)
+            };
+            for asks in [false, true] {
+                set_socket_passcred(&server, asks).unwrap();
+                send_as_another(&client, b"message");
+                assert_eq!(
+                    receive_signed(&server),
+                    (b"message".to_vec(), asks.then_some(ours)),
+                    "{protocol}"
+                );
+            }
+        }
+        set_socket_passcred(&server, true).unwrap();
+        send_as_another(&client, b"stream");
+        assert_eq!(receive_signed(&server), (b"stream".to_vec(), Some(ours)));
+        assert_eq!([0, 1, 2].map(|slot| rig.count(slot, field::DROPPED)), [0; 3]);
     });
 }
 

@@ -6,7 +6,7 @@ mod rig;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use portway_relay::wire::field;
@@ -158,6 +158,65 @@ fn stalled_readers_cost_little_and_delay_nobody() {
 
 fn set_nonblocking(stream: &Stream) {
     rustix::io::ioctl_fionbio(stream, true).unwrap();
+}
+
+/// One long conversation of single bytes goes on beside bulk in both directions, and the bulk connections get about as much
+/// as each other. Fails when: a stream keeps its turn as long as it has bytes, or is queued before those that wait.
+#[test]
+fn a_conversation_and_each_bulk_transfer_get_their_share() {
+    const BULK: usize = 4;
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static CAME: [AtomicU64; BULK] = [const { AtomicU64::new(0) }; BULK];
+    in_netns(|| {
+        let mut rig = Rig::start();
+        echo(service("tcp:127.0.0.1:2000"));
+        let bulk = service("tcp:127.0.0.1:2001");
+        rig.add(0, "tcp:127.0.0.1:1000-1001", "tcp:127.0.0.1:2000-2001", &[]);
+        let threads: Vec<_> = CAME
+            .iter()
+            .enumerate()
+            .flat_map(|(number, came)| {
+                let ends = (connect("tcp:127.0.0.1:1001"), accept(&bulk));
+                // Every other one downwards.
+                let (from, to) = if number % 2 == 0 { ends } else { (ends.1, ends.0) };
+                let reader = std::thread::spawn(move || {
+                    let mut buffer = vec![0; 1 << 18];
+                    while let Ok(count @ 1..) = (&to).read(&mut buffer) {
+                        came.fetch_add(count as u64, Ordering::Relaxed);
+                    }
+                });
+                let writer = std::thread::spawn(move || {
+                    let chunk = vec![1; 1 << 18];
+                    while !STOP.load(Ordering::Relaxed) {
+                        (&from).write_all(&chunk).unwrap();
+                    }
+                    from.shutdown(Shutdown::Write).unwrap();
+                });
+                [reader, writer]
+            })
+            .collect();
+        let talk = connect("tcp:127.0.0.1:1000");
+        let mut times = Vec::new();
+        // Until each has had many turns, and there is something to compare.
+        let total = || CAME.iter().map(|came| came.load(Ordering::Relaxed)).sum::<u64>();
+        while total() < 4 << 30 && times.len() < 100_000 || times.len() < 300 {
+            let start = Instant::now();
+            (&talk).write_all(b"x").unwrap();
+            (&talk).read_exact(&mut [0]).unwrap();
+            times.push(start.elapsed());
+        }
+        let shares: Vec<u64> = CAME.iter().map(|came| came.load(Ordering::Relaxed) >> 20).collect();
+        STOP.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        times.sort_unstable();
+        let (p99, count) = (times[times.len() * 99 / 100], times.len());
+        assert!(p99 < Duration::from_millis(300), "p99 {p99:?} of {count} beside bulk");
+        let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+        // Threads of this test get uneven shares of two processors, too.
+        assert!(*most < 20 * least.max(&1), "{shares:?} MiB");
+    });
 }
 
 /// A bulk transfer shares the worker: small messages of others still come through quickly.

@@ -74,6 +74,57 @@ fn a_dead_peer_is_found() {
     .unwrap();
 }
 
+/// A peer that has gone without a word after one side of its connection has ended is found, too: a client that waited
+/// for its answer, and a target that had none to give. Fails when: the end of what a side sends ends the watch over it.
+#[test]
+fn a_dead_peer_of_a_half_closed_connection_is_found() {
+    if !portway_testkit::is_root() {
+        return;
+    }
+    let (near, far) = (Netns::new().unwrap(), Netns::new().unwrap());
+    near.veth("a", &["10.7.0.1/24"], &far, "b", &["10.7.0.2/24"]).unwrap();
+    let far_target = far.enter(|| service("tcp:10.7.0.2:2000")).unwrap();
+    near.enter(|| {
+        let mut rig = Rig::start();
+        let target = service("tcp:127.0.0.1:2000");
+        rig.add(0, "tcp:10.7.0.1:1000", "tcp:127.0.0.1:2000", &SHORT);
+        rig.add(1, "tcp:127.0.0.1:1001", "tcp:10.7.0.2:2000", &SHORT);
+        // The client has sent all it has; its service is silent, and then answers.
+        let asker = || far.enter(|| connect("tcp:10.7.0.1:1000")).unwrap();
+        let asked = [asker(), asker()].map(|client| {
+            client.shutdown(Shutdown::Write).unwrap();
+            let server = accept(&target);
+            expect_to_end(&server, b"");
+            (client, server)
+        });
+        // The service has sent all it has; its client is silent, and then goes on.
+        let told = [(); 2].map(|()| {
+            let (client, server) = (connect("tcp:127.0.0.1:1001"), accept(&far_target));
+            server.shutdown(Shutdown::Write).unwrap();
+            expect_to_end(&client, b"");
+            (client, server)
+        });
+        // The keepalive of a leg is set when its connection has lasted for a while.
+        std::thread::sleep(Duration::from_millis(700));
+        assert_eq!((rig.live(0), rig.live(1)), (2, 2), "half a connection is one");
+        near.ip("link set dev a down").unwrap();
+        (&asked[1].1).write_all(b"the answer").unwrap();
+        (&told[1].0).write_all(b"more").unwrap();
+        rig.until("all are found", |rig| rig.live(0) + rig.live(1) == 0);
+        for (mut alive, read) in
+            [(&asked[0].1, false), (&asked[1].1, false), (&told[0].0, true), (&told[1].0, true)]
+        {
+            // Who has read the end already is told by the next write, or the one after.
+            let lost = (0..1000).any(|_| {
+                std::thread::sleep(Duration::from_millis(2));
+                alive.write(b"x").is_err()
+            });
+            assert!(lost, "told (read: {read})");
+        }
+    })
+    .unwrap();
+}
+
 /// Fills a connection until nothing more goes in.
 fn fill(from: &Stream) {
     rustix::io::ioctl_fionbio(from, true).unwrap();

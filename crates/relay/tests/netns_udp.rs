@@ -10,14 +10,14 @@ mod rig;
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use portway_relay::wire::field;
-use portway_testkit::Netns;
+use portway_testkit::{Netns, segments};
 use rig::{PATIENCE, Rig, connect, in_netns, pattern};
 
 /// Sends every datagram back where it came from, until dropped; `tag` is put in front of it.
@@ -244,9 +244,83 @@ fn a_link_local_target_is_reached() {
     .unwrap();
 }
 
-/// An unreachable target costs nothing but its datagrams: they are counted, the worker is idle, others are served.
+/// Listeners at a link-local address, tcp and udp, serve clients of that link, and answer them there; a tcp target is
+/// called through the interface it names. Fails when: the interface of a client is lost on the way back.
 #[test]
-fn a_target_that_cannot_be_called_costs_no_cpu() {
+fn link_local_listeners_serve_their_link() {
+    if !portway_testkit::is_root() {
+        return;
+    }
+    let (near, far) = (Netns::new().unwrap(), Netns::new().unwrap());
+    near.veth("a", &["fe80::1/64"], &far, "b", &["fe80::2/64"]).unwrap();
+    // The same address on another link.
+    let other = Netns::new().unwrap();
+    near.veth("c", &["fe80::9/64"], &other, "d", &["fe80::2/64"]).unwrap();
+    let target = far.enter(|| TcpListener::bind(scoped("[fe80::2%b]:2000")).unwrap()).unwrap();
+    near.enter(|| {
+        let mut rig = Rig::start();
+        let _echo = Echo::start("127.0.0.1:2001", "");
+        rig.add(0, "tcp:[fe80::1%a]:1000", "tcp:[fe80::2%a]:2000", &[]);
+        rig.add(1, "udp:[fe80::1%a]:1001", "udp:127.0.0.1:2001", &[]);
+        let clients = || {
+            let tcp = TcpStream::connect(scoped("[fe80::1%b]:1000")).unwrap();
+            let udp = UdpSocket::bind("[::]:0").unwrap();
+            udp.connect(scoped("[fe80::1%b]:1001")).unwrap();
+            udp.set_read_timeout(Some(PATIENCE)).unwrap();
+            (tcp, udp)
+        };
+        let (mut tcp, udp) = far.enter(clients).unwrap();
+        tcp.write_all(b"over the link").unwrap();
+        let (mut server, from) = target.accept().unwrap();
+        assert_eq!(from.ip(), "fe80::1".parse::<IpAddr>().unwrap());
+        let mut got = [0; 13];
+        server.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"over the link");
+        assert_eq!(ask(&udp, b"datagram"), b"datagram");
+    })
+    .unwrap();
+}
+
+/// What one datagram is to a client or a service stays one, though it sends many in one call and has the kernel join what
+/// comes. Fails when: the relay joins what it receives and does not take it apart.
+#[test]
+fn segments_are_datagrams_of_their_own() {
+    const SIZE: u16 = 1000;
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let service = UdpSocket::bind("127.0.0.1:2000").unwrap();
+        rig.add(0, "udp:127.0.0.1:1000", "udp:127.0.0.1:2000", &[]);
+        let asker = client("127.0.0.1:0", "127.0.0.1:1000");
+        service.set_read_timeout(Some(PATIENCE)).unwrap();
+        for socket in [&service, &asker] {
+            segments::join(socket).unwrap();
+        }
+        // 30 whole ones and a shorter one.
+        let sent = pattern(1, 30 * usize::from(SIZE) + 500);
+        let wanted: Vec<&[u8]> = sent.chunks(usize::from(SIZE)).collect();
+        let take = |socket: &UdpSocket| {
+            let (mut all, mut from) = (Vec::new(), None);
+            while all.len() < wanted.len() {
+                let (some, sender) = segments::receive(socket).unwrap();
+                all.extend(some);
+                from = sender;
+            }
+            (all, from)
+        };
+        for round in 0..10 {
+            segments::send(&asker, &sent, SIZE, "127.0.0.1:1000".parse().unwrap()).unwrap();
+            let (got, flow) = take(&service);
+            assert!(got == wanted, "up, round {round}");
+            segments::send(&service, &sent, SIZE, flow.unwrap()).unwrap();
+            assert!(take(&asker).0 == wanted, "down, round {round}");
+        }
+        assert_eq!((rig.count(0, field::DROPPED), rig.count(0, field::OPENED)), (0, 1));
+    });
+}
+
+/// An unreachable target costs nothing but its datagrams: they are counted, others are served.
+#[test]
+fn a_target_that_cannot_be_called_costs_its_datagrams() {
     in_netns(|| {
         let mut rig = Rig::start();
         let _echo = Echo::start("127.0.0.1:2000", "");

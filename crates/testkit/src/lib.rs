@@ -18,6 +18,7 @@ mod ports;
 pub mod process;
 mod require;
 mod rig;
+pub mod segments;
 mod service;
 mod site;
 mod stream;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use portway_model::{Address, DeviceSpec, UnixKind, UnixName};
+use portway_model::{Address, DeviceSpec, IpHost, Port, UnixKind, UnixName};
 use portway_relay::wire::{
     FromWorker, Identity, Init, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Sandbox, Slot, ToWorker,
     UnixBase, WireDevice, field,
@@ -375,15 +375,20 @@ fn bases(device: &WireDevice) -> Vec<OwnedFd> {
 /// Opens the listeners of a device.
 pub(crate) fn open(spec: &DeviceSpec) -> Vec<OwnedFd> {
     let v6only = if spec.v6only { V6Only::Yes } else { V6Only::No };
+    let at = |host: &IpHost, port: Port| {
+        let mut at = SocketAddr::new(host.ip(), port.get());
+        if let (SocketAddr::V6(at), Some(zone)) = (&mut at, host.zone()) {
+            at.set_scope_id(portway_sys::interface::index(zone.as_str()).unwrap());
+        }
+        at
+    };
     match spec.listen.address() {
-        Address::Tcp { host, ports } => ports
-            .iter()
-            .map(|port| listen::tcp(SocketAddr::new(host.ip(), port.get()), v6only).unwrap())
-            .collect(),
-        Address::Udp { host, ports } => ports
-            .iter()
-            .map(|port| listen::udp(SocketAddr::new(host.ip(), port.get()), v6only).unwrap())
-            .collect(),
+        Address::Tcp { host, ports } => {
+            ports.iter().map(|port| listen::tcp(at(host, port), v6only).unwrap()).collect()
+        }
+        Address::Udp { host, ports } => {
+            ports.iter().map(|port| listen::udp(at(host, port), v6only).unwrap()).collect()
+        }
         Address::Unix(kind, UnixName::Abstract(name)) => {
             vec![listen::unix_abstract(unix_type(*kind), name.as_str().as_bytes()).unwrap()]
         }
