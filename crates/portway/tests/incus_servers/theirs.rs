@@ -85,7 +85,8 @@ fn relay(server: Server) {
     let Some(bed) = portway_testkit::bed_of(server) else { return };
     let container = bed.container("theirs").unwrap();
     let (host, inside) = (Site::netns(bed.netns()), container.site().unwrap());
-    let port = Ports::claim(bed.netns()).unwrap().one().unwrap();
+    let ports = Ports::claim(bed.netns()).unwrap();
+    let port = ports.run(3).unwrap();
     let service = Service::start(&inside, &local(80), Behaviour::AnswerAtEnd).unwrap();
     let way = format!("unix:{}", bed.dir().join(container.name()).display());
     let file = bed.dir().join(container.name());
