@@ -9,6 +9,7 @@ use crate::conntrack::Affected;
 use crate::netlink::{Connection, NetlinkError};
 use crate::nft::{Batch, Count, Table};
 use crate::observe::{self, ObserveError, Observed};
+use crate::plan::layout::Label;
 use crate::plan::{Plan, layout};
 use crate::spec::{Conflict, Want};
 
@@ -42,6 +43,12 @@ impl TableName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The mark of the connections it leads.
+    pub(crate) fn label(&self) -> Label {
+        let digits = self.0.rsplit_once('_').map(|(_, digits)| u32::from_str_radix(digits, 16));
+        digits.map_or(Label::MAIN, |number| Label::of_number(number.unwrap_or_default()))
     }
 }
 
@@ -143,7 +150,7 @@ impl Nat {
     /// # Errors
     /// As there.
     pub fn plan(&mut self, want: &Want) -> Result<Plan, NatError> {
-        let wanted = layout::table(&want.check()?);
+        let wanted = layout::table(&want.check()?, self.name.label());
         Ok(self.plan_to(&wanted)?.0)
     }
 
@@ -154,7 +161,7 @@ impl Nat {
     /// When two publications share a port, the table is not ours, or the kernel refuses. Then nothing has
     /// changed.
     pub fn apply(&mut self, want: &Want) -> Result<Applied, NatError> {
-        let wanted = layout::table(&want.check()?);
+        let wanted = layout::table(&want.check()?, self.name.label());
         for _ in 0..TRIES {
             let (plan, generation) = self.plan_to(&wanted)?;
             if plan.is_empty() {
@@ -268,3 +275,6 @@ impl Nat {
         NatError::Netlink { action, table: self.name.clone(), source }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use portway_sys::netlink::Family as Netlink;
 
+use crate::apply::TableName;
 use crate::netlink::{Attributes, Connection, FLAG_ACK, FLAG_DUMP, Malformed, Message, NetlinkError, Writer};
+use crate::plan::layout::Label;
 use crate::spec::{Checked, Family, Listen, Transport};
 use entry::{Entry, kind};
 
@@ -79,17 +81,18 @@ fn failed(action: &'static str) -> impl Fn(NetlinkError) -> ConntrackError {
 pub struct Conntrack {
     netfilter: Connection,
     route: Connection,
+    label: Label,
 }
 
 impl Conntrack {
-    /// Opens the sockets.
+    /// Opens the sockets, for the connections of one table.
     ///
     /// # Errors
     /// When there can be none.
-    pub fn open() -> Result<Self, ConntrackError> {
+    pub fn open(table: &TableName) -> Result<Self, ConntrackError> {
         let netfilter = Connection::open(Netlink::Netfilter).map_err(failed("reach"))?;
         let route = Connection::open(Netlink::Route).map_err(failed("reach"))?;
-        Ok(Self { netfilter, route })
+        Ok(Self { netfilter, route, label: table.label() })
     }
 
     /// Deletes every entry that leads elsewhere than `want` says: of this table's making, or to one of
@@ -131,6 +134,7 @@ impl Conntrack {
     /// When the kernel refuses.
     pub fn live(&mut self, want: &Checked<'_>) -> Result<BTreeMap<String, u64>, ConntrackError> {
         let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+        let label = self.label;
         for family in [Family::V4, Family::V6] {
             let mut request = Filter { translated: true, ..Filter::all(family) }.request();
             let counts = self.netfilter.dump(
@@ -138,7 +142,7 @@ impl Conntrack {
                 BTreeMap::new,
                 |counts: &mut BTreeMap<&str, u64>, message| {
                     if let Some(entry) = read(&message)?
-                        && entry.is_labelled()
+                        && label.is_in(entry.labels())
                         && entry.is_open()
                         && let Some(publication) = entry.leads(want)
                     {
@@ -160,11 +164,11 @@ impl Conntrack {
         want: &Checked<'_>,
         local: &BTreeSet<IpAddr>,
     ) -> Result<(u64, Vec<Entry>), ConntrackError> {
-        let begin = || (0, Vec::new());
+        let (begin, label) = (|| (0, Vec::new()), self.label);
         let list = self.netfilter.dump(&mut filter.request(), begin, |(seen, stale), message| {
             let Some(entry) = read(&message)? else { return Ok(()) };
             *seen += 1;
-            if stale.len() < ROUND && entry.is_stale(want, local) {
+            if stale.len() < ROUND && entry.is_stale(want, local, label) {
                 stale.push(entry);
             }
             Ok(())

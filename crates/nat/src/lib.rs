@@ -10,9 +10,10 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let want = Want::default();
-//! let mut nat = Nat::open(TableName::default())?;
+//! let table = TableName::default();
+//! let mut nat = Nat::open(table.clone())?;
 //! let applied = nat.apply(&want)?;
-//! Conntrack::open()?.sweep(&want.check()?, &applied.affected)?;
+//! Conntrack::open(&table)?.sweep(&want.check()?, &applied.affected)?;
 //! # Ok(())
 //! # }
 //! ```

@@ -45,8 +45,21 @@ pub(crate) fn generation(connection: &mut Connection) -> Result<u32, NetlinkErro
     generation.ok_or(NetlinkError::Malformed(Malformed("generation")))
 }
 
+/// How often a table is read anew that went away half-way.
+const TRIES: u32 = 20;
+
 /// Reads a table and everything in it, and nothing of any other.
 pub(crate) fn table(connection: &mut Connection, name: &str) -> Result<Observed, ObserveError> {
+    for _ in 0..TRIES {
+        match read(connection, name) {
+            Err(ObserveError::Netlink(error)) if error.errno() == Some(NOT_FOUND) => {}
+            done => return done,
+        }
+    }
+    Err(NetlinkError::Unsteady.into())
+}
+
+fn read(connection: &mut Connection, name: &str) -> Result<Observed, ObserveError> {
     if !exists(connection, name)? {
         return Ok(Observed::Absent);
     }

@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
-use portway_nat::{Affected, Conntrack, Want};
+use portway_nat::{Affected, Conntrack, TableName, Want};
 use portway_testkit::is_root;
 use publish::town::{Answerer, PATIENCE, Sender, Town, ask_udp};
 use publish::{publication, want};
@@ -74,6 +74,31 @@ fn a_udp_client_that_keeps_sending_follows_every_change() {
     }
 }
 
+/// A TCP connection whose target is no more is ended: its client hears of it at its next bytes, and does not
+/// wait for a target that is somewhere else.
+///
+/// Fails when: nothing is deleted.
+#[test]
+fn a_tcp_client_of_a_target_that_changed_is_told() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    town.bridged_packets_pass_rules(false);
+    let listener = town.one.enter(|| TcpListener::bind("10.0.0.2:8080").unwrap()).unwrap();
+    let _two = Answerer::start(&town.two, "two", 8080);
+    let led = |target: &str| want(vec![publication("web", "tcp", "192.0.2.1 80", target)]);
+    town.apply(&led("10.0.0.2 8080"));
+    let mut client = town.client.enter(|| TcpStream::connect("192.0.2.1:80").unwrap()).unwrap();
+    let _server = listener.accept().unwrap().0;
+    let (_, swept) = town.apply(&led("10.0.0.3 8080"));
+    assert_eq!(swept.deleted, 1);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"?").unwrap();
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 /// A sweep of everything leaves alone who is led rightly, and what is not ours: a client of a socket of the
 /// host, a TCP connection to the host that was there before the publication, a flow through the host.
 ///
@@ -107,7 +132,7 @@ fn nobody_elses_connection_is_forgotten() {
     assert_eq!(ask_udp(&town.client, "192.0.2.1:53", PATIENCE).as_deref(), Some("one 192.0.2.100"));
     let everything = |want: &Want| {
         let sweep = || {
-            let mut conntrack = Conntrack::open().unwrap();
+            let mut conntrack = Conntrack::open(&TableName::default()).unwrap();
             let checked = want.check().unwrap();
             let swept = conntrack.sweep(&checked, &Affected::Everything).unwrap();
             (swept, conntrack.live(&checked).unwrap())

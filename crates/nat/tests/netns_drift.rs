@@ -232,3 +232,29 @@ fn others_who_change_the_ruleset_all_the_time_do_not_stop_us() {
         .unwrap();
     std::fs::remove_file(file).unwrap();
 }
+
+/// More announcements than there is room for: said once, and what comes later is heard again.
+///
+/// Fails when: lost announcements are an error, or nothing.
+#[test]
+fn lost_announcements_are_said() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    netns
+        .enter(|| {
+            let mut watch = Watch::open(TableName::default()).unwrap();
+            let rules =
+                format!("add table ip t\nadd chain ip t c\n{}", "add rule ip t c accept\n".repeat(20_000));
+            let file = std::env::temp_dir().join(format!("portway-flood-{}", std::process::id()));
+            std::fs::write(&file, rules).unwrap();
+            nft(&netns, &format!("-f {}", file.display()));
+            std::fs::remove_file(&file).unwrap();
+            assert_eq!(watch.poll().unwrap(), Some(Event::Lost));
+            assert_eq!(watch.poll().unwrap(), None);
+            nft(&netns, "add table inet portway");
+            assert_eq!(next(&mut watch), Some(Event::Changed));
+        })
+        .unwrap();
+}

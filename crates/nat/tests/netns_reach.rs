@@ -195,7 +195,7 @@ fn one_address_goes_before_every_address() {
         .host
         .enter(|| {
             let mut nat = Nat::open(TableName::default()).unwrap();
-            let live = Conntrack::open().unwrap().live(&want.check().unwrap()).unwrap();
+            let live = Conntrack::open(&TableName::default()).unwrap().live(&want.check().unwrap()).unwrap();
             (nat.counts(&want).unwrap(), live)
         })
         .unwrap();

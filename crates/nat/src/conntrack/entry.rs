@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::netlink::{Attribute, Attributes, Malformed, Writer};
-use crate::plan::layout;
+use crate::plan::layout::Label;
 use crate::spec::{Checked, Family, Publication, Transport};
 
 /// Types of messages (`NFNL_SUBSYS_CTNETLINK` and `enum cntl_msg_types`).
@@ -110,10 +110,9 @@ impl Entry {
         Family::of(self.original.destination.ip())
     }
 
-    /// Whether it carries the table's mark.
-    pub(super) fn is_labelled(&self) -> bool {
-        let mark = layout::label_bytes();
-        self.labels.iter().zip(mark).any(|(label, mark)| label & mark != 0)
+    /// The marks it carries; none of a connection that was never given any.
+    pub(super) fn labels(&self) -> &[u8] {
+        &self.labels
     }
 
     /// Whether bytes may still pass.
@@ -130,8 +129,8 @@ impl Entry {
     }
 
     /// Whether the table would lead it elsewhere.
-    pub(super) fn is_stale(&self, want: &Checked<'_>, local: &BTreeSet<IpAddr>) -> bool {
-        if self.is_labelled() {
+    pub(super) fn is_stale(&self, want: &Checked<'_>, local: &BTreeSet<IpAddr>, label: Label) -> bool {
+        if label.is_in(&self.labels) {
             return self.leads(want).is_none();
         }
         let Tuple { source, destination } = self.original;

@@ -31,9 +31,36 @@ pub(crate) const MARKER: &str = "made-by-portway-1";
 /// What the name of every such set begins with.
 pub(crate) const MARKER_STEM: &str = "made-by-portway-";
 
-/// The bit of a connection's labels that says it was led by this table, 0 to 127. Labels are nobody's by
-/// rule; the low bits are those people name in connlabel.conf, so it is one of the high ones.
-pub(crate) const LABEL: usize = 112;
+/// The bit of a connection's labels that says which table has led it, 0 to 127. Labels are nobody's by rule;
+/// the low bits are those people name in connlabel.conf, so it is one of the high ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Label(u8);
+
+impl Label {
+    /// That of the table `portway`.
+    pub(crate) const MAIN: Self = Self(112);
+
+    /// One of the fifteen that tables of other names share.
+    pub(crate) fn of_number(number: u32) -> Self {
+        let step = u8::try_from(number % 15).unwrap_or_default();
+        Self(Self::MAIN.0 + 1 + step)
+    }
+
+    /// The bit among sixteen bytes. The kernel keeps labels in numbers of the host's byte order.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        let mut words = [0_usize; 16 / size_of::<usize>()];
+        let (bit, bits) = (usize::from(self.0), usize::BITS as usize);
+        if let Some(word) = words.get_mut(bit / bits) {
+            *word = 1 << (bit % bits);
+        }
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    /// Whether it is among a connection's.
+    pub(crate) fn is_in(self, labels: &[u8]) -> bool {
+        labels.iter().zip(self.bytes()).any(|(label, own)| label & own != 0)
+    }
+}
 
 /// Where nat chains change destinations and sources (`NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`).
 const PRIORITY_DNAT: i32 = -100;
@@ -104,7 +131,7 @@ impl Map {
     }
 
     /// The rule that asks it.
-    fn rule(self) -> Vec<Expr> {
+    fn rule(self, label: Label) -> Vec<Expr> {
         let words = address_bytes(self.family) / 4;
         let mut rule = of_family(self.family);
         let mut next = 0;
@@ -125,7 +152,7 @@ impl Map {
         if self.ranges {
             rule.push(lookup(self.ends(), END));
         }
-        rule.push(Expr::Value { to: LABEL_REGISTER, value: label_bytes() });
+        rule.push(Expr::Value { to: LABEL_REGISTER, value: label.bytes() });
         rule.push(Expr::SetCt { key: CtKey::Labels, from: LABEL_REGISTER });
         rule.push(Expr::Dnat {
             family: self.family.number(),
@@ -146,19 +173,9 @@ const END: Register = Register::word(11);
 /// Four words behind all of these.
 const LABEL_REGISTER: Register = Register::word(12);
 
-/// The bit among sixteen bytes. The kernel keeps labels in numbers of the host's byte order.
-pub(crate) fn label_bytes() -> Vec<u8> {
-    let mut words = [0_usize; 16 / size_of::<usize>()];
-    let bits = usize::BITS as usize;
-    if let Some(word) = words.get_mut(LABEL / bits) {
-        *word = 1 << (LABEL % bits);
-    }
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
-
 /// The table for what is wanted.
-pub(crate) fn table(want: &Checked<'_>) -> Table {
-    let mut table = skeleton();
+pub(crate) fn table(want: &Checked<'_>, label: Label) -> Table {
+    let mut table = skeleton(label);
     let mut put = |set: &str, key: Key, data: Vec<u8>| {
         let element = Element { data, ..Element::default() };
         table.sets.entry(set.to_owned()).and_modify(|set| {
@@ -186,7 +203,7 @@ pub(crate) fn table(want: &Checked<'_>) -> Table {
 }
 
 /// The table without any device.
-fn skeleton() -> Table {
+fn skeleton(label: Label) -> Table {
     let mut table = Table::default();
     let mut set = |name: &str, shape: SetShape| table.sets.insert(name.to_owned(), Set::empty(shape));
     set(MARKER, SetShape::exact(&[TypeId::MARK]));
@@ -205,11 +222,12 @@ fn skeleton() -> Table {
     };
     chain("prerouting", Some((Hook::PREROUTING, PRIORITY_DNAT)), prerouting());
     chain("output", Some((Hook::OUTPUT, PRIORITY_DNAT)), output());
-    chain("postrouting", Some((Hook::POSTROUTING, PRIORITY_SNAT)), postrouting());
-    let mut published: Vec<Vec<Expr>> = Map::all().filter(|map| !map.every).map(Map::rule).collect();
+    chain("postrouting", Some((Hook::POSTROUTING, PRIORITY_SNAT)), postrouting(label));
+    let mut published: Vec<Vec<Expr>> =
+        Map::all().filter(|map| !map.every).map(|map| map.rule(label)).collect();
     published.push(vec![goto("wildcard")]);
     chain("published", None, published);
-    chain("wildcard", None, Map::all().filter(|map| map.every).map(Map::rule).collect());
+    chain("wildcard", None, Map::all().filter(|map| map.every).map(|map| map.rule(label)).collect());
     table
 }
 
@@ -239,11 +257,11 @@ fn output() -> Vec<Vec<Expr>> {
     rules
 }
 
-fn postrouting() -> Vec<Vec<Expr>> {
+fn postrouting(label: Label) -> Vec<Vec<Expr>> {
     let hairpin = |family| {
         let mut rule = vec![
             Expr::Ct { key: CtKey::Labels, to: Register::word(0) },
-            Expr::Mask { from: Register::word(0), to: Register::word(0), mask: label_bytes() },
+            Expr::Mask { from: Register::word(0), to: Register::word(0), mask: label.bytes() },
             Expr::Compare { from: Register::word(0), equal: false, value: vec![0; 16] },
         ];
         rule.extend(of_family(family));

@@ -15,7 +15,7 @@ fn device(number: u8, ports: u16, target: &str) -> Publication {
 
 fn table(publications: Vec<Publication>) -> Table {
     let want = Want { publications, ..Want::default() };
-    layout::table(&want.check().unwrap())
+    layout::table(&want.check().unwrap(), layout::Label::MAIN)
 }
 
 fn between(wanted: &Table, there: &Table) -> Plan {
@@ -118,4 +118,16 @@ fn elements_tell_what_they_answer_for() {
     let bridge = Key { first: vec![0; 20], last: None };
     assert_eq!(layout::scope("bridges", &bridge), None);
     assert_eq!(layout::scope("address4", &Key { first: vec![1], last: None }), None);
+}
+
+/// Fails when: two tables of a host share a mark without need.
+#[test]
+fn each_table_has_a_mark_of_its_own() {
+    use layout::Label;
+    let (main, other) = (Label::MAIN.bytes(), Label::of_number(7).bytes());
+    assert_eq!((main.len(), main.iter().map(|byte| byte.count_ones()).sum::<u32>()), (16, 1));
+    assert!(Label::MAIN.is_in(&main) && !Label::MAIN.is_in(&other) && !Label::MAIN.is_in(&[]));
+    let marks = (0..40).map(Label::of_number);
+    assert!(marks.clone().all(|mark| mark != Label::MAIN));
+    assert_eq!(marks.map(Label::bytes).collect::<std::collections::BTreeSet<_>>().len(), 15);
 }

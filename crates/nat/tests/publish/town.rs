@@ -91,7 +91,12 @@ impl Town {
 
     /// Forgets what the table leads elsewhere.
     pub(crate) fn sweep(&self, want: &Want, applied: &Applied) -> Swept {
-        let sweep = || Conntrack::open().unwrap().sweep(&want.check().unwrap(), &applied.affected).unwrap();
+        let sweep = || {
+            Conntrack::open(&TableName::default())
+                .unwrap()
+                .sweep(&want.check().unwrap(), &applied.affected)
+                .unwrap()
+        };
         self.host.enter(sweep).unwrap()
     }
 }
