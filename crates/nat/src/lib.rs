@@ -21,6 +21,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod apply;
+mod bridge;
 mod conntrack;
 mod forward;
 #[doc(hidden)]
@@ -33,6 +34,7 @@ mod spec;
 mod watch;
 
 pub use apply::{Applied, Counted, Nat, NatError, TableName};
+pub use bridge::{BridgeError, allow_hairpin, bridged_packets_pass};
 pub use conntrack::{Affected, Conntrack, ConntrackError, Scope, Swept};
 pub use forward::{Obstacle, forward_obstacles};
 pub use netlink::{Malformed, NetlinkError};

@@ -242,11 +242,23 @@ impl InterfaceName {
         fits.then(|| Self(name.to_owned()))
     }
 
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// As the kernel compares it: sixteen bytes.
     pub(crate) fn padded(&self) -> Vec<u8> {
         let mut bytes = self.0.clone().into_bytes();
         bytes.resize(16, 0);
         bytes
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -217,8 +217,8 @@ fn others_who_change_the_ruleset_all_the_time_do_not_stop_us() {
             let want = publish::ten_devices();
             let mut rounds = 0;
             let begun = Instant::now();
-            while rounds < 20 {
-                assert!(begun.elapsed() < PATIENCE, "{rounds} rounds");
+            while rounds < 8 {
+                assert!(begun.elapsed() < 3 * PATIENCE, "{rounds} rounds");
                 match nat.apply(&want) {
                     Ok(applied) => rounds += u32::from(!applied.plan.is_empty()),
                     Err(NatError::Contended) => {}

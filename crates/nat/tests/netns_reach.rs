@@ -4,7 +4,9 @@
 
 mod publish;
 
-use portway_nat::{Conntrack, Nat, TableName, Want};
+use portway_nat::{
+    BridgeError, Conntrack, Family, InterfaceName, Nat, TableName, Want, allow_hairpin, bridged_packets_pass,
+};
 use portway_testkit::{Netns, is_root};
 use publish::town::{Answerer, PATIENCE, QUIET, Town, ask_tcp, ask_udp};
 use publish::{publication, want};
@@ -78,6 +80,38 @@ fn clients_reach_every_kind_of_publication() {
             }
         }
     }
+}
+
+/// Where bridged packets pass the rules, an instance reaches itself once its port may send back, and not
+/// before.
+///
+/// Fails when: the option of another port is set, or another option.
+#[test]
+fn an_instance_reaches_itself_where_bridged_packets_pass_rules() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    let one = Answerer::start(&town.one, "one", 8080);
+    town.apply(&everything());
+    town.bridged_packets_pass_rules(true);
+    if !town.host.enter(|| bridged_packets_pass(Family::V4) && bridged_packets_pass(Family::V6)).unwrap() {
+        println!("this kernel has no br_netfilter");
+        return;
+    }
+    town.host.ip("link set dev veth1 type bridge_slave hairpin off").unwrap();
+    assert_eq!(ask_tcp(&town.one, "192.0.2.1:80", QUIET), None);
+    let allow = |name: &str| allow_hairpin(&InterfaceName::new(name).unwrap());
+    let outcomes = town.host.enter(|| (allow("veth1"), allow("eth0"), allow("gone0"))).unwrap();
+    outcomes.0.unwrap();
+    let refused = outcomes.1.unwrap_err();
+    assert_eq!(refused.to_string(), "cannot let the bridge send back by its port eth0");
+    assert!(matches!(outcomes.2.unwrap_err(), BridgeError::Missing(..)));
+    assert_eq!(ask_tcp(&town.one, "192.0.2.1:80", PATIENCE).as_deref(), Some("one 10.0.0.1"));
+    assert_eq!(ask_udp(&town.one, "[2001:db8::1]:80", PATIENCE).as_deref(), Some("one fd00::1"));
+    assert!(one.asked() >= 2);
+    town.bridged_packets_pass_rules(false);
+    assert!(!town.host.enter(|| bridged_packets_pass(Family::V4)).unwrap());
 }
 
 /// A publication of one address is not reached from another network by a route through the host, and none
