@@ -238,47 +238,51 @@ fn socket_keys(given: &Given, spec: &DeviceSpec) -> Result<(), SpecError> {
 pub(super) fn write(spec: &DeviceSpec) -> BTreeMap<String, String> {
     let usual = DeviceSpec::with_defaults(spec.listen.clone(), spec.connect.clone());
     let mut keys = BTreeMap::new();
-    let mut put = |key: &str, value: Option<String>, default: Option<String>| {
-        if let Some(value) = value
-            && default.as_ref() != Some(&value)
-        {
+    let mut put = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
             keys.insert(key.to_owned(), value);
         }
     };
     let id = |id: Option<u32>| id.map(|id| id.to_string());
-    let time = |value: Duration| Some(format_duration(value));
-    put("listen", Some(spec.listen.to_string()), None);
-    put("connect", Some(spec.connect.to_string()), None);
-    put("bind", Some(spec.bind.to_string()), Some(usual.bind.to_string()));
-    put("uid", id(spec.socket.uid), None);
-    put("gid", id(spec.socket.gid), None);
-    put("mode", Some(spec.socket.mode.to_string()), Some(usual.socket.mode.to_string()));
-    put("security.uid", id(spec.run_as.uid), None);
-    put("security.gid", id(spec.run_as.gid), None);
-    put("security.groups", Some(spec.run_as.groups.to_string()), Some(String::new()));
-    put("proxy_protocol", Some(spec.proxy_protocol.to_string()), Some(usual.proxy_protocol.to_string()));
+    let time = |value: Duration, usual: Duration| (value != usual).then(|| format_duration(value));
+    put("listen", Some(spec.listen.to_string()));
+    put("connect", Some(spec.connect.to_string()));
+    put("bind", unless(&spec.bind, &usual.bind));
+    put("uid", id(spec.socket.uid));
+    put("gid", id(spec.socket.gid));
+    put("mode", unless(&spec.socket.mode, &usual.socket.mode));
+    put("security.uid", id(spec.run_as.uid));
+    put("security.gid", id(spec.run_as.gid));
+    put("security.groups", unless(&spec.run_as.groups, &usual.run_as.groups));
+    put("proxy_protocol", unless(&spec.proxy_protocol, &usual.proxy_protocol));
     put_clients(spec, &mut put);
-    put("connect.timeout", time(spec.connect_timeout), time(usual.connect_timeout));
-    put("hold", time(spec.hold), time(usual.hold));
-    put("udp.idle", time(spec.udp_idle), time(usual.udp_idle));
-    put("udp.max_flows", Some(spec.udp_max_flows.to_string()), Some(usual.udp_max_flows.to_string()));
-    put("udp.framing", spec.udp_framing.map(|framing| framing.to_string()), None);
-    put("fds", Some(spec.fds.to_string()), Some(usual.fds.to_string()));
-    put("follow", spec.follow.map(|follow| follow.to_string()), None);
-    put("v6only", Some(spec.v6only.to_string()), Some(usual.v6only.to_string()));
-    put("tcp.keepalive", time(spec.tcp_keepalive), time(usual.tcp_keepalive));
-    put("tcp.timeout", time(spec.tcp_timeout), time(usual.tcp_timeout));
+    put("connect.timeout", time(spec.connect_timeout, usual.connect_timeout));
+    put("hold", time(spec.hold, usual.hold));
+    put("udp.idle", time(spec.udp_idle, usual.udp_idle));
+    put("udp.max_flows", unless(&spec.udp_max_flows, &usual.udp_max_flows));
+    put("udp.framing", spec.udp_framing.map(|framing| framing.to_string()));
+    put("fds", unless(&spec.fds, &usual.fds));
+    put("follow", spec.follow.map(|follow| follow.to_string()));
+    put("v6only", unless(&spec.v6only, &usual.v6only));
+    put("tcp.keepalive", time(spec.tcp_keepalive, usual.tcp_keepalive));
+    put("tcp.timeout", time(spec.tcp_timeout, usual.tcp_timeout));
     keys
 }
 
+/// The text of a value that is not the usual one. Most are, and writing them all for every device of a state
+/// file would be most of the time that a change takes.
+fn unless<T: PartialEq + ToString>(value: &T, usual: &T) -> Option<String> {
+    (value != usual).then(|| value.to_string())
+}
+
 /// Who is served, and how much of it.
-fn put_clients(spec: &DeviceSpec, put: &mut impl FnMut(&str, Option<String>, Option<String>)) {
+fn put_clients(spec: &DeviceSpec, put: &mut impl FnMut(&str, Option<String>)) {
     let cap = |cap: Option<NonZeroU32>| cap.map(|cap| cap.to_string());
     let list = |list: &CidrList| (!list.is_empty()).then(|| list.to_string());
-    put("accept_proxy", spec.accept_proxy.as_ref().map(AcceptProxy::to_string), None);
-    put("allow", list(&spec.allow), None);
-    put("deny", list(&spec.deny), None);
-    put("limits.connections", cap(spec.limits.connections), None);
-    put("limits.rate", spec.limits.rate.map(|rate| rate.to_string()), None);
-    put("limits.per_source", cap(spec.limits.per_source), None);
+    put("accept_proxy", spec.accept_proxy.as_ref().map(AcceptProxy::to_string));
+    put("allow", list(&spec.allow));
+    put("deny", list(&spec.deny));
+    put("limits.connections", cap(spec.limits.connections));
+    put("limits.rate", spec.limits.rate.map(|rate| rate.to_string()));
+    put("limits.per_source", cap(spec.limits.per_source));
 }
