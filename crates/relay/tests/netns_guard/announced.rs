@@ -112,9 +112,10 @@ fn a_held_client_keeps_its_header() {
     });
 }
 
-/// Clients that an earlier worker has let in are not judged again, and their header is still there.
+/// Clients that an earlier worker has let in are not judged again, and their header is still there; nor are those
+/// who owe none judged at the door.
 ///
-/// Fails when: an instance's restart costs its clients their place because of a rate.
+/// Fails when: an instance's restart costs its clients their place because of a rate or a cap.
 #[test]
 fn returned_clients_are_not_judged_again() {
     in_netns(|| {
@@ -139,6 +140,16 @@ fn returned_clients_are_not_judged_again() {
             assert_eq!(String::from_utf8(got).unwrap(), header("192.0.2.1"));
         }
         assert_eq!(rig.count(0, field::OVER_RATE) + rig.count(0, field::OVER_CONNECTIONS), 0);
+        rig.add(1, "tcp:127.0.0.1:1002", SERVICE, &[("limits.rate", "1"), ("limits.connections", "2")]);
+        let mut live = Vec::new();
+        for _ in 0..5 {
+            let client = client("127.0.0.3", "127.0.0.1:1009");
+            let accepted = accept(&outside);
+            rig.say(&ToWorker::Client { slot: Slot(1), index: 0 }, &[accepted.as_fd()]);
+            let server = expect_service(&client, &service, "without a header");
+            live.push((client, server));
+        }
+        assert_eq!(rig.count(1, field::OVER_RATE) + rig.count(1, field::OVER_CONNECTIONS), 0);
     });
 }
 

@@ -40,7 +40,7 @@ fn own_at(client: &TcpStream, to: &str, bytes: &[u8]) -> Vec<u8> {
 
 /// A malformed header is a reset, is counted, and nobody is dialled.
 ///
-/// Fails when: `refuse` begins the dial, or ends the client without a reset.
+/// Fails when: `refuse` begins the dial, or the header is taken out of the queue before it is judged.
 #[test]
 fn malformed_headers_are_reset() {
     in_netns(|| {
@@ -184,7 +184,8 @@ fn the_second_header_is_payload() {
 /// A hundred clients that send a part of a header, or nothing, are reset after three
 /// seconds; meanwhile others are served.
 ///
-/// Fails when: each byte gives another three seconds, or the loop waits for a header.
+/// Fails when: each byte gives another three seconds, the loop waits for a header, or `refuse` ends a client
+/// without a reset.
 #[test]
 fn no_header_in_time() {
     in_netns(|| {
