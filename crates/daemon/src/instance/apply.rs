@@ -321,8 +321,6 @@ impl Instance {
             Some(placed) => placed.slot,
             None => serving.worker.new_slot()?,
         };
-        let start =
-            device.placed.as_ref().map_or_else(|| serving.worker.counters(slot), |placed| placed.start);
         let (kind, base_name, descriptor) = match base {
             Some(base) => (Some(base.kind), base.name, Some(base.descriptor)),
             None => (None, None, None),
@@ -346,7 +344,7 @@ impl Instance {
         serving.worker.put(put).await?;
         serving.slots.insert(slot, name.clone());
         device.relisten = false;
-        device.placed = Some(Placement { group, slot, start, current: true });
+        device.placed = Some(Placement { group, slot, current: true });
         Ok(())
     }
 

@@ -31,10 +31,8 @@ pub(crate) struct Setback {
 pub(crate) struct Placement {
     /// Worker.
     pub(crate) group: Group,
-    /// Slot in it.
+    /// Slot in it. The worker sets its line of counters to zero when the device comes in.
     pub(crate) slot: Slot,
-    /// Its counter line when the device came in.
-    pub(crate) start: [u64; FIELD_COUNT],
     /// The worker has the present options.
     pub(crate) current: bool,
 }
@@ -200,12 +198,10 @@ impl Device {
 
     /// Ends the placement and adds its counters (`line`, if it can be read) to the past ones.
     pub(crate) fn displace(&mut self, line: Option<[u64; FIELD_COUNT]>) {
-        if let Some(placed) = self.placed.take()
+        if self.placed.take().is_some()
             && let Some(line) = line
         {
-            for (index, total) in self.past.iter_mut().enumerate() {
-                *total = total.saturating_add(line[index].saturating_sub(placed.start[index]));
-            }
+            add(&mut self.past, &line);
             // What was live has ended with the worker.
             self.past[field::CLOSED] = self.past[field::OPENED];
         }
@@ -214,10 +210,8 @@ impl Device {
     /// Counters: past placements and the present one.
     fn totals(&self, line: Option<[u64; FIELD_COUNT]>) -> [u64; FIELD_COUNT] {
         let mut totals = self.past;
-        if let (Some(placed), Some(line)) = (&self.placed, line) {
-            for (index, total) in totals.iter_mut().enumerate() {
-                *total = total.saturating_add(line[index].saturating_sub(placed.start[index]));
-            }
+        if let (Some(_), Some(line)) = (&self.placed, line) {
+            add(&mut totals, &line);
         }
         totals
     }
@@ -327,5 +321,12 @@ impl Device {
             bad_headers: totals[field::BAD_HEADER],
             worker_pid,
         }
+    }
+}
+
+/// Adds a line of counters. They are those of a process that may lie.
+fn add(totals: &mut [u64; FIELD_COUNT], line: &[u64; FIELD_COUNT]) {
+    for (total, counted) in totals.iter_mut().zip(line) {
+        *total = total.saturating_add(*counted);
     }
 }

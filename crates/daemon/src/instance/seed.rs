@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use portway_model::{Bind, DeviceName, Provider};
 use portway_relay::wire::Slot;
-use portway_sys::shm::FIELD_COUNT;
 use tracing::{info, warn};
 
 use super::apply::recover_elsewhere;
@@ -203,7 +202,7 @@ impl Instance {
         {
             device.relisten = found.device.spec.listen != device.spec.listen;
             let current = run.dialled(&device.spec).is_ok_and(|wanted| wanted == found.device.spec);
-            device.placed = Some(Placement { group, slot: found.slot, start: [0; FIELD_COUNT], current });
+            device.placed = Some(Placement { group, slot: found.slot, current });
         }
     }
 

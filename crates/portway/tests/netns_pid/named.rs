@@ -160,3 +160,40 @@ fn names_that_differ_in_a_sign() {
         assert_eq!(heard(&host, *port).as_ref(), Some(text));
     }
 }
+
+/// A device in the place of one that is gone counts from nothing, where a daemon gives the place that did not see the
+/// other, too.
+///
+/// Fails when: what the place had counted before is taken off what the device counts.
+#[test]
+fn a_device_counts_from_nothing() {
+    if !is_root() {
+        return;
+    }
+    let (mut daemon, host) = daemon();
+    let named = Named::add("count");
+    let _service = named.say("hello");
+    let add = |daemon: &Daemon, device: &str, port: u16| {
+        let keys = [format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:80".to_owned()];
+        daemon.add(&named.name(), device, &[&keys[0], &keys[1]]).unwrap();
+    };
+    let count = |daemon: &Daemon, device: &str, total: u64| {
+        let counted = || (daemon.device(device).ok()?["connections_total"] == total).then_some(());
+        wait_for("they are counted", counted).unwrap();
+    };
+    add(&daemon, "stays", 9000);
+    add(&daemon, "goes", 9001);
+    for _ in 0..5 {
+        assert_eq!(heard(&host, 9001).as_deref(), Some("hello"));
+    }
+    count(&daemon, "goes", 5);
+    assert!(daemon.cli(&["device", "remove", &named.name(), "goes"]).unwrap().status.success());
+    daemon.terminate().unwrap();
+    daemon.launch().unwrap();
+    daemon.wait_for_state("stays", "active").unwrap();
+    add(&daemon, "comes", 9002);
+    for _ in 0..2 {
+        assert_eq!(heard(&host, 9002).as_deref(), Some("hello"));
+    }
+    count(&daemon, "comes", 2);
+}
