@@ -637,7 +637,7 @@ fn exchange_bytes(client: &Stream, server: &Stream) {
 /// of it again when the readers are gone. Fails when: what waits with its descriptors is not counted.
 fn descriptors_held_for_stalled_readers_leave_room() {
     // A user of its own: the kernel counts descriptors on their way by user, whoever's limit they meet.
-    let ids = Ids { uid: 64_123, ..NOBODY };
+    let ids = Ids { uid: 100_000 + std::process::id() % 100_000, ..NOBODY };
     in_netns(|| {
         let mut rig = Rig::start_role("limited", Init { ids: Some(ids), ..confined() }, &[]);
         open_to_all(&rig);

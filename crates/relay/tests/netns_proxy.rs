@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 
 use portway_testkit::Stream;
-use rig::{PATIENCE, Rig, accept, addr, connect, in_netns, service};
+use rig::{PATIENCE, Rig, accept, addr, bound_tcp_memory, connect, in_netns, service};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketType, eth, recv, socket};
 
@@ -111,6 +111,7 @@ fn the_header_and_the_first_bytes_are_one_segment() {
 fn a_target_that_takes_no_header_delays_nobody() {
     const CLIENTS: usize = 20;
     in_netns(|| {
+        bound_tcp_memory();
         let mut rig = Rig::start();
         // Not accepted, not read: its window closes, or its queue is full.
         let silent =
