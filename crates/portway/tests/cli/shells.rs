@@ -113,6 +113,8 @@ zpty -w shell 'PROMPT=; unsetopt beep; autoload -Uz compinit; compinit -u -D; so
 zpty -w shell 'compadd() { local -a hits; builtin compadd -A hits "$@"; print -rl -- $hits >> hits; builtin compadd "$@" }'
 zpty -w shell 'finish() { print -r -- "$BUFFER" > part; mv part line; exit }; zle -N finish'
 zpty -w shell 'bindkey "^X" finish; bindkey "^I" complete-word'
+zpty -w shell ': > ready'
+while [[ ! -e ready ]] { zpty -r -t shell junk || sleep 0.02 }
 zpty -w -n shell "$1"$'\t\x18'
 while [[ ! -e line ]] { zpty -r -t shell junk || sleep 0.02 }
 [[ -e hits ]] && cat hits
@@ -127,7 +129,7 @@ fn zsh_completes_instances_devices_and_keys() {
     }
     let desk = Desk::new();
     let pressed = |line: &str| {
-        for file in ["hits", "line"] {
+        for file in ["hits", "line", "ready"] {
             // There is none before the first.
             let _ = fs::remove_file(desk.home().join(file));
         }

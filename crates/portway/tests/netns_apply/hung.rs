@@ -69,27 +69,28 @@ fn a_server_that_never_answers_holds_up_nobody_elsewhere() {
         child
     };
     let connect = "connect=tcp:127.0.0.1:7";
-    let mut hung = [
-        begin(&["device", "import", "incus:c1"]),
-        begin(&["device", "add", "incus:c1", "web", "listen=tcp:127.0.0.1:8001", connect]),
-    ];
-
     let file = folder.path().join("devices.yaml");
     let line =
         format!("{{instance: \"{name}\", name: a, listen: \"tcp:127.0.0.1:8002\", connect: \"tcp::7\"}}");
     fs::write(&file, format!("devices: [{line}]")).unwrap();
-    for args in [
-        &["apply", "-f", file.to_str().unwrap()] as &[&str],
-        &["device", "add", &name, "b", "listen=tcp:127.0.0.1:8003", connect],
-        &["device", "set", &name, "a", "hold=5s"],
-        &["device", "remove", &name, "b"],
-    ] {
-        let output = daemon.cli(args).unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    for child in &mut hung {
-        assert!(child.try_wait().unwrap().is_none(), "it was waited for");
-    }
+    // A client of the server gives up after ten seconds; on a machine that is slower than that, once more.
+    let mut hung = Vec::new();
+    let mut attempt = || {
+        let first = hung.len();
+        hung.push(begin(&["device", "import", "incus:c1"]));
+        hung.push(begin(&["device", "add", "incus:c1", "web", "listen=tcp:127.0.0.1:8001", connect]));
+        for args in [
+            &["apply", "-f", file.to_str().unwrap()] as &[&str],
+            &["device", "add", &name, "b", "listen=tcp:127.0.0.1:8003", connect],
+            &["device", "set", &name, "a", "hold=5s"],
+            &["device", "remove", &name, "b"],
+        ] {
+            let output = daemon.cli(args).unwrap();
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        hung[first..].iter_mut().all(|child| child.try_wait().unwrap().is_none())
+    };
+    assert!((0..3).any(|_| attempt()), "they were waited for");
     waiting.release();
     for child in &mut hung {
         child.wait().unwrap();
