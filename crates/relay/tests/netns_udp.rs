@@ -406,6 +406,9 @@ fn a_flow_that_nobody_answers_ends_first() {
         let _silent = UdpSocket::bind("127.0.0.1:2001").unwrap();
         rig.add(0, "udp:127.0.0.1:1000-1001", "udp:127.0.0.1:2000-2001", &[]);
         assert_eq!(ask(&client("127.0.0.1:0", "127.0.0.1:1000"), b"hello"), b"hello");
+        // Has the timer set for what is there.
+        let keys = [("udp.max_flows", "100")];
+        rig.change(0, "udp:127.0.0.1:1000-1001", "udp:127.0.0.1:2000-2001", &keys);
         client("127.0.0.1:0", "127.0.0.1:1001").send(b"hello").unwrap();
         rig.until("both are there", |rig| rig.live(0) == 2);
         let start = Instant::now();
