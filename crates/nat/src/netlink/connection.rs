@@ -23,6 +23,8 @@ const FLAG_CAPPED: u16 = 0x100;
 const FLAG_ATTRIBUTES: u16 = 0x200;
 /// `NLMSGERR_ATTR_MSG`: the kernel's words.
 const ERROR_TEXT: u16 = 1;
+/// `ENOBUFS`: there was no room for an answer.
+const OVERRUN: i32 = 105;
 /// errno and the header of the request it is about, bytes.
 const ERROR_HEAD_BYTES: usize = 20;
 
@@ -118,6 +120,12 @@ impl Connection {
         self.socket.port_id()
     }
 
+    /// Changes how much it can read at once, bytes, so that answers are lost. Returns what it was.
+    #[cfg(test)]
+    pub(crate) fn set_room(&mut self, bytes: usize) -> usize {
+        std::mem::replace(&mut self.buffer, vec![0; bytes]).len()
+    }
+
     /// Makes room to send so much at once.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<(), NetlinkError> {
         // The kernel counts its own overhead too.
@@ -170,12 +178,26 @@ impl Connection {
         mut visit: impl FnMut(Message<'_>) -> Result<(), Malformed>,
     ) -> Result<(), NetlinkError> {
         let sequence = self.transmit(request)?;
-        // Read to its end whatever happens: the rest would answer the next request.
-        let mut first_fault = None;
+        // Read to its end whatever happens: the kernel refuses the next one while this one is unread.
+        let mut first_fault: Option<NetlinkError> = None;
         loop {
-            let received = self.receive()?;
+            let received = match self.receive() {
+                Ok(received) => received,
+                // There is no more to come.
+                Err(error) if is_silence(&error) => return Err(first_fault.unwrap_or(error)),
+                Err(error) => {
+                    first_fault.get_or_insert(error);
+                    continue;
+                }
+            };
             for message in Messages::new(self.buffer.get(..received).unwrap_or_default()) {
-                let message = message?;
+                let message = match message {
+                    Ok(message) => message,
+                    Err(fault) => {
+                        first_fault.get_or_insert(fault.into());
+                        break;
+                    }
+                };
                 if message.sequence != sequence {
                     continue;
                 }
@@ -184,13 +206,13 @@ impl Connection {
                     return mistake.map_or(Ok(()), |mistake| Err(mistake.into()));
                 }
                 if first_fault.is_none() {
-                    first_fault = visit(message).err();
+                    first_fault = visit(message).err().map(NetlinkError::from);
                 }
                 if message.kind == DONE {
                     let errno = message.body.get(..4).and_then(|bytes| bytes.try_into().ok());
                     return match (errno.map_or(0, i32::from_ne_bytes), first_fault) {
                         (0, None) => Ok(()),
-                        (0, Some(fault)) => Err(fault.into()),
+                        (0, Some(fault)) => Err(fault),
                         (errno, _) => Err(Mistake { message: 0, errno: -errno, text: String::new() }.into()),
                     };
                 }
@@ -250,6 +272,13 @@ impl Connection {
     }
 }
 
+/// Whether nothing came for as long as a wait lasts, or nothing ever will. Anything else is about one answer:
+/// others come after it.
+fn is_silence(error: &NetlinkError) -> bool {
+    let NetlinkError::Socket(_, error) = error else { return true };
+    error.kind() != io::ErrorKind::InvalidData && error.raw_os_error() != Some(OVERRUN)
+}
+
 /// Reads an error message; `None` is an acknowledgement.
 fn mistake(message: &Message<'_>, first: u32) -> Result<Option<Mistake>, Malformed> {
     let wrong = Malformed("error message");
@@ -267,4 +296,55 @@ fn mistake(message: &Message<'_>, first: u32) -> Result<Option<Mistake>, Malform
     };
     let number = usize::try_from(message.sequence.wrapping_sub(first)).unwrap_or_default();
     Ok(Some(Mistake { message: number, errno, text: text.unwrap_or_default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::FLAG_DUMP;
+    use portway_testkit::{Netns, is_root};
+    use std::process::Command;
+
+    /// `RTM_GETADDR`, `RTM_NEWADDR`; length of `ifaddrmsg`.
+    const GET_ADDRESSES: u16 = 22;
+    const ADDRESS: u16 = 20;
+    const IFADDRMSG_BYTES: usize = 8;
+
+    fn count(connection: &mut Connection) -> Result<u64, NetlinkError> {
+        let mut request = Writer::default();
+        request.message(GET_ADDRESSES, FLAG_DUMP, &[0; IFADDRMSG_BYTES], |_| {});
+        connection.dump(
+            &mut request,
+            || 0,
+            |count, message| {
+                *count += u64::from(message.kind == ADDRESS);
+                Ok(())
+            },
+        )
+    }
+
+    /// A list that cannot be read fails, and the next one is whole.
+    ///
+    /// Fails when: a list is left half-way, and the kernel refuses the next one (`EBUSY`).
+    #[test]
+    fn a_list_that_cannot_be_read_does_not_spoil_the_next() {
+        if !is_root() {
+            return;
+        }
+        let netns = Netns::new().unwrap();
+        let addresses = "for a in $(seq 0 9); do for b in $(seq 1 100); do \
+                         echo addr add 10.1.$a.$b/32 dev lo; done; done | ip -batch -";
+        netns.run(Command::new("sh").args(["-c", addresses])).unwrap();
+        let mut connection = netns
+            .enter(|| {
+                let socket = Socket::open(Family::Route, Duration::from_millis(200)).unwrap();
+                Connection { socket, next: 1, buffer: vec![0; BUFFER_BYTES] }
+            })
+            .unwrap();
+        let room = connection.set_room(64);
+        let error = count(&mut connection).unwrap_err();
+        assert!(matches!(&error, NetlinkError::Socket(_, e) if e.kind() == io::ErrorKind::InvalidData));
+        connection.set_room(room);
+        assert!(count(&mut connection).unwrap() >= 1_000);
+    }
 }
