@@ -64,7 +64,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// Why nothing was changed.
+/// Why a change was not made, or is not known to be made.
 #[derive(Debug, thiserror::Error)]
 pub enum NatError {
     /// Two publications share a port.
@@ -95,7 +95,9 @@ pub struct Applied {
     pub plan: Plan,
     /// Length of the transaction, bytes; 0: there was nothing to do.
     pub batch_bytes: usize,
-    /// Which connections may now be led wrongly, for [`Conntrack::sweep`](crate::Conntrack::sweep).
+    /// Which connections may now be led wrongly, for [`Conntrack::sweep`](crate::Conntrack::sweep): of
+    /// this change, and of those before it whose outcome was not known. It is said once: whoever cannot
+    /// sweep keeps it until he can.
     pub affected: Affected,
 }
 
@@ -122,6 +124,8 @@ pub struct Nat {
     connection: Connection,
     name: TableName,
     known: Option<Known>,
+    /// What changes touch that the kernel may have made, and whose answer was lost.
+    owed: Affected,
 }
 
 impl Nat {
@@ -136,7 +140,7 @@ impl Nat {
             table: name.clone(),
             source,
         })?;
-        Ok(Self { connection, name, known: None })
+        Ok(Self { connection, name, known: None, owed: Affected::Nothing })
     }
 
     /// The number by which [`Watch`](crate::Watch) knows this keeper's changes from those of others.
@@ -159,18 +163,19 @@ impl Nat {
     ///
     /// # Errors
     /// When two publications share a port, the table is not ours, or the kernel refuses. Then nothing has
-    /// changed.
+    /// changed; unless the kernel's answer was lost, and then the next call that succeeds says what has to be
+    /// swept.
     pub fn apply(&mut self, want: &Want) -> Result<Applied, NatError> {
         let wanted = layout::table(&want.check()?, self.name.label());
         for _ in 0..TRIES {
             let (plan, generation) = self.plan_to(&wanted)?;
             if plan.is_empty() {
-                return Ok(Applied { affected: plan.affects(), plan, batch_bytes: 0 });
+                return Ok(Applied { affected: self.owes(Affected::Nothing), plan, batch_bytes: 0 });
             }
             let batch = plan.batch(self.name.as_str(), generation);
-            if let Some(batch_bytes) = self.commit(batch)? {
-                self.learn(&plan, generation, wanted)?;
-                return Ok(Applied { affected: plan.affects(), plan, batch_bytes });
+            if let Some(batch_bytes) = self.commit(batch, plan.affects())? {
+                self.learn(&plan, generation, wanted);
+                return Ok(Applied { affected: self.owes(plan.affects()), plan, batch_bytes });
             }
         }
         Err(NatError::Contended)
@@ -188,7 +193,7 @@ impl Nat {
             }
             let mut batch = Batch::new(self.name.as_str(), Some(generation));
             batch.delete_table();
-            if self.commit(batch)?.is_some() {
+            if self.commit(batch, Affected::Everything)?.is_some() {
                 return Ok(true);
             }
         }
@@ -235,24 +240,33 @@ impl Nat {
         Ok((plan, generation))
     }
 
-    /// Keeps what a change has made of the table, unless somebody else was quicker.
-    fn learn(&mut self, plan: &Plan, generation: u32, wanted: Table) -> Result<(), NatError> {
+    /// Keeps what a change has made of the table, unless somebody else was quicker. The change is made: what
+    /// fails here costs a look at the table, no more.
+    fn learn(&mut self, plan: &Plan, generation: u32, wanted: Table) {
         self.known = None;
-        let next = self.generation()?;
-        if !plan.is_empty() && next == generation.wrapping_add(1) {
+        let next = self.generation().ok();
+        if let Some(next) = next.filter(|next| !plan.is_empty() && *next == generation.wrapping_add(1)) {
             self.known = Some(Known { generation: next, table: wanted });
         }
-        Ok(())
     }
 
-    /// Commits; `None` when the ruleset was another one meanwhile.
-    fn commit(&mut self, batch: Batch) -> Result<Option<usize>, NatError> {
+    /// What a change has touched, with what is owed of those before.
+    fn owes(&mut self, touched: Affected) -> Affected {
+        std::mem::replace(&mut self.owed, Affected::Nothing).and(touched)
+    }
+
+    /// Commits what touches so much; `None` when the ruleset was another one meanwhile.
+    fn commit(&mut self, batch: Batch, touches: Affected) -> Result<Option<usize>, NatError> {
         self.known = None;
         let mut messages = batch.finish();
         let bytes = messages.length();
         let reserved = self.connection.reserve(bytes);
         reserved.map_err(|e| self.failed("change", e))?;
-        let mistakes = self.connection.send(&mut messages).map_err(|e| self.failed("change", e))?;
+        let mistakes = self.connection.send(&mut messages).map_err(|e| {
+            // Sent, and perhaps done.
+            self.owed = self.owes(touches);
+            self.failed("change", e)
+        })?;
         match mistakes.into_iter().next() {
             None => Ok(Some(bytes)),
             Some(mistake) if mistake.errno == RESTART => Ok(None),

@@ -42,6 +42,22 @@ pub enum Affected {
     Everything,
 }
 
+impl Affected {
+    /// What two changes have touched.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, one) | (one, Self::Nothing) => one,
+            (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
+            (Self::Scopes(mut scopes), Self::Scopes(others)) => {
+                scopes.extend(others);
+                scopes.sort_unstable();
+                scopes.dedup();
+                Self::Scopes(scopes)
+            }
+        }
+    }
+}
+
 /// Ports of one or all addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Scope {

@@ -41,7 +41,7 @@ fn a_transaction_with_one_bad_element_changes_nothing() {
             batch.delete_elements("address4", keys.iter());
             batch.add_elements("address4", keys.iter().map(|key| (key, &good, true)));
             batch.add_elements("every4", std::iter::once((&bad, &good, true)));
-            let error = nat.commit(batch).unwrap_err();
+            let error = nat.commit(batch, Affected::Nothing).unwrap_err();
             let NatError::Netlink { source: NetlinkError::Refused { message, .. }, .. } = &error else {
                 panic!("{error:?}")
             };
@@ -74,8 +74,62 @@ fn a_transaction_for_another_generation_is_not_carried_out() {
             netns.nft("add table ip somebodys").unwrap();
             let mut batch = Batch::new("portway", Some(generation));
             batch.delete_table();
-            assert_eq!(nat.commit(batch).unwrap(), None);
+            assert_eq!(nat.commit(batch, Affected::Nothing).unwrap(), None);
             assert_eq!(table(&mut nat), before);
+        })
+        .unwrap();
+}
+
+/// The kernel makes a change, and its answer cannot be read: the call fails, and the next one, which finds
+/// nothing to do, says what has to be swept all the same; once.
+///
+/// Fails when: what a change touches is forgotten when its answer is lost.
+#[test]
+fn what_a_change_touches_is_owed_when_its_answer_is_lost() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    netns
+        .enter(|| {
+            let mut nat = Nat::open(TableName::default()).unwrap();
+            assert_eq!(nat.apply(&want(2)).unwrap().affected, Affected::Everything);
+            let wanted = want(3);
+            let layout = layout::table(&wanted.check().unwrap(), TableName::default().label());
+            let (plan, generation) = nat.plan_to(&layout).unwrap();
+            let touched = plan.affects();
+            assert!(matches!(touched, Affected::Scopes(_)), "{touched:?}");
+            let batch = plan.batch("portway", generation);
+            let room = nat.connection.set_room(1);
+            nat.commit(batch, plan.affects()).unwrap_err();
+            nat.connection.set_room(room);
+            let again = nat.apply(&wanted).unwrap();
+            assert!(again.plan.is_empty());
+            assert_eq!(again.affected, touched);
+            assert_eq!(nat.apply(&wanted).unwrap().affected, Affected::Nothing);
+        })
+        .unwrap();
+}
+
+/// What cannot be learnt after a change is no failure of the change.
+#[test]
+fn a_change_that_is_made_does_not_fail_because_of_what_is_read_after_it() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    netns
+        .enter(|| {
+            let mut nat = Nat::open(TableName::default()).unwrap();
+            let wanted = want(2);
+            let layout = layout::table(&wanted.check().unwrap(), TableName::default().label());
+            let (plan, generation) = nat.plan_to(&layout).unwrap();
+            assert!(nat.commit(plan.batch("portway", generation), plan.affects()).unwrap().is_some());
+            let room = nat.connection.set_room(1);
+            nat.learn(&plan, generation, layout);
+            nat.connection.set_room(room);
+            assert!(nat.known.is_none());
+            assert!(nat.apply(&wanted).unwrap().plan.is_empty());
         })
         .unwrap();
 }
