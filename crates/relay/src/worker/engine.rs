@@ -31,9 +31,6 @@ pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Streams with more to do that get their turn between two looks at the event queue.
 const READY_COUNT: usize = 16;
 
-/// How long a stream may be short of descriptors before it is given up.
-const SHORTAGE_PATIENCE: Duration = Duration::from_secs(10);
-
 /// Descriptors the worker needs beside clients: a message with up to 253 of them is looked at, and taken.
 const RESERVED_FDS: u64 = 600;
 
@@ -217,29 +214,22 @@ impl Engine {
             return;
         }
         let result = stream.pump(&mut self.core);
-        let device = stream.device;
+        let (device, relay) = (stream.device, stream.relay);
         match result {
             Pumped::Waits => {}
             Pumped::More => {
                 stream.queued = true;
                 self.core.ready.push_back(key);
             }
-            Pumped::Later => {
-                let since = *stream.since.get_or_insert(self.core.now);
-                if self.core.now.saturating_duration_since(since) < SHORTAGE_PATIENCE {
-                    self.set_stream_timer(key, self.core.now + RETRY_PAUSE);
-                } else {
-                    self.close(key, End::Reset);
-                }
-            }
+            Pumped::Later(at) => self.set_stream_timer(key, at),
             Pumped::Ends(end) => self.ended(key, end),
         }
         if self.core.refused > 0 {
             let refused = std::mem::take(&mut self.core.refused);
             self.core.counters.add(device, field::DROPPED, refused);
         }
-        if result == Pumped::Waits {
-            self.after_pump(key);
+        if result == Pumped::Waits && matches!(relay, Relay::Datagrams(_)) {
+            self.watch_idle(key);
         }
     }
 
@@ -250,15 +240,6 @@ impl Engine {
             self.orphan(key);
         } else {
             self.close(key, end);
-        }
-    }
-
-    fn after_pump(&mut self, key: Key) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        match stream.relay {
-            Relay::Bytes => {}
-            Relay::Descriptors | Relay::Records(_) => stream.since = None,
-            Relay::Datagrams(_) => self.watch_idle(key),
         }
     }
 

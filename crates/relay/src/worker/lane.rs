@@ -10,7 +10,9 @@ use portway_sys::pipe::{self, Pipe};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
+use super::engine::RETRY_PAUSE;
 use super::message::Held;
 use super::pipes::{LARGE_BYTES, Pipes, fill};
 use super::socket::Socket;
@@ -20,6 +22,9 @@ pub(super) const TURN_BYTES: usize = 256 * 1024;
 
 /// A rest that is kept in memory rather than in a pipe, bytes.
 const SMALL_REST_BYTES: usize = 4096;
+
+/// How long a direction may be short of descriptors before its connection is given up.
+const SHORTAGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// State of a direction.
 #[derive(Debug, Default)]
@@ -37,10 +42,33 @@ pub(super) struct Lane {
     pub(super) eof: bool,
     /// splice(2) does not work with this source.
     copies: bool,
+    /// What it is short of has stopped it.
+    shortage: Option<Shortage>,
     /// Bytes taken in over the life of the direction.
     pub(super) total: u64,
     /// Bytes taken in and not yet counted.
     pub(super) uncounted: u64,
+}
+
+/// A direction that something is short for: it rests meanwhile, though its sockets report changes. A refused send is
+/// one of them: the kernel gives its buffer back, which counts as new room.
+#[derive(Debug, Clone, Copy)]
+struct Shortage {
+    /// When it last got on.
+    since: Instant,
+    /// When it tries again.
+    until: Instant,
+}
+
+/// Whether a direction may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Nothing is in its way that time would mend.
+    Free,
+    /// It rests until then.
+    Rests(Instant),
+    /// It has waited for long enough.
+    Over,
 }
 
 /// Where a direction has come to.
@@ -247,7 +275,29 @@ impl Lane {
         }
     }
 
+    /// Takes in where a turn at `now` has brought it.
+    pub(super) fn note(&mut self, step: Step, now: Instant) {
+        if step == Step::Later {
+            let since = self.shortage.map_or(now, |shortage| shortage.since);
+            self.shortage = Some(Shortage { since, until: now + RETRY_PAUSE });
+        } else {
+            self.shortage = None;
+        }
+    }
+
+    /// Whether it may go on at `now`.
+    pub(super) fn patience(&self, now: Instant) -> Patience {
+        match self.shortage {
+            Some(Shortage { since, .. }) if now.saturating_duration_since(since) >= SHORTAGE_PATIENCE => {
+                Patience::Over
+            }
+            Some(Shortage { until, .. }) if now < until => Patience::Rests(until),
+            Some(_) | None => Patience::Free,
+        }
+    }
+
     pub(super) fn count(&mut self, bytes: usize) {
+        self.shortage = None;
         let bytes = u64::try_from(bytes).unwrap_or(0);
         self.total += bytes;
         self.uncounted += bytes;
@@ -270,6 +320,7 @@ impl Lane {
     /// Lets go of the message that was kept.
     pub(super) fn let_go(&mut self, pipes: &mut Pipes) {
         if let Some(held) = self.held.take() {
+            self.shortage = None;
             pipes.unkeep_message(&held);
         }
     }

@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use super::core::Core;
 use super::datagram::{self, Frames};
 use super::guard::{Entry, Origin};
-use super::lane::{Lane, Step};
+use super::lane::{Lane, Patience, Step};
 use super::records;
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
@@ -63,10 +63,21 @@ pub(super) enum Pumped {
     Waits,
     /// There is more to do, after the others' turn.
     More,
-    /// To be tried again in a while.
-    Later,
+    /// To be tried again then, or at an event of before.
+    Later(Instant),
     /// It is over.
     Ends(End),
+}
+
+impl Pumped {
+    /// What two directions come to, neither of which is over.
+    fn or(self, other: Pumped) -> Pumped {
+        match (self, other) {
+            (Pumped::Later(one), Pumped::Later(two)) => Pumped::Later(one.min(two)),
+            (Pumped::More, _) | (Pumped::Later(_), Pumped::Waits) => self,
+            (Pumped::Waits | Pumped::Later(_) | Pumped::Ends(_), _) => other,
+        }
+    }
 }
 
 /// What a failure that the event queue reports means for the connection.
@@ -146,16 +157,28 @@ impl Stream {
             if !self.half.writes(dir) || self.cut == Some(dir.to()) {
                 continue;
             }
-            let step = self.step(dir, core);
-            self.report(dir, core);
-            match self.settle(dir, step, core) {
+            match self.turn(dir, core) {
                 Pumped::Ends(end) => return Pumped::Ends(end),
-                Pumped::More => result = Pumped::More,
-                Pumped::Later if result == Pumped::Waits => result = Pumped::Later,
-                Pumped::Later | Pumped::Waits => {}
+                other => result = result.or(other),
             }
         }
         result
+    }
+
+    /// One direction's part of [`Stream::pump`].
+    fn turn(&mut self, dir: Dir, core: &mut Core) -> Pumped {
+        if let Patience::Rests(until) = self.lane_mut(dir).patience(core.now) {
+            return Pumped::Later(until);
+        }
+        let step = self.step(dir, core);
+        self.report(dir, core);
+        let lane = self.lane_mut(dir);
+        lane.note(step, core.now);
+        match lane.patience(core.now) {
+            Patience::Rests(until) => Pumped::Later(until),
+            Patience::Over => Pumped::Ends(End::Reset),
+            Patience::Free => self.settle(dir, step, core),
+        }
     }
 
     fn step(&mut self, dir: Dir, core: &mut Core) -> Step {
@@ -189,9 +212,9 @@ impl Stream {
 
     fn settle(&mut self, dir: Dir, step: Step, core: &mut Core) -> Pumped {
         match step {
-            Step::Waits => Pumped::Waits,
+            // For what is short [`Lane::patience`] has an answer.
+            Step::Waits | Step::Later => Pumped::Waits,
             Step::More => Pumped::More,
-            Step::Later => Pumped::Later,
             Step::Ended => self.ended(dir),
             Step::SourceFailed(errno) => self.source_failed(dir, errno),
             Step::SinkFailed(errno) => self.sink_failed(dir, errno, core),

@@ -192,7 +192,10 @@ fn pass_descriptors(
             lane.hold(Held { bytes, descriptors }, pipes);
             match blocked(to, errno) {
                 Step::Waits | Step::More => Ok(Passed::Bytes { count: plain + 1, cost }),
-                step => Ok(Passed::Stop(step)),
+                step => {
+                    lane.count(plain + 1);
+                    Ok(Passed::Stop(step))
+                }
             }
         }
     }

@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test program of its own")]
 
+mod idle;
+#[path = "../rig/mod.rs"]
 mod rig;
 
 use std::io::{ErrorKind, Read, Write};
@@ -15,6 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use idle::{IDLE, assert_idle, cpu_time};
 use portway_model::GroupIds;
 use portway_relay::wire::{FromWorker, Ids, Init, Sandbox, field};
 use portway_testkit::{Addr, MessageSocket, Stream, fds};
@@ -24,7 +27,7 @@ use rig::{
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 14] = [
+const TESTS: [(&str, fn()); 15] = [
     ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
     ("the_sandbox_holds", the_sandbox_holds),
     ("clients_are_judged_in_the_sandbox", clients_are_judged_in_the_sandbox),
@@ -35,7 +38,8 @@ const TESTS: [(&str, fn()); 14] = [
     ("a_worker_without_descriptors_recovers", a_worker_without_descriptors_recovers),
     ("descriptors_that_cannot_be_taken_are_not_left_out", descriptors_that_cannot_be_taken_are_not_left_out),
     ("descriptors_held_for_stalled_readers_leave_room", descriptors_held_for_stalled_readers_leave_room),
-    ("failures_cost_no_cpu", failures_cost_no_cpu),
+    ("failures_cost_no_cpu", idle::failures_cost_no_cpu),
+    ("descriptors_without_quota_cost_no_cpu", idle::descriptors_without_quota_cost_no_cpu),
     ("flows_share_the_descriptors", flows_share_the_descriptors),
     ("a_name_outlives_the_flow_that_makes_room", a_name_outlives_the_flow_that_makes_room),
     ("clients_beyond_the_descriptors_wait", clients_beyond_the_descriptors_wait),
@@ -505,52 +509,6 @@ fn stalled_readers_stay_in_the_kernel() {
         let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
         (&client).write_all(b"x").unwrap();
         (&server).read_exact(&mut [0]).unwrap();
-    });
-}
-
-/// How long a worker that has nothing to do is watched.
-const IDLE: Duration = Duration::from_millis(1500);
-
-/// Processor time of the worker so far.
-fn cpu_time(rig: &Rig) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", rig.pid)).unwrap();
-    // Behind the name, which may hold anything: utime and stime, of proc(5), are the 12th and 13th.
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-    // A tick is a hundredth of a second on every architecture (`USER_HZ`).
-    Duration::from_millis(ticks * 10)
-}
-
-/// For the time of [`IDLE`] since it had `spent` so much, the worker has hardly run.
-fn assert_idle(rig: &Rig, spent: Duration) {
-    let more = cpu_time(rig).saturating_sub(spent);
-    assert!(more < IDLE / 5, "{more:?} of processor time in {IDLE:?}");
-}
-
-/// Targets that cannot be called, over udp and tcp, with clients who go on and clients who wait. Fails when: a
-/// datagram is left in the queue that began no flow, or what waits is tried for in every turn.
-fn failures_cost_no_cpu() {
-    in_netns(|| {
-        let mut rig = start();
-        open_to_all(&rig);
-        rig.add(0, "udp:127.0.0.1:1000", "udp:192.0.2.1:2000", &[]);
-        rig.add_held(1, "tcp:127.0.0.1:1001", "tcp:127.0.0.1:2001", &[], PATIENCE);
-        let full = rig.path("full");
-        let _full = Addr::unix(&full).listen_with_backlog(0).unwrap();
-        open_socket(&full);
-        rig.add(2, "tcp:127.0.0.1:1002", &format!("unix:{}", full.display()), &[]);
-        let lost = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let waiting: Vec<Stream> =
-            (0..20).map(|number| connect(&format!("tcp:127.0.0.1:{}", 1001 + number % 2))).collect();
-        rig.until("all are in", |rig| rig.count(1, field::OPENED) + rig.count(2, field::OPENED) == 20);
-        let spent = cpu_time(&rig);
-        for _ in 0..10 {
-            lost.send_to(b"lost", "127.0.0.1:1000").unwrap();
-            std::thread::sleep(IDLE / 10);
-        }
-        assert_idle(&rig, spent);
-        rig.until("the datagrams are counted", |rig| rig.count(0, field::DROPPED) == 10);
-        drop(waiting);
     });
 }
 

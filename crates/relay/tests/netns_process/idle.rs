@@ -1,0 +1,130 @@
+//! What waits costs no processor time.
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use portway_relay::wire::{Ids, Init, field};
+use portway_testkit::{Addr, MessageSocket, Stream, fds};
+
+use crate::rig::in_netns;
+use crate::rig::{PATIENCE, Rig, accept, connect, service};
+use crate::{NOBODY, confined, open_socket, open_to_all, packets, start};
+
+/// How long a worker that has nothing to do is watched.
+pub(crate) const IDLE: Duration = Duration::from_millis(1500);
+
+/// Processor time of the worker so far.
+pub(crate) fn cpu_time(rig: &Rig) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", rig.pid)).unwrap();
+    // Behind the name, which may hold anything: utime and stime, of proc(5), are the 12th and 13th.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    // A tick is a hundredth of a second on every architecture (`USER_HZ`).
+    Duration::from_millis(ticks * 10)
+}
+
+/// For the time of [`IDLE`] since it had `spent` so much, the worker has hardly run.
+pub(crate) fn assert_idle(rig: &Rig, spent: Duration) {
+    let more = cpu_time(rig).saturating_sub(spent);
+    assert!(more < IDLE / 5, "{more:?} of processor time in {IDLE:?}");
+}
+
+/// Targets that cannot be called, over udp and tcp, with clients who go on and clients who wait. Fails when: a
+/// datagram is left in the queue that began no flow, or what waits is tried for in every turn.
+pub(crate) fn failures_cost_no_cpu() {
+    in_netns(|| {
+        let mut rig = start();
+        open_to_all(&rig);
+        rig.add(0, "udp:127.0.0.1:1000", "udp:192.0.2.1:2000", &[]);
+        rig.add_held(1, "tcp:127.0.0.1:1001", "tcp:127.0.0.1:2001", &[], PATIENCE);
+        let full = rig.path("full");
+        let _full = Addr::unix(&full).listen_with_backlog(0).unwrap();
+        open_socket(&full);
+        rig.add(2, "tcp:127.0.0.1:1002", &format!("unix:{}", full.display()), &[]);
+        let lost = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let waiting: Vec<Stream> =
+            (0..20).map(|number| connect(&format!("tcp:127.0.0.1:{}", 1001 + number % 2))).collect();
+        rig.until("all are in", |rig| rig.count(1, field::OPENED) + rig.count(2, field::OPENED) == 20);
+        let spent = cpu_time(&rig);
+        for _ in 0..10 {
+            lost.send_to(b"lost", "127.0.0.1:1000").unwrap();
+            std::thread::sleep(IDLE / 10);
+        }
+        assert_idle(&rig, spent);
+        rig.until("the datagrams are counted", |rig| rig.count(0, field::DROPPED) == 10);
+        drop(waiting);
+    });
+}
+
+/// A client and its service over a device that passes descriptors.
+enum Pair {
+    Stream(Stream, Stream),
+    Records(MessageSocket, MessageSocket),
+}
+
+impl Pair {
+    fn start(rig: &mut Rig, slot: u32, protocol: &str) -> Pair {
+        if protocol == "unixpacket" {
+            let (client, server) = packets(rig, slot, protocol);
+            return Pair::Records(client, server);
+        }
+        let path = rig.path(&format!("target-{slot}"));
+        let (listen, target) = (format!("unix:@listen-{slot}"), format!("unix:{}", path.display()));
+        let service = service(&target);
+        open_socket(&path);
+        rig.add(slot, &listen, &target, &[]);
+        Pair::Stream(connect(&listen), accept(&service))
+    }
+
+    /// Sends as many descriptors as the kernel lets a user have on their way, and more.
+    fn flood(&self) {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for _ in 0..FLOOD_COUNT {
+            let sent = match self {
+                Pair::Stream(Stream::Unix(client), _) => fds::send(client, b"many", &[file.as_fd(); 50]),
+                Pair::Stream(..) => unreachable!("a unix device"),
+                Pair::Records(client, _) => client.send_with(b"many", &[file.as_fd(); 50]),
+            };
+            assert_eq!(sent.unwrap(), 4);
+        }
+    }
+
+    /// Takes a message; how many descriptors came with it.
+    fn take(&self) -> usize {
+        match self {
+            Pair::Stream(_, Stream::Unix(server)) => fds::recv(server, 4).unwrap().1.len(),
+            Pair::Stream(..) => unreachable!("a unix device"),
+            Pair::Records(_, server) => server.receive_with().unwrap().1.len(),
+        }
+    }
+}
+
+/// Messages of 50 descriptors: more than [`crate::FEW_FDS`].
+const FLOOD_COUNT: usize = 12;
+
+/// Descriptors that the kernel lets nobody send, because too many of the worker's user are on their way already: the worker
+/// waits, and passes all of them on when there is room. Fails when: the event that a refused send raises has it sent again
+/// at once.
+pub(crate) fn descriptors_without_quota_cost_no_cpu() {
+    in_netns(|| {
+        for protocol in ["unix", "unixpacket"] {
+            // A user of its own: the kernel counts by user.
+            let ids = Ids { uid: 300_000 + std::process::id() % 100_000, ..NOBODY };
+            let mut rig = Rig::start_role("limited", Init { ids: Some(ids), ..confined() }, &[]);
+            open_to_all(&rig);
+            let pair = Pair::start(&mut rig, 0, protocol);
+            pair.flood();
+            // The bytes of those that are through, and of the one that waits.
+            rig.until("the quota is used up", |rig| rig.count(0, field::BYTES_IN) >= 4 * 8);
+            let spent = cpu_time(&rig);
+            std::thread::sleep(IDLE);
+            assert_idle(&rig, spent);
+            assert!(rig.count(0, field::BYTES_IN) < 4 * FLOOD_COUNT as u64, "{protocol}: none waits");
+            for number in 0..FLOOD_COUNT {
+                assert_eq!(pair.take(), 50, "{protocol}: message {number}");
+            }
+            assert_eq!((rig.count(0, field::DROPPED), rig.live(0)), (0, 1), "{protocol}");
+        }
+    });
+}
