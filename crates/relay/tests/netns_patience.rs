@@ -6,12 +6,12 @@ mod rig;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use portway_relay::wire::field;
-use portway_testkit::{Netns, Stream};
-use rig::{Rig, accept, connect, expect_to_end, in_netns, pattern, service};
+use portway_testkit::{Addr, MessageSocket, Netns, Stream};
+use rig::{PATIENCE, Rig, accept, connect, expect_to_end, in_netns, pattern, service};
 use rustix::net::{getpeername, getsockname, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -127,12 +127,15 @@ fn a_dead_peer_of_a_half_closed_connection_is_found() {
 
 /// Fills a connection until nothing more goes in.
 fn fill(from: &Stream) {
-    rustix::io::ioctl_fionbio(from, true).unwrap();
-    let chunk = vec![1; 1 << 20];
+    fill_with(from, &vec![1; 1 << 20]);
+}
+
+/// The same, by `chunk`.
+fn fill_with(from: impl AsFd, chunk: &[u8]) {
+    rustix::io::ioctl_fionbio(&from, true).unwrap();
     let mut idle = Instant::now();
     while idle.elapsed() < Duration::from_millis(300) {
-        let mut from = from;
-        if from.write(&chunk).is_ok() {
+        if rustix::io::write(&from, chunk).is_ok() {
             idle = Instant::now();
         }
     }
@@ -154,6 +157,43 @@ fn a_reset_does_not_wait_for_ever() {
         let took = start.elapsed();
         assert!(took > Duration::from_millis(800) && took < Duration::from_secs(5), "{took:?}");
         assert_eq!(rig.count(0, field::RESET), 1);
+    });
+}
+
+/// The same between unix sockets, however what passes is carried. Fails when: such a connection waits for room and for
+/// nothing else.
+#[test]
+fn what_a_gone_unix_peer_sent_does_not_wait_for_ever() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let cases = [("unix", "off"), ("unix", "on"), ("unixpacket", "off"), ("unixpacket", "on")];
+        let mut pairs = Vec::new();
+        for (slot, (protocol, fds)) in (0..).zip(cases) {
+            let [listen, target] = ["listen", "target"].map(|name| format!("{name}-{slot}"));
+            let keys = [("tcp.timeout", "1s"), ("fds", fds)];
+            let (at, to) = (Addr::Abstract(listen.clone()), Addr::Abstract(target.clone()));
+            let mut add =
+                || rig.add(slot, &format!("{protocol}:@{listen}"), &format!("{protocol}:@{target}"), &keys);
+            let pair: [Box<dyn AsFd>; 2] = if protocol == "unix" {
+                let service = to.listen().unwrap();
+                add();
+                [Box::new(at.connect(PATIENCE).unwrap()), Box::new(accept(&service))]
+            } else {
+                let service = MessageSocket::listen(&to).unwrap();
+                add();
+                [Box::new(MessageSocket::connect(&at).unwrap()), Box::new(service.accept().unwrap())]
+            };
+            // A peer that is closed with something unread is lost; one that has read everything has ended.
+            rustix::io::write(&pair[0], b"unread").unwrap();
+            rig.until("it is there", |rig| rig.count(slot, field::BYTES_IN) > 0);
+            fill_with(&pair[1], &[1; 8192]);
+            pairs.push(pair);
+        }
+        let start = Instant::now();
+        let _clients: Vec<Box<dyn AsFd>> = pairs.into_iter().map(|[client, _]| client).collect();
+        rig.until("all end", |rig| (0..4).all(|slot| rig.live(slot) == 0));
+        assert!(start.elapsed() > Duration::from_millis(800), "{:?}", start.elapsed());
+        assert_eq!([0, 1, 2, 3].map(|slot| rig.count(slot, field::RESET)), [1; 4]);
     });
 }
 

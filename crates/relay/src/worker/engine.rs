@@ -193,9 +193,9 @@ impl Engine {
             Failed::No => {}
             Failed::Ends(end) => self.close(key, end),
             Failed::Blocked => {
-                let since = *stream.since.get_or_insert(self.core.now);
                 let limit = self.devices.get(stream.device).map(|device| device.plan.spec().tcp_timeout);
-                self.set_stream_timer(key, since + limit.unwrap_or_default());
+                let at = *stream.doomed.get_or_insert(self.core.now + limit.unwrap_or_default());
+                self.set_stream_timer(key, at);
             }
         }
     }
@@ -243,10 +243,11 @@ impl Engine {
         }
     }
 
-    /// Sets the timer of a stream, which has one.
+    /// Sets the timer of a stream, which has one: for `at`, or for its end if that comes before.
     pub(super) fn set_stream_timer(&mut self, key: Key, at: Instant) {
         self.cancel_stream_timer(key);
         if let Some(stream) = self.streams.get_mut(key) {
+            let at = stream.doomed.map_or(at, |end| end.min(at));
             stream.timer = Some(at);
             self.core.timers.set(at, Timer::Stream(key));
         }
@@ -261,6 +262,10 @@ impl Engine {
     fn on_stream_timer(&mut self, key: Key) {
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.timer = None;
+        // One side is gone, and the other has not taken the rest in all that time.
+        if stream.doomed.is_some_and(|end| self.core.now >= end) {
+            return self.close(key, End::Reset);
+        }
         match (stream.phase, stream.relay) {
             (Phase::Dialing, _) => self.dial_failed(key, rustix::io::Errno::TIMEDOUT),
             (Phase::Waiting, _) => self.give_up(key, rustix::io::Errno::TIMEDOUT),
@@ -268,9 +273,12 @@ impl Engine {
             // Its timer was taken back.
             (Phase::SetAside, _) => {}
             (Phase::Open, Relay::Datagrams(_)) => self.on_idle(key),
-            (Phase::Open, Relay::Descriptors | Relay::Records(_)) => self.pump(key),
-            // One side is gone, and the other has not taken the rest in all that time.
-            (Phase::Open, Relay::Bytes) => self.close(key, End::Reset),
+            (Phase::Open, Relay::Bytes | Relay::Descriptors | Relay::Records(_)) => self.pump(key),
+        }
+        if let Some(stream) = self.streams.get(key)
+            && let (None, Some(end)) = (stream.timer, stream.doomed)
+        {
+            self.set_stream_timer(key, end);
         }
     }
 

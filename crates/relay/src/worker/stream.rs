@@ -121,8 +121,10 @@ pub(super) struct Stream {
     pub(super) timer: Option<Instant>,
     /// It stands in the queue of those with more to do.
     pub(super) queued: bool,
-    /// When something last passed that keeps it alive (datagrams), or since when it is short of something.
+    /// When something last passed that keeps it alive (datagrams).
     pub(super) since: Option<Instant>,
+    /// One side is gone, and the other has until then to take what is on its way.
+    pub(super) doomed: Option<Instant>,
 }
 
 impl Stream {
@@ -147,6 +149,7 @@ impl Stream {
             timer: None,
             queued: false,
             since: None,
+            doomed: None,
         }
     }
 
