@@ -204,7 +204,7 @@ impl Engine {
     pub(super) fn resume_listener(&mut self, key: Key) {
         if let Some(listener) = self.listeners.get_mut(key) {
             listener.timer = None;
-            if self.life.accepts() {
+            if listener.blocked.is_none() && self.life.accepts() {
                 self.watch_listener(key, Attention::Clients);
             }
         }
@@ -218,7 +218,8 @@ impl Engine {
         {
             tune_tcp(listener.fd.as_fd(), device.plan.spec());
         }
-        if listener.attention == Attention::None && listener.timer.is_none() && self.life.accepts() {
+        let rests = listener.timer.is_some() || listener.blocked.is_some();
+        if listener.attention == Attention::None && !rests && self.life.accepts() {
             self.watch_listener(key, Attention::Clients);
         }
     }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use portway_relay::wire::{Ids, Init, field};
 use portway_testkit::{Addr, MessageSocket, Stream, fds};
 
-use crate::rig::in_netns;
-use crate::rig::{PATIENCE, Rig, accept, connect, service};
+use crate::rig::{PATIENCE, Rig, accept, connect, device, in_netns, service, until};
 use crate::{NOBODY, confined, open_socket, open_to_all, packets, start};
 
 /// How long a worker that has nothing to do is watched.
@@ -54,6 +53,36 @@ pub(crate) fn failures_cost_no_cpu() {
         assert_idle(&rig, spent);
         rig.until("the datagrams are counted", |rig| rig.count(0, field::DROPPED) == 10);
         drop(waiting);
+    });
+}
+
+/// A listener that waits for room at its target is left alone when its device changes, and when it comes again. Fails
+/// when: whatever starts a listener has it watched.
+pub(crate) fn waiting_listeners_cost_no_cpu() {
+    in_netns(|| {
+        let mut rig = start();
+        let (client, server) = packets(&mut rig, 0, "unixgram");
+        rustix::io::ioctl_fionbio(&client, true).unwrap();
+        let mut sent = 0_u64;
+        // A queue holds 11 (net.unix.max_dgram_qlen is 10): the target's, the listener's, and one waits in the worker.
+        while sent < 11 + 1 + 11 {
+            until("there is room", || client.send(b"fill").is_ok());
+            sent += 1;
+        }
+        let [listen, target] = ["in-0", "out-0"].map(|name| format!("unixgram:{}", rig.path(name).display()));
+        rig.change(0, &listen, &target, &[("udp.idle", "3m")]);
+        let spent = cpu_time(&rig);
+        std::thread::sleep(IDLE);
+        assert_idle(&rig, spent);
+        let listeners = std::mem::take(&mut rig.kept.last_mut().unwrap().1);
+        rig.put(0, &device(&listen, &target, &[]), &listeners, None).unwrap();
+        let spent = cpu_time(&rig);
+        std::thread::sleep(IDLE);
+        assert_idle(&rig, spent);
+        for _ in 0..sent {
+            assert_eq!(server.receive().unwrap(), b"fill");
+        }
+        assert_eq!(rig.count(0, field::DROPPED), 0);
     });
 }
 

@@ -27,7 +27,7 @@ use rig::{
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 15] = [
+const TESTS: [(&str, fn()); 16] = [
     ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
     ("the_sandbox_holds", the_sandbox_holds),
     ("clients_are_judged_in_the_sandbox", clients_are_judged_in_the_sandbox),
@@ -39,6 +39,7 @@ const TESTS: [(&str, fn()); 15] = [
     ("descriptors_that_cannot_be_taken_are_not_left_out", descriptors_that_cannot_be_taken_are_not_left_out),
     ("descriptors_held_for_stalled_readers_leave_room", descriptors_held_for_stalled_readers_leave_room),
     ("failures_cost_no_cpu", idle::failures_cost_no_cpu),
+    ("waiting_listeners_cost_no_cpu", idle::waiting_listeners_cost_no_cpu),
     ("descriptors_without_quota_cost_no_cpu", idle::descriptors_without_quota_cost_no_cpu),
     ("flows_share_the_descriptors", flows_share_the_descriptors),
     ("a_name_outlives_the_flow_that_makes_room", a_name_outlives_the_flow_that_makes_room),
