@@ -61,6 +61,8 @@ impl Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { family, table, chain, owner } = self;
+        // Anybody's names, in a line of the log.
+        let (table, chain) = (table.escape_debug(), chain.escape_debug());
         write!(
             f,
             "chain {chain} of table {family} {table} stops forwarded packets that its rules do not allow"

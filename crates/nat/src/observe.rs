@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::netlink::{Connection, FLAG_ACK, FLAG_DUMP, Malformed, NetlinkError, Writer};
+use crate::netlink::{Connection, FLAG_ACK, FLAG_DUMP, Malformed, Message, NetlinkError, Writer};
 use crate::nft::{
     Chain, Element, Expr, FAMILY_INET, Key, Table, attr, kind, read_chain, read_elements, read_rule, read_set,
 };
@@ -68,7 +68,10 @@ fn read(connection: &mut Connection, name: &str) -> Result<Observed, ObserveErro
         return Err(ObserveError::Foreign);
     }
     for (set, content) in &mut table.sets {
-        content.elements = elements(connection, name, set)?;
+        // By a name that was not UTF-8 it cannot be asked for, and it is none of ours anyway.
+        if !set.contains(char::REPLACEMENT_CHARACTER) {
+            content.elements = elements(connection, name, set)?;
+        }
     }
     table.chains = chains(connection, name)?;
     for (chain, rule) in rules(connection, name)? {
@@ -100,13 +103,17 @@ fn list(kind: u16, table: &str, fill: impl FnOnce(&mut Writer)) -> Writer {
     request
 }
 
+/// Whether what a message describes stands in the table. Nothing else of it has to be understood if not.
+fn is_of(message: &Message<'_>, table: &str) -> Result<bool, Malformed> {
+    let found = message.attributes()?.find(attr::TABLE)?;
+    Ok(found.is_some_and(|found| found.text() == table))
+}
+
 fn sets(connection: &mut Connection, name: &str) -> Result<Table, NetlinkError> {
     connection.dump(&mut list(kind::GET_SET, name, |_| {}), Table::default, |table, message| {
-        if message.kind == kind::NEW_SET {
+        if message.kind == kind::NEW_SET && is_of(&message, name)? {
             let seen = read_set(message.attributes()?)?;
-            if seen.table == name {
-                table.sets.insert(seen.name, seen.object);
-            }
+            table.sets.insert(seen.name, seen.object);
         }
         Ok(())
     })
@@ -120,9 +127,9 @@ fn elements(
     let mut request = list(kind::GET_ELEMENT, name, |out| out.text(attr::ELEMENTS_SET, set));
     let begin = BTreeMap::new;
     connection.dump(&mut request, begin, |elements, message| {
-        if message.kind == kind::NEW_ELEMENT {
+        if message.kind == kind::NEW_ELEMENT && is_of(&message, name)? {
             let seen = read_elements(message.attributes()?)?;
-            if seen.table == name && seen.name == set {
+            if seen.name == set {
                 elements.extend(seen.object);
             }
         }
@@ -133,11 +140,9 @@ fn elements(
 fn chains(connection: &mut Connection, name: &str) -> Result<BTreeMap<String, Chain>, NetlinkError> {
     let begin = BTreeMap::new;
     connection.dump(&mut list(kind::GET_CHAIN, name, |_| {}), begin, |chains, message| {
-        if message.kind == kind::NEW_CHAIN {
+        if message.kind == kind::NEW_CHAIN && is_of(&message, name)? {
             let seen = read_chain(message.attributes()?)?;
-            if seen.table == name {
-                chains.insert(seen.name, seen.object);
-            }
+            chains.insert(seen.name, seen.object);
         }
         Ok(())
     })
@@ -146,11 +151,9 @@ fn chains(connection: &mut Connection, name: &str) -> Result<BTreeMap<String, Ch
 /// Every rule with its chain's name, those of one chain in order.
 fn rules(connection: &mut Connection, name: &str) -> Result<Vec<(String, Vec<Expr>)>, NetlinkError> {
     connection.dump(&mut list(kind::GET_RULE, name, |_| {}), Vec::new, |rules, message| {
-        if message.kind == kind::NEW_RULE {
+        if message.kind == kind::NEW_RULE && is_of(&message, name)? {
             let seen = read_rule(message.attributes()?)?;
-            if seen.table == name {
-                rules.push((seen.name, seen.object));
-            }
+            rules.push((seen.name, seen.object));
         }
         Ok(())
     })

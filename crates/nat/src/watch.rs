@@ -109,7 +109,7 @@ impl Watch {
         }
         // The first attribute of every object's description.
         match message.attributes()?.find(attr::TABLE)? {
-            Some(table) => Ok(table.text()? == self.table.as_str()),
+            Some(table) => Ok(table.text() == self.table.as_str()),
             None => Ok(false),
         }
     }

@@ -1,6 +1,9 @@
 use super::*;
-use crate::nft::{Element, Key};
+use crate::forward::forward_obstacles;
+use crate::netlink::{FLAG_ACK, FLAG_CREATE, Writer};
+use crate::nft::{Element, FAMILY_INET, Hook, Key, attr, kind};
 use crate::spec::{Listen, Publication, Transport};
+use crate::watch::{Event, Watch};
 use portway_model::{Port, PortRange};
 use portway_testkit::{Netns, is_root};
 
@@ -130,6 +133,70 @@ fn a_change_that_is_made_does_not_fail_because_of_what_is_read_after_it() {
             nat.connection.set_room(room);
             assert!(nat.known.is_none());
             assert!(nat.apply(&wanted).unwrap().plan.is_empty());
+        })
+        .unwrap();
+}
+
+/// A table with a set and a chain, each named `name` and a byte that is no text. A set of a table that is there
+/// already is added to it.
+fn with_odd_names(table: &[u8], name: &[u8]) -> Writer {
+    let odd = [name, &[0xff, 0]].concat();
+    let mut batch = Writer::default();
+    batch.netfilter(16, 0, 0, 10, |_| {});
+    batch.netfilter(kind::NEW_TABLE, FLAG_CREATE | FLAG_ACK, FAMILY_INET, 0, |out| {
+        out.bytes(attr::TABLE, table);
+    });
+    batch.netfilter(kind::NEW_SET, FLAG_CREATE | FLAG_ACK, FAMILY_INET, 0, |out| {
+        out.bytes(attr::TABLE, table);
+        out.bytes(attr::SET_NAME, &odd);
+        for (kind, value) in [(attr::SET_KEY_TYPE, 7), (attr::SET_KEY_LENGTH, 4), (attr::SET_ID, 1)] {
+            out.u32(kind, value);
+        }
+    });
+    batch.netfilter(kind::NEW_CHAIN, FLAG_CREATE | FLAG_ACK, FAMILY_INET, 0, |out| {
+        out.bytes(attr::TABLE, table);
+        out.bytes(attr::CHAIN_NAME, &odd);
+        out.nested(attr::CHAIN_HOOK, |out| {
+            out.u32(attr::HOOK_NUMBER, Hook::FORWARD);
+            out.u32(attr::HOOK_PRIORITY, 0);
+        });
+        out.text(attr::CHAIN_TYPE, "filter");
+        out.u32(attr::CHAIN_POLICY, 0);
+    });
+    batch.netfilter(17, 0, 0, 10, |_| {});
+    batch
+}
+
+/// Names are any bytes to the kernel. Those of somebody else's table are no event and hide nothing, a chain of
+/// such a name is found all the same, and in our own table they are drift like any other.
+///
+/// Fails when: a name that is no UTF-8 is an error, of the watch, of the search, or of the table's reading.
+#[test]
+fn names_that_are_no_text_do_no_harm() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    netns
+        .enter(|| {
+            let mut watch = Watch::open(TableName::default()).unwrap();
+            let mut nat = Nat::open(TableName::default()).unwrap();
+            watch.ignore(nat.port_id());
+            let mut others = Connection::open(Netlink::Netfilter).unwrap();
+            let mut others = |table: &[u8]| {
+                assert_eq!(others.send(&mut with_odd_names(table, b"a\x1b")).unwrap(), []);
+            };
+            others(b"foreign\xff\0");
+            assert_eq!(watch.poll().unwrap(), None);
+            nat.apply(&want(2)).unwrap();
+            let named = || forward_obstacles().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+            let rest = "stops forwarded packets that its rules do not allow";
+            assert_eq!(named(), [format!("chain a\\u{{1b}}\u{fffd} of table inet foreign\u{fffd} {rest}")]);
+            others(b"portway\0");
+            assert_eq!(watch.poll().unwrap(), Some(Event::Changed));
+            assert!(nat.apply(&want(2)).unwrap().plan.is_whole());
+            assert_eq!(named().len(), 1);
+            assert!(nat.apply(&want(2)).unwrap().plan.is_empty());
         })
         .unwrap();
 }

@@ -44,11 +44,11 @@ impl<'a> Attribute<'a> {
         self.array().map(|[byte]: [u8; 1]| byte)
     }
 
-    /// A text, with or without the zero byte at its end.
-    pub(crate) fn text(&self) -> Result<String, Malformed> {
+    /// A text, with or without the zero byte at its end. Names are anybody's, and the kernel takes any bytes:
+    /// what is no UTF-8 becomes U+FFFD, which no name of ours has.
+    pub(crate) fn text(&self) -> String {
         let end = self.value.iter().position(|byte| *byte == 0).unwrap_or(self.value.len());
-        let text = self.value.get(..end).unwrap_or_default();
-        String::from_utf8(text.to_vec()).map_err(|_| Malformed("text"))
+        String::from_utf8_lossy(self.value.get(..end).unwrap_or_default()).into_owned()
     }
 
     fn array<const N: usize>(&self) -> Result<[u8; N], Malformed> {

@@ -289,9 +289,7 @@ fn mistake(message: &Message<'_>, first: u32) -> Result<Option<Mistake>, Malform
     }
     let capped = message.flags & FLAG_CAPPED != 0 && message.flags & FLAG_ATTRIBUTES != 0;
     let text = match message.body.get(ERROR_HEAD_BYTES..) {
-        Some(rest) if capped => {
-            Attributes::new(rest).find(ERROR_TEXT)?.map(|found| found.text()).transpose()?
-        }
+        Some(rest) if capped => Attributes::new(rest).find(ERROR_TEXT)?.map(|found| found.text()),
         Some(_) | None => None,
     };
     let number = usize::try_from(message.sequence.wrapping_sub(first)).unwrap_or_default();

@@ -300,7 +300,7 @@ impl Expr {
 
     /// Reads name and data.
     pub(crate) fn read(attributes: Attributes<'_>) -> Result<Self, Malformed> {
-        let name = attributes.need(attr::EXPR_NAME, "expression")?.text()?;
+        let name = attributes.need(attr::EXPR_NAME, "expression")?.text();
         let data = attributes.find(attr::EXPR_DATA)?.map_or(Attributes::new(&[]), |data| data.nested());
         let known = Self::read_data(&name, data)?;
         Ok(known.unwrap_or(Self::Unknown(name)))
@@ -329,7 +329,7 @@ impl Expr {
             "bitwise" => read_mask(data)?,
             "immediate" => read_immediate(data)?,
             "lookup" if word(5)? == 0 => {
-                Some(Self::Lookup { set: data.need(1, "set")?.text()?, from: register(2)?, to: optional(3)? })
+                Some(Self::Lookup { set: data.need(1, "set")?.text(), from: register(2)?, to: optional(3)? })
             }
             "fib" if word(2)? == Fib::RESULT => {
                 keyed(&Fib::ALL, word(3)?).zip(optional(1)?).map(|(what, to)| Self::Fib { what, to })
@@ -371,7 +371,7 @@ fn read_immediate(data: Attributes<'_>) -> Result<Option<Expr>, Malformed> {
     Ok(Some(Expr::Verdict(match code {
         Verdict::ACCEPT => Verdict::Accept,
         Verdict::RETURN => Verdict::Return,
-        Verdict::GOTO => Verdict::Goto(verdict.need(attr::VERDICT_CHAIN, "verdict")?.text()?),
+        Verdict::GOTO => Verdict::Goto(verdict.need(attr::VERDICT_CHAIN, "verdict")?.text()),
         code => Verdict::Other(code),
     })))
 }

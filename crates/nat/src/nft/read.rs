@@ -18,8 +18,8 @@ pub(crate) struct Seen<T> {
 }
 
 fn seen<T>(attributes: Attributes<'_>, name: u16, object: T) -> Result<Seen<T>, Malformed> {
-    let table = attributes.need(attr::TABLE, "table")?.text()?;
-    Ok(Seen { table, name: attributes.need(name, "name")?.text()?, object })
+    let table = attributes.need(attr::TABLE, "table")?.text();
+    Ok(Seen { table, name: attributes.need(name, "name")?.text(), object })
 }
 
 /// A chain, without its rules.
@@ -32,7 +32,7 @@ pub(crate) fn read_chain(attributes: Attributes<'_>) -> Result<Seen<Chain>, Malf
 }
 
 fn read_hook(chain: Attributes<'_>, hook: Attributes<'_>) -> Result<Hook, Malformed> {
-    let kind = match chain.need(attr::CHAIN_TYPE, "chain type")?.text()?.as_str() {
+    let kind = match chain.need(attr::CHAIN_TYPE, "chain type")?.text().as_str() {
         "nat" => HookKind::Nat,
         "route" => HookKind::Route,
         _ => HookKind::Filter,
