@@ -14,9 +14,10 @@ use portway_sys::netlink::Family as Netlink;
 
 use crate::apply::TableName;
 use crate::netlink::{Attributes, Connection, FLAG_ACK, FLAG_DUMP, Malformed, Message, NetlinkError, Writer};
-use crate::plan::layout::Label;
+use crate::observe;
+use crate::plan::layout::{self, Label};
 use crate::spec::{Checked, Family, Listen, Transport};
-use entry::{Entry, kind};
+use entry::{Entry, Rules, kind};
 
 /// `ENOENT`: the entry has gone by itself.
 const NOT_FOUND: i32 = 2;
@@ -24,6 +25,10 @@ const NOT_FOUND: i32 = 2;
 /// Entries that are deleted between two looks at the table: bounds memory, whatever a flood has filled the
 /// table with.
 const ROUND: usize = 65_536;
+
+/// Looks at the table at most, for each thing that is looked for: a million entries. Some come back as fast
+/// as they are deleted, for who comes to an address by an interface that does not have it is never led.
+const PASSES: usize = 16;
 
 /// Deletions sent at once.
 const AT_ONCE: usize = 512;
@@ -97,7 +102,7 @@ fn failed(action: &'static str) -> impl Fn(NetlinkError) -> ConntrackError {
 pub struct Conntrack {
     netfilter: Connection,
     route: Connection,
-    label: Label,
+    table: TableName,
 }
 
 impl Conntrack {
@@ -108,12 +113,13 @@ impl Conntrack {
     pub fn open(table: &TableName) -> Result<Self, ConntrackError> {
         let netfilter = Connection::open(Netlink::Netfilter).map_err(failed("reach"))?;
         let route = Connection::open(Netlink::Route).map_err(failed("reach"))?;
-        Ok(Self { netfilter, route, label: table.label() })
+        Ok(Self { netfilter, route, table: table.clone() })
     }
 
     /// Deletes every entry that leads elsewhere than `want` says: of this table's making, or to one of
     /// its addresses and ports and past it. Connections of others, to others' ports, are not touched, and
-    /// neither is a TCP connection to a socket of this host that has been answered.
+    /// neither is a TCP connection to a socket of this host that has been answered. Work has an end, even if
+    /// somebody makes such entries without one.
     ///
     /// To be called after the table was changed, with what the change affected.
     ///
@@ -130,16 +136,14 @@ impl Conntrack {
             }
         };
         let local = addresses(&mut self.route).map_err(failed("list the addresses for"))?;
+        let changed = match affected {
+            Affected::Scopes(scopes) => &scopes[..],
+            Affected::Nothing | Affected::Everything => &[],
+        };
+        let rules = Rules { want, changed, local: &local, label: self.table.label() };
         let mut swept = Swept::default();
         for filter in filters {
-            loop {
-                let (seen, stale) = self.stale(&filter, want, &local)?;
-                swept.seen += seen;
-                swept.deleted += self.delete(&stale)?;
-                if stale.len() < ROUND {
-                    break;
-                }
-            }
+            swept.add(passes(|| self.pass(&filter, &rules))?);
         }
         Ok(swept)
     }
@@ -150,7 +154,7 @@ impl Conntrack {
     /// When the kernel refuses.
     pub fn live(&mut self, want: &Checked<'_>) -> Result<BTreeMap<String, u64>, ConntrackError> {
         let mut sum: BTreeMap<String, u64> = BTreeMap::new();
-        let label = self.label;
+        let label = self.table.label();
         for family in [Family::V4, Family::V6] {
             let mut request = Filter { translated: true, ..Filter::all(family) }.request();
             let counts = self.netfilter.dump(
@@ -158,7 +162,7 @@ impl Conntrack {
                 BTreeMap::new,
                 |counts: &mut BTreeMap<&str, u64>, message| {
                     if let Some(entry) = read(&message)?
-                        && label.is_in(entry.labels())
+                        && entry.is_led_by(label)
                         && entry.is_open()
                         && let Some(publication) = entry.leads(want)
                     {
@@ -174,22 +178,54 @@ impl Conntrack {
         Ok(sum)
     }
 
-    fn stale(
-        &mut self,
-        filter: &Filter,
-        want: &Checked<'_>,
-        local: &BTreeSet<IpAddr>,
-    ) -> Result<(u64, Vec<Entry>), ConntrackError> {
-        let (begin, label) = (|| (0, Vec::new()), self.label);
-        let list = self.netfilter.dump(&mut filter.request(), begin, |(seen, stale), message| {
-            let Some(entry) = read(&message)? else { return Ok(()) };
-            *seen += 1;
-            if stale.len() < ROUND && entry.is_stale(want, local, label) {
-                stale.push(entry);
-            }
-            Ok(())
-        });
+    /// Looks at the entries once, and deletes as many as it may.
+    fn pass(&mut self, filter: &Filter, rules: &Rules<'_>) -> Result<Pass, ConntrackError> {
+        let (seen, mut stale) = self.stale(filter, rules)?;
+        let found = stale.len();
+        // After the look: what another table has led before it stands in that table.
+        if !stale.is_empty() && rules.label != Label::MAIN {
+            let others = self.scopes_of_others().map_err(failed("read the tables beside ours for"))?;
+            stale.retain(|entry| {
+                !(entry.is_led_by(rules.label) && others.iter().any(|scope| entry.is_within(scope)))
+            });
+        }
+        Ok(Pass { seen, found, deleted: self.delete(&stale)? })
+    }
+
+    fn stale(&mut self, filter: &Filter, rules: &Rules<'_>) -> Result<(u64, Vec<Entry>), ConntrackError> {
+        let list = self.netfilter.dump(
+            &mut filter.request(),
+            || (0, Vec::new()),
+            |(seen, stale), message| {
+                let Some(entry) = read(&message)? else { return Ok(()) };
+                *seen += 1;
+                if stale.len() < ROUND && entry.is_stale(rules) {
+                    stale.push(entry);
+                }
+                Ok(())
+            },
+        );
         list.map_err(failed("list"))
+    }
+
+    /// What other tables of ours publish that have the same mark.
+    fn scopes_of_others(&mut self) -> Result<BTreeSet<Scope>, NetlinkError> {
+        let mut scopes = BTreeSet::new();
+        for name in observe::tables(&mut self.netfilter)? {
+            if name == self.table || name.label() != self.table.label() {
+                continue;
+            }
+            let observed = match observe::table(&mut self.netfilter, name.as_str()) {
+                Ok(observed) => observed,
+                Err(observe::ObserveError::Foreign) => continue,
+                Err(observe::ObserveError::Netlink(error)) => return Err(error),
+            };
+            let observe::Observed::Ours(table) = observed else { continue };
+            for (set, content) in &table.sets {
+                scopes.extend(content.elements.keys().filter_map(|key| layout::scope(set, key)));
+            }
+        }
+        Ok(scopes)
     }
 
     fn delete(&mut self, entries: &[Entry]) -> Result<u64, ConntrackError> {
@@ -210,6 +246,34 @@ impl Conntrack {
         }
         Ok(deleted)
     }
+}
+
+impl Swept {
+    fn add(&mut self, other: Self) {
+        self.seen += other.seen;
+        self.deleted += other.deleted;
+    }
+}
+
+/// What one look at the entries came to.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    seen: u64,
+    found: usize,
+    deleted: u64,
+}
+
+/// Looks as long as there is more than one look can take, and something comes of it.
+fn passes<E>(mut look: impl FnMut() -> Result<Pass, E>) -> Result<Swept, E> {
+    let mut swept = Swept::default();
+    for _ in 0..PASSES {
+        let Pass { seen, found, deleted } = look()?;
+        swept.add(Swept { seen, deleted });
+        if found < ROUND || deleted == 0 {
+            break;
+        }
+    }
+    Ok(swept)
 }
 
 fn read(message: &Message<'_>) -> Result<Option<Entry>, Malformed> {
@@ -309,4 +373,34 @@ fn addresses(route: &mut Connection) -> Result<BTreeSet<IpAddr>, NetlinkError> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often is looked, and what is counted, when each look finds and deletes so many.
+    fn looks(each: impl Fn(usize) -> (usize, u64)) -> (usize, Swept) {
+        let mut count = 0;
+        let swept = passes(|| {
+            let (found, deleted) = each(count);
+            count += 1;
+            Ok::<_, ()>(Pass { seen: 1, found, deleted })
+        });
+        (count, swept.unwrap())
+    }
+
+    /// Fails when: entries that come back, or that are gone before they are deleted, are looked for without end.
+    #[test]
+    fn a_sweep_ends() {
+        let full = u64::try_from(ROUND).unwrap();
+        assert_eq!(looks(|_| (0, 0)), (1, Swept { seen: 1, deleted: 0 }));
+        assert_eq!(looks(|_| (7, 7)), (1, Swept { seen: 1, deleted: 7 }));
+        assert_eq!(
+            looks(|n| if n < 2 { (ROUND, full) } else { (1, 1) }),
+            (3, Swept { seen: 3, deleted: 2 * full + 1 })
+        );
+        assert_eq!(looks(|_| (ROUND, 0)).0, 1);
+        assert_eq!(looks(|_| (ROUND, full)).0, PASSES);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::apply::TableName;
 use crate::netlink::{Connection, FLAG_ACK, FLAG_DUMP, Malformed, Message, NetlinkError, Writer};
 use crate::nft::{
     Chain, Element, Expr, FAMILY_INET, Key, Table, attr, kind, read_chain, read_elements, read_rule, read_set,
@@ -101,6 +102,19 @@ fn list(kind: u16, table: &str, fill: impl FnOnce(&mut Writer)) -> Writer {
         fill(out);
     });
     request
+}
+
+/// The tables of this namespace that have a name of ours.
+pub(crate) fn tables(connection: &mut Connection) -> Result<Vec<TableName>, NetlinkError> {
+    let mut request = Writer::default();
+    request.netfilter(kind::GET_TABLE, FLAG_DUMP, FAMILY_INET, 0, |_| {});
+    connection.dump(&mut request, Vec::new, |tables, message| {
+        if message.kind == kind::NEW_TABLE && message.family() == FAMILY_INET {
+            let name = message.attributes()?.need(attr::TABLE, "table")?.text();
+            tables.extend(TableName::new(&name));
+        }
+        Ok(())
+    })
 }
 
 /// Whether what a message describes stands in the table. Nothing else of it has to be understood if not.

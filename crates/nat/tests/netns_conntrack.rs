@@ -5,10 +5,10 @@
 mod publish;
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::time::Instant;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
-use portway_nat::{Affected, Conntrack, TableName, Want};
+use portway_nat::{Affected, Conntrack, Nat, TableName, Want};
 use portway_testkit::is_root;
 use publish::town::{Answerer, PATIENCE, Sender, Town, ask_udp};
 use publish::{publication, want};
@@ -151,4 +151,100 @@ fn nobody_elses_connection_is_forgotten() {
     let (swept, live) = everything(&want(vec![]));
     assert_eq!(swept.deleted, 1);
     assert!(live.is_empty());
+}
+
+/// A connection that carries our mark and was not led by us stays: one that nobody led, and one in a zone of
+/// its own, as virtual switches have them.
+///
+/// Fails when: the mark alone makes a connection ours.
+#[test]
+fn a_connection_with_our_mark_that_is_not_ours_is_not_forgotten() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    town.host
+        .nft(
+            "table inet theirs {
+                chain zones { type filter hook prerouting priority -300; udp dport 7001 ct zone set 5; }
+                chain lead {
+                    type nat hook prerouting priority -100;
+                    meta nfproto ipv4 udp dport 7001 ct label set 112 dnat ip to 10.0.0.2:8080
+                }
+                chain marks { type filter hook input priority 0; udp dport 7000 ct label set 112; }
+            }",
+        )
+        .unwrap();
+    let _host = Answerer::start(&town.host, "host", 7000);
+    assert!(ask_udp(&town.client, "192.0.2.1:7000", PATIENCE).is_some());
+    // What answers it is in no zone, so nobody hears of it.
+    let _ = Sender::new(&town.client, "192.0.2.1:7001").ask();
+    town.apply_alone(&want(vec![]));
+    let swept = town.sweep_everything(&TableName::default(), &want(vec![]));
+    assert!(swept.seen >= 2, "{swept:?}");
+    assert_eq!(swept.deleted, 0);
+}
+
+/// Two tables whose names come to the same mark: each forgets what it has led itself.
+///
+/// Fails when: the mark is taken for the table.
+#[test]
+fn a_table_with_the_same_mark_keeps_its_connections() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    let _one = Answerer::start(&town.one, "one", 8080);
+    let [own, other] = ["portway_00000000", "portway_0000000f"].map(|name| TableName::new(name).unwrap());
+    let apply = |table: &TableName, want: &Want| {
+        town.host.enter(|| Nat::open(table.clone()).unwrap().apply(want).unwrap()).unwrap()
+    };
+    let led = |port| want(vec![publication("dns", "udp", &format!("* {port}"), "10.0.0.2 8080")]);
+    apply(&own, &led(53));
+    apply(&other, &led(54));
+    for port in [53, 54] {
+        assert!(ask_udp(&town.client, &format!("192.0.2.1:{port}"), PATIENCE).is_some());
+    }
+    assert_eq!(town.sweep_everything(&own, &led(53)).deleted, 0);
+    apply(&own, &want(vec![]));
+    assert_eq!(town.sweep_everything(&own, &want(vec![])).deleted, 1);
+    let live = |table: &TableName, want: &Want| {
+        let live = || Conntrack::open(table).unwrap().live(&want.check().unwrap()).unwrap();
+        town.host.enter(live).unwrap()
+    };
+    assert_eq!(live(&other, &led(54)).get("dns"), Some(&1));
+    apply(&other, &want(vec![]));
+    assert_eq!(town.sweep_everything(&other, &want(vec![])).deleted, 1);
+}
+
+/// One client port to two addresses of the host: the kernel leads the second to the next port of the range. Both
+/// live on whatever else changes, and both are forgotten when their range does.
+///
+/// Fails when: only the port of the same place in the range is right; or any port of the range is, also after a
+/// change.
+#[test]
+fn a_flow_on_another_port_of_its_range_lives_on() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    let range = |to: &str| publication("range", "udp", "* 6000-6009", &format!("10.0.0.2 {to}"));
+    let more = |to: &str| want(vec![range(to), publication("more", "udp", "* 6100-6109", "10.0.0.3 80-89")]);
+    let alone = want(vec![range("7000-7009")]);
+    town.apply(&alone);
+    let servers = [7_005, 7_006].map(|port| Answerer::start(&town.one, "one", port));
+    let client = town.client.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    let begun = Instant::now();
+    for (to, server) in ["192.0.2.1:6005", "198.51.100.1:6005"].iter().zip(&servers) {
+        while server.asked() == 0 {
+            assert!(begun.elapsed() < PATIENCE, "{to} does not come to its port");
+            client.send_to(b"?", to).unwrap();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    assert_eq!(town.sweep_everything(&TableName::default(), &alone).deleted, 0);
+    let live = || Conntrack::open(&TableName::default()).unwrap().live(&alone.check().unwrap()).unwrap();
+    assert_eq!(town.host.enter(live).unwrap().get("range"), Some(&2));
+    assert_eq!(town.apply(&more("7000-7009")).1.deleted, 0);
+    assert_eq!(town.apply(&more("7003-7012")).1.deleted, 2);
 }

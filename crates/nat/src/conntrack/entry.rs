@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::Scope;
 use crate::netlink::{Attribute, Attributes, Malformed, Writer};
 use crate::plan::layout::Label;
-use crate::spec::{Checked, Family, Publication, Transport};
+use crate::spec::{Checked, Family, Listen, Publication, Transport};
 
 /// Types of messages (`NFNL_SUBSYS_CTNETLINK` and `enum cntl_msg_types`).
 pub(super) mod kind {
@@ -51,6 +52,19 @@ const TCP_LAST_ACK: u8 = 6;
 struct Tuple {
     source: SocketAddr,
     destination: SocketAddr,
+}
+
+/// By what a connection is judged.
+#[derive(Debug)]
+pub(super) struct Rules<'a> {
+    /// What the table says.
+    pub(super) want: &'a Checked<'a>,
+    /// What of it was changed, so far as that is known.
+    pub(super) changed: &'a [Scope],
+    /// The addresses of this host.
+    pub(super) local: &'a BTreeSet<IpAddr>,
+    /// The mark of what the table has led.
+    pub(super) label: Label,
 }
 
 /// A tracked TCP connection or UDP flow.
@@ -110,9 +124,24 @@ impl Entry {
         Family::of(self.original.destination.ip())
     }
 
-    /// The marks it carries; none of a connection that was never given any.
-    pub(super) fn labels(&self) -> &[u8] {
-        &self.labels
+    /// Whether a table of this mark has led it. Labels are free for all to use, so the mark alone does not say
+    /// it: what we lead is translated, and in the zone that all connections are in unless somebody sorts them.
+    pub(super) fn is_led_by(&self, label: Label) -> bool {
+        self.is_in_our_zone() && self.status & TRANSLATED != 0 && label.is_in(&self.labels)
+    }
+
+    fn is_in_our_zone(&self) -> bool {
+        self.zone.unwrap_or_default() == 0
+    }
+
+    /// Whether it was made to ports like these.
+    pub(super) fn is_within(&self, scope: &Scope) -> bool {
+        let (ip, port) = (self.original.destination.ip(), self.original.destination.port());
+        let listens = match scope.listen {
+            Listen::Address(own) => own == ip,
+            Listen::Every(family) => family == Family::of(ip),
+        };
+        listens && scope.transport == self.transport && (scope.first..=scope.last).contains(&port)
     }
 
     /// Whether bytes may still pass.
@@ -120,27 +149,44 @@ impl Entry {
         self.tcp_state.is_none_or(|state| state < TCP_LAST_ACK)
     }
 
-    /// The publication it was made by, if that still leads there.
+    /// The publication it was made by, if that still leads there. In a range the kernel takes another port of
+    /// it when the connection would look the same to the target as one it has.
     pub(super) fn leads<'a>(&self, want: &Checked<'a>) -> Option<&'a Publication> {
         let (ip, port) = (self.original.destination.ip(), self.original.destination.port());
         let publication = want.find(self.transport, ip, port)?;
-        let target = publication.target_port(port).map(|port| SocketAddr::new(publication.target(), port));
-        (target == Some(self.reply.source)).then_some(publication)
+        let (ports, to) = (publication.target_ports(), self.reply.source);
+        let within = (ports.first().get()..=ports.last().get()).contains(&to.port());
+        (to.ip() == publication.target() && within).then_some(publication)
+    }
+
+    /// Whether the table leads it where it goes. Of a publication that was changed only the port itself is
+    /// right: the range it had before may lie within the one it has.
+    fn is_led_rightly(&self, rules: &Rules<'_>) -> bool {
+        let Some(publication) = self.leads(rules.want) else { return false };
+        let port = publication.target_port(self.original.destination.port());
+        let touched = |scope: &Scope| {
+            let is_its_own =
+                matches!(scope.listen, Listen::Address(_)) || scope.listen == publication.listen();
+            is_its_own && self.is_within(scope)
+        };
+        port == Some(self.reply.source.port()) || !rules.changed.iter().any(touched)
     }
 
     /// Whether the table would lead it elsewhere.
-    pub(super) fn is_stale(&self, want: &Checked<'_>, local: &BTreeSet<IpAddr>, label: Label) -> bool {
-        if label.is_in(&self.labels) {
-            return self.leads(want).is_none();
+    pub(super) fn is_stale(&self, rules: &Rules<'_>) -> bool {
+        if !self.is_in_our_zone() || self.is_led_rightly(rules) {
+            return false;
+        }
+        if self.is_led_by(rules.label) {
+            return true;
         }
         let Tuple { source, destination } = self.original;
         // What begins at a loopback address passes the table by, and what goes through to another host is
         // not ours, whatever its port.
-        if source.ip().is_loopback() || !local.contains(&destination.ip()) {
+        if source.ip().is_loopback() || !rules.local.contains(&destination.ip()) {
             return false;
         }
-        let published = want.find(self.transport, destination.ip(), destination.port()).is_some();
-        if !published || self.leads(want).is_some() {
+        if rules.want.find(self.transport, destination.ip(), destination.port()).is_none() {
             return false;
         }
         // A TCP connection that a socket of this host has answered would not survive its entry: the next

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use portway_nat::{Applied, Conntrack, Nat, Swept, TableName, Want};
+use portway_nat::{Affected, Applied, Conntrack, Nat, Swept, TableName, Want};
 use portway_testkit::Netns;
 
 /// Longest wait for what should come.
@@ -96,6 +96,17 @@ impl Town {
                 .unwrap()
                 .sweep(&want.check().unwrap(), &applied.affected)
                 .unwrap()
+        };
+        self.host.enter(sweep).unwrap()
+    }
+}
+
+impl Town {
+    /// Forgets all that a table leads elsewhere than `want` says.
+    pub(crate) fn sweep_everything(&self, table: &TableName, want: &Want) -> Swept {
+        let sweep = || {
+            let mut conntrack = Conntrack::open(table).unwrap();
+            conntrack.sweep(&want.check().unwrap(), &Affected::Everything).unwrap()
         };
         self.host.enter(sweep).unwrap()
     }
