@@ -67,6 +67,7 @@ fn scopes(entries: &[Entry], meaning: &Meaning) -> BTreeSet<Scope> {
     let asked = meaning.project.clone().map(|project| Scope {
         provider: if meaning.provider.has_projects() { meaning.provider } else { Provider::Incus },
         project: Some(project),
+        instance: None,
     });
     named.chain(asked).collect()
 }

@@ -24,7 +24,7 @@ pub struct Apply {
     pub generation: Option<u64>,
 }
 
-/// A provider, or one project of it.
+/// One project, or one instance of a provider without projects: its instances belong to nobody together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
@@ -33,13 +33,25 @@ pub struct Scope {
     /// Project; `None` where the provider has none.
     #[serde(default)]
     pub project: Option<ProjectName>,
+    /// Instance; `None` for all of the project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceKey>,
 }
 
 impl Scope {
     /// The scope an instance is in.
     #[must_use]
     pub fn of(key: &InstanceKey) -> Scope {
-        Scope { provider: key.provider(), project: key.project().cloned() }
+        let instance = (!key.provider().has_projects()).then(|| key.clone());
+        Scope { provider: key.provider(), project: key.project().cloned(), instance }
+    }
+
+    /// Whether an instance is in it.
+    #[must_use]
+    pub fn has(&self, key: &InstanceKey) -> bool {
+        self.provider == key.provider()
+            && self.project.as_ref() == key.project()
+            && self.instance.as_ref().is_none_or(|instance| instance == key)
     }
 }
 

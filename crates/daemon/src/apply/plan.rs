@@ -41,7 +41,7 @@ impl Plan {
         wanted: &Wanted,
         prune: &[Scope],
     ) {
-        let doomed = |key: &DeviceKey| !wanted.contains_key(key) && prune.contains(&Scope::of(&key.instance));
+        let doomed = |key: &DeviceKey| !wanted.contains_key(key) && is_in(prune, key);
         for key in refused.filter(doomed) {
             self.shown.push(shown(&key, Action::Remove, None, None));
             self.late.entry(key.instance).or_default().push(key.device);
@@ -53,10 +53,8 @@ impl Plan {
 /// The difference. `prune` says whose devices go when they are not wanted.
 pub(crate) fn plan(current: &Desired, wanted: &Wanted, prune: &[Scope]) -> Plan {
     let mut plan = Plan::default();
-    let doomed: Vec<&DeviceKey> = current
-        .keys()
-        .filter(|key| !wanted.contains_key(key) && prune.contains(&Scope::of(&key.instance)))
-        .collect();
+    let doomed: Vec<&DeviceKey> =
+        current.keys().filter(|key| !wanted.contains_key(key) && is_in(prune, key)).collect();
     let in_the_way = in_the_way(current, wanted, &doomed);
     for key in doomed {
         plan.shown.push(shown(key, Action::Remove, current.get(key).map(|device| &device.keys), None));
@@ -87,6 +85,11 @@ pub(crate) fn plan(current: &Desired, wanted: &Wanted, prune: &[Scope]) -> Plan 
     }
     plan.shown.sort_by(|one, other| (&one.instance, &one.name).cmp(&(&other.instance, &other.name)));
     plan
+}
+
+/// Whether a device goes when it is not wanted.
+fn is_in(prune: &[Scope], key: &DeviceKey) -> bool {
+    prune.iter().any(|scope| scope.has(&key.instance))
 }
 
 /// Devices whose present listen address another device of the list gets.

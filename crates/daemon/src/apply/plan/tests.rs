@@ -53,6 +53,36 @@ fn what_is_in_the_way_goes_first() {
     }
 }
 
+/// Namespaces and processes have no project that they are in together.
+///
+/// Fails when: a file that names one namespace removes the devices of another.
+#[test]
+fn a_namespace_is_pruned_alone_and_a_project_whole() {
+    let keys = "listen=tcp:127.0.0.1:80 connect=tcp::80";
+    for (named, goes) in [
+        ("netns:blue", "netns:blue/old"),
+        ("pid:7", "pid:7/old"),
+        ("incus:default/c1", "incus:default/c1/old incus:default/c2/old"),
+    ] {
+        let before = stored(&[
+            ("netns:blue/old", keys),
+            ("netns:green/old", keys),
+            ("pid:7/old", keys),
+            ("pid:8/old", keys),
+            ("incus:default/c1/old", keys),
+            ("incus:default/c2/old", keys),
+            ("incus:web/c1/old", keys),
+            ("lxd:default/c1/old", keys),
+        ]);
+        let prune = [Scope::of(&named.parse().unwrap())];
+        let mut plan = plan(&before, &Wanted::new(), &prune);
+        let going: Vec<String> = plan.late_keys().map(|key| key.to_string()).collect();
+        assert_eq!(going.join(" "), goes);
+        plan.drop_refused([key("netns:red/odd"), key("pid:9/odd")].into_iter(), &Wanted::new(), &prune);
+        assert!(!plan.late_keys().any(|key| key.device.as_str() == "odd"), "{named}");
+    }
+}
+
 /// Every device has another name: each new one meets one that leaves.
 ///
 /// Fails when: pairs of devices are compared, each with each; 5,000 then take minutes.
