@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use portway_config::files::{self, FileError, Trust};
@@ -41,6 +42,10 @@ impl Seals {
     /// # Errors
     /// What is there is no key, or none can be made.
     pub(crate) fn load_or_make(path: &Path) -> io::Result<Seals> {
+        // Two that move at once would each make one, and the second would unseal what the first has sealed. A folder
+        // has one daemon, so a lock of this process is enough.
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         match read(path) {
             Ok(key) => Ok(Seals(Some(key))),
             Err(FileError::Missing { .. }) => make(path).map(|key| Seals(Some(key))),
@@ -116,6 +121,24 @@ mod tests {
         assert_eq!(Seals::load(&path).0, made);
         assert_eq!(Seals::load_or_make(&path).expect("a key").0, made);
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+    }
+
+    /// Fails when: each that finds no key makes one, and what the first has sealed counts for nobody.
+    #[test]
+    fn those_who_ask_at_once_get_the_same_key() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("moves.key");
+        let start = std::sync::Barrier::new(8);
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let ask = || {
+                start.wait();
+                Seals::load_or_make(&path).expect("a key").0
+            };
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let stays = Seals::load(&path).0;
+        assert!(stays.is_some() && made.iter().all(|key| *key == stays));
     }
 
     #[test]
