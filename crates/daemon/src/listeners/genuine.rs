@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use portway_model::{Address, DeviceSpec};
 use portway_sys::{listen, netns};
+use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use super::socket_type;
@@ -15,7 +16,7 @@ pub(super) fn is_genuine(descriptors: &[OwnedFd], spec: &DeviceSpec, run: Option
     let here = |listener: &OwnedFd| {
         netns::socket_netns_cookie(listener.as_fd()).is_ok_and(|cookie| cookie == expected)
     };
-    if !descriptors.iter().all(here) {
+    if !descriptors.iter().all(|listener| here(listener) && has_no_peer(listener)) {
         return false;
     }
     let address = spec.listen.address();
@@ -35,6 +36,12 @@ pub(super) fn is_genuine(descriptors: &[OwnedFd], spec: &DeviceSpec, run: Option
     }
 }
 
+/// Whether a socket is connected to nobody. A connection has the address and type of the listener it came in by;
+/// whether it listens says less, because a listener that is shut does not.
+fn has_no_peer(listener: &OwnedFd) -> bool {
+    rustix::net::getpeername(listener).is_err_and(|error| error == Errno::NOTCONN)
+}
+
 /// The cookie of the namespace that a device's listeners belong to.
 fn expected_cookie(run: Option<&Run>) -> Option<u64> {
     let namespace = match run {
@@ -51,8 +58,8 @@ fn expected_cookie(run: Option<&Run>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-    use std::os::unix::net::{UnixDatagram, UnixListener};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use super::*;
 
@@ -102,10 +109,32 @@ mod tests {
         assert!(!genuine(&[file.into()], &listen), "no socket");
     }
 
+    /// Fails when: a connection is taken for the listener it came in by.
+    #[test]
+    fn a_connection_is_no_listener() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let _client = TcpStream::connect(address).expect("a connection");
+        let (accepted, _) = listener.accept().expect("a connection");
+        let of_device = spec(&format!("tcp:{address}"));
+        assert!(!is_genuine(&[accepted.into()], &of_device, None));
+        // One that a hold has shut is a listener still.
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).expect("shut");
+        assert!(is_genuine(&[listener.into()], &of_device, None));
+
+        let flow = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = flow.local_addr().expect("an address");
+        flow.connect((Ipv4Addr::LOCALHOST, 9)).expect("an address");
+        assert!(!is_genuine(&[flow.into()], &spec(&format!("udp:{address}")), None));
+
+        let (one, _other) = UnixStream::pair().expect("a pair");
+        assert!(!is_genuine(&[one.into()], &spec("unix:@portway-genuine"), None));
+    }
+
     /// Fails when: the network namespace is not compared.
     #[test]
     fn a_listener_of_another_namespace_is_not_believed() {
-        if !rustix::process::geteuid().is_root() {
+        if !portway_testkit::is_root() {
             return;
         }
         let made = std::thread::spawn(|| {
