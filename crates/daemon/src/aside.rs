@@ -33,7 +33,8 @@ pub(crate) struct Aside<'a> {
 }
 
 impl<'a> Aside<'a> {
-    /// Writes the content that `path` is to have. `mode` is for a file that is not there yet.
+    /// Writes the content that `path` is to have, with this mode, into a file that nobody else has made: what stands in
+    /// its place goes, and a link is not followed.
     ///
     /// # Errors
     /// [`AsideError`]; the file at `path` is as before.
@@ -41,7 +42,14 @@ impl<'a> Aside<'a> {
         let mut aside = path.as_os_str().to_owned();
         aside.push(".new");
         let aside = PathBuf::from(aside);
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside);
+        match fs::remove_file(&aside) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(AsideError::of("remove", &aside)(source));
+            }
+            _ => {}
+        }
+        // O_EXCL follows no link (open(2)).
+        let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside);
         let mut file = opened.map_err(AsideError::of("create", &aside))?;
         file.write_all(content).map_err(AsideError::of("write", &aside))?;
         file.sync_data().map_err(AsideError::of("sync", &aside))?;
@@ -59,5 +67,35 @@ impl<'a> Aside<'a> {
             synced.map_err(AsideError::of("sync", folder))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    /// Fails when: the file aside is opened as it stands there. Whoever may make names in the folder then has another
+    /// file emptied and written, or reads a key.
+    #[test]
+    fn what_stands_aside_is_neither_followed_nor_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, aside) = (dir.path().join("state"), dir.path().join("state.new"));
+        let other = dir.path().join("other");
+        fs::write(&other, "other").expect("written");
+        let replaced = || {
+            Aside::write(&path, b"new", 0o600).and_then(Aside::replace).expect("replaced");
+            assert_eq!(fs::read(&other).expect("there"), b"other");
+            assert_eq!(fs::read(&path).expect("there"), b"new");
+            assert_eq!(fs::symlink_metadata(&path).expect("there").permissions().mode(), 0o100_600);
+        };
+        symlink(&other, &aside).expect("a link");
+        replaced();
+        fs::hard_link(&other, &aside).expect("a link");
+        replaced();
+        fs::write(&aside, "half of a longer text").expect("written");
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o666)).expect("its mode");
+        replaced();
     }
 }
