@@ -55,6 +55,18 @@ impl Listener {
         }
     }
 
+    /// Something has been taken in: the next shortage is another one.
+    pub(super) fn took(&mut self) {
+        self.pause_ms = FIRST_PAUSE_MS;
+    }
+
+    /// How long to leave it alone for a shortage.
+    fn rest(&mut self) -> Duration {
+        let rest = Duration::from_millis(self.pause_ms.into());
+        self.pause_ms = (self.pause_ms * 2).min(LONGEST_PAUSE_MS);
+        rest
+    }
+
     fn accept(&self) -> Accepted {
         accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC).into()
     }
@@ -99,7 +111,7 @@ impl Engine {
             let Some(listener) = self.listeners.get_mut(key) else { return };
             match listener.accept() {
                 Accepted::Client(client) => {
-                    listener.pause_ms = FIRST_PAUSE_MS;
+                    listener.took();
                     self.admit(device, index, carrier, client, Entry::Fresh);
                 }
                 Accepted::Nobody => {}
@@ -191,13 +203,14 @@ impl Engine {
     pub(super) fn pause(&mut self, key: Key, errno: Errno) {
         self.watch_listener(key, Attention::None);
         let Some(listener) = self.listeners.get_mut(key) else { return };
-        let at = self.core.now + Duration::from_millis(listener.pause_ms.into());
-        listener.pause_ms = (listener.pause_ms * 2).min(LONGEST_PAUSE_MS);
+        let at = self.core.now + listener.rest();
         listener.batch = 1;
         listener.timer = Some(at);
         self.core.timers.set(at, Timer::Listener(key));
         let (device, index) = (listener.device, listener.index);
-        self.fail(device, Failure { operation: Operation::Accept(index), errno });
+        let operation =
+            if listener.carrier.is_datagram() { Operation::Receive(index) } else { Operation::Accept(index) };
+        self.fail(device, Failure { operation, errno });
     }
 
     /// A pause is over.

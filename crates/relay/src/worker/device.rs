@@ -149,6 +149,7 @@ impl Plan {
                 ("connect to", self.spec().connect.address(), self.target_index(index))
             }
             Operation::Accept(index) => ("accept on", self.spec().listen.address(), index),
+            Operation::Receive(index) => ("receive on", self.spec().listen.address(), index),
         };
         let mut text = format!("cannot {verb} ");
         let one = |text: &mut String| match address {

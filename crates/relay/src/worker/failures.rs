@@ -14,6 +14,8 @@ pub(super) enum Operation {
     Connect(u32),
     /// Taking in a client at this listen index.
     Accept(u32),
+    /// Taking in a datagram at this listen index.
+    Receive(u32),
 }
 
 /// One failure; made into text only when it is reported.

@@ -115,15 +115,29 @@ pub(super) fn receive(from: impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> R
     })
 }
 
-/// Whether the next message brings descriptors; it stays where it is. There is room for credentials only, so that most
-/// are not taken for that.
+/// The next message, which stays where it is.
+#[derive(Debug)]
+pub(super) struct Next {
+    /// It brings descriptors.
+    pub(super) descriptors: bool,
+    /// Who sent it, where it has a name (datagrams).
+    pub(super) sender: Option<SocketAddrAny>,
+}
+
+/// Whether the next message brings descriptors; see [`look`].
 pub(super) fn brings_descriptors(from: impl AsFd) -> Result<bool, Errno> {
+    look(from).map(|next| next.descriptors)
+}
+
+/// Looks at the next message. There is room for credentials only, so that most descriptors are not taken for that.
+pub(super) fn look(from: impl AsFd) -> Result<Next, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let message = recvmsg(from, &mut [IoSliceMut::new(&mut [0])], &mut control, flags)?;
     let rights = |part| matches!(part, RecvAncillaryMessage::ScmRights(_));
-    Ok(message.flags.contains(ReturnFlags::CTRUNC) || control.drain().any(rights))
+    let descriptors = message.flags.contains(ReturnFlags::CTRUNC) || control.drain().any(rights);
+    Ok(Next { descriptors, sender: message.address })
 }
 
 /// Sends `bytes` with copies of `descriptors`.

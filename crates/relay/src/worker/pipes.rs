@@ -25,7 +25,7 @@ const LARGE_COUNT: usize = 32;
 /// How many idle pipes are kept.
 const IDLE_COUNT: usize = 8;
 
-/// Rests kept in memory by all streams, bytes, past which they stay in the kernel. A thousand clients that send and
+/// Rests kept in memory by all streams and listeners, bytes, past which they stay in the kernel. A thousand clients that send and
 /// do not read would otherwise keep a buffer each, 64 MiB.
 const KEPT_BYTES: usize = 1024 * 1024;
 
@@ -35,7 +35,7 @@ pub(super) struct Pipes {
     idle: Vec<Pipe>,
     count: usize,
     limit: usize,
-    /// Rests that streams keep in memory, bytes.
+    /// Rests that streams and listeners keep in memory, bytes.
     kept_bytes: usize,
     /// Descriptors of messages that wait for their destination.
     held_fds: usize,
@@ -117,12 +117,12 @@ impl Pipes {
     }
 
     /// Counts descriptors that wait with their message.
-    pub(super) fn hold_fds(&mut self, count: usize) {
+    fn hold_fds(&mut self, count: usize) {
         self.held_fds += count;
     }
 
     /// Counts descriptors that wait no longer.
-    pub(super) fn unhold_fds(&mut self, count: usize) {
+    fn unhold_fds(&mut self, count: usize) {
         self.held_fds = self.held_fds.saturating_sub(count);
     }
 

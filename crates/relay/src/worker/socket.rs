@@ -128,8 +128,7 @@ impl Socket {
 
     /// Whether a record of any size fits; into a stream, whether there is more than a little room.
     pub(super) fn has_room(&self) -> bool {
-        let mut fds = [PollFd::new(self, PollFlags::OUT)];
-        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
+        has_room(self)
     }
 
     /// Closing sends a reset where the socket can carry one.
@@ -140,6 +139,12 @@ impl Socket {
             tracing::debug!(%error, "no reset on close");
         }
     }
+}
+
+/// See [`Socket::has_room`]. A connected datagram socket has none while its peer's queue is full.
+pub(super) fn has_room(socket: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
 }
 
 impl AsFd for Socket {

@@ -9,6 +9,7 @@
 mod idle;
 #[path = "../rig/mod.rs"]
 mod rig;
+mod stalled;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, UdpSocket};
@@ -27,7 +28,7 @@ use rig::{
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 16] = [
+const TESTS: [(&str, fn()); 18] = [
     ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
     ("the_sandbox_holds", the_sandbox_holds),
     ("clients_are_judged_in_the_sandbox", clients_are_judged_in_the_sandbox),
@@ -38,6 +39,8 @@ const TESTS: [(&str, fn()); 16] = [
     ("a_worker_without_descriptors_recovers", a_worker_without_descriptors_recovers),
     ("descriptors_that_cannot_be_taken_are_not_left_out", descriptors_that_cannot_be_taken_are_not_left_out),
     ("descriptors_held_for_stalled_readers_leave_room", descriptors_held_for_stalled_readers_leave_room),
+    ("a_stalled_datagram_target_leaves_others_room", stalled::a_stalled_datagram_target_leaves_others_room),
+    ("stalled_datagram_targets_take_little_memory", stalled::stalled_datagram_targets_take_little_memory),
     ("failures_cost_no_cpu", idle::failures_cost_no_cpu),
     ("waiting_listeners_cost_no_cpu", idle::waiting_listeners_cost_no_cpu),
     ("descriptors_without_quota_cost_no_cpu", idle::descriptors_without_quota_cost_no_cpu),

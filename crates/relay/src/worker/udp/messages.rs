@@ -6,7 +6,8 @@
 //! A flow whose target is gone moves to the one in its place, or ends when there is none.
 //!
 //! Between unix sockets nothing is lost for want of room: while the target's queue is full the listener is left
-//! alone, and its clients wait as they would at the target itself. One message per listener waits here.
+//! alone, and its clients wait as they would at the target itself. One message per listener waits here, or none: past the
+//! limits of what all may keep a message is taken only when there is room for it at its target.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,10 +19,10 @@ use portway_proto::Dir;
 use portway_sys::unix_path::{self, Base};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketAddrUnix, getpeername, recv};
+use rustix::net::{RecvFlags, SocketAddrAny, SocketAddrUnix, getpeername, recv};
 
 use super::names::PeerName;
-use super::{Client, Flow, FlowKey};
+use super::{Client, Flow, FlowKey, NoFlow};
 use crate::wire::{UnixBase, field};
 use crate::worker::core::Core;
 use crate::worker::datagram::send_bytes;
@@ -29,20 +30,21 @@ use crate::worker::device::{Attention, Plan};
 use crate::worker::dial::connect_named;
 use crate::worker::engine::Engine;
 use crate::worker::failures::{Failure, Operation};
-use crate::worker::message::{Held, Received, Taken, brings_descriptors, put, put_to, receive};
+use crate::worker::message::{Held, Received, Taken, look, put, put_to, receive};
 use crate::worker::poller::{Token, Watch};
 use crate::worker::slab::Key;
-use crate::worker::socket::Carrier;
+use crate::worker::socket::{Carrier, has_room};
 use crate::worker::timers::Timer;
 
 /// Messages taken in one turn.
 const TURN_MESSAGES: usize = 64;
 
-/// A message that its target had no room for.
+/// What a listener waits for: room at the target of a flow.
 #[derive(Debug)]
 pub(in crate::worker) struct Blocked {
     flow: Key,
-    held: Held,
+    /// A message that has been taken already.
+    held: Option<Held>,
 }
 
 /// What became of a message.
@@ -65,13 +67,15 @@ impl Engine {
             if listener.blocked.is_some() {
                 break;
             }
-            // It might have to wait here with its descriptors, and too many do.
-            if !self.core.pipes.may_hold_fds() && brings_descriptors(&listener.fd) == Ok(true) {
-                self.pause(key, Errno::MFILE);
+            if !self.may_take_message(key) {
                 break;
             }
+            let Some(listener) = self.listeners.get_mut(key) else { break };
             match receive(&listener.fd, &mut buffer, RecvFlags::empty()) {
-                Ok(message) => self.forward_message(key, message, &buffer),
+                Ok(message) => {
+                    listener.took();
+                    self.forward_message(key, message, &buffer);
+                }
                 Err(Errno::AGAIN) => break,
                 // An error of an earlier answer has been taken away.
                 Err(_) => {}
@@ -80,14 +84,43 @@ impl Engine {
         self.core.give_messages(buffer);
     }
 
-    fn forward_message(&mut self, key: Key, mut message: Received, buffer: &[u8]) {
-        let Some(listener) = self.listeners.get(key) else { return };
+    /// Whether the next message may be taken: there is room for it at its target, or else here. If not, the listener is left
+    /// alone, and the message stays with its sender.
+    fn may_take_message(&mut self, key: Key) -> bool {
+        let (may_keep, may_stall) = (self.core.pipes.may_keep(), self.core.pipes.may_stall_fds());
+        if may_keep && may_stall {
+            return true;
+        }
+        let Some(listener) = self.listeners.get(key) else { return false };
+        // That there is none is what the one who takes it is told.
+        let Ok(next) = look(&listener.fd) else { return true };
+        if next.descriptors && !self.core.pipes.may_hold_fds() {
+            self.pause(key, Errno::MFILE);
+            return false;
+        }
+        (may_keep && !next.descriptors) || self.has_room_for(key, next.sender)
+    }
+
+    /// Whether the target of the one who sent a message has room for it. If not, the listener waits for that.
+    fn has_room_for(&mut self, key: Key, sender: Option<SocketAddrAny>) -> bool {
+        let device = self.listeners.get(key).and_then(|listener| self.devices.get(listener.device));
+        if device.is_none_or(|device| !is_between_messages(&device.plan)) {
+            return true;
+        }
+        // Who gets no flow does not wait.
+        let Ok(flow) = self.flow_of(key, sender) else { return true };
+        if self.udp.flows.get(flow).is_none_or(|flow| has_room(&flow.socket)) {
+            return true;
+        }
+        self.block(key, flow, None);
+        false
+    }
+
+    /// The flow of the one who sent a message, begun if there is none.
+    fn flow_of(&mut self, key: Key, sender: Option<SocketAddrAny>) -> Result<Key, NoFlow> {
+        let listener = self.listeners.get(key).ok_or(NoFlow::Failed)?;
         let (device, index) = (listener.device, listener.index);
-        let Some(owner) = self.devices.get(device) else { return };
-        let Some(descriptors) = self.core.take_beside(device, passes(&owner.plan), &mut message) else {
-            return;
-        };
-        let client = match PeerName::of(message.sender) {
+        let client = match PeerName::of(sender) {
             Some(name) => Client::Unix(self.udp.names.hold_name(name.as_bytes())),
             None => Client::Unnamed,
         };
@@ -96,7 +129,17 @@ impl Engine {
         if let Client::Unix(name) = client {
             self.udp.names.release(name);
         }
-        let flow = match flow {
+        flow
+    }
+
+    fn forward_message(&mut self, key: Key, mut message: Received, buffer: &[u8]) {
+        let Some(listener) = self.listeners.get(key) else { return };
+        let device = listener.device;
+        let Some(owner) = self.devices.get(device) else { return };
+        let Some(descriptors) = self.core.take_beside(device, passes(&owner.plan), &mut message) else {
+            return;
+        };
+        let flow = match self.flow_of(key, message.sender) {
             Ok(flow) => flow,
             Err(why) => return self.no_flow(device, why, 1),
         };
@@ -105,7 +148,7 @@ impl Engine {
         match self.send_message(flow, bytes, &held) {
             Sent::Gone => {}
             Sent::Lost => self.drop_datagrams(device, 1),
-            Sent::Full => self.block(key, flow, Held { bytes: bytes.to_vec(), ..held }),
+            Sent::Full => self.block(key, flow, Some(Held { bytes: bytes.to_vec(), ..held })),
         }
     }
 
@@ -146,9 +189,7 @@ impl Engine {
     /// Whether the target of a flow can make its client wait.
     fn listens_for_messages(&self, place: Key) -> bool {
         let device = self.udp.flows.get(place).and_then(|flow| self.devices.get(flow.device));
-        device.is_some_and(|device| {
-            device.plan.connect_carrier() == Carrier::Gram && device.plan.listen_carrier() == Carrier::Gram
-        })
+        device.is_some_and(|device| is_between_messages(&device.plan))
     }
 
     /// Connects the socket of a flow to the target that is there now; its name stays. What has come to it since it lost
@@ -190,11 +231,13 @@ impl Engine {
         self.fail(device_key, Failure { operation: Operation::Connect(index), errno });
     }
 
-    /// Leaves a listener alone until the target of `flow` has room for the message.
-    fn block(&mut self, key: Key, flow: Key, held: Held) {
+    /// Leaves a listener alone until the target of `flow` has room, for the message that was taken if there is one.
+    fn block(&mut self, key: Key, flow: Key, held: Option<Held>) {
         self.watch_listener(key, Attention::None);
         if let Some(listener) = self.listeners.get_mut(key) {
-            self.core.pipes.hold_fds(held.descriptors.len());
+            if let Some(held) = &held {
+                self.core.pipes.keep_message(held);
+            }
             listener.blocked = Some(Box::new(Blocked { flow, held }));
         }
         self.watch_flow(flow, Watch::LevelBoth);
@@ -204,13 +247,15 @@ impl Engine {
     fn unblock(&mut self, key: Key, flow: Key) {
         let Some(listener) = self.listeners.get_mut(key) else { return };
         let Some(blocked) = listener.blocked.take_if(|blocked| blocked.flow == flow) else { return };
-        let (device, held) = (listener.device, blocked.held);
-        self.core.pipes.unhold_fds(held.descriptors.len());
+        let device = listener.device;
         self.watch_flow(flow, Watch::Level);
-        match self.send_message(flow, &held.bytes, &held) {
-            Sent::Gone => {}
-            Sent::Lost => self.drop_datagrams(device, 1),
-            Sent::Full => return self.block(key, flow, held),
+        if let Some(held) = blocked.held {
+            self.core.pipes.unkeep_message(&held);
+            match self.send_message(flow, &held.bytes, &held) {
+                Sent::Gone => {}
+                Sent::Lost => self.drop_datagrams(device, 1),
+                Sent::Full => return self.block(key, flow, Some(held)),
+            }
         }
         if self.life.accepts() {
             self.watch_listener(key, Attention::Clients);
@@ -225,14 +270,15 @@ impl Engine {
             return;
         }
         let device = listening.device;
-        if let Some(blocked) = listening.blocked.take() {
-            self.core.pipes.unhold_fds(blocked.held.descriptors.len());
-        }
+        let held = listening.blocked.take().and_then(|blocked| blocked.held);
         if listening.timer.is_none() {
             listening.timer = Some(now);
             self.core.timers.set(now, Timer::Listener(listener));
         }
-        self.drop_datagrams(device, 1);
+        if let Some(held) = held {
+            self.core.pipes.unkeep_message(&held);
+            self.drop_datagrams(device, 1);
+        }
     }
 
     fn watch_flow(&self, place: Key, watch: Watch) {
@@ -320,9 +366,12 @@ impl Core {
 
 /// Whether descriptors pass through a device with unix datagrams.
 fn passes(plan: &Plan) -> bool {
-    plan.spec().fds == FdPassing::On
-        && plan.listen_carrier() == Carrier::Gram
-        && plan.connect_carrier() == Carrier::Gram
+    plan.spec().fds == FdPassing::On && is_between_messages(plan)
+}
+
+/// Whether a device has unix datagrams on both sides.
+fn is_between_messages(plan: &Plan) -> bool {
+    plan.listen_carrier() == Carrier::Gram && plan.connect_carrier() == Carrier::Gram
 }
 
 /// Whether a failure says that the peer of a socket is gone.
