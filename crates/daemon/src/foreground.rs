@@ -55,6 +55,7 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device))
         settings,
         keeper: Keeper::default(),
         providers: setup::providers(&options.settings),
+        nat: None,
         store: Store::ephemeral(),
         desired: Desired::new(),
         refused: Refused::new(),

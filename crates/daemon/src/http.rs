@@ -27,6 +27,7 @@ pub(crate) use self::input::LIST_BYTES;
 use self::input::{About, Body, Condition, DeviceInPath, InPath};
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, Reply, edit};
+use crate::nat::Leader;
 use crate::{apply, forwards, moves};
 
 /// Readers of events at once.
@@ -248,7 +249,8 @@ async fn events(
 }
 
 async fn metrics(State(hub): Shared) -> Response {
-    let text = crate::metrics::render(&hub.counted_devices().await);
+    let repairs = hub.nat.as_ref().map_or(0, Leader::repairs);
+    let text = crate::metrics::render(&hub.counted_devices().await, repairs);
     ([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

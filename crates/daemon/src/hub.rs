@@ -1,5 +1,6 @@
 //! What all instances share: settings, state, keeper, providers, events, and the actors by name.
 
+mod kernel;
 mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending, Handle, Instance};
 use crate::keeper::Keeper;
 use crate::loops;
+use crate::nat::Leader;
 use crate::owner;
 use crate::provider::Providers;
 use crate::state::{Change, Desired, Refused, Store, StoredDevice, apply, clear};
@@ -68,6 +70,10 @@ pub(crate) struct Hub {
     pub(crate) keeper: Keeper,
     /// Providers.
     pub(crate) providers: Providers,
+    /// Keeper of the kernel's NAT table; `None` without a daemon.
+    pub(crate) nat: Option<Leader>,
+    /// Networks whose leases decide where devices of an instance lead.
+    networks: Mutex<BTreeMap<InstanceKey, BTreeSet<String>>>,
     store: Store,
     desired: Mutex<Desired>,
     claims: Mutex<BTreeMap<DeviceKey, DeviceSpec>>,
@@ -94,6 +100,8 @@ pub(crate) struct Parts {
     pub(crate) keeper: Keeper,
     /// Providers.
     pub(crate) providers: Providers,
+    /// Keeper of the kernel's NAT table.
+    pub(crate) nat: Option<Leader>,
     /// Store.
     pub(crate) store: Store,
     /// Devices in the store.
@@ -119,6 +127,8 @@ impl Hub {
             settings: parts.settings,
             keeper: parts.keeper,
             providers: parts.providers,
+            nat: parts.nat,
+            networks: Mutex::default(),
             store: parts.store,
             desired: Mutex::new(parts.desired),
             claims: Mutex::default(),
@@ -298,9 +308,13 @@ impl Hub {
     async fn listed(&self, of: Option<&InstanceKey>) -> Vec<api::Device> {
         let (mut devices, silent) = self.ask(of, Command::List).await;
         devices.extend(silent.iter().map(|key| self.stored(key)));
-        let refused = locked(&self.refused);
-        let refused = refused.iter().filter(|(key, _)| of.is_none_or(|of| *of == key.instance));
-        devices.into_iter().flatten().chain(refused.map(|(_, device)| device.show())).collect()
+        let mut devices: Vec<api::Device> = devices.into_iter().flatten().collect();
+        {
+            let refused = locked(&self.refused);
+            let refused = refused.iter().filter(|(key, _)| of.is_none_or(|of| *of == key.instance));
+            devices.extend(refused.map(|(_, device)| device.show()));
+        }
+        self.with_kernel_counts(devices).await
     }
 
     /// Whether a device of the store is not in a list.
@@ -313,7 +327,8 @@ impl Hub {
 
     /// The devices whose counters are known at this moment.
     pub(crate) async fn counted_devices(&self) -> Vec<api::Device> {
-        self.ask(None, Command::List).await.0.into_iter().flatten().collect()
+        let devices = self.ask(None, Command::List).await.0.into_iter().flatten().collect();
+        self.with_kernel_counts(devices).await
     }
 
     /// Devices of an instance as the store has them, for an actor that does not answer.
@@ -373,6 +388,9 @@ impl Hub {
             reachable: state.is_ok(),
             error: state.err(),
         });
+        let mut warnings = self.warnings.clone();
+        let nat = self.nat.as_ref().and_then(Leader::failure);
+        warnings.extend(nat.map(|text| format!("kernel NAT does not work: {text}")));
         api::Server {
             api: "1.0".into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -384,7 +402,7 @@ impl Hub {
             providers: providers.collect(),
             workers: self.ask(None, Command::Workers).await.0.into_iter().flatten().collect(),
             keeper_pid: self.keeper.pid(),
-            warnings: self.warnings.clone(),
+            warnings,
         }
     }
 

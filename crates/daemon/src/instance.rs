@@ -9,6 +9,7 @@ pub(crate) mod apply;
 pub(crate) mod batch;
 pub(crate) mod device;
 pub(crate) mod edit;
+pub(crate) mod lead;
 pub(crate) mod life;
 pub(crate) mod orphans;
 pub(crate) mod placing;
@@ -31,6 +32,7 @@ use self::batch::{Batch, Staged, Undo};
 use self::device::{Device, Setback, Surroundings};
 use self::plan::Group;
 use crate::hub::Hub;
+use crate::nat::Leader;
 use crate::provider::{Observation, Run};
 use crate::state::Origin;
 use crate::worker::{Happened, News, Worker};
@@ -141,6 +143,8 @@ pub(crate) struct Instance {
     unready: bool,
     /// It is a virtual machine.
     is_machine: bool,
+    /// What decides who is carried by the kernel.
+    leading: lead::Leading,
     /// The server did not answer the last look.
     unreachable: Option<String>,
     down_since: Instant,
@@ -186,6 +190,7 @@ impl Instance {
             unsupported: false,
             unready: false,
             is_machine: false,
+            leading: lead::Leading::default(),
             unreachable: None,
             down_since: now,
             looking: false,
@@ -325,7 +330,9 @@ impl Instance {
     /// Recomputes the devices' states and tells who listens about those that changed.
     fn publish(&mut self) {
         let groups = self.group_errors();
+        let nat_failure = self.hub.nat.as_ref().and_then(Leader::failure);
         let around = Surroundings {
+            nat_failure: nat_failure.as_deref(),
             key: &self.key,
             up: self.run.is_some(),
             uuid: self.uuid.as_deref(),

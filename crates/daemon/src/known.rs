@@ -7,7 +7,7 @@ use portway_model::{InstanceKey, Provider};
 
 use crate::hub::{Hub, failure};
 use crate::instance::edit;
-use crate::provider::Status;
+use crate::provider::{Question, Status};
 
 /// Where network namespaces have names (ip-netns(8)).
 const NETNS_DIR: &str = "/run/netns";
@@ -48,7 +48,7 @@ impl Hub {
     /// # Errors
     /// When there is none, or its server does not answer.
     pub(crate) async fn check_exists(&self, key: &InstanceKey) -> Result<(), Failure> {
-        match self.providers.observe(key, None).await.status {
+        match self.providers.observe(key, Question::default()).await.status {
             Status::Unreachable(text) => Err(edit::unreachable(key.provider(), &text)),
             Status::Absent => {
                 let names: Vec<String> =

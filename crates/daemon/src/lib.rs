@@ -22,6 +22,7 @@ mod logging;
 mod loops;
 mod metrics;
 mod moves;
+mod nat;
 mod owner;
 mod provider;
 mod random;

@@ -45,9 +45,12 @@ const METRICS: [(&str, &str, &str, Value); 14] = [
     }),
 ];
 
-/// All metrics of all devices.
-pub(crate) fn render(devices: &[api::Device]) -> String {
-    let mut text = String::new();
+/// All metrics of all devices, and how often the NAT table was put right.
+pub(crate) fn render(devices: &[api::Device], nat_repairs: u64) -> String {
+    let mut text = format!(
+        "# HELP portway_nat_repairs_total Changes of the NAT table by others that were put right.\n\
+         # TYPE portway_nat_repairs_total counter\nportway_nat_repairs_total {nat_repairs}\n"
+    );
     for (name, kind, help, value) in METRICS {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");

@@ -12,6 +12,7 @@ mod server;
 
 use std::sync::Arc;
 
+use portway_incus::Assigned;
 use portway_model::{InstanceKey, Provider};
 
 pub(crate) use endpoint::Endpoint;
@@ -28,13 +29,25 @@ pub(crate) struct Observation {
     pub(crate) is_machine: bool,
     /// Its status.
     pub(crate) status: Status,
+    /// Its interfaces in the server's networks, with the addresses the server has assigned; `None` where
+    /// that was not asked.
+    pub(crate) nics: Option<Vec<Assigned>>,
 }
 
 impl Observation {
     /// What is found where nothing but the status is known.
     pub(crate) fn of(status: Status) -> Observation {
-        Observation { uuid: None, is_machine: false, status }
+        Observation { uuid: None, is_machine: false, status, nics: None }
     }
+}
+
+/// What is known already, and what is to be asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Question<'a> {
+    /// The run that is known: one whose init lives needs no question for its pid.
+    pub(crate) run: Option<&'a Run>,
+    /// Whether the addresses matter that the server has assigned.
+    pub(crate) nics: bool,
 }
 
 /// Whether an instance can be served.
@@ -80,11 +93,10 @@ impl Providers {
         self.endpoint(provider).is_some_and(|endpoint| endpoint.tells())
     }
 
-    /// What there is to know about an instance at this moment. `present` is the run that is known: one
-    /// whose init lives needs no question for its pid.
-    pub(crate) async fn observe(&self, key: &InstanceKey, present: Option<&Run>) -> Observation {
+    /// What there is to know about an instance at this moment.
+    pub(crate) async fn observe(&self, key: &InstanceKey, question: Question<'_>) -> Observation {
         match (key.provider(), self.endpoint(key.provider())) {
-            (_, Some(endpoint)) => server::observe(endpoint, key, present).await,
+            (_, Some(endpoint)) => server::observe(endpoint, key, question).await,
             (Provider::Pid, None) => process::observe(key),
             (Provider::Netns | Provider::Incus | Provider::Lxd, None) => namespace::observe(key),
         }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use portway_config::Settings;
 use portway_control::api::{Failure, FailureKind};
 use portway_incus::Client;
-use portway_model::{DeviceKey, InstanceKey, Provider};
+use portway_model::{DeviceKey, InstanceKey, Nat, Provider};
+use portway_nat::TableName;
 use portway_relay::wire::Lifetime;
 use portway_sys::unix_path::{self, Owner, Place};
 use sd_notify::NotifyState;
@@ -28,6 +29,7 @@ use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending};
 use crate::keeper::{self, Keeper, Kept};
 use crate::logging::{self, LogControl};
+use crate::nat::{Leader, leases};
 use crate::provider::Endpoint;
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
@@ -65,11 +67,14 @@ fn paths_failure(problem: &portway_config::PathsError) -> Failure {
 }
 
 async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failure> {
-    let renewed = Arc::new(Notify::new());
-    let (hub, loaded, kept) = assemble(options, Arc::clone(&renewed)).await?;
+    let (renewed, led) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (hub, loaded, kept) = assemble(options, Arc::clone(&renewed), Arc::clone(&led)).await?;
     plant(&hub, &loaded, kept);
     if options.action == DaemonAction::Purge {
         hub.shut_down(Ending::Drain(Duration::ZERO)).await;
+        if let Some(leader) = &hub.nat {
+            leader.remove().await;
+        }
         hub.keeper.end().await;
         return Ok(());
     }
@@ -77,8 +82,10 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     let listener = control_socket(&options.paths.socket)?;
     let server = tokio::spawn(control::serve(listener, http::router(Arc::clone(&hub))));
     tokio::spawn(rekeep(Arc::clone(&hub), renewed));
+    tokio::spawn(show_again(Arc::clone(&hub), led));
     for endpoint in [&hub.providers.incus, &hub.providers.lxd] {
         tokio::spawn(follow_events(Arc::clone(&hub), Arc::clone(endpoint)));
+        tokio::spawn(leases::follow(Arc::clone(&hub), Arc::clone(endpoint)));
     }
     info!(devices = loaded.desired.len(), socket = %options.paths.socket.display(), "ready");
     tell_systemd(&[NotifyState::Ready]);
@@ -96,6 +103,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
 async fn assemble(
     options: &DaemonOptions,
     renewed: Arc<Notify>,
+    led: Arc<Notify>,
 ) -> Result<(Arc<Hub>, Loaded, Kept), Failure> {
     let paths = &options.paths;
     let seal_key = paths.state.with_file_name("moves.key");
@@ -116,6 +124,7 @@ async fn assemble(
         settings,
         keeper,
         providers: setup::providers(&options.settings),
+        nat: Some(leader(options, &loaded, led)?),
         store,
         desired: loaded.desired.clone(),
         refused: loaded.refused.clone(),
@@ -173,6 +182,26 @@ fn plant_kept(
     }
     let hub = Arc::clone(hub);
     tokio::spawn(async move { hub.keeper.drop_key(text).await });
+}
+
+/// The keeper of the kernel's NAT table, with the ways an earlier daemon has left.
+fn leader(options: &DaemonOptions, loaded: &Loaded, led: Arc<Notify>) -> Result<Leader, Failure> {
+    let paths = &options.paths;
+    let name = TableName::new(&paths.nft_table()).unwrap_or_default();
+    let wants = |key: &DeviceKey| match loaded.desired.get(key) {
+        Some(device) => device.keys.nat != Nat::Off,
+        None => loaded.damaged,
+    };
+    let started = Leader::start(name, paths.socket.with_file_name("nat.json"), wants, led);
+    started.map_err(|source| io_failure("start a thread", &source))
+}
+
+/// The kernel's NAT has begun to fail, or works again: that is the state of every device that wants it.
+async fn show_again(hub: Arc<Hub>, led: Arc<Notify>) {
+    loop {
+        led.notified().await;
+        hub.poke_all().await;
+    }
 }
 
 async fn rekeep(hub: Arc<Hub>, renewed: Arc<Notify>) {

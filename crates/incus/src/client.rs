@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::encode::{addressable, percent_encode};
-use crate::network::{self, Lease, Network};
+use crate::network::{self, Assigned, Lease, Network};
 use crate::transport::{Door, protocol};
 use crate::types::wire;
 use crate::{Events, IncusError, Instance, Result, Server, State, Summary, discover};
@@ -120,35 +120,48 @@ impl Client {
         Ok(answer.map(State::from))
     }
 
-    /// The addresses the server has assigned to an instance: those its devices reserve and those
-    /// leased to its interfaces, inside networks of the server, nobody else's; IPv4 first. A network
-    /// without leases has none of them. What the instance says about itself is not asked. Two requests
-    /// per network.
+    /// The addresses the server has assigned to an instance, see [`assigned`](Self::assigned); IPv4 first.
     ///
     /// # Errors
     /// [`IncusError`], any; it says nothing about whether there are any.
     pub async fn assigned_addresses(&self, instance: &Instance) -> Result<Vec<IpAddr>> {
+        let found = self.assigned(instance).await?;
+        let mut addresses: Vec<IpAddr> = found.into_iter().flat_map(|nic| nic.addresses).collect();
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        Ok(addresses)
+    }
+
+    /// The interfaces of an instance in networks of the server's, in the order of their devices, with the
+    /// addresses the server has assigned to them: those its devices reserve and those leased to its
+    /// interfaces, inside the network, nobody else's. A network without leases has none of them. What the
+    /// instance says about itself is not asked. Two requests per network.
+    ///
+    /// # Errors
+    /// [`IncusError`], any; it says nothing about whether there are any.
+    pub async fn assigned(&self, instance: &Instance) -> Result<Vec<Assigned>> {
         let mut found = Vec::new();
         for nic in network::nics(instance) {
             let name = &nic.network;
             let Some(target) = network_target(&instance.project, name, "") else { continue };
             let Some(of_network) = self.ask::<wire::Network>(&target).await? else { continue };
             let of_network = Network::from(of_network);
-            let Some(target) = network_target(&instance.project, name, "/leases") else { continue };
             if !of_network.has_leases() {
                 continue;
             }
-            let Some(leases) = self.leases(&target).await? else { continue };
-            found.extend(network::assigned(&nic, &of_network, &leases));
+            let Some(leases) = self.leases(&instance.project, name).await? else { continue };
+            found.push(network::assigned(&nic, &of_network, &leases));
         }
-        found.sort_by_key(IpAddr::is_ipv6);
         Ok(found)
     }
 
-    /// The leases of a network; `None` when it is not one that has any. An error that may pass is none:
-    /// an instance must not lose its address by it.
-    async fn leases(&self, target: &str) -> Result<Option<Vec<Lease>>> {
-        let leases: Vec<wire::Lease> = match self.ask(target).await {
+    /// The leases and reservations of a network; `None` when it is not one that has any. An error that may
+    /// pass is none: an instance must not lose its address by it.
+    ///
+    /// # Errors
+    /// [`IncusError`], any; it says nothing about whether there are any.
+    pub async fn leases(&self, project: &str, network: &str) -> Result<Option<Vec<Lease>>> {
+        let Some(target) = network_target(project, network, "/leases") else { return Ok(None) };
+        let leases: Vec<wire::Lease> = match self.ask(&target).await {
             Ok(leases) => leases.unwrap_or_default(),
             Err(IncusError::Status { code: 400 | 501, .. }) => return Ok(None),
             Err(problem) => return Err(problem),

@@ -88,6 +88,7 @@ pub use definition::{Definition, Device};
 pub use error::IncusError;
 pub use events::{Event, Events};
 pub use forwards::Forward;
+pub use network::{Assigned, Lease};
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};
 
 /// Result of this crate.

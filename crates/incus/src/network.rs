@@ -18,14 +18,33 @@ pub(crate) struct Network {
 
 /// A lease or a reservation of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lease {
+pub struct Lease {
     hwaddr: String,
     address: IpAddr,
+}
+
+/// An interface of an instance in a network of the server's, with what the server has assigned to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// Name of the instance's device.
+    pub device: String,
+    /// Name of the host's end of it, while the instance runs.
+    pub host_name: Option<String>,
+    /// Name of the network; of a bridge, that of its interface too.
+    pub network: String,
+    /// Whether the network is a bridge of the server's host, so that the host reaches its addresses.
+    pub is_bridge: bool,
+    /// The network's own addresses, with the length of their prefixes in bits.
+    pub subnets: Vec<(IpAddr, u8)>,
+    /// The interface's addresses: reserved ones, then leases; IPv4 first. Inside the network, nobody else's.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A network interface of an instance in a managed network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Nic {
+    device: String,
+    host_name: Option<String>,
     pub(crate) network: String,
     hwaddr: Option<String>,
     /// Addresses its configuration reserves.
@@ -121,6 +140,8 @@ pub(crate) fn nics(instance: &Instance) -> Vec<Nic> {
         let volatile = instance.config.get(&format!("volatile.{name}.hwaddr"));
         let reserved = ["ipv4.address", "ipv6.address"].iter().filter_map(|key| keys.get(*key)?.parse().ok());
         Some(Nic {
+            device: name.clone(),
+            host_name: instance.config.get(&format!("volatile.{name}.host_name")).cloned(),
             network,
             hwaddr: keys.get("hwaddr").or(volatile).map(|text| text.to_ascii_lowercase()),
             reserved: reserved.collect(),
@@ -129,8 +150,20 @@ pub(crate) fn nics(instance: &Instance) -> Vec<Nic> {
     instance.devices.iter().filter(|(_, keys)| is_nic(keys)).filter_map(nic).collect()
 }
 
+/// One interface with its addresses.
+pub(crate) fn assigned(nic: &Nic, network: &Network, leases: &[Lease]) -> Assigned {
+    Assigned {
+        device: nic.device.clone(),
+        host_name: nic.host_name.clone(),
+        network: nic.network.clone(),
+        is_bridge: network.kind == "bridge",
+        subnets: network.gateways.clone(),
+        addresses: addresses(nic, network, leases),
+    }
+}
+
 /// The addresses of one interface: reserved ones and leases, inside the network, nobody else's.
-pub(crate) fn assigned(nic: &Nic, network: &Network, leases: &[Lease]) -> Vec<IpAddr> {
+fn addresses(nic: &Nic, network: &Network, leases: &[Lease]) -> Vec<IpAddr> {
     let is_own = |lease: &&Lease| nic.hwaddr.as_ref() == Some(&lease.hwaddr) && !lease.hwaddr.is_empty();
     let leased = leases.iter().filter(is_own).map(|lease| lease.address);
     let mut found: Vec<IpAddr> = Vec::new();
@@ -162,7 +195,13 @@ mod tests {
 
     fn nic(reserved: &[&str]) -> Nic {
         let reserved = reserved.iter().map(|text| text.parse().expect("an address")).collect();
-        Nic { network: "br0".into(), hwaddr: Some("aa:00".into()), reserved }
+        Nic {
+            device: "eth0".into(),
+            host_name: None,
+            network: "br0".into(),
+            hwaddr: Some("aa:00".into()),
+            reserved,
+        }
     }
 
     fn shown(found: &[IpAddr]) -> Vec<String> {
@@ -177,17 +216,17 @@ mod tests {
             lease("aa:00", "fd00::9"),
             lease("bb:00", "10.0.0.8"),
         ];
-        let found = assigned(&nic(&["10.0.0.5"]), &network("10.0.0.1/24", "fd00::1/64"), &leases);
+        let found = addresses(&nic(&["10.0.0.5"]), &network("10.0.0.1/24", "fd00::1/64"), &leases);
         assert_eq!(shown(&found), ["10.0.0.5", "10.0.0.9", "fd00::9"]);
-        assert!(assigned(&nic(&[]), &network("none", "none"), &leases).is_empty());
+        assert!(addresses(&nic(&[]), &network("none", "none"), &leases).is_empty());
         let unknown = Nic { hwaddr: None, ..nic(&[]) };
-        assert!(assigned(&unknown, &network("10.0.0.1/24", "none"), &leases).is_empty());
+        assert!(addresses(&unknown, &network("10.0.0.1/24", "none"), &leases).is_empty());
     }
 
     /// Loopback, wildcard, the bridge itself, another instance's, link-local (the metadata service of
     /// clouds among them), multicast, broadcast, another network: never dialled, whoever says so.
     ///
-    /// Fails when: any condition of [`assigned`] is left out.
+    /// Fails when: any condition of [`addresses`] is left out.
     #[test]
     fn addresses_that_are_never_a_target() {
         let wide = network("10.0.0.1/8", "fd00::1/8");
@@ -211,14 +250,17 @@ mod tests {
             "255.255.255.255",
         ] {
             let leases = [lease("aa:00", address)];
-            assert!(assigned(&nic(&[]), &wide, &leases).is_empty(), "{address} by lease");
-            assert!(assigned(&nic(&[address]), &wide, &[]).is_empty(), "{address} by configuration");
+            assert!(addresses(&nic(&[]), &wide, &leases).is_empty(), "{address} by lease");
+            assert!(addresses(&nic(&[address]), &wide, &[]).is_empty(), "{address} by configuration");
         }
         for address in ["127.0.0.1", "169.254.169.254", "224.0.0.1", "fe80::1", "ff02::1"] {
-            assert!(assigned(&nic(&[address]), &everything, &[]).is_empty(), "{address} in a network of all");
+            assert!(
+                addresses(&nic(&[address]), &everything, &[]).is_empty(),
+                "{address} in a network of all"
+            );
         }
         let others = [lease("bb:00", "10.0.0.5")];
-        assert!(assigned(&nic(&["10.0.0.5"]), &wide, &others).is_empty(), "another's");
+        assert!(addresses(&nic(&["10.0.0.5"]), &wide, &others).is_empty(), "another's");
     }
 
     #[test]

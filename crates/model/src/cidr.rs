@@ -28,6 +28,17 @@ impl Cidr {
         (prefix <= bits(ip) && number(ip) == number(ip) & mask(ip, prefix)).then_some(Self { ip, prefix })
     }
 
+    /// The block with a prefix of this length that `ip` is in; `None` when the prefix is longer than the address.
+    #[must_use]
+    pub fn around(ip: IpAddr, prefix: u8) -> Option<Self> {
+        let first = number(ip) & mask(ip, prefix.min(bits(ip)));
+        let first = match ip {
+            IpAddr::V4(_) => IpAddr::from(u32::try_from(first).ok()?.to_be_bytes()),
+            IpAddr::V6(_) => IpAddr::from(first.to_be_bytes()),
+        };
+        Self::new(first, prefix)
+    }
+
     /// Its first address.
     #[must_use]
     pub const fn ip(self) -> IpAddr {

@@ -21,6 +21,7 @@ use crate::address::{Address, ConnectAddr, ListenAddr, Protocol};
 use crate::cidr::{AcceptProxy, CidrList};
 use crate::host::Zone;
 use crate::limits::Limits;
+use crate::nat::Nat;
 use crate::options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketOwner, UdpFraming};
 use crate::port::PortList;
 use crate::unix::{UnixKind, UnixName};
@@ -48,6 +49,8 @@ pub struct DeviceSpec {
     pub deny: CidrList,
     /// Caps.
     pub limits: Limits,
+    /// Whether the kernel carries it.
+    pub nat: Nat,
     /// Longest wait for the target to accept, 10 ms to 24 h.
     pub connect_timeout: Duration,
     /// How long clients are kept while the instance is down, 0 to 24 h.
@@ -115,6 +118,7 @@ impl DeviceSpec {
             allow: CidrList::default(),
             deny: CidrList::default(),
             limits: Limits::default(),
+            nat: Nat::Off,
             connect_timeout: Duration::from_secs(10),
             hold: Duration::from_secs(30),
             udp_idle: Duration::from_secs(120),
@@ -213,7 +217,10 @@ impl DeviceSpec {
         if self.run_as.groups.as_slice().contains(&0) && self.run_as.uid != Some(0) {
             return Err(SpecError::GroupZero);
         }
-        Ok(())
+        match self.nat_obstacle() {
+            Some(obstacle) if self.nat == Nat::On => Err(SpecError::Nat(obstacle)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether what clients send can be carried to the target at all.

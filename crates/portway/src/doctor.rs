@@ -10,6 +10,7 @@ use crate::output::{Format, Look, Out, csv};
 
 mod host;
 mod kernel;
+mod network;
 mod portway;
 mod servers;
 
@@ -69,6 +70,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Outcome {
     let runtime = crate::session::runtime()?;
     let mut findings = host::check();
     findings.extend(kernel::check());
+    findings.extend(network::check());
     runtime.block_on(async {
         let (ours, daemon) = portway::check().await;
         findings.extend(ours);

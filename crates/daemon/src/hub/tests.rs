@@ -26,6 +26,7 @@ fn hub(desired: Desired) -> Arc<Hub> {
         settings,
         keeper: Keeper::default(),
         providers: crate::setup::providers(&portway_config::Settings::default()),
+        nat: None,
         store: Store::ephemeral(),
         desired,
         refused: Refused::new(),
@@ -58,8 +59,7 @@ async fn observed(hub: &Arc<Hub>, device: StoredDevice) {
     let (key, name) = (device.instance.clone(), device.name.clone());
     let seed = Seed { devices: vec![device], ..Seed::default() };
     let actor = Instance::start(Arc::clone(hub), key, seed);
-    let seen =
-        Observation { uuid: Some("77ff".into()), is_machine: false, status: Status::Down("stopped".into()) };
+    let seen = Observation { uuid: Some("77ff".into()), ..Observation::of(Status::Down("stopped".into())) };
     actor.send(Command::Observed(seen)).await.expect("the actor is there");
     let (reply, listed) = oneshot::channel();
     actor.send(Command::List(reply)).await.expect("the actor is there");

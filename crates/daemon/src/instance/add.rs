@@ -69,6 +69,8 @@ impl Instance {
     /// Each for itself; nothing is left behind of a device that was refused.
     pub(super) async fn add(&mut self, wanted: Vec<Wanted>) -> Vec<Result<api::Device, Failure>> {
         self.look_now().await;
+        let specs: Vec<&DeviceSpec> = wanted.iter().map(|one| &one.spec).collect();
+        self.look_for_nics(&specs).await;
         let hub = Arc::clone(&self.hub);
         let new = wanted.iter().filter(|one| !self.devices.contains_key(&one.name));
         let (claim, mut rings) =

@@ -45,7 +45,7 @@ impl Instance {
         for _ in 0..ROUNDS_MAX {
             let steps = plan::plan(&self.view());
             if steps.is_empty() {
-                return;
+                return self.lead().await;
             }
             for step in steps {
                 self.apply(step).await;

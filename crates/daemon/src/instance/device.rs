@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use portway_control::api;
-use portway_model::{Bind, DeviceName, DeviceSpec, Follow, InstanceKey, Provider};
+use portway_model::{Bind, DeviceName, DeviceSpec, Follow, InstanceKey, Nat, Provider};
 use portway_relay::wire::{Slot, field};
 use portway_sys::shm::FIELD_COUNT;
 
 use super::orphans::Orphans;
 use super::plan::{self, DeviceView, Group};
 use crate::listeners::{self, Listeners};
+use crate::nat::Way;
 use crate::state::Origin;
 
 /// Clients kept for the next worker, at most, per device: as many as a listen backlog holds.
@@ -66,6 +67,10 @@ pub(crate) struct Device {
     pub(crate) checking: bool,
     /// Clients without an upstream.
     pub(crate) orphans: Vec<Orphans>,
+    /// Its way through the kernel as the table was told; `None`: nothing was said of it yet.
+    pub(crate) led: Option<Option<Way>>,
+    /// Where it leads, or why it is relayed, for one with `nat`.
+    pub(crate) mode_reason: Option<String>,
     /// Counters of earlier placements.
     past: [u64; FIELD_COUNT],
     /// Last failure.
@@ -90,6 +95,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) unsupported: bool,
     /// The server does not answer, so that nothing is known.
     pub(crate) unreachable: bool,
+    /// Why the kernel's NAT does not work.
+    pub(crate) nat_failure: Option<&'a str>,
 }
 
 impl Device {
@@ -109,6 +116,8 @@ impl Device {
             relisten: false,
             checking: false,
             orphans: Vec::new(),
+            led: None,
+            mode_reason: None,
             past: [0; FIELD_COUNT],
             last_error: None,
             state: api::DeviceState::Waiting,
@@ -266,9 +275,23 @@ impl Device {
             return (Degraded, Some(error.to_owned()));
         }
         match &self.placed {
-            Some(placed) if placed.current => (Active, None),
+            Some(placed) if placed.current => match self.unled(around.nat_failure) {
+                Some(text) => (Degraded, Some(text)),
+                None => (Active, None),
+            },
             _ => (Waiting, Some("it is being set up".into())),
         }
+    }
+
+    /// Why a device is relayed though it wants the kernel to carry it.
+    fn unled(&self, nat_failure: Option<&str>) -> Option<String> {
+        let loopback = self.spec.listen.address().host().is_some_and(|host| host.ip().is_loopback());
+        let reason = match (&self.led, nat_failure) {
+            (Some(Some(_)), Some(failure)) => Some(failure),
+            (Some(None), _) if self.spec.nat == Nat::On && !loopback => self.mode_reason.as_deref(),
+            _ => None,
+        };
+        reason.map(|reason| format!("relayed instead of NAT: {reason}"))
     }
 
     /// The device for the control API when its actor does not answer: what is stored, and that no
@@ -299,8 +322,12 @@ impl Device {
             connect: self.spec.connect.to_string(),
             bind: self.spec.bind.to_string(),
             state: self.state,
-            mode: api::DeviceMode::Relay,
-            mode_reason: None,
+            mode: if matches!(self.led, Some(Some(_))) {
+                api::DeviceMode::Nat
+            } else {
+                api::DeviceMode::Relay
+            },
+            mode_reason: self.mode_reason.clone(),
             connections_now: totals[field::OPENED].saturating_sub(totals[field::CLOSED]),
             connections_total: totals[field::OPENED],
             bytes_in: totals[field::BYTES_IN],

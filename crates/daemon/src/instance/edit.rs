@@ -39,7 +39,7 @@ impl Instance {
         if device.listeners.is_none() && device.broken.is_none() {
             self.probe(name).await?;
         }
-        Ok(())
+        self.check_lead(name)
     }
 
     /// Whether a worker for the device can be had and reach its upstream's folder, as far as that can
@@ -125,7 +125,9 @@ impl Instance {
         }
         self.hub.keeper.settle().await;
         for name in names {
-            self.devices.remove(name);
+            if let Some(mut device) = self.devices.remove(name) {
+                self.unlead(&mut device);
+            }
         }
         self.reconcile().await;
     }
@@ -158,6 +160,7 @@ impl Instance {
         }
         self.check_size(&after)?;
         self.look_now().await;
+        self.look_for_nics(&[&after]).await;
         self.check_target(name, &after)?;
         let (hub, key) = (Arc::clone(&self.hub), self.device_key(name));
         let (_claim, mut rings) = hub.claim(vec![(key.clone(), after.clone())]);
@@ -296,6 +299,7 @@ impl Instance {
         committed.map_err(|text| failure(FailureKind::Internal, format!("new name not stored: {text}")))?;
         self.hub.keeper.drop_key(self.device_key(from).to_string()).await;
         if let Some(mut device) = self.devices.remove(from) {
+            self.unlead(&mut device);
             device.name = to.clone();
             if let Some(placed) = &mut device.placed {
                 placed.current = false;

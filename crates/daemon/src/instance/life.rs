@@ -14,7 +14,7 @@ use super::device::Device;
 use super::plan::Kind;
 use super::{Command, Instance, Reply, answer};
 use crate::listeners;
-use crate::provider::{Observation, Run, Status};
+use crate::provider::{Observation, Question, Run, Status};
 use crate::state::Change;
 use crate::watched::watched;
 
@@ -192,8 +192,9 @@ impl Instance {
         let Some(own) = self.own.upgrade() else { return };
         self.looking = true;
         let (hub, key, run) = (Arc::clone(&self.hub), self.key.clone(), self.run.clone());
+        let nics = self.wants_nics();
         tokio::spawn(async move {
-            let observation = hub.providers.observe(&key, run.as_ref()).await;
+            let observation = hub.providers.observe(&key, Question { run: run.as_ref(), nics }).await;
             // The actor is gone when the daemon ends.
             let _ = own.send(Command::Observed(observation)).await;
         });
@@ -230,7 +231,13 @@ impl Instance {
         if self.run.as_ref().is_some_and(Run::alive) || (self.run.is_none() && self.seen_uuid().is_some()) {
             return;
         }
-        let observed = self.hub.providers.observe(&self.key, None);
+        self.look_here(self.wants_nics()).await;
+    }
+
+    /// Looks and waits for the answer, but not for ever; at the assigned addresses too with `nics`.
+    pub(super) async fn look_here(&mut self, nics: bool) {
+        let question = Question { run: self.run.as_ref(), nics };
+        let observed = self.hub.providers.observe(&self.key, question);
         let observation = tokio::time::timeout(LOOK_LIMIT, observed).await.unwrap_or_else(|_| {
             Observation::of(Status::Unreachable(format!("it took more than {} s", LOOK_LIMIT.as_secs())))
         });
@@ -253,6 +260,8 @@ impl Instance {
             self.uuid = observation.uuid;
             self.is_machine = observation.is_machine;
         }
+        self.leading.nics = observation.nics.or(self.leading.nics.take());
+        self.leading.looked |= !matches!(observation.status, Status::Unreachable(_));
         match observation.status {
             Status::Unreachable(text) => {
                 // Nothing is known: whatever runs goes on.
@@ -352,6 +361,7 @@ impl Instance {
             self.on_death().await;
         }
         self.absence = Some(absence);
+        self.leading.nics = None;
         if absent {
             self.search_moved();
         }
@@ -452,7 +462,10 @@ impl Instance {
         for name in &names {
             self.hub.keeper.drop_key(self.device_key(name).to_string()).await;
         }
-        let devices: Vec<Device> = names.iter().filter_map(|name| self.devices.remove(name)).collect();
+        let mut devices: Vec<Device> = names.iter().filter_map(|name| self.devices.remove(name)).collect();
+        for device in &mut devices {
+            self.unlead(device);
+        }
         self.hub.tell("device-changed", &self.key, None, format!("the instance is named {to} now"));
         if self.hub.handle(to).send(Command::Receive(devices)).await.is_err() {
             warn!(instance = %to, "renamed instance not served");

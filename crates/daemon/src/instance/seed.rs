@@ -16,7 +16,7 @@ use super::placing::{self, GroupText};
 use super::plan::{self, Group};
 use super::{Instance, Leaving, Serving};
 use crate::listeners::{self, Listeners};
-use crate::provider::{Run, Status};
+use crate::provider::{Question, Run, Status};
 use crate::state::{Change, StoredDevice};
 use crate::worker::{Adopted, Found, Worker, WorkerError};
 
@@ -155,10 +155,12 @@ impl Instance {
         if self.run.is_none() {
             let run = match self.key.provider() {
                 Provider::Incus | Provider::Lxd | Provider::Pid => Run::of_id(text),
-                Provider::Netns => match self.hub.providers.observe(&self.key, None).await.status {
-                    Status::Up(run) => Some(run),
-                    _ => None,
-                },
+                Provider::Netns => {
+                    match self.hub.providers.observe(&self.key, Question::default()).await.status {
+                        Status::Up(run) => Some(run),
+                        _ => None,
+                    }
+                }
             };
             if let Some(run) = run.filter(|run| run.id.0 == text) {
                 self.found_running(run).await;

@@ -5,7 +5,7 @@
 //! a note says so.
 
 use portway_incus::Device;
-use portway_model::{Bind, DeviceSpec, Provider};
+use portway_model::{Bind, DeviceSpec, Nat, Provider};
 
 /// A device of a server in our words.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,8 +48,9 @@ pub(crate) fn to_ours(provider: Provider, device: &Device) -> Result<Ours, Strin
     let mut keys: Device = device.iter().filter(|(_, value)| !value.is_empty()).map(owned).collect();
     keys.remove("type");
     let mut notes = Vec::new();
-    if keys.remove("nat").is_some_and(|text| is_true(&text)) {
-        return Err("nat=true: kernel NAT is not built in this version".into());
+    let nat = keys.remove("nat").is_some_and(|text| is_true(&text));
+    if nat {
+        keys.insert("nat".into(), "true".into());
     }
     if let Some(text) = keys.remove("proxy_protocol") {
         // A header is sent for this one spelling.
@@ -59,7 +60,8 @@ pub(crate) fn to_ours(provider: Provider, device: &Device) -> Result<Ours, Strin
             notes.push(format!("proxy_protocol={text} sends no header in {server}, nor here"));
         }
     }
-    if let Some(listen) = keys.get_mut("listen") {
+    // By NAT it takes one family there, too.
+    if let Some(listen) = keys.get_mut("listen").filter(|_| !nat) {
         for protocol in ["tcp", "udp"] {
             if let Some(ports) = listen.strip_prefix(&format!("{protocol}:0.0.0.0:")) {
                 let both = format!("{protocol}:[::]:{ports}");
@@ -111,7 +113,11 @@ pub(crate) fn to_theirs(provider: Provider, name: &str, spec: &DeviceSpec) -> Re
     if listen == "udp" && connect != "udp" {
         return Err(format!("{server} cannot carry udp to {connect}"));
     }
-    if spec.listen.address().host().is_some_and(|host| host.to_string() == "0.0.0.0") {
+    if spec.nat == Nat::Auto {
+        return Err(format!("{server} has no nat=auto"));
+    }
+    if spec.nat == Nat::Off && spec.listen.address().host().is_some_and(|host| host.to_string() == "0.0.0.0")
+    {
         return Err(format!("{server} cannot listen on IPv4 alone: 0.0.0.0 takes IPv6 too there"));
     }
     let addresses = [spec.listen.address(), spec.connect.address()];

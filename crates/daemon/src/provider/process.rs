@@ -14,9 +14,7 @@ pub(super) fn observe(key: &InstanceKey) -> Observation {
     // The name was checked to be a pid when it was read.
     let Ok(pid) = key.name().as_str().parse::<i32>() else { return Observation::of(Status::Absent) };
     match look(pid) {
-        Ok((run, identity)) => {
-            Observation { uuid: Some(identity), is_machine: false, status: Status::Up(run) }
-        }
+        Ok((run, identity)) => Observation { uuid: Some(identity), ..Observation::of(Status::Up(run)) },
         Err(failure) => Observation::of(refusal(pid, &failure)),
     }
 }

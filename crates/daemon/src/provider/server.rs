@@ -3,17 +3,17 @@
 use portway_incus::{Client, IncusError, Instance, InstanceKind, status_code};
 use portway_model::InstanceKey;
 
-use super::{Endpoint, Observation, Run, Status};
+use super::{Endpoint, Observation, Question, Run, Status};
 use crate::state::with_sources;
 
 /// What the server says about an instance.
-pub(super) async fn observe(endpoint: &Endpoint, key: &InstanceKey, present: Option<&Run>) -> Observation {
+pub(super) async fn observe(endpoint: &Endpoint, key: &InstanceKey, question: Question<'_>) -> Observation {
     let Some(client) = endpoint.client() else {
         let text = format!("no {} socket was found", endpoint.provider());
         return Observation::of(Status::Unreachable(text));
     };
     let project = key.project().map_or("default", |project| project.as_str());
-    match ask(&client, project, key.name().as_str(), present).await {
+    match ask(&client, project, key.name().as_str(), question).await {
         Ok(observation) => observation,
         Err(failure) => Observation::of(Status::Unreachable(with_sources(&failure))),
     }
@@ -23,14 +23,18 @@ async fn ask(
     client: &Client,
     project: &str,
     name: &str,
-    present: Option<&Run>,
+    question: Question<'_>,
 ) -> Result<Observation, IncusError> {
     let Some(instance) = client.instance(project, name).await? else {
         return Ok(Observation::of(Status::Absent));
     };
     let is_machine = instance.kind == InstanceKind::Vm;
-    let status = status(client, &instance, present).await?;
-    Ok(Observation { uuid: instance.uuid, is_machine, status })
+    let status = status(client, &instance, question.run).await?;
+    let nics = match &status {
+        Status::Up(_) if question.nics => Some(client.assigned(&instance).await?),
+        _ => None,
+    };
+    Ok(Observation { uuid: instance.uuid, is_machine, status, nics })
 }
 
 async fn status(client: &Client, instance: &Instance, present: Option<&Run>) -> Result<Status, IncusError> {

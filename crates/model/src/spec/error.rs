@@ -2,6 +2,7 @@
 
 use crate::address::Protocol;
 use crate::at::{AddrError, ValueError};
+use crate::nat::NatObstacle;
 use crate::options::ProxyProtocol;
 use crate::text::quote;
 
@@ -22,9 +23,9 @@ pub enum SpecError {
         /// The key.
         key: String,
     },
-    /// `nat=true` or `nat=auto`.
-    #[error("nat: kernel NAT is not built in this version, leave the key out or set it to false")]
-    Nat,
+    /// `nat=true` for what the kernel cannot carry.
+    #[error("nat: {0}; or set nat=auto, which relays it")]
+    Nat(NatObstacle),
     /// A key given twice.
     #[error("key {} is given twice", quote(key))]
     Duplicate {
@@ -128,7 +129,7 @@ impl SpecError {
             | Self::Listen { key, .. }
             | Self::NotASocketFile { key } => key,
             Self::GroupZero => "security.groups",
-            Self::Nat => "nat",
+            Self::Nat(_) => "nat",
             Self::PortCount { .. } | Self::UdpToStream { .. } | Self::Pairing { .. } => "connect",
             Self::Framing => "udp.framing",
             Self::ProxyProtocol { .. } | Self::ProxyUdp => "proxy_protocol",

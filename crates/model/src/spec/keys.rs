@@ -65,7 +65,7 @@ impl DeviceSpec {
             "",
             "most connections or UDP flows at once of one client address, or IPv6 /64",
         ),
-        key("nat", "false", "false", "kernel NAT instead of the relay; not built in this version"),
+        key("nat", "true|false|auto", "false", "kernel NAT instead of the relay; auto: where it can be"),
         key("connect.timeout", "DURATION", "10s", "longest wait for the target to accept"),
         key("hold", "DURATION", "30s", "how long clients are kept while the instance is down"),
         key("udp.idle", "DURATION", "2m", "idle life of a flow of datagrams"),
@@ -166,7 +166,7 @@ fn values(given: &Given) -> Result<DeviceSpec, SpecError> {
     spec.run_as.groups = given.value("security.groups", spec.run_as.groups, str::parse)?;
     spec.proxy_protocol = given.value("proxy_protocol", spec.proxy_protocol, str::parse)?;
     clients(given, &mut spec)?;
-    nat(given)?;
+    spec.nat = given.value("nat", spec.nat, str::parse)?;
     spec.connect_timeout = duration("connect.timeout", spec.connect_timeout, CONNECT_TIMEOUT_MIN, DAY)?;
     spec.hold = duration("hold", spec.hold, Duration::ZERO, DAY)?;
     spec.udp_idle = duration("udp.idle", spec.udp_idle, UDP_IDLE_MIN, DAY)?;
@@ -206,19 +206,6 @@ fn keepalive(text: &str) -> Result<Duration, ValueError> {
     Ok(value)
 }
 
-/// `nat` may only be switched off.
-fn nat(given: &Given) -> Result<(), SpecError> {
-    let Some(text) = given.0.get("nat") else { return Ok(()) };
-    match (truth(text), text.as_str()) {
-        (Some(false), _) => Ok(()),
-        (Some(true), _) | (None, "auto") => Err(SpecError::Nat),
-        (None, _) => {
-            let error = not_one_of(text, "true, false or auto");
-            Err(SpecError::Value { key: "nat", error })
-        }
-    }
-}
-
 /// Keys whose presence alone asks for something the addresses cannot give, at the default value too.
 fn socket_keys(given: &Given, spec: &DeviceSpec) -> Result<(), SpecError> {
     let (listen, connect) = (spec.listen.address(), spec.connect.address());
@@ -256,6 +243,7 @@ pub(super) fn write(spec: &DeviceSpec) -> BTreeMap<String, String> {
     put("security.groups", unless(&spec.run_as.groups, &usual.run_as.groups));
     put("proxy_protocol", unless(&spec.proxy_protocol, &usual.proxy_protocol));
     put_clients(spec, &mut put);
+    put("nat", unless(&spec.nat, &usual.nat));
     put("connect.timeout", time(spec.connect_timeout, usual.connect_timeout));
     put("hold", time(spec.hold, usual.hold));
     put("udp.idle", time(spec.udp_idle, usual.udp_idle));

@@ -73,6 +73,7 @@ const VALID: &[Valid<'static>] = &[
     (&UDP, "proxy_protocol", "off", None),
     (&TCP, "nat", "false", None),
     (&TCP, "nat", "NO", None),
+    (&TCP, "nat", "auto", Some("auto")),
     (&TCP, "connect.timeout", "10ms", Some("10ms")),
     (&TCP, "connect.timeout", "10000ms", None),
     (&TCP, "hold", "0", Some("0s")),
@@ -163,11 +164,7 @@ fn bad_values_name_key_and_place() {
 fn bad_keys_name_the_key() {
     let unknown = |key: &str, nearest: &str| format!("unknown key `{key}`, did you mean `{nearest}`?");
     let foreign = |key: &str| format!("key `{key}` is not kept, only keys that a proxy device knows are");
-    let nat = "nat: kernel NAT is not built in this version, leave the key out or set it to false";
     let cases = [
-        ("nat", "true", nat.to_owned()),
-        ("nat", "YES", nat.to_owned()),
-        ("nat", "auto", nat.to_owned()),
         ("user.note", "x", foreign("user.note")),
         ("initial.x", "x", foreign("initial.x")),
         ("Connect", "x", unknown("Connect", "connect")),

@@ -76,7 +76,7 @@ fn hint(error: &SpecError) -> Option<String> {
         }
         SpecError::UnknownKey { .. } => Some("`portway device add --help` lists the keys".to_owned()),
         SpecError::Foreign { .. }
-        | SpecError::Nat
+        | SpecError::Nat(_)
         | SpecError::Listen { .. }
         | SpecError::GroupZero
         | SpecError::Duplicate { .. }

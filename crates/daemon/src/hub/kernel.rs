@@ -1,0 +1,59 @@
+//! What the kernel's NAT needs of all instances, and has of all devices.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portway_control::api;
+use portway_model::{DeviceKey, InstanceKey, Provider};
+
+use super::{Hub, locked};
+
+impl Hub {
+    /// Takes note of the networks whose leases matter to an instance; none: they do not any more.
+    pub(crate) fn watch_networks(&self, key: &InstanceKey, networks: BTreeSet<String>) {
+        let mut watched = locked(&self.networks);
+        if networks.is_empty() {
+            watched.remove(key);
+        } else {
+            watched.insert(key.clone(), networks);
+        }
+    }
+
+    /// Networks of a provider whose leases matter, with the instances they matter to.
+    pub(crate) fn watched_networks(
+        &self,
+        provider: Provider,
+    ) -> BTreeMap<(String, String), Vec<InstanceKey>> {
+        let mut found: BTreeMap<(String, String), Vec<InstanceKey>> = BTreeMap::new();
+        for (key, networks) in locked(&self.networks).iter().filter(|(key, _)| key.provider() == provider) {
+            let project = key.project().map_or("default", |project| project.as_str());
+            for network in networks {
+                found.entry((project.to_owned(), network.clone())).or_default().push(key.clone());
+            }
+        }
+        found
+    }
+
+    /// The devices with what the kernel has carried of them. Bytes are not counted there.
+    pub(super) async fn with_kernel_counts(&self, mut devices: Vec<api::Device>) -> Vec<api::Device> {
+        // One that is relayed at present may have been led before.
+        let wants = |device: &api::Device| device.mode_reason.is_some();
+        if let Some(leader) = &self.nat
+            && devices.iter().any(wants)
+        {
+            let (counts, obstacle) = (leader.counts().await, leader.obstacle());
+            for device in devices.iter_mut().filter(|device| wants(device)) {
+                let key = DeviceKey { instance: device.instance.clone(), device: device.name.clone() };
+                let counted = counts.get(&key.to_string()).copied().unwrap_or_default();
+                device.connections_total = device.connections_total.saturating_add(counted.total);
+                device.connections_now = device.connections_now.saturating_add(counted.now);
+                if device.mode == api::DeviceMode::Nat
+                    && let (Some(reason), Some(obstacle)) = (&mut device.mode_reason, &obstacle)
+                {
+                    reason.push_str("; ");
+                    reason.push_str(obstacle);
+                }
+            }
+        }
+        devices
+    }
+}

@@ -1,0 +1,120 @@
+use super::*;
+
+fn nic(device: &str, network: &str, addresses: &[&str]) -> Assigned {
+    Assigned {
+        device: device.into(),
+        host_name: None,
+        network: network.into(),
+        is_bridge: true,
+        subnets: vec![(ip("10.0.0.1"), 24), (ip("fd00::1"), 64)],
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn spec(listen: &str, connect: &str, more: &[(&str, &str)]) -> DeviceSpec {
+    let keys = [("listen", listen), ("connect", connect), ("nat", "auto")];
+    DeviceSpec::from_keys(keys.iter().chain(more).copied()).unwrap()
+}
+
+/// What a device publishes, as text, and what is said of it.
+fn ways(listen: &str, connect: &str, more: &[(&str, &str)], nics: &[Assigned]) -> (Vec<String>, String) {
+    let verdict = way(&spec(listen, connect, more), nics);
+    let publications = verdict.way.iter().flat_map(|way| way.publications("d").unwrap());
+    let text = |one: Publication| {
+        format!("{} {}:{}", one.to_string().replace("d ", ""), one.target(), one.target_ports())
+    };
+    (publications.map(text).collect(), verdict.reason)
+}
+
+#[test]
+fn the_first_interface_with_an_address_of_the_family_is_led_to() {
+    let nics = [nic("eth0", "br0", &["fd00::5"]), nic("eth1", "br1", &["10.0.0.5", "10.0.0.6", "fd00::6"])];
+    for (listen, connect, expected, said) in [
+        (
+            "tcp:0.0.0.0:80",
+            "tcp:0.0.0.0:8080",
+            &["(tcp:0.0.0.0:80) 10.0.0.5:8080"][..],
+            "to 10.0.0.5 (eth1 in br1)",
+        ),
+        (
+            "udp:192.0.2.1:53",
+            "udp:10.0.0.6:53",
+            &["(udp:192.0.2.1:53) 10.0.0.6:53"],
+            "to 10.0.0.6 (eth1 in br1)",
+        ),
+        (
+            "tcp:[::]:80",
+            "tcp:[::]:80",
+            &["(tcp:0.0.0.0:80) 10.0.0.5:80", "(tcp:[::]:80) fd00::5:80"],
+            "to 10.0.0.5 (eth1 in br1), fd00::5 (eth0 in br0)",
+        ),
+        (
+            "tcp:[2001:db8::1]:1-9",
+            "tcp:[::]:2",
+            &["(tcp:[2001:db8::1]:1-9) fd00::5:2"],
+            "to fd00::5 (eth0 in br0)",
+        ),
+    ] {
+        assert_eq!(
+            ways(listen, connect, &[], &nics),
+            (expected.iter().map(ToString::to_string).collect(), said.into())
+        );
+    }
+}
+
+#[test]
+fn what_has_no_way_says_why() {
+    let v4 = [nic("eth0", "br0", &["10.0.0.5"])];
+    let ovn = [Assigned { is_bridge: false, ..nic("eth0", "ovn", &["10.0.0.5"]) }];
+    let (web, any) = ("tcp:0.0.0.0:80", "tcp:0.0.0.0:80");
+    for (listen, connect, nics, said) in [
+        (
+            web,
+            "tcp:10.0.0.9:80",
+            &v4[..],
+            "10.0.0.9 is not an address the server has assigned to the instance",
+        ),
+        (web, any, &[], "the instance has no interface in a bridge of the server's"),
+        (web, any, &ovn, "the instance has no interface in a bridge of the server's"),
+        (web, any, &[nic("eth0", "br0", &[])], "the server has assigned the instance no IPv4 address"),
+        ("tcp:127.0.0.1:80", any, &v4, "clients of a loopback address are on this host and are relayed"),
+    ] {
+        assert_eq!(ways(listen, connect, &[], nics), (vec![], said.into()), "{listen} {connect}");
+    }
+    let (found, said) = ways("tcp:[::]:80", "tcp:[::]:80", &[], &v4);
+    assert_eq!(found, ["(tcp:0.0.0.0:80) 10.0.0.5:80"]);
+    assert_eq!(
+        said,
+        "to 10.0.0.5 (eth0 in br0); the server has assigned the instance no IPv6 address, so those are relayed"
+    );
+    let (_, said) = ways(web, "tcp:127.0.0.1:80", &[], &v4);
+    assert!(said.contains("never reaches the instance's loopback"), "{said}");
+    let (_, said) = ways(web, any, &[("allow", "192.0.2.0/24")], &v4);
+    assert_eq!(said, "only the relay can honour allow");
+}
+
+/// Lists are cut where either of them ends a range.
+#[test]
+fn lists_of_ports_are_led_in_order() {
+    let nics = [nic("eth0", "br0", &["10.0.0.5"])];
+    for (listen, connect, expected) in [
+        ("80,443", "8080", &["80 8080", "443 8080"][..]),
+        ("1-4", "11-12,21-22", &["1-2 11-12", "3-4 21-22"]),
+        ("1,2-4,9", "11-13,20,30", &["1 11", "2-3 12-13", "4 20", "9 30"]),
+        ("65535,1", "1,65535", &["65535 1", "1 65535"]),
+        ("1-65535", "1-65535", &["1-65535 1-65535"]),
+    ] {
+        let (found, _) =
+            ways(&format!("tcp:0.0.0.0:{listen}"), &format!("tcp:0.0.0.0:{connect}"), &[], &nics);
+        let expected: Vec<String> = expected
+            .iter()
+            .map(|pair| pair.split_once(' ').unwrap())
+            .map(|(ports, to)| format!("(tcp:0.0.0.0:{ports}) 10.0.0.5:{to}"))
+            .collect();
+        assert_eq!(found, expected, "{listen} to {connect}");
+    }
+}

@@ -1,0 +1,15 @@
+//! Devices that the kernel carries, of real containers: who reaches them, what follows a container, what
+//! stays over the daemon's own ends.
+
+#[cfg(test)]
+mod follow;
+#[cfg(test)]
+mod reach;
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod stay;
+
+/// The program under test.
+#[cfg(test)]
+const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
