@@ -18,6 +18,7 @@ use portway_model::{InstanceKey, Provider};
 pub(crate) use endpoint::Endpoint;
 pub(crate) use machine::permits as machine_permits;
 pub(crate) use run::Run;
+pub(crate) use server::no_socket;
 
 /// What was found about an instance.
 #[derive(Debug, Clone)]

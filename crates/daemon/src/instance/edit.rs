@@ -14,7 +14,7 @@ use super::{Instance, placing, plan};
 use crate::hub::failure;
 use crate::listeners::{self, Listeners, OpenError};
 use crate::loops;
-use crate::provider::machine_permits;
+use crate::provider::{machine_permits, no_socket};
 use crate::state::Change;
 
 impl Instance {
@@ -352,6 +352,11 @@ impl Instance {
 }
 
 pub(crate) fn unreachable(provider: Provider, text: &str) -> Failure {
+    if text == no_socket(provider) {
+        let hint =
+            "install it, or name its socket; a network namespace is `netns:NAME`, a process `pid:NUMBER`";
+        return Failure { hint: Some(hint.into()), ..failure(FailureKind::Unreachable, text) };
+    }
     Failure {
         hint: Some("`portway doctor` looks at the sockets and permissions".into()),
         ..failure(FailureKind::Unreachable, format!("{provider} does not answer: {text}"))
@@ -383,4 +388,18 @@ fn same_listeners(one: &DeviceSpec, other: &DeviceSpec) -> bool {
         && one.bind == other.bind
         && one.socket == other.socket
         && one.v6only == other.v6only
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a server that is not there is said not to answer.
+    #[test]
+    fn nobody_is_said_not_to_answer_who_was_not_asked() {
+        let said = unreachable(Provider::Incus, &no_socket(Provider::Incus));
+        assert_eq!(said.error, "no incus socket was found");
+        assert!(said.hint.is_some_and(|hint| hint.contains("netns:")));
+        assert_eq!(unreachable(Provider::Incus, "refused").error, "incus does not answer: refused");
+    }
 }

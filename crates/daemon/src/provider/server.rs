@@ -1,7 +1,7 @@
 //! Instances of Incus and of LXD, by the server's API.
 
 use portway_incus::{Client, IncusError, Instance, InstanceKind, status_code};
-use portway_model::InstanceKey;
+use portway_model::{InstanceKey, Provider};
 
 use super::{Endpoint, Observation, Question, Run, Status};
 use crate::state::with_sources;
@@ -9,14 +9,18 @@ use crate::state::with_sources;
 /// What the server says about an instance.
 pub(super) async fn observe(endpoint: &Endpoint, key: &InstanceKey, question: Question<'_>) -> Observation {
     let Some(client) = endpoint.client() else {
-        let text = format!("no {} socket was found", endpoint.provider());
-        return Observation::of(Status::Unreachable(text));
+        return Observation::of(Status::Unreachable(no_socket(endpoint.provider())));
     };
     let project = key.project().map_or("default", |project| project.as_str());
     match ask(&client, project, key.name().as_str(), question).await {
         Ok(observation) => observation,
         Err(failure) => Observation::of(Status::Unreachable(with_sources(&failure))),
     }
+}
+
+/// Why nobody was asked.
+pub(crate) fn no_socket(provider: Provider) -> String {
+    format!("no {provider} socket was found")
 }
 
 async fn ask(
