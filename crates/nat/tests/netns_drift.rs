@@ -50,68 +50,56 @@ fn next(watch: &mut Watch) -> Option<Event> {
 /// somebody's.
 #[test]
 fn what_others_do_to_the_table_is_heard_and_put_right() {
-    if !is_root() {
-        return;
-    }
-    let netns = Netns::new().unwrap();
-    netns
-        .enter(|| {
-            let mut watch = Watch::open(TableName::default()).unwrap();
-            let mut nat = Nat::open(TableName::default()).unwrap();
-            watch.ignore(nat.port_id());
-            let want = publish::ten_devices();
-            nat.apply(&want).unwrap();
-            let right = nft(&netns, "-n list table inet portway");
-            assert_eq!(watch.poll().unwrap(), None, "our own change");
-            nft(&netns, "add table ip foreign");
-            assert_eq!(watch.poll().unwrap(), None, "somebody's own table");
-            for damage in [
-                "flush ruleset",
-                "delete table inet portway",
-                "flush table inet portway",
-                "delete element inet portway address4 { 192.0.2.1 . tcp . 80 }",
-                "add element inet portway address4 { 192.0.2.7 . tcp . 80 : 10.0.0.66 . 80 }",
-                "flush map inet portway every6-range-ends",
-                "flush chain inet portway wildcard",
-                "insert rule inet portway wildcard drop",
-                "add rule inet portway prerouting counter accept",
-                "add chain inet portway mine { type filter hook input priority 0; policy drop; }",
-                "add set inet portway mine { type ipv4_addr; }",
-            ] {
-                nft(&netns, damage);
-                assert_eq!(next(&mut watch), Some(Event::Changed), "{damage}");
-                let Applied { plan, .. } = nat.apply(&want).unwrap();
-                assert!(!plan.is_empty(), "{damage}");
-                assert_eq!(nft(&netns, "-n list table inet portway"), right, "{damage}");
-                assert!(nat.apply(&want).unwrap().plan.is_empty(), "{damage}");
-                assert_eq!(watch.poll().unwrap(), None, "our own repair of: {damage}");
-            }
-        })
-        .unwrap();
+    Netns::apart(|netns| {
+        let mut watch = Watch::open(TableName::default()).unwrap();
+        let mut nat = Nat::open(TableName::default()).unwrap();
+        watch.ignore(nat.port_id());
+        let want = publish::ten_devices();
+        nat.apply(&want).unwrap();
+        let right = nft(netns, "-n list table inet portway");
+        assert_eq!(watch.poll().unwrap(), None, "our own change");
+        nft(netns, "add table ip foreign");
+        assert_eq!(watch.poll().unwrap(), None, "somebody's own table");
+        for damage in [
+            "flush ruleset",
+            "delete table inet portway",
+            "flush table inet portway",
+            "delete element inet portway address4 { 192.0.2.1 . tcp . 80 }",
+            "add element inet portway address4 { 192.0.2.7 . tcp . 80 : 10.0.0.66 . 80 }",
+            "flush map inet portway every6-range-ends",
+            "flush chain inet portway wildcard",
+            "insert rule inet portway wildcard drop",
+            "add rule inet portway prerouting counter accept",
+            "add chain inet portway mine { type filter hook input priority 0; policy drop; }",
+            "add set inet portway mine { type ipv4_addr; }",
+        ] {
+            nft(netns, damage);
+            assert_eq!(next(&mut watch), Some(Event::Changed), "{damage}");
+            let Applied { plan, .. } = nat.apply(&want).unwrap();
+            assert!(!plan.is_empty(), "{damage}");
+            assert_eq!(nft(netns, "-n list table inet portway"), right, "{damage}");
+            assert!(nat.apply(&want).unwrap().plan.is_empty(), "{damage}");
+            assert_eq!(watch.poll().unwrap(), None, "our own repair of: {damage}");
+        }
+    });
 }
 
 /// An element that somebody replaces by one to another target is put right too, and counts go on.
 #[test]
 fn a_replaced_element_is_put_right() {
-    if !is_root() {
-        return;
-    }
-    let netns = Netns::new().unwrap();
-    netns
-        .enter(|| {
-            let mut nat = Nat::open(TableName::default()).unwrap();
-            let want = publish::ten_devices();
-            nat.apply(&want).unwrap();
-            let wrong = "192.0.2.1 . tcp . 80 counter packets 7 bytes 420 : 10.0.0.66 . 80";
-            nft(&netns, "delete element inet portway address4 { 192.0.2.1 . tcp . 80 }");
-            nft(&netns, &format!("add element inet portway address4 {{ {wrong} }}"));
-            let applied = nat.apply(&want).unwrap();
-            assert_eq!((applied.plan.coming(), applied.plan.leaving()), (1, 1));
-            assert_eq!(nat.counts(&want).unwrap()["web"].connections, 7);
-            let listed = nft(&netns, "list map inet portway address4");
-            assert!(listed.contains("packets 7 bytes 420 : 10.0.0.2 . 8080"), "{listed}");
-        })
-        .unwrap();
+    Netns::apart(|netns| {
+        let mut nat = Nat::open(TableName::default()).unwrap();
+        let want = publish::ten_devices();
+        nat.apply(&want).unwrap();
+        let wrong = "192.0.2.1 . tcp . 80 counter packets 7 bytes 420 : 10.0.0.66 . 80";
+        nft(netns, "delete element inet portway address4 { 192.0.2.1 . tcp . 80 }");
+        nft(netns, &format!("add element inet portway address4 {{ {wrong} }}"));
+        let applied = nat.apply(&want).unwrap();
+        assert_eq!((applied.plan.coming(), applied.plan.leaving()), (1, 1));
+        assert_eq!(nat.counts(&want).unwrap()["web"].connections, 7);
+        let listed = nft(netns, "list map inet portway address4");
+        assert!(listed.contains("packets 7 bytes 420 : 10.0.0.2 . 8080"), "{listed}");
+    });
 }
 
 /// Tables of others are the same before, while ours changes, and after it is gone.
@@ -120,38 +108,32 @@ fn a_replaced_element_is_put_right() {
 /// of ours.
 #[test]
 fn others_tables_stay_as_they_are() {
-    if !is_root() {
-        return;
-    }
-    let netns = Netns::new().unwrap();
-    netns
-        .enter(|| {
-            netns.nft(FOREIGN).unwrap();
-            let before = nft(&netns, "-a list ruleset");
-            let names = [TableName::default(), TableName::new("portway_0badcafe").unwrap()];
-            let mut nats = names.map(|name| Nat::open(name).unwrap());
-            for nat in &mut nats {
-                assert!(!nat.remove().unwrap());
-                for round in 2..20 {
-                    let target = format!("10.0.0.{round} 80-89");
-                    let publications = vec![
-                        publication("a", "tcp", "192.0.2.1 80-89", &target),
-                        publication("b", "udp", &format!("* {round}"), "10.0.0.3 53"),
-                    ];
-                    nat.apply(&want(publications)).unwrap();
-                }
-                let listed = nft(&netns, "-a list ruleset");
-                assert!(listed.starts_with(&before), "{listed}");
+    Netns::apart(|netns| {
+        netns.nft(FOREIGN).unwrap();
+        let before = nft(netns, "-a list ruleset");
+        let names = [TableName::default(), TableName::new("portway_0badcafe").unwrap()];
+        let mut nats = names.map(|name| Nat::open(name).unwrap());
+        for nat in &mut nats {
+            assert!(!nat.remove().unwrap());
+            for round in 2..20 {
+                let target = format!("10.0.0.{round} 80-89");
+                let publications = vec![
+                    publication("a", "tcp", "192.0.2.1 80-89", &target),
+                    publication("b", "udp", &format!("* {round}"), "10.0.0.3 53"),
+                ];
+                nat.apply(&want(publications)).unwrap();
             }
-            // One of two goes, the other stays.
-            assert!(nats[0].remove().unwrap());
-            let listed = nft(&netns, "list tables");
-            assert!(!listed.lines().any(|line| line == "table inet portway"), "{listed}");
-            assert!(listed.lines().any(|line| line == "table inet portway_0badcafe"), "{listed}");
-            assert!(nats[1].remove().unwrap());
-            assert_eq!(nft(&netns, "-a list ruleset"), before);
-        })
-        .unwrap();
+            let listed = nft(netns, "-a list ruleset");
+            assert!(listed.starts_with(&before), "{listed}");
+        }
+        // One of two goes, the other stays.
+        assert!(nats[0].remove().unwrap());
+        let listed = nft(netns, "list tables");
+        assert!(!listed.lines().any(|line| line == "table inet portway"), "{listed}");
+        assert!(listed.lines().any(|line| line == "table inet portway_0badcafe"), "{listed}");
+        assert!(nats[1].remove().unwrap());
+        assert_eq!(nft(netns, "-a list ruleset"), before);
+    });
 }
 
 /// A table of our name without our mark is left as it is, and named.
@@ -159,31 +141,25 @@ fn others_tables_stay_as_they_are() {
 /// Fails when: the mark is not asked for.
 #[test]
 fn a_table_of_our_name_that_is_not_ours_is_left_alone() {
-    if !is_root() {
-        return;
-    }
-    let netns = Netns::new().unwrap();
-    netns
-        .enter(|| {
-            netns
-                .nft("table inet portway { chain prerouting { type nat hook prerouting priority -100; }; }")
-                .unwrap();
-            let before = nft(&netns, "-a list ruleset");
-            let mut nat = Nat::open(TableName::default()).unwrap();
-            let want = publish::ten_devices();
-            for error in [
-                nat.apply(&want).unwrap_err(),
-                nat.plan(&want).unwrap_err(),
-                nat.remove().unwrap_err(),
-                nat.counts(&want).unwrap_err(),
-            ] {
-                assert!(matches!(error, NatError::Foreign(_)), "{error:?}");
-            }
-            assert_eq!(nft(&netns, "-a list ruleset"), before);
-            nft(&netns, "delete table inet portway");
-            nat.apply(&want).unwrap();
-        })
-        .unwrap();
+    Netns::apart(|netns| {
+        netns
+            .nft("table inet portway { chain prerouting { type nat hook prerouting priority -100; }; }")
+            .unwrap();
+        let before = nft(netns, "-a list ruleset");
+        let mut nat = Nat::open(TableName::default()).unwrap();
+        let want = publish::ten_devices();
+        for error in [
+            nat.apply(&want).unwrap_err(),
+            nat.plan(&want).unwrap_err(),
+            nat.remove().unwrap_err(),
+            nat.counts(&want).unwrap_err(),
+        ] {
+            assert!(matches!(error, NatError::Foreign(_)), "{error:?}");
+        }
+        assert_eq!(nft(netns, "-a list ruleset"), before);
+        nft(netns, "delete table inet portway");
+        nat.apply(&want).unwrap();
+    });
 }
 
 /// Changes of ours get through while somebody else changes the ruleset without a pause, and a flood of
@@ -238,23 +214,17 @@ fn others_who_change_the_ruleset_all_the_time_do_not_stop_us() {
 /// Fails when: lost announcements are an error, or nothing.
 #[test]
 fn lost_announcements_are_said() {
-    if !is_root() {
-        return;
-    }
-    let netns = Netns::new().unwrap();
-    netns
-        .enter(|| {
-            let mut watch = Watch::open(TableName::default()).unwrap();
-            let rules =
-                format!("add table ip t\nadd chain ip t c\n{}", "add rule ip t c accept\n".repeat(20_000));
-            let file = std::env::temp_dir().join(format!("portway-flood-{}", std::process::id()));
-            std::fs::write(&file, rules).unwrap();
-            nft(&netns, &format!("-f {}", file.display()));
-            std::fs::remove_file(&file).unwrap();
-            assert_eq!(watch.poll().unwrap(), Some(Event::Lost));
-            assert_eq!(watch.poll().unwrap(), None);
-            nft(&netns, "add table inet portway");
-            assert_eq!(next(&mut watch), Some(Event::Changed));
-        })
-        .unwrap();
+    Netns::apart(|netns| {
+        let mut watch = Watch::open(TableName::default()).unwrap();
+        let rules =
+            format!("add table ip t\nadd chain ip t c\n{}", "add rule ip t c accept\n".repeat(20_000));
+        let file = std::env::temp_dir().join(format!("portway-flood-{}", std::process::id()));
+        std::fs::write(&file, rules).unwrap();
+        nft(netns, &format!("-f {}", file.display()));
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(watch.poll().unwrap(), Some(Event::Lost));
+        assert_eq!(watch.poll().unwrap(), None);
+        nft(netns, "add table inet portway");
+        assert_eq!(next(&mut watch), Some(Event::Changed));
+    });
 }

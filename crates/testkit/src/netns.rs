@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::run;
+use crate::{is_root, run};
 
 /// A network namespace held open. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -32,6 +32,18 @@ impl Netns {
         let netns = Self::of(opened.context("cannot make a network namespace")?);
         netns.ip("link set lo up")?;
         Ok(netns)
+    }
+
+    /// Runs a test inside a new namespace; without root it is told as by [`is_root`].
+    ///
+    /// # Panics
+    /// With `test`, when this process may not make a namespace, and as [`is_root`].
+    #[expect(clippy::expect_used, reason = "it fails a test")]
+    pub fn apart(test: impl FnOnce(&Self) + Send) {
+        if is_root() {
+            let netns = Self::new().expect("a network namespace");
+            netns.enter(|| test(&netns)).expect("to enter it");
+        }
     }
 
     /// The namespace of a process.
@@ -164,7 +176,6 @@ pub(crate) fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::is_root;
     use std::net::{TcpListener, TcpStream};
 
     #[test]
