@@ -1,11 +1,11 @@
 //! A container that comes back with another address, and clients that keep asking.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::Instant;
 
 use portway_testkit::wait_for;
 
-use crate::scene::{INSIDE, Scene, seen_by_tcp, seen_on};
+use crate::scene::{Scene, seen_by_tcp, seen_on};
 
 /// The container is stopped, gets another address of its server and starts: it is reached there, by new
 /// clients and by a datagram client that has not stopped asking. While it is down the relay holds the port.
@@ -15,17 +15,8 @@ use crate::scene::{INSIDE, Scene, seen_by_tcp, seen_on};
 fn another_address_is_led_to() {
     let Some(mut scene) = Scene::start("natfollow") else { return };
     let port = scene.rig.ports.one().unwrap();
-    for protocol in ["tcp", "udp"] {
-        let keys = [
-            format!("listen={protocol}:0.0.0.0:{port}"),
-            format!("connect={protocol}:0.0.0.0:{INSIDE}"),
-            "nat=true".to_owned(),
-        ];
-        scene.rig.add(protocol, &keys.each_ref().map(String::as_str)).unwrap();
-        scene.wait_until_led(protocol);
-    }
+    let [target, _] = ["tcp", "udp"].map(|protocol| scene.publish(protocol, protocol, port));
     scene.serve();
-    let target = SocketAddr::new(scene.hosts[0], port);
     let client = scene.client.run(|| UdpSocket::bind(("0.0.0.0", 0))).unwrap().unwrap();
     assert_eq!(seen_on(&client, target), Some(scene.clients[0]));
     let before = scene.rig.container.address(false).unwrap();

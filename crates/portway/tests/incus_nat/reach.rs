@@ -43,7 +43,7 @@ fn from_everywhere_to_every_kind_of_listener() {
     for (host, port) in [(host4, all), (host6, all), (host4, one4), (host6, one6)] {
         let target = SocketAddr::new(host, port);
         let index = usize::from(host.is_ipv6());
-        let gateway = own_gateway(own[index], index);
+        let gateway = own_gateway(own[index]);
         let from: [(&str, &Site, IpAddr); 4] = [
             ("outside", &scene.client, scene.clients[index]),
             ("the host", rig.host(), host),
@@ -73,7 +73,7 @@ fn from_everywhere_to_every_kind_of_listener() {
 }
 
 /// The bridge's address in the subnet of `address`: the bed's networks have 1 as their host.
-fn own_gateway(address: IpAddr, _index: usize) -> IpAddr {
+fn own_gateway(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();
@@ -139,7 +139,7 @@ fn what_the_kernel_cannot_carry_is_said() {
     }
     assert!(rig.daemon.devices().unwrap().is_empty());
     // An address that is the container's own word, or another's: never led to.
-    let gateway = own_gateway(rig.container.address(false).unwrap(), 0);
+    let gateway = own_gateway(rig.container.address(false).unwrap());
     for address in [gateway.to_string(), "192.0.2.9".into()] {
         rig.add("web", &[&tcp, &format!("connect=tcp:{address}:7"), "nat=true"]).unwrap();
         let device = scene.device("web");

@@ -89,6 +89,18 @@ impl Scene {
         });
     }
 
+    /// Has the kernel carry a port of the host's IPv4 addresses to the service; returns where clients go.
+    pub(crate) fn publish(&self, name: &str, protocol: &str, port: u16) -> SocketAddr {
+        let keys = [
+            format!("listen={protocol}:0.0.0.0:{port}"),
+            format!("connect={protocol}:0.0.0.0:{INSIDE}"),
+            "nat=true".to_owned(),
+        ];
+        self.rig.add(name, &keys.each_ref().map(String::as_str)).unwrap();
+        self.wait_until_led(name);
+        SocketAddr::new(self.hosts[0], port)
+    }
+
     /// A device of the container.
     pub(crate) fn device(&self, name: &str) -> Value {
         self.rig.daemon.device(name).unwrap()

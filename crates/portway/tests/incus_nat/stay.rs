@@ -1,23 +1,10 @@
 //! The table over the ends of the daemon, and over what others do to it.
 
-use std::net::SocketAddr;
 use std::process::Command;
 
 use portway_testkit::wait_for;
 
-use crate::scene::{INSIDE, Scene, seen_by_tcp};
-
-fn publish(scene: &Scene, name: &str) -> SocketAddr {
-    let port = scene.rig.ports.one().unwrap();
-    let keys = [
-        format!("listen=tcp:0.0.0.0:{port}"),
-        format!("connect=tcp:0.0.0.0:{INSIDE}"),
-        "nat=true".to_owned(),
-    ];
-    scene.rig.add(name, &keys.each_ref().map(String::as_str)).unwrap();
-    scene.wait_until_led(name);
-    SocketAddr::new(scene.hosts[0], port)
-}
+use crate::scene::{Scene, seen_by_tcp};
 
 /// A daemon that is killed leaves the table, and the next one finds it as it should be. `--purge` ends it.
 ///
@@ -26,7 +13,7 @@ fn publish(scene: &Scene, name: &str) -> SocketAddr {
 fn the_table_stays_while_no_daemon_runs() {
     let Some(mut scene) = Scene::start("natstay") else { return };
     scene.serve();
-    let target = publish(&scene, "web");
+    let target = scene.publish("web", "tcp", scene.rig.ports.one().unwrap());
     let table = scene.tables();
     assert!(table.contains("map every4"), "{table}");
     for _ in 0..3 {
@@ -59,7 +46,7 @@ fn nothing_is_left_and_nothing_else_is_touched() {
     let before = others();
     assert_eq!(scene.tables(), "");
     for name in ["a", "b"] {
-        publish(&scene, name);
+        scene.publish(name, "tcp", scene.rig.ports.one().unwrap());
     }
     assert_eq!(others(), before);
     scene.rig.device_ok("set", &["a", "nat=false"]).unwrap();
@@ -77,7 +64,7 @@ fn nothing_is_left_and_nothing_else_is_touched() {
 fn what_somebody_else_changes_is_put_right() {
     let Some(scene) = Scene::start("natdrift") else { return };
     scene.serve();
-    let target = publish(&scene, "web");
+    let target = scene.publish("web", "tcp", scene.rig.ports.one().unwrap());
     let table = scene.tables();
     let name = portway_config::Paths::below(&scene.rig.daemon.dir()).unwrap().nft_table();
     let element = format!("tcp . {}", target.port());
