@@ -287,7 +287,7 @@ impl Keeper {
             present.is_some_and(|present| !matches!(change, Change::Led(way) if way == present))
         };
         let counts = if changes.iter().any(|(key, change)| ends(key, change)) {
-            self.try_totals().unwrap_or_default()
+            self.want().and_then(|want| self.try_totals(&want)).unwrap_or_default()
         } else {
             BTreeMap::new()
         };
@@ -335,28 +335,23 @@ impl Keeper {
             self.open = Some(self.open()?);
         }
         let Some(open) = &mut self.open else { return Ok(()) };
-        let told = |problem: &dyn std::error::Error| with_sources(problem);
-        let applied = open.nat.apply(&want).map_err(|problem| told(&problem))?;
+        let applied = open.nat.apply(&want).map_err(|problem| with_sources(&problem))?;
         if is_repair && !applied.plan.is_empty() {
             self.status.repairs.fetch_add(1, Ordering::Relaxed);
             info!(table = self.name.as_str(), "the table was changed by somebody else, put right");
         }
         self.affected = joined(std::mem::replace(&mut self.affected, Affected::Nothing), applied.affected);
-        let checked = want.check().map_err(|problem| told(&problem))?;
-        let swept = open.conntrack.sweep(&checked, &self.affected).map_err(|problem| told(&problem))?;
+        let checked = want.check().map_err(|problem| with_sources(&problem))?;
+        let swept =
+            open.conntrack.sweep(&checked, &self.affected).map_err(|problem| with_sources(&problem))?;
         if swept.deleted > 0 {
             info!(deleted = swept.deleted, "tracked connections forgotten");
         }
         self.affected = Affected::Nothing;
-        self.let_back();
-        let Some(open) = &mut self.open else { return Ok(()) };
-        // Not to know it changes nothing.
-        let obstacles = forward_obstacles().unwrap_or_default();
-        *self.status.obstacle.lock().unwrap_or_else(PoisonError::into_inner) =
-            obstacles.first().map(ToString::to_string);
         if self.kept.ways.is_empty() {
-            open.nat.remove().map_err(|problem| told(&problem))?;
+            open.nat.remove().map_err(|problem| with_sources(&problem))?;
         }
+        self.let_back();
         Ok(())
     }
 
@@ -376,15 +371,17 @@ impl Keeper {
 
     /// Opens the kernel's sockets, and listens for changes of others.
     fn open(&self) -> Result<Open, String> {
-        let told = |problem: &dyn std::error::Error| with_sources(problem);
-        let nat = Nat::open(self.name.clone()).map_err(|problem| told(&problem))?;
-        let conntrack = Conntrack::open(&self.name).map_err(|problem| told(&problem))?;
+        let nat = Nat::open(self.name.clone()).map_err(|problem| with_sources(&problem))?;
+        let conntrack = Conntrack::open(&self.name).map_err(|problem| with_sources(&problem))?;
         watch::start(&self.runtime, self.name.clone(), nat.port_id(), self.orders.clone())
-            .map_err(|problem| told(&problem))?;
+            .map_err(|problem| with_sources(&problem))?;
         Ok(Open { nat, conntrack })
     }
 
-    /// The table that is wanted. A device of which no table can be made is left out, and said.
+    /// The table that is wanted.
+    ///
+    /// # Errors
+    /// Of which device no table can be made, one line.
     fn want(&self) -> Result<Want, String> {
         let mut want = Want::default();
         for (key, way) in &self.kept.ways {
@@ -406,6 +403,10 @@ impl Keeper {
             warn!(error = text, "connections through the kernel not counted");
             BTreeMap::new()
         });
+        // With the counts, because it is shown with them; not to know it changes nothing.
+        let obstacles = forward_obstacles().unwrap_or_default();
+        *self.status.obstacle.lock().unwrap_or_else(PoisonError::into_inner) =
+            obstacles.first().map(ToString::to_string);
         let counts = Arc::new(counts);
         self.counts = Some((Instant::now(), Arc::clone(&counts)));
         counts
@@ -416,10 +417,10 @@ impl Keeper {
         for (key, total) in &self.kept.counted {
             counts.entry(key.to_string()).or_default().total = *total;
         }
-        for (device, total) in self.try_totals()? {
+        let want = self.want()?;
+        for (device, total) in self.try_totals(&want)? {
             counts.entry(device).or_default().total += total;
         }
-        let want = self.want()?;
         let Some(open) = &mut self.open else { return Ok(counts) };
         let checked = want.check().map_err(|problem| with_sources(&problem))?;
         for (device, now) in open.conntrack.live(&checked).map_err(|problem| with_sources(&problem))? {
@@ -429,10 +430,9 @@ impl Keeper {
     }
 
     /// What the present ways have counted.
-    fn try_totals(&mut self) -> Result<BTreeMap<String, u64>, String> {
-        let want = self.want()?;
+    fn try_totals(&mut self, want: &Want) -> Result<BTreeMap<String, u64>, String> {
         let Some(open) = &mut self.open else { return Ok(BTreeMap::new()) };
-        let totals = open.nat.counts(&want).map_err(|problem| with_sources(&problem))?;
+        let totals = open.nat.counts(want).map_err(|problem| with_sources(&problem))?;
         Ok(totals.into_iter().map(|(device, total)| (device, total.connections)).collect())
     }
 

@@ -32,20 +32,12 @@ pub(super) fn start(
         loop {
             let Ok(mut ready) = readable.readable().await else { return };
             ready.clear_ready();
-            let event = watch.poll();
-            match event {
-                Ok(None) => {}
-                Ok(Some(_)) => {
-                    if orders.send(Order::Look).await.is_err() {
-                        return;
-                    }
-                }
-                Err(problem) => {
-                    warn!(error = %with_sources(&problem), "a change of the ruleset cannot be read");
-                    if orders.send(Order::Look).await.is_err() {
-                        return;
-                    }
-                }
+            let heard = watch.poll().map(|event| event.is_some()).unwrap_or_else(|problem| {
+                warn!(error = %with_sources(&problem), "a change of the ruleset cannot be read");
+                true
+            });
+            if heard && orders.send(Order::Look).await.is_err() {
+                return;
             }
         }
     });
