@@ -36,8 +36,9 @@ impl<'a> Ways<'a> {
         Self { dialled: dialled.collect(), listeners, devices }
     }
 
-    /// The devices of a ring through `device`, which is the first of them; `None` where there is none, or
-    /// no such device.
+    /// The devices of a ring through `device`, which is the first of them, each once, in the order in which the ring
+    /// comes to them; `None` where there is none, or no such device. A ring comes to a device of several ports more
+    /// than once when it goes through more than one of them.
     #[must_use]
     pub fn ring(&self, device: usize) -> Option<Vec<usize>> {
         if !self.comes_back(device) {

@@ -97,6 +97,21 @@ pub fn expect_reset(mut stream: &Stream) -> Result<()> {
     }
 }
 
+/// Connects, and is reset: at once, or before the call has returned.
+///
+/// # Errors
+/// When the connection lives on or ends in another way.
+pub fn expect_refusal(site: &Site, addr: &Addr) -> Result<()> {
+    match site.run(|| addr.connect(LIMIT))? {
+        Ok(stream) => {
+            stream.set_timeout(LIMIT)?;
+            expect_reset(&stream)
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        Err(error) => Err(error).context("no reset"),
+    }
+}
+
 /// Reads to the end.
 ///
 /// # Errors
