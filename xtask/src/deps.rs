@@ -24,10 +24,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("daemon", &["model", "proto", "config", "control", "sys", "incus", "relay", "nat"]),
     ("portway", &["model", "proto", "config", "control", "sys", "incus", "relay", "nat", "daemon"]),
     ("testkit", &[]),
+    ("bench", &["testkit"]),
     ("xtask", &["model", "config", "testkit"]),
 ];
 
-/// The crate every other may use in its tests, and only there (`xtask` apart).
+/// The crate every other may use in its tests, and only there (`bench` and `xtask` apart).
 const TESTKIT: &str = "testkit";
 
 /// The one crate that may say `unsafe`.

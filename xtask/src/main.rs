@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command talks to a terminal")]
 
+mod bench;
 mod deps;
 mod docs;
 mod figures;
@@ -29,6 +30,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                       --quick: without the tests that need an Incus server
   testbed up|down|status [incus6] [incus7] [lxd]
                       real servers, each in a network namespace of its own, for the tests
+  bench [OPTIONS]     speed and cost beside other proxies, Incus' own and none; bench --help
   figures             times of `device add` and memory in use, beside Incus' own proxy device
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let command = match args.as_slice() {
+        ["bench", rest @ ..] => Command::Bench(rest.iter().map(|word| (*word).to_owned()).collect()),
         ["testbed", rest @ ..] => return portway_testkit::testbed::main(rest),
         ["test"] => Command::Test { quick: false },
         ["test", "--quick"] => Command::Test { quick: true },
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
 
 enum Command {
     Test { quick: bool },
+    Bench(Vec<String>),
     Figures,
     Deps,
     Licences,
@@ -85,6 +89,7 @@ impl Command {
         let workspace = Workspace::load()?;
         match self {
             Self::Test { quick } => test::run(&workspace, quick),
+            Self::Bench(arguments) => bench::run(&workspace, &arguments),
             Self::Figures => figures::run(&workspace),
             Self::Deps => deps::check(&workspace),
             Self::Licences => licences::check(&workspace),

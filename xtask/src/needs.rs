@@ -33,13 +33,14 @@ const NEEDS: &[Need] = &[
     Need { program: "openssl", package: "openssl", used_for: "the certificate of that registry" },
     Need { program: "zsh", package: "zsh", used_for: "completion in zsh" },
     Need { program: "fish", package: "fish", used_for: "completion in fish" },
-    Need { program: "haproxy", package: "haproxy", used_for: "tests of PROXY headers" },
-    Need { program: "nginx", package: "nginx", used_for: "tests of PROXY headers" },
+    Need { program: "haproxy", package: "haproxy", used_for: "PROXY headers, the benchmark" },
+    Need { program: "nginx", package: "nginx", used_for: "PROXY headers, the benchmark" },
     Need {
         program: "/usr/lib/nginx/modules/ngx_stream_module.so",
         package: "libnginx-mod-stream",
         used_for: "tests of PROXY headers",
     },
+    Need { program: "socat", package: "socat", used_for: "the benchmark" },
 ];
 
 /// Whether tests that would skip themselves must fail.
@@ -101,10 +102,10 @@ fn is_installed(need: &Need) -> bool {
 
 fn install(packages: &[&str]) -> anyhow::Result<()> {
     if packages.is_empty() {
-        println!("nothing to install");
+        eprintln!("nothing to install");
         return Ok(());
     }
-    println!("installing {}", packages.join(" "));
+    eprintln!("installing {}", packages.join(" "));
     let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
     arguments.extend(packages);
     // Tests start what they need by themselves, in namespaces of their own.

@@ -13,7 +13,7 @@ use portway_testkit::testbed::{self, Place, Server};
 
 use crate::steps::{Steps, run as run_command};
 use crate::workspace::{Package, Workspace, cargo};
-use crate::{deps, docs, licences, man, needs, sizes};
+use crate::{bench, deps, docs, licences, man, needs, sizes};
 
 /// Runs all steps; `quick` leaves out the tests that need an Incus server.
 ///
@@ -41,10 +41,15 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
         steps.run("tests", || run_command(&mut tests(workspace, quick)));
         steps.run("doc tests", || run_command(&mut doc_tests(workspace)));
         steps.run("demo", || demo(&workspace.release_binary()));
+        if quick || !needs::is_root() {
+            steps.leave("bench", if quick { "--quick" } else { "not root" });
+        } else {
+            steps.run("bench", || bench::smoke(workspace));
+        }
         steps.run("man", || man::generate(&workspace.release_binary(), &workspace.target().join("man")));
         steps.run("docs", || docs::check(workspace, &workspace.release_binary()));
     } else {
-        for name in ["testbed", "tests", "doc tests", "demo", "man", "docs"] {
+        for name in ["testbed", "tests", "doc tests", "demo", "bench", "man", "docs"] {
             steps.leave(name, "the build failed");
         }
     }

@@ -1,0 +1,138 @@
+//! Programs of the benchmark: started in a namespace, ended with all they started.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use portway_testkit::Netns;
+
+/// How long a program may take to end when asked.
+const END: Duration = Duration::from_secs(3);
+
+/// A program, and whatever it starts, in a process group of its own. Drop ends all of them.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) child: Child,
+}
+
+impl Program {
+    /// Starts it in a namespace.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(netns: &Netns, command: &mut Command) -> Result<Self> {
+        command.process_group(0);
+        Ok(Self { child: netns.spawn(command)? })
+    }
+
+    /// Its pid.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or_default()
+    }
+
+    /// Pids of its group.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        all_pids().into_iter().filter(|pid| group_of(*pid) == Some(self.pid())).collect()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let group = Pid::from_raw(self.pid());
+        let _ = killpg(group, Signal::SIGTERM);
+        let begin = Instant::now();
+        while begin.elapsed() < END && !matches!(self.child.try_wait(), Ok(Some(_))) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Pids of this machine.
+pub(crate) fn all_pids() -> Vec<i32> {
+    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+    all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn group_of(pid: i32) -> Option<i32> {
+    fields(pid)?.get(2)?.parse().ok()
+}
+
+/// Fields of `/proc/PID/stat` from the third on: proc_pid_stat(5).
+fn fields(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let rest = stat.rsplit_once(')')?.1;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Clock ticks per second of `/proc`: USER_HZ, 100 on every architecture of Linux that Debian has.
+const TICKS: f64 = 100.0;
+
+/// Processor seconds of these processes and of their children that have ended.
+pub(crate) fn cpu_seconds(pids: &[i32]) -> f64 {
+    // utime, stime, cutime, cstime: fields 14 to 17.
+    let of = |pid: &i32| -> f64 {
+        let Some(fields) = fields(*pid) else { return 0.0 };
+        fields.iter().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum()
+    };
+    pids.iter().map(of).sum::<f64>() / TICKS
+}
+
+/// Processor seconds that the machine was busy: everything but idle and waiting for a disk.
+///
+/// # Errors
+/// When `/proc/stat` cannot be read.
+pub(crate) fn machine_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    // user nice system idle iowait irq softirq: proc_stat(5).
+    let busy: f64 = [0, 1, 2, 5, 6].iter().filter_map(|index| ticks.get(*index)).sum();
+    Ok(busy / TICKS)
+}
+
+/// Memory of processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Memory {
+    /// Sum of the resident set sizes.
+    pub(crate) rss_bytes: u64,
+    /// Sum of the proportional set sizes: shared pages divided by those who share them.
+    pub(crate) pss_bytes: u64,
+}
+
+impl Memory {
+    /// Of these processes; who is gone has none.
+    pub(crate) fn of(pids: &[i32]) -> Self {
+        let mut sum = Self::default();
+        for pid in pids {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            let field = |name: &str| -> u64 {
+                let line = text.lines().find_map(|line| line.strip_prefix(name));
+                line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+            };
+            sum.rss_bytes += field("Rss:") * 1024;
+            sum.pss_bytes += field("Pss:") * 1024;
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_a_group() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let memory = Memory::of(&[pid, i32::MAX]);
+        assert!(memory.rss_bytes >= memory.pss_bytes && memory.pss_bytes > 100_000, "{memory:?}");
+        assert!(group_of(pid).is_some());
+        assert!(machine_seconds().unwrap() > 0.0);
+        assert!(cpu_seconds(&[i32::MAX]).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,223 @@
+//! The page of the documentation: every figure, the targets met and missed, how it was measured.
+
+use std::fmt::Write as _;
+
+use crate::peer::Peer;
+use crate::results::Results;
+use crate::sample::Metric;
+use crate::stats::Median;
+use crate::targets;
+use crate::workload::{Kind, WORKLOADS, Workload};
+
+/// The page.
+pub(crate) fn page(results: &Results) -> String {
+    let mut page = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_page(results, &mut page);
+    page
+}
+
+fn write_page(results: &Results, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "# Benchmarks\n")?;
+    writeln!(out, "Written by `{} --write docs`; do not edit.\n", results.command)?;
+    write_method(results, out)?;
+    if results.samples.values().any(|peers| peers.len() > 1) {
+        writeln!(out, "\n![Ratios to no proxy at all](benchmarks.svg)")?;
+    }
+    write_targets(results, out)?;
+    write_memory(results, out)?;
+    writeln!(out, "\n## Figures")?;
+    for workload in WORKLOADS.iter().filter(|workload| !workload.metrics().is_empty()) {
+        if results.samples.contains_key(workload.name) {
+            write_workload(results, workload, out)?;
+        }
+    }
+    let failed = results.failed();
+    if failed > 0 {
+        writeln!(out, "\n{failed} measurements failed and are in no figure.")?;
+    }
+    Ok(())
+}
+
+fn write_method(results: &Results, out: &mut String) -> std::fmt::Result {
+    let machine = &results.machine;
+    let versions: Vec<String> =
+        machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    writeln!(
+        out,
+        "One run of {} rounds. In each round every workload runs through every peer for {} s, the peers in another\n\
+         order each time. A figure is the median of the rounds with the interval that holds the true median with 95 %\n\
+         (order statistics); a ratio is the median of the ratios within a round. The client is outside of the host, behind a\n\
+         link of its own; the service is inside a container of a real Incus. Client and service are the same two programs\n\
+         for all peers, with one thread each, as nginx, HAProxy and Portway's worker have; the Incus proxy has as many as there are\n\
+         processors. Client, peer and service share the machine, as they do on a host that is its own client.\n",
+        results.rounds, results.seconds
+    )?;
+    writeln!(
+        out,
+        "Linux {}, {} × {}, load before {}; {}.",
+        machine.kernel,
+        machine.processors,
+        machine.processor,
+        machine.load,
+        versions.join(", ")
+    )?;
+    writeln!(
+        out,
+        "\n*direct*: the client reaches the container by a route. *Incus proxy*: a proxy device (a process of Incus for each).\n\
+         *Incus NAT*: the same with `nat=true`. HAProxy splices and has no UDP; socat has a process for each connection, which is\n\
+         left out for UDP; NAT has no unix sockets. Configurations: `crates/bench/peers`."
+    )
+}
+
+fn write_targets(results: &Results, out: &mut String) -> std::fmt::Result {
+    let outcomes = targets::outcomes(results);
+    let count = |met| outcomes.iter().filter(|outcome| outcome.is_met == Some(met)).count();
+    writeln!(out, "\n## Targets\n\n{} met, {} missed.\n", count(true), count(false))?;
+    writeln!(out, "| what | wanted | reached | |\n|---|---|---|---|")?;
+    for outcome in outcomes {
+        let word = match outcome.is_met {
+            Some(true) => "met",
+            Some(false) => "**missed**",
+            None => "not measured",
+        };
+        writeln!(out, "| {} | {} | {} | {word} |", outcome.what, outcome.wanted, outcome.reached)?;
+    }
+    Ok(())
+}
+
+fn write_memory(results: &Results, out: &mut String) -> std::fmt::Result {
+    if results.memory.values().all(|figures| figures.processes == 0) {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n## Memory\n\nWith one device of each kind, before the first connection; Portway with daemon and keeper, which are there\n\
+         once for all devices. RSS counts pages that several processes share several times, PSS once.\n"
+    )?;
+    writeln!(
+        out,
+        "| peer | processes | RSS, all | PSS, all | RSS, largest that carries bytes | for each idle connection |\n|---|---|---|---|---|---|"
+    )?;
+    for (peer, figures) in results.memory.iter().filter(|(_, figures)| figures.processes > 0) {
+        let idle = figures.idle.map_or("–".to_owned(), |idle| {
+            format!("{:.2} kB (of {})", idle.bytes_each() / 1e3, thousands(idle.connections as f64))
+        });
+        let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {idle} |",
+            peer.title(),
+            figures.processes,
+            megabytes(figures.fresh.rss_bytes),
+            megabytes(figures.fresh.pss_bytes),
+            megabytes(figures.worker.rss_bytes),
+        )?;
+    }
+    Ok(())
+}
+
+fn write_workload(results: &Results, workload: &Workload, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "\n### {}\n", capital(workload.title))?;
+    let metrics = workload.metrics();
+    let mut head = "| peer |".to_owned();
+    for (number, metric) in metrics.iter().enumerate() {
+        write!(head, " {} |", metric.unit())?;
+        if number == 0 {
+            head.push_str(" × direct | × Incus proxy |");
+        }
+    }
+    writeln!(out, "{head} CPU s per {}: processes | machine |", workload.work())?;
+    writeln!(out, "{}", "|---".repeat(metrics.len() + 5) + "|")?;
+    for peer in Peer::ALL {
+        let Some(samples) = results.samples.get(workload.name).and_then(|peers| peers.get(&peer)) else {
+            continue;
+        };
+        if samples.iter().all(Option::is_none) {
+            writeln!(out, "| {} | failed |", peer.title())?;
+            continue;
+        }
+        write!(out, "| {} |", peer.title())?;
+        for (number, metric) in metrics.iter().enumerate() {
+            write!(out, " {} |", figure(*metric, results.median(workload, peer, *metric)))?;
+            if number == 0 {
+                for to in [Peer::Direct, Peer::Forkproxy] {
+                    let ratio = results.ratio(workload.name, peer, to, *metric).filter(|_| peer != to);
+                    write!(out, " {} |", ratio.map_or("–".to_owned(), targets::shown))?;
+                }
+            }
+        }
+        for metric in [Metric::PeerCpu, Metric::MachineCpu] {
+            let median = results.median(workload, peer, metric);
+            write!(out, " {} |", median.map_or("–".to_owned(), |median| format!("{:.2}", median.value)))?;
+        }
+        writeln!(out)?;
+    }
+    if let Kind::Flood { .. } = workload.kind {
+        writeln!(out, "\nThe highest rate at which at most one datagram in a thousand is lost.")?;
+    }
+    Ok(())
+}
+
+/// A median with its interval, in digits that fit its size.
+fn figure(metric: Metric, median: Option<Median>) -> String {
+    let Some(Median { value, low, high }) = median else { return "–".to_owned() };
+    let digits = |number: f64| match metric {
+        Metric::Rate => thousands(number),
+        _ => format!("{number:.1}"),
+    };
+    format!("{} ({}–{})", digits(value), digits(low), digits(high))
+}
+
+/// `12,345`.
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Sample;
+
+    #[test]
+    fn numbers_have_commas() {
+        let shown = [0.4, 999.0, 1000.0, 1_234_567.0].map(thousands);
+        assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    /// Fails when: a cell is left out, or what failed is not shown.
+    #[test]
+    fn every_table_is_whole() {
+        let mut results = Results { rounds: 1, ..Results::default() };
+        let sample = Sample { rate: Some(2.0), p50_us: Some(1.0), operations: 1, ..Sample::default() };
+        let shown: Vec<_> = WORKLOADS.iter().filter(|workload| !workload.metrics().is_empty()).collect();
+        for workload in &shown {
+            let peers = results.samples.entry(workload.name.to_owned()).or_default();
+            peers.insert(Peer::Direct, vec![Some(sample.clone())]);
+            peers.insert(Peer::Relay, vec![Some(sample.clone()), None]);
+        }
+        let page = page(&results);
+        let mut cells = None;
+        for line in page.lines() {
+            let count = line.starts_with('|').then(|| line.matches('|').count());
+            assert!(cells.is_none() || count.is_none() || cells == count, "{line}");
+            cells = count;
+        }
+        assert!(page.contains("### New connections"), "{page}");
+        assert!(page.contains(&format!("{} measurements failed", shown.len())), "{page}");
+        assert!(page.contains("not measured"), "{page}");
+    }
+}

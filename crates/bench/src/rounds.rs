@@ -1,0 +1,190 @@
+//! The rounds: every workload with every peer, one after the other, the peers in another order each time.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::arena::Arena;
+use crate::options::RunOptions;
+use crate::peer::{Peer, Running};
+use crate::process::{Memory, Program, cpu_seconds, machine_seconds};
+use crate::results::{IdleFigures, Machine, MemoryFigures, Results};
+use crate::sample::Sample;
+use crate::workload::{Kind, Workload};
+
+/// Time before each window.
+const WARM: Duration = Duration::from_millis(50);
+
+/// A client that takes so many seconds longer than its window is ended.
+const LATE_SECONDS: u64 = 30;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Has an interrupt end the benchmark between two measurements, so that everything is taken down. To be
+/// called before there is a second thread.
+///
+/// # Errors
+/// When the signals cannot be blocked.
+pub(crate) fn catch_interrupts() -> Result<()> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block().context("cannot block signals")?;
+    std::thread::spawn(move || {
+        while signals.wait().is_ok() {
+            INTERRUPTED.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(())
+}
+
+/// Runs everything that was asked for.
+///
+/// # Errors
+/// When the arena or a peer cannot be set up. A measurement that fails is noted and said.
+pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
+    let arena = Arena::open(&options.portway)?;
+    let selected = options.workloads();
+    let mut peers = Vec::new();
+    for peer in options.peers() {
+        check_interrupt()?;
+        say(&format!("setting up {}", peer.name()));
+        peers.push(Running::start(peer, &arena)?);
+    }
+    let mut results = Results {
+        command: options.command(),
+        machine: Machine::look(&arena),
+        rounds: options.rounds(),
+        seconds: options.span().as_secs_f64(),
+        ..Results::default()
+    };
+    for peer in &peers {
+        results.memory.insert(peer.peer, fresh_memory(peer, &arena));
+    }
+    for round in 0..options.rounds() {
+        for workload in selected.iter().filter(|workload| workload.kind != Kind::Idle) {
+            let mut shown = Vec::new();
+            for peer in in_turn(&peers, round).filter(|peer| peer.targets.contains_key(&workload.path)) {
+                check_interrupt()?;
+                let sample = measure_until(options.tries(), || measure(&arena, peer, workload, options));
+                shown.push(format!("{} {}", peer.peer.name(), shown_value(workload, &sample)));
+                let samples = results.samples.entry(workload.name.to_owned()).or_default();
+                samples.entry(peer.peer).or_default().push(sample.ok());
+            }
+            say(&format!("round {}/{} {}: {}", round + 1, options.rounds(), workload.name, shown.join(", ")));
+        }
+    }
+    if let Some(idle) = selected.iter().find(|workload| workload.kind == Kind::Idle) {
+        // A process for each connection has no memory for a connection.
+        for peer in peers.iter().filter(|peer| peer.peer.is_relay() && peer.peer != Peer::Socat) {
+            check_interrupt()?;
+            say(&format!("idle: {}", peer.peer.name()));
+            let figures = hold_idle(&arena, peer, idle, options)?;
+            results.memory.entry(peer.peer).or_default().idle = Some(figures);
+        }
+    }
+    Ok(results)
+}
+
+fn check_interrupt() -> Result<()> {
+    ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+    Ok(())
+}
+
+/// The peers from another one on in each round, and every second round backwards: none always follows the same.
+fn in_turn(peers: &[Running], round: usize) -> impl Iterator<Item = &Running> {
+    let count = peers.len();
+    (0..count).map(move |place| {
+        let place = if round.is_multiple_of(2) { place } else { count - 1 - place };
+        &peers[(place + round) % count]
+    })
+}
+
+fn measure_until(tries: u32, mut measure: impl FnMut() -> Result<Sample>) -> Result<Sample> {
+    (1..tries).fold(measure(), |sample, _| sample.or_else(|_| measure()))
+}
+
+fn shown_value(workload: &Workload, sample: &Result<Sample>) -> String {
+    let Some(metric) = workload.metrics().first() else { return String::new() };
+    match sample {
+        Ok(sample) => {
+            let lost =
+                if sample.failures > 0 { format!(" ({} failed)", sample.failures) } else { String::new() };
+            metric.of(sample).map_or("-".to_owned(), |value| format!("{value:.1} {}{lost}", metric.unit()))
+        }
+        Err(error) => format!("FAILED: {error:#}"),
+    }
+}
+
+/// The client's command, but for the workload's own options.
+fn client(arena: &Arena, peer: &Running, workload: &Workload, options: &RunOptions) -> Result<Command> {
+    let target = peer.targets.get(&workload.path).context("no such device")?;
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    command.args(["client", workload.name, "--target", &target.to_string()]);
+    command.args(["--counter", &arena.service_address().to_string()]);
+    command.args(["--warm-ms", &WARM.as_millis().to_string()]);
+    command.args(["--span-ms", &options.span().as_millis().to_string()]);
+    command.args(["--idle", &options.idle().to_string()]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(command)
+}
+
+fn measure(arena: &Arena, peer: &Running, workload: &Workload, options: &RunOptions) -> Result<Sample> {
+    let client = client(arena, peer, workload, options)?;
+    // A client that hangs is a failure of this measurement, not of all.
+    let mut command = Command::new("timeout");
+    command.arg((options.span().as_secs() + LATE_SECONDS).to_string());
+    command.arg(client.get_program()).args(client.get_args());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let pids = peer.pids(arena);
+    let (peer_before, machine_before) = (cpu_seconds(&pids), machine_seconds()?);
+    let output = arena.client.enter(|| command.output())?.context("cannot start the client")?;
+    let (peer_after, machine_after) = (cpu_seconds(&pids), machine_seconds()?);
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let mut sample: Sample = serde_json::from_slice(&output.stdout).context("the client's answer")?;
+    sample.machine_cpu = Some(machine_after - machine_before);
+    sample.peer_cpu = peer.peer.is_relay().then_some((peer_after - peer_before).max(0.0));
+    Ok(sample)
+}
+
+fn fresh_memory(peer: &Running, arena: &Arena) -> MemoryFigures {
+    let pids = peer.pids(arena);
+    let workers = match peer.peer {
+        Peer::Relay => arena.daemon.workers(),
+        _ => pids.clone(),
+    };
+    let worker = workers.iter().map(|pid| Memory::of(&[*pid])).max_by_key(|memory| memory.rss_bytes);
+    MemoryFigures {
+        processes: pids.len(),
+        fresh: Memory::of(&pids),
+        worker: worker.unwrap_or_default(),
+        idle: None,
+    }
+}
+
+fn hold_idle(
+    arena: &Arena,
+    peer: &Running,
+    workload: &Workload,
+    options: &RunOptions,
+) -> Result<IdleFigures> {
+    let pids = peer.pids(arena);
+    let before = Memory::of(&pids);
+    let mut command = client(arena, peer, workload, options)?;
+    command.stdin(Stdio::piped());
+    let mut program = Program::start(&arena.client, &mut command)?;
+    let mut line = String::new();
+    let output = program.child.stdout.as_mut().context("the client has no output")?;
+    BufReader::new(output).read_line(&mut line).context("cannot read from the client")?;
+    if line != "ready\n" {
+        let mut said = String::new();
+        program.child.stderr.as_mut().context("no errors")?.read_to_string(&mut said)?;
+        bail!("{} idle connections through {}: {}", options.idle(), peer.peer.name(), said.trim());
+    }
+    let with = Memory::of(&pids);
+    Ok(IdleFigures { connections: options.idle() as u64, before, with })
+}
