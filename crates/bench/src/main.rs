@@ -17,6 +17,7 @@ mod report;
 mod results;
 mod rounds;
 mod sample;
+mod scale;
 mod server;
 mod stats;
 mod targets;
@@ -52,7 +53,6 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &RunOptions) -> Result<()> {
-    rounds::catch_interrupts()?;
     let results = rounds::run(options, &say)?;
     if let Some(dir) = &options.write {
         write(&results, dir)?;

@@ -56,7 +56,7 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 0.4, value_parser = seconds)]
+    #[arg(long, default_value_t = 0.3, value_parser = seconds)]
     seconds: f64,
     /// Only these workloads and peers: names with commas between them
     #[arg(long, value_delimiter = ',', value_name = "NAME,…", value_parser = name)]
@@ -111,24 +111,43 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 fn name(text: &str) -> Result<String, String> {
-    if Workload::named(text).is_some() || Peer::named(text).is_some() {
+    if Workload::named(text).is_some() || Peer::named(text).is_some() || text == SCALE {
         return Ok(text.to_owned());
     }
     let workloads = WORKLOADS.iter().map(|workload| workload.name);
-    let names: Vec<&str> = workloads.chain(Peer::ALL.into_iter().map(Peer::name)).collect();
+    let names: Vec<&str> = workloads.chain([SCALE]).chain(Peer::ALL.into_iter().map(Peer::name)).collect();
     Err(format!("one of {} wanted", names.join(", ")))
 }
 
-/// Connections of the idle workload: what one process of every peer can hold with 20,000 descriptors. The
-/// Incus proxy has two pipes for each connection and so needs six.
-const IDLE: usize = 3000;
+/// Connections of the idle workload, or as many as the peer can hold.
+const IDLE: usize = 10_000;
+
+/// What `--only` calls the part with many devices of the kernel's NAT, and how many there are.
+const SCALE: &str = "nat-scale";
+const SCALE_DEVICES: u16 = 1000;
 
 impl RunOptions {
     /// Those asked for; all, when none is named.
     pub(crate) fn workloads(&self) -> Vec<&'static Workload> {
         let named = |workload: &&Workload| self.only.iter().any(|name| name == workload.name);
         let some: Vec<_> = WORKLOADS.iter().filter(named).collect();
-        if some.is_empty() { WORKLOADS.iter().collect() } else { some }
+        if some.is_empty() && !self.only.iter().any(|name| name == SCALE) {
+            return WORKLOADS.iter().collect();
+        }
+        some
+    }
+
+    /// Whether many devices are measured: when asked for, or when all workloads of both NATs are.
+    pub(crate) fn scales(&self) -> bool {
+        let named = self.only.iter().any(|name| name == SCALE);
+        let peers = self.peers();
+        let both = peers.contains(&Peer::Nat) && peers.contains(&Peer::IncusNat);
+        both && (named || self.workloads().len() == WORKLOADS.len())
+    }
+
+    /// How many devices that are.
+    pub(crate) fn scale_devices(&self) -> u16 {
+        if self.quick { 3 } else { SCALE_DEVICES }
     }
 
     /// The same of peers.
@@ -192,10 +211,16 @@ mod tests {
         assert_eq!(options.peers(), [Peer::Direct, Peer::Relay]);
         assert_eq!(
             options.command(),
-            "cargo xtask bench --rounds 9 --seconds 0.4 --only conn,relay,rtt-64,direct"
+            "cargo xtask bench --rounds 9 --seconds 0.3 --only conn,relay,rtt-64,direct"
         );
         assert_eq!(parse("").unwrap().workloads().len(), WORKLOADS.len());
         assert_eq!(parse("--only relay").unwrap().workloads().len(), WORKLOADS.len());
+        assert!(parse("--only nat-scale").unwrap().workloads().is_empty());
+        for (words, scales) in
+            [("", true), ("--only nat-scale", true), ("--only nat", false), ("--only conn", false)]
+        {
+            assert_eq!(parse(words).unwrap().scales(), scales, "{words}");
+        }
     }
 
     #[test]

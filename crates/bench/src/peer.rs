@@ -97,6 +97,17 @@ impl Peer {
         !matches!(self, Self::Direct | Self::IncusNat | Self::Nat)
     }
 
+    /// How many connections one process of it can hold with the 20,000 descriptors that there are: two for
+    /// each; HAProxy keeps some for pipes, and the Incus proxy has two pipes for each connection.
+    pub(crate) fn idle_limit(self) -> usize {
+        match self {
+            Self::Forkproxy => 3000,
+            Self::Haproxy => 6000,
+            Self::Nginx | Self::Relay => 9500,
+            Self::Direct | Self::Socat | Self::IncusNat | Self::Nat => 0,
+        }
+    }
+
     /// A port of its own on the host.
     fn port(self) -> u16 {
         21_000 + Self::ALL.iter().zip(0..).find(|(peer, _)| **peer == self).map_or(0, |(_, index)| index)

@@ -1,19 +1,19 @@
 //! Programs of the benchmark: started in a namespace, ended with all they started.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portway_testkit::Netns;
 
 /// How long a program may take to end when asked.
 const END: Duration = Duration::from_secs(3);
 
-/// A program, and whatever it starts, in a process group of its own. Drop ends all of them.
+/// A program and whatever it starts. Drop ends all of them; an interrupt from the terminal reaches them by itself.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) child: Child,
@@ -25,30 +25,40 @@ impl Program {
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn start(netns: &Netns, command: &mut Command) -> Result<Self> {
-        command.process_group(0);
         Ok(Self { child: netns.spawn(command)? })
     }
 
-    /// Its pid.
-    pub(crate) fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap_or_default()
-    }
-
-    /// Pids of its group.
+    /// Pids of it and of its children, and theirs.
     pub(crate) fn pids(&self) -> Vec<i32> {
-        all_pids().into_iter().filter(|pid| group_of(*pid) == Some(self.pid())).collect()
+        let parents: BTreeMap<i32, i32> =
+            all_pids().into_iter().filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
+        let mut family = vec![i32::try_from(self.child.id()).unwrap_or_default()];
+        let mut next = 0;
+        while let Some(parent) = family.get(next).copied() {
+            family.extend(parents.iter().filter(|(_, of)| **of == parent).map(|(pid, _)| *pid));
+            next += 1;
+        }
+        family
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let group = Pid::from_raw(self.pid());
-        let _ = killpg(group, Signal::SIGTERM);
+        let signal = |pids: &[i32], signal| {
+            for pid in pids {
+                // Who is gone needs none.
+                let _ = kill(Pid::from_raw(*pid), signal);
+            }
+        };
+        let family = self.pids();
+        signal(&family, Signal::SIGTERM);
         let begin = Instant::now();
         while begin.elapsed() < END && !matches!(self.child.try_wait(), Ok(Some(_))) {
             std::thread::sleep(Duration::from_millis(2));
         }
-        let _ = killpg(group, Signal::SIGKILL);
+        if begin.elapsed() >= END {
+            signal(&family, Signal::SIGKILL);
+        }
         let _ = self.child.wait();
     }
 }
@@ -59,8 +69,8 @@ pub(crate) fn all_pids() -> Vec<i32> {
     all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-fn group_of(pid: i32) -> Option<i32> {
-    fields(pid)?.get(2)?.parse().ok()
+fn parent_of(pid: i32) -> Option<i32> {
+    fields(pid)?.get(1)?.parse().ok()
 }
 
 /// Fields of `/proc/PID/stat` from the third on: proc_pid_stat(5).
@@ -127,11 +137,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_has_memory_and_a_group() {
+    fn this_process_has_memory_and_a_parent() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let memory = Memory::of(&[pid, i32::MAX]);
         assert!(memory.rss_bytes >= memory.pss_bytes && memory.pss_bytes > 100_000, "{memory:?}");
-        assert!(group_of(pid).is_some());
+        assert!(parent_of(pid).is_some());
         assert!(machine_seconds().unwrap() > 0.0);
         assert!(cpu_seconds(&[i32::MAX]).abs() < f64::EPSILON);
     }

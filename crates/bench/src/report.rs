@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::peer::Peer;
 use crate::results::Results;
 use crate::sample::Metric;
+use crate::scale::Scale;
 use crate::stats::Median;
 use crate::targets;
 use crate::workload::{Kind, WORKLOADS, Workload};
@@ -31,6 +32,9 @@ fn write_page(results: &Results, out: &mut String) -> std::fmt::Result {
         if results.samples.contains_key(workload.name) {
             write_workload(results, workload, out)?;
         }
+    }
+    if let Some(scale) = &results.scale {
+        write_scale(scale, out)?;
     }
     let failed = results.failed();
     if failed > 0 {
@@ -155,6 +159,40 @@ fn write_workload(results: &Results, workload: &Workload, out: &mut String) -> s
     }
     if let Kind::Flood { .. } = workload.kind {
         writeln!(out, "\nThe highest rate at which at most one datagram in a thousand is lost.")?;
+    }
+    Ok(())
+}
+
+fn write_scale(scale: &Scale, out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n### {} devices of the kernel's NAT\n\nNew connections per second, 32 under way: through the last device, and past \
+         all of them by a route. With one device\nof each, and with many of one.\n",
+        thousands(f64::from(scale.devices))
+    )?;
+    writeln!(
+        out,
+        "| devices | through the last | × with one | unrelated | × with one | one more takes |\n|---|---|---|---|---|---|"
+    )?;
+    let rate = |values: Option<&Vec<f64>>| {
+        figure(Metric::Rate, values.and_then(|values| Median::of(values.iter().copied())))
+    };
+    let times = |ratio: Option<f64>| ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+    for peer in [Peer::Nat, Peer::IncusNat] {
+        let (through, past) = (rate(scale.one.get(&peer)), rate(scale.one.get(&Peer::Direct)));
+        writeln!(out, "| {}, 1 | {through} | – | {past} | – | – |", peer.title())?;
+        let Some(many) = scale.many.get(&peer) else { continue };
+        writeln!(
+            out,
+            "| {}, {} | {} | {} | {} | {} | {:.0} ms |",
+            peer.title(),
+            thousands(f64::from(scale.devices)),
+            rate(Some(&many.through)),
+            times(scale.through(peer)),
+            rate(Some(&many.unrelated)),
+            times(scale.unrelated(peer)),
+            many.add_ms
+        )?;
     }
     Ok(())
 }

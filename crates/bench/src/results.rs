@@ -11,6 +11,7 @@ use crate::arena::Arena;
 use crate::peer::Peer;
 use crate::process::Memory;
 use crate::sample::{Metric, Sample};
+use crate::scale::Scale;
 use crate::stats::Median;
 use crate::workload::Workload;
 
@@ -28,6 +29,8 @@ pub(crate) struct Results {
     pub(crate) samples: BTreeMap<String, BTreeMap<Peer, Vec<Option<Sample>>>>,
     /// By peer.
     pub(crate) memory: BTreeMap<Peer, MemoryFigures>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scale: Option<Scale>,
 }
 
 /// What it ran on and with.

@@ -2,18 +2,18 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::{SigSet, Signal};
+use anyhow::{Context as _, Result, bail};
 
 use crate::arena::Arena;
+use crate::net::Target;
 use crate::options::RunOptions;
 use crate::peer::{Peer, Running};
 use crate::process::{Memory, Program, cpu_seconds, machine_seconds};
 use crate::results::{IdleFigures, Machine, MemoryFigures, Results};
 use crate::sample::Sample;
+use crate::scale;
 use crate::workload::{Kind, Workload};
 
 /// Time before each window.
@@ -21,24 +21,6 @@ const WARM: Duration = Duration::from_millis(50);
 
 /// A client that takes so many seconds longer than its window is ended.
 const LATE_SECONDS: u64 = 30;
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Has an interrupt end the benchmark between two measurements, so that everything is taken down. To be
-/// called before there is a second thread.
-///
-/// # Errors
-/// When the signals cannot be blocked.
-pub(crate) fn catch_interrupts() -> Result<()> {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-    signals.thread_block().context("cannot block signals")?;
-    std::thread::spawn(move || {
-        while signals.wait().is_ok() {
-            INTERRUPTED.store(true, Ordering::Relaxed);
-        }
-    });
-    Ok(())
-}
 
 /// Runs everything that was asked for.
 ///
@@ -49,7 +31,6 @@ pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
     let selected = options.workloads();
     let mut peers = Vec::new();
     for peer in options.peers() {
-        check_interrupt()?;
         say(&format!("setting up {}", peer.name()));
         peers.push(Running::start(peer, &arena)?);
     }
@@ -67,7 +48,6 @@ pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
         for workload in selected.iter().filter(|workload| workload.kind != Kind::Idle) {
             let mut shown = Vec::new();
             for peer in in_turn(&peers, round).filter(|peer| peer.targets.contains_key(&workload.path)) {
-                check_interrupt()?;
                 let sample = measure_until(options.tries(), || measure(&arena, peer, workload, options));
                 shown.push(format!("{} {}", peer.peer.name(), shown_value(workload, &sample)));
                 let samples = results.samples.entry(workload.name.to_owned()).or_default();
@@ -79,18 +59,15 @@ pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
     if let Some(idle) = selected.iter().find(|workload| workload.kind == Kind::Idle) {
         // A process for each connection has no memory for a connection.
         for peer in peers.iter().filter(|peer| peer.peer.is_relay() && peer.peer != Peer::Socat) {
-            check_interrupt()?;
             say(&format!("idle: {}", peer.peer.name()));
             let figures = hold_idle(&arena, peer, idle, options)?;
             results.memory.entry(peer.peer).or_default().idle = Some(figures);
         }
     }
+    if options.scales() {
+        results.scale = Some(scale::run(&arena, &peers, options, say)?);
+    }
     Ok(results)
-}
-
-fn check_interrupt() -> Result<()> {
-    ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
-    Ok(())
 }
 
 /// The peers from another one on in each round, and every second round backwards: none always follows the same.
@@ -118,34 +95,54 @@ fn shown_value(workload: &Workload, sample: &Result<Sample>) -> String {
     }
 }
 
-/// The client's command, but for the workload's own options.
-fn client(arena: &Arena, peer: &Running, workload: &Workload, options: &RunOptions) -> Result<Command> {
-    let target = peer.targets.get(&workload.path).context("no such device")?;
+/// The client's command for this many connections, if they are idle ones.
+fn client(
+    arena: &Arena,
+    target: &Target,
+    workload: &Workload,
+    options: &RunOptions,
+    idle: usize,
+) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
     command.args(["client", workload.name, "--target", &target.to_string()]);
     command.args(["--counter", &arena.service_address().to_string()]);
     command.args(["--warm-ms", &WARM.as_millis().to_string()]);
     command.args(["--span-ms", &options.span().as_millis().to_string()]);
-    command.args(["--idle", &options.idle().to_string()]);
+    command.args(["--idle", &idle.to_string()]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(command)
 }
 
-fn measure(arena: &Arena, peer: &Running, workload: &Workload, options: &RunOptions) -> Result<Sample> {
-    let client = client(arena, peer, workload, options)?;
+/// One measurement of whoever listens at `target`.
+///
+/// # Errors
+/// When the client fails or hangs.
+pub(crate) fn call(
+    arena: &Arena,
+    target: &Target,
+    workload: &Workload,
+    options: &RunOptions,
+) -> Result<Sample> {
+    let client = client(arena, target, workload, options, 0)?;
     // A client that hangs is a failure of this measurement, not of all.
     let mut command = Command::new("timeout");
     command.arg((options.span().as_secs() + LATE_SECONDS).to_string());
     command.arg(client.get_program()).args(client.get_args());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let pids = peer.pids(arena);
-    let (peer_before, machine_before) = (cpu_seconds(&pids), machine_seconds()?);
     let output = arena.client.enter(|| command.output())?.context("cannot start the client")?;
-    let (peer_after, machine_after) = (cpu_seconds(&pids), machine_seconds()?);
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    let mut sample: Sample = serde_json::from_slice(&output.stdout).context("the client's answer")?;
+    serde_json::from_slice(&output.stdout).context("the client's answer")
+}
+
+/// The same of a peer, with what it cost.
+fn measure(arena: &Arena, peer: &Running, workload: &Workload, options: &RunOptions) -> Result<Sample> {
+    let target = peer.targets.get(&workload.path).context("no such device")?;
+    let pids = peer.pids(arena);
+    let (peer_before, machine_before) = (cpu_seconds(&pids), machine_seconds()?);
+    let mut sample = call(arena, target, workload, options)?;
+    let (peer_after, machine_after) = (cpu_seconds(&pids), machine_seconds()?);
     sample.machine_cpu = Some(machine_after - machine_before);
     sample.peer_cpu = peer.peer.is_relay().then_some((peer_after - peer_before).max(0.0));
     Ok(sample)
@@ -172,9 +169,11 @@ fn hold_idle(
     workload: &Workload,
     options: &RunOptions,
 ) -> Result<IdleFigures> {
+    let target = peer.targets.get(&workload.path).context("no such device")?;
+    let connections = options.idle().min(peer.peer.idle_limit());
     let pids = peer.pids(arena);
     let before = Memory::of(&pids);
-    let mut command = client(arena, peer, workload, options)?;
+    let mut command = client(arena, target, workload, options, connections)?;
     command.stdin(Stdio::piped());
     let mut program = Program::start(&arena.client, &mut command)?;
     let mut line = String::new();
@@ -183,8 +182,8 @@ fn hold_idle(
     if line != "ready\n" {
         let mut said = String::new();
         program.child.stderr.as_mut().context("no errors")?.read_to_string(&mut said)?;
-        bail!("{} idle connections through {}: {}", options.idle(), peer.peer.name(), said.trim());
+        bail!("{connections} idle connections through {}: {}", peer.peer.name(), said.trim());
     }
     let with = Memory::of(&pids);
-    Ok(IdleFigures { connections: options.idle() as u64, before, with })
+    Ok(IdleFigures { connections: connections as u64, before, with })
 }

@@ -45,6 +45,7 @@ pub(crate) fn outcomes(results: &Results) -> Vec<Outcome> {
     all.insert(6, fastest_round_trip(results));
     all.extend(memory(results));
     all.extend(nat_targets().iter().map(|target| target.outcome(results)));
+    all.extend(many_devices(results));
     all
 }
 
@@ -127,6 +128,23 @@ fn memory(results: &Results) -> Vec<Outcome> {
     vec![
         outcome("resident memory of a worker", "under 8 MB", worker, WORKER_BYTES, (1e6, "MB")),
         outcome("memory for an idle connection", "under 2 kB", idle, IDLE_BYTES, (1e3, "kB")),
+    ]
+}
+
+/// With many devices: as fast as with one, and no burden for others.
+fn many_devices(results: &Results) -> Vec<Outcome> {
+    let scale = results.scale.as_ref();
+    let outcome = |what: &str, ratio: Option<f64>, factor: f64| Outcome {
+        what: format!("{}: {what} many devices", Peer::Nat.title()),
+        wanted: format!("at least {factor} × with one"),
+        reached: ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}")),
+        is_met: ratio.map(|ratio| ratio >= factor),
+    };
+    let through = scale.and_then(|scale| scale.through(Peer::Nat));
+    let unrelated = scale.and_then(|scale| scale.unrelated(Peer::Nat));
+    vec![
+        outcome("new connections through the last of", through, 0.95),
+        outcome("unrelated connections beside", unrelated, 0.97),
     ]
 }
 
