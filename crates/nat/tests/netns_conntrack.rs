@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use portway_nat::{Affected, Conntrack, Nat, TableName, Want};
 use portway_testkit::is_root;
-use publish::town::{Answerer, PATIENCE, Sender, Town, ask_udp};
+use publish::town::{Answerer, PATIENCE, Sender, Town, ask_tcp, ask_udp};
 use publish::{publication, want};
 
 /// Both families, one address and every one.
@@ -181,6 +181,40 @@ fn a_connection_with_our_mark_that_is_not_ours_is_not_forgotten() {
     let _ = Sender::new(&town.client, "192.0.2.1:7001").ask();
     town.apply_alone(&want(vec![]));
     let swept = town.sweep_everything(&TableName::default(), &want(vec![]));
+    assert!(swept.seen >= 2, "{swept:?}");
+    assert_eq!(swept.deleted, 0);
+}
+
+/// Who translates an address of the host has its connections, whether its rules or ours came first, and no sweep
+/// forgets them.
+///
+/// Fails when: our chains stand where others stand, so that the last one there goes first, or what others translate
+/// counts as led elsewhere.
+#[test]
+fn what_others_translate_stays_theirs() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    let (_one, _two) = (Answerer::start(&town.one, "one", 8080), Answerer::start(&town.two, "two", 8080));
+    let own = want(vec![publication("all", "tcp", "* 7000", "10.0.0.2 8080")]);
+    let theirs = "table inet theirs { chain lead { type nat hook prerouting priority -100;
+        ip daddr 192.0.2.1 tcp dport 7000 dnat ip to 10.0.0.3:8080; }; }";
+    let asked = |case: &str| {
+        let answer = ask_tcp(&town.client, "192.0.2.1:7000", PATIENCE);
+        assert_eq!(answer.as_deref(), Some("two 192.0.2.100"), "{case}");
+        let answer = ask_tcp(&town.other, "198.51.100.1:7000", PATIENCE);
+        assert_eq!(answer.as_deref(), Some("one 198.51.100.100"), "{case}");
+    };
+    town.apply(&own);
+    town.host.nft(theirs).unwrap();
+    asked("ours was first");
+    town.apply(&want(vec![]));
+    town.host.nft("delete table inet portway").ok();
+    let (_, swept) = town.apply(&own);
+    assert_eq!(swept.deleted, 0);
+    asked("theirs was first");
+    let swept = town.sweep_everything(&TableName::default(), &own);
     assert!(swept.seen >= 2, "{swept:?}");
     assert_eq!(swept.deleted, 0);
 }

@@ -198,6 +198,34 @@ fn what_is_not_ours_passes_untouched() {
     assert_eq!(ask_tcp(&town.two, "10.0.0.1:90", QUIET), None);
 }
 
+/// A client with a link-local address, whose packets nobody passes on, has the host's own listener.
+///
+/// Fails when: it is led to the instance.
+#[test]
+fn a_link_local_client_is_left_to_the_host() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    let (_one, _host) = (Answerer::start(&town.one, "one", 8080), Answerer::start(&town.host, "host", 80));
+    town.host.ip("addr add fe80::1/64 dev eth0 nodad").unwrap();
+    town.client.ip("addr add fe80::100/64 dev eth0 nodad").unwrap();
+    let publications =
+        TRANSPORTS.map(|(transport, _)| publication(transport, transport, "*6 80", "fd00::2 8080"));
+    town.apply(&want(publications.to_vec()));
+    let links =
+        town.client.enter(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6")).unwrap().unwrap();
+    // Of each address: itself, the number of its interface, and what else there is to say.
+    let own = links.lines().find(|line| line.starts_with("fe800000000000000000000000000100")).unwrap();
+    let link = u32::from_str_radix(own.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    for (transport, ask) in TRANSPORTS {
+        let answer = ask(&town.client, &format!("[fe80::1%{link}]:80"), PATIENCE).unwrap();
+        assert!(answer.starts_with("host fe80::"), "{transport}: {answer}");
+        let answer = ask(&town.client, "[2001:db8::1]:80", PATIENCE);
+        assert_eq!(answer.as_deref(), Some("one 2001:db8::100"), "{transport}");
+    }
+}
+
 /// One address goes before all addresses, and single ports before ranges of the other kind.
 #[test]
 fn one_address_goes_before_every_address() {

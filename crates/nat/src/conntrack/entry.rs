@@ -189,10 +189,11 @@ impl Entry {
         if rules.want.find(self.transport, destination.ip(), destination.port()).is_none() {
             return false;
         }
-        // A TCP connection that a socket of this host has answered would not survive its entry: the next
-        // packet would be led to a target that knows nothing of it.
-        let own = self.transport == Transport::Tcp && self.status & (ANSWERED | TRANSLATED) == ANSWERED;
-        !own
+        // Who translated it goes before this table, now as then. And a TCP connection that a socket of this host has
+        // answered would not survive its entry: the next packet would be led to a target that knows nothing of it.
+        let translated = self.status & TRANSLATED != 0;
+        let own = self.transport == Transport::Tcp && self.status & ANSWERED != 0;
+        !translated && !own
     }
 }
 

@@ -62,8 +62,10 @@ impl Label {
     }
 }
 
-/// Where nat chains change destinations and sources (`NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`).
-const PRIORITY_DNAT: i32 = -100;
+/// Where nat chains change destinations and sources (`NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`). Ours change destinations
+/// one step behind all others: who translates an address of the host itself, say a network forward of a server, has the
+/// connection, whoever came first. The first translation of a connection is its last.
+const PRIORITY_DNAT: i32 = -100 + 1;
 const PRIORITY_SNAT: i32 = 100;
 
 /// `RTN_LOCAL`, an answer of `fib`: an address of this host. In the host's byte order.
@@ -241,6 +243,7 @@ fn prerouting() -> Vec<Vec<Expr>> {
     ];
     let mut rules = vec![fib(Fib::DestinationType, false, Verdict::Return)];
     rules.extend(FAMILIES.map(|family| from_or_to_loopback(family, Side::Destination)));
+    rules.push(from_link_local());
     rules.push(fib(Fib::DestinationTypeOnInterface, true, Verdict::Goto("published".to_owned())));
     rules.push(bridge);
     rules.push(vec![goto("wildcard")]);
@@ -253,6 +256,7 @@ fn output() -> Vec<Vec<Expr>> {
         // A loopback source would leave the host.
         rules.extend(FAMILIES.map(|family| from_or_to_loopback(family, side)));
     }
+    rules.push(from_link_local());
     rules.push(vec![goto("published")]);
     rules
 }
@@ -293,6 +297,19 @@ fn from_or_to_loopback(family: Family, side: Side) -> Vec<Expr> {
     let offset = side.offset(family);
     rule.push(Expr::Payload { base: PayloadBase::Network, offset, length, to: Register::word(0) });
     rule.push(Expr::Compare { from: Register::word(0), equal: true, value });
+    rule.push(Expr::Verdict(Verdict::Return));
+    rule
+}
+
+/// `return` for a client with a link-local address: no router passes it on (RFC 4291, 2.5.6), nor does this host.
+fn from_link_local() -> Vec<Expr> {
+    let mut rule = of_family(Family::V6);
+    let ([mut prefix, mut mask], at) = ([[0; 16]; 2], Register::word(0));
+    (prefix[0], prefix[1]) = (0xfe, 0x80);
+    (mask[0], mask[1]) = (0xff, 0xc0);
+    rule.push(address_of_packet(Family::V6, Side::Source, at));
+    rule.push(Expr::Mask { from: at, to: at, mask: mask.to_vec() });
+    rule.push(Expr::Compare { from: at, equal: true, value: prefix.to_vec() });
     rule.push(Expr::Verdict(Verdict::Return));
     rule
 }
