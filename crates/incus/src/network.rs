@@ -17,7 +17,7 @@ pub(crate) struct Network {
 }
 
 /// A lease or a reservation of an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lease {
     hwaddr: String,
     address: IpAddr,
