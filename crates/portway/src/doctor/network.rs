@@ -32,9 +32,10 @@ fn forwarding(v4: bool, v6: bool) -> Finding {
 fn firewalls() -> Finding {
     const CHECK: &str = "firewalls";
     match forward_obstacles() {
-        Ok(found) if found.is_empty() => {
-            Finding::ok(CHECK, "none that stops what is led to instances by NAT")
-        }
+        Ok(found) if found.is_empty() => Finding::ok(
+            CHECK,
+            "no chain drops by its policy what NAT leads to instances; single rules are not judged",
+        ),
         Ok(found) => {
             let texts: Vec<String> = found.iter().map(|one| printable(&one.to_string())).collect();
             Finding::warn(
