@@ -15,6 +15,7 @@ pub(crate) mod orphans;
 pub(crate) mod placing;
 pub(crate) mod plan;
 pub(crate) mod seed;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -31,6 +32,7 @@ use tracing::{info, warn};
 use self::batch::{Batch, Staged, Undo};
 use self::device::{Device, Setback, Surroundings};
 use self::plan::Group;
+use self::slots::Slots;
 use crate::hub::Hub;
 use crate::nat::Leader;
 use crate::provider::{Observation, Run};
@@ -111,7 +113,7 @@ pub(crate) type Handle = mpsc::Sender<Command>;
 struct Serving {
     worker: Worker,
     run: plan::RunId,
-    slots: BTreeMap<Slot, DeviceName>,
+    slots: Slots,
 }
 
 /// A worker that finishes by itself.
@@ -318,7 +320,7 @@ impl Instance {
             pid: serving.worker.pid(),
             instance: self.key.clone(),
             uid: group.ids.map(|ids| ids.uid),
-            devices: u64::try_from(serving.slots.len()).unwrap_or(u64::MAX),
+            devices: u64::try_from(serving.slots.devices().count()).unwrap_or(u64::MAX),
         });
         all.collect()
     }
@@ -398,7 +400,7 @@ impl Instance {
 
     fn worker_failed(&mut self, group: Option<Group>, slot: Slot, count: u64, text: String) {
         let Some(serving) = group.and_then(|group| self.workers.get(&group)) else { return };
-        let Some(name) = serving.slots.get(&slot).cloned() else { return };
+        let Some(name) = serving.slots.holder(slot).cloned() else { return };
         let Some(device) = self.devices.get_mut(&name) else { return };
         info!(instance = %self.key, device = %name, count, error = text, "device error");
         self.hub.tell("device-error", &self.key, Some(&name), text.clone());
@@ -418,7 +420,7 @@ impl Instance {
                 self.leaving.iter().map(|one| &one.serving).find(|serving| serving.worker.name() == worker)
             }
         };
-        let name = serving?.slots.get(&slot)?.clone();
+        let name = serving?.slots.holder(slot)?.clone();
         self.devices.get_mut(&name)
     }
 

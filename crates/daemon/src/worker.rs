@@ -97,7 +97,6 @@ pub(crate) struct Worker {
     pending: Pending,
     counters: CountersView,
     next_seq: u64,
-    next_slot: u32,
     reader: tokio::task::AbortHandle,
 }
 
@@ -158,7 +157,7 @@ impl Worker {
             Err(failure) => Err(failure),
         };
         match shaken {
-            Ok((link, counters)) => Ok(link.into_worker(dir, name, counters, 0, sink)),
+            Ok((link, counters)) => Ok(link.into_worker(dir, name, counters, sink)),
             Err(failure) => {
                 if let Ok(process) = process {
                     kill(process.as_fd());
@@ -184,8 +183,7 @@ impl Worker {
         link.send(&ToWorker::Hello { version: PROTOCOL_VERSION }, &[]).await?;
         let counters = link.ready(ADOPT_TIMEOUT).await?;
         let devices = link.table().await?;
-        let next_slot = devices.iter().map(|found| found.slot.0 + 1).max().unwrap_or(0);
-        let worker = link.into_worker(dir, name.to_owned(), counters, next_slot, sink);
+        let worker = link.into_worker(dir, name.to_owned(), counters, sink);
         Ok(Some(Adopted { worker, identity, devices, draining }))
     }
 
@@ -199,26 +197,10 @@ impl Worker {
         self.pid
     }
 
-    /// Counter line of a slot. Numbers of a process that may lie: for display only.
+    /// Counter line of a slot, which goes on with that of the next slot in the same place. Numbers of a process that
+    /// may lie: for display only.
     pub(crate) fn counters(&self, slot: Slot) -> [u64; FIELD_COUNT] {
-        self.counters.read(usize::try_from(slot.0).unwrap_or(usize::MAX))
-    }
-
-    /// Whether every slot was used.
-    pub(crate) fn is_full(&self) -> bool {
-        self.next_slot >= SLOT_COUNT
-    }
-
-    /// A slot that no device of this worker has had.
-    ///
-    /// # Errors
-    /// [`WorkerError::Full`] when all were used; the caller starts a sibling.
-    pub(crate) fn new_slot(&mut self) -> Result<Slot, WorkerError> {
-        if self.is_full() {
-            return Err(WorkerError::Full);
-        }
-        self.next_slot += 1;
-        Ok(Slot(self.next_slot - 1))
+        self.counters.read(usize::try_from(slot.index).unwrap_or(usize::MAX))
     }
 
     /// Gives the worker a device; returns when it accepts clients.

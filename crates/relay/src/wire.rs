@@ -20,7 +20,7 @@ use portway_model::{DeviceSpec, GroupIds};
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Descriptors in one packet: below the kernel's `SCM_MAX_FD` (253, unix(7)).
 pub const MAX_FDS: usize = 250;
@@ -31,10 +31,24 @@ pub const MAX_PACKET_BYTES: usize = 64 * 1024;
 /// Number of counter lines of a worker: the most devices one worker can hold.
 pub const SLOT_COUNT: u32 = 1024;
 
-/// Index of a device in a worker: its counter line. Assigned by the daemon, reused after removal.
+/// Place of a device in a worker. Assigned by the daemon; the place is used again after the device's removal,
+/// by a slot of another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Slot(pub u32);
+pub struct Slot {
+    /// Its counter line, below [`SLOT_COUNT`].
+    pub index: u32,
+    /// Which tenant of the place: no two slots that a daemon assigns in a worker have the same. A message about a
+    /// slot is about the device of its generation or about nobody.
+    pub generation: u64,
+}
+
+impl Slot {
+    /// From its parts.
+    #[must_use]
+    pub const fn new(index: u32, generation: u64) -> Slot {
+        Slot { index, generation }
+    }
+}
 
 /// What a worker is told once, before anything else.
 ///
@@ -271,8 +285,8 @@ pub enum FromWorker {
     InstanceGone,
 }
 
-/// Fields of a counter line, in order. Each is a total since the device was put into its slot;
-/// the daemon zeroes nothing.
+/// Fields of a counter line, in order. Each is a total since the device was put into its slot: the worker sets the
+/// line to zero then, so who wants the former device's totals reads them before it assigns the place again.
 pub mod field {
     /// Connections (tcp, unix) or flows (udp) taken in.
     pub const OPENED: usize = 0;

@@ -5,7 +5,7 @@
 //! own. It outlives the daemon: the next one adopts it.
 //!
 //! - `startup`: from a fresh process to a confined one; `engine`: the loop; `life`: how it ends;
-//! - `control`, `table`, `device`, `failures`: what the daemon says and is told;
+//! - `control`, `table`, `slots`, `device`, `failures`: what the daemon says and is told;
 //! - `accept`, `guard`, `dial`, `hold`, `header`: from a client to a connected pair of sockets;
 //! - `stream`, `lane`, `pipes`, `unix_fds`, `records`, `message`, `datagram`, `frames`, `sweep`: a connected pair;
 //! - `udp`: datagrams to datagrams;
@@ -33,6 +33,7 @@ mod pipes;
 mod poller;
 mod records;
 mod slab;
+mod slots;
 mod socket;
 mod startup;
 mod stream;

@@ -31,7 +31,7 @@ fn exchange(client: &Stream, server: &Stream, text: &[u8]) {
 
 fn hold_ended(rig: &mut Rig, slot: u32) -> bool {
     rig.wait_for(|message| match message {
-        FromWorker::HoldEnded { slot: Slot(ended), reached } if *ended == slot => Some(*reached),
+        FromWorker::HoldEnded { slot: ended, reached } if ended.index == slot => Some(*reached),
         _ => None,
     })
     .0
@@ -165,7 +165,7 @@ fn clients_of_a_dying_instance_are_handed_over() {
         let client = connect("tcp:127.0.0.1:1001");
         (&client).write_all(b"request").unwrap();
         let (slot, index, fd) = orphan(&mut old);
-        assert_eq!((slot, index), (Slot(7), 1));
+        assert_eq!((slot, index), (Slot::new(7, 0), 1));
         let later = connect("tcp:127.0.0.1:1000");
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(old.count(7, field::OPENED), 1, "it waits in the backlog");
@@ -176,7 +176,7 @@ fn clients_of_a_dying_instance_are_handed_over() {
         let device = rig::device("tcp:127.0.0.1:1000-1001", TARGET, &[]);
         new.put(3, &device, &std::mem::take(&mut old.kept)[0].1, None).unwrap();
         let for_later = accept(&service);
-        new.say(&ToWorker::Client { slot: Slot(3), index: 1 }, &[fd.as_fd()]);
+        new.say(&ToWorker::Client { slot: Slot::new(3, 0), index: 1 }, &[fd.as_fd()]);
         drop(fd);
         let server = accept(&service);
         let mut request = [0; 7];
@@ -211,7 +211,7 @@ fn the_worker_ends_with_its_instance() {
         child.wait().unwrap();
         rig.wait_for(|message| (*message == FromWorker::InstanceGone).then_some(()));
         let (slot, _, _client) = orphan(&mut rig);
-        assert_eq!(slot, Slot(0));
+        assert_eq!(slot, Slot::new(0, 0));
         drop(server);
         let mut got = Vec::new();
         let _ = (&live).read_to_end(&mut got);
@@ -289,8 +289,8 @@ fn a_worker_outlives_its_daemon_and_is_adopted() {
         rig.adopt();
         let entries = table(&mut rig);
         assert_eq!(entries.len(), 2);
-        assert_eq!((entries[0].0, entries[0].1, entries[0].2.len()), (Slot(0), 1, 1));
-        assert_eq!((entries[1].0, entries[1].1, entries[1].2.len()), (Slot(5), 700, 700));
+        assert_eq!((entries[0].0, entries[0].1, entries[0].2.len()), (Slot::new(0, 0), 1, 1));
+        assert_eq!((entries[1].0, entries[1].1, entries[1].2.len()), (Slot::new(5, 0), 700, 700));
         for (port, listener) in (3000..).zip(&entries[1].2) {
             assert_eq!(listen::local_addr(listener.as_fd()).unwrap().port(), port);
         }
@@ -450,7 +450,7 @@ fn requests_that_make_no_sense_are_refused() {
             rig.say(
                 &ToWorker::Put {
                     seq,
-                    slot: Slot(slot),
+                    slot: Slot::new(slot, 0),
                     device,
                     listen_count,
                     keep_listeners: keep,
@@ -468,14 +468,14 @@ fn requests_that_make_no_sense_are_refused() {
         say(&mut rig, 103, 1, 2, false);
         say(&mut rig, 104, 1, 2, false);
         assert_eq!(rig.done(103).unwrap(), "replaced by a later request");
-        rig.say(&ToWorker::Listeners { slot: Slot(1), first: 1 }, &[service.as_fd()]);
+        rig.say(&ToWorker::Listeners { slot: Slot::new(1, 0), first: 1 }, &[service.as_fd()]);
         assert_eq!(rig.done(104).unwrap(), "listeners 1 and on do not fit");
         say(&mut rig, 106, 2, 60_000, false);
         assert_eq!(rig.done(106).unwrap(), "no descriptors left for 60000 listeners");
-        rig.say(&ToWorker::Remove { seq: 105, slot: Slot(1), drain: true }, &[]);
+        rig.say(&ToWorker::Remove { seq: 105, slot: Slot::new(1, 0), drain: true }, &[]);
         assert_eq!(rig.done(105).unwrap(), "no device in slot 1");
-        rig.say(&ToWorker::Listeners { slot: Slot(77), first: 0 }, &[]);
-        rig.say(&ToWorker::Client { slot: Slot(77), index: 0 }, &[]);
+        rig.say(&ToWorker::Listeners { slot: Slot::new(77, 0), first: 0 }, &[]);
+        rig.say(&ToWorker::Client { slot: Slot::new(77, 0), index: 0 }, &[]);
         exchange(&connect(LISTEN), &accept(&service), b"still");
     });
 }

@@ -253,17 +253,17 @@ fn a_refused_target_is_told_at_once() {
         assert!(start.elapsed() < Duration::from_secs(2));
         assert_eq!(rig.count(0, field::DIAL_FAILED), 20);
         let ((count, text), _) = rig.wait_for(|message| match message {
-            FromWorker::Failure { slot, count, text } if slot.0 == 0 => Some((*count, text.clone())),
+            FromWorker::Failure { slot, count, text } if slot.index == 0 => Some((*count, text.clone())),
             _ => None,
         });
         assert_eq!((count, text.as_str()), (1, "cannot connect to tcp:127.0.0.1:2000: connection refused"));
         let (count, _) = rig.wait_for(|message| match message {
-            FromWorker::Failure { slot, count, .. } if slot.0 == 0 => Some(*count),
+            FromWorker::Failure { slot, count, .. } if slot.index == 0 => Some(*count),
             _ => None,
         });
         assert_eq!(count, 19);
         let (text, _) = rig.wait_for(|message| match message {
-            FromWorker::Failure { slot, text, .. } if slot.0 == 1 => Some(text.clone()),
+            FromWorker::Failure { slot, text, .. } if slot.index == 1 => Some(text.clone()),
             _ => None,
         });
         assert_eq!(text, "cannot connect to unix:@nobody: connection refused");

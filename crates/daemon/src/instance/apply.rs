@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::device::{Placement, Setback};
 use super::plan::{self, Group, Side, Step, View, WorkerView};
+use super::slots::Slots;
 use super::{Crashes, ENDING_LIMIT, Instance, Leaving, Serving, placing};
 use crate::listeners::{self, Listeners, OpenError};
 use crate::provider::Run;
@@ -208,7 +209,7 @@ impl Instance {
             Ok(worker) => {
                 info!(instance = %self.key, pid = worker.pid(), worker = worker.name(), "worker started");
                 self.hub.tell("worker-started", &self.key, None, format!("pid {}", worker.pid()));
-                let serving = Serving { worker, run: run.id, slots: Default::default() };
+                let serving = Serving { worker, run: run.id, slots: Slots::default() };
                 self.workers.insert(group, serving);
             }
             Err(failure) if run.is_ending() => {
@@ -319,7 +320,7 @@ impl Instance {
         let replies = placing::reply_base(&device.spec, run).map_err(WorkerError::Refused)?;
         let slot = match &device.placed {
             Some(placed) => placed.slot,
-            None => serving.worker.new_slot()?,
+            None => serving.slots.give(name.clone()).ok_or(WorkerError::Full)?,
         };
         let (kind, base_name, descriptor) = match base {
             Some(base) => (Some(base.kind), base.name, Some(base.descriptor)),
@@ -341,11 +342,14 @@ impl Instance {
             listeners: (!keep_listeners || device.relisten).then_some(borrowed.as_slice()),
             hold: device.hold_rest(Instant::now()),
         };
-        serving.worker.put(put).await?;
-        serving.slots.insert(slot, name.clone());
-        device.relisten = false;
-        device.placed = Some(Placement { group, slot, current: true });
-        Ok(())
+        let taken = serving.worker.put(put).await;
+        if taken.is_ok() {
+            device.relisten = false;
+            device.placed = Some(Placement { group, slot, current: true });
+        } else if device.placed.is_none() {
+            serving.slots.free(slot);
+        }
+        taken
     }
 
     /// Takes a device out of its worker; `drain` lets its connections finish there.
@@ -358,8 +362,9 @@ impl Instance {
             return;
         };
         let result = serving.worker.take(slot, drain).await;
-        serving.slots.remove(&slot);
+        // Read for the last time: the next device in this place begins at zero.
         device.displace(Some(serving.worker.counters(slot)));
+        serving.slots.free(slot);
         if let Err(failure) = result {
             let text = with_sources(&failure);
             warn!(instance = %self.key, device = %name, error = text, "device not given back");
@@ -370,7 +375,7 @@ impl Instance {
     /// Lets a worker finish by itself.
     async fn stop_worker(&mut self, group: Group) {
         let Some(serving) = self.workers.remove(&group) else { return };
-        for name in serving.slots.values() {
+        for (_, name) in serving.slots.devices() {
             if let Some(device) = self.devices.get_mut(name) {
                 let line = device.placed.as_ref().map(|placed| serving.worker.counters(placed.slot));
                 device.displace(line);
@@ -384,7 +389,7 @@ impl Instance {
     /// nobody has dialled for and end by themselves; one that has no init to watch is told.
     pub(super) async fn dismiss_workers(&mut self, watches_init: bool) {
         for (_, serving) in std::mem::take(&mut self.workers) {
-            for name in serving.slots.values() {
+            for (_, name) in serving.slots.devices() {
                 if let Some(device) = self.devices.get_mut(name) {
                     let line = device.placed.as_ref().map(|placed| serving.worker.counters(placed.slot));
                     device.displace(line);
@@ -400,7 +405,7 @@ impl Instance {
     /// Takes note of the end of a worker that should serve; the plan starts the next one.
     pub(super) fn lose_worker(&mut self, group: Group, why: &str) {
         let Some(serving) = self.workers.remove(&group) else { return };
-        for name in serving.slots.values() {
+        for (_, name) in serving.slots.devices() {
             if let Some(device) = self.devices.get_mut(name) {
                 let line = device.placed.as_ref().map(|placed| serving.worker.counters(placed.slot));
                 device.displace(line);

@@ -304,7 +304,7 @@ impl Instance {
             if let Some(placed) = &mut device.placed {
                 placed.current = false;
                 if let Some(serving) = self.workers.get_mut(&placed.group) {
-                    serving.slots.insert(placed.slot, to.clone());
+                    serving.slots.rename(placed.slot, to.clone());
                 }
             }
             self.devices.insert(to.clone(), device);

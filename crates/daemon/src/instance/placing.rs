@@ -186,7 +186,7 @@ impl Instance {
         let budget = self.hub.settings.nofile / LISTENER_SHARE;
         let free = |sibling: u32| {
             let group = Group { connect_side, ids, sibling };
-            let full = self.workers.get(&group).is_some_and(|serving| serving.worker.is_full());
+            let full = self.workers.get(&group).is_some_and(|serving| serving.slots.is_full());
             !full && self.listeners_in(group) + need <= budget
         };
         let sibling = (0..u32::from(u16::MAX)).find(|sibling| free(*sibling));

@@ -14,6 +14,7 @@ use super::life::stored;
 use super::orphans::Orphans;
 use super::placing::{self, GroupText};
 use super::plan::{self, Group};
+use super::slots::Slots;
 use super::{Instance, Leaving, Serving};
 use crate::listeners::{self, Listeners};
 use crate::provider::{Question, Run, Status};
@@ -125,12 +126,11 @@ impl Instance {
         let run = self.run_of(&identity.run).await;
         let current = identity.build == self.hub.settings.build && !draining;
         let place = group.filter(|group| current && !self.workers.contains_key(group));
-        let mut slots = BTreeMap::new();
+        let named = |found: &Found| (found.slot, self.name_in(&found.device.key));
+        let slots = Slots::of_table(devices.iter().map(named));
         for found in devices {
-            let Some(name) = self.name_in(&found.device.key) else { continue };
-            slots.insert(found.slot, name.clone());
-            if let Some(run) = &run {
-                self.take_over_device(&name, place, found, run, kept).await;
+            if let (Some(run), Some(name)) = (&run, slots.holder(found.slot)) {
+                self.take_over_device(name, place, found, run, kept).await;
             }
         }
         let Some(run) = run else {
@@ -138,10 +138,12 @@ impl Instance {
             self.leaving.push(Leaving { serving, deadline: Some(Instant::now() + super::ENDING_LIMIT) });
             return;
         };
-        info!(instance = %self.key, pid = worker.pid(), current, devices = slots.len(), "worker adopted");
+        info!(instance = %self.key, pid = worker.pid(), current, devices = slots.devices().count(), "worker adopted");
         let serving = Serving { worker, run: run.id.clone(), slots };
         match place {
-            Some(group) if !serving.slots.is_empty() => drop(self.workers.insert(group, serving)),
+            Some(group) if serving.slots.devices().next().is_some() => {
+                drop(self.workers.insert(group, serving))
+            }
             _ => {
                 serving.worker.drain(super::apply::DRAIN_LIMIT).await;
                 self.leaving.push(Leaving { serving, deadline: None });
@@ -233,14 +235,11 @@ impl Instance {
                 let placed = self.devices.get(name).and_then(|device| device.placed.as_ref());
                 placed.is_none_or(|placed| placed.slot != slot || placed.group != *group)
             };
-            let surplus: Vec<Slot> = serving
-                .slots
-                .iter()
-                .filter(|(slot, name)| is_surplus(**slot, name))
-                .map(|(slot, _)| *slot)
-                .collect();
-            for slot in surplus {
-                let wanted = serving.slots.remove(&slot).is_some_and(|name| self.devices.contains_key(&name));
+            let surplus = serving.slots.devices().filter(|(slot, name)| is_surplus(*slot, name));
+            let surplus: Vec<(Slot, bool)> =
+                surplus.map(|(slot, name)| (slot, self.devices.contains_key(name))).collect();
+            for (slot, wanted) in surplus {
+                serving.slots.free(slot);
                 if let Err(failure) = serving.worker.take(slot, wanted).await {
                     warn!(error = %failure, "device nobody wants was not given back");
                 }

@@ -90,14 +90,7 @@ impl Link {
         Err(malformed())
     }
 
-    pub(super) fn into_worker(
-        self,
-        dir: &Path,
-        name: String,
-        counters: CountersView,
-        next_slot: u32,
-        sink: Sink,
-    ) -> Worker {
+    pub(super) fn into_worker(self, dir: &Path, name: String, counters: CountersView, sink: Sink) -> Worker {
         let channel = Arc::new(self.channel);
         let pidfd = Arc::new(self.pidfd);
         let pending = Pending::default();
@@ -111,7 +104,6 @@ impl Link {
             pending,
             counters,
             next_seq: 0,
-            next_slot,
             reader: reader.abort_handle(),
         }
     }
@@ -119,16 +111,16 @@ impl Link {
 
 /// Adds a packet of the table: a device that is not there yet, or more listeners of one that is.
 fn enter(table: &mut Vec<Found>, packet: Found, first: u32) -> Result<(), WorkerError> {
-    if packet.slot.0 >= SLOT_COUNT || packet.listen_count > u32::from(u16::MAX) {
+    if packet.slot.index >= SLOT_COUNT || packet.listen_count > u32::from(u16::MAX) {
         return Err(malformed());
     }
-    let before = table.iter_mut().find(|found| found.slot == packet.slot);
+    let before = table.iter_mut().find(|found| found.slot.index == packet.slot.index);
     let found = match (before, first) {
         (None, 0) => {
             table.push(packet);
             table.last()
         }
-        (Some(found), 1..) => {
+        (Some(found), 1..) if found.slot == packet.slot => {
             found.listeners.extend(packet.listeners);
             Some(&*found)
         }

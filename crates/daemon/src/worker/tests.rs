@@ -57,7 +57,11 @@ async fn adopt(messages: Vec<(FromWorker, Vec<OwnedFd>)>) -> Result<usize, Worke
 }
 
 fn entry(slot: u32, first: u32) -> FromWorker {
-    FromWorker::Entry { slot: Slot(slot), device: device(), listen_count: 1, first }
+    entry_of(Slot::new(slot, 0), first)
+}
+
+fn entry_of(slot: Slot, first: u32) -> FromWorker {
+    FromWorker::Entry { slot, device: device(), listen_count: 1, first }
 }
 
 #[tokio::test]
@@ -68,6 +72,8 @@ async fn a_table_is_believed_only_when_it_is_one() {
         vec![(entry(SLOT_COUNT, 0), vec![])],
         vec![(entry(0, 0), vec![]), (entry(0, 0), vec![])],
         vec![(entry(0, 1), vec![])],
+        vec![(entry(0, 0), vec![]), (entry_of(Slot::new(0, 1), 0), vec![])],
+        vec![(entry(0, 0), vec![]), (entry_of(Slot::new(0, 1), 1), vec![socket()])],
         vec![(entry(0, 0), vec![socket(), socket()])],
         vec![(entry(0, 0), vec![socket()]), (entry(0, 1), vec![socket()])],
         vec![(entry(0, 0), vec![regular_file()])],
@@ -90,9 +96,9 @@ async fn news_of_a_worker_are_small_and_a_strange_one_ends_it() {
     let channel = std::sync::Arc::new(watched(ours).expect("watched"));
     tokio::spawn(read("w".into(), channel, Pending::default(), sink));
     let text = "x".repeat(50_000);
-    say(&theirs, &FromWorker::Failure { slot: Slot(0), count: 1, text }, &[socket(), socket()])
+    say(&theirs, &FromWorker::Failure { slot: Slot::new(0, 0), count: 1, text }, &[socket(), socket()])
         .expect("sent");
-    say(&theirs, &FromWorker::Orphan { slot: Slot(0), index: 0 }, &[socket()]).expect("sent");
+    say(&theirs, &FromWorker::Orphan { slot: Slot::new(0, 0), index: 0 }, &[socket()]).expect("sent");
     say(&theirs, &FromWorker::InstanceGone, &[regular_file()]).expect("sent");
     let Some(News { what: Happened::Said(FromWorker::Failure { text, .. }, descriptors), .. }) =
         news.recv().await

@@ -7,6 +7,8 @@ mod place;
 #[cfg(test)]
 mod plans;
 #[cfg(test)]
+mod turns;
+#[cfg(test)]
 mod whole;
 
 /// The program under test.

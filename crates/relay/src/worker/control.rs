@@ -208,7 +208,7 @@ impl Engine {
 
     /// Sends a part of a table entry; returns the next part.
     fn send_entry(&self, slot: Slot, first: u32) -> io::Result<Option<Packet>> {
-        let Some(device) = self.slots.get(&slot.0).and_then(|key| self.devices.get(*key)) else {
+        let Some(device) = self.slots.device(slot).and_then(|key| self.devices.get(key)) else {
             return Ok(None);
         };
         let from = usize::try_from(first).unwrap_or(usize::MAX);
@@ -381,8 +381,7 @@ impl Engine {
         }
         tracing::info!("adopted");
         self.say_ready();
-        let slots: Vec<u32> = self.slots.keys().copied().collect();
-        self.control.outbox.extend(slots.into_iter().map(|slot| Packet::Entry(Slot(slot), 0)));
+        self.control.outbox.extend(self.slots.taken().map(|slot| Packet::Entry(slot, 0)));
         self.send(&FromWorker::End, Vec::new());
         self.report_life();
     }

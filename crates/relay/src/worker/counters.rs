@@ -20,7 +20,7 @@ pub(super) struct CounterLines {
 impl CounterLines {
     /// Lines for every slot; the descriptor is what the daemon gets.
     pub(super) fn new() -> io::Result<(CounterLines, OwnedFd)> {
-        let (counters, memory) = Counters::create(line_of(Slot(SLOT_COUNT)))?;
+        let (counters, memory) = Counters::create(usize::try_from(SLOT_COUNT).unwrap_or(usize::MAX))?;
         Ok((CounterLines { counters, lines: Vec::new() }, memory))
     }
 
@@ -53,7 +53,7 @@ impl CounterLines {
 }
 
 fn line_of(slot: Slot) -> usize {
-    usize::try_from(slot.0).unwrap_or(usize::MAX)
+    usize::try_from(slot.index).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -65,10 +65,10 @@ mod tests {
     fn the_next_user_of_a_slot_begins_at_zero_and_alone() {
         let (mut lines, _memory) = CounterLines::new().unwrap();
         let (old, new) = (Key::from_parts(0, 0), Key::from_parts(1, 0));
-        lines.assign(old, Slot(5));
+        lines.assign(old, Slot::new(5, 0));
         lines.add(old, field::OPENED, 3);
         assert_eq!(lines.counters.read(5)[field::OPENED], 3);
-        lines.assign(new, Slot(5));
+        lines.assign(new, Slot::new(5, 1));
         lines.add(old, field::CLOSED, 1);
         lines.add(new, field::OPENED, 1);
         assert_eq!(lines.counters.read(5)[field::OPENED], 1);

@@ -58,6 +58,9 @@ pub(super) enum DeviceError {
     /// There is nothing in the slot.
     #[error("no device in slot {0}")]
     Missing(u32),
+    /// Its place has another tenant.
+    #[error("slot {0} is taken")]
+    Taken(u32),
 }
 
 /// Options of a device, ready for use.

@@ -19,6 +19,7 @@ use super::device::{Device, Listener};
 use super::life::{Life, Verdict};
 use super::poller::Token;
 use super::slab::{Key, Slab};
+use super::slots::Slots;
 use super::stream::{End, Failed, Phase, Pumped, Relay, Stream};
 use super::table::PendingPut;
 use super::timers::Timer;
@@ -39,8 +40,8 @@ pub(super) struct Engine {
     pub(super) core: Core,
     pub(super) devices: Slab<Device>,
     /// The device in each slot.
-    pub(super) slots: BTreeMap<u32, Key>,
-    /// Devices whose listeners are still coming, by slot.
+    pub(super) slots: Slots,
+    /// Devices whose listeners are still coming, by index of their slot.
     pub(super) pending: BTreeMap<u32, PendingPut>,
     pub(super) listeners: Slab<Listener>,
     pub(super) streams: Slab<Stream>,
@@ -77,7 +78,7 @@ impl Engine {
         let engine = Engine {
             core,
             devices: Slab::new(),
-            slots: BTreeMap::new(),
+            slots: Slots::default(),
             pending: BTreeMap::new(),
             listeners: Slab::new(),
             streams: Slab::new(),

@@ -225,7 +225,7 @@ impl Engine {
         let streams = |engine: &Engine, key: &Key| {
             engine.listeners.get(*key).is_some_and(|listener| !listener.carrier.is_datagram())
         };
-        for device in self.slots.values().copied().collect::<Vec<Key>>() {
+        for device in self.slots.devices().collect::<Vec<Key>>() {
             let is_stream = self
                 .devices
                 .get(device)

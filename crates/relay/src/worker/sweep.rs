@@ -42,7 +42,7 @@ impl Engine {
     /// The time between two looks follows the shortest limits of all devices.
     pub(super) fn retune_sweep(&mut self) {
         let specs =
-            self.slots.values().filter_map(|key| self.devices.get(*key)).map(|device| device.plan.spec());
+            self.slots.devices().filter_map(|key| self.devices.get(key)).map(|device| device.plan.spec());
         let shortest = specs.map(|spec| (spec.tcp_timeout / 3).min(spec.tcp_keepalive / 2)).min();
         self.sweep.every = shortest.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST);
         if self.sweep.timer.is_some() {

@@ -32,6 +32,7 @@ pub(super) struct Put {
 /// A device whose listeners are still coming.
 pub(super) struct PendingPut {
     seq: u64,
+    slot: Slot,
     plan: Plan,
     hold: Option<Duration>,
     listeners: Vec<OwnedFd>,
@@ -42,18 +43,22 @@ impl Engine {
     /// Takes a device.
     pub(super) fn put(&mut self, put: Put, fds: Vec<OwnedFd>) {
         let (seq, slot) = (put.seq, put.slot);
-        if let Some(before) = self.pending.remove(&slot.0) {
+        if let Some(before) = self.pending.remove(&slot.index) {
             self.answer(before.seq, Some(DeviceError::Superseded.to_string()));
         }
         if let Err(error) = self.try_put(put, fds) {
-            tracing::warn!(slot = slot.0, %error, "device not taken");
+            tracing::warn!(slot = slot.index, %error, "device not taken");
             self.answer(seq, Some(error.to_string()));
         }
     }
 
     fn try_put(&mut self, put: Put, fds: Vec<OwnedFd>) -> Result<(), DeviceError> {
-        if put.slot.0 >= SLOT_COUNT {
-            return Err(DeviceError::Slot(put.slot.0));
+        let slot = put.slot;
+        if slot.index >= SLOT_COUNT {
+            return Err(DeviceError::Slot(slot.index));
+        }
+        if self.slots.is_anothers(slot) {
+            return Err(DeviceError::Taken(slot.index));
         }
         let plan = Plan::new(put.wire, fds)?;
         let count = usize::try_from(put.listen_count).unwrap_or(usize::MAX);
@@ -61,7 +66,7 @@ impl Engine {
             return Err(DeviceError::Descriptors(put.listen_count));
         }
         if put.keep_listeners {
-            let key = self.slots.get(&put.slot.0).copied().ok_or(DeviceError::Missing(put.slot.0))?;
+            let key = self.slots.device(slot).ok_or(DeviceError::Missing(slot.index))?;
             let present = self.devices.get(key).map_or(0, |device| device.listeners.len());
             if usize::try_from(put.listen_count) != Ok(present) {
                 return Err(DeviceError::Kept { wanted: put.listen_count, present });
@@ -70,19 +75,19 @@ impl Engine {
             self.answer(put.seq, None);
             return Ok(());
         }
-        let pending = PendingPut { seq: put.seq, plan, hold: put.hold, listeners: Vec::new(), count };
+        let pending = PendingPut { seq: put.seq, slot, plan, hold: put.hold, listeners: Vec::new(), count };
         if count == 0 {
-            self.complete(put.slot, pending);
+            self.complete(pending);
         } else {
-            self.pending.insert(put.slot.0, pending);
+            self.pending.insert(slot.index, pending);
         }
         Ok(())
     }
 
     /// Takes listeners of a device, in order.
     pub(super) fn take_listeners(&mut self, slot: Slot, first: u32, fds: Vec<OwnedFd>) {
-        let Some(mut pending) = self.pending.remove(&slot.0) else {
-            tracing::warn!(slot = slot.0, "listeners of no device");
+        let Some(mut pending) = self.take_pending(slot) else {
+            tracing::warn!(slot = slot.index, "listeners of no device");
             return;
         };
         let in_order = usize::try_from(first) == Ok(pending.listeners.len());
@@ -91,10 +96,16 @@ impl Engine {
         }
         pending.listeners.extend(fds);
         if pending.listeners.len() == pending.count {
-            self.complete(slot, pending);
+            self.complete(pending);
         } else {
-            self.pending.insert(slot.0, pending);
+            self.pending.insert(slot.index, pending);
         }
+    }
+
+    /// The device for `slot` whose listeners are still coming.
+    fn take_pending(&mut self, slot: Slot) -> Option<PendingPut> {
+        self.pending.get(&slot.index).filter(|pending| pending.slot == slot)?;
+        self.pending.remove(&slot.index)
     }
 
     /// A message with descriptors could not be received whole; it cannot be known whose it was.
@@ -106,10 +117,10 @@ impl Engine {
     }
 
     /// All listeners of a device are there: it takes effect.
-    fn complete(&mut self, slot: Slot, pending: PendingPut) {
-        let PendingPut { seq, plan, hold, listeners, .. } = pending;
+    fn complete(&mut self, pending: PendingPut) {
+        let PendingPut { seq, slot, plan, hold, listeners, .. } = pending;
         let carrier = plan.listen_carrier();
-        let key = match self.slots.get(&slot.0).copied() {
+        let key = match self.slots.device(slot) {
             Some(key) => {
                 self.replace(key, plan, hold);
                 key
@@ -117,7 +128,7 @@ impl Engine {
             None => {
                 let key = self.devices.insert(Device::new(plan, slot));
                 self.core.counters.assign(key, slot);
-                self.slots.insert(slot.0, key);
+                self.slots.insert(slot, key);
                 self.begin_hold(key, hold);
                 key
             }
@@ -210,11 +221,11 @@ impl Engine {
 
     /// Takes a device out.
     pub(super) fn remove(&mut self, seq: u64, slot: Slot, drain: bool) {
-        if let Some(before) = self.pending.remove(&slot.0) {
+        if let Some(before) = self.take_pending(slot) {
             self.answer(before.seq, Some(DeviceError::Removed.to_string()));
         }
-        let Some(key) = self.slots.remove(&slot.0) else {
-            return self.answer(seq, Some(DeviceError::Missing(slot.0).to_string()));
+        let Some(key) = self.slots.remove(slot) else {
+            return self.answer(seq, Some(DeviceError::Missing(slot.index).to_string()));
         };
         self.stop_listening(key);
         self.set_hold(key, None);
@@ -267,7 +278,7 @@ impl Engine {
 
     /// Takes clients that an earlier worker could not serve.
     pub(super) fn take_clients(&mut self, slot: Slot, index: u32, fds: Vec<OwnedFd>) {
-        let Some(key) = self.slots.get(&slot.0).copied() else { return };
+        let Some(key) = self.slots.device(slot) else { return };
         let Some(device) = self.devices.get(key) else { return };
         let carrier = device.plan.listen_carrier();
         if carrier.is_datagram() || index >= device.plan.spec().listen_count() {

@@ -132,7 +132,7 @@ fn returned_clients_are_not_judged_again() {
         for _ in 0..5 {
             let mut client = client("127.0.0.2", "127.0.0.1:1009");
             let accepted = accept(&outside);
-            rig.say(&ToWorker::Client { slot: Slot(0), index: 0 }, &[accepted.as_fd()]);
+            rig.say(&ToWorker::Client { slot: Slot::new(0, 0), index: 0 }, &[accepted.as_fd()]);
             client.write_all(header("192.0.2.1").as_bytes()).unwrap();
             let server = accept(&service);
             let mut got = vec![0; header("192.0.2.1").len()];
@@ -145,7 +145,7 @@ fn returned_clients_are_not_judged_again() {
         for _ in 0..5 {
             let client = client("127.0.0.3", "127.0.0.1:1009");
             let accepted = accept(&outside);
-            rig.say(&ToWorker::Client { slot: Slot(1), index: 0 }, &[accepted.as_fd()]);
+            rig.say(&ToWorker::Client { slot: Slot::new(1, 0), index: 0 }, &[accepted.as_fd()]);
             let server = expect_service(&client, &service, "without a header");
             live.push((client, server));
         }

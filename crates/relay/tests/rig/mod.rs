@@ -4,7 +4,7 @@
 #![expect(dead_code, reason = "each test binary uses a part")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper fails its test")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,6 +51,8 @@ pub(crate) struct Rig {
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
     inbox: VecDeque<(FromWorker, Vec<OwnedFd>)>,
     seq: u64,
+    /// How many devices each slot has had before, by index.
+    generations: BTreeMap<u32, u64>,
     dir: tempfile::TempDir,
     /// Listeners as the daemon would keep them, by slot.
     pub(crate) kept: Vec<(Slot, Vec<OwnedFd>)>,
@@ -127,6 +129,7 @@ impl Rig {
             thread,
             inbox: VecDeque::new(),
             seq: 0,
+            generations: BTreeMap::new(),
             dir,
             kept: Vec::new(),
             pid,
@@ -180,6 +183,11 @@ impl Rig {
         .0
     }
 
+    /// The slot of the present device, or of the next one, at `index`.
+    pub(crate) fn slot(&self, index: u32) -> Slot {
+        Slot::new(index, self.generations.get(&index).copied().unwrap_or_default())
+    }
+
     /// Adds a device and waits until it serves.
     pub(crate) fn add(&mut self, slot: u32, listen: &str, connect: &str, more: &[(&str, &str)]) {
         self.try_add(slot, listen, connect, more, None).unwrap();
@@ -207,8 +215,8 @@ impl Rig {
         let device = device(listen, connect, more);
         let listeners = open(&device.spec);
         let result = self.put(slot, &device, &listeners, hold);
-        self.kept.retain(|(kept, _)| kept.0 != slot);
-        self.kept.push((Slot(slot), listeners));
+        self.kept.retain(|(kept, _)| kept.index != slot);
+        self.kept.push((self.slot(slot), listeners));
         result
     }
 
@@ -221,7 +229,7 @@ impl Rig {
         let fds: Vec<BorrowedFd<'_>> = bases.iter().map(AsFd::as_fd).collect();
         let message = ToWorker::Put {
             seq: self.seq,
-            slot: Slot(slot),
+            slot: self.slot(slot),
             device: Box::new(device),
             listen_count,
             keep_listeners: true,
@@ -243,7 +251,7 @@ impl Rig {
         let fds: Vec<BorrowedFd<'_>> = bases.iter().map(AsFd::as_fd).collect();
         let message = ToWorker::Put {
             seq: self.seq,
-            slot: Slot(slot),
+            slot: self.slot(slot),
             device: Box::new(device.clone()),
             listen_count: u32::try_from(listeners.len()).unwrap(),
             keep_listeners: false,
@@ -253,7 +261,7 @@ impl Rig {
         for (chunk, part) in listeners.chunks(MAX_FDS).enumerate() {
             let fds: Vec<BorrowedFd<'_>> = part.iter().map(AsFd::as_fd).collect();
             let first = u32::try_from(chunk * MAX_FDS).unwrap();
-            self.say(&ToWorker::Listeners { slot: Slot(slot), first }, &fds);
+            self.say(&ToWorker::Listeners { slot: self.slot(slot), first }, &fds);
         }
         match self.done(self.seq) {
             None => Ok(()),
@@ -263,9 +271,10 @@ impl Rig {
 
     pub(crate) fn remove(&mut self, slot: u32, drain: bool) {
         self.seq += 1;
-        self.say(&ToWorker::Remove { seq: self.seq, slot: Slot(slot), drain }, &[]);
+        self.say(&ToWorker::Remove { seq: self.seq, slot: self.slot(slot), drain }, &[]);
         assert_eq!(self.done(self.seq), None);
-        self.kept.retain(|(kept, _)| kept.0 != slot);
+        self.kept.retain(|(kept, _)| kept.index != slot);
+        *self.generations.entry(slot).or_default() += 1;
     }
 
     /// A counter of a slot.

@@ -128,11 +128,11 @@ impl Engine {
             return;
         }
         let mut fullest = (newcomer, 0);
-        for key in self.slots.values() {
-            let count = self.devices.get(*key).map_or(0, |device| device.flows.len());
+        for key in self.slots.devices() {
+            let count = self.devices.get(key).map_or(0, |device| device.flows.len());
             // The newcomer's own flows go first among equals.
-            if count > fullest.1 || (count == fullest.1 && *key == newcomer) {
-                fullest = (*key, count);
+            if count > fullest.1 || (count == fullest.1 && key == newcomer) {
+                fullest = (key, count);
             }
         }
         if let Some((_, place)) = self.devices.get_mut(fullest.0).and_then(|device| device.flows.evict()) {
