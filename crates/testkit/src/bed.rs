@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -62,6 +63,7 @@ impl Bed {
         let place = Place::of(server);
         for _ in 0..3 {
             testbed::up(&place)?;
+            clear_tables(&place);
             let in_use = InUse::share(&place)?;
             // It may have been taken down between the two lines; from here on it may not.
             if !testbed::is_complete(&place) {
@@ -230,6 +232,17 @@ impl Bed {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes the tables of daemons that were killed with their tests, when nobody uses the bed: they lead ports
+/// that the next test may get to instances that are gone.
+fn clear_tables(place: &Place) {
+    let Ok(_alone) = testbed::alone(place, Duration::ZERO) else { return };
+    let Ok(netns) = Netns::open(&place.netns_path()) else { return };
+    let listed = netns.nft("list tables inet").unwrap_or_default();
+    for name in listed.split_ascii_whitespace().filter(|word| word.starts_with("portway_")) {
+        let _ = netns.nft(&format!("delete table inet {name}"));
     }
 }
 

@@ -76,7 +76,8 @@ impl DaemonSpec {
     }
 }
 
-/// A daemon, running or not, and its `PORTWAY_DIR`. Drop kills it, its workers and its keeper.
+/// A daemon, running or not, and its `PORTWAY_DIR`. Drop kills it, its workers and its keeper, and removes its
+/// table.
 #[derive(Debug)]
 pub struct Daemon {
     spec: DaemonSpec,
@@ -340,6 +341,14 @@ impl Drop for Daemon {
             let _ = child.kill();
             let _ = child.wait();
         }
+        self.end_family();
+        self.remove_table();
+    }
+}
+
+impl Daemon {
+    /// Kills everything that it started and that lives.
+    fn end_family(&self) {
         // One that was being started shows up in the next round.
         for _ in 0..100 {
             let left = self.family("");
@@ -350,6 +359,15 @@ impl Drop for Daemon {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Removes its table, if it has one: it is made to outlive the daemon, and would lead the ports of the
+    /// next test to an instance that is gone.
+    fn remove_table(&self) {
+        if self.dir().join("nat.json").exists() {
+            // One that cannot be removed goes when nobody uses the bed.
+            let _ = self.cli(&["daemon", "--purge"]);
         }
     }
 }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 pub use lock::InUse;
+pub(crate) use lock::alone;
 pub use packages::NoServices;
 pub use place::{Place, Server};
 
@@ -107,14 +108,14 @@ pub fn up(place: &Place) -> Result<()> {
     }
     place.prepare()?;
     if place.is_of_another_make() {
-        let _alone = lock::alone(place, REBUILD)?;
+        let _alone = alone(place, REBUILD)?;
         say("the bed is of another version; building a new one");
         server::remove(place)?;
         place.prepare()?;
     }
     if let Err(first) = fill(place) {
         // A half-made or damaged state folder: once more from nothing, if nobody uses it.
-        let _alone = lock::alone(place, REBUILD).with_context(|| format!("cannot set up: {first:#}"))?;
+        let _alone = alone(place, REBUILD).with_context(|| format!("cannot set up: {first:#}"))?;
         say(&format!("{first:#}; building a new one"));
         server::remove(place)?;
         place.prepare()?;
@@ -134,7 +135,7 @@ pub fn down(place: &Place) -> Result<()> {
         bail!("only root can take the test server down");
     }
     let _setup = lock::setup(place)?;
-    let _alone = lock::alone(place, Duration::ZERO)?;
+    let _alone = alone(place, Duration::ZERO)?;
     server::remove(place)
 }
 

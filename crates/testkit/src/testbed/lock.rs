@@ -55,7 +55,7 @@ pub(super) fn setup(place: &Place) -> Result<File> {
 
 /// The right to remove the bed, which nobody may use then. A process that calls this must not hold
 /// [`InUse`] itself.
-pub(super) fn alone(place: &Place, patience: Duration) -> Result<File> {
+pub(crate) fn alone(place: &Place, patience: Duration) -> Result<File> {
     exclusive(place, "use", patience, "tests use the bed")
 }
 
