@@ -26,9 +26,11 @@ pub(crate) const SERVICE: u16 = 9000;
 /// Path of the service's unix socket inside.
 pub(crate) const SERVICE_PATH: &str = "/srv/bench.sock";
 
-/// Sysctls of the three namespaces: a connection that is over leaves nothing behind that the next thousand
-/// would have to wait for, or the rate of new ones falls from run to run.
-const SYSCTLS: &[(&str, &str)] = &[("ipv4/tcp_max_tw_buckets", "512")];
+/// Sysctls of the three namespaces. A connection that is over leaves nothing behind that the next thousand would
+/// have to wait for, or the rate of new ones falls from run to run. Streams are not paced by a measured link (BBR),
+/// where there is none: Reno is what every kernel lets a namespace have, and without loss it is like CUBIC.
+const SYSCTLS: &[(&str, &str)] =
+    &[("ipv4/tcp_max_tw_buckets", "512"), ("ipv4/tcp_congestion_control", "reno")];
 
 /// The same where there is connection tracking: seconds.
 const CONNTRACK: &[(&str, &str)] = &[

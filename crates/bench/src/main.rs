@@ -13,6 +13,7 @@ mod options;
 mod peer;
 mod plot;
 mod process;
+mod profile;
 mod report;
 mod results;
 mod rounds;
@@ -92,15 +93,10 @@ fn measure(options: ClientOptions) -> Result<()> {
     Ok(())
 }
 
-/// Writes the page, its picture and the samples.
+/// Writes the page and its picture.
 fn write(results: &Results, dir: &Path) -> Result<()> {
-    let json = serde_json::to_string(results).context("the figures as JSON")?;
-    let files = [
-        ("benchmarks.md", report::page(results)),
-        ("benchmarks.svg", plot::ratios(results)),
-        ("benchmarks.json", json),
-    ];
-    for (name, text) in files {
+    for (name, text) in [("benchmarks.md", report::page(results)), ("benchmarks.svg", plot::ratios(results))]
+    {
         let path = dir.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }

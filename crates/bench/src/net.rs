@@ -56,9 +56,12 @@ impl Target {
         }
     }
 
-    /// A connected socket that blocks.
+    /// A connected socket that blocks and sends without delay.
     pub(crate) fn connect(&self) -> io::Result<OwnedFd> {
         let socket = self.socket(SocketFlags::CLOEXEC)?;
+        if matches!(self, Self::Tcp(_)) {
+            sockopt::set_tcp_nodelay(&socket, true)?;
+        }
         self.connect_socket(&socket)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
@@ -71,11 +74,7 @@ impl Target {
             Self::Udp(address) => (AddressFamily::of(address), SocketType::DGRAM),
             Self::Unix(_) => (AddressFamily::UNIX, SocketType::STREAM),
         };
-        let socket = net::socket_with(family, kind, flags, None)?;
-        if matches!(self, Self::Tcp(_)) {
-            sockopt::set_tcp_nodelay(&socket, true)?;
-        }
-        Ok(socket)
+        Ok(net::socket_with(family, kind, flags, None)?)
     }
 
     fn connect_socket(&self, socket: &OwnedFd) -> rustix::io::Result<()> {

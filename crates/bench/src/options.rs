@@ -64,10 +64,13 @@ pub(crate) struct RunOptions {
     /// Everything once and briefly: whether it works, not how fast
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
+    /// Also where the relay's processor time goes, by perf (package linux-perf)
+    #[arg(long)]
+    pub(crate) profile: bool,
     /// What to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
-    /// Write benchmarks.md, benchmarks.svg and benchmarks.json into this folder as well
+    /// Write benchmarks.md and benchmarks.svg into this folder as well
     #[arg(long, value_name = "DIR")]
     pub(crate) write: Option<PathBuf>,
 }
@@ -76,7 +79,7 @@ pub(crate) struct RunOptions {
 pub(crate) struct ShowOptions {
     /// What `--format json` printed
     pub(crate) file: PathBuf,
-    /// Write benchmarks.md, benchmarks.svg and benchmarks.json into this folder as well
+    /// Write benchmarks.md and benchmarks.svg into this folder as well
     #[arg(long, value_name = "DIR")]
     pub(crate) write: Option<PathBuf>,
 }
@@ -137,12 +140,12 @@ impl RunOptions {
         some
     }
 
-    /// Whether many devices are measured: when asked for, or when all workloads of both NATs are.
+    /// Whether many devices are measured: when asked for, or when everything of both NATs is.
     pub(crate) fn scales(&self) -> bool {
         let named = self.only.iter().any(|name| name == SCALE);
         let peers = self.peers();
         let both = peers.contains(&Peer::Nat) && peers.contains(&Peer::IncusNat);
-        both && (named || self.workloads().len() == WORKLOADS.len())
+        both && (named || !self.quick && self.workloads().len() == WORKLOADS.len())
     }
 
     /// How many devices that are.
@@ -184,6 +187,9 @@ impl RunOptions {
         } else {
             words.push(format!("--rounds {} --seconds {}", self.rounds, self.seconds));
         }
+        if self.profile {
+            words.push("--profile".to_owned());
+        }
         if !self.only.is_empty() {
             words.push(format!("--only {}", self.only.join(",")));
         }
@@ -216,9 +222,13 @@ mod tests {
         assert_eq!(parse("").unwrap().workloads().len(), WORKLOADS.len());
         assert_eq!(parse("--only relay").unwrap().workloads().len(), WORKLOADS.len());
         assert!(parse("--only nat-scale").unwrap().workloads().is_empty());
-        for (words, scales) in
-            [("", true), ("--only nat-scale", true), ("--only nat", false), ("--only conn", false)]
-        {
+        for (words, scales) in [
+            ("", true),
+            ("--only nat-scale", true),
+            ("--quick", false),
+            ("--only nat", false),
+            ("--only conn", false),
+        ] {
             assert_eq!(parse(words).unwrap().scales(), scales, "{words}");
         }
     }

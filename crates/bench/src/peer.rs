@@ -301,7 +301,7 @@ fn targets(peer: Peer, arena: &Arena) -> Result<BTreeMap<Path, Target>> {
 }
 
 /// `connect` of a device. A proxy calls from inside; the kernel's NAT of Incus wants the address.
-fn connect(path: Path, nat: Option<&Arena>) -> String {
+pub(crate) fn connect(path: Path, nat: Option<&Arena>) -> String {
     let address = nat.map_or_else(|| "127.0.0.1".to_owned(), |arena| arena.address.to_string());
     match path {
         Path::Tcp | Path::UnixToTcp => format!("tcp:{address}:{SERVICE}"),

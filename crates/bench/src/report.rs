@@ -36,6 +36,7 @@ fn write_page(results: &Results, out: &mut String) -> std::fmt::Result {
     if let Some(scale) = &results.scale {
         write_scale(scale, out)?;
     }
+    write_profiles(results, out)?;
     let failed = results.failed();
     if failed > 0 {
         writeln!(out, "\n{failed} measurements failed and are in no figure.")?;
@@ -68,7 +69,7 @@ fn write_method(results: &Results, out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "\n*direct*: the client reaches the container by a route. *Incus proxy*: a proxy device (a process of Incus for each).\n\
+        "\n*direct*: the client reaches the container by a route, also where the others have a unix socket in front of tcp. *Incus proxy*: a proxy device (a process of Incus for each).\n\
          *Incus NAT*: the same with `nat=true`. HAProxy splices and has no UDP; socat has a process for each connection, which is\n\
          left out for UDP; NAT has no unix sockets. Configurations: `crates/bench/peers`."
     )
@@ -193,6 +194,27 @@ fn write_scale(scale: &Scale, out: &mut String) -> std::fmt::Result {
             times(scale.unrelated(peer)),
             many.add_ms
         )?;
+    }
+    Ok(())
+}
+
+fn write_profiles(results: &Results, out: &mut String) -> std::fmt::Result {
+    if results.profiles.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n## Where the relay's time goes\n\nShares of the workers' processor time, by samples of the clock; (u) is our own code or a library,\n\
+         the rest is the kernel.\n\n| workload | functions |\n|---|---|"
+    )?;
+    for workload in WORKLOADS {
+        let Some(symbols) = results.profiles.get(workload.name) else { continue };
+        let shown = symbols.iter().map(|symbol| {
+            let mark = if symbol.is_kernel { "" } else { " (u)" };
+            // A bar would end the cell.
+            format!("{:.1} % `{}`{mark}", symbol.percent, symbol.name.replace(['|', '`'], ""))
+        });
+        writeln!(out, "| {} | {} |", workload.title, shown.collect::<Vec<_>>().join(", "))?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::arena::Arena;
 use crate::peer::Peer;
 use crate::process::Memory;
+use crate::profile::Profiles;
 use crate::sample::{Metric, Sample};
 use crate::scale::Scale;
 use crate::stats::Median;
@@ -31,6 +32,8 @@ pub(crate) struct Results {
     pub(crate) memory: BTreeMap<Peer, MemoryFigures>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) scale: Option<Scale>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) profiles: Profiles,
 }
 
 /// What it ran on and with.

@@ -13,8 +13,8 @@ use crate::peer::{Peer, Running};
 use crate::process::{Memory, Program, cpu_seconds, machine_seconds};
 use crate::results::{IdleFigures, Machine, MemoryFigures, Results};
 use crate::sample::Sample;
-use crate::scale;
 use crate::workload::{Kind, Workload};
+use crate::{profile, scale};
 
 /// Time before each window.
 const WARM: Duration = Duration::from_millis(50);
@@ -64,6 +64,9 @@ pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
             results.memory.entry(peer.peer).or_default().idle = Some(figures);
         }
     }
+    if options.profile {
+        results.profiles = profile::run(&arena, &peers, options, say)?;
+    }
     if options.scales() {
         results.scale = Some(scale::run(&arena, &peers, options, say)?);
     }
@@ -100,14 +103,14 @@ fn client(
     arena: &Arena,
     target: &Target,
     workload: &Workload,
-    options: &RunOptions,
+    span: Duration,
     idle: usize,
 ) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
     command.args(["client", workload.name, "--target", &target.to_string()]);
     command.args(["--counter", &arena.service_address().to_string()]);
     command.args(["--warm-ms", &WARM.as_millis().to_string()]);
-    command.args(["--span-ms", &options.span().as_millis().to_string()]);
+    command.args(["--span-ms", &span.as_millis().to_string()]);
     command.args(["--idle", &idle.to_string()]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(command)
@@ -117,16 +120,11 @@ fn client(
 ///
 /// # Errors
 /// When the client fails or hangs.
-pub(crate) fn call(
-    arena: &Arena,
-    target: &Target,
-    workload: &Workload,
-    options: &RunOptions,
-) -> Result<Sample> {
-    let client = client(arena, target, workload, options, 0)?;
+pub(crate) fn call(arena: &Arena, target: &Target, workload: &Workload, span: Duration) -> Result<Sample> {
+    let client = client(arena, target, workload, span, 0)?;
     // A client that hangs is a failure of this measurement, not of all.
     let mut command = Command::new("timeout");
-    command.arg((options.span().as_secs() + LATE_SECONDS).to_string());
+    command.arg((span.as_secs() + LATE_SECONDS).to_string());
     command.arg(client.get_program()).args(client.get_args());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = arena.client.enter(|| command.output())?.context("cannot start the client")?;
@@ -141,7 +139,7 @@ fn measure(arena: &Arena, peer: &Running, workload: &Workload, options: &RunOpti
     let target = peer.targets.get(&workload.path).context("no such device")?;
     let pids = peer.pids(arena);
     let (peer_before, machine_before) = (cpu_seconds(&pids), machine_seconds()?);
-    let mut sample = call(arena, target, workload, options)?;
+    let mut sample = call(arena, target, workload, options.span())?;
     let (peer_after, machine_after) = (cpu_seconds(&pids), machine_seconds()?);
     sample.machine_cpu = Some(machine_after - machine_before);
     sample.peer_cpu = peer.peer.is_relay().then_some((peer_after - peer_before).max(0.0));
@@ -173,7 +171,7 @@ fn hold_idle(
     let connections = options.idle().min(peer.peer.idle_limit());
     let pids = peer.pids(arena);
     let before = Memory::of(&pids);
-    let mut command = client(arena, target, workload, options, connections)?;
+    let mut command = client(arena, target, workload, options.span(), connections)?;
     command.stdin(Stdio::piped());
     let mut program = Program::start(&arena.client, &mut command)?;
     let mut line = String::new();

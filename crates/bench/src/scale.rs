@@ -13,10 +13,11 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::arena::{Arena, SERVICE};
+use crate::arena::Arena;
 use crate::net::Target;
 use crate::options::RunOptions;
-use crate::peer::{Peer, Running};
+use crate::peer::{Peer, Running, connect};
+use crate::process::Memory;
 use crate::rounds::call;
 use crate::stats::Median;
 use crate::workload::{Path, Workload};
@@ -38,6 +39,8 @@ pub(crate) struct Scale {
     /// By peer: with one device of each, then with many of this one.
     pub(crate) one: BTreeMap<Peer, Vec<f64>>,
     pub(crate) many: BTreeMap<Peer, Many>,
+    /// Memory of all of Portway's processes with many devices of the relay.
+    pub(crate) relay: Memory,
 }
 
 /// With many devices of a peer.
@@ -80,8 +83,9 @@ pub(crate) fn run(
     say: &dyn Fn(&str),
 ) -> Result<Scale> {
     let workload = Workload::named("conn").context("no workload of new connections")?;
-    let rate =
-        |target: &Target| -> Result<f64> { call(arena, target, workload, options)?.rate.context("a rate") };
+    let rate = |target: &Target| -> Result<f64> {
+        call(arena, target, workload, options.span())?.rate.context("a rate")
+    };
     let mut scale = Scale { devices: options.scale_devices(), ..Scale::default() };
     let kernels = [Peer::Direct, Peer::Nat, Peer::IncusNat];
     for round in 0..options.rounds() {
@@ -91,6 +95,7 @@ pub(crate) fn run(
             scale.one.entry(peer.peer).or_default().push(rate(target)?);
         }
     }
+    scale.relay = relay_memory(arena, scale.devices, say)?;
     let direct = Target::Tcp(arena.service_address());
     let last = Target::Tcp((arena.host, PORTS + scale.devices - 1).into());
     for peer in [Peer::Nat, Peer::IncusNat] {
@@ -114,6 +119,15 @@ pub(crate) fn run(
     Ok(scale)
 }
 
+fn relay_memory(arena: &Arena, count: u16, say: &dyn Fn(&str)) -> Result<Memory> {
+    say(&format!("adding {count} devices of relay"));
+    let devices = Devices { arena, peer: Peer::Relay, count };
+    devices.add()?;
+    let memory = Memory::of(&arena.daemon.processes());
+    devices.remove()?;
+    Ok(memory)
+}
+
 /// The devices of one peer.
 struct Devices<'a> {
     arena: &'a Arena,
@@ -126,7 +140,7 @@ impl Devices<'_> {
     fn add(&self) -> Result<f64> {
         let numbers: Vec<u16> = (0..self.count).collect();
         let Some((last, others)) = numbers.split_last() else { return Ok(0.0) };
-        if self.peer == Peer::Nat {
+        if self.peer != Peer::IncusNat {
             for number in others {
                 self.add_to_portway(*number)?;
             }
@@ -154,11 +168,11 @@ impl Devices<'_> {
     }
 
     fn keys(&self, number: u16) -> Value {
-        let (listen, connect) = (PORTS + number, SERVICE);
+        let nat = (self.peer != Peer::Relay).then_some(self.arena);
         json!({
-            "listen": format!("tcp:{}:{listen}", self.arena.host),
-            "connect": format!("tcp:{}:{connect}", self.arena.address),
-            "nat": "true",
+            "listen": format!("tcp:{}:{}", self.arena.host, PORTS + number),
+            "connect": connect(Path::Tcp, nat),
+            "nat": if nat.is_some() { "true" } else { "false" },
         })
     }
 
@@ -171,18 +185,16 @@ impl Devices<'_> {
         Ok(())
     }
 
-    /// Until the kernel carries every one.
+    /// Until every one is served.
     fn wait_for_portway(&self) -> Result<()> {
         let begin = Instant::now();
         loop {
             let devices = self.arena.daemon.devices()?;
             let ours = devices.iter().filter(|d| d["name"].as_str().is_some_and(|n| n.starts_with("scale-")));
-            let waiting =
-                ours.filter(|device| device["state"] != "active" || device["mode"] != "nat").count();
-            if waiting == 0 {
-                return Ok(());
-            }
-            ensure!(begin.elapsed() < SETTLED, "{waiting} devices are not carried by the kernel");
+            let mode = if self.peer == Peer::Nat { "nat" } else { "relay" };
+            let mut waiting = ours.filter(|device| device["state"] != "active" || device["mode"] != mode);
+            let Some(device) = waiting.next() else { return Ok(()) };
+            ensure!(begin.elapsed() < SETTLED, "a device is not served: {device}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -200,7 +212,7 @@ impl Devices<'_> {
     /// Ours one by one. Those of Incus go with the container; its chains are taken out before, all at once,
     /// because Incus asks nft for each of them and needs minutes.
     fn remove(&self) -> Result<()> {
-        if self.peer == Peer::Nat {
+        if self.peer != Peer::IncusNat {
             let instance = self.instance().replace(':', "%3A").replace('/', "%2F");
             for number in 0..self.count {
                 let target = format!("/1.0/devices/{instance}/{}", Self::name(number));

@@ -109,6 +109,8 @@ impl Server {
         };
         let tcp = open(SocketType::STREAM).with_context(|| format!("cannot bind {address}/tcp"))?;
         net::listen(&tcp, BACKLOG)?;
+        // Connections take it over from their listener.
+        sockopt::set_tcp_nodelay(&tcp, true)?;
         let udp = open(SocketType::DGRAM).with_context(|| format!("cannot bind {address}/udp"))?;
         sockopt::set_socket_recv_buffer_size_force(&udp, DATAGRAM_QUEUE_BYTES)?;
         let unix = unix.then(|| rustix::io::dup(io::stdin())).transpose()?;
@@ -147,9 +149,6 @@ impl Server {
         for _ in 0..TURN {
             let listener = if is_tcp { Some(&self.tcp) } else { self.unix.as_ref() };
             let Some(Ok(socket)) = listener.map(|listener| net::accept_with(listener, flags)) else { return };
-            if is_tcp && sockopt::set_tcp_nodelay(&socket, true).is_err() {
-                continue;
-            }
             let Some(index) = usize::try_from(socket.as_raw_fd()).ok().filter(|index| *index < DESCRIPTORS)
             else {
                 continue;

@@ -39,6 +39,10 @@ const WORKER_BYTES: f64 = 8e6;
 /// Memory for each idle connection, bytes.
 const IDLE_BYTES: f64 = 2000.0;
 
+/// Memory of all processes with so many devices on one instance, bytes.
+const MANY: u16 = 1000;
+const MANY_BYTES: f64 = 60e6;
+
 /// All targets with what came out.
 pub(crate) fn outcomes(results: &Results) -> Vec<Outcome> {
     let mut all: Vec<Outcome> = relay_targets().iter().map(|target| target.outcome(results)).collect();
@@ -125,7 +129,10 @@ fn memory(results: &Results) -> Vec<Outcome> {
         reached: value.map_or("–".to_owned(), |value| format!("{:.2} {}", value / unit.0, unit.1)),
         is_met: value.map(|value| value < limit),
     };
+    let all = results.scale.as_ref().filter(|scale| scale.devices >= MANY);
+    let all = all.map(|scale| scale.relay.pss_bytes as f64);
     vec![
+        outcome("memory of all processes, 1,000 devices (PSS)", "under 60 MB", all, MANY_BYTES, (1e6, "MB")),
         outcome("resident memory of a worker", "under 8 MB", worker, WORKER_BYTES, (1e6, "MB")),
         outcome("memory for an idle connection", "under 2 kB", idle, IDLE_BYTES, (1e3, "kB")),
     ]
