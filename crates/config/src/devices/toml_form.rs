@@ -81,14 +81,14 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
 /// Reads the devices of `text`.
 pub(super) fn read(text: &str) -> Result<Vec<Raw>, Fault> {
+    let places = Places::of(text);
     let file: File = toml::from_str(text).map_err(|error| Fault {
-        at: position(text, error.span().map_or(0, |span| span.start)),
+        at: places.at(error.span().map_or(0, |span| span.start)),
         message: error.message().replace('\n', ", "),
     })?;
-    let word =
-        |span: std::ops::Range<usize>, value: String| Word { at: position(text, span.start), text: value };
+    let word = |span: std::ops::Range<usize>, value: String| Word { at: places.at(span.start), text: value };
     let raw = |device: Spanned<Pairs>| {
-        let at = position(text, device.span().start);
+        let at = places.at(device.span().start);
         let pairs = device.into_inner().0.into_iter().map(|(key, value)| {
             let (key_span, value_span) = (key.span(), value.span());
             (word(key_span, key.into_inner()), word(value_span, value.into_inner().0))
@@ -98,9 +98,59 @@ pub(super) fn read(text: &str) -> Result<Vec<Raw>, Fault> {
     Ok(file.devices.into_iter().map(raw).collect())
 }
 
-/// Line and column of a byte of `text`.
-fn position(text: &str, at: usize) -> Position {
-    let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+/// Bytes from one known place to the next.
+const STEP: usize = 1024;
+
+/// Lines and columns of a text, of which those at every [`STEP`] bytes are known: a place costs the same wherever in
+/// the text it is, and however long its line.
+struct Places<'a> {
+    text: &'a [u8],
+    known: Vec<Position>,
+}
+
+impl<'a> Places<'a> {
+    fn of(text: &'a str) -> Self {
+        let text = text.as_bytes();
+        let mut known = vec![Position { line: 1, column: 1 }];
+        for step in text.chunks(STEP) {
+            known.extend(known.last().map(|from| behind(*from, step)));
+        }
+        Self { text, known }
+    }
+
+    /// The place of a byte; that of the end for one behind it.
+    fn at(&self, byte: usize) -> Position {
+        let byte = byte.min(self.text.len());
+        let step = byte / STEP;
+        let from = self.known.get(step).copied().unwrap_or(Position { line: 1, column: 1 });
+        behind(from, self.text.get(step * STEP..byte).unwrap_or_default())
+    }
+}
+
+/// Where a text ends that begins at `from`.
+fn behind(from: Position, text: &[u8]) -> Position {
+    text.iter().fold(from, |at, byte| match byte {
+        b'\n' => Position { line: at.line + 1, column: 1 },
+        // Not the first byte of a character.
+        0x80..0xc0 => at,
+        _ => Position { column: at.column + 1, ..at },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_those_that_one_counts() {
+        let text = "a\u{e4}b\n\n".repeat(STEP) + &"\u{20ac}".repeat(STEP);
+        let places = Places::of(&text);
+        let (mut line, mut column) = (1, 1);
+        for (byte, c) in text.char_indices() {
+            assert_eq!(places.at(byte), Position { line, column }, "byte {byte}");
+            (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
+        }
+        assert_eq!(places.at(text.len() + 9), Position { line, column });
+        assert_eq!(Places::of("").at(0), Position { line: 1, column: 1 });
+    }
 }

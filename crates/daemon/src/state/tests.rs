@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use portway_control::api;
 
 use super::*;
@@ -206,4 +208,38 @@ fn a_device_whose_keys_are_refused_stays_as_it_is() {
     runtime.block_on(store.commit(vec![Change::Put(Box::new(replaced.clone()))])).unwrap();
     let third = load(&path);
     assert!(third.refused.is_empty() && third.desired[&odd] == replaced);
+}
+
+/// Catalogue: a file of whatever shape is refused, or read, in time: a tenth of a second where nothing else runs.
+///
+/// Fails when: what has been read is looked at again for each part of it.
+#[test]
+fn no_shape_of_a_file_is_slow() {
+    let (size, limit) = (10 << 20, Duration::from_secs(20));
+    let filled = |head: &str, part: &str| format!("{head}{}", part.repeat(size / part.len()));
+    let head = r#"{"version":1,"generation":1,"sha256":"","devices":["#;
+    let refused = r#"{"instance":"incus:default/c1","name":"a","keys":{"x":"y"}},"#;
+    let keys: String = (0..size / 16).map(|number| format!("\"k{number}\":\"v\",")).collect();
+    let large = [
+        filled("", "["),
+        filled("", "{\"a\":"),
+        filled("", " "),
+        filled("", "\n"),
+        filled("\"", "\\u0041"),
+        filled("", "1"),
+        filled(head, "["),
+        filled(head, "{},"),
+        filled(head, refused),
+        format!("{}{}]}}", head, filled("", refused).trim_end_matches(',')),
+        format!(
+            r#"{head}{{"instance":"incus:default/c1","name":"a","keys":{{{}}}}}]}}"#,
+            keys.trim_end_matches(',')
+        ),
+    ];
+    for text in large {
+        let begin = Instant::now();
+        assert!(decode(Path::new("f"), text.as_bytes()).is_err(), "{:.100}", text);
+        let took = begin.elapsed();
+        assert!(took < limit, "{:.100}: {took:?}", text);
+    }
 }
