@@ -8,7 +8,7 @@ pub mod files;
 pub mod paths;
 pub mod settings;
 
-pub use paths::{Caller, Lock, Paths, PathsError};
+pub use paths::{CONTROL_GROUP, Caller, Lock, Paths, PathsError};
 pub use settings::{
     DaemonSettings, IncusSettings, LogFilter, LxdSettings, RelayUser, Settings, SettingsError, UserIds,
 };

@@ -1,8 +1,8 @@
 //! The files and sockets of one Portway: the system's, or one below `PORTWAY_DIR`.
 //!
 //! `PORTWAY_DIR` moves everything below one folder, so several daemons can run at once. The folder decides who
-//! may steer what runs there, so it is checked before use: owned by the caller, not writable by everybody, and
-//! short enough that every socket in it has a legal name.
+//! may steer what runs there, so it is checked before use: owned by the caller, writable by no group but one that is
+//! as good as root, and short enough that every socket in it has a legal name.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -22,6 +22,9 @@ pub const WORKER_NAME_MAX_BYTES: usize = 24;
 
 /// Name of the variable that moves everything below one folder.
 pub const DIR_VARIABLE: &str = "PORTWAY_DIR";
+
+/// Group that may use the control socket, if the system has it. As good as root.
+pub const CONTROL_GROUP: &str = "portway";
 
 /// Files and sockets of one Portway. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +95,16 @@ pub enum PathsError {
         /// Its permission bits.
         mode: u32,
     },
+    /// `PORTWAY_DIR` can be written by a group that is not as good as root.
+    #[error("PORTWAY_DIR {} is writable by its group, gid {gid} (mode {mode:04o})", path.display())]
+    GroupWritable {
+        /// The folder.
+        path: PathBuf,
+        /// Its group.
+        gid: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// A socket in `PORTWAY_DIR` would have too long a name.
     #[error(
         "PORTWAY_DIR {} is too long: sockets in it need {need_bytes} bytes, a unix socket path has at most {SOCKET_PATH_MAX_BYTES}",
@@ -141,6 +154,7 @@ impl PathsError {
                 Some(format!("run as uid {owner}, or use a folder of your own"))
             }
             PathsError::WorldWritable { path, .. } => Some(format!("chmod o-w {}", path.display())),
+            PathsError::GroupWritable { path, .. } => Some(format!("chmod g-w {}", path.display())),
             PathsError::TooLong { .. } => {
                 let most = SOCKET_PATH_MAX_BYTES - longest_name_bytes();
                 Some(format!("use a folder whose path has at most {most} bytes"))
@@ -236,6 +250,9 @@ impl Paths {
         if mode & 0o002 != 0 {
             return Err(PathsError::WorldWritable { path: dir.clone(), mode });
         }
+        if mode & 0o020 != 0 && !is_trusted_group(meta.gid()) {
+            return Err(PathsError::GroupWritable { path: dir.clone(), gid: meta.gid(), mode });
+        }
         Ok(())
     }
 
@@ -309,6 +326,12 @@ impl Paths {
 /// Bytes of the longest socket name below the folder, with the slash before it.
 fn longest_name_bytes() -> usize {
     "/workers/".len() + WORKER_NAME_MAX_BYTES + ".sock".len()
+}
+
+/// Whether members of a group are trusted with everything: root's, and the one that may use the control socket.
+fn is_trusted_group(gid: u32) -> bool {
+    let named = || nix::unistd::Group::from_name(CONTROL_GROUP).ok().flatten();
+    gid == 0 || named().is_some_and(|group| group.gid.as_raw() == gid)
 }
 
 fn pid_text(pid: Option<u32>) -> String {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portway_config::Settings;
+use portway_config::{CONTROL_GROUP, Settings};
 use portway_control::api::{Failure, FailureKind};
 use portway_incus::Client;
 use portway_model::{DeviceKey, InstanceKey, Nat, Provider};
@@ -34,9 +34,6 @@ use crate::provider::Endpoint;
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
 use crate::{DaemonAction, DaemonOptions, control, http, worker};
-
-/// Group that may use the control socket, if the system has it.
-const CONTROL_GROUP: &str = "portway";
 
 /// Permissions of the control socket: its user and group.
 const CONTROL_MODE: u32 = 0o660;
@@ -140,6 +137,9 @@ fn plant(hub: &Arc<Hub>, loaded: &Loaded, kept: Kept) {
     let mut seeds: BTreeMap<InstanceKey, Seed> = BTreeMap::new();
     for device in loaded.desired.values() {
         seeds.entry(device.instance.clone()).or_default().devices.push(device.clone());
+    }
+    for key in loaded.refused.keys() {
+        seeds.entry(key.instance.clone()).or_default();
     }
     for (text, held) in kept {
         plant_kept(hub, loaded, &mut seeds, text, held);

@@ -67,6 +67,7 @@ pub(crate) fn wrong_paths(error: &PathsError) -> Stop {
         PathsError::Unreadable { .. }
         | PathsError::Owner { .. }
         | PathsError::WorldWritable { .. }
+        | PathsError::GroupWritable { .. }
         | PathsError::Make { .. }
         | PathsError::Lock { .. }
         | PathsError::Busy { .. } => FailureKind::Refused,

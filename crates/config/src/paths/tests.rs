@@ -57,6 +57,30 @@ fn a_folder_everybody_can_write_is_refused() {
     assert!(paths.prepare().is_err());
 }
 
+/// Who may make names in the folder may put a link, or a socket of their own, in the place of anything there.
+///
+/// Fails when: only the bit for everybody is looked at.
+#[test]
+fn a_folder_its_group_can_write_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    // Only root can give it to another group; anybody else's own is another than root's.
+    let given = std::os::unix::fs::chown(temp.path(), None, Some(54_321)).is_ok();
+    chmod(temp.path(), 0o2770);
+    let paths = Paths::below(temp.path()).unwrap();
+    let error = paths.check(Caller::Daemon).unwrap_err();
+    let gid = fs::metadata(temp.path()).unwrap().gid();
+    let said =
+        format!("PORTWAY_DIR {} is writable by its group, gid {gid} (mode 2770)", temp.path().display());
+    assert_eq!(error.to_string(), said);
+    assert!(error.hint().unwrap().starts_with("chmod g-w"));
+    assert!(paths.check(Caller::Client).is_err() && paths.prepare().is_err());
+    if given {
+        std::os::unix::fs::chown(temp.path(), None, Some(0)).unwrap();
+        chmod(temp.path(), 0o770);
+        paths.prepare().unwrap();
+    }
+}
+
 #[test]
 fn a_folder_of_somebody_else_is_refused() {
     let temp = tempfile::tempdir().unwrap();
