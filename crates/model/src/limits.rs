@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::at::{ValueError, ValueErrorKind};
 use crate::options::{parse_id, parse_number};
-use crate::text::serde_by_text;
+use crate::text::{quote, serde_by_text};
 
 /// Caps of a device (`limits.*`); `None` is no cap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -47,7 +47,11 @@ impl FromStr for Rate {
 
     /// `100/s`, or `100`.
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let digits = text.strip_suffix("/s").unwrap_or(text);
+        let (digits, unit) = text.split_at(text.find('/').unwrap_or(text.len()));
+        if !matches!(unit, "" | "/s") {
+            let kind = ValueErrorKind::Character { found: quote(unit), expected: "`/s` or nothing" };
+            return Err(ValueError::new(text, digits.len(), kind));
+        }
         match parse_cap(digits) {
             Ok(Some(number)) => Ok(Self(number)),
             Ok(None) => Err(ValueError::new(text, 0, ValueErrorKind::Empty { expected: "a number" })),
@@ -157,7 +161,9 @@ mod tests {
         assert_eq!(rate("1000000"), Ok("1000000/s".into()));
         assert_eq!(rate("0"), Err("column 1: `0` is outside 1 to 1000000".into()));
         assert_eq!(rate("1000001/s"), Err("column 1: `1000001` is outside 1 to 1000000".into()));
-        assert_eq!(rate("10/m"), Err("column 3: unexpected `/`, expected a number".into()));
+        assert_eq!(rate("10/m"), Err("column 3: unexpected `/m`, expected `/s` or nothing".into()));
+        assert_eq!(rate("10/s/s"), Err("column 3: unexpected `/s/s`, expected `/s` or nothing".into()));
+        assert_eq!(rate("1m"), Err("column 2: unexpected `m`, expected a number".into()));
         assert_eq!(rate("/s"), Err("column 1: value is empty, expected a number".into()));
     }
 

@@ -127,7 +127,7 @@ fn bad_values_name_key_and_place() {
         ),
         (&TCP, "deny", "10.0.0.0/33", "deny: column 10: `33` is outside 0 to 32"),
         (&TCP, "limits.connections", "0", "limits.connections: column 1: `0` is outside 1 to 1000000"),
-        (&TCP, "limits.rate", "5/h", "limits.rate: column 2: unexpected `/`, expected a number"),
+        (&TCP, "limits.rate", "5/h", "limits.rate: column 2: unexpected `/h`, expected `/s` or nothing"),
         (&TCP, "limits.per_source", "-1", "limits.per_source: column 1: unexpected `-`, expected a number"),
         (&TCP, "proxy_protocol", "v3", "proxy_protocol: column 1: `v3` is not v1, v2, true or false"),
         (&TCP, "nat", "maybe", "nat: column 1: `maybe` is not true, false or auto"),
