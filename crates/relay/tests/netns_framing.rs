@@ -339,15 +339,7 @@ fn beginnings_of_frames_take_bounded_memory() {
         let server = UdpSocket::bind("127.0.0.1:2000").unwrap();
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         rig.add(0, "tcp:127.0.0.1:1000", "udp:127.0.0.1:2000", &[LEN16[0], ("udp.idle", "200ms")]);
-        let part = [&b"\xff\xff"[..], &[7; 60_000]].concat();
-        let greedy: Vec<Stream> = (0..300)
-            .map(|_| {
-                let client = connect("tcp:127.0.0.1:1000");
-                // It may be ended while it still sends.
-                let _ = (&client).write_all(&part);
-                client
-            })
-            .collect();
+        let greedy = greedy_clients(300);
         rig.until("some are ended", |rig| rig.count(0, field::RESET) > 0);
         let modest = connect("tcp:127.0.0.1:1000");
         (&modest).write_all(&framed(b"hello")).unwrap();
@@ -357,6 +349,18 @@ fn beginnings_of_frames_take_bounded_memory() {
         drop(greedy);
         rig.until("they are gone", |rig| rig.live(0) == 1);
     });
+}
+
+/// Clients that begin a long frame and do not end it.
+fn greedy_clients(count: usize) -> Vec<Stream> {
+    let part = [&b"\xff\xff"[..], &[7; 60_000]].concat();
+    let begin = |()| {
+        let client = connect("tcp:127.0.0.1:1000");
+        // It may be ended while it still sends.
+        let _ = (&client).write_all(&part);
+        client
+    };
+    vec![(); count].into_iter().map(begin).collect()
 }
 
 /// A change of the target moves flows that nobody has answered at once, and those that are answered when their
@@ -462,15 +466,7 @@ fn unfinished_frames_are_at_the_cost_of_their_device() {
         let (_first, second) = (udp_service("127.0.0.1:2000"), udp_service("127.0.0.1:2001"));
         rig.add(0, "tcp:127.0.0.1:1000", "udp:127.0.0.1:2000", LEN16);
         rig.add(1, "tcp:127.0.0.1:1001", "udp:127.0.0.1:2001", LEN16);
-        let part = [&b"\xff\xff"[..], &[7; 60_000]].concat();
-        let greedy: Vec<Stream> = (0..200)
-            .map(|_| {
-                let client = connect("tcp:127.0.0.1:1000");
-                // It may be ended while it still sends.
-                let _ = (&client).write_all(&part);
-                client
-            })
-            .collect();
+        let greedy = greedy_clients(200);
         rig.until("some are ended", |rig| rig.count(0, field::RESET) > 0);
         carries_what_comes_in_parts(&rig, 1, "tcp:127.0.0.1:1001", &second);
         drop(greedy);

@@ -107,23 +107,13 @@ impl Pipes {
     /// Counts a message that waits with its descriptors.
     pub(super) fn keep_message(&mut self, held: &Held) {
         self.keep(held.bytes.len());
-        self.hold_fds(held.descriptors.len());
+        self.held_fds += held.descriptors.len();
     }
 
     /// Counts a message that waits no longer.
     pub(super) fn unkeep_message(&mut self, held: &Held) {
         self.unkeep(held.bytes.len());
-        self.unhold_fds(held.descriptors.len());
-    }
-
-    /// Counts descriptors that wait with their message.
-    fn hold_fds(&mut self, count: usize) {
-        self.held_fds += count;
-    }
-
-    /// Counts descriptors that wait no longer.
-    fn unhold_fds(&mut self, count: usize) {
-        self.held_fds = self.held_fds.saturating_sub(count);
+        self.held_fds = self.held_fds.saturating_sub(held.descriptors.len());
     }
 
     /// Descriptors that wait with their messages.
