@@ -4,13 +4,13 @@ mod kernel;
 mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use portway_control::api::{self, Failure, FailureKind};
-use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, InstanceKey, Provider};
+use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, InstanceKey, Provider, UnixName};
 use portway_relay::wire::{Ids, Lifetime, Sandbox};
 use portway_sys::netns::NetnsId;
 use tokio::sync::mpsc::error::TrySendError;
@@ -25,7 +25,7 @@ use crate::loops;
 use crate::nat::Leader;
 use crate::owner;
 use crate::provider::Providers;
-use crate::state::{Change, Desired, Refused, Store, StoredDevice, apply, clear};
+use crate::state::{Change, Desired, Refused, Store, StoredDevice, apply, keep_up};
 
 /// Longest wait for an actor's answer; for one that is busy the store answers.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -154,7 +154,7 @@ impl Hub {
         let (mut desired, mut refused) = (locked(&self.desired), locked(&self.refused));
         for change in &changes {
             apply(&mut desired, change);
-            clear(&mut refused, change);
+            keep_up(&mut refused, change);
         }
         self.generation.fetch_max(generation, Ordering::Relaxed);
         Ok(generation)
@@ -451,6 +451,18 @@ impl Hub {
         let mut others =
             desired.values().filter(|device| device.keys.bind == Bind::Host && device.key() != *asking);
         others.find(|device| owner::overlaps(device.keys.listen.address(), address)).map(StoredDevice::key)
+    }
+
+    /// The device of ours other than `asking` whose socket is the file at `path` on the host, by whatever name.
+    pub(crate) fn device_of_file(&self, path: &str, asking: &DeviceKey) -> Option<DeviceKey> {
+        let file = owner::file_at(Path::new(path))?;
+        let others = self.desired().into_values().filter(|device| device.keys.bind == Bind::Host);
+        let mut others = others.filter(|device| device.key() != *asking);
+        let is_there = |device: &StoredDevice| {
+            let path = device.keys.listen.address().unix().and_then(UnixName::path);
+            path.and_then(|path| owner::file_at(path.as_path())) == Some(file)
+        };
+        others.find(is_there).as_ref().map(StoredDevice::key)
     }
 
     /// Ends every actor.

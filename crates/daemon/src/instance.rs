@@ -247,10 +247,15 @@ impl Instance {
         }
     }
 
+    /// Whether there is a device of the instance, and be it one whose keys are refused.
+    fn has_devices(&self) -> bool {
+        !self.devices.is_empty() || self.hub.has_refused(&self.key)
+    }
+
     /// Whether it ends because it has had nothing to do for long. Names of instances come and go, and an
     /// actor for each that ever was would be memory without a bound.
     fn retires(&mut self) -> bool {
-        let idle = self.devices.is_empty()
+        let idle = !self.has_devices()
             && self.workers.is_empty()
             && self.leaving.is_empty()
             && self.lookers.is_empty()

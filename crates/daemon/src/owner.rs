@@ -1,6 +1,7 @@
 //! Who has a port: looked up only after a bind has failed, for the error message.
 
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use portway_model::{Address, ListenAddr, UnixName};
@@ -23,6 +24,12 @@ pub(crate) fn overlaps(theirs: &Address, address: &str) -> bool {
         (Address::Unix(_, UnixName::Path(a)), Address::Unix(_, UnixName::Path(b))) => a == b,
         _ => false,
     }
+}
+
+/// Which file is at a path: device and inode. A link at its end is a file of its own.
+pub(crate) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 /// The process that has `address` in the calling process' network namespace: `nginx (pid 12)`.

@@ -47,6 +47,9 @@ impl Observation {
 pub(crate) struct Question<'a> {
     /// The run that is known: one whose init lives needs no question for its pid.
     pub(crate) run: Option<&'a Run>,
+    /// UUID of the instance whose run that is, where it is known. A server that is replaced by another may have another
+    /// instance of that name, while the former's init lives on.
+    pub(crate) uuid: Option<&'a str>,
     /// Whether the addresses matter that the server has assigned.
     pub(crate) nics: bool,
 }

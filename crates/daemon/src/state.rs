@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-pub(crate) use self::refused::{Refused, RefusedDevice, StoredText, clear};
+pub(crate) use self::refused::{Refused, RefusedDevice, StoredText, keep_up};
 use crate::aside::{Aside, AsideError};
 
 /// Version of the file's layout.
@@ -218,7 +218,7 @@ impl Writer {
             let (mut wanted, mut refused) = (self.desired.clone(), self.refused.clone());
             for change in commits.iter().flat_map(|commit| &commit.changes) {
                 apply(&mut wanted, change);
-                clear(&mut refused, change);
+                keep_up(&mut refused, change);
             }
             let result = match save(&self.path, self.generation + 1, &wanted, &refused) {
                 Ok(()) => {

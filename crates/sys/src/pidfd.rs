@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::text::ProcPath;
@@ -18,11 +19,17 @@ const STAT_BYTES: usize = 2048;
 /// Opens a pidfd of `pid`. It becomes readable when the process dies.
 ///
 /// # Errors
-/// `InvalidInput` for a pid below 1; otherwise those of pidfd_open(2): ESRCH when there is no such process.
+/// `InvalidInput` for a pid below 1, `Unsupported` on a kernel before Linux 5.3 or below a filter of system calls that
+/// is as old; otherwise those of pidfd_open(2): ESRCH when there is no such process.
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
     let pid = if pid > 0 { Pid::from_raw(pid) } else { None };
     let pid = pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "pid below 1"))?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
+        Errno::NOSYS => {
+            io::Error::new(io::ErrorKind::Unsupported, "the kernel has no pidfd_open, Linux 5.3 has")
+        }
+        errno => errno.into(),
+    })
 }
 
 /// Whether the process behind `pidfd` is dead, zombies included. A failing poll counts as dead.
@@ -32,7 +39,7 @@ pub fn exited(pidfd: BorrowedFd<'_>) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     match poll(&mut fds, Some(&now)) {
         Ok(ready) => ready > 0,
-        Err(error) => error != rustix::io::Errno::INTR,
+        Err(error) => error != Errno::INTR,
     }
 }
 

@@ -1,7 +1,8 @@
-//! Devices in the store whose keys are refused: no actor has them, the hub alone.
+//! Devices in the store whose keys are refused: no actor has them, the hub alone. The actor of their instance looks
+//! whether that has another name.
 
 use portway_control::api::{Failure, FailureKind};
-use portway_model::DeviceKey;
+use portway_model::{DeviceKey, DeviceName, InstanceKey};
 
 use super::{Hub, failure, locked};
 use crate::state::{Change, Refused, RefusedDevice};
@@ -10,6 +11,18 @@ impl Hub {
     /// Devices in the store whose keys are refused.
     pub(crate) fn refused(&self) -> Refused {
         locked(&self.refused).clone()
+    }
+
+    /// Those of an instance.
+    pub(crate) fn refused_of(&self, instance: &InstanceKey) -> Vec<(DeviceName, RefusedDevice)> {
+        let refused = locked(&self.refused);
+        let of = refused.iter().filter(|(key, _)| key.instance == *instance);
+        of.map(|(key, device)| (key.device.clone(), device.clone())).collect()
+    }
+
+    /// Whether there is one of an instance.
+    pub(crate) fn has_refused(&self, instance: &InstanceKey) -> bool {
+        locked(&self.refused).keys().any(|key| key.instance == *instance)
     }
 
     /// Whether a device's keys can be used, as far as the store knows it.

@@ -127,6 +127,12 @@ impl Instance {
         {
             text.push_str(&format!(" by {owner}"));
         }
+        if let OpenError::PathTaken { path, .. } = failure
+            && bind == Some(Bind::Host)
+            && let Some(owner) = self.hub.device_of_file(path, &self.device_key(name))
+        {
+            return format!("{path} is taken by device {owner}");
+        }
         text
     }
 

@@ -89,7 +89,7 @@ impl Instance {
                 next = next.min(when);
             }
         };
-        at((!self.looking && !self.devices.is_empty()).then_some(self.next_look));
+        at((!self.looking && self.has_devices()).then_some(self.next_look));
         for device in self.devices.values() {
             for setback in device.broken.iter().chain(&device.unplaced) {
                 // One that is due and still there waits for something else; a look now and then is enough.
@@ -146,7 +146,7 @@ impl Instance {
             warn!(instance = %self.key, worker = leaving.serving.worker.name(), "worker outlived its instance, killed");
             leaving.serving.worker.kill();
         }
-        if self.next_look <= now && !self.looking && !self.devices.is_empty() {
+        if self.next_look <= now && !self.looking && self.has_devices() {
             self.look();
         }
     }
@@ -192,9 +192,10 @@ impl Instance {
         let Some(own) = self.own.upgrade() else { return };
         self.looking = true;
         let (hub, key, run) = (Arc::clone(&self.hub), self.key.clone(), self.run.clone());
-        let nics = self.wants_nics();
+        let (uuid, nics) = (self.runs_uuid().map(str::to_owned), self.wants_nics());
         tokio::spawn(async move {
-            let observation = hub.providers.observe(&key, Question { run: run.as_ref(), nics }).await;
+            let question = Question { run: run.as_ref(), uuid: uuid.as_deref(), nics };
+            let observation = hub.providers.observe(&key, question).await;
             // The actor is gone when the daemon ends.
             let _ = own.send(Command::Observed(observation)).await;
         });
@@ -236,7 +237,7 @@ impl Instance {
 
     /// Looks and waits for the answer, but not for ever; at the assigned addresses too with `nics`.
     pub(super) async fn look_here(&mut self, nics: bool) {
-        let question = Question { run: self.run.as_ref(), nics };
+        let question = Question { run: self.run.as_ref(), uuid: self.runs_uuid(), nics };
         let observed = self.hub.providers.observe(&self.key, question);
         let observation = tokio::time::timeout(LOOK_LIMIT, observed).await.unwrap_or_else(|_| {
             Observation::of(Status::Unreachable(format!("it took more than {} s", LOOK_LIMIT.as_secs())))
@@ -250,8 +251,19 @@ impl Instance {
         seen.map(|seen| seen.uuid.as_deref())
     }
 
+    /// UUID of the instance whose run is known: what the last look has found, or what its devices say that an earlier
+    /// daemon has bound.
+    fn runs_uuid(&self) -> Option<&str> {
+        let bound = || self.devices.values().find_map(|device| device.uuid.as_deref());
+        self.uuid.as_deref().or_else(bound)
+    }
+
     /// Takes in what a look has found.
     pub(super) async fn absorb(&mut self, observation: Observation) {
+        if self.uuid.as_ref().zip(observation.uuid.as_ref()).is_some_and(|(known, found)| known != found) {
+            // What runs is another instance's: the name's new owner must not be led to it.
+            self.on_death().await;
+        }
         self.seen = Some(Seen { at: Instant::now(), uuid: observation.uuid.clone() });
         self.unreachable = None;
         self.unsupported = false;
@@ -417,11 +429,15 @@ impl Instance {
 
     /// The name is gone: does the instance live under another one?
     fn search_moved(&mut self) {
+        let refused = || {
+            let devices = self.hub.refused_of(&self.key).into_iter();
+            devices.filter_map(|(_, device)| device.followed_uuid().map(str::to_owned)).next()
+        };
         let uuid = self
             .devices
             .values()
             .find(|device| !device.follows_name(self.key.provider()))
-            .and_then(|device| device.uuid.clone());
+            .map_or_else(refused, |device| device.uuid.clone());
         let (Some(uuid), Some(client), Some(own)) = (uuid, self.client(), self.own.upgrade()) else {
             return;
         };
@@ -450,9 +466,12 @@ impl Instance {
             })
             .map(|device| device.name.clone())
             .collect();
-        let changes = names.iter().map(|name| Change::Rename {
-            from: self.device_key(name),
-            to: DeviceKey { instance: to.clone(), device: name.clone() },
+        let refused = self.hub.refused_of(&self.key).into_iter();
+        let refused =
+            refused.filter(|(_, device)| device.followed_uuid() == Some(uuid)).map(|(name, _)| name);
+        let changes = names.iter().cloned().chain(refused).map(|name| Change::Rename {
+            from: self.device_key(&name),
+            to: DeviceKey { instance: to.clone(), device: name },
         });
         if let Err(failure) = self.hub.commit(changes.collect()).await {
             warn!(instance = %self.key, error = failure, "renamed instance not stored");

@@ -1,5 +1,7 @@
 //! Instances of Incus and of LXD, by the server's API.
 
+use std::io::{self, ErrorKind};
+
 use portway_incus::{Client, IncusError, Instance, InstanceKind, status_code};
 use portway_model::{InstanceKey, Provider};
 
@@ -33,7 +35,8 @@ async fn ask(
         return Ok(Observation::of(Status::Absent));
     };
     let is_machine = instance.kind == InstanceKind::Vm;
-    let status = status(client, &instance, question.run).await?;
+    let is_another = question.uuid.zip(instance.uuid.as_deref()).is_some_and(|(known, found)| known != found);
+    let status = status(client, &instance, question.run.filter(|_| !is_another)).await?;
     let nics = match &status {
         Status::Up(_) if question.nics => Some(client.assigned(&instance).await?),
         _ => None,
@@ -116,10 +119,11 @@ async fn machine(client: &Client, instance: &Instance) -> Result<Status, IncusEr
     })
 }
 
-fn unseen(pid: i32, failure: &std::io::Error) -> Status {
-    if failure.kind() == std::io::ErrorKind::PermissionDenied {
-        Status::Unsupported(format!("cannot look at its init, pid {pid}: {failure}"))
-    } else {
-        Status::Down("its init is not on this machine, or just ended".into())
+fn unseen(pid: i32, failure: &io::Error) -> Status {
+    match failure.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
+            Status::Unsupported(format!("cannot look at its init, pid {pid}: {failure}"))
+        }
+        _ => Status::Down("its init is not on this machine, or just ended".into()),
     }
 }

@@ -65,16 +65,30 @@ pub(crate) struct RefusedDevice {
 /// All of them.
 pub(crate) type Refused = BTreeMap<DeviceKey, RefusedDevice>;
 
-/// Forgets the refused device that `change` removes or replaces.
-pub(crate) fn clear(refused: &mut Refused, change: &Change) {
+/// Carries `change` out on the refused devices: one that it removes or replaces is forgotten, one whose instance has
+/// another name gets that.
+pub(crate) fn keep_up(refused: &mut Refused, change: &Change) {
     match change {
         Change::Put(device) => drop(refused.remove(&device.key())),
         Change::Delete(key) => drop(refused.remove(key)),
-        Change::Bind { .. } | Change::Rename { .. } => {}
+        Change::Rename { from, to } => {
+            if let Some(mut device) = refused.remove(from) {
+                device.text.instance = to.instance.clone();
+                device.text.name = to.device.clone();
+                refused.insert(to.clone(), device);
+            }
+        }
+        Change::Bind { .. } => {}
     }
 }
 
 impl RefusedDevice {
+    /// UUID of the instance it is bound to, when it follows that and not a name.
+    pub(crate) fn followed_uuid(&self) -> Option<&str> {
+        let by_name = self.text.keys.get("follow").is_some_and(|follow| follow == "name");
+        self.text.uuid.as_deref().filter(|_| !by_name)
+    }
+
     /// Why, on one line.
     pub(crate) fn reason(&self) -> String {
         format!("its stored keys are refused: {}", self.why)

@@ -5,20 +5,12 @@ use std::fs;
 use portway_testkit::{Addr, Bed, Behaviour, ContainerSpec, Server, Service, wait_for};
 use serde_json::json;
 
+use crate::on_every_server;
 use crate::scene::{Scene, echoes, proxy};
 
 /// `127.0.0.1` and a port.
 fn local(port: u16) -> std::net::SocketAddr {
     ([127, 0, 0, 1], port).into()
-}
-
-/// Runs each of the functions as a test on each of the servers.
-macro_rules! on_every_server {
-    ($($case:ident),* $(,)?) => {
-        mod incus6 { $(#[test] fn $case() { super::$case(portway_testkit::Server::Incus6); })* }
-        mod incus7 { $(#[test] fn $case() { super::$case(portway_testkit::Server::Incus7); })* }
-        mod lxd { $(#[test] fn $case() { super::$case(portway_testkit::Server::Lxd); })* }
-    };
 }
 
 on_every_server!(a_device_moves_and_comes_back_as_it_was, a_device_of_a_profile_is_hidden_and_shown_again);

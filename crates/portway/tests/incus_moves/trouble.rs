@@ -4,39 +4,46 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use portway_testkit::wait_for;
+use portway_testkit::{Server, wait_for};
 
+use crate::on_every_server;
 use crate::scene::Scene;
 
-/// The port is that of another device here: Incus gets back exactly what it had, the next device
+on_every_server!(
+    a_device_that_does_not_come_up_goes_back,
+    a_port_that_is_about_to_be_free_is_waited_for,
+    killed_at_any_moment_nothing_is_lost,
+);
+
+/// The port is that of another device here: the server gets back exactly what it had, the next device
 /// is imported all the same, and the command says 1.
 ///
 /// Fails when `import` does not put back what it took out.
-#[test]
-fn a_device_that_does_not_come_up_goes_back() {
-    let Some(scene) = Scene::start("moves", true) else { return };
+fn a_device_that_does_not_come_up_goes_back(server: Server) {
+    let Some(scene) = Scene::on(server, "moves", true) else { return };
     let (taken, free) = (scene.rig.ports.one().unwrap(), scene.rig.ports.one().unwrap());
     let taken_listen = format!("listen=tcp:127.0.0.1:{taken}");
-    scene.rig.daemon.add("elsewhere", "owner", &[&taken_listen, "connect=tcp:127.0.0.1:7"]).unwrap();
+    let elsewhere = scene.rig.bed().reference("elsewhere");
+    scene.rig.daemon.add(&elsewhere, "owner", &[&taken_listen, "connect=tcp:127.0.0.1:7"]).unwrap();
     scene.incus_device("a", &[&taken_listen, "connect=tcp:127.0.0.1:7"]);
     let before = scene.definition();
     scene.incus_device("b", &[&format!("listen=tcp:127.0.0.1:{free}"), "connect=tcp:127.0.0.1:7"]);
     let output = scene.device("import", &[]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("is in use by device incus:default/elsewhere/owner"), "{said}");
-    assert!(said.contains("Incus has the device back"), "{said}");
+    let (key, title) = if server == Server::Lxd { ("lxd", "LXD") } else { ("incus", "Incus") };
+    assert!(said.contains(&format!("is in use by device {key}:default/elsewhere/owner")), "{said}");
+    assert!(said.contains(&format!("{title} has the device back")), "{said}");
     assert!(said.contains("imported  "), "{said}");
     assert_eq!(scene.definition(), before);
     assert_eq!(scene.ours(), ["b", "owner"]);
 }
 
-/// Incus ends its own relay after it has said that the device is gone, so the port is taken a moment longer.
+/// A server ends its own relay after it has said that the device is gone, so the port is taken a moment longer.
 ///
 /// Fails when `import` takes the first answer for the last.
-#[test]
-fn a_port_that_is_about_to_be_free_is_waited_for() {
-    let Some(scene) = Scene::start("moves", true) else { return };
+fn a_port_that_is_about_to_be_free_is_waited_for(server: Server) {
+    let Some(scene) = Scene::on(server, "moves", true) else { return };
     let port = scene.rig.ports.one().unwrap();
     scene.incus_device("web", &[&format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:7"]);
     let taken = scene.rig.host().run(|| std::net::TcpListener::bind(("127.0.0.1", port))).unwrap().unwrap();
@@ -98,16 +105,18 @@ fn who_edits_meanwhile_is_not_overwritten() {
 /// same command brings it to its end.
 ///
 /// Fails when the note is written after the device was taken out, or is lost with the daemon.
-#[test]
-fn killed_at_any_moment_nothing_is_lost() {
-    let Some(mut scene) = Scene::start("moves", true) else { return };
+fn killed_at_any_moment_nothing_is_lost(server: Server) {
+    let Some(mut scene) = Scene::on(server, "moves", true) else { return };
     let port = scene.rig.ports.one().unwrap();
     scene.incus_device("web", &[&format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:7"]);
     let before = scene.definition();
     for pause in [4, 9, 16, 25, 40] {
         for verb in ["import", "export"] {
             let mut command = scene.rig.daemon.command();
-            command.args(["device", verb, scene.name()]).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .args(["device", verb, &scene.rig.reference()])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             let mut moving = command.spawn().unwrap();
             std::thread::sleep(Duration::from_millis(pause));
             scene.rig.daemon.kill().unwrap();

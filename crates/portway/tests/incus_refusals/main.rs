@@ -10,6 +10,8 @@ mod expect;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod places;

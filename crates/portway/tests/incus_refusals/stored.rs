@@ -96,3 +96,50 @@ fn keys_that_are_refused_cost_one_device() {
     assert_eq!(heard(rig.host(), ports[1]).as_deref(), Some("again"));
     assert!(rig.host().run(|| std::net::TcpListener::bind(local(ports[1]))).unwrap().is_err());
 }
+
+/// A container with nothing but such a device gets another name, once while the daemon runs and once while it does not,
+/// and beside a device that can be used: the device is shown with the new name, keeps its keys, and is found there.
+///
+/// Fails when: only devices that can be used are looked for under another name.
+#[test]
+fn keys_that_are_refused_follow_their_container() {
+    let Some(mut rig) = Rig::start(PORTWAY, "storedname").unwrap() else { return };
+    let port = rig.ports.one().unwrap();
+    let keys = [&*format!("listen=tcp:127.0.0.1:{port}"), "connect=tcp:127.0.0.1:80"];
+    rig.add("odd", &keys).unwrap();
+    let uuid = rig.daemon.device("odd").unwrap()["instance_uuid"].clone();
+    rig.daemon.kill().unwrap();
+    rewrite(&rig.daemon.dir().join("state.json"), |devices| devices[0]["keys"]["warp"] = "9".into());
+    rig.container.kill().unwrap();
+    let first = rig.container.name().to_owned();
+    for (number, is_running) in [(1, false), (2, true), (3, true)] {
+        if is_running {
+            assert_eq!(rig.daemon.device("odd").unwrap()["state"], "failed");
+        }
+        if number == 3 {
+            rig.add("web", &keys).unwrap();
+        }
+        let name = format!("{first}-{number}");
+        rig.container.rename(&name).unwrap();
+        if !is_running {
+            rig.daemon.launch().unwrap();
+        }
+        let there = |device: &Value| {
+            let is_there = device["instance"].as_str()?.ends_with(&format!("/{name}"));
+            is_there.then_some(())
+        };
+        portway_testkit::wait_for("the new name", || there(&rig.daemon.device("odd").ok()?)).unwrap();
+        let odd = rig.daemon.device("odd").unwrap();
+        assert_eq!((&odd["keys"]["warp"], &odd["instance_uuid"]), (&"9".into(), &uuid));
+        assert!(rig.device_ok("show", &["odd"]).unwrap().contains("its stored keys are refused"));
+    }
+    portway_testkit::wait_for("all go along", || {
+        let name = rig.daemon.device("web").ok()?["instance"].clone();
+        (name == rig.daemon.device("odd").ok()?["instance"]).then_some(())
+    })
+    .unwrap();
+    rig.daemon.kill().unwrap();
+    rig.daemon.launch().unwrap();
+    rig.device_ok("remove", &["odd"]).unwrap();
+    assert_eq!(rig.daemon.devices().unwrap().len(), 1);
+}

@@ -4,9 +4,15 @@
 //! | module | on |
 //! |---|---|
 //! | `matrix`, `identity`, `forwards`, `theirs` | each of the three |
-//! | `foreign` | Incus 6.0 behind a socket that fails in every way; Incus 7.0 for a real restart |
+//! | `foreign`, `denied` | Incus 6.0 behind a socket that fails in every way; Incus 7.0 for a real restart |
+//! | `boot` | Incus 7.0, stopped and started |
+//! | `replaced` | Incus 6.0 and Incus 7.0, by turns behind one socket |
 //! | `machines`, `members` | recorded answers: neither virtual machines nor clusters run on a test machine |
 
+#[cfg(test)]
+mod boot;
+#[cfg(test)]
+mod denied;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
@@ -21,6 +27,8 @@ mod matrix;
 mod members;
 #[cfg(test)]
 mod recorded;
+#[cfg(test)]
+mod replaced;
 #[cfg(test)]
 mod talk;
 #[cfg(test)]

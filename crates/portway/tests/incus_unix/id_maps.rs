@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use portway_testkit::{Addr, Behaviour, ContainerSpec, DaemonSpec, Rig, Service, check, process};
+use portway_testkit::{
+    Addr, Behaviour, ContainerSpec, DaemonSpec, Rig, Server, Service, bed_of, check, process,
+};
 
 use crate::PORTWAY;
 use crate::side::{BOTH, Bind, LIMIT, Place, add, unix};
@@ -88,14 +90,13 @@ fn a_map_of_its_own() {
 /// container's own range. Owners of files, the relay's user and what the container sees agree.
 ///
 /// Fails when: ids are added to the first id of a map instead of looked up in it.
-#[test]
-fn an_id_of_the_hosts_in_the_map() {
+fn an_id_of_the_hosts_in_the_map(server: Server) {
     const ID: u32 = 47_000;
-    let Some(bed) = portway_testkit::bed() else { return };
+    let Some(bed) = bed_of(server) else { return };
     bed.permit_id(ID).unwrap();
     let config = [("raw.idmap".to_owned(), format!("both {ID} 1000"))].into();
     let spec = ContainerSpec { config, ..ContainerSpec::default() };
-    let Some(rig) = Rig::launch(DaemonSpec::new(PORTWAY), "rawmap", &spec).unwrap() else { return };
+    let Some(rig) = Rig::on(server, DaemonSpec::new(PORTWAY), "rawmap", &spec).unwrap() else { return };
     let (root, _) = process::root_ids(rig.container.pid().unwrap()).unwrap();
     let place = Place::listen(&rig, Bind::Instance, "s");
     for (uid, gid, seen) in [(1000, 29, (ID, root + 29)), (1001, 1000, (root + 1001, ID))] {
@@ -118,4 +119,19 @@ fn an_id_of_the_hosts_in_the_map() {
         assert_eq!(getsockopt(unix(&service), PeerCredentials).unwrap().uid(), seen);
         rig.device_ok("remove", &["s"]).unwrap();
     }
+}
+
+#[test]
+fn an_id_of_the_hosts_on_incus6() {
+    an_id_of_the_hosts_in_the_map(Server::Incus6);
+}
+
+#[test]
+fn an_id_of_the_hosts_on_incus7() {
+    an_id_of_the_hosts_in_the_map(Server::Incus7);
+}
+
+#[test]
+fn an_id_of_the_hosts_on_lxd() {
+    an_id_of_the_hosts_in_the_map(Server::Lxd);
 }

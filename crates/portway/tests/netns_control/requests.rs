@@ -1,5 +1,7 @@
 //! Malformed requests, each answered with its status and JSON, and nothing done.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use crate::support::Place;
 
 /// Catalogue: request line, header fields, framing.
@@ -130,9 +132,9 @@ fn changes_of_what_has_changed_are_refused() {
     place.send("DELETE", &path, "", "").must_be(404, "missing", "twice");
 }
 
-/// Catalogue: forward to itself, connect to our own socket, and addresses that overlap.
+/// Catalogue: forward to itself, connect to our own socket, and addresses that overlap, by one name or by two.
 ///
-/// Fails when `check_way` says nothing, or the kernel's refusal is not passed on.
+/// Fails when `check_way` says nothing, the kernel's refusal is not passed on, or paths are compared as texts.
 #[test]
 fn devices_that_lead_back_or_overlap_are_refused() {
     let Some(place) = Place::start() else { return };
@@ -175,6 +177,15 @@ fn devices_that_lead_back_or_overlap_are_refused() {
     let link = place.daemon.dir().join("same");
     std::os::unix::fs::symlink(&path, &link).unwrap();
     refused(&place.instance, &[&format!("listen=unix:{}", link.display()), connect], "is taken");
+    let linked = place.daemon.dir().join("folder");
+    std::os::unix::fs::symlink(place.daemon.dir(), &linked).unwrap();
+    let owner = format!("is taken by device {}/db", place.instance);
+    let before = std::fs::symlink_metadata(&path).unwrap().ino();
+    for path in [&path, &linked.join("s")] {
+        refused(&place.instance, &[&format!("listen=unix:{}", path.display()), connect], &owner);
+    }
+    assert_eq!(std::fs::symlink_metadata(&path).unwrap().ino(), before);
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
     assert_eq!(place.daemon.devices().unwrap().len(), 2);
 }
 
