@@ -6,7 +6,7 @@
 //! | `GET /1.0/devices?instance=KEY` | | list of [`Device`] |
 //! | `POST /1.0/devices` | [`AddDevice`] | [`Device`] |
 //! | `GET /1.0/devices/{instance}/{device}` | | [`Device`] |
-//! | `PATCH /1.0/devices/{instance}/{device}` | [`ChangeDevice`] | [`Device`] |
+//! | `PATCH /1.0/devices/{instance}/{device}` | [`ChangeDevice`] | [`Changed`] |
 //! | `POST /1.0/devices/{instance}/{device}/rename` | [`RenameDevice`] | [`Device`] |
 //! | `DELETE /1.0/devices/{instance}/{device}` | | empty object |
 //! | `POST /1.0/instances/{instance}/adopt` | | list of [`Device`] |
@@ -248,6 +248,21 @@ pub struct ChangeDevice {
     /// Keys to remove.
     #[serde(default)]
     pub unset: Vec<String>,
+}
+
+/// Answer to `PATCH`: the device, and whether it is another than before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The device.
+    #[serde(flatten)]
+    pub device: Device,
+    /// Whether a key has another value than before. A daemon that does not say it may have changed something.
+    #[serde(default = "yes")]
+    pub changed: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Body of `rename`.

@@ -21,7 +21,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::{
-    AddDevice, Applied, Apply, ChangeDevice, Device, KnownInstance, Move, MoveDevice, RenameDevice, Server,
+    AddDevice, Applied, Apply, ChangeDevice, Changed, Device, KnownInstance, Move, MoveDevice, RenameDevice,
+    Server,
 };
 use crate::error::{ClientError, broken, refusal};
 use crate::events::Events;
@@ -133,7 +134,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`], any; after a refusal the device is as before.
-    pub async fn set(&self, key: &DeviceKey, change: &ChangeDevice) -> Result<Device, ClientError> {
+    pub async fn set(&self, key: &DeviceKey, change: &ChangeDevice) -> Result<Changed, ClientError> {
         self.change(Method::PATCH, &device_path(key), Some(change)).await
     }
 

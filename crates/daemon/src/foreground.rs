@@ -16,15 +16,18 @@ use crate::instance::{Command, Ending};
 use crate::keeper::Keeper;
 use crate::setup::{self, io_failure};
 use crate::state::{Desired, Refused, Store};
-use crate::{ForegroundOptions, logging};
+use crate::{ForegroundOptions, Notice, logging};
 
 /// Longest time connections may go on after SIGTERM. A second signal ends it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
+/// Shortest time between two lines about failed dials.
+const FAILURES_EVERY: Duration = Duration::from_secs(10);
+
 /// Name of the one device.
 const DEVICE: &str = "proxy";
 
-pub(crate) fn run(options: ForegroundOptions, report: impl FnMut(&api::Device)) -> Result<(), Failure> {
+pub(crate) fn run(options: ForegroundOptions, report: impl FnMut(Notice<'_>)) -> Result<(), Failure> {
     let _logs = logging::start(&log_filter(&options.settings.daemon.log));
     setup::drop_capabilities();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,7 +48,7 @@ fn log_filter(configured: &LogFilter) -> LogFilter {
     }
 }
 
-async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device)) -> Result<(), Failure> {
+async fn serve(options: ForegroundOptions, mut report: impl FnMut(Notice<'_>)) -> Result<(), Failure> {
     let catch = |kind| signal(kind).map_err(|source| io_failure("catch signals", &source));
     let (mut end, mut stop) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
     // Nothing moves to a device in the foreground.
@@ -69,25 +72,31 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device))
         None => own_namespace()?,
     };
     let device = add(&hub, &key, options.spec).await?;
-    report(&device);
+    report(Notice::State(&device));
     let mut reported = device.state;
-    let mut tell = |device: &api::Device| {
-        if std::mem::replace(&mut reported, device.state) != device.state {
-            report(device);
-        }
-    };
+    let mut failures = Failures { told: 0, are_new: false, next: tokio::time::Instant::now() };
     loop {
         tokio::select! {
             _ = end.recv() => break,
             _ = stop.recv() => break,
+            () = tokio::time::sleep_until(failures.next), if failures.are_new => {
+                for device in hub.counted_devices().await {
+                    report(failures.tell(&device));
+                }
+            }
             event = events.recv() => match event {
                 Ok(event) if event.kind == "device-state" => {
                     let devices = hub.counted_devices().await;
-                    devices.iter().for_each(&mut tell);
+                    for device in &devices {
+                        if std::mem::replace(&mut reported, device.state) != device.state {
+                            report(Notice::State(device));
+                        }
+                    }
                     if let Some(ended) = devices.iter().find(|device| has_ended(&key, device)) {
                         return Err(failure(FailureKind::Refused, ended.reason.clone().unwrap_or_default()));
                     }
                 }
+                Ok(event) if event.kind == "device-error" => failures.are_new = true,
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => break,
             },
@@ -99,6 +108,27 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(&api::Device))
         _ = stop.recv() => {}
     }
     Ok(())
+}
+
+/// What became of clients without a service: the first is told at once, those after it together.
+struct Failures {
+    /// Dials that have been told.
+    told: u64,
+    /// There is something to tell.
+    are_new: bool,
+    /// When there may be another line.
+    next: tokio::time::Instant,
+}
+
+impl Failures {
+    /// The line that is due.
+    fn tell<'a>(&mut self, device: &'a api::Device) -> Notice<'a> {
+        self.are_new = false;
+        self.next = tokio::time::Instant::now() + FAILURES_EVERY;
+        let dials =
+            device.dials_failed.saturating_sub(std::mem::replace(&mut self.told, device.dials_failed));
+        Notice::Failures { dials, last: device.last_error.as_deref().unwrap_or_default() }
+    }
 }
 
 /// Whether the process that the device belongs to is gone: there is nothing left to wait for.

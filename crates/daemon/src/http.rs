@@ -157,7 +157,7 @@ async fn change(
     DeviceInPath(key): DeviceInPath,
     condition: Condition,
     Body(request): Body<api::ChangeDevice>,
-) -> Answer<api::Device> {
+) -> Answer<api::Changed> {
     look_known(&hub, &key.instance).await?;
     if let Some(before) = hub.stored_keys(&key)
         && let Ok(after) = edit::changed_spec(&before, &request)

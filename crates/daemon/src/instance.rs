@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// Add a device that comes from elsewhere.
     Import(DeviceName, Box<DeviceSpec>, Origin, Reply<api::Device>),
     /// Change keys of a device.
-    Change(DeviceName, api::ChangeDevice, Reply<api::Device>),
+    Change(DeviceName, api::ChangeDevice, Reply<api::Changed>),
     /// Remove a device.
     Remove(DeviceName, Reply<()>),
     /// Give a device another name.

@@ -76,11 +76,24 @@ pub fn run(options: DaemonOptions) -> Result<(), Failure> {
     serve::run(&options)
 }
 
-/// Runs one device until SIGTERM or SIGINT, then lets its connections finish. `report` is called
-/// with the device when it was added and whenever its state has changed.
+/// What there is to say about a device in the foreground.
+#[derive(Debug, Clone, Copy)]
+pub enum Notice<'a> {
+    /// It was added, or its state has changed.
+    State(&'a api::Device),
+    /// It could not serve; at most every ten seconds.
+    Failures {
+        /// Clients whose service could not be called, since the last time.
+        dials: u64,
+        /// The last failure, one line.
+        last: &'a str,
+    },
+}
+
+/// Runs one device until SIGTERM or SIGINT, then lets its connections finish. `report` is told of it.
 ///
 /// # Errors
 /// Why the device cannot be served; nothing is left behind then.
-pub fn foreground(options: ForegroundOptions, report: impl FnMut(&api::Device)) -> Result<(), Failure> {
+pub fn foreground(options: ForegroundOptions, report: impl FnMut(Notice<'_>)) -> Result<(), Failure> {
     foreground::run(options, report)
 }

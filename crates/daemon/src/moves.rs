@@ -15,6 +15,7 @@ use std::time::Duration;
 use portway_control::api::{self, Failure, FailureKind};
 use portway_incus::{Client, Definition, Device, IncusError};
 use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey, Provider};
+use tokio::sync::MutexGuard;
 use tracing::warn;
 
 use self::plan::{Candidate, NOTE, Note, Verdict};
@@ -24,6 +25,7 @@ use crate::forwards;
 use crate::http::{ask, look};
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, edit};
+use crate::provider::no_socket;
 use crate::state::{Origin, StoredDevice, with_sources};
 
 /// Tries of a change that somebody else's change has outrun, or that the server could not carry out.
@@ -77,9 +79,14 @@ pub(crate) async fn importable(hub: &Arc<Hub>, of: Option<&InstanceKey>) -> Resu
 /// What can be exported, of one instance or of all.
 ///
 /// # Errors
-/// Never; the shape of [`importable`].
-#[expect(clippy::unused_async, reason = "the shape of its counterpart")]
+/// When the instance is none of a server, or there is no such instance and it has no devices.
 pub(crate) async fn exportable(hub: &Arc<Hub>, of: Option<&InstanceKey>) -> Result<Vec<api::Move>, Failure> {
+    if let Some(key) = of {
+        check_provider(key).map_err(|text| failure(FailureKind::Usage, text))?;
+        if here(hub, key).is_empty() {
+            hub.check_exists(key).await?;
+        }
+    }
     let devices = hub.desired().into_values();
     let asked = devices.filter(|device| of.is_none_or(|of| *of == device.instance));
     let shown = asked.map(|device| {
@@ -110,10 +117,7 @@ fn without_type(device: Device) -> BTreeMap<String, String> {
 /// Why not; the server then has what it had, or the text says how it goes on.
 pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api::Move, Failure> {
     let (client, key) = (&server(hub, &what.instance)?, &what.instance);
-    let _alone = match hub.providers.endpoint(key.provider()) {
-        Some(endpoint) => Some(endpoint.moving.lock().await),
-        None => None,
-    };
+    let _alone = alone(hub, key).await;
     let found = definition(client, key).await?;
     // While the server is asked, others may edit.
     let candidate = match candidate(hub, &found, what) {
@@ -150,10 +154,7 @@ pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
 /// Why not; Portway then has what it had, or the text says how it goes on.
 pub(crate) async fn export(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api::Move, Failure> {
     let (client, key) = (&server(hub, &what.instance)?, &what.instance);
-    let _alone = match hub.providers.endpoint(key.provider()) {
-        Some(endpoint) => Some(endpoint.moving.lock().await),
-        None => None,
-    };
+    let _alone = alone(hub, key).await;
     let stored = here(hub, key)
         .remove(&what.name)
         .ok_or_else(|| failure(FailureKind::Missing, format!("{key} has no device {}", what.name)))?;
@@ -439,12 +440,18 @@ fn here(hub: &Hub, key: &InstanceKey) -> BTreeMap<DeviceName, StoredDevice> {
     devices.map(|(DeviceKey { device: name, .. }, device)| (name, device)).collect()
 }
 
+/// Waits until no other device moves to or from the instance's server.
+async fn alone<'a>(hub: &'a Hub, key: &InstanceKey) -> Option<MutexGuard<'a, ()>> {
+    let endpoint = hub.providers.endpoint(key.provider())?;
+    Some(endpoint.moving.lock().await)
+}
+
 /// The server of an instance.
 fn server(hub: &Hub, key: &InstanceKey) -> Result<Client, Failure> {
     check_provider(key).map_err(|text| failure(FailureKind::Usage, text))?;
     let provider = key.provider();
     let client = hub.providers.endpoint(provider).and_then(|endpoint| endpoint.client());
-    client.ok_or_else(|| edit::unreachable(provider, &format!("no {} socket was found", title(provider))))
+    client.ok_or_else(|| edit::unreachable(provider, &no_socket(provider)))
 }
 
 /// Every server that there is: one whose socket is not there is not installed, or has nothing running.
@@ -453,7 +460,7 @@ fn servers(hub: &Hub) -> Result<Vec<(Provider, Client)>, Failure> {
     let clients = endpoints.filter_map(|endpoint| Some((endpoint.provider(), endpoint.client()?)));
     let found: Vec<_> = clients.filter(|(_, client)| client.socket().exists()).collect();
     if found.is_empty() {
-        return Err(edit::unreachable(Provider::Incus, "no socket of Incus or LXD was found"));
+        return Err(edit::not_there("no socket of Incus or LXD was found"));
     }
     Ok(found)
 }

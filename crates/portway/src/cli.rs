@@ -310,7 +310,8 @@ pub(crate) struct ApplyArgs {
     /// Project of the instances that say none
     #[arg(long, value_name = "PROJECT")]
     pub(crate) project: Option<String>,
-    /// Remove devices that the file does not name, in the projects that it names (and in PROJECT)
+    /// Remove devices that the file does not name, in the projects of its instances (and in PROJECT); of namespaces
+    /// and processes, those of the very ones that it names
     #[arg(long)]
     pub(crate) prune: bool,
     /// Show what would be done, and do nothing

@@ -70,8 +70,13 @@ fn unset(args: &UnsetArgs) -> Outcome {
 
 fn change(key: &portway_model::DeviceKey, change: &ChangeDevice, format: Format) -> Outcome {
     let session = Session::open()?;
-    let device = session.run("changing the device", session.client.set(key, change))?;
-    changed(&device, "changed on", format)
+    let answer = session.run("changing the device", session.client.set(key, change))?;
+    match format {
+        Format::Table if !answer.changed => changed(&answer.device, "unchanged on", format),
+        Format::Table | Format::Csv => changed(&answer.device, "changed on", format),
+        Format::Json => Out::new().json(&answer),
+        Format::Yaml => Out::new().yaml(&answer),
+    }
 }
 
 fn rename(args: &RenameArgs) -> Outcome {

@@ -4,11 +4,12 @@ use std::io::{self, Write as _};
 
 use portway_config::{Paths, Settings, SettingsError};
 use portway_control::api::{Device, DeviceState, FailureKind};
-use portway_daemon::{DaemonAction, DaemonOptions, ForegroundOptions};
+use portway_daemon::{DaemonAction, DaemonOptions, ForegroundOptions, Notice};
 
 use crate::cli::{DaemonArgs, ProxyArgs, keys, target};
 use crate::device;
 use crate::failure::{Outcome, Stop, chain, printable};
+use crate::output::human;
 use crate::session::paths;
 
 /// Runs the daemon until it is told to end.
@@ -33,8 +34,11 @@ pub(crate) fn proxy(args: &ProxyArgs) -> Outcome {
     let spec = keys::spec(&keys::pairs(pairs)?)?;
     let settings = settings(&paths()?)?;
     let mut ready = false;
-    let report = |device: &Device| {
-        let said = state_line(device, &mut ready);
+    let report = |notice: Notice<'_>| {
+        let said = match notice {
+            Notice::State(device) => state_line(device, &mut ready),
+            Notice::Failures { dials, last } => Said::Trouble(failures_line(dials, last)),
+        };
         // Whoever reads along may go; the device stays.
         let _unheard = match said {
             Said::Ready(line) => io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush()),
@@ -64,6 +68,15 @@ fn state_line(device: &Device, ready: &mut bool) -> Said {
     let why = why.filter(|_| device.state != DeviceState::Active);
     let line = why.map_or_else(|| word.to_owned(), |why| format!("{word}: {}", printable(why)));
     Said::Trouble(format!("{line}\n"))
+}
+
+/// Clients that found no service.
+fn failures_line(dials: u64, last: &str) -> String {
+    let last = printable(last);
+    match dials {
+        0 => format!("{last}\n"),
+        dials => format!("{}: {last}\n", human::count(dials, "failed dial")),
+    }
 }
 
 fn settings(paths: &Paths) -> Outcome<Settings> {

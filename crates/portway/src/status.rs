@@ -107,6 +107,8 @@ fn refused(refusals: Refusals) -> String {
 fn provider_row(provider: &ProviderStatus) -> [Text; 3] {
     let state = match (provider.reachable, provider.error.as_deref()) {
         (true, _) => Text::new("reachable").tone(Tone::Good),
+        // Without a socket it is not installed, and nobody is asked.
+        (false, _) if provider.endpoint.is_none() => Text::new("not found"),
         (false, Some(why)) => Text::new(format!("unreachable: {why}")).tone(Tone::Bad),
         (false, None) => Text::new("unreachable").tone(Tone::Bad),
     };
@@ -181,6 +183,19 @@ mod tests {
             keeper_pid: Some(813),
             warnings: vec!["state.json was restored from its previous generation".to_owned()],
         }
+    }
+
+    /// Fails when: a server that is not installed is called unreachable.
+    #[test]
+    fn a_server_without_a_socket_is_not_found() {
+        let missing = ProviderStatus {
+            name: "lxd".to_owned(),
+            endpoint: None,
+            reachable: false,
+            error: Some("no lxd socket was found".to_owned()),
+        };
+        let text = text(&Server { providers: vec![missing], ..server() }, WIDE);
+        assert!(text.contains("not found") && !text.contains("unreachable"), "{text}");
     }
 
     const WIDE: Look = Look { width: None, colour: false };

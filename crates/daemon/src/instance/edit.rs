@@ -151,12 +151,12 @@ impl Instance {
         &mut self,
         name: &DeviceName,
         change: &api::ChangeDevice,
-    ) -> Result<api::Device, Failure> {
+    ) -> Result<api::Changed, Failure> {
         let device = self.devices.get(name).ok_or_else(|| self.missing(name))?;
         let (before, uuid, origin) = (device.spec.clone(), device.uuid.clone(), device.origin.clone());
         let after = changed_spec(&before, change)?;
         if after == before {
-            return self.shown(name);
+            return Ok(api::Changed { device: self.shown(name)?, changed: false });
         }
         self.check_size(&after)?;
         self.look_now().await;
@@ -199,7 +199,7 @@ impl Instance {
         }
         self.publish();
         self.hub.tell("device-changed", &self.key, Some(name), "changed".into());
-        self.shown(name)
+        Ok(api::Changed { device: self.shown(name)?, changed: true })
     }
 
     /// Gives the device other options, and other listeners where they differ. The new listeners
@@ -324,6 +324,10 @@ impl Instance {
         if self.devices.is_empty() {
             return Err(failure(FailureKind::Missing, format!("{} has no devices", self.key)));
         }
+        if self.key.provider() == Provider::Netns {
+            let text = format!("{} has nothing to adopt: a namespace has the devices of its name", self.key);
+            return Err(failure(FailureKind::Refused, text));
+        }
         self.look_now().await;
         if let Some(text) = &self.unreachable {
             return Err(unreachable(self.key.provider(), text));
@@ -351,16 +355,21 @@ impl Instance {
     }
 }
 
+/// What a server that cannot be asked means for who asked.
 pub(crate) fn unreachable(provider: Provider, text: &str) -> Failure {
     if text == no_socket(provider) {
-        let hint =
-            "install it, or name its socket; a network namespace is `netns:NAME`, a process `pid:NUMBER`";
-        return Failure { hint: Some(hint.into()), ..failure(FailureKind::Unreachable, text) };
+        return not_there(text);
     }
     Failure {
         hint: Some("`portway doctor` looks at the sockets and permissions".into()),
         ..failure(FailureKind::Unreachable, format!("{provider} does not answer: {text}"))
     }
+}
+
+/// The same where no server is installed, or none is found.
+pub(crate) fn not_there(text: &str) -> Failure {
+    let hint = "install it, or name its socket; a network namespace is `netns:NAME`, a process `pid:NUMBER`";
+    Failure { hint: Some(hint.into()), ..failure(FailureKind::Unreachable, text) }
 }
 
 /// The options after a change.

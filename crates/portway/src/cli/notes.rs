@@ -6,11 +6,13 @@ use std::fmt::Write as _;
 pub(crate) type Note = (&'static str, &'static str);
 
 /// How instances are written.
-pub(crate) const INSTANCES: [Note; 4] = [
-    ("c1, dev/c1", "an Incus container, in a project"),
+pub(crate) const INSTANCES: [Note; 6] = [
+    ("c1, dev/c1", "an Incus container, in a project; of LXD, where only that is installed"),
     ("incus:dev/c1", "the same, saying whose"),
+    ("lxd:dev/c1", "an LXD container"),
     ("netns:blue", "the network namespace /run/netns/blue"),
     ("netns:/proc/7/ns/net", "the one at this path"),
+    ("pid:4711", "the process 4711: its network namespace and its root folder"),
 ];
 
 /// Exit codes.
@@ -23,9 +25,10 @@ pub(crate) const EXIT_CODES: [Note; 5] = [
 ];
 
 /// Variables.
-pub(crate) const ENVIRONMENT: [Note; 3] = [
+pub(crate) const ENVIRONMENT: [Note; 4] = [
     ("PORTWAY_DIR", "folder for everything the daemon keeps, instead of /etc, /run and /var"),
     ("INCUS_SOCKET, INCUS_DIR", "where Incus is"),
+    ("LXD_SOCKET, LXD_DIR", "where LXD is"),
     ("NO_COLOR", "no colours"),
 ];
 

@@ -8,7 +8,8 @@ use portway_model::{DeviceKey, DeviceName, InstanceKey, InstanceRef, ProjectName
 use crate::cli::InstanceArg;
 use crate::failure::{Outcome, Stop, printable};
 
-const FORM: &str = "an instance is [PROVIDER:][PROJECT/]NAME, as in c1, dev/c1, incus:dev/c1, netns:blue";
+const FORM: &str =
+    "an instance is [PROVIDER:][PROJECT/]NAME, as in c1, dev/c1, incus:dev/c1, lxd:c1, netns:blue, pid:4711";
 
 /// The provider meant when none is typed: Incus when its socket is there, else LXD when its is, else Incus.
 pub(crate) fn default_provider() -> Provider {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use portway_config::Settings;
+use portway_control::api::ProviderStatus;
 use portway_incus::{Client, IncusError, Limits};
 use rustix::process::geteuid;
 
@@ -17,15 +18,9 @@ const WAIT: Duration = Duration::from_secs(3);
 /// Runs the checks. What the daemon follows goes before what this command would find by itself: their
 /// environments may differ.
 pub(super) async fn check(daemon: Option<&portway_control::api::Server>) -> Vec<Finding> {
-    let mut findings = Vec::new();
     let providers = daemon.map_or(&[] as &[_], |daemon| daemon.providers.as_slice());
+    let mut findings: Vec<Finding> = providers.iter().filter_map(unreached).collect();
     let followed = |name: &str| providers.iter().find(|provider| provider.name == name);
-    for provider in providers {
-        if let Some(error) = provider.error.as_deref().filter(|_| !provider.reachable) {
-            let text = format!("the daemon cannot reach {}: {error}", provider.name);
-            findings.push(Finding::fail("servers", text, "see the lines on the server itself"));
-        }
-    }
     let endpoint =
         |name: &str| followed(name).and_then(|provider| provider.endpoint.as_deref()).map(PathBuf::from);
     let variable = |name: &str| env::var(name).ok();
@@ -47,6 +42,14 @@ pub(super) async fn check(daemon: Option<&portway_control::api::Server>) -> Vec<
         findings.push(server("lxd", socket).await);
     }
     findings
+}
+
+/// What the daemon says of a server. Without a socket it is not installed: that is no failure, and has its own line.
+fn unreached(provider: &ProviderStatus) -> Option<Finding> {
+    provider.endpoint.as_ref()?;
+    let error = provider.error.as_deref().filter(|_| !provider.reachable)?;
+    let text = format!("the daemon cannot reach {}: {error}", provider.name);
+    Some(Finding::fail("servers", text, "see the lines on the server itself"))
 }
 
 async fn server(check: &'static str, socket: PathBuf) -> Finding {
@@ -82,5 +85,24 @@ fn unanswered(check: &'static str, error: &IncusError) -> Finding {
             Finding::fail(check, text, format!("start the server: `{hint}`"))
         }
         _ => Finding::fail(check, text, "look at the server's own log"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a server that is not installed counts as one that does not answer.
+    #[test]
+    fn a_server_without_a_socket_is_no_failure() {
+        let status = |endpoint: Option<&str>, error: Option<&str>| ProviderStatus {
+            name: "incus".to_owned(),
+            endpoint: endpoint.map(str::to_owned),
+            reachable: error.is_none(),
+            error: error.map(str::to_owned),
+        };
+        assert_eq!(unreached(&status(None, Some("no incus socket was found"))), None);
+        assert_eq!(unreached(&status(Some("/run/s"), None)), None);
+        assert!(unreached(&status(Some("/run/s"), Some("connection refused"))).is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! What the commands print of a daemon's answers, in every format, and what they ask it.
 
 use crate::support::{FakeDaemon, Place, Request, device};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn answers(request: &Request) -> (u16, String) {
     let devices =
@@ -21,11 +21,18 @@ fn answers(request: &Request) -> (u16, String) {
             "workers": [{"pid": 4711, "instance": "incus:default/c1", "uid": 998, "devices": 2}],
             "keeper_pid": 813, "warnings": [],
         }),
+        "PATCH /1.0/devices/incus%3Adefault%2Fc1/web" if request.body.contains("fds") => unchanged(),
         "GET /1.0/events" => return (200, events()),
         line if line.contains("/web") || line.starts_with("POST") => device("web", "active", None),
         _ => json!({"kind": "missing", "error": format!("no {}", request.line)}),
     };
     (if answer.get("kind").is_some() { 404 } else { 200 }, answer.to_string())
+}
+
+fn unchanged() -> Value {
+    let mut device = device("web", "active", None);
+    device["changed"] = json!(false);
+    device
 }
 
 fn events() -> String {
@@ -105,6 +112,8 @@ fn changes_say_what_became_of_the_device() {
         &["device", "set", "c1", "web", "connect=tcp:127.0.0.1:81"],
         &["device", "set", "c1", "web", "hold", "1m", "--format", "yaml"],
         &["device", "unset", "c1", "web", "hold"],
+        &["device", "unset", "c1", "web", "fds"],
+        &["device", "unset", "c1", "web", "fds", "--format", "json"],
         &["device", "rename", "c1", "web", "www"],
         &["device", "remove", "c1", "web"],
         &["device", "remove", "c1", "web", "none"],

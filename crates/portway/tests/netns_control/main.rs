@@ -10,6 +10,8 @@ mod requests;
 mod shell;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod words;
 
 /// The program under test.
 #[cfg(test)]

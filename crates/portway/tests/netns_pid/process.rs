@@ -246,6 +246,51 @@ fn what_is_no_process() {
     assert!(daemon.devices().unwrap().is_empty() && daemon.workers().is_empty());
 }
 
+/// A service that nobody answers for: the first client that finds none is told of at once, those after it by one line
+/// with their number, and the command serves on as soon as there is a service.
+///
+/// Fails when: failures are told one by one, or only in `device show`, which there is none of.
+#[test]
+fn a_service_that_is_not_there_in_the_foreground() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new().unwrap();
+    let host = Site::netns(&netns);
+    let mut command = Command::new(PORTWAY);
+    command.args(["proxy", "listen=tcp:127.0.0.1:8080", "connect=tcp:127.0.0.1:80", "hold=0"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = netns.spawn(&mut command).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(heard(&host, 8080).filter(|text| !text.is_empty()), None);
+    assert_eq!(said.next().unwrap(), "1 failed dial: cannot connect to tcp:127.0.0.1:80: connection refused");
+    for _ in 0..50 {
+        assert_eq!(heard(&host, 8080).filter(|text| !text.is_empty()), None);
+    }
+    let told: u32 = std::iter::from_fn(|| said.next())
+        .map(|line| line.split(' ').next().unwrap().parse::<u32>().unwrap())
+        .scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        })
+        .inspect(|sum| assert!(*sum <= 50))
+        .find(|sum| *sum == 50)
+        .unwrap();
+    assert_eq!(told, 50);
+    let _service = say(&host, &local(80), "here");
+    assert_eq!(heard(&host, 8080).as_deref(), Some("here"));
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(said.next(), None, "one line for all");
+}
+
 /// `portway proxy pid:N` ends with its process; without privilege it is told that it may not.
 ///
 /// Fails when: the command goes on for a process that cannot come back.
