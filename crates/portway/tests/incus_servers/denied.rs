@@ -25,7 +25,7 @@ fn a_socket_that_lets_nobody_in() {
     let container = bed.container("denied").unwrap();
     let (ports, host) = (Ports::claim(bed.netns()).unwrap(), Site::netns(bed.netns()));
     chown(&socket, Some(65_534), Some(65_534)).unwrap();
-    fs::set_permissions(&socket, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&socket, Permissions::from_mode(0o000)).unwrap();
     // Connections of before would still be there.
     front.turn(Manner::Pass);
     let port = ports.one().unwrap();
