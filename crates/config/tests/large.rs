@@ -7,11 +7,12 @@ use portway_config::Settings;
 use portway_config::devices::{Form, Meaning, parse};
 use portway_model::Provider;
 
-/// Length of each text. What reads all of it once more for each of its words or lines takes minutes.
-const SIZE: usize = 4 << 20;
+/// Length of a text that is filled with one part; others have four times as much. What reads all of it once more for each
+/// of its words or lines takes a minute and more.
+const SIZE: usize = 1 << 20;
 
-/// Longest time for one of them: a tenth of a second where nothing else runs. A stall is the fault.
-const LIMIT: Duration = Duration::from_secs(20);
+/// Longest time for one of them: 30 ms where nothing else runs. A stall is the fault.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What a text of YAML is filled with, behind each of the beginnings.
 const YAML: [&[&str]; 2] = [
@@ -98,7 +99,7 @@ fn numbered(head: &str, line: impl Fn(usize) -> String) -> String {
         .map(line)
         .take_while(|line| {
             text.push_str(line);
-            text.len() < SIZE
+            text.len() < 4 * SIZE
         })
         .for_each(drop);
     text
@@ -124,7 +125,7 @@ fn shapes_of_yaml() {
         ("stairs", stairs),
         (
             "ports",
-            format!("devices:\n- instance: c1\n  name: a\n  listen: tcp::{}1\n", "1,".repeat(SIZE / 2)),
+            format!("devices:\n- instance: c1\n  name: a\n  listen: tcp::{}1\n", "1,".repeat(2 * SIZE)),
         ),
         ("paths", numbered("devices:\n", |n| device(n, format!("unix:/a{n}")))),
         ("a line of devices", numbered("devices: [", |n| format!("{{instance: c1, name: d{n}}}, "))),
