@@ -18,10 +18,13 @@ use portway_testkit::{Bed, Container, ContainerSpec, Daemon, DaemonSpec, Netns, 
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::peer::Peer;
 use crate::process::Program;
 
-/// Port of the service inside.
-pub(crate) const SERVICE: u16 = 9000;
+/// First port of the service inside, and how many there are: who reaches it by the kernel has one of his own, so
+/// that his connections are not those of another in connection tracking.
+const PORT: u16 = 9000;
+const PORTS: u16 = 4;
 
 /// Path of the service's unix socket inside.
 pub(crate) const SERVICE_PATH: &str = "/srv/bench.sock";
@@ -112,7 +115,7 @@ impl Arena {
 
     /// The service, as the host and the client's network reach it.
     pub(crate) fn service_address(&self) -> SocketAddr {
-        SocketAddrV4::new(self.address, SERVICE).into()
+        SocketAddrV4::new(self.address, PORT).into()
     }
 
     /// The service's unix socket as the host sees it.
@@ -121,6 +124,16 @@ impl Arena {
     /// When the container does not run.
     pub(crate) fn service_path(&self) -> Result<PathBuf> {
         Ok(self.container.site()?.path(Path::new(SERVICE_PATH)))
+    }
+}
+
+/// Port of the service for a peer.
+pub(crate) fn service_port(peer: Peer) -> u16 {
+    match peer {
+        Peer::Direct => PORT,
+        Peer::IncusNat => PORT + 1,
+        Peer::Nat => PORT + 2,
+        Peer::Forkproxy | Peer::Nginx | Peer::Haproxy | Peer::Socat | Peer::Relay => PORT + 3,
     }
 }
 
@@ -137,7 +150,10 @@ fn start_service(container: &Container<'_>) -> Result<Program> {
     })?;
     let listener = listener.context("cannot make the service's unix socket")?;
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.args(["server", "--address", &format!("0.0.0.0:{SERVICE}"), "--unix"]);
+    command.args(["server", "--unix"]);
+    for port in PORT..PORT + PORTS {
+        command.arg("--address").arg(format!("0.0.0.0:{port}"));
+    }
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::piped());
     let mut service = Program::start(site.network(), &mut command)?;
     let output = service.child.stdout.as_mut().context("the service has no output")?;

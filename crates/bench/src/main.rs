@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let done = match Options::parse().role {
         Role::Run(options) => run(&options),
         Role::Show(options) => show(&options),
-        Role::Server(options) => server::serve(options.address, options.unix),
+        Role::Server(options) => server::serve(&options.address, options.unix),
         Role::Client(options) => measure(options),
     };
     match done {

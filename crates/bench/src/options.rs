@@ -56,7 +56,7 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 0.3, value_parser = seconds)]
+    #[arg(long, default_value_t = 0.25, value_parser = seconds)]
     seconds: f64,
     /// Only these workloads and peers: names with commas between them
     #[arg(long, value_delimiter = ',', value_name = "NAME,…", value_parser = name)]
@@ -86,8 +86,8 @@ pub(crate) struct ShowOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerOptions {
-    #[arg(long)]
-    pub(crate) address: SocketAddr,
+    #[arg(long, required = true)]
+    pub(crate) address: Vec<SocketAddr>,
     /// Standard input is a unix socket that listens
     #[arg(long)]
     pub(crate) unix: bool,
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(options.peers(), [Peer::Direct, Peer::Relay]);
         assert_eq!(
             options.command(),
-            "cargo xtask bench --rounds 9 --seconds 0.3 --only conn,relay,rtt-64,direct"
+            "cargo xtask bench --rounds 9 --seconds 0.25 --only conn,relay,rtt-64,direct"
         );
         assert_eq!(parse("").unwrap().workloads().len(), WORKLOADS.len());
         assert_eq!(parse("--only relay").unwrap().workloads().len(), WORKLOADS.len());

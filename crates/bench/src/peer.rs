@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path as FilePath, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::arena::{Arena, SERVICE, SERVICE_PATH};
+use crate::arena::{Arena, SERVICE_PATH, service_port};
 use crate::net::Target;
 use crate::process::{Program, all_pids};
 use crate::workload::Path;
@@ -175,7 +176,7 @@ impl Running {
         let nat = self.peer == Peer::IncusNat;
         let devices = self.targets.keys().map(|path| {
             let mut device = json!({
-                "type": "proxy", "listen": self.listen(*path), "connect": connect(*path, nat.then_some(arena)),
+                "type": "proxy", "listen": self.listen(*path), "connect": connect(self.peer, *path, arena),
             });
             match path {
                 Path::Tcp | Path::Udp if nat => device["nat"] = json!("true"),
@@ -193,7 +194,7 @@ impl Running {
         for path in self.targets.keys() {
             let name = format!("{}-{}", self.peer.name(), suffix(*path));
             let mut keys = vec![format!("listen={}", self.listen(*path))];
-            keys.push(format!("connect={}", connect(*path, nat.then_some(arena))));
+            keys.push(format!("connect={}", connect(self.peer, *path, arena)));
             if nat {
                 keys.push("nat=true".to_owned());
             }
@@ -220,11 +221,16 @@ impl Running {
             .replace("{udp}", &bare(Path::Udp))
             .replace("{unix_tcp}", &bare(Path::UnixToTcp))
             .replace("{unix_unix}", &bare(Path::UnixToUnix))
-            .replace("{service}", &arena.service_address().to_string())
+            .replace("{service}", &self.service(arena).to_string())
             .replace("{service_unix}", &arena.service_path()?.display().to_string());
         let path = arena.folder.path().join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
+    }
+
+    /// The service as the host reaches it.
+    fn service(&self, arena: &Arena) -> SocketAddr {
+        (arena.address, service_port(self.peer)).into()
     }
 
     fn spawn(&mut self, arena: &Arena, command: &mut Command) -> Result<()> {
@@ -257,7 +263,7 @@ impl Running {
             };
             let connect = match path {
                 Path::UnixToUnix => format!("UNIX-CONNECT:{}", arena.service_path()?.display()),
-                _ => format!("TCP:{},nodelay", arena.service_address()),
+                _ => format!("TCP:{},nodelay", self.service(arena)),
             };
             self.spawn(arena, Command::new("socat").args(["-b", "65536", &listen, &connect]))?;
         }
@@ -301,12 +307,13 @@ fn targets(peer: Peer, arena: &Arena) -> Result<BTreeMap<Path, Target>> {
 }
 
 /// `connect` of a device. A proxy calls from inside; the kernel's NAT of Incus wants the address.
-pub(crate) fn connect(path: Path, nat: Option<&Arena>) -> String {
-    let address = nat.map_or_else(|| "127.0.0.1".to_owned(), |arena| arena.address.to_string());
+pub(crate) fn connect(peer: Peer, path: Path, arena: &Arena) -> String {
+    let address = if peer.is_relay() { "127.0.0.1".to_owned() } else { arena.address.to_string() };
+    let port = service_port(peer);
     match path {
-        Path::Tcp | Path::UnixToTcp => format!("tcp:{address}:{SERVICE}"),
-        Path::Udp => format!("udp:{address}:{SERVICE}"),
-        Path::UnixToUnix => format!("unix:{}", FilePath::new(SERVICE_PATH).display()),
+        Path::Tcp | Path::UnixToTcp => format!("tcp:{address}:{port}"),
+        Path::Udp => format!("udp:{address}:{port}"),
+        Path::UnixToUnix => format!("unix:{SERVICE_PATH}"),
     }
 }
 

@@ -19,8 +19,8 @@ use crate::workload::{Kind, WORKLOADS};
 /// Samples per second; no divisor of the clock's tick.
 const SAMPLES: &str = "1999";
 
-/// Shortest window: perf needs a moment to begin.
-const SPAN: Duration = Duration::from_millis(500);
+/// Shortest window: perf needs a moment to begin, which is not seen from outside.
+const SPAN: Duration = Duration::from_secs(2);
 
 /// Symbols of a list.
 const SYMBOLS: usize = 12;

@@ -52,10 +52,11 @@ fn write_method(results: &Results, out: &mut String) -> std::fmt::Result {
         out,
         "One run of {} rounds. In each round every workload runs through every peer for {} s, the peers in another\n\
          order each time. A figure is the median of the rounds with the interval that holds the true median with 95 %\n\
-         (order statistics); a ratio is the median of the ratios within a round. The client is outside of the host, behind a\n\
-         link of its own; the service is inside a container of a real Incus. Client and service are the same two programs\n\
-         for all peers, with one thread each, as nginx, HAProxy and Portway's worker have; the Incus proxy has as many as there are\n\
-         processors. Client, peer and service share the machine, as they do on a host that is its own client.\n",
+         (order statistics); a ratio is the median of the ratios within a round. The client is outside of the host,\n\
+         behind a link of its own; the service is in the network of a container of a real Incus. Client and service are\n\
+         the same two programs for all peers, with one thread each, as nginx, HAProxy and Portway's worker have; the\n\
+         Incus proxy has as many as there are processors. Client, peer and service share the machine's processors. All\n\
+         namespaces use Reno: a machine whose default is BBR would pace the streams.\n",
         results.rounds, results.seconds
     )?;
     writeln!(
@@ -69,9 +70,10 @@ fn write_method(results: &Results, out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "\n*direct*: the client reaches the container by a route, also where the others have a unix socket in front of tcp. *Incus proxy*: a proxy device (a process of Incus for each).\n\
-         *Incus NAT*: the same with `nat=true`. HAProxy splices and has no UDP; socat has a process for each connection, which is\n\
-         left out for UDP; NAT has no unix sockets. Configurations: `crates/bench/peers`."
+        "\n*direct*: the client reaches the container by a route, also where the others have a unix socket in front\n\
+         of tcp. *Incus proxy*: a proxy device, a process of Incus for each. *Incus NAT*: the same with `nat=true`. HAProxy\n\
+         splices and has no UDP; socat has a process for each connection, which is left out for UDP; NAT has no unix\n\
+         sockets. Configurations: `crates/bench/peers`."
     )
 }
 

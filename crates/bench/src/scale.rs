@@ -168,11 +168,10 @@ impl Devices<'_> {
     }
 
     fn keys(&self, number: u16) -> Value {
-        let nat = (self.peer != Peer::Relay).then_some(self.arena);
         json!({
             "listen": format!("tcp:{}:{}", self.arena.host, PORTS + number),
-            "connect": connect(Path::Tcp, nat),
-            "nat": if nat.is_some() { "true" } else { "false" },
+            "connect": connect(self.peer, Path::Tcp, self.arena),
+            "nat": if self.peer.is_relay() { "false" } else { "true" },
         })
     }
 

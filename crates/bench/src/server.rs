@@ -52,9 +52,9 @@ const DESCRIPTORS: usize = 20_000;
 
 /// What stands behind a key of an event.
 const OUTPUT: usize = DESCRIPTORS;
-const TCP: usize = DESCRIPTORS + 1;
-const UDP: usize = DESCRIPTORS + 2;
-const UNIX: usize = DESCRIPTORS + 3;
+const UNIX: usize = DESCRIPTORS + 1;
+/// And from here on a TCP and a UDP socket for each port.
+const PORTS: usize = DESCRIPTORS + 2;
 
 /// A connection's role; its descriptor is its place in the table.
 enum Connection {
@@ -75,8 +75,8 @@ impl Connection {
 
 struct Server {
     poll: Poll,
-    tcp: OwnedFd,
-    udp: OwnedFd,
+    /// TCP and UDP of each port.
+    ports: Vec<[OwnedFd; 2]>,
     unix: Option<OwnedFd>,
     connections: Vec<Option<Connection>>,
     buffer: Vec<u8>,
@@ -84,38 +84,46 @@ struct Server {
     counted: u64,
 }
 
-/// Serves TCP and UDP at `address`, and the unix socket that is standard input when `unix` says so.
+/// Serves TCP and UDP at these addresses, and the unix socket that is standard input when `unix` says so.
 ///
 /// # Errors
-/// When the address is taken, or waiting fails.
-pub(crate) fn serve(address: SocketAddr, unix: bool) -> Result<()> {
-    let mut server = Server::open(address, unix)?;
+/// When an address is taken, or waiting fails.
+pub(crate) fn serve(addresses: &[SocketAddr], unix: bool) -> Result<()> {
+    let mut server = Server::open(addresses, unix)?;
     // The caller waits for this line.
     rustix::io::write(io::stdout(), b"ready\n").context("cannot say that the service is up")?;
     while server.turn()? {}
     Ok(())
 }
 
+/// Listens for connections and datagrams at an address.
+fn listen(address: SocketAddr) -> Result<[OwnedFd; 2]> {
+    let open = |kind| -> io::Result<OwnedFd> {
+        let family = if address.is_ipv4() { net::AddressFamily::INET } else { net::AddressFamily::INET6 };
+        let socket = net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        net::bind(&socket, &address)?;
+        Ok(socket)
+    };
+    let tcp = open(SocketType::STREAM).with_context(|| format!("cannot bind {address}/tcp"))?;
+    net::listen(&tcp, BACKLOG)?;
+    // Connections take it over from their listener.
+    sockopt::set_tcp_nodelay(&tcp, true)?;
+    let udp = open(SocketType::DGRAM).with_context(|| format!("cannot bind {address}/udp"))?;
+    // Only root may have more than the machine's limit.
+    sockopt::set_socket_recv_buffer_size_force(&udp, DATAGRAM_QUEUE_BYTES)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(&udp, DATAGRAM_QUEUE_BYTES))?;
+    Ok([tcp, udp])
+}
+
 impl Server {
-    fn open(address: SocketAddr, unix: bool) -> Result<Self> {
+    fn open(addresses: &[SocketAddr], unix: bool) -> Result<Self> {
         let poll = Poll::new(256)?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let open = |kind| -> io::Result<OwnedFd> {
-            let family = if address.is_ipv4() { net::AddressFamily::INET } else { net::AddressFamily::INET6 };
-            let socket = net::socket_with(family, kind, flags, None)?;
-            sockopt::set_socket_reuseaddr(&socket, true)?;
-            net::bind(&socket, &address)?;
-            Ok(socket)
-        };
-        let tcp = open(SocketType::STREAM).with_context(|| format!("cannot bind {address}/tcp"))?;
-        net::listen(&tcp, BACKLOG)?;
-        // Connections take it over from their listener.
-        sockopt::set_tcp_nodelay(&tcp, true)?;
-        let udp = open(SocketType::DGRAM).with_context(|| format!("cannot bind {address}/udp"))?;
-        sockopt::set_socket_recv_buffer_size_force(&udp, DATAGRAM_QUEUE_BYTES)?;
+        let ports = addresses.iter().map(|address| listen(*address)).collect::<Result<Vec<_>>>()?;
+        for (socket, key) in ports.iter().flatten().zip(PORTS..) {
+            poll.add(socket, key, EventFlags::IN)?;
+        }
         let unix = unix.then(|| rustix::io::dup(io::stdin())).transpose()?;
-        poll.add(&tcp, TCP, EventFlags::IN)?;
-        poll.add(&udp, UDP, EventFlags::IN)?;
         if let Some(unix) = &unix {
             crate::net::unblock(unix)?;
             poll.add(unix, UNIX, EventFlags::IN)?;
@@ -124,7 +132,7 @@ impl Server {
         poll.add(io::stdout(), OUTPUT, EventFlags::empty())?;
         let connections = std::iter::repeat_with(|| None).take(DESCRIPTORS).collect();
         let (buffer, payload) = (vec![0; READ], vec![0x5a; LARGE]);
-        Ok(Self { poll, tcp, udp, unix, connections, buffer, payload, counted: 0 })
+        Ok(Self { poll, ports, unix, connections, buffer, payload, counted: 0 })
     }
 
     /// Waits once and serves what is ready; `false` at the end.
@@ -132,8 +140,11 @@ impl Server {
         for number in 0..self.poll.wait(None)? {
             match self.poll.event(number).0 {
                 OUTPUT => return Ok(false),
-                TCP | UNIX => self.accept(self.poll.event(number).0 == TCP),
-                UDP => self.datagrams(),
+                UNIX => self.accept(None),
+                key if key >= PORTS && (key - PORTS).is_multiple_of(2) => {
+                    self.accept(Some((key - PORTS) / 2))
+                }
+                key if key >= PORTS => self.datagrams((key - PORTS) / 2),
                 index => {
                     let Some(connection) = self.connections[index].take() else { continue };
                     // An error is the end of this connection and of nothing else.
@@ -144,10 +155,11 @@ impl Server {
         Ok(true)
     }
 
-    fn accept(&mut self, is_tcp: bool) {
+    /// Takes connections of a port, or of the unix socket.
+    fn accept(&mut self, port: Option<usize>) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         for _ in 0..TURN {
-            let listener = if is_tcp { Some(&self.tcp) } else { self.unix.as_ref() };
+            let listener = port.map_or(self.unix.as_ref(), |port| Some(&self.ports[port][0]));
             let Some(Ok(socket)) = listener.map(|listener| net::accept_with(listener, flags)) else { return };
             let Some(index) = usize::try_from(socket.as_raw_fd()).ok().filter(|index| *index < DESCRIPTORS)
             else {
@@ -206,15 +218,16 @@ impl Server {
         })
     }
 
-    fn datagrams(&mut self) {
+    fn datagrams(&mut self, port: usize) {
+        let socket = &self.ports[port][1];
         for _ in 0..TURN {
-            let received = net::recvfrom(&self.udp, &mut self.buffer[..], RecvFlags::empty());
+            let received = net::recvfrom(socket, &mut self.buffer[..], RecvFlags::empty());
             let Ok((length, _, from)) = received else { return };
             match (self.buffer.first(), from) {
                 (Some(&order::COUNT_DATAGRAM), _) => self.counted += 1,
                 (_, Some(from)) => {
                     // One that is not answered is seen as lost by the client.
-                    let _ = net::sendto(&self.udp, &self.buffer[..length], SendFlags::empty(), &from);
+                    let _ = net::sendto(socket, &self.buffer[..length], SendFlags::empty(), &from);
                 }
                 (_, None) => {}
             }
