@@ -153,6 +153,11 @@ impl PathsError {
             PathsError::Owner { owner, .. } => {
                 Some(format!("run as uid {owner}, or use a folder of your own"))
             }
+            // As /tmp is, and is to stay.
+            PathsError::WorldWritable { path, mode } if mode & 0o1000 != 0 => Some(format!(
+                "use a folder of your own, as made by `mkdir -m 700 {}`",
+                path.join("portway").display()
+            )),
             PathsError::WorldWritable { path, .. } => Some(format!("chmod o-w {}", path.display())),
             PathsError::GroupWritable { path, .. } => Some(format!("chmod g-w {}", path.display())),
             PathsError::TooLong { .. } => {

@@ -51,9 +51,16 @@ impl Hub {
         match self.providers.observe(key, Question::default()).await.status {
             Status::Unreachable(text) => Err(edit::unreachable(key.provider(), &text)),
             Status::Absent => {
-                let names: Vec<String> =
-                    self.instances().await.iter().map(|known| known.instance.to_string()).collect();
-                let near = portway_model::nearest(&key.to_string(), names.iter().map(String::as_str));
+                let known = self.instances().await.into_iter().map(|known| known.instance);
+                let beside = |other: &InstanceKey| {
+                    (other.provider(), other.project()) == (key.provider(), key.project())
+                };
+                let beside: Vec<InstanceKey> = known.filter(beside).collect();
+                let near = portway_model::nearest(
+                    key.name().as_str(),
+                    beside.iter().map(|other| other.name().as_str()),
+                );
+                let near = near.and_then(|near| beside.iter().find(|other| other.name().as_str() == near));
                 Err(Failure {
                     hint: near.map(|near| format!("did you mean {near}?")),
                     ..failure(FailureKind::Missing, format!("{key} does not exist"))

@@ -53,8 +53,10 @@ fn a_folder_everybody_can_write_is_refused() {
         error.to_string(),
         format!("PORTWAY_DIR {} is writable by everybody (mode 1777)", temp.path().display())
     );
-    assert!(error.hint().unwrap().starts_with("chmod o-w"));
+    assert!(error.hint().unwrap().contains("mkdir -m 700"), "nobody is to change /tmp");
     assert!(paths.prepare().is_err());
+    chmod(temp.path(), 0o777);
+    assert!(paths.check(Caller::Client).unwrap_err().hint().unwrap().starts_with("chmod o-w"));
 }
 
 /// Who may make names in the folder may put a link, or a socket of their own, in the place of anything there.
