@@ -8,7 +8,7 @@ use crate::sample::Metric;
 use crate::scale::Scale;
 use crate::stats::Median;
 use crate::targets;
-use crate::workload::{Kind, WORKLOADS, Workload};
+use crate::workload::{WORKLOADS, Workload};
 
 /// The page.
 pub(crate) fn page(results: &Results) -> String {
@@ -73,7 +73,11 @@ fn write_method(results: &Results, out: &mut String) -> std::fmt::Result {
         "\n*direct*: the client reaches the container by a route, also where the others have a unix socket in front\n\
          of tcp. *Incus proxy*: a proxy device, a process of Incus for each. *Incus NAT*: the same with `nat=true`. HAProxy\n\
          splices and has no UDP; socat has a process for each connection, which is left out for UDP; NAT has no unix\n\
-         sockets. Configurations: `crates/bench/peers`."
+         sockets. Configurations: `crates/bench/peers`.\n\n\
+         *New connections*: connect, one byte there and back, close. *Round trips*: 64 bytes there and back on each\n\
+         connection, without pause. *Bulk*: as much as goes, up is from the client. *Beside a bulk stream*: one connection's\n\
+         round trips and one stream down at once. *Loss-free*: the highest rate at which at most one datagram in a\n\
+         thousand is lost, by steps of a quarter of the time each."
     )
 }
 
@@ -159,9 +163,6 @@ fn write_workload(results: &Results, workload: &Workload, out: &mut String) -> s
             write!(out, " {} |", median.map_or("–".to_owned(), |median| format!("{:.2}", median.value)))?;
         }
         writeln!(out)?;
-    }
-    if let Kind::Flood { .. } = workload.kind {
-        writeln!(out, "\nThe highest rate at which at most one datagram in a thousand is lost.")?;
     }
     Ok(())
 }

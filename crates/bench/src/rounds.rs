@@ -47,7 +47,8 @@ pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
     for round in 0..options.rounds() {
         for workload in selected.iter().filter(|workload| workload.kind != Kind::Idle) {
             let mut shown = Vec::new();
-            for peer in in_turn(&peers, round).filter(|peer| peer.targets.contains_key(&workload.path)) {
+            let in_turn = order(peers.len(), round).map(|place| &peers[place]);
+            for peer in in_turn.filter(|peer| peer.targets.contains_key(&workload.path)) {
                 let sample = measure_until(options.tries(), || measure(&arena, peer, workload, options));
                 shown.push(format!("{} {}", peer.peer.name(), shown_value(workload, &sample)));
                 let samples = results.samples.entry(workload.name.to_owned()).or_default();
@@ -73,12 +74,12 @@ pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
     Ok(results)
 }
 
-/// The peers from another one on in each round, and every second round backwards: none always follows the same.
-fn in_turn(peers: &[Running], round: usize) -> impl Iterator<Item = &Running> {
-    let count = peers.len();
+/// Places of the peers, from another one on in each round, and every second round backwards: none always follows
+/// the same.
+fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |place| {
-        let place = if round.is_multiple_of(2) { place } else { count - 1 - place };
-        &peers[(place + round) % count]
+        let place = if round.is_multiple_of(2) { place } else { count - place };
+        (place + round) % count
     })
 }
 
@@ -184,4 +185,39 @@ fn hold_idle(
     }
     let with = Memory::of(&pids);
     Ok(IdleFigures { connections: connections as u64, before, with })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::order;
+
+    /// Fails when: a peer is left out of a round, or one and the same is always the first.
+    #[test]
+    fn every_peer_has_its_turn_and_another_place_each_round() {
+        let rounds: Vec<Vec<usize>> = (0..9).map(|round| order(8, round).collect()).collect();
+        for round in &rounds {
+            assert_eq!(round.iter().collect::<BTreeSet<_>>().len(), 8, "{round:?}");
+        }
+        let first: BTreeSet<usize> = rounds.iter().map(|round| round[0]).collect();
+        assert_eq!(first.len(), 8, "{first:?}");
+    }
+
+    #[test]
+    fn a_measurement_that_fails_is_tried_again() {
+        let mut tries = 0;
+        let mut attempt = |until| {
+            tries += 1;
+            if tries < until { anyhow::bail!("no") } else { Ok(crate::sample::Sample::default()) }
+        };
+        assert!(super::measure_until(3, || attempt(3)).is_ok());
+        tries = 0;
+        let mut fails = || -> anyhow::Result<crate::sample::Sample> {
+            tries += 1;
+            anyhow::bail!("no")
+        };
+        assert!(super::measure_until(1, &mut fails).is_err());
+        assert_eq!(tries, 1);
+    }
 }
