@@ -5,6 +5,8 @@
 //! sent from where it lies: nothing is copied in between, nothing is allocated per datagram. The memory of a
 //! slot is touched as far as datagrams reach, so small ones cost a page each.
 
+mod segments;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
@@ -214,15 +216,20 @@ impl Batch {
         self.send(socket, slots)
     }
 
-    /// Makes the send vector of `slot` cover its payload.
+    /// Makes the send vector of `slot` cover its payload, and its header that vector.
     fn point(&mut self, slot: usize) {
         let start = slot * STRIDE_BYTES;
         let length = self.lengths.get(slot).copied().unwrap_or(0);
-        if let (Some(vector), Some(payload)) =
-            (self.to_send.vectors.get_mut(slot), self.payload.get_mut(start..start + length))
-        {
+        let out = &mut self.to_send;
+        if let (Some(header), Some(vector), Some(payload)) = (
+            out.headers.get_mut(slot),
+            out.vectors.get_mut(slot),
+            self.payload.get_mut(start..start + length),
+        ) {
             vector.iov_base = payload.as_mut_ptr().cast();
             vector.iov_len = length;
+            header.msg_hdr.msg_iov = ptr::from_mut(vector);
+            header.msg_hdr.msg_iovlen = 1;
         }
     }
 
@@ -232,8 +239,8 @@ impl Batch {
         if count == 0 {
             return Ok(0);
         }
-        // SAFETY: `headers` holds `count` headers; each points to a vector that covers (a part of) a slot of
-        // `payload`, and to a name and control message (or to none) of the given lengths, all of which belong
+        // SAFETY: `headers` holds `count` headers; each points to as many vectors as it says, all of `vectors`,
+        // each of which covers (a part of) a slot of `payload`, and to a name and control message (or to none) of the given lengths, all of which belong
         // to `self` and outlive the call.
         let sent = crate::check(unsafe {
             libc::sendmmsg(

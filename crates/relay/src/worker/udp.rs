@@ -86,6 +86,8 @@ pub(super) struct Flow {
     /// Where its datagrams go: the target may change under it.
     destination: Destination,
     way: Way,
+    /// Longest datagrams that are sent in rows, bytes.
+    longest: usize,
     /// The target has sent something.
     answered: bool,
 }
@@ -239,8 +241,8 @@ impl Engine {
         let mut dropped = 0;
         let mut retried = false;
         while !slots.is_empty() {
-            let Some(flow) = self.udp.flows.get(place) else { return };
-            match batch.send_connected(flow.socket.as_fd(), slots.clone()) {
+            let Some(flow) = self.udp.flows.get_mut(place) else { return };
+            match batch.send_rows(flow.socket.as_fd(), slots.clone(), &mut flow.longest) {
                 Ok(sent) => {
                     slots.start += sent.max(1);
                     retried = false;

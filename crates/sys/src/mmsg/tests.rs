@@ -92,3 +92,43 @@ fn malformed_control_messages_end_the_search() {
     assert_eq!(read_local(&[0xff; 40]), None);
     assert_eq!(read_local(&[0; CONTROL_BYTES]), None);
 }
+
+/// Rows of every shape arrive as the datagrams they are made of, in their order, and a batch that has sent some sends
+/// single ones as before.
+///
+/// Fails when: a row goes on after a shorter datagram, takes an empty one, or its headers stay as they were.
+#[test]
+fn rows_arrive_as_the_datagrams_they_are_made_of() {
+    let (one, two) = pair();
+    two.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut batch = Batch::new();
+    for sizes in [
+        &[100; BATCH][..],
+        &[100, 100, 60, 100, 100, 100, 101, 101, 7, 7, 7],
+        &[0, 0, 9, 9, 0, 9, 9, 8, 8, 0],
+        &[30_000, 30_000, 20_000, 10_000],
+        &[1; 5],
+    ] {
+        let datagram = |at: usize| vec![u8::try_from(at).unwrap(); sizes[at]];
+        for at in 0..sizes.len() {
+            assert!(batch.fill(at, &datagram(at)));
+        }
+        let (mut slots, mut longest) = (0..sizes.len(), usize::MAX);
+        let mut calls = 0;
+        let mut back = vec![0; 70_000];
+        while !slots.is_empty() {
+            let first = slots.start;
+            slots.start += batch.send_rows(one.as_fd(), slots.clone(), &mut longest).unwrap();
+            for at in first..slots.start {
+                let length = two.recv(&mut back).unwrap();
+                assert_eq!(back.get(..length), Some(&datagram(at)[..]), "{at} of {sizes:?}");
+            }
+            calls += 1;
+        }
+        assert_eq!((calls, longest), (1, usize::MAX));
+        assert_eq!(batch.send_connected(one.as_fd(), 0..sizes.len()).unwrap(), sizes.len());
+        for size in sizes {
+            assert_eq!(two.recv(&mut back).unwrap(), *size);
+        }
+    }
+}

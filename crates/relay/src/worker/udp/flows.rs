@@ -98,6 +98,7 @@ impl Engine {
             client,
             reply_from: local.zip(client.address()).map(|(local, client)| reply_source(client, local)),
             destination,
+            longest: if matches!(way, Way::Batches) { usize::MAX } else { 0 },
             way,
             answered: false,
         });
