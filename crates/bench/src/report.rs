@@ -41,6 +41,9 @@ fn write_page(results: &Results, out: &mut String) -> std::fmt::Result {
     if failed > 0 {
         writeln!(out, "\n{failed} measurements failed and are in no figure.")?;
     }
+    for problem in &results.problems {
+        writeln!(out, "- {problem}")?;
+    }
     Ok(())
 }
 

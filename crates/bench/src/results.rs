@@ -34,6 +34,9 @@ pub(crate) struct Results {
     pub(crate) scale: Option<Scale>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) profiles: Profiles,
+    /// Parts that could not be measured, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) problems: Vec<String>,
 }
 
 /// What it ran on and with.
@@ -96,9 +99,22 @@ impl Results {
         Median::of(ours.into_iter().zip(theirs).filter_map(|(ours, theirs)| Some(ours? / theirs?)))
     }
 
-    /// Measurements that failed.
+    /// Takes note of a part that failed: what was measured is worth having without it.
+    pub(crate) fn keep<T>(&mut self, part: &str, measured: anyhow::Result<T>) -> Option<T> {
+        measured.map_err(|error| self.problems.push(format!("{part}: {error:#}"))).ok()
+    }
+
+    /// Measurements and parts that failed.
     pub(crate) fn failed(&self) -> usize {
-        self.samples.values().flat_map(BTreeMap::values).flatten().filter(|sample| sample.is_none()).count()
+        let parts = self.problems.len();
+        parts
+            + self
+                .samples
+                .values()
+                .flat_map(BTreeMap::values)
+                .flatten()
+                .filter(|sample| sample.is_none())
+                .count()
     }
 }
 
@@ -159,6 +175,14 @@ mod tests {
         assert!((ratio.value - 0.5).abs() < 1e-9 && (ratio.high - 0.9).abs() < 1e-9, "{ratio:?}");
         assert_eq!(results.ratio("conn", Peer::Nat, Peer::Direct, Metric::Rate), None);
         assert_eq!(results.failed(), 1);
+    }
+
+    #[test]
+    fn a_part_that_fails_takes_no_other_along() {
+        let mut results = Results::default();
+        assert_eq!(results.keep("one", Ok(1)), Some(1));
+        assert_eq!(results.keep::<u8>("two", Err(anyhow::anyhow!("no"))), None);
+        assert_eq!((results.problems.as_slice(), results.failed()), (&["two: no".to_owned()][..], 1));
     }
 
     #[test]

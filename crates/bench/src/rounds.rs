@@ -25,7 +25,7 @@ const LATE_SECONDS: u64 = 30;
 /// Runs everything that was asked for.
 ///
 /// # Errors
-/// When the arena or a peer cannot be set up. A measurement that fails is noted and said.
+/// When the arena or a peer cannot be set up. A measurement or a part that fails is noted and said.
 pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
     let arena = Arena::open(&options.portway)?;
     let selected = options.workloads();
@@ -61,15 +61,21 @@ pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
         // A process for each connection has no memory for a connection.
         for peer in peers.iter().filter(|peer| peer.peer.is_relay() && peer.peer != Peer::Socat) {
             say(&format!("idle: {}", peer.peer.name()));
-            let figures = hold_idle(&arena, peer, idle, options)?;
-            results.memory.entry(peer.peer).or_default().idle = Some(figures);
+            let figures = hold_idle(&arena, peer, idle, options);
+            let figures = results.keep(&format!("idle connections, {}", peer.peer.name()), figures);
+            results.memory.entry(peer.peer).or_default().idle = figures;
         }
     }
     if options.profile {
-        results.profiles = profile::run(&arena, &peers, options, say)?;
+        let profiles = profile::run(&arena, &peers, options, say);
+        results.profiles = results.keep("profiles", profiles).unwrap_or_default();
     }
     if options.scales() {
-        results.scale = Some(scale::run(&arena, &peers, options, say)?);
+        let scale = scale::run(&arena, &peers, options, say);
+        results.scale = results.keep("many devices", scale);
+    }
+    for problem in &results.problems {
+        say(problem);
     }
     Ok(results)
 }
