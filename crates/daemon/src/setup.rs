@@ -22,7 +22,7 @@ const LAST_ID: u32 = u32::MAX - 1;
 
 /// An operating-system error as a failure.
 pub(crate) fn io_failure(doing: &str, source: &std::io::Error) -> Failure {
-    failure(FailureKind::Refused, format!("cannot {doing}: {source}"))
+    failure(FailureKind::Refused, format!("cannot {doing}: {}", with_sources(source)))
 }
 
 /// Decides what workers are like. `seal_key` is the file of the key that notes of moving devices are sealed with.

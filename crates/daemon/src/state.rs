@@ -240,7 +240,7 @@ impl Writer {
     }
 }
 
-/// The error and its sources on one line.
+/// The error and its sources on one line. The number behind a system error's words says nothing more to people.
 pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -248,6 +248,11 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
         text.push_str(": ");
         text.push_str(&cause.to_string());
         source = cause.source();
+    }
+    if let Some((words, number)) = text.rsplit_once(" (os error ")
+        && number.ends_with(')')
+    {
+        text.truncate(words.len());
     }
     text
 }

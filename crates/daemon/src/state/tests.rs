@@ -243,3 +243,11 @@ fn no_shape_of_a_file_is_slow() {
         assert!(took < limit, "{:.100}: {took:?}", text);
     }
 }
+
+#[test]
+fn the_systems_words_come_without_their_number() {
+    let source = io::Error::from_raw_os_error(2);
+    let failure = StateError::Write(AsideError { operation: "write", path: "/s".into(), source });
+    assert_eq!(with_sources(&failure), "cannot write /s: No such file or directory");
+    assert_eq!(with_sources(&StateError::Stopped), "the state writer has stopped");
+}
