@@ -9,7 +9,7 @@ use portway_control::api::ProviderStatus;
 use portway_incus::{Client, IncusError, Limits};
 use rustix::process::geteuid;
 
-use super::Finding;
+use super::{Finding, Status};
 use crate::failure::chain;
 
 /// Longest wait for a server: it answers within milliseconds, or hangs.
@@ -19,7 +19,7 @@ const WAIT: Duration = Duration::from_secs(3);
 /// environments may differ.
 pub(super) async fn check(daemon: Option<&portway_control::api::Server>) -> Vec<Finding> {
     let providers = daemon.map_or(&[] as &[_], |daemon| daemon.providers.as_slice());
-    let mut findings: Vec<Finding> = providers.iter().filter_map(unreached).collect();
+    let mut findings = Vec::new();
     let followed = |name: &str| providers.iter().find(|provider| provider.name == name);
     let endpoint =
         |name: &str| followed(name).and_then(|provider| provider.endpoint.as_deref()).map(PathBuf::from);
@@ -35,21 +35,24 @@ pub(super) async fn check(daemon: Option<&portway_control::api::Server>) -> Vec<
             "install Incus or LXD, or set INCUS_SOCKET, INCUS_DIR, LXD_SOCKET or LXD_DIR to where it is",
         ));
     }
-    if let Some(socket) = incus {
-        findings.push(server("incus", socket).await);
-    }
-    if let Some(socket) = lxd {
-        findings.push(server("lxd", socket).await);
+    for (name, socket) in [("incus", incus), ("lxd", lxd)] {
+        let Some(socket) = socket else { continue };
+        let own = server(name, socket).await;
+        // Where nobody reaches it one line is enough.
+        let daemons = followed(name).and_then(unreached).filter(|_| own.status != Status::Fail);
+        findings.extend(daemons);
+        findings.push(own);
     }
     findings
 }
 
-/// What the daemon says of a server. Without a socket it is not installed: that is no failure, and has its own line.
+/// What the daemon says of a server that answers here. Without a socket it is not installed: that is no failure, and has
+/// its own line.
 fn unreached(provider: &ProviderStatus) -> Option<Finding> {
     provider.endpoint.as_ref()?;
     let error = provider.error.as_deref().filter(|_| !provider.reachable)?;
     let text = format!("the daemon cannot reach {}: {error}", provider.name);
-    Some(Finding::fail("servers", text, "see the lines on the server itself"))
+    Some(Finding::fail("servers", text, "it tries again every second; look at its log"))
 }
 
 async fn server(check: &'static str, socket: PathBuf) -> Finding {
