@@ -56,6 +56,16 @@ pub use testbed::Server;
 pub use tidy::Belongings;
 pub use watch::{Canary, Watch};
 
+/// Runs each of the functions, which take a [`Server`], as a test on each of the servers.
+#[macro_export]
+macro_rules! on_every_server {
+    ($($case:ident),* $(,)?) => {
+        mod incus6 { $(#[test] fn $case() { super::$case($crate::Server::Incus6); })* }
+        mod incus7 { $(#[test] fn $case() { super::$case($crate::Server::Incus7); })* }
+        mod lxd { $(#[test] fn $case() { super::$case($crate::Server::Lxd); })* }
+    };
+}
+
 /// Runs a command to its end and returns its standard output; a failure carries what it wrote to
 /// standard error.
 ///

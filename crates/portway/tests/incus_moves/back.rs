@@ -5,7 +5,6 @@ use std::fs;
 use portway_testkit::{Addr, Bed, Behaviour, ContainerSpec, Server, Service, wait_for};
 use serde_json::json;
 
-use crate::on_every_server;
 use crate::scene::{Scene, echoes, proxy};
 
 /// `127.0.0.1` and a port.
@@ -13,7 +12,10 @@ fn local(port: u16) -> std::net::SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
-on_every_server!(a_device_moves_and_comes_back_as_it_was, a_device_of_a_profile_is_hidden_and_shown_again);
+portway_testkit::on_every_server!(
+    a_device_moves_and_comes_back_as_it_was,
+    a_device_of_a_profile_is_hidden_and_shown_again
+);
 
 /// A device of a running container, with connections through the server's own relay before and after.
 /// What the server has at the end is what it had at the beginning.

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use portway_testkit::{Server, wait_for};
 
-use crate::on_every_server;
 use crate::scene::Scene;
 
-on_every_server!(
+portway_testkit::on_every_server!(
     a_device_that_does_not_come_up_goes_back,
     a_port_that_is_about_to_be_free_is_waited_for,
     killed_at_any_moment_nothing_is_lost,

@@ -4,10 +4,9 @@ use portway_testkit::{Bed, DaemonSpec, Rig, Server};
 use serde_json::json;
 
 use crate::PORTWAY;
-use crate::on_every_server;
 use crate::talk::says;
 
-on_every_server!(the_address_of_a_forward_is_refused);
+portway_testkit::on_every_server!(the_address_of_a_forward_is_refused);
 
 /// A network forward, deleted on drop.
 struct Forward {

@@ -4,10 +4,15 @@ use portway_testkit::{ContainerSpec, DaemonSpec, Rig, Server};
 use serde_json::json;
 
 use crate::PORTWAY;
-use crate::on_every_server;
 use crate::talk::{add_web, heard, say_in, says, wait_for_reason, wait_until_heard};
 
-on_every_server!(renamed, deleted_and_made_again, copied, moved_to_another_project, restored_from_a_snapshot,);
+portway_testkit::on_every_server!(
+    renamed,
+    deleted_and_made_again,
+    copied,
+    moved_to_another_project,
+    restored_from_a_snapshot,
+);
 
 fn rig(server: Server, name: &str) -> Option<Rig> {
     Rig::on(server, DaemonSpec::new(PORTWAY), name, &ContainerSpec::default()).unwrap()

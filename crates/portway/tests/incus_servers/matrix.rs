@@ -16,10 +16,9 @@ use portway_testkit::{
 };
 
 use crate::PORTWAY;
-use crate::on_every_server;
 use crate::talk::{add_web, heard, local, say_at, say_in, wait_until_heard};
 
-on_every_server!(
+portway_testkit::on_every_server!(
     every_socket_type_on_both_sides,
     a_restart_refuses_nobody,
     stop_and_start,

@@ -9,10 +9,9 @@ use std::os::unix::fs::FileTypeExt as _;
 use portway_testkit::{Addr, Bed, Behaviour, Container, ContainerSpec, Ports, Server, Service, Site, check};
 use serde_json::{Value, json};
 
-use crate::on_every_server;
 use crate::talk::local;
 
-on_every_server!(take_and_refuse, relay);
+portway_testkit::on_every_server!(take_and_refuse, relay);
 
 /// Has the server give the container these proxy devices and no other; what it says against it.
 fn proxies(bed: &Bed, container: &Container<'_>, devices: &[(&str, Value)]) -> Result<(), String> {

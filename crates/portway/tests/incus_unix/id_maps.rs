@@ -86,6 +86,8 @@ fn a_map_of_its_own() {
     carries(&rig, ids);
 }
 
+portway_testkit::on_every_server!(an_id_of_the_hosts_in_the_map);
+
 /// A map with an id of the host's in it (`raw.idmap`): user 1000 inside is that one, its neighbours are of the
 /// container's own range. Owners of files, the relay's user and what the container sees agree.
 ///
@@ -119,19 +121,4 @@ fn an_id_of_the_hosts_in_the_map(server: Server) {
         assert_eq!(getsockopt(unix(&service), PeerCredentials).unwrap().uid(), seen);
         rig.device_ok("remove", &["s"]).unwrap();
     }
-}
-
-#[test]
-fn an_id_of_the_hosts_on_incus6() {
-    an_id_of_the_hosts_in_the_map(Server::Incus6);
-}
-
-#[test]
-fn an_id_of_the_hosts_on_incus7() {
-    an_id_of_the_hosts_in_the_map(Server::Incus7);
-}
-
-#[test]
-fn an_id_of_the_hosts_on_lxd() {
-    an_id_of_the_hosts_in_the_map(Server::Lxd);
 }
