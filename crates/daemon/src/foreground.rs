@@ -80,6 +80,7 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(Notice<'_>)) -
             _ = end.recv() => break,
             _ = stop.recv() => break,
             () = tokio::time::sleep_until(failures.next), if failures.are_new => {
+                failures.pause();
                 for device in hub.counted_devices().await {
                     report(failures.tell(&device));
                 }
@@ -121,10 +122,14 @@ struct Failures {
 }
 
 impl Failures {
-    /// The line that is due.
-    fn tell<'a>(&mut self, device: &'a api::Device) -> Notice<'a> {
+    /// What is new is being told; what comes after it has to wait.
+    fn pause(&mut self) {
         self.are_new = false;
         self.next = tokio::time::Instant::now() + FAILURES_EVERY;
+    }
+
+    /// The line that is due.
+    fn tell<'a>(&mut self, device: &'a api::Device) -> Notice<'a> {
         let dials =
             device.dials_failed.saturating_sub(std::mem::replace(&mut self.told, device.dials_failed));
         Notice::Failures { dials, last: device.last_error.as_deref().unwrap_or_default() }
