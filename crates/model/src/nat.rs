@@ -73,7 +73,10 @@ pub enum NatObstacle {
     )]
     Families,
     /// One side is a link-local address.
-    #[error("the kernel does not lead link-local addresses")]
+    #[error(
+        "a link-local address is another host's on every interface, and the kernel's rules do not tell them apart; \
+         use another address of the interface"
+    )]
     LinkLocal,
 }
 

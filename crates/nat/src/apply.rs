@@ -11,7 +11,7 @@ use crate::nft::{Batch, Count, Table};
 use crate::observe::{self, ObserveError, Observed};
 use crate::plan::layout::Label;
 use crate::plan::{Plan, layout};
-use crate::spec::{Conflict, Want};
+use crate::spec::{Checked, Conflict, Want};
 
 /// `ERESTART`: the ruleset is not the one the transaction was made for. Programs never see this number but
 /// from nfnetlink.
@@ -166,7 +166,15 @@ impl Nat {
     /// changed; unless the kernel's answer was lost, and then the next call that succeeds says what has to be
     /// swept.
     pub fn apply(&mut self, want: &Want) -> Result<Applied, NatError> {
-        let wanted = layout::table(&want.check()?, self.name.label());
+        self.apply_checked(&want.check()?)
+    }
+
+    /// The same with what was checked already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn apply_checked(&mut self, want: &Checked<'_>) -> Result<Applied, NatError> {
+        let wanted = layout::table(want, self.name.label());
         for _ in 0..TRIES {
             let (plan, generation) = self.plan_to(&wanted)?;
             if plan.is_empty() {
@@ -198,6 +206,14 @@ impl Nat {
             }
         }
         Err(NatError::Contended)
+    }
+
+    /// Whether there is a table of ours.
+    ///
+    /// # Errors
+    /// When it is not ours, or cannot be read.
+    pub fn exists(&mut self) -> Result<bool, NatError> {
+        Ok(matches!(self.observe()?, Observed::Ours(_)))
     }
 
     /// What each device has counted since it was added. A device without an element in the table has

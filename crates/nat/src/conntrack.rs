@@ -30,6 +30,12 @@ const ROUND: usize = 65_536;
 /// as they are deleted, for who comes to an address by an interface that does not have it is never led.
 const PASSES: usize = 16;
 
+/// Rounds of looking after one that has deleted something: an answer that is on its way makes an entry anew.
+const ROUNDS: usize = 8;
+
+/// Who has so many entries deleted at once is not asking and waiting for answers.
+const FLOOD: usize = 1024;
+
 /// Deletions sent at once.
 const AT_ONCE: usize = 512;
 
@@ -49,7 +55,8 @@ pub enum Affected {
 
 impl Affected {
     /// What two changes have touched.
-    pub(crate) fn and(self, other: Self) -> Self {
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Nothing, one) | (one, Self::Nothing) => one,
             (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
@@ -129,7 +136,7 @@ impl Conntrack {
         let filters = match affected {
             Affected::Nothing => return Ok(Swept::default()),
             Affected::Scopes(scopes) if scopes.len() <= SCOPES_MAX => {
-                scopes.iter().map(|scope| Filter::of(*scope)).collect()
+                scopes.iter().flat_map(|scope| Filter::of(*scope)).collect()
             }
             Affected::Scopes(_) | Affected::Everything => {
                 vec![Filter::all(Family::V4), Filter::all(Family::V6)]
@@ -142,8 +149,16 @@ impl Conntrack {
         };
         let rules = Rules { want, changed, local: &local, label: self.table.label() };
         let mut swept = Swept::default();
-        for filter in filters {
-            swept.add(passes(|| self.pass(&filter, &rules))?);
+        for _ in 0..ROUNDS {
+            let mut round = Swept::default();
+            for filter in &filters {
+                round.add(passes(|| self.pass(filter, &rules))?);
+            }
+            swept.add(round);
+            let is_flood = usize::try_from(round.deleted).is_ok_and(|deleted| deleted >= FLOOD);
+            if round.deleted == 0 || is_flood {
+                break;
+            }
         }
         Ok(swept)
     }
@@ -293,20 +308,23 @@ struct Filter {
     transport: Option<Transport>,
     address: Option<Ipv4Addr>,
     port: Option<u16>,
+    source_port: Option<u16>,
     translated: bool,
 }
 
 impl Filter {
-    /// `CTA_FILTER_F_CTA_IP_DST`, `_PROTO_NUM`, `_PROTO_DST_PORT` of net/netfilter/nf_conntrack_netlink.c.
+    /// `CTA_FILTER_F_CTA_IP_DST`, `_PROTO_NUM`, `_PROTO_SRC_PORT`, `_PROTO_DST_PORT` of net/netfilter/nf_conntrack_netlink.c.
     const BY_ADDRESS: u32 = 1 << 1;
     const BY_PROTOCOL: u32 = 1 << 3;
+    const BY_SOURCE_PORT: u32 = 1 << 4;
     const BY_PORT: u32 = 1 << 5;
 
     const fn all(family: Family) -> Self {
-        Self { family, transport: None, address: None, port: None, translated: false }
+        Self { family, transport: None, address: None, port: None, source_port: None, translated: false }
     }
 
-    fn of(scope: Scope) -> Self {
+    /// What was sent to ports like these; of datagrams also what was answered from them.
+    fn of(scope: Scope) -> impl Iterator<Item = Self> {
         let (family, address) = match scope.listen {
             Listen::Address(IpAddr::V4(ip)) => (Family::V4, Some(ip)),
             // Asked for an IPv6 address, the kernel lists all but that one: `ctnetlink_filter_match_tuple`
@@ -315,7 +333,11 @@ impl Filter {
             Listen::Every(family) => (family, None),
         };
         let port = (scope.first == scope.last).then_some(scope.first);
-        Self { transport: Some(scope.transport), address, port, ..Self::all(family) }
+        let sent = Self { transport: Some(scope.transport), address, port, ..Self::all(family) };
+        // Of a range everything was asked for already, but for the address.
+        let is_apart = scope.transport == Transport::Udp && (port.is_some() || address.is_some());
+        let answered = Self { address: None, port: None, source_port: port, ..sent };
+        std::iter::once(sent).chain(is_apart.then_some(answered))
     }
 
     fn request(&self) -> Writer {
@@ -334,6 +356,10 @@ impl Filter {
                 }
                 out.nested(entry::PROTOCOL, |out| {
                     out.bytes(entry::PROTOCOL_NUMBER, &[transport.number()]);
+                    if let Some(port) = self.source_port {
+                        flags |= Self::BY_SOURCE_PORT;
+                        out.bytes(entry::SOURCE_PORT, &port.to_be_bytes());
+                    }
                     if let Some(port) = self.port {
                         flags |= Self::BY_PORT;
                         out.bytes(entry::DESTINATION_PORT, &port.to_be_bytes());

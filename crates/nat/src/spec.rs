@@ -304,17 +304,43 @@ impl Want {
     pub fn check(&self) -> Result<Checked<'_>, Conflict> {
         let mut places: BTreeMap<Place, BTreeMap<u16, &Publication>> = BTreeMap::new();
         for publication in &self.publications {
-            let place = places.entry((publication.listen, publication.transport)).or_default();
-            let (first, last) = (publication.ports.first().get(), publication.ports.last().get());
-            // No two of those before overlap, so the one that begins last at or below `last` decides.
-            let below = place.range(..=last).next_back();
-            if let Some((_, other)) = below.filter(|(_, other)| other.ports.last().get() >= first) {
-                return Err(Conflict { first: other.to_string(), second: publication.to_string() });
-            }
-            place.insert(first, publication);
+            put(&mut places, publication)?;
         }
         Ok(Checked { want: Some(self), places })
     }
+}
+
+impl Want {
+    /// Leaves out every device that wants a port of one before it, and returns these with what is said of
+    /// each. Then nothing is in the way of [`check`](Self::check).
+    pub fn settle(&mut self) -> BTreeMap<String, Conflict> {
+        let mut left_out = BTreeMap::new();
+        let mut places: BTreeMap<Place, BTreeMap<u16, &Publication>> = BTreeMap::new();
+        for publication in &self.publications {
+            if let Err(conflict) = put(&mut places, publication) {
+                left_out.insert(publication.device.clone(), conflict);
+            }
+        }
+        drop(places);
+        self.publications.retain(|publication| !left_out.contains_key(&publication.device));
+        left_out
+    }
+}
+
+/// Gives a publication its place, unless another one has it.
+fn put<'a>(
+    places: &mut BTreeMap<Place, BTreeMap<u16, &'a Publication>>,
+    publication: &'a Publication,
+) -> Result<(), Conflict> {
+    let place = places.entry((publication.listen, publication.transport)).or_default();
+    let (first, last) = (publication.ports.first().get(), publication.ports.last().get());
+    // No two of those before overlap, so the one that begins last at or below `last` decides.
+    let below = place.range(..=last).next_back();
+    if let Some((_, other)) = below.filter(|(_, other)| other.ports.last().get() >= first) {
+        return Err(Conflict { first: other.to_string(), second: publication.to_string() });
+    }
+    place.insert(first, publication);
+    Ok(())
 }
 
 impl<'a> Checked<'a> {

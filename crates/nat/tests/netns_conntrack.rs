@@ -74,6 +74,32 @@ fn a_udp_client_that_keeps_sending_follows_every_change() {
     }
 }
 
+/// A socket of the host that a client asked before the publication answers after the sweep. What the client goes on
+/// sending would belong to that answer's entry: the next sweep forgets it, and the client is led.
+///
+/// Fails when: an entry that begins with an answer is left alone.
+#[test]
+fn a_client_that_is_answered_late_is_led() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    let _one = Answerer::start(&town.one, "one", 8080);
+    for (listen, to, target, _) in PLACES {
+        let held = town.host.enter(|| UdpSocket::bind(to).unwrap()).unwrap();
+        let sender = Sender::new(&town.client, to);
+        let _ = sender.ask();
+        let (_, asker) = held.recv_from(&mut [0; 64]).unwrap();
+        let wanted = want(vec![publication("dns", "udp", listen, target)]);
+        let applied = town.apply_alone(&wanted);
+        town.sweep(&wanted, &applied);
+        held.send_to(b"late", asker).unwrap();
+        assert_eq!(town.sweep(&wanted, &applied).deleted, 1, "{listen}");
+        until(&sender, Some("one"), listen);
+        town.apply(&want(vec![]));
+    }
+}
+
 /// A TCP connection whose target is no more is ended: its client hears of it at its next bytes, and does not
 /// wait for a target that is somewhere else.
 ///

@@ -34,13 +34,15 @@ const DESTINATION4: u16 = 2;
 const SOURCE6: u16 = 3;
 const DESTINATION6: u16 = 4;
 pub(super) const PROTOCOL_NUMBER: u16 = 1;
-const SOURCE_PORT: u16 = 2;
+pub(super) const SOURCE_PORT: u16 = 2;
 pub(super) const DESTINATION_PORT: u16 = 3;
 const TCP: u16 = 1;
 const TCP_STATE: u16 = 1;
 
 /// `IPS_SEEN_REPLY`: the other side has answered.
 const ANSWERED: u32 = 1 << 1;
+/// `IPS_SRC_NAT`: the source was changed.
+const SOURCE_TRANSLATED: u32 = 1 << 4;
 /// `IPS_DST_NAT`: the destination was changed.
 pub(super) const TRANSLATED: u32 = 1 << 5;
 
@@ -172,6 +174,16 @@ impl Entry {
         port == Some(self.reply.source.port()) || !rules.changed.iter().any(touched)
     }
 
+    /// Whether it began with an answer of this host's from a port that is published: a socket here had been asked
+    /// before. What its client sends from then on would belong to it, and never be led.
+    fn is_answer(&self, rules: &Rules<'_>) -> bool {
+        let source = self.original.source;
+        self.transport == Transport::Udp
+            && self.status & (TRANSLATED | SOURCE_TRANSLATED) == 0
+            && rules.local.contains(&source.ip())
+            && rules.want.find(self.transport, source.ip(), source.port()).is_some()
+    }
+
     /// Whether the table would lead it elsewhere.
     pub(super) fn is_stale(&self, rules: &Rules<'_>) -> bool {
         if !self.is_in_our_zone() || self.is_led_rightly(rules) {
@@ -181,6 +193,9 @@ impl Entry {
             return true;
         }
         let Tuple { source, destination } = self.original;
+        if self.is_answer(rules) {
+            return true;
+        }
         // What begins at a loopback address passes the table by, and what goes through to another host is
         // not ours, whatever its port.
         if source.ip().is_loopback() || !rules.local.contains(&destination.ip()) {
