@@ -183,10 +183,11 @@ pub struct Device {
     pub connections_now: u64,
     /// Connections or flows since the device was added (or the daemon first saw it).
     pub connections_total: u64,
-    /// Payload bytes, downstream to upstream.
-    pub bytes_in: u64,
-    /// Payload bytes, upstream to downstream.
-    pub bytes_out: u64,
+    /// Payload bytes, downstream to upstream; `None` while the kernel carries the device: it counts
+    /// connections only.
+    pub bytes_in: Option<u64>,
+    /// Payload bytes, upstream to downstream; likewise.
+    pub bytes_out: Option<u64>,
     /// Last failure, one line.
     pub last_error: Option<String>,
     /// When the present state began, RFC 3339, UTC.

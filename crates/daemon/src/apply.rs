@@ -15,12 +15,12 @@ use portway_model::{DeviceKey, DeviceSpec, InstanceKey, ListenIndex};
 use tokio::sync::oneshot;
 
 use self::plan::{Plan, Wanted};
-use crate::forwards;
 use crate::http::{ask, look};
 use crate::hub::{Hub, failure};
 use crate::instance::Command;
 use crate::instance::batch::{Batch, Staged, Undo};
 use crate::loops;
+use crate::rivals;
 use crate::state::{Change, Desired};
 
 /// Instances that are looked at together.
@@ -84,7 +84,7 @@ async fn look_ahead(hub: &Arc<Hub>, wanted: &Wanted) -> Result<(), Failure> {
     while let Some(looked) = looks.next().await {
         looked?;
     }
-    forwards::check(hub, &elsewhere).await
+    rivals::check(hub, &elsewhere).await
 }
 
 /// Every device's options, each device once.

@@ -28,7 +28,7 @@ use self::input::{About, Body, Condition, DeviceInPath, InPath};
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, Reply, edit};
 use crate::nat::Leader;
-use crate::{apply, forwards, moves};
+use crate::{apply, moves, rivals};
 
 /// Readers of events at once.
 const READERS_MAX: usize = 64;
@@ -141,7 +141,7 @@ async fn add(
     hub.check_changeable()?;
     look(&hub, &request.instance).await?;
     let key = DeviceKey { instance: request.instance.clone(), device: request.name.clone() };
-    forwards::check(&hub, &[(&key, &spec)]).await?;
+    rivals::check(&hub, &[(&key, &spec)]).await?;
     let _editing = editing(&hub, condition).await?;
     json(ask(&hub, &request.instance, |reply| Command::Add(request.name, Box::new(spec), reply)).await)
 }
@@ -163,7 +163,7 @@ async fn change(
         && let Ok(after) = edit::changed_spec(&before, &request)
         && (after.listen != before.listen || after.bind != before.bind)
     {
-        forwards::check(&hub, &[(&key, &after)]).await?;
+        rivals::check(&hub, &[(&key, &after)]).await?;
     }
     let _editing = editing(&hub, condition).await?;
     hub.check_usable(&key)?;

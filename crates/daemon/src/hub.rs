@@ -389,7 +389,8 @@ impl Hub {
             error: state.err(),
         });
         let mut warnings = self.warnings.clone();
-        let nat = self.nat.as_ref().and_then(Leader::failure);
+        let nat = self.nat.as_ref().map(Leader::failures);
+        let nat = nat.as_ref().and_then(|failures| failures.of_table());
         warnings.extend(nat.map(|text| format!("kernel NAT does not work: {text}")));
         api::Server {
             api: "1.0".into(),

@@ -337,9 +337,11 @@ impl Instance {
     /// Recomputes the devices' states and tells who listens about those that changed.
     fn publish(&mut self) {
         let groups = self.group_errors();
-        let nat_failure = self.hub.nat.as_ref().and_then(Leader::failure);
+        let nat_failures = self.hub.nat.as_ref().map(Leader::failures).unwrap_or_default();
+        let rivals = self.hub.rivals();
         let around = Surroundings {
-            nat_failure: nat_failure.as_deref(),
+            rivals: &rivals,
+            nat_failures: &nat_failures,
             key: &self.key,
             up: self.run.is_some(),
             uuid: self.uuid.as_deref(),

@@ -26,6 +26,7 @@ mod nat;
 mod owner;
 mod provider;
 mod random;
+mod rivals;
 mod serve;
 mod setup;
 mod state;

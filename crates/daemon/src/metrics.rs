@@ -4,16 +4,18 @@ use std::fmt::Write;
 
 use portway_control::api;
 
-type Value = fn(&api::Device) -> u64;
+type Value = fn(&api::Device) -> Option<u64>;
 
 /// Name, type, help and value of each metric.
 const METRICS: [(&str, &str, &str, Value); 14] = [
     ("portway_device_up", "gauge", "1 while the device serves.", |device| {
-        u64::from(device.state == api::DeviceState::Active)
+        Some(u64::from(device.state == api::DeviceState::Active))
     }),
-    ("portway_device_connections", "gauge", "Live connections or flows.", |device| device.connections_now),
+    ("portway_device_connections", "gauge", "Live connections or flows.", |device| {
+        Some(device.connections_now)
+    }),
     ("portway_device_connections_total", "counter", "Connections or flows taken in.", |device| {
-        device.connections_total
+        Some(device.connections_total)
     }),
     ("portway_device_in_bytes_total", "counter", "Payload bytes from clients to the target.", |device| {
         device.bytes_in
@@ -21,27 +23,33 @@ const METRICS: [(&str, &str, &str, Value); 14] = [
     ("portway_device_out_bytes_total", "counter", "Payload bytes from the target to clients.", |device| {
         device.bytes_out
     }),
-    ("portway_device_dials_failed_total", "counter", "Dials that failed.", |device| device.dials_failed),
-    ("portway_device_resets_total", "counter", "Connections ended by a reset.", |device| device.resets),
-    ("portway_device_dropped_total", "counter", "Datagrams or descriptors dropped.", |device| device.dropped),
-    ("portway_device_evicted_total", "counter", "Flows evicted because the table was full.", |device| {
-        device.evicted
+    ("portway_device_dials_failed_total", "counter", "Dials that failed.", |device| {
+        Some(device.dials_failed)
     }),
-    ("portway_device_denied_total", "counter", "Clients refused by allow or deny.", |device| device.denied),
+    ("portway_device_resets_total", "counter", "Connections ended by a reset.", |device| Some(device.resets)),
+    ("portway_device_dropped_total", "counter", "Datagrams or descriptors dropped.", |device| {
+        Some(device.dropped)
+    }),
+    ("portway_device_evicted_total", "counter", "Flows evicted because the table was full.", |device| {
+        Some(device.evicted)
+    }),
+    ("portway_device_denied_total", "counter", "Clients refused by allow or deny.", |device| {
+        Some(device.denied)
+    }),
     (
         "portway_device_over_connections_total",
         "counter",
         "Clients refused by limits.connections.",
-        |device| device.over_connections,
+        |device| Some(device.over_connections),
     ),
     ("portway_device_over_rate_total", "counter", "Clients refused by limits.rate.", |device| {
-        device.over_rate
+        Some(device.over_rate)
     }),
     ("portway_device_over_per_source_total", "counter", "Clients refused by limits.per_source.", |device| {
-        device.over_per_source
+        Some(device.over_per_source)
     }),
     ("portway_device_bad_headers_total", "counter", "Clients without a valid PROXY header.", |device| {
-        device.bad_headers
+        Some(device.bad_headers)
     }),
 ];
 
@@ -55,8 +63,10 @@ pub(crate) fn render(devices: &[api::Device], nat_repairs: u64) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for device in devices {
+            // What is not counted is left out: 0 would be a number.
+            let Some(value) = value(device) else { continue };
             let (instance, label) = (escape(&device.instance.to_string()), escape(device.name.as_str()));
-            let _ = writeln!(text, "{name}{{instance=\"{instance}\",device=\"{label}\"}} {}", value(device));
+            let _ = writeln!(text, "{name}{{instance=\"{instance}\",device=\"{label}\"}} {value}");
         }
     }
     text

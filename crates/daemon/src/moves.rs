@@ -21,11 +21,11 @@ use tracing::warn;
 use self::plan::{Candidate, NOTE, Note, Verdict};
 use self::seal::Seals;
 use self::translate::title;
-use crate::forwards;
 use crate::http::{ask, look};
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, edit};
 use crate::provider::no_socket;
+use crate::rivals;
 use crate::state::{Origin, StoredDevice, with_sources};
 
 /// Tries of a change that somebody else's change has outrun, or that the server could not carry out.
@@ -221,7 +221,11 @@ async fn bring_in(
 ) -> Result<api::Device, Failure> {
     look(hub, &what.instance).await?;
     let key = DeviceKey { instance: what.instance.clone(), device: what.name.clone() };
-    forwards::check(hub, &[(&key, &*spec)]).await?;
+    if let Some(endpoint) = hub.providers.endpoint(key.instance.provider()) {
+        // It was one of theirs until a moment ago.
+        endpoint.count_event();
+    }
+    rivals::check(hub, &[(&key, &*spec)]).await?;
     let _editing = hub.edits.read().await;
     ask(hub, &what.instance, |reply| Command::Import(what.name.clone(), spec, origin, reply)).await
 }

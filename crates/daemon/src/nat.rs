@@ -5,10 +5,12 @@
 //! loopback clients, and takes over when the table is missing.
 
 mod file;
+pub(crate) mod leader;
 pub(crate) mod leases;
 pub(crate) mod table;
 mod watch;
 pub(crate) mod way;
 
-pub(crate) use table::{Change, Leader};
+pub(crate) use leader::{Failures, Leader};
+pub(crate) use table::Change;
 pub(crate) use way::{Verdict, Way};

@@ -33,7 +33,7 @@ use crate::nat::{Leader, leases};
 use crate::provider::Endpoint;
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
-use crate::{DaemonAction, DaemonOptions, control, http, worker};
+use crate::{DaemonAction, DaemonOptions, control, http, rivals, worker};
 
 /// Permissions of the control socket: its user and group.
 const CONTROL_MODE: u32 = 0o660;
@@ -81,7 +81,9 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     tokio::spawn(rekeep(Arc::clone(&hub), renewed));
     tokio::spawn(show_again(Arc::clone(&hub), led));
     for endpoint in [&hub.providers.incus, &hub.providers.lxd] {
-        tokio::spawn(follow_events(Arc::clone(&hub), Arc::clone(endpoint)));
+        let told = Arc::new(Notify::new());
+        tokio::spawn(follow_events(Arc::clone(&hub), Arc::clone(endpoint), Arc::clone(&told)));
+        tokio::spawn(rivals::follow(Arc::clone(&hub), Arc::clone(endpoint), told));
         tokio::spawn(leases::follow(Arc::clone(&hub), Arc::clone(endpoint)));
     }
     info!(devices = loaded.desired.len(), socket = %options.paths.socket.display(), "ready");
@@ -258,17 +260,17 @@ fn tell_systemd(state: &[NotifyState<'_>]) {
 
 /// Follows a server's events: each one makes an actor look sooner. After a gap all look. A server that
 /// is not there may be installed or started later.
-async fn follow_events(hub: Arc<Hub>, endpoint: Arc<Endpoint>) {
+async fn follow_events(hub: Arc<Hub>, endpoint: Arc<Endpoint>, told: Arc<Notify>) {
     loop {
         if let Some(client) = endpoint.client() {
-            follow_client(&hub, &endpoint, &client).await;
+            follow_client(&hub, &endpoint, &client, &told).await;
         }
         tokio::time::sleep(EVENTS_PAUSE).await;
     }
 }
 
 /// The same until the stream ends.
-async fn follow_client(hub: &Arc<Hub>, endpoint: &Endpoint, client: &Client) {
+async fn follow_client(hub: &Arc<Hub>, endpoint: &Endpoint, client: &Client, told: &Notify) {
     let provider = endpoint.provider();
     match client.events().await {
         Ok(mut events) => {
@@ -277,7 +279,11 @@ async fn follow_client(hub: &Arc<Hub>, endpoint: &Endpoint, client: &Client) {
             hub.poke_all().await;
             loop {
                 match events.next().await {
-                    Ok(event) => poke(hub, provider, &event).await,
+                    Ok(event) => {
+                        endpoint.count_event();
+                        told.notify_one();
+                        poke(hub, provider, &event).await;
+                    }
                     Err(problem) => {
                         warn!(%provider, error = %with_sources(&problem), "event stream ended");
                         endpoint.set_tells(false);

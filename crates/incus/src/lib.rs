@@ -1,6 +1,6 @@
 //! Client of the Incus API on its unix socket, and of LXD's, which is the same where we use it.
 //!
-//! It reads: the server, instances, their run-time state and assigned addresses, network forwards, and the
+//! It reads: the server, instances, their run-time state, addresses and proxy devices, network forwards, and the
 //! stream of lifecycle events. It changes one thing, the definition of an instance ([`Definition`]). It keeps no
 //! state between calls and spawns no task; dropping a future ends its connection.
 //!
@@ -80,6 +80,7 @@ mod forwards;
 #[doc(hidden)]
 pub mod fuzz;
 mod network;
+mod proxies;
 mod transport;
 mod types;
 
@@ -88,7 +89,8 @@ pub use definition::{Definition, Device};
 pub use error::IncusError;
 pub use events::{Event, Events};
 pub use forwards::Forward;
-pub use network::{Assigned, Lease};
+pub use network::{Assigned, Holder, Lease};
+pub use proxies::LedProxy;
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};
 
 /// Result of this crate.

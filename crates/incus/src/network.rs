@@ -1,6 +1,6 @@
-//! Addresses that the server itself has assigned to an instance: the only ones it may be dialled at
-//! from the host. What an instance says about itself, in its state or in a lease of another's, is no
-//! reason to send anything anywhere.
+//! Addresses that the server itself has assigned to an instance: the only ones it is dialled at from the host.
+//! And those that an instance says it has, inside its network and nobody else's: where nothing is assigned, what
+//! comes for the instance may be led there.
 
 use std::net::IpAddr;
 
@@ -38,6 +38,21 @@ pub struct Assigned {
     pub subnets: Vec<(IpAddr, u8)>,
     /// The interface's addresses: reserved ones, then leases; IPv4 first. Inside the network, nobody else's.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that the instance says its interface has, of families in which it has none of the others. Inside
+    /// the network and nobody's by reservation or lease; what other instances say is not looked at here. None
+    /// where the server does not let it have any, or keeps it apart from its neighbours.
+    pub claimed: Vec<IpAddr>,
+}
+
+/// Addresses that are an instance's, as far as the server or the instance itself says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Project of the instance.
+    pub project: String,
+    /// Its name.
+    pub name: String,
+    /// What its devices reserve, and what it says its interfaces have.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A network interface of an instance in a managed network.
@@ -49,6 +64,8 @@ pub(crate) struct Nic {
     hwaddr: Option<String>,
     /// Addresses its configuration reserves.
     reserved: Vec<IpAddr>,
+    /// Whether it has only the addresses that the server gives it, IPv4 and IPv6.
+    filtered: [bool; 2],
 }
 
 impl From<wire::Network> for Network {
@@ -145,9 +162,16 @@ pub(crate) fn nics(instance: &Instance) -> Vec<Nic> {
             network,
             hwaddr: keys.get("hwaddr").or(volatile).map(|text| text.to_ascii_lowercase()),
             reserved: reserved.collect(),
+            filtered: ["security.ipv4_filtering", "security.ipv6_filtering"]
+                .map(|filter| is_on(keys, filter) || is_on(keys, "security.port_isolation")),
         })
     };
     instance.devices.iter().filter(|(_, keys)| is_nic(keys)).filter_map(nic).collect()
+}
+
+fn is_on(keys: &std::collections::BTreeMap<String, String>, key: &str) -> bool {
+    keys.get(key)
+        .is_some_and(|text| matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"))
 }
 
 /// One interface with its addresses.
@@ -159,6 +183,66 @@ pub(crate) fn assigned(nic: &Nic, network: &Network, leases: &[Lease]) -> Assign
         is_bridge: network.kind == "bridge",
         subnets: network.gateways.clone(),
         addresses: addresses(nic, network, leases),
+        claimed: Vec::new(),
+    }
+}
+
+/// Whether an interface has no address of a family in which it may have one by its own word.
+pub(crate) fn may_claim(nic: &Nic, network: &Network, assigned: &[IpAddr]) -> bool {
+    [false, true].into_iter().any(|v6| {
+        network.kind == "bridge"
+            && !nic.filtered[usize::from(v6)]
+            && network.gateways.iter().any(|(gateway, _)| gateway.is_ipv6() == v6)
+            && !assigned.iter().any(|address| address.is_ipv6() == v6)
+    })
+}
+
+/// Of the addresses assigned to an interface those that the instance has. A lease names the hardware address that
+/// its asker gave, which anybody in the network can, and an IPv6 one is only computed from it.
+pub(crate) fn confirmed(assigned: &[IpAddr], interfaces: &[wire::Interface]) -> Vec<IpAddr> {
+    let has = |address: &&IpAddr| interfaces.iter().flat_map(said).any(|said| said == **address);
+    assigned.iter().filter(has).copied().collect()
+}
+
+/// The addresses an interface has by the instance's own word, in the order it says them, where `assigned` has none
+/// of their family.
+pub(crate) fn claimed<'a>(
+    nic: &Nic,
+    network: &Network,
+    (leases, assigned): (&[Lease], &[IpAddr]),
+    interfaces: impl Iterator<Item = &'a wire::Interface>,
+) -> Vec<IpAddr> {
+    let is_own = |interface: &&wire::Interface| {
+        nic.hwaddr.as_ref().is_some_and(|own| *own == interface.hwaddr.to_ascii_lowercase())
+    };
+    let mut found: Vec<IpAddr> = Vec::new();
+    for address in interfaces.filter(is_own).flat_map(said) {
+        let fits = network.holds(address) && !network.is_gateway(address) && !is_special(address);
+        // One that is the interface's own by lease or reservation is among the assigned ones.
+        let is_others = leases.iter().any(|lease| lease.address == address);
+        let wanted = !nic.filtered[usize::from(address.is_ipv6())]
+            && !assigned.iter().any(|own| own.is_ipv6() == address.is_ipv6());
+        if fits && wanted && !is_others && !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    found
+}
+
+/// What an interface says its addresses are.
+fn said(interface: &wire::Interface) -> impl Iterator<Item = IpAddr> {
+    interface.addresses.iter().flatten().filter_map(|one| one.address.parse().ok())
+}
+
+impl From<wire::Full> for Holder {
+    fn from(from: wire::Full) -> Self {
+        let keys = from.expanded_devices.values().flat_map(|keys| {
+            ["ipv4.address", "ipv6.address"].into_iter().filter_map(|key| keys.get(key)?.parse().ok())
+        });
+        let interfaces =
+            from.state.iter().flat_map(|state| state.network.iter().flat_map(|all| all.values()));
+        let addresses = keys.chain(interfaces.flat_map(said)).collect();
+        Self { project: from.project, name: from.name, addresses }
     }
 }
 
@@ -201,6 +285,7 @@ mod tests {
             network: "br0".into(),
             hwaddr: Some("aa:00".into()),
             reserved,
+            filtered: [false; 2],
         }
     }
 
@@ -261,6 +346,62 @@ mod tests {
         }
         let others = [lease("bb:00", "10.0.0.5")];
         assert!(addresses(&nic(&["10.0.0.5"]), &wide, &others).is_empty(), "another's");
+    }
+
+    fn interface(hwaddr: &str, addresses: &[&str]) -> wire::Interface {
+        let address = |text: &&str| wire::InterfaceAddress { address: (*text).to_owned() };
+        wire::Interface { hwaddr: hwaddr.into(), addresses: Some(addresses.iter().map(address).collect()) }
+    }
+
+    /// What an instance says counts where nothing is assigned, nobody else has it, and the server lets it.
+    ///
+    /// Fails when: any condition of [`claimed`] is left out.
+    #[test]
+    fn an_instances_own_word_is_the_last_choice() {
+        let net = network("10.0.0.1/24", "fd00::1/64");
+        let says = |nic: &Nic, leases: &[Lease], hwaddr: &str, addresses: &[&str]| {
+            let assigned = super::addresses(nic, &net, leases);
+            shown(&claimed(nic, &net, (leases, &assigned), [interface(hwaddr, addresses)].iter()))
+        };
+        let own = nic(&[]);
+        assert!(may_claim(&own, &net, &[]));
+        assert_eq!(says(&own, &[], "AA:00", &["10.0.0.7", "fd00::7", "10.0.0.7"]), ["10.0.0.7", "fd00::7"]);
+        assert!(says(&own, &[], "bb:00", &["10.0.0.7"]).is_empty(), "another interface");
+        assert!(says(&own, &[lease("bb:00", "10.0.0.7")], "aa:00", &["10.0.0.7"]).is_empty(), "another's");
+        let leased = [lease("aa:00", "10.0.0.9")];
+        assert_eq!(says(&own, &leased, "aa:00", &["10.0.0.7", "fd00::7"]), ["fd00::7"], "one is assigned");
+        for address in
+            ["10.0.0.1", "10.0.0.0", "10.0.0.255", "10.0.1.7", "127.0.0.1", "fe80::7", "fd01::7", "x"]
+        {
+            assert!(says(&own, &[], "aa:00", &[address]).is_empty(), "{address}");
+        }
+        let filtered = Nic { filtered: [true, false], ..nic(&[]) };
+        assert_eq!(says(&filtered, &[], "aa:00", &["10.0.0.7", "fd00::7"]), ["fd00::7"]);
+        assert!(!may_claim(&Nic { filtered: [true; 2], ..nic(&[]) }, &net, &[]));
+        assert!(!may_claim(&own, &network("none", "fd00::1/64"), &["fd00::5".parse().expect("an address")]));
+        let unknown = Nic { hwaddr: None, ..nic(&[]) };
+        assert!(says(&unknown, &[], "", &["10.0.0.7"]).is_empty());
+    }
+
+    /// Fails when: a lease that somebody else has asked for in the instance's name counts.
+    #[test]
+    fn what_the_instance_does_not_have_is_not_its_own() {
+        let assigned = ["10.0.0.66", "10.0.0.5", "fd00::5"].map(|text| text.parse().expect("an address"));
+        let own = [interface("aa:00", &["10.0.0.5", "10.0.0.9", "x"]), interface("bb:00", &[])];
+        assert_eq!(shown(&confirmed(&assigned, &own)), ["10.0.0.5"]);
+        assert!(confirmed(&assigned, &[]).is_empty());
+    }
+
+    /// Fails when: what devices reserve, or what any interface says, is left out.
+    #[test]
+    fn holders_have_what_is_reserved_and_what_they_say() {
+        let text = r#"{"name": "c1", "project": "p", "expanded_devices": {"eth0": {"ipv4.address": "10.0.0.5"}},
+            "state": {"network": {"eth0": {"addresses": [{"address": "10.0.0.6"}]}, "lo": {"addresses": null}}}}"#;
+        let full: wire::Full = serde_json::from_str(text).expect("an instance");
+        assert_eq!(shown(&Holder::from(full).addresses), ["10.0.0.5", "10.0.0.6"]);
+        let stopped = r#"{"name": "c1", "project": "p", "state": {"network": null}}"#;
+        let full: wire::Full = serde_json::from_str(stopped).expect("an instance");
+        assert!(Holder::from(full).addresses.is_empty());
     }
 
     #[test]

@@ -179,6 +179,41 @@ pub(crate) mod wire {
         status_code: u16,
         #[serde(deserialize_with = "pid")]
         pid: Option<i32>,
+        /// Absent, or null, of one that does not run.
+        #[serde(default)]
+        pub(crate) network: Option<BTreeMap<String, Interface>>,
+    }
+
+    /// A network interface as the instance itself has it.
+    #[derive(Deserialize)]
+    pub(crate) struct Interface {
+        #[serde(default)]
+        pub(crate) hwaddr: String,
+        #[serde(default)]
+        pub(crate) addresses: Option<Vec<InterfaceAddress>>,
+    }
+
+    #[derive(Deserialize)]
+    pub(crate) struct InterfaceAddress {
+        #[serde(default)]
+        pub(crate) address: String,
+    }
+
+    /// An instance with its state, of the list of all.
+    #[derive(Deserialize)]
+    pub(crate) struct Full {
+        pub(crate) name: String,
+        pub(crate) project: String,
+        #[serde(default)]
+        pub(crate) expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
+        #[serde(default)]
+        pub(crate) state: Option<FullState>,
+    }
+
+    #[derive(Deserialize)]
+    pub(crate) struct FullState {
+        #[serde(default)]
+        pub(crate) network: Option<BTreeMap<String, Interface>>,
     }
 
     #[derive(Deserialize)]

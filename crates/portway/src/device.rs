@@ -16,7 +16,7 @@ use crate::session::Session;
 mod list;
 mod show;
 
-pub(crate) use list::state_word;
+pub(crate) use list::{bytes, state_word};
 
 #[cfg(test)]
 pub(crate) fn sample() -> Device {

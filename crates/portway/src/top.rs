@@ -87,8 +87,8 @@ fn rates<'a>(before: &Sample, present: &'a Sample) -> Vec<Rate<'a>> {
         Rate {
             device,
             connection_tenths: each(connections, 10),
-            bytes_in: each(since(device.bytes_in, |device| device.bytes_in), 1),
-            bytes_out: each(since(device.bytes_out, |device| device.bytes_out), 1),
+            bytes_in: each(since(device.bytes_in.unwrap_or(0), |device| device.bytes_in.unwrap_or(0)), 1),
+            bytes_out: each(since(device.bytes_out.unwrap_or(0), |device| device.bytes_out.unwrap_or(0)), 1),
         }
     };
     let mut rates: Vec<Rate<'_>> = present.devices.iter().map(rate).collect();
@@ -112,6 +112,8 @@ fn text(before: &Sample, present: &Sample, default: Provider, look: Look) -> Str
         human::bytes(bytes_in),
         human::bytes(bytes_out)
     );
+    let per_second =
+        |rate: Option<u64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", human::bytes(rate)));
     let rows = rates.iter().map(|rate| {
         let device = rate.device;
         let tone = if device.state == DeviceState::Active { Tone::Good } else { Tone::Warn };
@@ -121,8 +123,8 @@ fn text(before: &Sample, present: &Sample, default: Provider, look: Look) -> Str
             Text::new(state_word(device.state)).tone(tone),
             Text::number(device.connections_now.to_string()),
             Text::number(format!("{}.{}", rate.connection_tenths / 10, rate.connection_tenths % 10)),
-            Text::number(format!("{}/s", human::bytes(rate.bytes_in))),
-            Text::number(format!("{}/s", human::bytes(rate.bytes_out))),
+            Text::number(per_second(device.bytes_in.map(|_| rate.bytes_in))),
+            Text::number(per_second(device.bytes_out.map(|_| rate.bytes_out))),
             Text::number(device.dials_failed.to_string()),
         ]
     });
@@ -143,8 +145,8 @@ mod tests {
                 let device = Device {
                     name: name.parse().unwrap(),
                     connections_total: *count,
-                    bytes_in: count * 1024,
-                    bytes_out: 0,
+                    bytes_in: Some(count * 1024),
+                    bytes_out: Some(0),
                     ..sample()
                 };
                 ((device.instance.clone(), device.name.clone()), device)

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portway_control::api;
-use portway_model::{DeviceKey, InstanceKey, Provider};
+use portway_model::{Bind, DeviceKey, DeviceSpec, InstanceKey, Provider};
 
 use super::{Hub, locked};
+use crate::rivals::Rival;
 
 impl Hub {
     /// Takes note of the networks whose leases matter to an instance; none: they do not any more.
@@ -33,15 +34,24 @@ impl Hub {
         found
     }
 
+    /// Whether a device listens on a port of the host.
+    pub(crate) fn listens_on_ports(&self) -> bool {
+        let listens = |spec: &DeviceSpec| spec.bind == Bind::Host && spec.listen.address().ports().is_some();
+        locked(&self.desired).values().any(|device| listens(&device.keys))
+    }
+
+    /// Who takes what comes to ports of the host before a device gets it, as far as is known.
+    pub(crate) fn rivals(&self) -> Vec<Rival> {
+        let endpoints = [&self.providers.incus, &self.providers.lxd];
+        endpoints.iter().flat_map(|endpoint| endpoint.rivals().iter().cloned().collect::<Vec<_>>()).collect()
+    }
+
     /// The devices with what the kernel has carried of them. Bytes are not counted there.
     pub(super) async fn with_kernel_counts(&self, mut devices: Vec<api::Device>) -> Vec<api::Device> {
-        // One that is relayed at present may have been led before.
-        let wants = |device: &api::Device| device.mode_reason.is_some();
-        if let Some(leader) = &self.nat
-            && devices.iter().any(wants)
-        {
+        if let Some(leader) = self.nat.as_ref().filter(|leader| leader.has_counts()) {
             let (counts, obstacle) = (leader.counts().await, leader.obstacle());
-            for device in devices.iter_mut().filter(|device| wants(device)) {
+            // One that is relayed at present may have been led before.
+            for device in &mut devices {
                 let key = DeviceKey { instance: device.instance.clone(), device: device.name.clone() };
                 let counted = counts.get(&key.to_string()).copied().unwrap_or_default();
                 device.connections_total = device.connections_total.saturating_add(counted.total);

@@ -71,6 +71,8 @@ impl Instance {
             self.check_size(spec)?;
         }
         self.look_now().await;
+        let specs: Vec<&DeviceSpec> = batch.change.iter().chain(&batch.add).map(|(_, spec)| spec).collect();
+        self.look_for_nics(&specs).await;
         if let (Some(text), None) = (&self.unreachable, &self.run) {
             return Err(unreachable(self.key.provider(), text));
         }

@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use portway_control::api;
-use portway_model::{Bind, DeviceName, DeviceSpec, Follow, InstanceKey, Nat, Provider};
+use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Follow, InstanceKey, Nat, Provider};
 use portway_relay::wire::{Slot, field};
 use portway_sys::shm::FIELD_COUNT;
 
 use super::orphans::Orphans;
 use super::plan::{self, DeviceView, Group};
 use crate::listeners::{self, Listeners};
-use crate::nat::Way;
+use crate::nat::{Failures, Way};
+use crate::rivals::{self, Rival};
 use crate::state::Origin;
 
 /// Clients kept for the next worker, at most, per device: as many as a listen backlog holds.
@@ -69,6 +70,8 @@ pub(crate) struct Device {
     pub(crate) orphans: Vec<Orphans>,
     /// Its way through the kernel as the table was told; `None`: nothing was said of it yet.
     pub(crate) led: Option<Option<Way>>,
+    /// At the last [`assess`](Self::assess) the kernel carried it.
+    is_carried: bool,
     /// Where it leads, or why it is relayed, for one with `nat`.
     pub(crate) mode_reason: Option<String>,
     /// Counters of earlier placements.
@@ -95,8 +98,10 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) unsupported: bool,
     /// The server does not answer, so that nothing is known.
     pub(crate) unreachable: bool,
-    /// Why the kernel's NAT does not work.
-    pub(crate) nat_failure: Option<&'a str>,
+    /// Why the kernel does not carry what it should.
+    pub(crate) nat_failures: &'a Failures,
+    /// Who takes what comes to ports of the host before a device gets it.
+    pub(crate) rivals: &'a [Rival],
 }
 
 impl Device {
@@ -117,6 +122,7 @@ impl Device {
             checking: false,
             orphans: Vec::new(),
             led: None,
+            is_carried: false,
             mode_reason: None,
             past: [0; FIELD_COUNT],
             last_error: None,
@@ -234,6 +240,8 @@ impl Device {
     pub(crate) fn assess(&mut self, around: &Surroundings<'_>, group_error: Option<&str>) -> bool {
         let (state, reason) = self.judge(around, group_error);
         let changed = state != self.state || reason != self.reason;
+        let key = || DeviceKey { instance: around.key.clone(), device: self.name.clone() };
+        self.is_carried = matches!(self.led, Some(Some(_))) && around.nat_failures.of(key).is_none();
         if state != self.state {
             self.since = SystemTime::now();
         }
@@ -275,21 +283,25 @@ impl Device {
             return (Degraded, Some(error.to_owned()));
         }
         match &self.placed {
-            Some(placed) if placed.current => match self.unled(around.nat_failure) {
-                Some(text) => (Degraded, Some(text)),
-                None => (Active, None),
-            },
+            Some(placed) if placed.current => {
+                let rival = rivals::in_the_way_of(&self.spec, around.rivals).map(str::to_owned);
+                match rival.or_else(|| self.unled(around)) {
+                    Some(text) => (Degraded, Some(text)),
+                    None => (Active, None),
+                }
+            }
             _ => (Waiting, Some("it is being set up".into())),
         }
     }
 
     /// Why a device is relayed though it wants the kernel to carry it.
-    fn unled(&self, nat_failure: Option<&str>) -> Option<String> {
+    fn unled(&self, around: &Surroundings<'_>) -> Option<String> {
         let loopback = self.spec.listen.address().host().is_some_and(|host| host.ip().is_loopback());
-        let reason = match (&self.led, nat_failure) {
-            (Some(Some(_)), Some(failure)) => Some(failure),
-            (Some(None), _) if self.spec.nat == Nat::On && !loopback => self.mode_reason.as_deref(),
-            _ => None,
+        let key = || DeviceKey { instance: around.key.clone(), device: self.name.clone() };
+        let reason = match &self.led {
+            Some(Some(_)) => around.nat_failures.of(key),
+            Some(None) if self.spec.nat == Nat::On && !loopback => self.mode_reason.as_deref(),
+            Some(None) | None => None,
         };
         reason.map(|reason| format!("relayed instead of NAT: {reason}"))
     }
@@ -322,16 +334,12 @@ impl Device {
             connect: self.spec.connect.to_string(),
             bind: self.spec.bind.to_string(),
             state: self.state,
-            mode: if matches!(self.led, Some(Some(_))) {
-                api::DeviceMode::Nat
-            } else {
-                api::DeviceMode::Relay
-            },
+            mode: if self.is_carried { api::DeviceMode::Nat } else { api::DeviceMode::Relay },
             mode_reason: self.mode_reason.clone(),
             connections_now: totals[field::OPENED].saturating_sub(totals[field::CLOSED]),
             connections_total: totals[field::OPENED],
-            bytes_in: totals[field::BYTES_IN],
-            bytes_out: totals[field::BYTES_OUT],
+            bytes_in: (!self.is_carried).then_some(totals[field::BYTES_IN]),
+            bytes_out: (!self.is_carried).then_some(totals[field::BYTES_OUT]),
             last_error: self.last_error.clone(),
             since: crate::clock::rfc3339(self.since),
             reason: self.reason.clone(),

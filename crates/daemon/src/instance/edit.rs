@@ -298,8 +298,8 @@ impl Instance {
         let committed = self.hub.commit(vec![change]).await;
         committed.map_err(|text| failure(FailureKind::Internal, format!("new name not stored: {text}")))?;
         self.hub.keeper.drop_key(self.device_key(from).to_string()).await;
+        self.lead_as(self.device_key(from), self.device_key(&to)).await;
         if let Some(mut device) = self.devices.remove(from) {
-            self.unlead(&mut device);
             device.name = to.clone();
             if let Some(placed) = &mut device.placed {
                 placed.current = false;

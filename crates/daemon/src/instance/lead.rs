@@ -1,6 +1,7 @@
 //! Which devices of the instance the kernel carries, at this moment.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use portway_control::api::{Failure, FailureKind};
 use portway_incus::Assigned;
@@ -8,8 +9,13 @@ use portway_model::{DeviceKey, DeviceName, DeviceSpec, Nat};
 
 use super::Instance;
 use super::device::Device;
+use super::life::LOOK_UNREADY;
 use crate::hub::failure;
-use crate::nat::{Change, Leader, Verdict, way};
+use crate::nat::{Change, Verdict, way};
+
+/// Why the kernel carries nothing of a network namespace or a process.
+const UNASSIGNED: &str =
+    "the kernel leads to addresses that an Incus or LXD server has assigned, and this is no instance of one";
 
 /// What decides who is carried by the kernel.
 #[derive(Debug, Default)]
@@ -18,7 +24,7 @@ pub(super) struct Leading {
     pub(super) nics: Option<Vec<Assigned>>,
     /// A look has been answered, so that what is not known of the instance is not there.
     pub(super) looked: bool,
-    /// Full names of devices that are there no more.
+    /// Devices that are there no more.
     unled: Vec<DeviceKey>,
 }
 
@@ -39,22 +45,31 @@ impl Instance {
     /// Has the kernel carry what it can carry now, and nothing else. Of a device about which nothing is known
     /// yet, what an earlier daemon has said stands.
     pub(super) async fn lead(&mut self) {
+        if !self.wants_nics() {
+            // Nobody follows them any more.
+            self.leading.nics = None;
+        }
         let gone = std::mem::take(&mut self.leading.unled).into_iter();
         let mut changes: Vec<_> = gone.map(|key| (key, Change::Gone)).collect();
         let concerned = |device: &&Device| device.spec.nat != Nat::Off || matches!(device.led, Some(Some(_)));
         let names: Vec<DeviceName> =
             self.devices.values().filter(concerned).map(|device| device.name.clone()).collect();
+        let mut is_loose = false;
         for name in names {
             let Some(verdict) = self.devices.get(&name).and_then(|device| self.verdict(device)) else {
                 continue;
             };
             let key = self.device_key(&name);
+            is_loose |= verdict.is_loose;
             let Some(device) = self.devices.get_mut(&name) else { continue };
             device.mode_reason = (device.spec.nat != Nat::Off).then_some(verdict.reason);
             if device.led.as_ref() != Some(&verdict.way) {
                 changes.push((key, verdict.way.clone().map_or(Change::Relayed, Change::Led)));
                 device.led = Some(verdict.way);
             }
+        }
+        if is_loose {
+            self.next_look = self.next_look.min(Instant::now() + LOOK_UNREADY);
         }
         let wanted = self.leading.nics.iter().flatten().filter(|_| self.wants_nics());
         let networks: BTreeSet<String> = wanted.map(|nic| nic.network.clone()).collect();
@@ -68,7 +83,7 @@ impl Instance {
 
     /// What becomes of a device; `None`: that cannot be told.
     fn verdict(&self, device: &Device) -> Option<Verdict> {
-        let relayed = |reason: &str| Some(Verdict { way: None, reason: reason.to_owned() });
+        let relayed = |reason: &str| Some(Verdict::relayed(reason));
         if device.spec.nat == Nat::Off {
             return relayed("nat=false");
         }
@@ -89,15 +104,29 @@ impl Instance {
             return relayed("its port is not held");
         }
         if self.hub.providers.endpoint(self.key.provider()).is_none() {
-            return relayed("no server assigns addresses to it");
+            return relayed(UNASSIGNED);
         }
-        Some(way::way(&device.spec, self.leading.nics.as_deref()?))
+        match &self.leading.nics {
+            Some(nics) => Some(way::way(&device.spec, nics)),
+            None => {
+                let unknown = "the server does not say which addresses the instance has";
+                // Before the first look the way stands that an earlier daemon has made.
+                (self.leading.looked && !matches!(device.led, Some(Some(_))))
+                    .then(|| Verdict { is_loose: true, ..Verdict::relayed(unknown) })
+            }
+        }
     }
 
-    /// The way of a device that goes, or gets another full name, is taken back with the next changes.
+    /// The way of a device that goes is taken back with the next changes, and what it has counted.
     pub(super) fn unlead(&mut self, device: &mut Device) {
-        if device.led.take().is_none_or(|way| way.is_some()) {
-            self.leading.unled.push(self.device_key(&device.name));
+        device.led = None;
+        self.leading.unled.push(self.device_key(&device.name));
+    }
+
+    /// The way of a device that gets another full name goes on under that.
+    pub(super) async fn lead_as(&self, from: DeviceKey, to: DeviceKey) {
+        if let Some(leader) = &self.hub.nat {
+            leader.lead(vec![(from, Change::Renamed(to))]).await;
         }
     }
 
@@ -108,7 +137,12 @@ impl Instance {
         };
         let problem = match &self.hub.nat {
             None => Some("a device in the foreground cannot be carried by the kernel".to_owned()),
-            Some(leader) if matches!(device.led, Some(Some(_))) => Leader::failure(leader),
+            Some(_) if self.hub.providers.endpoint(self.key.provider()).is_none() => {
+                Some(UNASSIGNED.to_owned())
+            }
+            Some(leader) if matches!(device.led, Some(Some(_))) => {
+                leader.failures().of(|| self.device_key(name)).map(str::to_owned)
+            }
             Some(_) => None,
         };
         match problem {

@@ -38,7 +38,7 @@ const LOOK_SELDOM: Duration = Duration::from_secs(5);
 const LOOK_RUNNING: Duration = Duration::from_secs(30);
 
 /// Looks at an instance that lacks something which comes without an event, as a lease.
-const LOOK_UNREADY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_UNREADY: Duration = Duration::from_secs(1);
 
 /// Looks at a namespace without a process: nothing tells of its end.
 const LOOK_NAMESPACE: Duration = Duration::from_millis(250);
@@ -383,6 +383,7 @@ impl Instance {
     pub(super) async fn on_death(&mut self) {
         let Some(run) = self.run.take() else { return };
         self.watch = None;
+        self.leading.nics = None;
         info!(instance = %self.key, run = run.id.0, "instance ended");
         self.hub.tell("instance-stopped", &self.key, None, format!("run {}", run.id.0));
         let now = Instant::now();
@@ -479,12 +480,11 @@ impl Instance {
         }
         info!(instance = %self.key, to = %to, "instance renamed");
         for name in &names {
-            self.hub.keeper.drop_key(self.device_key(name).to_string()).await;
+            let from = self.device_key(name);
+            self.hub.keeper.drop_key(from.to_string()).await;
+            self.lead_as(from, DeviceKey { instance: to.clone(), device: name.clone() }).await;
         }
-        let mut devices: Vec<Device> = names.iter().filter_map(|name| self.devices.remove(name)).collect();
-        for device in &mut devices {
-            self.unlead(device);
-        }
+        let devices: Vec<Device> = names.iter().filter_map(|name| self.devices.remove(name)).collect();
         self.hub.tell("device-changed", &self.key, None, format!("the instance is named {to} now"));
         if self.hub.handle(to).send(Command::Receive(devices)).await.is_err() {
             warn!(instance = %to, "renamed instance not served");

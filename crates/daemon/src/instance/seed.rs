@@ -76,6 +76,7 @@ impl Instance {
         }
         self.drop_unwanted().await;
         self.supply_keeper().await;
+        self.hub.keeper.settle().await;
     }
 
     /// Takes what the adopted workers serve as what is wanted, and stores it. What was removed last is
@@ -184,6 +185,7 @@ impl Instance {
         run: &Run,
         kept: &mut Unclaimed,
     ) {
+        let key = self.device_key(name).to_string();
         // One that is not wanted any more goes with its slot, see `drop_unwanted`.
         let Some(device) = self.devices.get_mut(name) else { return };
         let inside = (device.spec.bind == Bind::Instance).then_some(run);
@@ -192,8 +194,12 @@ impl Instance {
         if device.listeners.is_none() {
             // The keeper's copies are preferred: a worker may lie about what it returns.
             let copies = if inside.is_none() { kept.remove(name) } else { None };
-            device.listeners =
-                copies.and_then(|(note, fds)| Listeners::recover(fds, &note, &device.spec, None));
+            if let Some((note, descriptors)) = copies {
+                device.listeners = Listeners::recover(descriptors, &note, &device.spec, None);
+                if device.listeners.is_none() {
+                    self.hub.keeper.drop_key(key).await;
+                }
+            }
         }
         if device.listeners.is_none() && complete {
             let (note, spec) = (found.device.note.clone(), device.spec.clone());
@@ -224,7 +230,11 @@ impl Instance {
             // Clients wait behind it: they get the rest of a hold, measured from now.
             Some(listeners) if !listeners.refusing => device.hold(Instant::now(), device.spec.hold),
             Some(_) => {}
-            None => warn!(instance = %self.key, device = %name, "kept listener does not fit, opened anew"),
+            None => {
+                warn!(instance = %self.key, device = %name, "kept listener does not fit, opened anew");
+                // An earlier daemon was killed over a change. What it had opened would be in the way.
+                self.hub.keeper.drop_key(self.device_key(name).to_string()).await;
+            }
         }
     }
 

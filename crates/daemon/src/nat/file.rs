@@ -20,9 +20,9 @@ const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Layout {
+struct Layout<W> {
     version: u32,
-    ways: BTreeMap<String, Way>,
+    ways: BTreeMap<String, W>,
     counted: BTreeMap<String, u64>,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn load(path: &Path) -> (Kept, Option<String>) {
         Err(problem) => return (Kept::default(), Some(crate::state::with_sources(&problem))),
     };
     let failed = |reason: String| (Kept::default(), Some(format!("{}: {reason}", path.display())));
-    match serde_json::from_slice::<Layout>(&text) {
+    match serde_json::from_slice::<Layout<Way>>(&text) {
         Ok(layout) if layout.version == VERSION => {
             let kept = Kept { ways: by_key(layout.ways), counted: by_key(layout.counted) };
             (kept, None)
@@ -57,8 +57,8 @@ fn by_key<T>(named: BTreeMap<String, T>) -> BTreeMap<DeviceKey, T> {
     named.into_iter().filter_map(|(name, value)| Some((name.parse().ok()?, value))).collect()
 }
 
-fn by_name<T: Clone>(keyed: &BTreeMap<DeviceKey, T>) -> BTreeMap<String, T> {
-    keyed.iter().map(|(key, value)| (key.to_string(), value.clone())).collect()
+fn by_name<T>(keyed: &BTreeMap<DeviceKey, T>) -> BTreeMap<String, &T> {
+    keyed.iter().map(|(key, value)| (key.to_string(), value)).collect()
 }
 
 /// Writes it; no file when there is nothing. It need not outlive the kernel, so it is not synced.
@@ -72,7 +72,8 @@ pub(super) fn save(path: &Path, kept: &Kept) -> std::io::Result<()> {
             _ => Ok(()),
         };
     }
-    let layout = Layout { version: VERSION, ways: by_name(&kept.ways), counted: by_name(&kept.counted) };
+    let counted = by_name(&kept.counted).into_iter().map(|(name, count)| (name, *count)).collect();
+    let layout = Layout { version: VERSION, ways: by_name(&kept.ways), counted };
     let text = serde_json::to_vec(&layout)?;
     let aside = path.with_extension("json.new");
     fs::write(&aside, text)?;

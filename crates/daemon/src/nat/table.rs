@@ -1,9 +1,8 @@
 //! The thread that keeps the table: it alone changes it, looks at it and asks what it has counted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portway_model::{Cidr, DeviceKey};
@@ -11,21 +10,24 @@ use portway_nat::{
     Affected, Conntrack, Family, InterfaceName, Nat, TableName, Want, allow_hairpin, bridged_packets_pass,
     forward_obstacles,
 };
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use super::file::{self, Kept};
+use super::leader::{Failures, Status};
 use super::{Way, watch};
 use crate::state::with_sources;
 
 /// Pause before what went wrong is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// When connections are looked at again after datagrams were given a way: an answer of the relay that was on its
+/// way then has its client stay with the relay for as long as it asks.
+const AGAIN: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(12)];
+
 /// How long counts are given again without asking the kernel.
 const COUNTS_AGE: Duration = Duration::from_millis(500);
-
-/// Orders that may wait for the thread.
-const QUEUE: usize = 1024;
 
 /// Changes that are made together, at most.
 const TOGETHER_MAX: usize = 4096;
@@ -49,6 +51,8 @@ pub(crate) enum Change {
     Led(Way),
     /// It has none at present.
     Relayed,
+    /// The device has another name; its way and what it has counted are that one's.
+    Renamed(DeviceKey),
     /// There is no such device any more.
     Gone,
 }
@@ -62,103 +66,6 @@ pub(super) enum Order {
     Count(oneshot::Sender<Counts>),
     /// The table goes, and the thread ends.
     Remove(oneshot::Sender<()>),
-}
-
-/// Shown to everybody.
-#[derive(Debug, Default)]
-struct Status {
-    failure: Mutex<Option<String>>,
-    /// What may stop packets on their way to an instance.
-    obstacle: Mutex<Option<String>>,
-    repairs: AtomicU64,
-}
-
-/// The way to the thread.
-#[derive(Debug)]
-pub(crate) struct Leader {
-    orders: mpsc::Sender<Order>,
-    status: Arc<Status>,
-}
-
-impl Leader {
-    /// Starts the thread, with the ways an earlier daemon has left of the devices that `known` says are
-    /// there still. `changed` is told when the table begins to fail, or works again.
-    ///
-    /// # Errors
-    /// When there can be no thread.
-    pub(crate) fn start(
-        name: TableName,
-        path: PathBuf,
-        known: impl Fn(&DeviceKey) -> bool,
-        changed: Arc<Notify>,
-    ) -> std::io::Result<Leader> {
-        let (mut kept, problem) = file::load(&path);
-        if let Some(problem) = problem {
-            warn!(error = problem, "ways through the kernel not known, made anew");
-        }
-        kept.ways.retain(|key, _| known(key));
-        kept.counted.retain(|key, _| known(key));
-        let (orders, inbox) = mpsc::channel(QUEUE);
-        let status = Arc::new(Status::default());
-        let keeper = Keeper {
-            name,
-            path,
-            kept,
-            inbox,
-            orders: orders.clone(),
-            put_back: None,
-            open: None,
-            due: None,
-            affected: Affected::Nothing,
-            counts: None,
-            let_back: BTreeSet::new(),
-            status: Arc::clone(&status),
-            changed,
-            runtime: tokio::runtime::Handle::current(),
-        };
-        std::thread::Builder::new().name("nat".into()).spawn(move || keeper.run())?;
-        Ok(Leader { orders, status })
-    }
-
-    /// Makes changes; returns when they are made, or could not be: then [`failure`](Self::failure) says why,
-    /// and they are tried again.
-    ///
-    /// Cancel safe: the changes are made all the same.
-    pub(crate) async fn lead(&self, changes: Vec<(DeviceKey, Change)>) {
-        self.ask(|reply| Order::Lead(changes, reply)).await;
-    }
-
-    /// What devices have counted.
-    pub(crate) async fn counts(&self) -> Counts {
-        self.ask(Order::Count).await.unwrap_or_default()
-    }
-
-    /// Removes the table. Nothing can be led afterwards.
-    pub(crate) async fn remove(&self) {
-        self.ask(Order::Remove).await;
-    }
-
-    /// Why the table is not what it should be at this moment.
-    pub(crate) fn failure(&self) -> Option<String> {
-        self.status.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A firewall of somebody else that may stop what is led, one line.
-    pub(crate) fn obstacle(&self) -> Option<String> {
-        self.status.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// How often somebody else's change of the table was put right.
-    pub(crate) fn repairs(&self) -> u64 {
-        self.status.repairs.load(Ordering::Relaxed)
-    }
-
-    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        // The thread has ended after the removal.
-        self.orders.send(order(reply)).await.ok()?;
-        answer.await.ok()
-    }
 }
 
 /// What the thread does next.
@@ -177,7 +84,7 @@ struct Open {
     conntrack: Conntrack,
 }
 
-struct Keeper {
+pub(super) struct Keeper {
     name: TableName,
     path: PathBuf,
     kept: Kept,
@@ -191,20 +98,55 @@ struct Keeper {
     /// What was changed and not swept yet.
     affected: Affected,
     counts: Option<(Instant, Counts)>,
+    /// When everything is swept once more.
+    again: VecDeque<Instant>,
+    /// The file is older than the ways.
+    is_unsaved: bool,
+    /// What devices had counted whose ways have changed since the table was made last.
+    ended: BTreeMap<DeviceKey, u64>,
     /// Ports of bridges that were told to send back.
     let_back: BTreeSet<InterfaceName>,
     status: Arc<Status>,
-    changed: Arc<Notify>,
     runtime: tokio::runtime::Handle,
 }
 
 impl Keeper {
-    fn run(mut self) {
-        if !self.kept.ways.is_empty() {
+    /// A keeper that has opened nothing yet, within a runtime.
+    pub(super) fn new(
+        name: TableName,
+        path: PathBuf,
+        kept: Kept,
+        (orders, inbox): (mpsc::Sender<Order>, mpsc::Receiver<Order>),
+        status: Arc<Status>,
+    ) -> Keeper {
+        Keeper {
+            name,
+            path,
+            kept,
+            inbox,
+            orders,
+            put_back: None,
+            open: None,
+            due: None,
+            affected: Affected::Nothing,
+            counts: None,
+            again: VecDeque::new(),
+            is_unsaved: false,
+            ended: BTreeMap::new(),
+            let_back: BTreeSet::new(),
+            status,
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
+
+    /// Serves orders until there can be none.
+    pub(super) fn run(mut self) {
+        if !self.kept.ways.is_empty() || self.is_left() {
             // What was done to the table while no daemon ran is not known.
             self.affected = Affected::Everything;
             self.make(false);
         }
+        self.show_counts();
         loop {
             match self.next() {
                 Next::Order(Order::Remove(reply)) => {
@@ -214,10 +156,21 @@ impl Keeper {
                     return;
                 }
                 Next::Order(order) => self.serve(order),
-                Next::Due => self.make(false),
+                Next::Due => {
+                    if self.again.pop_front_if(|due| *due <= Instant::now()).is_some() {
+                        self.affected = Affected::Everything;
+                    }
+                    self.make(false);
+                }
                 Next::End => return,
             }
         }
+    }
+
+    /// Whether a table of ours is there though no device has a way: an earlier daemon was killed over a change.
+    fn is_left(&self) -> bool {
+        // Where it cannot be asked for, none can have been made.
+        Nat::open(self.name.clone()).and_then(|mut nat| nat.exists()).unwrap_or(false)
     }
 
     /// Waits for the next order, or for the time of another try.
@@ -225,7 +178,7 @@ impl Keeper {
         if let Some(order) = self.put_back.take() {
             return Next::Order(order);
         }
-        let order = match self.due {
+        let order = match self.due.into_iter().chain(self.again.front().copied()).min() {
             None => self.inbox.blocking_recv(),
             Some(due) => {
                 let (runtime, inbox) = (&self.runtime, &mut self.inbox);
@@ -259,15 +212,12 @@ impl Keeper {
             }
             next = if replies.len() < TOGETHER_MAX { self.inbox.try_recv().ok() } else { None };
         }
-        self.turn(orders);
-        if look || !replies.is_empty() {
-            self.make(replies.is_empty());
+        let turned = self.turn(orders);
+        if look || turned {
+            self.make(!turned);
         }
-        if !replies.is_empty()
-            && let Err(problem) = file::save(&self.path, &self.kept)
-        {
-            warn!(error = %problem, "ways through the kernel not kept for the next daemon");
-        }
+        self.show_counts();
+        self.is_unsaved |= turned;
         for reply in replies {
             // Who asked may have given up; the change stands.
             let _ = reply.send(());
@@ -278,56 +228,114 @@ impl Keeper {
                 let _ = reply.send(Arc::clone(&counts));
             }
         }
+        // It is long, and a daemon that is killed before finds out by looking: nobody waits for it.
+        if self.is_unsaved && self.inbox.is_empty() {
+            self.is_unsaved = false;
+            if let Err(problem) = file::save(&self.path, &self.kept) {
+                warn!(error = %problem, "ways through the kernel not kept for the next daemon");
+            }
+        }
     }
 
-    /// Takes changes in, and what the ways that end with them have counted.
-    fn turn(&mut self, changes: Vec<(DeviceKey, Change)>) {
+    /// Takes changes in, and what the ways that end with them have counted. Whether anything is other now.
+    fn turn(&mut self, changes: Vec<(DeviceKey, Change)>) -> bool {
         let ends = |key: &DeviceKey, change: &Change| {
             let present = self.kept.ways.get(key);
-            present.is_some_and(|present| !matches!(change, Change::Led(way) if way == present))
+            let counts_on = match change {
+                Change::Led(way) => Some(way) == present,
+                // Of one that is gone nobody asks.
+                Change::Renamed(_) | Change::Gone => true,
+                Change::Relayed => false,
+            };
+            present.is_some() && !counts_on
         };
         let counts = if changes.iter().any(|(key, change)| ends(key, change)) {
-            self.want().and_then(|want| self.try_totals(&want)).unwrap_or_default()
+            let (want, _) = self.want();
+            self.try_totals(&want).unwrap_or_default()
         } else {
             BTreeMap::new()
         };
+        let mut turned = false;
         for (key, change) in changes {
             let total = counts.get(&key.to_string()).copied().unwrap_or(0);
-            match change {
+            turned |= match change {
                 Change::Led(way) if self.kept.ways.get(&key) == Some(&way) => continue,
-                Change::Led(way) => drop(self.kept.ways.insert(key.clone(), way)),
-                Change::Relayed => drop(self.kept.ways.remove(&key)),
-                Change::Gone => {
-                    self.kept.ways.remove(&key);
-                    self.kept.counted.remove(&key);
+                Change::Led(way) => {
+                    if way.is_udp() {
+                        self.again = AGAIN.map(|pause| Instant::now() + pause).into();
+                    }
+                    self.kept.ways.insert(key.clone(), way);
+                    true
+                }
+                Change::Relayed => self.kept.ways.remove(&key).is_some(),
+                Change::Renamed(to) => {
+                    turned |= self.rename(&key, to);
                     continue;
                 }
-            }
+                Change::Gone => {
+                    self.ended.remove(&key);
+                    let counted = self.kept.counted.remove(&key).is_some();
+                    turned |= self.kept.ways.remove(&key).is_some() || counted;
+                    continue;
+                }
+            };
             if total > 0 {
-                *self.kept.counted.entry(key).or_default() += total;
+                self.ended.entry(key).or_insert(total);
             }
         }
-        self.counts = None;
+        if turned {
+            self.counts = None;
+        }
+        turned
+    }
+
+    /// Gives a way and a count another name. A way that the name has already is a newer one.
+    fn rename(&mut self, from: &DeviceKey, to: DeviceKey) -> bool {
+        let (way, counted) = (self.kept.ways.remove(from), self.kept.counted.remove(from));
+        let turned = way.is_some() || counted.is_some();
+        if let Some(total) = self.ended.remove(from) {
+            self.ended.insert(to.clone(), total);
+        }
+        if let Some(counted) = counted {
+            *self.kept.counted.entry(to.clone()).or_default() += counted;
+        }
+        if let Some(way) = way {
+            self.kept.ways.entry(to).or_insert(way);
+        }
+        turned
     }
 
     /// Makes the table what it should be, and takes note of how it went.
     fn make(&mut self, is_repair: bool) {
-        let result = self.try_make(is_repair);
+        let (want, devices) = self.want();
+        let result = self.try_make(&want, is_repair);
+        if result.is_ok() {
+            self.count_ended(&want);
+        }
         self.due = result.is_err().then(|| Instant::now() + RETRY);
-        let failure = result.err();
-        let mut shown = self.status.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        if *shown != failure {
-            match &failure {
-                Some(text) => warn!(error = text, "kernel NAT does not work; its devices are relayed"),
-                None => info!("kernel NAT works again"),
+        self.status.show(Failures { table: result.err(), devices });
+    }
+
+    fn show_counts(&self) {
+        self.status.show_counts(!self.kept.ways.is_empty() || !self.kept.counted.is_empty());
+    }
+
+    /// Keeps what was counted by elements that are gone. Where a way has changed and an element stayed, its
+    /// counter goes on.
+    fn count_ended(&mut self, want: &Want) {
+        if self.ended.is_empty() {
+            return;
+        }
+        let after = self.try_totals(want).unwrap_or_default();
+        for (key, before) in std::mem::take(&mut self.ended) {
+            let gone = before.saturating_sub(after.get(&key.to_string()).copied().unwrap_or(0));
+            if gone > 0 {
+                *self.kept.counted.entry(key).or_default() += gone;
             }
-            *shown = failure;
-            self.changed.notify_one();
         }
     }
 
-    fn try_make(&mut self, is_repair: bool) -> Result<(), String> {
-        let want = self.want()?;
+    fn try_make(&mut self, want: &Want, is_repair: bool) -> Result<(), String> {
         if self.open.is_none() {
             if self.kept.ways.is_empty() && self.affected == Affected::Nothing {
                 return Ok(());
@@ -335,13 +343,14 @@ impl Keeper {
             self.open = Some(self.open()?);
         }
         let Some(open) = &mut self.open else { return Ok(()) };
-        let applied = open.nat.apply(&want).map_err(|problem| with_sources(&problem))?;
+        let checked = want.check().map_err(|problem| with_sources(&problem))?;
+        let applied = open.nat.apply_checked(&checked).map_err(|problem| with_sources(&problem))?;
         if is_repair && !applied.plan.is_empty() {
-            self.status.repairs.fetch_add(1, Ordering::Relaxed);
+            self.status.count_repair();
             info!(table = self.name.as_str(), "the table was changed by somebody else, put right");
         }
-        self.affected = joined(std::mem::replace(&mut self.affected, Affected::Nothing), applied.affected);
-        let checked = want.check().map_err(|problem| with_sources(&problem))?;
+        let before = std::mem::replace(&mut self.affected, Affected::Nothing);
+        self.affected = before.and(applied.affected);
         let swept =
             open.conntrack.sweep(&checked, &self.affected).map_err(|problem| with_sources(&problem))?;
         if swept.deleted > 0 {
@@ -378,19 +387,31 @@ impl Keeper {
         Ok(Open { nat, conntrack })
     }
 
-    /// The table that is wanted.
-    ///
-    /// # Errors
-    /// Of which device no table can be made, one line.
-    fn want(&self) -> Result<Want, String> {
-        let mut want = Want::default();
+    /// The table that is wanted, and the devices that no table can hold beside the others.
+    fn want(&self) -> (Want, BTreeMap<DeviceKey, String>) {
+        let (mut want, mut left_out) = (Want::default(), BTreeMap::new());
         for (key, way) in &self.kept.ways {
-            want.publications.extend(way.publications(&key.to_string())?);
+            match way.publications(&key.to_string()) {
+                Ok(publications) => want.publications.extend(publications),
+                Err(text) => {
+                    left_out.insert(key.clone(), text);
+                    continue;
+                }
+            }
             want.bridges.extend(way.bridges());
             let subnets = way.networks.iter().flat_map(|network| &network.subnets);
             want.subnets.extend(subnets.filter_map(|(ip, prefix)| Cidr::around(*ip, *prefix)));
         }
-        Ok(want)
+        let outer = want.subnets.clone();
+        // The kernel takes no two blocks of which one is within the other, and that says no more.
+        want.subnets.retain(|one| {
+            !outer.iter().any(|other| other.prefix() < one.prefix() && other.contains(one.ip()))
+        });
+        // Of thousands that are checked once nobody is asked again.
+        let in_the_way = if want.check().is_ok() { BTreeMap::new() } else { want.settle() }.into_iter();
+        left_out
+            .extend(in_the_way.filter_map(|(device, text)| Some((device.parse().ok()?, text.to_string()))));
+        (want, left_out)
     }
 
     fn count(&mut self) -> Counts {
@@ -405,8 +426,7 @@ impl Keeper {
         });
         // With the counts, because it is shown with them; not to know it changes nothing.
         let obstacles = forward_obstacles().unwrap_or_default();
-        *self.status.obstacle.lock().unwrap_or_else(PoisonError::into_inner) =
-            obstacles.first().map(ToString::to_string);
+        self.status.show_obstacle(obstacles.first().map(ToString::to_string));
         let counts = Arc::new(counts);
         self.counts = Some((Instant::now(), Arc::clone(&counts)));
         counts
@@ -417,7 +437,7 @@ impl Keeper {
         for (key, total) in &self.kept.counted {
             counts.entry(key.to_string()).or_default().total = *total;
         }
-        let want = self.want()?;
+        let (want, _) = self.want();
         for (device, total) in self.try_totals(&want)? {
             counts.entry(device).or_default().total += total;
         }
@@ -439,24 +459,11 @@ impl Keeper {
     fn remove(&mut self) {
         self.kept = Kept::default();
         self.affected = Affected::Everything;
-        if let Err(text) = self.try_make(false) {
+        if let Err(text) = self.try_make(&Want::default(), false) {
             warn!(error = text, "table not removed");
         }
         if let Err(problem) = file::save(&self.path, &self.kept) {
             warn!(error = %problem, "file of ways not removed");
         }
-    }
-}
-
-/// Both of two changes.
-fn joined(one: Affected, other: Affected) -> Affected {
-    match (one, other) {
-        (Affected::Nothing, other) => other,
-        (one, Affected::Nothing) => one,
-        (Affected::Scopes(mut one), Affected::Scopes(other)) => {
-            one.extend(other);
-            Affected::Scopes(one)
-        }
-        (Affected::Everything, _) | (_, Affected::Everything) => Affected::Everything,
     }
 }

@@ -49,11 +49,14 @@ pub(crate) struct Verdict {
     pub(crate) way: Option<Way>,
     /// Where it leads, or why it is relayed. One line.
     pub(crate) reason: String,
+    /// Whether it may change without any word of the server's: the instance decides, or has nothing yet.
+    pub(crate) is_loose: bool,
 }
 
 impl Verdict {
-    fn relayed(reason: impl Into<String>) -> Verdict {
-        Verdict { way: None, reason: reason.into() }
+    /// Of a device that is relayed until the server says something else.
+    pub(crate) fn relayed(reason: impl Into<String>) -> Verdict {
+        Verdict { way: None, reason: reason.into(), is_loose: false }
     }
 }
 
@@ -74,6 +77,11 @@ impl Way {
     pub(crate) fn publications(&self, device: &str) -> Result<Vec<Publication>, String> {
         let made = self.leads.iter().filter_map(|lead| lead.publication(device));
         made.collect::<Result<_, _>>().map_err(|problem| problem.to_string())
+    }
+
+    /// Whether datagrams go it.
+    pub(crate) fn is_udp(&self) -> bool {
+        self.leads.iter().any(|lead| lead.udp)
     }
 
     /// Interfaces of the bridges its targets are at.
@@ -111,9 +119,9 @@ pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned]) -> Verdict {
     let udp = matches!(listen, Address::Udp { .. });
     let mut way = Way { leads: Vec::new(), networks: Vec::new() };
     let mut led = Vec::new();
-    let mut missing = None;
+    let (mut missing, mut is_loose) = (None, false);
     for v6 in families(from, spec.v6only) {
-        let Some((nic, target)) = target(to, v6, nics) else {
+        let Some((nic, target, word)) = target(to, v6, nics) else {
             missing.get_or_insert_with(|| absent(to, v6, nics));
             continue;
         };
@@ -129,14 +137,23 @@ pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned]) -> Verdict {
         if !way.networks.contains(&network) {
             way.networks.push(network);
         }
-        led.push(format!("{target} ({} in {})", nic.device, nic.network));
+        is_loose |= word == Word::Own;
+        let by = if word == Word::Own { ", configured inside" } else { "" };
+        led.push(format!("{target} ({} in {}{by})", nic.device, nic.network));
+    }
+    if let Err(text) = way.publications("it") {
+        return Verdict::relayed(text);
     }
     match (led.is_empty(), missing) {
-        (true, missing) => Verdict::relayed(missing.unwrap_or_else(|| "it has no address".into())),
-        (false, None) => Verdict { way: Some(way), reason: format!("to {}", led.join(", ")) },
+        (true, missing) => Verdict {
+            is_loose: nics.iter().any(|nic| nic.is_bridge),
+            ..Verdict::relayed(missing.unwrap_or_else(|| "it has no address".into()))
+        },
+        (false, None) => Verdict { way: Some(way), reason: format!("to {}", led.join(", ")), is_loose },
         (false, Some(missing)) => Verdict {
             way: Some(way),
             reason: format!("to {}; {missing}, so those are relayed", led.join(", ")),
+            is_loose,
         },
     }
 }
@@ -150,11 +167,25 @@ fn families(from: &IpHost, v6only: bool) -> Vec<bool> {
     }
 }
 
-/// The address of the first interface that has one that fits, and that interface.
-fn target<'a>(to: &IpHost, v6: bool, nics: &'a [Assigned]) -> Option<(&'a Assigned, IpAddr)> {
+/// Who says that an address is the instance's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// The server.
+    Server,
+    /// The instance.
+    Own,
+}
+
+/// The address of the first interface that has one that fits, and that interface. What the server has assigned
+/// goes before what the instance says.
+fn target<'a>(to: &IpHost, v6: bool, nics: &'a [Assigned]) -> Option<(&'a Assigned, IpAddr, Word)> {
     let fits = |ip: &IpAddr| ip.is_ipv6() == v6 && (to.is_wildcard() || *ip == to.ip());
-    let mut reachable = nics.iter().filter(|nic| nic.is_bridge);
-    reachable.find_map(|nic| Some((nic, nic.addresses.iter().copied().find(fits)?)))
+    [Word::Server, Word::Own].into_iter().find_map(|word| {
+        nics.iter().filter(|nic| nic.is_bridge).find_map(|nic| {
+            let addresses = if word == Word::Server { &nic.addresses } else { &nic.claimed };
+            Some((nic, addresses.iter().copied().find(fits)?, word))
+        })
+    })
 }
 
 fn absent(to: &IpHost, v6: bool, nics: &[Assigned]) -> String {
@@ -163,7 +194,7 @@ fn absent(to: &IpHost, v6: bool, nics: &[Assigned]) -> String {
     }
     let family = if v6 { "IPv6" } else { "IPv4" };
     if nics.iter().any(|nic| nic.is_bridge) {
-        format!("the server has assigned the instance no {family} address")
+        format!("the instance has no {family} address that the server has assigned")
     } else {
         "the instance has no interface in a bridge of the server's".to_owned()
     }

@@ -1,9 +1,11 @@
 //! Instances of Incus and of LXD, by the server's API.
 
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 
-use portway_incus::{Client, IncusError, Instance, InstanceKind, status_code};
+use portway_incus::{Assigned, Client, Holder, IncusError, Instance, InstanceKind, status_code};
 use portway_model::{InstanceKey, Provider};
+use tracing::debug;
 
 use super::{Endpoint, Observation, Question, Run, Status};
 use crate::state::with_sources;
@@ -14,7 +16,7 @@ pub(super) async fn observe(endpoint: &Endpoint, key: &InstanceKey, question: Qu
         return Observation::of(Status::Unreachable(no_socket(endpoint.provider())));
     };
     let project = key.project().map_or("default", |project| project.as_str());
-    match ask(&client, project, key.name().as_str(), question).await {
+    match ask(endpoint, &client, project, key.name().as_str(), question).await {
         Ok(observation) => observation,
         Err(failure) => Observation::of(Status::Unreachable(with_sources(&failure))),
     }
@@ -26,6 +28,7 @@ pub(crate) fn no_socket(provider: Provider) -> String {
 }
 
 async fn ask(
+    endpoint: &Endpoint,
     client: &Client,
     project: &str,
     name: &str,
@@ -38,10 +41,55 @@ async fn ask(
     let is_another = question.uuid.zip(instance.uuid.as_deref()).is_some_and(|(known, found)| known != found);
     let status = status(client, &instance, question.run.filter(|_| !is_another)).await?;
     let nics = match &status {
-        Status::Up(_) if question.nics => Some(client.assigned(&instance).await?),
+        Status::Up(_) if question.nics => {
+            nics(endpoint, client, &instance).await.map(Some).unwrap_or_else(|problem| {
+                // Anybody in a network can spoil its list of leases; the instance runs all the same.
+                debug!(instance = instance.name, error = %with_sources(&problem), "addresses not known");
+                None
+            })
+        }
         _ => None,
     };
     Ok(Observation { uuid: instance.uuid, is_machine, status, nics })
+}
+
+/// The interfaces of an instance. What it says of its addresses itself counts where no other instance says or
+/// has the same, and the host does not either.
+async fn nics(
+    endpoint: &Endpoint,
+    client: &Client,
+    instance: &Instance,
+) -> Result<Vec<Assigned>, IncusError> {
+    let mut found = match instance.kind {
+        InstanceKind::Container => client.confirmed(instance).await?,
+        // What a virtual machine says of itself may come from the leases again.
+        InstanceKind::Vm => client.assigned(instance).await?,
+    };
+    if found.iter().all(|nic| nic.claimed.is_empty()) {
+        return Ok(found);
+    }
+    let holders = endpoint.holders(client).await?;
+    let is_own = |holder: &Holder| holder.project == instance.project && holder.name == instance.name;
+    let own = own_addresses();
+    let is_taken = |address: &IpAddr| {
+        let mut others = holders.iter().filter(|holder| !is_own(holder));
+        own.contains(address) || others.any(|holder| holder.addresses.contains(address))
+    };
+    for nic in &mut found {
+        nic.claimed.retain(|address| !is_taken(address));
+    }
+    Ok(found)
+}
+
+/// The addresses of this host.
+fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    interfaces.filter_map(address).collect()
 }
 
 async fn status(client: &Client, instance: &Instance, present: Option<&Run>) -> Result<Status, IncusError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portway_control::api::{Device, DeviceState};
 
-use crate::device::state_word;
+use crate::device::{bytes, state_word};
 use crate::output::table::{Text, Tone};
 use crate::output::{Look, human, table};
 
@@ -27,8 +27,8 @@ pub(super) fn rates(devices: &[Device], before: &Seen, since: Duration, look: Lo
     let rows = devices.iter().enumerate().map(|(index, device)| {
         let before = before.get(index);
         let [name, listen, connect, state, connections, bytes_in, bytes_out] = cells(device);
-        let in_rate = Text::number(rate(device.bytes_in, before.map(|seen| seen.0)));
-        let out_rate = Text::number(rate(device.bytes_out, before.map(|seen| seen.1)));
+        let in_rate = Text::number(rate(device.bytes_in.unwrap_or(0), before.map(|seen| seen.0)));
+        let out_rate = Text::number(rate(device.bytes_out.unwrap_or(0), before.map(|seen| seen.1)));
         [name, listen, connect, state, connections, bytes_in, bytes_out, in_rate, out_rate]
     });
     let header = ["NAME", "LISTEN", "CONNECT", "STATE", "NOW/TOTAL", "IN", "OUT", "IN/S", "OUT/S"];
@@ -43,14 +43,14 @@ fn cells(device: &Device) -> [Text; 7] {
         Text::new(&device.connect),
         Text::new(state_word(device.state)).tone(tone),
         Text::number(format!("{}/{}", device.connections_now, device.connections_total)),
-        Text::number(human::bytes(device.bytes_in)),
-        Text::number(human::bytes(device.bytes_out)),
+        Text::number(bytes(device.bytes_in)),
+        Text::number(bytes(device.bytes_out)),
     ]
 }
 
 /// What has gone through until now.
 pub(super) fn seen(devices: &[Device]) -> Seen {
-    devices.iter().map(|device| (device.bytes_in, device.bytes_out)).collect()
+    devices.iter().map(|device| (device.bytes_in.unwrap_or(0), device.bytes_out.unwrap_or(0))).collect()
 }
 
 /// Moves the cursor to the start of `lines` lines further up and clears what follows.

@@ -23,8 +23,8 @@ struct Row<'a> {
     mode_reason: Option<&'a str>,
     connections_now: u64,
     connections_total: u64,
-    bytes_in: u64,
-    bytes_out: u64,
+    bytes_in: Option<u64>,
+    bytes_out: Option<u64>,
     last_error: Option<&'a str>,
     since: &'a str,
 }
@@ -104,6 +104,11 @@ pub(super) fn mode_word(mode: DeviceMode) -> &'static str {
     }
 }
 
+/// A count of bytes; `-` where nobody counts.
+pub(crate) fn bytes(count: Option<u64>) -> String {
+    count.map_or_else(|| "-".to_owned(), human::bytes)
+}
+
 fn state_cell(device: &Device) -> Text {
     let word = state_word(device.state);
     let (text, tone) = match (device.state, device.reason.as_deref()) {
@@ -133,8 +138,8 @@ fn table_text(devices: &[Device], default: Provider, look: Look) -> String {
             state_cell(device),
             Text::new(mode_word(device.mode)),
             Text::number(format!("{}/{}", device.connections_now, device.connections_total)),
-            Text::number(human::bytes(device.bytes_in)),
-            Text::number(human::bytes(device.bytes_out)),
+            Text::number(bytes(device.bytes_in)),
+            Text::number(bytes(device.bytes_out)),
             Text::new(device.last_error.as_deref().unwrap_or("-")),
         ]
     });
@@ -158,6 +163,7 @@ fn csv_text(devices: &[Device]) -> String {
         "last_error",
         "since",
     ]);
+    let number = |count: Option<u64>| count.map(|count| count.to_string()).unwrap_or_default();
     for device in devices {
         text.push_str(&csv::line([
             device.instance.to_string().as_str(),
@@ -170,8 +176,8 @@ fn csv_text(devices: &[Device]) -> String {
             device.mode_reason.as_deref().unwrap_or_default(),
             &device.connections_now.to_string(),
             &device.connections_total.to_string(),
-            &device.bytes_in.to_string(),
-            &device.bytes_out.to_string(),
+            &number(device.bytes_in),
+            &number(device.bytes_out),
             device.last_error.as_deref().unwrap_or_default(),
             &device.since,
         ]));

@@ -64,8 +64,10 @@ fn detail(device: &Device) -> String {
     put(&mut text, 1, "resets", &device.resets.to_string());
     put(&mut text, 1, "evicted", &device.evicted.to_string());
     text.push_str("traffic:\n");
-    put(&mut text, 1, "in", &human::bytes(device.bytes_in));
-    put(&mut text, 1, "out", &human::bytes(device.bytes_out));
+    let bytes =
+        |count: Option<u64>| count.map_or_else(|| "not counted by the kernel".to_owned(), human::bytes);
+    put(&mut text, 1, "in", &bytes(device.bytes_in));
+    put(&mut text, 1, "out", &bytes(device.bytes_out));
     put(&mut text, 1, "dropped", &device.dropped.to_string());
     refused(&mut text, device);
     if let Some(pid) = device.worker_pid {

@@ -35,6 +35,7 @@ fn another_address_is_led_to() {
         let words = ["config", "device", verb, &name, "eth0", &format!("ipv4.address={address}")];
         let output = scene.rig.bed().client_output(&words).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        scene.forget_neighbour(address.parse().unwrap());
         scene.rig.container.start().unwrap();
         let has = || (scene.rig.container.address(false).ok()?.to_string() == address).then_some(());
         wait_for("the address", has).unwrap();

@@ -1,12 +1,22 @@
 //! Devices that the kernel carries, of real containers: who reaches them, what follows a container, what
-//! stays over the daemon's own ends.
+//! stays over the daemon's own ends, and whom they leave alone.
 
+#[cfg(test)]
+mod claims;
+#[cfg(test)]
+mod counts;
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod follow;
 #[cfg(test)]
 mod reach;
 #[cfg(test)]
+mod rivals;
+#[cfg(test)]
 mod scene;
+#[cfg(test)]
+mod servers;
 #[cfg(test)]
 mod stay;
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use portway_testkit::{ContainerSpec, DaemonSpec, Netns, Rig, Site, wait_for};
+use portway_testkit::{ContainerSpec, DaemonSpec, Netns, Rig, Server, Site, wait_for};
 use serde_json::Value;
 
 use crate::PORTWAY;
@@ -37,7 +37,21 @@ struct Link(Netns);
 impl Scene {
     /// `None`, after [`require`](portway_testkit::require()), where there is no bed.
     pub(crate) fn start(name: &str) -> Option<Scene> {
-        let rig = Rig::launch(DaemonSpec::new(PORTWAY), name, &ContainerSpec::default()).unwrap()?;
+        Scene::on(Server::Incus6, name, &ContainerSpec::default())
+    }
+
+    /// The same on the bed of one of the servers, with this container, whose addresses are waited for.
+    pub(crate) fn on(server: Server, name: &str, container: &ContainerSpec) -> Option<Scene> {
+        let scene = Scene::made_as(server, name, container)?;
+        for v6 in [false, true] {
+            scene.rig.container.address(v6).unwrap();
+        }
+        Some(scene)
+    }
+
+    /// The same without waiting for addresses.
+    pub(crate) fn made_as(server: Server, name: &str, container: &ContainerSpec) -> Option<Scene> {
+        let rig = Rig::on(server, DaemonSpec::new(PORTWAY), name, container).unwrap()?;
         let port = rig.ports.one().unwrap();
         let client = Netns::new().unwrap();
         // A block of ports is this test's alone, so what is made of its number is too.
@@ -57,17 +71,13 @@ impl Scene {
         client.ip(&format!("route add default via {}", hosts[0])).unwrap();
         client.ip(&format!("-6 route add default via {}", v6[0])).unwrap();
         let ip = |text: &String| text.parse().unwrap();
-        let scene = Scene {
+        Some(Scene {
             client: Site::netns(&client),
             hosts: [ip(&hosts[0]), ip(&v6[0])],
             clients: [ip(&hosts[1]), ip(&v6[1])],
             _link: Link(client),
             rig,
-        };
-        for v6 in [false, true] {
-            scene.rig.container.address(v6).unwrap();
-        }
-        Some(scene)
+        })
     }
 
     /// Serves on all addresses inside: each connection, each datagram is told its own source.
@@ -101,6 +111,12 @@ impl Scene {
         SocketAddr::new(self.hosts[0], port)
     }
 
+    /// Has the host forget whose an address was: it asks anew only after some seconds, and containers of other
+    /// tests have had it.
+    pub(crate) fn forget_neighbour(&self, address: IpAddr) {
+        self.rig.host().network().ip(&format!("neigh flush to {address}")).unwrap();
+    }
+
     /// A device of the container.
     pub(crate) fn device(&self, name: &str) -> Value {
         self.rig.daemon.device(name).unwrap()
@@ -115,10 +131,25 @@ impl Scene {
         wait_for(&format!("{name} to be carried by the kernel"), led).unwrap();
     }
 
+    /// The same for clients of both families: an IPv6 address comes later.
+    pub(crate) fn wait_until_led_everywhere(&self, name: &str) {
+        let led = || {
+            let device = self.rig.daemon.device(name).ok()?;
+            let is_whole = !device["mode_reason"].as_str()?.contains("relayed");
+            (device["mode"] == "nat" && device["state"] == "active" && is_whole).then_some(())
+        };
+        wait_for(&format!("{name} to be carried by the kernel for everybody"), led).unwrap();
+    }
+
     /// Waits until a device has counted so many connections: what is shown may be half a second old.
     pub(crate) fn wait_until_counted(&self, name: &str, total: u64) -> Value {
-        let counted = || Some(self.device(name)).filter(|device| device["connections_total"] == total);
-        wait_for(&format!("{total} connections of {name}"), counted).unwrap()
+        let mut last = Value::Null;
+        let counted = || {
+            last = self.device(name);
+            Some(last.clone()).filter(|device| device["connections_total"] == total)
+        };
+        wait_for(&format!("{total} connections of {name}"), counted)
+            .unwrap_or_else(|why| panic!("{why}: {last}"))
     }
 
     /// What the daemon counts.
@@ -128,6 +159,30 @@ impl Scene {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text
+    }
+
+    /// The server's own chains for its bridge and for a container, with the handles of their rules where asked
+    /// for: a rule that is made anew has another. Those of other tests' containers come and go.
+    pub(crate) fn chains_of(&self, container: &str, with_handles: bool) -> String {
+        let mut nft = std::process::Command::new("nft");
+        nft.arg("--stateless").args(with_handles.then_some("--handle")).args(["list", "ruleset"]);
+        let all = self.rig.host().network().run(&mut nft).unwrap();
+        let (mut chains, mut present): (Vec<String>, Option<String>) = (Vec::new(), None);
+        for line in all.lines() {
+            if let Some(name) = line.strip_prefix("\tchain ").and_then(|rest| rest.split(' ').next()) {
+                let concerned = name.ends_with(".br0") || name.contains(container);
+                present = concerned.then(String::new);
+            }
+            if let Some(chain) = &mut present {
+                chain.push_str(line);
+                chain.push('\n');
+            }
+            if line.starts_with("\t}") {
+                chains.extend(present.take());
+            }
+        }
+        chains.sort_unstable();
+        chains.concat()
     }
 
     /// Our tables in the host's namespace, as nft shows them, without what is counted.

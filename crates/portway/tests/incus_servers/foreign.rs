@@ -6,12 +6,13 @@
 //! ```
 
 use std::path::Path;
+use std::sync::Arc;
 
 use portway_testkit::{
-    Bed, Container, ContainerSpec, Daemon, DaemonSpec, Front, Manner, Ports, Rig, Server, Site, bed, check,
-    process, wait_for,
+    Bed, Container, ContainerSpec, Daemon, DaemonSpec, Front, Manner, Ports, Rig, Script, Server, Site, bed,
+    check, process, wait_for,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::PORTWAY;
 use crate::talk::{add_web, heard, local, say_in, says, wait_for_reason, wait_until_heard};
@@ -78,6 +79,38 @@ fn answer(status: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
         .into_bytes()
+}
+
+/// The list of leases cannot be read, which a neighbour in the network can bring about: the instance is served by
+/// the relay all the same and says why not by the kernel, which follows when the list can be read.
+///
+/// Fails when: a failed question for addresses makes the instance one that is not known.
+#[test]
+fn leases_that_cannot_be_read() {
+    let Some(scene) = Scene::start("leaseless") else { return };
+    scene.container.address(false).unwrap();
+    let answers: Script = Arc::new(|target| {
+        let failed =
+            |code: u16| (code, json!({"type": "error", "error": "no", "error_code": code}).to_string());
+        let told = bed().filter(|_| !target.contains("/events")).map(|bed| bed.incus().get(target));
+        match told {
+            _ if target.contains("/leases") => failed(500),
+            Some(Ok(metadata)) => (200, json!({"type": "sync", "metadata": metadata}).to_string()),
+            Some(Err(_)) | None => failed(404),
+        }
+    });
+    scene.front.turn(Manner::Script(answers));
+    let _service = say_in(&scene.container, 80, "here");
+    let port = scene.ports.one().unwrap();
+    let keys = [format!("listen=tcp:0.0.0.0:{port}"), "connect=tcp:0.0.0.0:80".into(), "nat=true".to_owned()];
+    scene.daemon.add(scene.container.name(), "web", &keys.each_ref().map(String::as_str)).unwrap();
+    wait_until_heard(&scene.host, port, "here");
+    let device = scene.daemon.device("web").unwrap();
+    let reason = device["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("the server does not say which addresses the instance has"), "{device}");
+    scene.front.turn(Manner::Pass);
+    let led = || (scene.daemon.device("web").ok()?["mode"] == "nat").then_some(());
+    wait_for("the kernel to carry it", led).unwrap();
 }
 
 /// Everything a server can answer but the truth: a device that serves goes on, a new one is refused with

@@ -8,6 +8,7 @@ fn nic(device: &str, network: &str, addresses: &[&str]) -> Assigned {
         is_bridge: true,
         subnets: vec![(ip("10.0.0.1"), 24), (ip("fd00::1"), 64)],
         addresses: addresses.iter().map(|text| ip(text)).collect(),
+        claimed: Vec::new(),
     }
 }
 
@@ -66,6 +67,25 @@ fn the_first_interface_with_an_address_of_the_family_is_led_to() {
     }
 }
 
+/// Fails when: an instance's own word goes before the server's, or is not looked at again.
+#[test]
+fn what_the_instance_says_is_the_last_choice() {
+    let claims = |claimed: &[&str], nic: Assigned| Assigned {
+        claimed: claimed.iter().map(|text| ip(text)).collect(),
+        ..nic
+    };
+    let any = spec("tcp:0.0.0.0:80", "tcp:0.0.0.0:80", &[]);
+    let only = [claims(&["10.0.0.7"], nic("eth0", "br0", &[]))];
+    let verdict = way(&any, &only);
+    assert_eq!(verdict.reason, "to 10.0.0.7 (eth0 in br0, configured inside)");
+    assert!(verdict.is_loose && verdict.way.is_some());
+    let both = [only[0].clone(), nic("eth1", "br1", &["10.0.0.5"])];
+    let verdict = way(&any, &both);
+    assert_eq!((verdict.reason.as_str(), verdict.is_loose), ("to 10.0.0.5 (eth1 in br1)", false));
+    assert!(way(&any, &[nic("eth0", "br0", &[])]).is_loose);
+    assert!(!way(&any, &[]).is_loose);
+}
+
 #[test]
 fn what_has_no_way_says_why() {
     let v4 = [nic("eth0", "br0", &["10.0.0.5"])];
@@ -80,7 +100,12 @@ fn what_has_no_way_says_why() {
         ),
         (web, any, &[], "the instance has no interface in a bridge of the server's"),
         (web, any, &ovn, "the instance has no interface in a bridge of the server's"),
-        (web, any, &[nic("eth0", "br0", &[])], "the server has assigned the instance no IPv4 address"),
+        (
+            web,
+            any,
+            &[nic("eth0", "br0", &[])],
+            "the instance has no IPv4 address that the server has assigned",
+        ),
         ("tcp:127.0.0.1:80", any, &v4, "clients of a loopback address are on this host and are relayed"),
     ] {
         assert_eq!(ways(listen, connect, &[], nics), (vec![], said.into()), "{listen} {connect}");
@@ -89,7 +114,7 @@ fn what_has_no_way_says_why() {
     assert_eq!(found, ["(tcp:0.0.0.0:80) 10.0.0.5:80"]);
     assert_eq!(
         said,
-        "to 10.0.0.5 (eth0 in br0); the server has assigned the instance no IPv6 address, so those are relayed"
+        "to 10.0.0.5 (eth0 in br0); the instance has no IPv6 address that the server has assigned, so those are relayed"
     );
     let (_, said) = ways(web, "tcp:127.0.0.1:80", &[], &v4);
     assert!(said.contains("never reaches the instance's loopback"), "{said}");
