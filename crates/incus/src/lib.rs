@@ -93,5 +93,11 @@ pub use network::{Assigned, Holder, Lease};
 pub use proxies::LedProxy;
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};
 
+/// Whether the servers take the text of a key for yes.
+#[must_use]
+pub fn is_true(text: &str) -> bool {
+    ["true", "1", "yes", "on"].iter().any(|word| word.eq_ignore_ascii_case(text))
+}
+
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, IncusError>;

@@ -170,8 +170,7 @@ pub(crate) fn nics(instance: &Instance) -> Vec<Nic> {
 }
 
 fn is_on(keys: &std::collections::BTreeMap<String, String>, key: &str) -> bool {
-    keys.get(key)
-        .is_some_and(|text| matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"))
+    keys.get(key).is_some_and(|text| crate::is_true(text))
 }
 
 /// One interface with its addresses.

@@ -1,7 +1,7 @@
 //! Proxy devices that the server leads by rules of its own: they take what comes before any socket gets it.
 
 use crate::types::{status_code, wire};
-use crate::{Client, Instance, Result};
+use crate::{Client, Instance, Result, is_true};
 
 /// A proxy device with `nat=true` of an instance that runs, its own or a profile's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,18 +16,14 @@ pub struct LedProxy {
     pub listen: String,
 }
 
-/// What the server takes for yes.
-const YES: [&str; 4] = ["true", "1", "yes", "on"];
-
 impl LedProxy {
     fn of(instance: &Instance) -> impl Iterator<Item = Self> {
         let runs = !matches!(instance.status_code, status_code::STOPPED | status_code::ERROR);
         let devices = instance.devices.iter().filter(move |_| runs);
         devices.filter_map(|(name, keys)| {
-            let says = |key: &str, what: &[&str]| {
-                keys.get(key).is_some_and(|text| what.contains(&text.to_ascii_lowercase().as_str()))
-            };
-            let listen = keys.get("listen").filter(|_| says("type", &["proxy"]) && says("nat", &YES))?;
+            let is_proxy = keys.get("type").is_some_and(|kind| kind.eq_ignore_ascii_case("proxy"));
+            let is_led = keys.get("nat").is_some_and(|text| is_true(text));
+            let listen = keys.get("listen").filter(|_| is_proxy && is_led)?;
             Some(Self {
                 project: instance.project.clone(),
                 instance: instance.name.clone(),

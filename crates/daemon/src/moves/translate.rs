@@ -4,7 +4,7 @@
 //! A device does here what it does there, as far as that can be had; where it is written another way
 //! a note says so.
 
-use portway_incus::Device;
+use portway_incus::{Device, is_true};
 use portway_model::{Bind, DeviceSpec, Nat, Provider};
 
 /// A device of a server in our words.
@@ -135,11 +135,6 @@ pub(crate) fn to_theirs(provider: Provider, name: &str, spec: &DeviceSpec) -> Re
 
 fn owned((key, value): (&String, &String)) -> (String, String) {
     (key.clone(), value.clone())
-}
-
-/// Whether the servers take a text for yes.
-fn is_true(text: &str) -> bool {
-    ["true", "1", "yes", "on"].iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
 /// Whether a server would dial a socket file of the host as root, which we do only when told.
