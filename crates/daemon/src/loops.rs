@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use portway_model::{Address, DeviceKey, DeviceSpec, IpHost, PortList, Ways};
+use portway_model::{Address, DeviceKey, DeviceSpec, IpHost, Ways};
 
 /// Devices by name, as rings are looked for among them.
 pub(crate) type Specs<'a> = BTreeMap<&'a DeviceKey, &'a DeviceSpec>;
@@ -64,7 +64,7 @@ pub(crate) fn leads_back(spec: &DeviceSpec) -> bool {
     match (spec.listen.address(), spec.connect.address()) {
         (Address::Tcp { host, ports }, Address::Tcp { host: dialled, ports: targets })
         | (Address::Udp { host, ports }, Address::Udp { host: dialled, ports: targets }) => {
-            reaches(host, dialled) && share(ports, targets)
+            reaches(host, dialled) && ports.shares(targets)
         }
         (listen, connect) => listen.unix().is_some() && listen.to_string() == connect.to_string(),
     }
@@ -76,14 +76,6 @@ fn reaches(host: &IpHost, dialled: &IpHost) -> bool {
     let same_family = at.is_ipv4() == to.is_ipv4();
     let everywhere = at.is_unspecified() && (same_family || matches!(at, IpAddr::V6(_)));
     at == to || (everywhere && to.is_loopback())
-}
-
-/// Whether a port is listened on and dialled.
-fn share(ports: &PortList, targets: &PortList) -> bool {
-    let both = |one: &portway_model::PortRange| {
-        targets.ranges().iter().any(|other| one.first() <= other.last() && other.first() <= one.last())
-    };
-    ports.ranges().iter().any(both)
 }
 
 /// Whether a path of the host is the control socket, by whatever name.

@@ -16,9 +16,7 @@ pub(crate) fn overlaps(theirs: &Address, address: &str) -> bool {
         (Address::Tcp { host: a, ports: p }, Address::Tcp { host: b, ports: q })
         | (Address::Udp { host: a, ports: p }, Address::Udp { host: b, ports: q }) => {
             let same_host = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-            same_host
-                && q.iter()
-                    .any(|port| p.ranges().iter().any(|range| range.first() <= port && port <= range.last()))
+            same_host && p.shares(q)
         }
         (Address::Unix(_, UnixName::Abstract(a)), Address::Unix(_, UnixName::Abstract(b))) => a == b,
         (Address::Unix(_, UnixName::Path(a)), Address::Unix(_, UnixName::Path(b))) => a == b,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portway_control::api::{Failure, FailureKind};
 use portway_incus::LedProxy;
-use portway_model::{Address, Bind, DeviceKey, DeviceSpec, IpHost, ListenAddr, PortList, Provider};
+use portway_model::{Address, Bind, DeviceKey, DeviceSpec, IpHost, ListenAddr, Provider};
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -58,7 +58,7 @@ fn meet(theirs: &Address, ours: &Address) -> bool {
     match (theirs, ours) {
         (Address::Tcp { host: a, ports: p }, Address::Tcp { host: b, ports: q })
         | (Address::Udp { host: a, ports: p }, Address::Udp { host: b, ports: q }) => {
-            hosts_meet(a, b) && ports_meet(p, q)
+            hosts_meet(a, b) && p.shares(q)
         }
         _ => false,
     }
@@ -69,11 +69,6 @@ fn hosts_meet(theirs: &IpHost, ours: &IpHost) -> bool {
     let (a, b) = (theirs.ip(), ours.ip());
     let every = |ip: std::net::IpAddr| ip.is_unspecified();
     a == b || (a.is_ipv4() == b.is_ipv4() && (every(a) || every(b))) || (b.is_ipv6() && every(b))
-}
-
-fn ports_meet(one: &PortList, other: &PortList) -> bool {
-    let mut ranges = one.ranges().iter();
-    ranges.any(|a| other.ranges().iter().any(|b| a.first() <= b.last() && b.first() <= a.last()))
 }
 
 /// Whether nobody takes what comes to devices, as far as servers know.

@@ -146,6 +146,13 @@ impl PortList {
         None
     }
 
+    /// Whether a port is in both lists.
+    #[must_use]
+    pub fn shares(&self, other: &Self) -> bool {
+        let meet = |one: &PortRange, other: &PortRange| one.first <= other.last && other.first <= one.last;
+        self.0.iter().any(|one| other.0.iter().any(|other| meet(one, other)))
+    }
+
     /// Every port in order.
     pub fn iter(&self) -> impl Iterator<Item = Port> + '_ {
         self.0.iter().flat_map(|range| (range.first.get()..=range.last.get()).filter_map(Port::new))

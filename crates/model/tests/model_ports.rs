@@ -85,6 +85,14 @@ proptest! {
         prop_assert_eq!(PortList::new(built.collect::<Option<_>>().expect("rising")), Some(list));
     }
 
+    /// Fails when: a range is compared at one end only.
+    #[test]
+    fn lists_share_what_is_in_both(one in items(), other in items()) {
+        let list = |items: &[_]| text_of(items).parse::<PortList>().expect("a list");
+        let (a, b) = (expanded(&one), expanded(&other));
+        prop_assert_eq!(list(&one).shares(&list(&other)), a.iter().any(|port| b.contains(port)));
+    }
+
     #[test]
     fn a_listen_list_has_no_port_twice(items in items()) {
         let text = format!("tcp::{}", text_of(&items));
