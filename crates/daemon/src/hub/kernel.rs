@@ -1,6 +1,7 @@
 //! What the kernel's NAT needs of all instances, and has of all devices.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use portway_control::api;
 use portway_model::{Bind, DeviceKey, DeviceSpec, InstanceKey, Provider};
@@ -41,9 +42,8 @@ impl Hub {
     }
 
     /// Who takes what comes to ports of the host before a device gets it, as far as is known.
-    pub(crate) fn rivals(&self) -> Vec<Rival> {
-        let endpoints = [&self.providers.incus, &self.providers.lxd];
-        endpoints.iter().flat_map(|endpoint| endpoint.rivals().iter().cloned().collect::<Vec<_>>()).collect()
+    pub(crate) fn rivals(&self) -> [Arc<Vec<Rival>>; 2] {
+        [&self.providers.incus, &self.providers.lxd].map(|endpoint| endpoint.rivals())
     }
 
     /// The devices with what the kernel has carried of them. Bytes are not counted there.

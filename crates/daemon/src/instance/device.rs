@@ -1,5 +1,6 @@
 //! One device inside an instance's actor: what is wanted of it and what it has.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use portway_control::api;
@@ -100,8 +101,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) unreachable: bool,
     /// Why the kernel does not carry what it should.
     pub(crate) nat_failures: &'a Failures,
-    /// Who takes what comes to ports of the host before a device gets it.
-    pub(crate) rivals: &'a [Rival],
+    /// Who takes what comes to ports of the host before a device gets it, of each server.
+    pub(crate) rivals: &'a [Arc<Vec<Rival>>],
 }
 
 impl Device {
@@ -284,7 +285,9 @@ impl Device {
         }
         match &self.placed {
             Some(placed) if placed.current => {
-                let rival = rivals::in_the_way_of(&self.spec, around.rivals).map(str::to_owned);
+                let mut rivals = around.rivals.iter();
+                let rival = rivals.find_map(|of_server| rivals::in_the_way_of(&self.spec, of_server));
+                let rival = rival.map(str::to_owned);
                 match rival.or_else(|| self.unled(around)) {
                     Some(text) => (Degraded, Some(text)),
                     None => (Active, None),
