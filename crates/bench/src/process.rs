@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portway_testkit::Netns;
+use portway_testkit::process::{rollup_bytes, stat_fields};
 
 /// How long a program may take to end when asked.
 const END: Duration = Duration::from_secs(3);
@@ -70,14 +71,7 @@ pub(crate) fn all_pids() -> Vec<i32> {
 }
 
 fn parent_of(pid: i32) -> Option<i32> {
-    fields(pid)?.get(1)?.parse().ok()
-}
-
-/// Fields of `/proc/PID/stat` from the third on: proc_pid_stat(5).
-fn fields(pid: i32) -> Option<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let rest = stat.rsplit_once(')')?.1;
-    Some(rest.split_whitespace().map(str::to_owned).collect())
+    stat_fields(pid).ok()?.get(1)?.parse().ok()
 }
 
 /// Clock ticks per second of `/proc`: USER_HZ, 100 on every architecture of Linux that Debian has.
@@ -87,7 +81,7 @@ const TICKS: f64 = 100.0;
 pub(crate) fn cpu_seconds(pids: &[i32]) -> f64 {
     // utime, stime, cutime, cstime: fields 14 to 17.
     let of = |pid: &i32| -> f64 {
-        let Some(fields) = fields(*pid) else { return 0.0 };
+        let Ok(fields) = stat_fields(*pid) else { return 0.0 };
         fields.iter().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum()
     };
     pids.iter().map(of).sum::<f64>() / TICKS
@@ -120,13 +114,9 @@ impl Memory {
     pub(crate) fn of(pids: &[i32]) -> Self {
         let mut sum = Self::default();
         for pid in pids {
-            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-            let field = |name: &str| -> u64 {
-                let line = text.lines().find_map(|line| line.strip_prefix(name));
-                line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
-            };
-            sum.rss_bytes += field("Rss:") * 1024;
-            sum.pss_bytes += field("Pss:") * 1024;
+            let [rss, pss] = rollup_bytes(*pid, ["Rss:", "Pss:"]).unwrap_or_default();
+            sum.rss_bytes += rss;
+            sum.pss_bytes += pss;
         }
         sum
     }

@@ -15,6 +15,23 @@ pub fn rss_bytes(pid: i32) -> Result<u64> {
         * 1024)
 }
 
+/// Fields of `/proc/PID/smaps_rollup` in bytes, such as `Rss:`, and `Pss:`, which counts a page that others have too
+/// in part.
+///
+/// # Errors
+/// When the process is gone or not ours to see.
+pub fn rollup_bytes<const N: usize>(pid: i32, names: [&str; N]) -> Result<[u64; N]> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .with_context(|| format!("no memory map of {pid}"))?;
+    let mut found = [0; N];
+    for (bytes, name) in found.iter_mut().zip(names) {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        *bytes = kib.with_context(|| format!("no {name} of {pid}"))? * 1024;
+    }
+    Ok(found)
+}
+
 /// Number of open file descriptors.
 ///
 /// # Errors
@@ -100,13 +117,20 @@ fn status_field(pid: i32, name: &str) -> Result<String> {
     Ok(line.with_context(|| format!("no {name} of {pid}"))?.to_owned())
 }
 
-/// Field of `/proc/PID/stat`, numbered as in proc_pid_stat(5); the second may hold spaces.
+/// Field of `/proc/PID/stat`, numbered as in proc_pid_stat(5), from 3 on.
 fn stat_field(pid: i32, number: usize) -> Result<String> {
+    stat_fields(pid)?.into_iter().nth(number - 3).with_context(|| format!("no field {number}"))
+}
+
+/// Fields of `/proc/PID/stat` from the third on, of proc_pid_stat(5): the second may hold spaces.
+///
+/// # Errors
+/// When the process is gone.
+pub fn stat_fields(pid: i32) -> Result<Vec<String>> {
     let stat =
         fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("no process {pid}"))?;
     let rest = stat.rsplit_once(')').context("stat is not understood")?.1;
-    let field = rest.split_whitespace().nth(number - 3);
-    Ok(field.with_context(|| format!("no field {number}"))?.to_owned())
+    Ok(rest.split_whitespace().map(str::to_owned).collect())
 }
 
 #[cfg(test)]
@@ -116,6 +140,9 @@ mod tests {
     #[test]
     fn this_process_has_figures() {
         let pid = i32::try_from(std::process::id()).unwrap();
+        let [rss, pss] = rollup_bytes(pid, ["Rss:", "Pss:"]).unwrap();
+        assert!(rss >= pss && pss > 100_000, "{rss} {pss}");
+        assert!(rollup_bytes(pid, ["Nothing:"]).is_err());
         assert!(rss_bytes(pid).unwrap() > 100_000);
         assert!(fd_count(pid).unwrap() >= 3);
         assert!(thread_count(pid).unwrap() >= 1);

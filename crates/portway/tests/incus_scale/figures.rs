@@ -44,7 +44,8 @@ fn weights(daemon: &Daemon) -> Result<u64> {
     let (mut all, mut all_shares) = (0, 0);
     for (role, pids) in roles {
         let bytes = pids.iter().map(|pid| process::rss_bytes(*pid)).sum::<Result<u64>>()?;
-        let shares = pids.iter().map(|pid| share_bytes(*pid)).sum::<Result<u64>>()?;
+        let shares =
+            pids.iter().map(|pid| Ok(process::rollup_bytes(*pid, ["Pss:"])?[0])).sum::<Result<u64>>()?;
         weight(&format!("  resident, {role} ({})", pids.len()), bytes, shares);
         all += bytes;
         all_shares += shares;
@@ -55,14 +56,6 @@ fn weights(daemon: &Daemon) -> Result<u64> {
 
 fn weight(what: &str, bytes: u64, shares: u64) {
     println!("{what:<52} {:>9} kB, shared pages once {:>9} kB", bytes / 1000, shares / 1000);
-}
-
-/// Resident bytes, a page that others have too counted in part (proc(5), `Pss`).
-fn share_bytes(pid: i32) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib * 1024)
 }
 
 fn quiet(command: &mut Command) -> Result<()> {

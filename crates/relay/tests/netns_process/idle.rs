@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use portway_relay::wire::{Ids, Init, field};
-use portway_testkit::{Addr, MessageSocket, Stream, fds};
+use portway_testkit::{Addr, MessageSocket, Stream, fds, process};
 
 use crate::rig::{PATIENCE, Rig, accept, connect, device, in_netns, service, until};
 use crate::{NOBODY, confined, open_socket, open_to_all, packets, start};
@@ -15,12 +15,8 @@ pub(crate) const IDLE: Duration = Duration::from_millis(1500);
 
 /// Processor time of the worker so far.
 pub(crate) fn cpu_time(rig: &Rig) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", rig.pid)).unwrap();
-    // Behind the name, which may hold anything: utime and stime, of proc(5), are the 12th and 13th.
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
     // A tick is a hundredth of a second on every architecture (`USER_HZ`).
-    Duration::from_millis(ticks * 10)
+    Duration::from_millis(process::cpu_ticks(rig.pid).unwrap() * 10)
 }
 
 /// For the time of [`IDLE`] since it had `spent` so much, the worker has hardly run.

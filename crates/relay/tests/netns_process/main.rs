@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use idle::{IDLE, assert_idle, cpu_time};
 use portway_model::GroupIds;
 use portway_relay::wire::{FromWorker, Ids, Init, Sandbox, field};
-use portway_testkit::{Addr, MessageSocket, Stream, fds};
+use portway_testkit::{Addr, MessageSocket, Stream, fds, process};
 use rig::{
     PATIENCE, Rig, accept, bound_tcp_memory, connect, expect_to_end, in_netns, init, pattern, service,
 };
@@ -440,9 +440,7 @@ fn a_worker_starts_quickly() {
 
 /// Resident memory, KiB.
 fn resident(rig: &Rig) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", rig.pid)).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
+    process::rss_bytes(rig.pid).unwrap() / 1024
 }
 
 const LIMIT_KIB: u64 = 8 * 1024;
