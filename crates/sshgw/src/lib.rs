@@ -1,0 +1,4 @@
+//! The SSH gateway: lets people and tools into an instance without an SSH server inside it.
+//!
+//! Who someone is, what that person may do, and which instance is meant are decided apart from each other, in this
+//! order; nothing here reads bytes of a client with a privilege.
