@@ -4,7 +4,7 @@
 //! namespace and with which capabilities it has to be called. There is no policy here.
 //!
 //! - [`netns`], [`userns`], [`sandbox`]: namespaces, ids, capabilities, seccomp;
-//! - [`process`], [`pidfd`]: starting our own roles, watching foreign processes;
+//! - [`process`], [`pidfd`], [`sched`]: starting our own roles, watching foreign processes, when a thread runs;
 //! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`]: sockets and
 //!   pipes of the data path;
 //! - [`seqpacket`], [`shm`]: what daemon and worker share;
@@ -21,6 +21,7 @@ pub mod pidfd;
 pub mod pipe;
 pub mod process;
 pub mod sandbox;
+pub mod sched;
 pub mod seqpacket;
 pub mod shm;
 pub mod sockopt;
