@@ -93,7 +93,7 @@ impl Bench {
         let device = self.rig.daemon.device("bench")?;
         ensure!(device["connections_total"] == connections, "{device}");
         ensure!(self.rig.daemon.workers() == [self.worker], "not the worker it was");
-        ensure!(process::thread_count(self.worker)? == 1, "more than one thread");
+        ensure!(process::thread_count(self.worker)? == 2, "not the two threads of a worker");
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The relay worker: accepts, dials, copies; nothing else.
 //!
-//! One process and one thread for the devices of one instance that dial from the same network namespace as the
+//! One process for the devices of one instance that dial from the same network namespace as the
 //! same user. It is started inside that namespace, gets its listeners from the daemon, and has no privilege of its
 //! own. It outlives the daemon: the next one adopts it.
 //!
@@ -9,6 +9,7 @@
 //! - `accept`, `guard`, `dial`, `hold`, `header`: from a client to a connected pair of sockets;
 //! - `stream`, `lane`, `pipes`, `unix_fds`, `records`, `message`, `datagram`, `frames`, `sweep`: a connected pair;
 //! - `udp`: datagrams to datagrams;
+//! - `haul`, `mix`: a second thread, for streams that carry much beside what is small;
 //! - `core`, `poller`, `timers`, `slab`, `counters`, `socket`: what all of these use.
 //!
 //! No call blocks, no per-message allocation is made, and every queue has a bound.
@@ -24,11 +25,13 @@ mod engine;
 mod failures;
 mod frames;
 mod guard;
+mod haul;
 mod header;
 mod hold;
 mod lane;
 mod life;
 mod message;
+mod mix;
 mod pipes;
 mod poller;
 mod records;

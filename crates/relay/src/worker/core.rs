@@ -10,13 +10,14 @@ use portway_sys::unix_path::MESSAGE_MAX_BYTES;
 
 use super::counters::CounterLines;
 use super::frames::FrameMemory;
+use super::mix::Mix;
 use super::pipes::Pipes;
 use super::poller::Poller;
 use super::slab::Key;
 use super::timers::Timers;
 use crate::wire::field;
 
-/// The buffer through which small amounts are copied, bytes. One for the whole thread: it stays in the cache.
+/// The buffer through which small amounts are copied, bytes. One for a whole thread: it stays in the cache.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// See the module.
@@ -34,6 +35,8 @@ pub(super) struct Core {
     pub(super) now: Instant,
     /// Streams that could go on, in the order of their turns.
     pub(super) ready: VecDeque<Key>,
+    /// What has been carried lately.
+    pub(super) mix: Mix,
     /// Descriptors and datagrams that the stream at hand did not pass on; counted after its turn.
     pub(super) refused: u64,
 }
@@ -42,7 +45,16 @@ impl Core {
     /// For a process that may have so many descriptors. Also returns the memory of the counters, for the daemon.
     pub(super) fn new(fd_limit: usize) -> io::Result<(Core, OwnedFd)> {
         let (counters, memory) = CounterLines::new()?;
-        let core = Core {
+        Ok((Core::with(counters, fd_limit)?, memory))
+    }
+
+    /// For another thread, with the same counters.
+    pub(super) fn beside(&self, fd_limit: usize) -> io::Result<Core> {
+        Core::with(self.counters.shared(), fd_limit)
+    }
+
+    fn with(counters: CounterLines, fd_limit: usize) -> io::Result<Core> {
+        Ok(Core {
             poller: Poller::new()?,
             timers: Timers::default(),
             counters,
@@ -52,9 +64,9 @@ impl Core {
             messages: Vec::new(),
             now: Instant::now(),
             ready: VecDeque::new(),
+            mix: Mix::default(),
             refused: 0,
-        };
-        Ok((core, memory))
+        })
     }
 
     /// The buffer for whole messages. Its memory is used as far as messages reach.

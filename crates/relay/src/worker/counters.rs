@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use portway_sys::shm::Counters;
 
@@ -12,7 +13,7 @@ use crate::wire::{SLOT_COUNT, Slot};
 /// user of the slot.
 #[derive(Debug)]
 pub(super) struct CounterLines {
-    counters: Counters,
+    counters: Arc<Counters>,
     /// By index of the device.
     lines: Vec<Option<usize>>,
 }
@@ -21,11 +22,22 @@ impl CounterLines {
     /// Lines for every slot; the descriptor is what the daemon gets.
     pub(super) fn new() -> io::Result<(CounterLines, OwnedFd)> {
         let (counters, memory) = Counters::create(usize::try_from(SLOT_COUNT).unwrap_or(usize::MAX))?;
-        Ok((CounterLines { counters, lines: Vec::new() }, memory))
+        Ok((CounterLines { counters: Arc::new(counters), lines: Vec::new() }, memory))
     }
 
-    /// Gives `device` the line of `slot`, at zero.
+    /// The same for another thread.
+    pub(super) fn shared(&self) -> CounterLines {
+        CounterLines { counters: Arc::clone(&self.counters), lines: self.lines.clone() }
+    }
+
+    /// Gives `device` the line of `slot`, at zero. Other threads have been told before.
     pub(super) fn assign(&mut self, device: Key, slot: Slot) {
+        self.point(device, slot);
+        self.counters.clear(line_of(slot));
+    }
+
+    /// Counts `device` in the line of `slot`, and nobody else.
+    pub(super) fn point(&mut self, device: Key, slot: Slot) {
         let line = line_of(slot);
         for other in &mut self.lines {
             if *other == Some(line) {
@@ -39,7 +51,6 @@ impl CounterLines {
         if let Some(entry) = self.lines.get_mut(at) {
             *entry = Some(line);
         }
-        self.counters.clear(line);
     }
 
     /// Adds `n` to `field` of `device`.

@@ -1,4 +1,4 @@
-//! The loop of the worker: one thread, one event queue.
+//! The loop of the worker: one thread, one event queue. A second thread (`haul`) carries bytes where that helps.
 //!
 //! A turn: wait; handle what happened; give streams that could go on their turn; run what is due; send what the
 //! daemon is to know. Nothing in a turn blocks, and every part of it is bounded, so no client delays another by
@@ -16,6 +16,7 @@ use rustix::event::epoll::EventFlags;
 use super::control::Control;
 use super::core::Core;
 use super::device::{Device, Listener};
+use super::haul::Haul;
 use super::life::{Life, Verdict};
 use super::poller::Token;
 use super::slab::{Key, Slab};
@@ -50,8 +51,10 @@ pub(super) struct Engine {
     pub(super) life: Life,
     pub(super) init: Init,
     /// Descriptors that may be open at once.
-    fd_limit: usize,
+    pub(super) fd_limit: usize,
     pub(super) sweep: super::sweep::Sweep,
+    /// The second thread.
+    pub(super) haul: Option<Haul>,
 }
 
 /// What the engine is built from.
@@ -88,6 +91,7 @@ impl Engine {
             init: parts.init,
             fd_limit,
             sweep: super::sweep::Sweep::default(),
+            haul: None,
         };
         engine.control.watch(&engine.core.poller)?;
         engine.life.watch(&engine.core.poller)?;
@@ -146,6 +150,7 @@ impl Engine {
             Token::Adoption => self.on_adoption(),
             Token::Newcomer(key) => self.on_newcomer(key),
             Token::Init => self.on_instance_gone(),
+            Token::Haul => self.on_back(),
         }
     }
 
@@ -168,7 +173,9 @@ impl Engine {
 
     /// Something happened to a socket of a stream.
     fn on_stream(&mut self, key: Key, side: Side, flags: EventFlags) {
-        let Some(stream) = self.streams.get_mut(key) else { return };
+        // Of one that is lent an event may still have been queued.
+        let here = |stream: &&mut Stream| stream.lent.is_none();
+        let Some(stream) = self.streams.get_mut(key).filter(here) else { return };
         if let Some(socket) = stream.socket_mut(side) {
             socket.note(flags);
         }
@@ -211,17 +218,15 @@ impl Engine {
     /// Moves what a stream can move.
     pub(super) fn pump(&mut self, key: Key) {
         let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.phase != Phase::Open || stream.queued {
+        if stream.phase != Phase::Open || stream.queued || stream.lent.is_some() {
             return;
         }
         let result = stream.pump(&mut self.core);
-        let (device, relay) = (stream.device, stream.relay);
+        let (device, relay, heavy) = (stream.device, stream.relay, stream.is_heavy());
         match result {
+            Pumped::Waits | Pumped::More if heavy && self.lend(key) => return,
             Pumped::Waits => {}
-            Pumped::More => {
-                stream.queued = true;
-                self.core.ready.push_back(key);
-            }
+            Pumped::More => self.queue(key),
             Pumped::Later(at) => self.set_stream_timer(key, at),
             Pumped::Ends(end) => self.ended(key, end),
         }
@@ -234,8 +239,15 @@ impl Engine {
         }
     }
 
+    fn queue(&mut self, key: Key) {
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.queued = true;
+            self.core.ready.push_back(key);
+        }
+    }
+
     /// A stream has come to its end. One that carried nothing because its instance dies is kept for the next.
-    fn ended(&mut self, key: Key, end: End) {
+    pub(super) fn ended(&mut self, key: Key, end: End) {
         let untouched = self.streams.get(key).is_some_and(Stream::is_untouched);
         if end == End::Reset && untouched && self.is_dying() {
             self.orphan(key);
@@ -285,6 +297,7 @@ impl Engine {
 
     /// Ends a stream and counts it.
     pub(super) fn close(&mut self, key: Key, end: End) {
+        self.fetch(key);
         self.cancel_stream_timer(key);
         let Some(mut stream) = self.streams.remove(key) else { return };
         if end == End::Reset {
@@ -357,8 +370,8 @@ impl Engine {
 
     /// Upper bound of the descriptors that are open.
     fn open_fds(&self) -> usize {
-        /// Standard streams, event queue, channel, adoption listener, memory, pidfd; a device's base.
-        const FIXED: usize = 16;
+        /// Standard streams, event queues, channel, adoption listener, memory, pidfd; a device's base.
+        const FIXED: usize = 20;
         FIXED
             + self.listeners.len()
             + 2 * self.streams.len()
@@ -366,5 +379,6 @@ impl Engine {
             + self.core.pipes.held_fds()
             + self.udp.flow_count()
             + self.devices.len()
+            + self.haul.as_ref().map_or(0, Haul::open_fds)
     }
 }

@@ -26,6 +26,14 @@ const SMALL_REST_BYTES: usize = 4096;
 /// How long a direction may be short of descriptors before its connection is given up.
 const SHORTAGE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A turn that carries so many bytes is a heavy one.
+const HEAVY_BYTES: u64 = 32 * 1024;
+
+/// After so many heavy turns more than others a direction is heavy. It is so until it has had as many others, and
+/// they are counted up to a limit.
+const HEAVY_TURNS: u8 = 8;
+const WEIGHT_LIMIT: u8 = 64;
+
 /// State of a direction.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
@@ -42,6 +50,8 @@ pub(super) struct Lane {
     pub(super) eof: bool,
     /// splice(2) does not work with this source.
     copies: bool,
+    /// Heavy turns more than others, within limits.
+    weight: u8,
     /// What it is short of has stopped it.
     shortage: Option<Shortage>,
     /// Bytes taken in over the life of the direction.
@@ -301,6 +311,43 @@ impl Lane {
         let bytes = u64::try_from(bytes).unwrap_or(0);
         self.total += bytes;
         self.uncounted += bytes;
+    }
+
+    /// Takes in what a turn has carried; true when that was much.
+    pub(super) fn weigh(&mut self, bytes: u64) -> bool {
+        let heavy = bytes >= HEAVY_BYTES;
+        self.weight = if heavy {
+            self.weight.saturating_add(1).min(WEIGHT_LIMIT)
+        } else {
+            self.weight.saturating_sub(u8::from(bytes > 0))
+        };
+        heavy
+    }
+
+    /// Whether it has carried much in most turns of late.
+    pub(super) const fn is_heavy(&self) -> bool {
+        self.weight >= HEAVY_TURNS
+    }
+
+    /// Whether it has carried little for as long as it takes to be sure.
+    pub(super) const fn is_light(&self) -> bool {
+        self.weight == 0
+    }
+
+    /// What it holds is counted in `pipes` from here on.
+    pub(super) fn come_to(&self, pipes: &mut Pipes) {
+        if self.pipe.is_some() {
+            pipes.receive();
+        }
+        pipes.keep(self.rest.len());
+    }
+
+    /// What it holds is counted elsewhere.
+    pub(super) fn leave(&self, pipes: &mut Pipes) {
+        if self.pipe.is_some() {
+            pipes.part();
+        }
+        pipes.unkeep(self.rest.len());
     }
 
     /// Gives the pipe back.

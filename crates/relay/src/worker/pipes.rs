@@ -90,8 +90,18 @@ impl Pipes {
         if bytes == 0 && self.idle.len() < IDLE_COUNT {
             self.idle.push(pipe);
         } else {
-            self.count = self.count.saturating_sub(1);
+            self.part();
         }
+    }
+
+    /// Counts a pipe that comes with its stream from another thread.
+    pub(super) fn receive(&mut self) {
+        self.count += 1;
+    }
+
+    /// Counts a pipe no longer: it goes with its stream to another thread, or is closed.
+    pub(super) fn part(&mut self) {
+        self.count = self.count.saturating_sub(1);
     }
 
     /// Counts bytes that a stream keeps in memory for want of a pipe.

@@ -1,10 +1,10 @@
 //! epoll(7) and the tokens of its events.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
@@ -24,6 +24,8 @@ pub(super) enum Token {
     Newcomer(Key),
     /// Death of the instance's init.
     Init,
+    /// Streams come back from the second thread.
+    Haul,
     /// A listener, of streams or datagrams.
     Listener(Key),
     /// The client's socket of a stream.
@@ -49,6 +51,7 @@ impl Token {
             Token::Downstream(key) => (5, key),
             Token::Upstream(key) => (6, key),
             Token::Flow(key) => (7, key),
+            Token::Haul => (8, none),
         };
         kind << KIND_SHIFT | u64::from(key.generation()) << 32 | u64::from(key.index())
     }
@@ -65,6 +68,7 @@ impl Token {
             5 => Token::Downstream(key),
             6 => Token::Upstream(key),
             7 => Token::Flow(key),
+            8 => Token::Haul,
             _ => return None,
         })
     }
@@ -102,13 +106,19 @@ impl Watch {
 /// The event queue.
 pub(super) struct Poller {
     epoll: OwnedFd,
-    events: Vec<Event>,
+    /// Of the last wait: token and flags.
+    events: Vec<(u64, EventFlags)>,
 }
 
 impl Poller {
     pub(super) fn new() -> io::Result<Poller> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         Ok(Poller { epoll, events: Vec::with_capacity(EVENT_COUNT) })
+    }
+
+    /// The same queue for another thread, to wait at while this one adds to it.
+    pub(super) fn twin(&self) -> io::Result<Poller> {
+        Ok(Poller { epoll: self.epoll.try_clone()?, events: Vec::with_capacity(EVENT_COUNT) })
     }
 
     pub(super) fn add(&self, fd: BorrowedFd<'_>, token: Token, watch: Watch) -> io::Result<()> {
@@ -135,8 +145,13 @@ impl Poller {
             tv_sec: i64::try_from(time.as_secs().min(86_400)).unwrap_or(0),
             tv_nsec: time.subsec_nanos().into(),
         });
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        let mut room = [MaybeUninit::<Event>::uninit(); EVENT_COUNT];
+        match epoll::wait(&self.epoll, &mut room, timeout.as_ref()) {
+            Ok((events, _)) => {
+                self.events.extend(events.iter().map(|event| (event.data.u64(), event.flags)));
+                Ok(())
+            }
+            Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -148,9 +163,8 @@ impl Poller {
 
     /// Event `at` of the last wait.
     pub(super) fn event(&self, at: usize) -> Option<(Token, EventFlags)> {
-        let event = *self.events.get(at)?;
-        let (data, flags) = (event.data, event.flags);
-        Some((Token::unpack(data.u64())?, flags))
+        let (token, flags) = *self.events.get(at)?;
+        Some((Token::unpack(token)?, flags))
     }
 }
 
@@ -165,6 +179,7 @@ mod tests {
             Token::Control,
             Token::Adoption,
             Token::Init,
+            Token::Haul,
             Token::Newcomer(key),
             Token::Listener(Key::from_parts(7, 9)),
             Token::Downstream(key),

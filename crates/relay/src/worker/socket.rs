@@ -3,6 +3,7 @@
 //! The queue reports changes once, so what it said is remembered here until a call says otherwise: `read` is
 //! true until a read would block, `write` until a write would.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use portway_model::{DeviceSpec, Protocol};
@@ -84,6 +85,21 @@ impl Socket {
     pub(super) fn inherited(mut self) -> Socket {
         self.tuned = true;
         self
+    }
+
+    /// The same socket by another descriptor, which is ready to be used by another thread. What is to be set once is
+    /// set by whoever has this one.
+    pub(super) fn duplicate(&self) -> io::Result<Socket> {
+        let Socket { carrier, read, write, hung, urgent, relaxed, .. } = *self;
+        Ok(Socket { fd: self.fd.try_clone()?, carrier, read, write, hung, urgent, tuned: true, relaxed })
+    }
+
+    /// Takes over what is known by another descriptor of it.
+    pub(super) fn learn(&mut self, other: &Socket) {
+        self.read = other.read;
+        self.write = other.write;
+        self.hung = other.hung;
+        self.urgent = other.urgent;
     }
 
     /// Remembers what the event queue said.

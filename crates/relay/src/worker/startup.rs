@@ -93,7 +93,7 @@ fn set_up(
     }
     let nofile = process::raise_nofile();
     let (ids, insists) = (init.ids, init.sandbox == Sandbox::Full);
-    let engine =
+    let mut engine =
         Engine::new(Parts { channel, adoption, pidfd, init, nofile }).map_err(WorkerError::Engine)?;
     if confinement == Confinement::Process {
         process::set_name("portway-relay");
@@ -119,7 +119,11 @@ fn set_up(
             }
             other => other.map_err(step("leave the other processes of its user"))?,
         }
+        // It has given up what this one has; the filter is for all threads, and permits no new one.
+        engine.start_haul();
         sandbox::worker_seccomp().map_err(step("limit system calls"))?;
+    } else {
+        engine.start_haul();
     }
     Ok(engine)
 }

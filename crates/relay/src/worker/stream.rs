@@ -1,5 +1,7 @@
 //! A relayed connection: two sockets, two directions, and what happens when one of them ends.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use portway_model::{FdPassing, UdpFraming};
@@ -8,12 +10,12 @@ use portway_proto::{Dir, Side};
 use portway_sys::sockopt;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
-use std::os::fd::AsFd;
 
 use super::core::Core;
 use super::datagram::{self, Frames};
 use super::guard::{Entry, Origin};
 use super::lane::{Lane, Patience, Step};
+use super::pipes::Pipes;
 use super::records;
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
@@ -125,6 +127,10 @@ pub(super) struct Stream {
     pub(super) since: Option<Instant>,
     /// One side is gone, and the other has until then to take what is on its way.
     pub(super) doomed: Option<Instant>,
+    /// Its place at the second thread, which carries its bytes meanwhile.
+    pub(super) lent: Option<Key>,
+    /// It is not lent any more.
+    pub(super) stays: bool,
 }
 
 impl Stream {
@@ -150,6 +156,8 @@ impl Stream {
             queued: false,
             since: None,
             doomed: None,
+            lent: None,
+            stays: false,
         }
     }
 
@@ -210,6 +218,12 @@ impl Stream {
     fn report(&mut self, dir: Dir, core: &mut Core) {
         let lane = self.lane_mut(dir);
         let bytes = std::mem::take(&mut lane.uncounted);
+        let heavy = lane.weigh(bytes);
+        if heavy {
+            core.mix.heavy();
+        } else if bytes > 0 && !self.is_heavy() {
+            core.mix.light();
+        }
         core.count_traffic(self.device, dir, bytes);
     }
 
@@ -360,6 +374,73 @@ impl Stream {
     /// The way from the client to the target.
     pub(super) fn upward(&mut self) -> (Option<&mut Socket>, &mut Lane) {
         (self.up.as_mut(), &mut self.lane_up)
+    }
+
+    /// Whether it carries much.
+    pub(super) const fn is_heavy(&self) -> bool {
+        self.lane_up.is_heavy() || self.lane_down.is_heavy()
+    }
+
+    /// Whether it has carried little for a while.
+    pub(super) const fn is_light(&self) -> bool {
+        self.lane_up.is_light() && self.lane_down.is_light()
+    }
+
+    /// Whether another thread may carry its bytes: there is nothing else about it.
+    pub(super) fn may_be_lent(&self) -> bool {
+        let plain = self.phase == Phase::Open && self.relay == Relay::Bytes;
+        let calm = self.cut.is_none() && self.timer.is_none() && self.doomed.is_none();
+        plain && calm && !self.queued && !self.stays && self.lent.is_none()
+    }
+
+    /// What another thread needs to carry its bytes: duplicates of the sockets, and what is on its way.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub(super) fn lend(&mut self) -> io::Result<Stream> {
+        let down = self.down.duplicate()?;
+        let up = self.up.as_ref().map(Socket::duplicate).transpose()?;
+        let mut lent = Stream::new(self.device, self.index, self.relay, down, self.begun);
+        lent.phase = self.phase;
+        lent.up = up;
+        lent.take_way(self);
+        Ok(lent)
+    }
+
+    /// Takes back what was lent.
+    pub(super) fn take_back(&mut self, mut lent: Stream) {
+        self.lent = None;
+        self.down.learn(&lent.down);
+        if let (Some(up), Some(theirs)) = (&mut self.up, &lent.up) {
+            up.learn(theirs);
+        }
+        self.take_way(&mut lent);
+    }
+
+    /// Takes over how far `other` has come.
+    fn take_way(&mut self, other: &mut Stream) {
+        self.half = std::mem::replace(&mut other.half, HalfClose::new());
+        self.lane_up = std::mem::take(&mut other.lane_up);
+        self.lane_down = std::mem::take(&mut other.lane_down);
+        self.cut = other.cut;
+        self.told_end = other.told_end;
+    }
+
+    /// Its sockets: the client's, the target's.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        std::iter::once(&self.down).chain(&self.up)
+    }
+
+    /// What it holds is counted in `pipes` from here on.
+    pub(super) fn come_to(&self, pipes: &mut Pipes) {
+        self.lane_up.come_to(pipes);
+        self.lane_down.come_to(pipes);
+    }
+
+    /// What it holds is counted elsewhere.
+    pub(super) fn leave(&self, pipes: &mut Pipes) {
+        self.lane_up.leave(pipes);
+        self.lane_down.leave(pipes);
     }
 
     /// Throws away what is on its way.

@@ -86,6 +86,7 @@ impl Engine {
                 socket.tune(device.plan.spec());
                 look(socket, device.plan.spec().tcp_timeout);
             }
+            self.fetch_idle(key);
         }
         self.set_sweep(Duration::ZERO);
     }

@@ -127,6 +127,9 @@ impl Engine {
             }
             None => {
                 let key = self.devices.insert(Device::new(plan, slot));
+                if let Some(haul) = &self.haul {
+                    haul.assign(key, slot);
+                }
                 self.core.counters.assign(key, slot);
                 self.slots.insert(slot, key);
                 self.begin_hold(key, hold);

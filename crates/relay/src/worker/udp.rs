@@ -154,6 +154,7 @@ impl Udp {
 impl Engine {
     /// A listener has datagrams.
     pub(super) fn on_datagrams(&mut self, key: Key) {
+        self.core.mix.light();
         let Some(listener) = self.listeners.get_mut(key) else { return };
         let mut batch = self.udp.batch.take().unwrap_or_default();
         let flooded = listener.full_turns >= FLOODED_TURNS;

@@ -402,19 +402,22 @@ fn death(rig: &mut Rig, mut child: std::process::Child) {
 fn the_sandbox_holds() {
     in_netns(|| {
         let rig = start();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", rig.pid)).unwrap();
-        let field = |name: &str| {
-            status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
-        };
-        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-            assert_eq!(field(set), "0000000000000000", "{set}");
+        let tasks: Vec<_> = std::fs::read_dir(format!("/proc/{}/task", rig.pid)).unwrap().collect();
+        assert_eq!(tasks.len(), 2, "the engine's thread and the one for large streams");
+        for task in tasks {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let field = |name: &str| {
+                status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
+            };
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+                assert_eq!(field(set), "0000000000000000", "{set}");
+            }
+            assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
+            assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534");
+            assert_eq!(field("Groups:"), "");
+            assert_eq!(field("NoNewPrivs:"), "1");
+            assert_eq!(field("Seccomp:"), "2");
         }
-        assert_eq!(field("Uid:"), "65534\t65534\t65534\t65534");
-        assert_eq!(field("Gid:"), "65534\t65534\t65534\t65534");
-        assert_eq!(field("Groups:"), "");
-        assert_eq!(field("NoNewPrivs:"), "1");
-        assert_eq!(field("Seccomp:"), "2");
-        assert_eq!(field("Threads:"), "1");
         let root: Vec<_> = std::fs::read_dir(format!("/proc/{}/root", rig.pid)).unwrap().collect();
         assert_eq!(root.len(), 1, "nothing but /proc");
     });
