@@ -17,10 +17,12 @@ use portway_model::{
     InstanceRef, ListenAddr, PortList, ProjectName, Provider, ProxyProtocol, Rate, format_duration,
     parse_duration,
 };
+use portway_proto::guest::{Frame, Inbox};
 use portway_proto::len16::Decoder;
 use portway_proto::proxy_protocol::{
     Announced, DECODE_MAX_BYTES, Decoded, Endpoints, MAX_BYTES, decode, encode,
 };
+use portway_proto::sftp::{Operation, Request, RequestError};
 use portway_relay::wire::{FromKeeper, FromWorker, ToKeeper, ToWorker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +48,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("device_keys", device_keys),
     ("devices_file", devices_file),
     ("duration", duration),
+    ("guest_frame", guest_frame),
     ("incus_answer", incus_answer),
     ("incus_event", incus_event),
     ("keeper_message", keeper_message),
@@ -58,6 +61,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ports", ports),
     ("proxy_header", proxy_header),
     ("settings", settings),
+    ("sftp_request", sftp_request),
     ("state_file", state_file),
     ("worker_message", worker_message),
 ];
@@ -109,6 +113,35 @@ fn cidr(data: &[u8]) {
     prints_back::<AcceptProxy>(text(data));
     prints_back::<Rate>(text(data));
     prints_back::<GroupIds>(text(data));
+}
+
+/// A stream of frames: what is one is written as it was read.
+fn guest_frame(data: &[u8]) {
+    let mut inbox = Inbox::default();
+    for piece in data.chunks(100) {
+        inbox.room().get_mut(..piece.len()).expect("there is room").copy_from_slice(piece);
+        inbox.filled(piece.len());
+        while let Ok(Some(frame)) = inbox.next() {
+            let Ok(read) = Frame::read(frame) else { continue };
+            let mut written = Vec::new();
+            read.write(&mut written).expect("it was short enough to be read");
+            // A hello of another version is cut at its number.
+            assert!(written.get(4..) == Some(frame) || matches!(read, Frame::Hello(_)));
+        }
+    }
+}
+
+/// A packet: what has a number gets an answer, and attributes are written as they were read.
+fn sftp_request(data: &[u8]) {
+    let read = Request::read(data);
+    assert_eq!(data.len() < 5, read == Err(RequestError::Headless));
+    if let Ok(Request::Do { id, operation: Operation::Lsetstat { path, attributes } }) = read {
+        let length = u32::try_from(path.len()).expect("it came with 32 bits of length").to_be_bytes();
+        let mut again = [&[9][..], &id.to_be_bytes(), &length, path].concat();
+        attributes.write(&mut again);
+        let operation = Operation::Setstat { path, attributes };
+        assert_eq!(Request::read(&again), Ok(Request::Do { id, operation }));
+    }
 }
 
 /// Once it is decided what the bytes are it stays so, however they come; and the header of a tcp client is

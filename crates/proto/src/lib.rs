@@ -1,14 +1,16 @@
 //! Protocol logic without I/O and without a clock: half-close of byte streams, the table of UDP
-//! flows, PROXY protocol headers, datagrams in a byte stream, admission of clients, login names of the SSH gateway.
-//! Time is an argument of every call that needs it.
+//! flows, PROXY protocol headers, datagrams in a byte stream, admission of clients; of the SSH gateway: login names,
+//! frames to and from its program inside an instance, requests of SFTP. Time is an argument of every call that needs it.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod admission;
+pub mod guest;
 pub mod half_close;
 pub mod len16;
 pub mod login;
 pub mod proxy_protocol;
+pub mod sftp;
 pub mod udp_flow;
 
 /// One end of a relayed connection.
