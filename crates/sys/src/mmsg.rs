@@ -170,7 +170,8 @@ impl Batch {
     /// Which address that datagram was sent to. `None` when the socket does not ask for it.
     #[must_use]
     pub fn local(&self, slot: usize) -> Option<LocalAddr> {
-        let used = self.received.headers.get(slot)?.msg_hdr.msg_controllen;
+        // Its type differs between C libraries.
+        let used: usize = self.received.headers.get(slot)?.msg_hdr.msg_controllen as _;
         read_local(self.received.controls.get(slot)?.0.get(..used)?)
     }
 

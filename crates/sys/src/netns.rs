@@ -147,13 +147,17 @@ pub fn loopback_up() -> io::Result<()> {
         *to = libc::c_char::try_from(*from).map_err(io::Error::other)?;
     }
     // SAFETY: SIOCGIFFLAGS reads the name and writes the flags of `request`, which outlives the call.
-    crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;
+    crate::check(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as libc::Ioctl, &raw mut request)
+    })?;
     let up = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
     // SAFETY: the call above has set the flags member of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     request.ifr_ifru.ifru_flags = flags | up;
     // SAFETY: SIOCSIFFLAGS only reads `request`, which outlives the call.
-    crate::check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })?;
+    crate::check(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &raw mut request)
+    })?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getrlimit, setrlimit};
 
+pub mod program;
 mod spawn;
 
 /// First descriptor that is handed to a role.

@@ -1,4 +1,4 @@
-//! vfork and exec of our own program.
+//! vfork and exec: of our own program here, of others in [`super::program`].
 //!
 //! The child shares the parent's memory until it has called execve(2) (`CLONE_VM|CLONE_VFORK`): nothing is
 //! copied, whatever the size of the daemon. Between the two it makes system calls only: no allocation, no
@@ -45,21 +45,21 @@ pub(super) fn spawn(args: &[CString], fds: &[OwnedFd], env: &[CString]) -> io::R
     let envp = pointers(env);
     let mut plan = Plan { null, sources: &sources, argv: &argv, envp: &envp, error: 0 };
 
-    // No handler of ours may run in the child: it would run on shared memory.
-    let blocked = block_signals()?;
-    let started = clone_child(&mut plan);
-    restore_signals(&blocked);
-    let child = started?;
-    if plan.error == 0 {
-        return Ok(child);
-    }
-    // It has called _exit already.
-    let pid = rustix::process::Pid::from_raw(child.pid);
-    rustix::process::waitpid(pid, rustix::process::WaitOptions::empty())?;
-    Err(io::Error::from_raw_os_error(plan.error))
+    // SAFETY: `child` takes the pointer for a `Plan`, which it is.
+    let child = unsafe { clone_child(child, (&raw mut plan).cast()) }?;
+    if plan.error == 0 { Ok(child) } else { Err(taken_in(&child, plan.error)) }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+/// Takes in a child that has left errno `error` and called _exit.
+pub(super) fn taken_in(child: &Child, error: c_int) -> io::Error {
+    let pid = rustix::process::Pid::from_raw(child.pid);
+    match rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()) {
+        Ok(_) => io::Error::from_raw_os_error(error),
+        Err(error) => error.into(),
+    }
+}
+
+pub(super) fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
@@ -81,7 +81,16 @@ fn restore_signals(before: &libc::sigset_t) {
     debug_assert_eq!(error, 0, "restoring a signal mask cannot fail");
 }
 
-fn clone_child(plan: &mut Plan<'_>) -> io::Result<Child> {
+/// Makes a process that runs `child` with `plan` on this one's memory, and waits until it has called execve or _exit.
+///
+/// # Safety
+/// `plan` is what `child` takes it for and nobody else uses it meanwhile; `child` makes system calls only.
+pub(super) unsafe fn clone_child(
+    child: extern "C" fn(*mut c_void) -> c_int,
+    plan: *mut c_void,
+) -> io::Result<Child> {
+    // No handler of ours may run in the child: it would run on shared memory.
+    let blocked = block_signals()?;
     let mut stack = vec![0_u128; STACK_BYTES / size_of::<u128>()];
     let mut pidfd: c_int = -1;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
@@ -89,9 +98,9 @@ fn clone_child(plan: &mut Plan<'_>) -> io::Result<Child> {
     // SAFETY: `child` gets a stack of its own that grows down from `top` (aligned as u128), and `plan`,
     // both of which live until the clone returns: CLONE_VFORK keeps this thread stopped until the child
     // has called execve or _exit. `pidfd` is written before that.
-    let pid = crate::check(unsafe {
-        libc::clone(child, top.cast(), flags, ptr::from_mut(plan).cast(), &raw mut pidfd)
-    })?;
+    let started = crate::check(unsafe { libc::clone(child, top.cast(), flags, plan, &raw mut pidfd) });
+    restore_signals(&blocked);
+    let pid = started?;
     // SAFETY: CLONE_PIDFD has just made this descriptor (close-on-exec) and nobody else owns it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid, pidfd })
@@ -140,7 +149,7 @@ fn run(plan: &Plan<'_>) -> c_int {
 
 /// Gives every signal its default action. Handlers would be reset by exec anyway, but have to be gone
 /// before signals are unblocked; ignored ones (SIGPIPE) would stay ignored.
-fn reset_signals() {
+pub(super) fn reset_signals() {
     // SAFETY: sigaction is plain data; all zeroes is SIG_DFL with an empty mask.
     let default: libc::sigaction = unsafe { std::mem::zeroed() };
     for signal in 1..=64 {
@@ -149,7 +158,7 @@ fn reset_signals() {
     }
 }
 
-fn unblock_signals() {
+pub(super) fn unblock_signals() {
     // SAFETY: sigset_t is plain data; it is emptied before use.
     let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: writes the set it is given.
@@ -158,6 +167,6 @@ fn unblock_signals() {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) };
 }
 
-fn errno() -> c_int {
+pub(super) fn errno() -> c_int {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
