@@ -22,6 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("relay", &["model", "proto", "config", "sys"]),
     ("nat", &["model", "sys"]),
     ("sshgw", &["model", "proto", "config", "control", "sys", "incus", "relay"]),
+    ("guest", &["model", "proto", "sys"]),
+    ("guestbin", &[]),
     ("daemon", &["model", "proto", "config", "control", "sys", "incus", "relay", "nat"]),
     ("portway", &["model", "proto", "config", "control", "sys", "incus", "relay", "nat", "sshgw", "daemon"]),
     ("testkit", &[]),

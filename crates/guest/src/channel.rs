@@ -1,0 +1,376 @@
+//! One program and its streams.
+//!
+//! States: running, then ended (its status has been told, its output may still come), then gone. The process is not
+//! reaped before the channel is gone, so that its number, which is its group's, cannot be another's.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use portway_proto::guest::{
+    Allowance, Exit, Frame, Grant, Program, Pty, Signal, Size, Start, Started, Step, Stream,
+};
+use portway_sys::process::program::{Ids, Image, Input, Program as Wanted, ProgramError, spawn};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, WaitId, WaitIdOptions};
+
+use crate::environment;
+use crate::outbox::Outbox;
+use crate::terminal;
+
+/// Bytes for a program's standard input that may be under way: they are kept here while it does not read.
+const INPUT_WINDOW: u32 = 256 * 1024;
+
+/// Size of the pipes of an SFTP server, bytes: a packet or two each.
+const SFTP_PIPE_BYTES: usize = 512 * 1024;
+
+/// A started program.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    number: u32,
+    pid: Pid,
+    pidfd: OwnedFd,
+    ended: bool,
+    input: Option<OwnedFd>,
+    /// What the program has not read yet; at most [`INPUT_WINDOW`].
+    pending: Vec<u8>,
+    /// No more input will come.
+    input_ends: bool,
+    grant: Grant,
+    outputs: [Output; 2],
+    master: Option<OwnedFd>,
+}
+
+/// Standard output or error.
+#[derive(Debug)]
+struct Output {
+    fd: Option<OwnedFd>,
+    allowance: Allowance,
+}
+
+/// What of a channel is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The program's end.
+    End,
+    /// Room in its standard input, or that nobody reads it any more.
+    Input,
+    /// Bytes of an output.
+    Output(Stream),
+}
+
+/// Both sides of a program's streams, in the order of standard input, output, error.
+struct Streams {
+    theirs: [OwnedFd; 3],
+    input: OwnedFd,
+    outputs: [Option<OwnedFd>; 2],
+    terminal: Option<(OwnedFd, CString)>,
+}
+
+impl Channel {
+    /// Starts what is wanted. `own` is this program's file.
+    ///
+    /// # Errors
+    /// What failed, and the system's number for it.
+    pub(crate) fn start(start: Start, own: BorrowedFd<'_>) -> Result<(Self, Started), (Step, u32)> {
+        let streams = match &start.pty {
+            Some(pty) => on_terminal(pty, start.ids.uid).map_err(|error| (Step::Terminal, number(error)))?,
+            None => on_pipes(matches!(start.program, Program::Sftp))
+                .map_err(|error| (Step::Prepare, number(error)))?,
+        };
+        let (path, args) = match start.program {
+            Program::Exec { path, args } => (CString::new(path).ok(), args),
+            Program::Sftp => (None, vec![b"portway-guest".to_vec(), b"sftp".to_vec()]),
+        };
+        let args: Vec<CString> = args.into_iter().filter_map(|arg| CString::new(arg).ok()).collect();
+        let mut env = start.env;
+        if let (Some(pty), Some((_, tty))) = (&start.pty, &streams.terminal)
+            && !pty.path_variable.is_empty()
+        {
+            env.push([&pty.path_variable[..], b"=", tty.as_bytes()].concat());
+        }
+        let env = environment::build(start.environment, env);
+        let cwd = CString::new(start.cwd).unwrap_or_default();
+        let keeps_ids = rustix::process::geteuid().as_raw() == start.ids.uid && start.ids.uid != 0;
+        let ids = Ids { uid: start.ids.uid, gid: start.ids.gid, groups: &start.ids.groups };
+        let [input, output, error] = &streams.theirs;
+        let running = spawn(&Wanted {
+            image: path.as_deref().map_or(Image::File(own), Image::Path),
+            args: &args,
+            env: &env,
+            cwd: &cwd,
+            // Only root may set groups, also to what they are.
+            ids: if keeps_ids { None } else { Some(ids) },
+            umask: start.umask,
+            stdio: [input.as_fd(), output.as_fd(), error.as_fd()],
+            input: if streams.terminal.is_some() { Input::Terminal } else { Input::Stream },
+        })
+        .map_err(|error| refusal(&error))?;
+        let pid = Pid::from_raw(running.child.pid).ok_or((Step::Prepare, 0))?;
+        let [stdout, stderr] = streams.outputs;
+        let (master, tty) = streams.terminal.unzip();
+        let started = Started {
+            channel: start.channel,
+            pid: running.child.pid.unsigned_abs(),
+            stdin_credit: INPUT_WINDOW,
+            tty: tty.map(CString::into_bytes).unwrap_or_default(),
+            cwd_error: running.cwd_error.unsigned_abs(),
+        };
+        let channel = Self {
+            number: start.channel,
+            pid,
+            pidfd: running.child.pidfd,
+            ended: false,
+            input: Some(streams.input),
+            pending: Vec::new(),
+            input_ends: false,
+            grant: Grant::new(INPUT_WINDOW),
+            outputs: [
+                Output { fd: stdout, allowance: Allowance::new(start.credits.stdout) },
+                Output { fd: stderr, allowance: Allowance::new(start.credits.stderr) },
+            ],
+            master,
+        };
+        Ok((channel, started))
+    }
+
+    /// What is waited for now; no output while `full`.
+    pub(crate) fn waits(&self, full: bool) -> impl Iterator<Item = (Wait, BorrowedFd<'_>)> {
+        let end = (!self.ended).then(|| (Wait::End, self.pidfd.as_fd()));
+        // A pipe that nobody reads says so even when nothing is asked for.
+        let input = self.input.as_ref().map(|fd| (Wait::Input, fd.as_fd()));
+        let outputs = [Stream::Out, Stream::Error].into_iter().zip(&self.outputs);
+        let open = outputs.filter_map(move |(stream, output)| {
+            let wanted = !full && output.allowance.left() > 0;
+            output.fd.as_ref().filter(|_| wanted).map(|fd| (Wait::Output(stream), fd.as_fd()))
+        });
+        end.into_iter().chain(input).chain(open)
+    }
+
+    /// Whether there is something for the program to read.
+    pub(crate) const fn has_input(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Whether everything has been said.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended && self.outputs.iter().all(|output| output.fd.is_none())
+    }
+
+    /// Takes bytes for standard input.
+    ///
+    /// # Errors
+    /// When the gateway was not allowed to send them.
+    pub(crate) fn receive(&mut self, bytes: &[u8], outbox: &mut Outbox) -> Result<(), Fault> {
+        if self.input_ends {
+            return Err(Fault::AfterEof);
+        }
+        self.grant.receive(bytes.len()).map_err(|_| Fault::Credit)?;
+        if self.input.is_none() {
+            // Nobody reads them; the gateway has been told.
+            self.give_credit(bytes.len(), outbox);
+            return Ok(());
+        }
+        self.pending.extend_from_slice(bytes);
+        self.feed(outbox);
+        Ok(())
+    }
+
+    /// No more input.
+    pub(crate) fn end_input(&mut self) {
+        self.input_ends = true;
+        if self.pending.is_empty() {
+            self.input = None;
+        }
+    }
+
+    /// The gateway takes more of an output.
+    ///
+    /// # Errors
+    /// When that is more than anybody takes, or no output.
+    pub(crate) fn add_credit(&mut self, stream: Stream, bytes: u32) -> Result<(), Fault> {
+        let output = self.output(stream).ok_or(Fault::Stream)?;
+        output.allowance.add(bytes).map_err(|_| Fault::Credit)
+    }
+
+    /// Writes to standard input what it takes.
+    pub(crate) fn feed(&mut self, outbox: &mut Outbox) {
+        let Some(input) = &self.input else { return };
+        let mut fed = 0;
+        while let Some(rest) = self.pending.get(fed..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::write(input, rest) {
+                Ok(count) => fed += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => return self.lose_input(outbox),
+            }
+        }
+        self.pending.drain(..fed);
+        if self.pending.is_empty() {
+            // What one flood took is not kept for ever.
+            self.pending.shrink_to(64 * 1024);
+            if self.input_ends {
+                self.input = None;
+            }
+        }
+        self.give_credit(fed, outbox);
+    }
+
+    /// Nobody reads standard input any more.
+    pub(crate) fn lose_input(&mut self, outbox: &mut Outbox) {
+        if self.input.take().is_some() {
+            let lost = std::mem::take(&mut self.pending).len();
+            outbox.push(&Frame::Eof { channel: self.number, stream: Stream::In });
+            self.give_credit(lost, outbox);
+        }
+    }
+
+    fn give_credit(&mut self, bytes: usize, outbox: &mut Outbox) {
+        if let Some(bytes) = self.grant.finish(bytes)
+            && !self.input_ends
+        {
+            outbox.push(&Frame::Credit { channel: self.number, stream: Stream::In, bytes });
+        }
+    }
+
+    /// Reads an output once and sends what came.
+    pub(crate) fn drain(&mut self, stream: Stream, scratch: &mut [u8], outbox: &mut Outbox) {
+        let channel = self.number;
+        let Some(output) = self.output(stream) else { return };
+        let Some(fd) = &output.fd else { return };
+        let most = output.allowance.left().min(scratch.len());
+        let Some(room) = scratch.get_mut(..most) else { return };
+        match rustix::io::read(fd, &mut *room) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // A terminal that nobody has open any more is EIO.
+            Ok(0) | Err(_) => {
+                output.fd = None;
+                outbox.push(&Frame::Eof { channel, stream });
+            }
+            Ok(count) => {
+                let bytes = room.get(..count).unwrap_or_default();
+                let within = output.allowance.spend(bytes.len());
+                debug_assert!(within.is_ok(), "no more was read than is allowed");
+                outbox.push(&Frame::Data { channel, stream, bytes });
+            }
+        }
+    }
+
+    fn output(&mut self, stream: Stream) -> Option<&mut Output> {
+        let [stdout, stderr] = &mut self.outputs;
+        match stream {
+            Stream::In => None,
+            Stream::Out => Some(stdout),
+            Stream::Error => Some(stderr),
+        }
+    }
+
+    /// Tells how the program ended, if it has.
+    pub(crate) fn look_at_end(&mut self, outbox: &mut Outbox) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let Ok(Some(status)) = rustix::process::waitid(WaitId::Pid(self.pid), options) else { return };
+        let signal = status.terminating_signal().and_then(|number| u8::try_from(number).ok());
+        let exit = match signal.and_then(Signal::new) {
+            Some(signal) => Exit::Signal { signal, core: status.dumped() },
+            None => {
+                Exit::Code(u8::try_from(status.exit_status().unwrap_or_default() & 0xff).unwrap_or(u8::MAX))
+            }
+        };
+        self.ended = true;
+        outbox.push(&Frame::Exited { channel: self.number, exit });
+    }
+
+    /// Sends a signal to the program's process group.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let named = rustix::process::Signal::from_named_raw(signal.number().into());
+        if let Some(signal) = named {
+            // A group without processes is no fault of the gateway.
+            let _ = rustix::process::kill_process_group(self.pid, signal);
+        }
+    }
+
+    /// Hangs up: the terminal and the pipes are closed, the group gets SIGHUP.
+    pub(crate) fn hang_up(&mut self) {
+        let _ = rustix::process::kill_process_group(self.pid, rustix::process::Signal::HUP);
+        // What is stopped would not see it.
+        let _ = rustix::process::kill_process_group(self.pid, rustix::process::Signal::CONT);
+        self.input = None;
+        self.pending = Vec::new();
+        self.master = None;
+        for output in &mut self.outputs {
+            output.fd = None;
+        }
+    }
+
+    /// Gives the terminal, if there is one, another size.
+    pub(crate) fn resize(&self, size: &Size) {
+        if let Some(master) = &self.master {
+            // The program may have left it.
+            let _ = terminal::resize(master, size);
+        }
+    }
+
+    /// Takes the process in.
+    pub(crate) fn reap(self) {
+        let _ = rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::NOHANG);
+    }
+}
+
+/// What the gateway may not do to a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// More bytes than were granted.
+    Credit,
+    /// Bytes after the end of the stream.
+    AfterEof,
+    /// A stream that does not go that way.
+    Stream,
+}
+
+fn on_terminal(pty: &Pty, uid: u32) -> rustix::io::Result<Streams> {
+    let (master, slave, path) = terminal::open(uid, &pty.size, &pty.modes)?;
+    rustix::fs::fcntl_setfl(&master, OFlags::NONBLOCK | OFlags::RDWR)?;
+    let copy = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+    Ok(Streams {
+        theirs: [copy(&slave)?, copy(&slave)?, slave],
+        input: copy(&master)?,
+        outputs: [Some(copy(&master)?), None],
+        terminal: Some((master, path)),
+    })
+}
+
+fn on_pipes(is_sftp: bool) -> rustix::io::Result<Streams> {
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
+    let ((stdin, input), (output, stdout), (error, stderr)) = (pipe()?, pipe()?, pipe()?);
+    if is_sftp {
+        for fd in [&input, &output] {
+            // Pipes of the usual size do as well, only slower.
+            let _ = rustix::pipe::fcntl_setpipe_size(fd, SFTP_PIPE_BYTES);
+        }
+    }
+    rustix::fs::fcntl_setfl(&input, OFlags::NONBLOCK | OFlags::WRONLY)?;
+    for fd in [&output, &error] {
+        rustix::fs::fcntl_setfl(fd, OFlags::NONBLOCK)?;
+    }
+    Ok(Streams {
+        theirs: [stdin, stdout, stderr],
+        input,
+        outputs: [Some(output), Some(error)],
+        terminal: None,
+    })
+}
+
+fn refusal(error: &ProgramError) -> (Step, u32) {
+    let (step, source) = match error {
+        ProgramError::Process(source) => (Step::Prepare, source),
+        ProgramError::Streams(source) => (Step::Terminal, source),
+        ProgramError::Ids(source) => (Step::Ids, source),
+        ProgramError::Exec(source) => (Step::Exec, source),
+    };
+    (step, source.raw_os_error().unwrap_or_default().unsigned_abs())
+}
+
+fn number(error: Errno) -> u32 {
+    error.raw_os_error().unsigned_abs()
+}

@@ -1,0 +1,49 @@
+//! The small program that the SSH gateway runs inside an instance: programs as any user on pipes and terminals, and
+//! an SFTP server, over its standard input and output ([`portway_proto::guest`]).
+//!
+//! `portway-guest serve [SHA256]` checks and hides its own file and serves, `serving` does so from memory, and `sftp` is
+//! the server of one user. One thread, a poll loop; it ends with its standard input and hangs up what it started.
+
+mod channel;
+mod environment;
+mod modes;
+mod outbox;
+mod serve;
+mod settle;
+mod sftp;
+mod terminal;
+
+use std::ffi::OsStr;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+/// Everything a call can end with, as exit status.
+mod status {
+    /// What the peer said is not the protocol, or the pipes failed.
+    pub(crate) const FAILED: u8 = 1;
+    /// Wrong arguments.
+    pub(crate) const USAGE: u8 = 2;
+    /// The program's own file is not what it should be.
+    pub(crate) const DAMAGED: u8 = 3;
+}
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let args: Vec<&OsStr> = args.iter().map(AsRef::as_ref).collect();
+    let words: Vec<Option<&str>> = args.iter().map(|arg| arg.to_str()).collect();
+    let ended = match words.as_slice() {
+        [Some("serve")] => settle::settle(None),
+        [Some("serve"), Some(hash)] => settle::settle(Some(hash)),
+        [Some("serving"), Some(hash)] => settle::serving(hash),
+        [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
+        _ => Err((status::USAGE, "serve [SHA256] or sftp expected".to_owned())),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((status, said)) => {
+            // Nobody is left to tell when this fails.
+            let _ = writeln!(io::stderr(), "portway-guest: {said}");
+            ExitCode::from(status)
+        }
+    }
+}

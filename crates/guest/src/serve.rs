@@ -1,0 +1,272 @@
+//! The loop: frames in, frames out, and what happens to programs meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use portway_proto::guest::{DATA_MAX_BYTES, Frame, FrameError, Hello, Inbox, Start, Step, Stream, VERSION};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::channel::{Channel, Fault, Wait};
+use crate::outbox::Outbox;
+
+/// Most channels: with four descriptors each they stay below the usual limit of 1,024, which programs inherit.
+const CHANNELS_MAX_COUNT: usize = 240;
+
+/// Why the gateway is served no longer, beside the end of its stream.
+#[derive(Debug)]
+pub(crate) enum ServeError {
+    /// A system call on our own pipes failed.
+    Pipes(std::io::Error),
+    /// It said what is no frame.
+    Frame(FrameError),
+    /// It speaks another version.
+    Version(u16),
+    /// It said something that it may not say at that time or on that channel.
+    Order(&'static str),
+}
+
+impl std::fmt::Display for ServeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pipes(error) => write!(f, "cannot reach the gateway: {error}"),
+            Self::Frame(error) => write!(f, "the gateway sent {error}"),
+            Self::Version(version) => {
+                write!(f, "the gateway speaks version {version}, and this is {VERSION}")
+            }
+            Self::Order(what) => write!(f, "the gateway sent {what}"),
+        }
+    }
+}
+
+impl From<Errno> for ServeError {
+    fn from(error: Errno) -> Self {
+        Self::Pipes(error.into())
+    }
+}
+
+/// Serves the gateway on standard input and output until it closes them; `build` is the hash of our own file.
+pub(crate) fn serve(build: [u8; 32]) -> Result<(), ServeError> {
+    let stdin = std::io::stdin();
+    for fd in [stdin.as_fd(), std::io::stdout().as_fd()] {
+        let flags = rustix::fs::fcntl_getfl(fd)?;
+        rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
+    }
+    let own = File::open("/proc/self/exe").map_err(ServeError::Pipes)?;
+    let mut server = Server { own, channels: BTreeMap::new(), greeted: false, outbox: Outbox::default() };
+    server.outbox.push(&Frame::Hello(Hello { version: VERSION, build }));
+    let ended = server.run(stdin.as_fd());
+    for channel in server.channels.values_mut() {
+        channel.hang_up();
+    }
+    ended
+}
+
+struct Server {
+    /// Our own file, for SFTP servers.
+    own: File,
+    channels: BTreeMap<u32, Channel>,
+    /// The gateway has said hello.
+    greeted: bool,
+    outbox: Outbox,
+}
+
+/// What a polled descriptor is.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Gateway,
+    Outbox,
+    Channel(u32, Wait),
+}
+
+impl Server {
+    fn run(&mut self, stdin: BorrowedFd<'_>) -> Result<(), ServeError> {
+        let stdout = std::io::stdout();
+        let mut inbox = Inbox::default();
+        let mut scratch = vec![0; DATA_MAX_BYTES];
+        loop {
+            for (source, flags) in self.wait(stdin, stdout.as_fd())? {
+                match source {
+                    Source::Gateway => {
+                        if self.read(stdin, &mut inbox)? == Input::Ended {
+                            return Ok(());
+                        }
+                    }
+                    Source::Outbox => {}
+                    Source::Channel(number, wait) => self.turn(number, wait, flags, &mut scratch),
+                }
+            }
+            self.close_what_is_over();
+            // At once, without waiting to be told that there is room: mostly there is.
+            self.outbox.flush(stdout.as_fd()).map_err(ServeError::Pipes)?;
+        }
+    }
+
+    /// Waits until something can be done, and says what.
+    fn wait(
+        &self,
+        stdin: BorrowedFd<'_>,
+        stdout: BorrowedFd<'_>,
+    ) -> Result<Vec<(Source, PollFlags)>, ServeError> {
+        let (mut sources, mut polled) = (Vec::new(), Vec::new());
+        let mut add = |source, fd, flags| {
+            sources.push(source);
+            polled.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        let input = if self.outbox.is_stuck() { PollFlags::empty() } else { PollFlags::IN };
+        add(Source::Gateway, stdin, input);
+        if !self.outbox.is_empty() {
+            add(Source::Outbox, stdout, PollFlags::OUT);
+        }
+        for (number, channel) in &self.channels {
+            for (wait, fd) in channel.waits(self.outbox.is_full()) {
+                let flags = match wait {
+                    Wait::Input if channel.has_input() => PollFlags::OUT,
+                    Wait::Input => PollFlags::empty(),
+                    Wait::End | Wait::Output(_) => PollFlags::IN,
+                };
+                add(Source::Channel(*number, wait), fd, flags);
+            }
+        }
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = sources.into_iter().zip(polled.iter().map(PollFd::revents));
+        Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
+    }
+
+    /// Reads once from the gateway and does what it says.
+    fn read(&mut self, stdin: BorrowedFd<'_>, inbox: &mut Inbox) -> Result<Input, ServeError> {
+        match rustix::io::read(stdin, inbox.room()) {
+            Ok(0) => return Ok(Input::Ended),
+            Ok(count) => inbox.filled(count),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Input::Open),
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(frame) = inbox.next().map_err(ServeError::Frame)? {
+            self.obey(Frame::read(frame).map_err(ServeError::Frame)?)?;
+        }
+        Ok(Input::Open)
+    }
+
+    fn obey(&mut self, frame: Frame<'_>) -> Result<(), ServeError> {
+        if let Frame::Hello(hello) = frame {
+            if hello.version != VERSION {
+                return Err(ServeError::Version(hello.version));
+            }
+            return if std::mem::replace(&mut self.greeted, true) {
+                Err(ServeError::Order("a second hello"))
+            } else {
+                Ok(())
+            };
+        }
+        if !self.greeted {
+            return Err(ServeError::Order("something before its hello"));
+        }
+        let fault = |fault| {
+            ServeError::Order(match fault {
+                Fault::Credit => "more than it was granted",
+                Fault::AfterEof => "bytes after the end of a stream",
+                Fault::Stream => "something about a stream that does not go that way",
+            })
+        };
+        match frame {
+            Frame::Start(start) => self.start(*start),
+            // A channel that is gone: the gateway did not know when it sent this.
+            Frame::Data { channel, stream: Stream::In, bytes } => {
+                let Some(channel) = self.channels.get_mut(&channel) else { return Ok(()) };
+                channel.receive(bytes, &mut self.outbox).map_err(fault)
+            }
+            Frame::Eof { channel, stream: Stream::In } => {
+                self.on(channel, Channel::end_input);
+                Ok(())
+            }
+            Frame::Credit { channel, stream, bytes } => {
+                let Some(channel) = self.channels.get_mut(&channel) else { return Ok(()) };
+                channel.add_credit(stream, bytes).map_err(fault)
+            }
+            Frame::Resize { channel, size } => {
+                self.on(channel, |channel| channel.resize(&size));
+                Ok(())
+            }
+            Frame::Signal { channel, signal } => {
+                self.on(channel, |channel| channel.signal(signal));
+                Ok(())
+            }
+            Frame::Close { channel } => {
+                self.on(channel, Channel::hang_up);
+                Ok(())
+            }
+            Frame::Data { .. }
+            | Frame::Eof { .. }
+            | Frame::Hello(_)
+            | Frame::Started(_)
+            | Frame::Refused { .. }
+            | Frame::Exited { .. }
+            | Frame::Closed { .. } => Err(ServeError::Order("a frame that is the guest's to send")),
+        }
+    }
+
+    fn on(&mut self, channel: u32, act: impl FnOnce(&mut Channel)) {
+        if let Some(channel) = self.channels.get_mut(&channel) {
+            act(channel);
+        }
+    }
+
+    fn start(&mut self, start: Start) -> Result<(), ServeError> {
+        let number = start.channel;
+        if self.channels.contains_key(&number) {
+            return Err(ServeError::Order("a start on a channel in use"));
+        }
+        let started = if self.channels.len() < CHANNELS_MAX_COUNT {
+            Channel::start(start, self.own.as_fd())
+        } else {
+            Err((Step::Prepare, Errno::MFILE.raw_os_error().unsigned_abs()))
+        };
+        match started {
+            Ok((channel, started)) => {
+                self.channels.insert(number, channel);
+                self.outbox.push(&Frame::Started(started));
+            }
+            Err((step, errno)) => self.outbox.push(&Frame::Refused { channel: number, step, errno }),
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, number: u32, wait: Wait, flags: PollFlags, scratch: &mut [u8]) {
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        match wait {
+            Wait::End => channel.look_at_end(&mut self.outbox),
+            Wait::Input if flags.intersects(PollFlags::ERR | PollFlags::HUP) => {
+                channel.lose_input(&mut self.outbox);
+            }
+            Wait::Input => channel.feed(&mut self.outbox),
+            Wait::Output(stream) => channel.drain(stream, scratch, &mut self.outbox),
+        }
+    }
+
+    fn close_what_is_over(&mut self) {
+        let over: Vec<u32> = self
+            .channels
+            .iter()
+            .filter(|(_, channel)| channel.is_over())
+            .map(|(number, _)| *number)
+            .collect();
+        for number in over {
+            if let Some(channel) = self.channels.remove(&number) {
+                channel.reap();
+                self.outbox.push(&Frame::Closed { channel: number });
+            }
+        }
+    }
+}
+
+/// Whether the gateway may still say something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Open,
+    Ended,
+}
