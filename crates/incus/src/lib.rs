@@ -1,8 +1,9 @@
 //! Client of the Incus API on its unix socket, and of LXD's, which is the same where we use it.
 //!
 //! It reads: the server, instances, their run-time state, addresses and proxy devices, network forwards, and the
-//! stream of lifecycle events. It changes one thing, the definition of an instance ([`Definition`]). It keeps no
-//! state between calls and spawns no task; dropping a future ends its connection.
+//! stream of lifecycle events, and files of an instance. It changes one thing, the definition of an instance
+//! ([`Definition`]), and runs programs inside ([`Client::exec`]). It keeps no state between calls and spawns no task;
+//! dropping a future ends its connection.
 //!
 //! # What the requests cost
 //!
@@ -76,6 +77,8 @@ mod discover;
 mod encode;
 mod error;
 mod events;
+mod exec;
+mod files;
 mod forwards;
 #[doc(hidden)]
 pub mod fuzz;
@@ -88,6 +91,8 @@ pub use client::{Client, Limits};
 pub use definition::{Definition, Device};
 pub use error::IncusError;
 pub use events::{Event, Events};
+pub use exec::{Control, Ended, Exec, ExecEnd, ExecSockets, ExecSpec, Input, Outcome, Output, Size};
+pub use files::{FileContent, InstanceFile};
 pub use forwards::Forward;
 pub use network::{Assigned, Holder, Lease};
 pub use proxies::LedProxy;

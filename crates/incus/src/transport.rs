@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -52,8 +52,12 @@ pub(crate) struct Saying {
 }
 
 impl Saying {
-    fn get() -> Saying {
+    pub(crate) fn get() -> Saying {
         Saying { method: Method::GET, body: None, if_match: None }
+    }
+
+    pub(crate) fn post(body: Vec<u8>) -> Saying {
+        Saying { method: Method::POST, body: Some(body), if_match: None }
     }
 }
 
@@ -61,8 +65,15 @@ impl Saying {
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) status: StatusCode,
-    pub(crate) etag: Option<String>,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+}
+
+impl Said {
+    /// A header, when it is there and text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|text| text.to_str().ok())
+    }
 }
 
 /// Where to ask and how long to wait.
@@ -91,7 +102,7 @@ impl Door<'_> {
     ) -> Result<Option<(T, Option<String>)>> {
         let said = self.say(target, Saying::get(), self.limits.request, limit_bytes).await?;
         let value = self.decode(target, said.status, &said.body)?;
-        Ok(value.map(|value| (value, said.etag)))
+        Ok(value.map(|value| (value, said.header("etag").map(str::to_owned))))
     }
 
     /// One request and its answer, within `limit`.
@@ -148,14 +159,12 @@ impl Door<'_> {
             .map_err(|error| self.broken(target, error))?;
         let answer = async move {
             let response = sender.send_request(request).await.map_err(|error| self.broken(target, error))?;
-            let status = response.status();
-            let etag = response.headers().get(header::ETAG);
-            let etag = etag.and_then(|text| text.to_str().ok()).map(str::to_owned);
-            let body = Limited::new(response.into_body(), limit_bytes)
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, limit_bytes)
                 .collect()
                 .await
                 .map_err(|error| self.torn(target, limit_bytes, error))?;
-            Ok(Said { status, etag, body: body.to_bytes() })
+            Ok(Said { status: head.status, headers: head.headers, body: body.to_bytes() })
         };
         let mut answer = std::pin::pin!(answer);
         tokio::select! {
@@ -190,7 +199,12 @@ impl Door<'_> {
         }
     }
 
-    fn decode<T: DeserializeOwned>(self, target: &str, status: StatusCode, body: &[u8]) -> Result<Option<T>> {
+    pub(crate) fn decode<T: DeserializeOwned>(
+        self,
+        target: &str,
+        status: StatusCode,
+        body: &[u8],
+    ) -> Result<Option<T>> {
         if status == StatusCode::OK {
             return success(target, body).map(Some);
         }

@@ -39,7 +39,7 @@ fn what_is_set_and_taken_back_leaves_it_as_it_was() {
 fn only_an_operation_of_the_server_is_waited_for() {
     let said = |status: u16, body: &str| Said {
         status: StatusCode::from_u16(status).unwrap(),
-        etag: None,
+        headers: hyper::HeaderMap::new(),
         body: body.to_owned().into(),
     };
     let path = |operation: &str| format!(r#"{{"type":"async","operation":"{operation}"}}"#);
