@@ -8,6 +8,7 @@ use crate::output::Format;
 
 pub(crate) mod keys;
 pub(crate) mod notes;
+pub(crate) mod ssh;
 pub(crate) mod target;
 
 /// Every way in and out of a Linux instance
@@ -57,6 +58,9 @@ pub(crate) enum Command {
     /// carried out, or nothing. Devices that the file does not name stay, unless `--prune` is given.
     #[command(after_help = notes::APPLY)]
     Apply(ApplyArgs),
+    /// Logins of the SSH gateway
+    #[command(subcommand, arg_required_else_help = true)]
+    Ssh(ssh::SshCommand),
     /// Show the daemon, the servers it follows and its workers
     Status(StatusArgs),
     /// Show devices by their traffic, again and again

@@ -15,6 +15,7 @@ mod progress;
 mod role;
 mod service;
 mod session;
+mod ssh;
 mod status;
 mod top;
 
@@ -51,6 +52,7 @@ fn dispatch(command: &Command) -> Outcome<ExitCode> {
         Command::Daemon(args) => service::daemon(args),
         Command::Device(command) => device::run(command),
         Command::Apply(args) => apply::run(args),
+        Command::Ssh(command) => ssh::run(command),
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),
         Command::Events(args) => events::run(args),

@@ -2,3 +2,5 @@
 //!
 //! Who someone is, what that person may do, and which instance is meant are decided apart from each other, in this
 //! order; nothing here reads bytes of a client with a privilege.
+
+pub mod explain;

@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 22] = [
+const COMMANDS: [&[&str]; 24] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -19,6 +19,8 @@ const COMMANDS: [&[&str]; 22] = [
     &["device", "import"],
     &["device", "export"],
     &["apply"],
+    &["ssh"],
+    &["ssh", "explain"],
     &["status"],
     &["top"],
     &["events"],

@@ -9,6 +9,8 @@ mod output;
 #[cfg(test)]
 mod shells;
 #[cfg(test)]
+mod ssh;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;
