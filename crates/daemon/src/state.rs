@@ -5,6 +5,7 @@
 //! catches a torn or edited file; then the previous generation is used and said so. Changes
 //! that arrive while one write runs are committed together by the next.
 
+mod lines;
 mod refused;
 
 use std::collections::BTreeMap;
@@ -16,10 +17,10 @@ use portway_config::files::{self, FileError, Trust};
 use portway_control::api::Place;
 use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+use self::lines::{Before, Lines, Sum};
 pub(crate) use self::refused::{Refused, RefusedDevice, StoredText, keep_up};
 use crate::aside::{Aside, AsideError};
 
@@ -99,7 +100,8 @@ pub(crate) enum StateError {
     Stopped,
 }
 
-#[derive(Serialize, Deserialize)]
+/// The file as it is read. It is written by [`Lines::file`].
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Layout {
     version: u32,
@@ -171,8 +173,8 @@ impl Store {
             return Ok(Store::Frozen);
         }
         let (queue, inbox) = mpsc::channel(QUEUE_LENGTH);
-        let (desired, refused) = (loaded.desired.clone(), loaded.refused.clone());
-        let writer = Writer { path, desired, refused, generation: loaded.generation, inbox };
+        let lines = Lines::of(&loaded.desired, &loaded.refused)?;
+        let writer = Writer { path, lines, generation: loaded.generation, inbox };
         std::thread::Builder::new().name("state".into()).spawn(move || writer.run())?;
         Ok(Store::Writing(queue))
     }
@@ -202,8 +204,7 @@ impl Store {
 
 struct Writer {
     path: PathBuf,
-    desired: Desired,
-    refused: Refused,
+    lines: Lines,
     generation: u64,
     inbox: mpsc::Receiver<Commit>,
 }
@@ -215,28 +216,33 @@ impl Writer {
             while let Ok(next) = self.inbox.try_recv() {
                 commits.push(next);
             }
-            let (mut wanted, mut refused) = (self.desired.clone(), self.refused.clone());
-            for change in commits.iter().flat_map(|commit| &commit.changes) {
-                apply(&mut wanted, change);
-                keep_up(&mut refused, change);
-            }
-            let result = match save(&self.path, self.generation + 1, &wanted, &refused) {
-                Ok(()) => {
-                    self.generation += 1;
-                    (self.desired, self.refused) = (wanted, refused);
-                    Ok(self.generation)
-                }
-                Err(failure) => {
-                    let text = with_sources(&failure);
-                    error!(error = %text, "state not written");
-                    Err(text)
-                }
-            };
+            let mut before = Before::default();
+            let changes = commits.iter().flat_map(|commit| &commit.changes);
+            let result = self.make(changes, &mut before).map_err(|failure| {
+                self.lines.restore(before);
+                let text = with_sources(&failure);
+                error!(error = %text, "state not written");
+                text
+            });
             for commit in commits {
                 // The asker may be gone; the change stands all the same.
                 let _ = commit.reply.send(result.clone());
             }
         }
+    }
+
+    /// Carries changes out and writes what comes of them; returns the generation that this is.
+    fn make<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change>,
+        before: &mut Before,
+    ) -> Result<u64, StateError> {
+        for change in changes {
+            self.lines.apply(change, before).map_err(|problem| invalid(&self.path, &problem))?;
+        }
+        save(&self.path, self.generation + 1, &self.lines)?;
+        self.generation += 1;
+        Ok(self.generation)
     }
 }
 
@@ -352,15 +358,17 @@ fn read(path: &Path) -> Result<Option<State>, StateError> {
 /// # Errors
 /// [`StateError::Invalid`].
 pub(crate) fn decode(path: &Path, text: &[u8]) -> Result<State, StateError> {
-    let invalid = |reason: String| StateError::Invalid { path: path.display().to_string(), reason };
-    let layout: Layout = serde_json::from_slice(text).map_err(|problem| invalid(problem.to_string()))?;
+    let layout: Layout = serde_json::from_slice(text).map_err(|problem| invalid(path, &problem))?;
     if layout.version != LAYOUT_VERSION {
-        return Err(invalid(format!("layout version {} is not {LAYOUT_VERSION}", layout.version)));
+        let reason = format!("layout version {} is not {LAYOUT_VERSION}", layout.version);
+        return Err(invalid(path, &reason));
     }
-    if checksum(layout.generation, &layout.devices).map_err(|problem| invalid(problem.to_string()))?
-        != layout.sha256
-    {
-        return Err(invalid("the checksum does not match".into()));
+    let mut sum = Sum::new(layout.generation);
+    for device in &layout.devices {
+        sum.add(&serde_json::to_string(device).map_err(|problem| invalid(path, &problem))?);
+    }
+    if sum.hex() != layout.sha256 {
+        return Err(invalid(path, &"the checksum does not match"));
     }
     let mut state = State { generation: layout.generation, desired: Desired::new(), refused: Refused::new() };
     for device in layout.devices {
@@ -373,48 +381,27 @@ pub(crate) fn decode(path: &Path, text: &[u8]) -> Result<State, StateError> {
     Ok(state)
 }
 
-fn checksum(generation: u64, devices: &[StoredText]) -> serde_json::Result<String> {
-    let mut digest = Sha256::new();
-    digest.update(generation.to_be_bytes());
-    digest.update(serde_json::to_vec(devices)?);
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+fn invalid(path: &Path, reason: &dyn std::fmt::Display) -> StateError {
+    StateError::Invalid { path: path.display().to_string(), reason: reason.to_string() }
 }
 
-/// Replaces the file at `path` by `desired` and `refused`; the file there becomes the previous generation.
+/// Replaces the file at `path` by `lines`; the file there becomes the previous generation.
 ///
 /// # Errors
 /// [`StateError::Write`], [`StateError::TooLarge`]; the file at `path` is then unchanged.
-pub(crate) fn save(
-    path: &Path,
-    generation: u64,
-    desired: &Desired,
-    refused: &Refused,
-) -> Result<(), StateError> {
-    let devices = desired.values().map(StoredText::from);
-    let devices = devices.chain(refused.values().map(|device| device.text.clone())).collect();
-    let text = encode(path, generation, devices, MAX_FILE_BYTES)?;
+fn save(path: &Path, generation: u64, lines: &Lines) -> Result<(), StateError> {
+    let text = lines.file(generation);
+    check_size(path, &text, MAX_FILE_BYTES)?;
     Ok(replace(path, &text)?)
 }
 
-/// The text of a state file. `path` is only for messages.
-fn encode(
-    path: &Path,
-    generation: u64,
-    devices: Vec<StoredText>,
-    limit_bytes: u64,
-) -> Result<Vec<u8>, StateError> {
-    let shown = || path.display().to_string();
-    let invalid =
-        |problem: serde_json::Error| StateError::Invalid { path: shown(), reason: problem.to_string() };
-    let sha256 = checksum(generation, &devices).map_err(invalid)?;
-    let layout = Layout { version: LAYOUT_VERSION, generation, sha256, devices };
-    let mut text = serde_json::to_vec_pretty(&layout).map_err(invalid)?;
-    text.push(b'\n');
+/// Whether so much is read again. `path` is only for messages.
+fn check_size(path: &Path, text: &[u8], limit_bytes: u64) -> Result<(), StateError> {
     let size_bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
     if size_bytes > limit_bytes {
-        return Err(StateError::TooLarge { path: shown(), size_bytes, limit_bytes });
+        return Err(StateError::TooLarge { path: path.display().to_string(), size_bytes, limit_bytes });
     }
-    Ok(text)
+    Ok(())
 }
 
 fn replace(path: &Path, text: &[u8]) -> Result<(), AsideError> {

@@ -16,10 +16,10 @@ use super::{Change, Origin, StoredDevice};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StoredText {
-    instance: InstanceKey,
+    pub(super) instance: InstanceKey,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    uuid: Option<String>,
-    name: DeviceName,
+    pub(super) uuid: Option<String>,
+    pub(super) name: DeviceName,
     keys: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<Origin>,

@@ -19,12 +19,16 @@ fn desired(devices: &[StoredDevice]) -> Desired {
     devices.iter().map(|device| (device.key(), device.clone())).collect()
 }
 
+fn put(path: &Path, generation: u64, devices: &Desired) {
+    save(path, generation, &Lines::of(devices, &Refused::new()).unwrap()).unwrap();
+}
+
 #[test]
 fn what_was_saved_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.json");
     let wanted = desired(&[device("incus:default/c1", "web", 8080), device("netns:blue", "dns", 8053)]);
-    save(&path, 4, &wanted, &Refused::new()).unwrap();
+    put(&path, 4, &wanted);
     let loaded = load(&path);
     assert_eq!((loaded.generation, loaded.desired, loaded.damaged), (4, wanted, false));
     assert!(loaded.warnings.is_empty());
@@ -44,8 +48,8 @@ fn every_truncation_and_every_flipped_byte_falls_back_to_the_previous_generation
     let path = folder.path().join("state.json");
     let older = desired(&[device("incus:default/c1", "web", 8080)]);
     let newer = desired(&[device("incus:default/c1", "web", 9090)]);
-    save(&path, 1, &older, &Refused::new()).unwrap();
-    save(&path, 2, &newer, &Refused::new()).unwrap();
+    put(&path, 1, &older);
+    put(&path, 2, &newer);
     let (good, prev) = (fs::read(&path).unwrap(), fs::read(previous(&path)).unwrap());
     let mut broken: Vec<Vec<u8>> = (0..good.len() - 2).map(|length| good[..length].to_vec()).collect();
     broken.extend((0..good.len()).map(|at| {
@@ -142,11 +146,11 @@ fn what_would_not_be_read_again_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.json");
     let older = desired(&[device("netns:blue", "web", 8080)]);
-    save(&path, 1, &older, &Refused::new()).unwrap();
-    let encode = |limit| encode(&path, 1, older.values().map(StoredText::from).collect(), limit);
-    let limit = encode(MAX_FILE_BYTES).unwrap().len() as u64;
-    assert!(encode(limit).is_ok());
-    let text = encode(limit - 1).unwrap_err().to_string();
+    put(&path, 1, &older);
+    let text = fs::read(&path).unwrap();
+    let limit = text.len() as u64;
+    assert!(check_size(&path, &text, limit).is_ok());
+    let text = check_size(&path, &text, limit - 1).unwrap_err().to_string();
     assert!(text.ends_with(&format!("would be {limit} bytes, more than {}: too many devices", limit - 1)));
 
     let mut large = device("netns:blue", "dns", 8053);
@@ -171,7 +175,12 @@ fn with_refused(path: &Path) {
     }))
     .unwrap();
     let web = StoredText::from(&device("incus:default/c1", "web", 8080));
-    replace(path, &encode(path, 7, vec![odd, web], MAX_FILE_BYTES).unwrap()).unwrap();
+    let mut sum = Sum::new(7);
+    [&odd, &web].iter().for_each(|device| sum.add(&serde_json::to_string(device).unwrap()));
+    let text = serde_json::json!({
+        "version": LAYOUT_VERSION, "generation": 7, "sha256": sum.hex(), "devices": [odd, web],
+    });
+    replace(path, text.to_string().as_bytes()).unwrap();
 }
 
 /// A device whose keys are refused costs no other one, is written again as it was, and goes when it is
@@ -208,6 +217,61 @@ fn a_device_whose_keys_are_refused_stays_as_it_is() {
     runtime.block_on(store.commit(vec![Change::Put(Box::new(replaced.clone()))])).unwrap();
     let third = load(&path);
     assert!(third.refused.is_empty() && third.desired[&odd] == replaced);
+}
+
+/// Any changes, in heaps of which some fail: the file is what its lines are, and says what the changes make of what
+/// was loaded.
+///
+/// Fails when: a line is not made anew, or stays, or comes back other than it was when a write has failed.
+#[test]
+fn lines_are_what_changes_make_of_them() {
+    let key = |n: u16| {
+        device(["netns:blue", "netns:green"][usize::from(n % 2)], &format!("d{}", n / 2 % 6), 1).key()
+    };
+    let config = proptest::test_runner::Config::with_cases(64);
+    proptest::proptest!(config, |(changes in proptest::collection::vec((0..4, 0..12_u16, 0..12_u16, 0..9), 1..60))| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        with_refused(&path);
+        let Loaded { mut desired, mut refused, .. } = load(&path);
+        let mut lines = Lines::of(&desired, &refused).unwrap();
+        let odd = refused.keys().next().unwrap().clone();
+        for (generation, (kind, one, other, last)) in changes.into_iter().enumerate() {
+            let one = if last == 0 { odd.clone() } else { key(one) };
+            let change = match kind {
+                0 => {
+                    let DeviceKey { instance, device: name } = one;
+                    let uuid = (other % 2 == 0).then(|| "77ff".to_owned());
+                    Change::Put(Box::new(StoredDevice { instance, name, uuid, ..device("netns:blue", "d", 1 + other) }))
+                }
+                1 => Change::Delete(one),
+                2 if refused.contains_key(&one) => continue,
+                2 => Change::Bind { key: one, uuid: format!("{other}") },
+                _ => Change::Rename { from: one, to: key(other) },
+            };
+            let mut before = Before::default();
+            let old = lines.clone();
+            lines.apply(&change, &mut before).unwrap();
+            if last == 8 {
+                lines.restore(before);
+                proptest::prop_assert_eq!(&lines, &old);
+                continue;
+            }
+            // A name that is given goes over one that is there, be that refused or not.
+            if let Change::Rename { from, to } = &change && from != to && (desired.contains_key(from) || refused.contains_key(from)) {
+                desired.remove(to);
+                refused.remove(to);
+            }
+            apply(&mut desired, &change);
+            keep_up(&mut refused, &change);
+            let text = lines.file(generation as u64);
+            let read = decode(&path, &text).unwrap();
+            proptest::prop_assert_eq!(&read.desired, &desired);
+            proptest::prop_assert!(read.refused.iter().map(|(key, device)| (key, &device.text)).eq(refused.iter().map(|(key, device)| (key, &device.text))));
+            let whole = serde_json::from_slice::<serde_json::Value>(&text).unwrap();
+            proptest::prop_assert_eq!(whole["generation"].as_u64(), Some(generation as u64));
+        }
+    });
 }
 
 /// Catalogue: a file of whatever shape is refused, or read, in time: a tenth of a second where nothing else runs.
