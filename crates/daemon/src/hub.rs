@@ -4,6 +4,7 @@ mod kernel;
 mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,9 @@ use crate::state::{Change, Desired, Refused, Store, StoredDevice, apply, keep_up
 
 /// Longest wait for an actor's answer; for one that is busy the store answers.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// New devices that are compared with those of their instance one by one.
+const FEW: usize = 16;
 
 /// What the daemon decided at its start.
 #[derive(Debug)]
@@ -178,20 +182,35 @@ impl Hub {
         new: Vec<(DeviceKey, DeviceSpec)>,
     ) -> (Claim<'_>, BTreeMap<DeviceKey, String>) {
         let mut claims = locked(&self.claims);
-        let desired = locked(&self.desired);
-        let stored = desired.iter().map(|(key, device)| (key, &device.keys));
-        let present: loops::Specs<'_> = stored.chain(claims.iter()).collect();
-        let listed: Vec<_> = new.iter().map(|(key, spec)| (key, spec)).collect();
-        let refused = loops::closing(present, &listed);
-        let refused: BTreeMap<DeviceKey, String> =
-            refused.into_iter().map(|(key, text)| (key.clone(), text)).collect();
-        drop(desired);
+        let refused = self.closing(&claims, &new);
         let claimed = new.into_iter().filter(|(key, _)| !refused.contains_key(key));
         let keys = claimed.map(|(key, spec)| {
             claims.insert(key.clone(), spec);
             key
         });
         (Claim { keys: keys.collect(), hub: self }, refused)
+    }
+
+    fn closing(
+        &self,
+        claims: &BTreeMap<DeviceKey, DeviceSpec>,
+        new: &[(DeviceKey, DeviceSpec)],
+    ) -> BTreeMap<DeviceKey, String> {
+        let desired = locked(&self.desired);
+        let may_close = |(key, spec): &(DeviceKey, DeviceSpec)| {
+            let stored = beside(&desired, key).map(|device| &device.keys);
+            let listed = new.iter().filter(|(other, _)| other.instance == key.instance && other != key);
+            loops::may_close(spec, stored.chain(beside(claims, key)).chain(listed.map(|(_, spec)| spec)))
+        };
+        // Of many it is quicker to look at all at once.
+        if new.len() <= FEW && !new.iter().any(may_close) {
+            return BTreeMap::new();
+        }
+        let stored = desired.iter().map(|(key, device)| (key, &device.keys));
+        let present: loops::Specs<'_> = stored.chain(claims.iter()).collect();
+        let listed: Vec<_> = new.iter().map(|(key, spec)| (key, spec)).collect();
+        let refused = loops::closing(present, &listed).into_iter();
+        refused.map(|(key, text)| (key.clone(), text)).collect()
     }
 
     /// Those of `keys` that are in the store and bound to no instance.
@@ -480,6 +499,13 @@ impl Hub {
             let _ = done.await;
         }
     }
+}
+
+/// What is known of the other devices of a device's instance.
+fn beside<'a, T>(devices: &'a BTreeMap<DeviceKey, T>, key: &'a DeviceKey) -> impl Iterator<Item = &'a T> {
+    let same = move |(other, _): &(&DeviceKey, &T)| other.instance == key.instance;
+    let after = devices.range((Bound::Excluded(key), Bound::Unbounded)).take_while(same);
+    devices.range(..key).rev().take_while(same).chain(after).map(|(_, known)| known)
 }
 
 /// Devices that were announced; until it is dropped.
