@@ -463,7 +463,7 @@ impl Instance {
         // The door first: a client that came in now would wait for a worker that takes nobody any more.
         for (_, device) in std::mem::take(&mut self.devices) {
             if let Some(listeners) = device.listeners {
-                apply::close_elsewhere(listeners, device.spec, self.run.clone()).await;
+                apply::close_elsewhere(listeners, DeviceSpec::clone(&device.spec), self.run.clone()).await;
             }
         }
         for one in &serving {

@@ -10,6 +10,7 @@ pub(crate) mod leases;
 pub(crate) mod table;
 mod watch;
 pub(crate) mod way;
+mod ways;
 
 pub(crate) use leader::{Failures, Leader};
 pub(crate) use table::Change;

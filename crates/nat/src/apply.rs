@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use portway_sys::netlink::Family as Netlink;
 
 use crate::conntrack::Affected;
 use crate::netlink::{Connection, NetlinkError};
-use crate::nft::{Batch, Count, Table};
+use crate::nft::{Batch, Count, Element, Key, Table};
 use crate::observe::{self, ObserveError, Observed};
 use crate::plan::layout::Label;
 use crate::plan::{Plan, layout};
-use crate::spec::{Checked, Conflict, Want};
+use crate::spec::{Checked, Conflict, Publication, Seal, Want};
 
 /// `ERESTART`: the ruleset is not the one the transaction was made for. Programs never see this number but
 /// from nfnetlink.
@@ -20,6 +21,9 @@ const RESTART: i32 = 85;
 /// How often a change is planned anew because somebody else changed the ruleset meanwhile. Each time it was
 /// within the microseconds between reading a number and sending.
 const TRIES: u32 = 50;
+
+/// Elements that are asked for one by one. Of more it is quicker to list all.
+const FEW: usize = 16;
 
 /// Name of a table: `portway`, or `portway_` and eight hexadecimal digits for a second one of a host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,6 +117,8 @@ pub struct Counted {
 struct Known {
     generation: u32,
     table: Table,
+    /// Of the [`Checked`] that it says the same as.
+    seal: Option<Seal>,
 }
 
 /// The keeper of one table, in the network namespace of the thread that opened it.
@@ -173,7 +179,7 @@ impl Nat {
     ///
     /// # Errors
     /// As there.
-    pub fn apply_checked(&mut self, want: &Checked<'_>) -> Result<Applied, NatError> {
+    pub fn apply_checked(&mut self, want: &Checked) -> Result<Applied, NatError> {
         let wanted = layout::table(want, self.name.label());
         for _ in 0..TRIES {
             let (plan, generation) = self.plan_to(&wanted)?;
@@ -187,6 +193,70 @@ impl Nat {
             }
         }
         Err(NatError::Contended)
+    }
+
+    /// The same with what is kept over many changes: only what has changed in it is looked at, as long as nobody else
+    /// changes the ruleset.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn apply_kept(&mut self, want: &mut Checked) -> Result<Applied, NatError> {
+        let applied = match self.apply_touched(want)? {
+            Some(applied) => applied,
+            None => self.apply_checked(want)?,
+        };
+        let seal = Seal::default();
+        if let Some(known) = &mut self.known {
+            known.seal = Some(Arc::clone(&seal));
+        }
+        want.is_made(seal);
+        Ok(applied)
+    }
+
+    /// Makes of the table what was touched of `want`; `None` when all of it has to be looked at.
+    fn apply_touched(&mut self, want: &Checked) -> Result<Option<Applied>, NatError> {
+        let generation = self.generation()?;
+        let Some(mut known) = self.known.take_if(|known| known.generation == generation) else {
+            return Ok(None);
+        };
+        let Some(touched) = want.touched_since(known.seal.as_ref()) else {
+            self.known = Some(known);
+            return Ok(None);
+        };
+        let mut plan = Plan::of_touched(want, touched, &known.table);
+        if plan.carries_counts() {
+            if !self.recount(&plan, &mut known.table)? {
+                return Ok(None);
+            }
+            plan = Plan::of_touched(want, touched, &known.table);
+        }
+        if plan.is_empty() {
+            self.known = Some(known);
+            return Ok(Some(Applied { affected: self.owes(Affected::Nothing), plan, batch_bytes: 0 }));
+        }
+        let affects = plan.affects();
+        let Some(batch_bytes) = self.commit(plan.batch(self.name.as_str(), generation), affects.clone())?
+        else {
+            return Ok(None);
+        };
+        plan.clone().carry_out(&mut known.table);
+        self.learn(&plan, generation, known.table);
+        Ok(Some(Applied { affected: self.owes(affects), plan, batch_bytes }))
+    }
+
+    /// Asks what the elements have counted that a plan makes anew; false when they are not to be had one by one.
+    fn recount(&mut self, plan: &Plan, table: &mut Table) -> Result<bool, NatError> {
+        for (set, key) in plan.renewed() {
+            let found = if key.last.is_none() { self.element(&set, &key)? } else { None };
+            let (Some(found), Some(set)) = (found, table.sets.get_mut(&set)) else { return Ok(false) };
+            set.elements.insert(key, found);
+        }
+        Ok(true)
+    }
+
+    fn element(&mut self, set: &str, key: &Key) -> Result<Option<Element>, NatError> {
+        let found = observe::element(&mut self.connection, self.name.as_str(), set, key);
+        found.map_err(|e| self.failed("read", e))
     }
 
     /// Removes the table. Returns whether there was one.
@@ -222,16 +292,35 @@ impl Nat {
     /// # Errors
     /// When the table is not ours or cannot be read.
     pub fn counts(&mut self, want: &Want) -> Result<BTreeMap<String, Counted>, NatError> {
-        let observed = self.observe()?;
+        self.counts_of(&want.publications.iter().collect::<Vec<_>>())
+    }
+
+    /// The same of some publications.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn counts_of(
+        &mut self,
+        publications: &[&Publication],
+    ) -> Result<BTreeMap<String, Counted>, NatError> {
+        let elements = publications.iter().flat_map(|publication| {
+            layout::elements(publication).into_iter().map(|(set, key, _)| (publication.device(), set, key))
+        });
+        let elements: Vec<(&str, &str, Key)> = elements.collect();
+        let is_few = elements.len() <= FEW && elements.iter().all(|(_, _, key)| key.last.is_none());
+        let whole = if is_few && self.knows()? { None } else { Some(self.observe()?) };
         let mut counts: BTreeMap<String, Counted> = BTreeMap::new();
-        for publication in &want.publications {
-            let counted = counts.entry(publication.device().to_owned()).or_default();
-            let Observed::Ours(table) = &observed else { continue };
-            for (set, key, _) in layout::elements(publication) {
-                let element = table.sets.get(set).and_then(|set| set.elements.get(&key));
-                let Count { packets, .. } = element.map(|element| element.count).unwrap_or_default();
-                counted.connections = counted.connections.saturating_add(packets);
-            }
+        for (device, set, key) in elements {
+            let found = match &whole {
+                Some(Observed::Ours(table)) => {
+                    table.sets.get(set).and_then(|set| set.elements.get(&key)).map(|element| element.count)
+                }
+                Some(Observed::Absent) => None,
+                None => self.element(set, &key)?.map(|element| element.count),
+            };
+            let Count { packets, .. } = found.unwrap_or_default();
+            let counted = counts.entry(device.to_owned()).or_default();
+            counted.connections = counted.connections.saturating_add(packets);
         }
         Ok(counts)
     }
@@ -243,7 +332,7 @@ impl Nat {
             let observed = Observed::Ours(known.table);
             let plan = Plan::between(wanted, &observed);
             let Observed::Ours(table) = observed else { return Ok((plan, generation)) };
-            self.known = Some(Known { generation, table });
+            self.known = Some(Known { generation, table, seal: None });
             if !plan.carries_counts() {
                 return Ok((plan, generation));
             }
@@ -251,7 +340,7 @@ impl Nat {
         let observed = self.observe()?;
         let plan = Plan::between(wanted, &observed);
         if let Observed::Ours(table) = observed {
-            self.known = Some(Known { generation, table });
+            self.known = Some(Known { generation, table, seal: None });
         }
         Ok((plan, generation))
     }
@@ -262,7 +351,7 @@ impl Nat {
         self.known = None;
         let next = self.generation().ok();
         if let Some(next) = next.filter(|next| !plan.is_empty() && *next == generation.wrapping_add(1)) {
-            self.known = Some(Known { generation: next, table: wanted });
+            self.known = Some(Known { generation: next, table: wanted, seal: None });
         }
     }
 
@@ -288,6 +377,12 @@ impl Nat {
             Some(mistake) if mistake.errno == RESTART => Ok(None),
             Some(mistake) => Err(self.failed("change", mistake.into())),
         }
+    }
+
+    /// Whether the table is known, and so ours, at this moment.
+    fn knows(&mut self) -> Result<bool, NatError> {
+        let generation = self.generation()?;
+        Ok(self.known.as_ref().is_some_and(|known| known.generation == generation))
     }
 
     fn generation(&mut self) -> Result<u32, NatError> {

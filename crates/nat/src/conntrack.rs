@@ -132,7 +132,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn sweep(&mut self, want: &Checked<'_>, affected: &Affected) -> Result<Swept, ConntrackError> {
+    pub fn sweep(&mut self, want: &Checked, affected: &Affected) -> Result<Swept, ConntrackError> {
         let filters = match affected {
             Affected::Nothing => return Ok(Swept::default()),
             Affected::Scopes(scopes) if scopes.len() <= SCOPES_MAX => {
@@ -167,7 +167,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn live(&mut self, want: &Checked<'_>) -> Result<BTreeMap<String, u64>, ConntrackError> {
+    pub fn live(&mut self, want: &Checked) -> Result<BTreeMap<String, u64>, ConntrackError> {
         let mut sum: BTreeMap<String, u64> = BTreeMap::new();
         let label = self.table.label();
         for family in [Family::V4, Family::V6] {

@@ -10,7 +10,7 @@ mod expr;
 mod read;
 mod table;
 
-pub(crate) use batch::Batch;
+pub(crate) use batch::{Batch, write_key};
 pub(crate) use expr::{CtKey, Expr, Fib, MetaKey, PayloadBase, Register, Verdict};
 pub(crate) use read::{read_chain, read_elements, read_rule, read_set};
 pub(crate) use table::{Chain, Count, Element, Hook, HookKind, Key, Set, SetShape, Table, TypeId};

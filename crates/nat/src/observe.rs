@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::apply::TableName;
 use crate::netlink::{Connection, FLAG_ACK, FLAG_DUMP, Malformed, Message, NetlinkError, Writer};
 use crate::nft::{
-    Chain, Element, Expr, FAMILY_INET, Key, Table, attr, kind, read_chain, read_elements, read_rule, read_set,
+    Chain, Element, Expr, FAMILY_INET, Key, Table, attr, kind, read_chain, read_elements, read_rule,
+    read_set, write_key,
 };
 use crate::plan::layout::MARKER_STEM;
 
@@ -149,6 +150,33 @@ fn elements(
         }
         Ok(())
     })
+}
+
+/// One element of a set; `None` when it is not there.
+pub(crate) fn element(
+    connection: &mut Connection,
+    name: &str,
+    set: &str,
+    key: &Key,
+) -> Result<Option<Element>, NetlinkError> {
+    let mut request = Writer::default();
+    request.netfilter(kind::GET_ELEMENT, FLAG_ACK, FAMILY_INET, 0, |out| {
+        out.text(attr::TABLE, name);
+        out.text(attr::ELEMENTS_SET, set);
+        out.nested(attr::ELEMENTS_LIST, |out| out.nested(attr::LIST_ITEM, |out| write_key(out, key)));
+    });
+    let mut found = None;
+    let done = connection.request(&mut request, |message| {
+        if message.kind == kind::NEW_ELEMENT && is_of(&message, name)? {
+            let seen = read_elements(message.attributes()?)?;
+            found = seen.object.into_iter().find(|(other, _)| other == key).map(|(_, element)| element);
+        }
+        Ok(())
+    });
+    match done {
+        Err(error) if error.errno() != Some(NOT_FOUND) => Err(error),
+        _ => Ok(found),
+    }
 }
 
 fn chains(connection: &mut Connection, name: &str) -> Result<BTreeMap<String, Chain>, NetlinkError> {

@@ -6,10 +6,12 @@ mod offset;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::conntrack::{Affected, Scope};
 use crate::nft::{Batch, Element, Key, Set, Table};
 use crate::observe::Observed;
+use crate::spec::{Checked, Publication};
 
 /// The change of one set: what leaves it, then what comes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +53,59 @@ impl Plan {
             }
         }
         Self(if changes.is_empty() { Step::Nothing } else { Step::Elements(changes) })
+    }
+
+    /// The same where nothing but the elements of what was touched can differ.
+    pub(crate) fn of_touched(wanted: &Checked, touched: &[Arc<Publication>], there: &Table) -> Self {
+        let mut elements: BTreeMap<(&str, Key), Option<Vec<u8>>> = BTreeMap::new();
+        for publication in touched {
+            let stays = wanted.has(publication);
+            for (set, key, data) in layout::elements(publication) {
+                let element = elements.entry((set, key)).or_default();
+                if stays {
+                    *element = Some(data);
+                }
+            }
+        }
+        let mut changes: BTreeMap<String, SetChange> = BTreeMap::new();
+        for ((set, key), data) in elements {
+            let old = there.sets.get(set).and_then(|set| set.elements.get(&key));
+            if old.map(|old| &old.data) == data.as_ref() {
+                continue;
+            }
+            let change = changes.entry(set.to_owned()).or_default();
+            let count = old.map(|old| old.count).unwrap_or_default();
+            change.leaving.extend(old.map(|_| key.clone()));
+            change.coming.extend(data.map(|data| (key, Element { data, count })));
+        }
+        Self(if changes.is_empty() { Step::Nothing } else { Step::Elements(changes) })
+    }
+
+    /// Does to a table what it does to the kernel's.
+    pub(crate) fn carry_out(self, there: &mut Table) {
+        match self.0 {
+            Step::Nothing => {}
+            Step::Whole { table, .. } => *there = table,
+            Step::Elements(changes) => {
+                for (set, change) in changes {
+                    let Some(set) = there.sets.get_mut(&set) else { continue };
+                    for key in &change.leaving {
+                        set.elements.remove(key);
+                    }
+                    set.elements.extend(change.coming);
+                }
+            }
+        }
+    }
+
+    /// The elements that are made anew, by set.
+    pub(crate) fn renewed(&self) -> Vec<(String, Key)> {
+        let Step::Elements(changes) = &self.0 else { return Vec::new() };
+        let renewed = changes.iter().flat_map(|(set, change)| {
+            let keys = change.coming.iter().map(|(key, _)| key).filter(|key| change.leaving.contains(key));
+            keys.map(|key| (set.clone(), key.clone()))
+        });
+        renewed.collect()
     }
 
     /// Whether there is nothing to do.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use portway_model::{Cidr, PortRange};
 
@@ -287,13 +288,25 @@ pub struct Conflict {
 /// What publications are told apart by before their ports.
 type Place = (Listen, Transport);
 
-/// A [`Want`] without conflicts: for each place and port at most one publication.
+/// Publications that have changed since the table was made, at most, so that only they are looked at.
+const TOUCHED_MAX: usize = 256;
+
+/// What is wanted, without conflicts: for each place and port at most one publication. Whoever keeps one over many
+/// changes says by [`put`](Self::put) and [`take`](Self::take) what is other, and [`Nat`](crate::Nat) looks at that alone.
 #[derive(Debug, Clone, Default)]
-pub struct Checked<'a> {
-    want: Option<&'a Want>,
+pub struct Checked {
+    bridges: BTreeSet<InterfaceName>,
+    subnets: BTreeSet<Cidr>,
     /// Publications by place and first port.
-    places: BTreeMap<Place, BTreeMap<u16, &'a Publication>>,
+    places: BTreeMap<Place, BTreeMap<u16, Arc<Publication>>>,
+    /// Those that have come or gone since the table was made; `None`: possibly all, and bridges and subnets.
+    touched: Option<Vec<Arc<Publication>>>,
+    /// Of the table that was made.
+    seal: Option<Seal>,
 }
+
+/// Who has the same one was made of the other, and neither has changed since without saying so.
+pub(crate) type Seal = Arc<()>;
 
 impl Want {
     /// Checks that no two publications share a port of the same address. One on all addresses and one on
@@ -301,73 +314,105 @@ impl Want {
     ///
     /// # Errors
     /// The first two that do.
-    pub fn check(&self) -> Result<Checked<'_>, Conflict> {
-        let mut places: BTreeMap<Place, BTreeMap<u16, &Publication>> = BTreeMap::new();
+    pub fn check(&self) -> Result<Checked, Conflict> {
+        let mut checked = Checked::default();
+        checked.surround(self.bridges.clone(), self.subnets.clone());
         for publication in &self.publications {
-            put(&mut places, publication)?;
+            checked.put(&Arc::new(publication.clone()))?;
         }
-        Ok(Checked { want: Some(self), places })
+        Ok(checked)
     }
 }
 
-impl Want {
-    /// Leaves out every device that wants a port of one before it, and returns these with what is said of
-    /// each. Then nothing is in the way of [`check`](Self::check).
-    pub fn settle(&mut self) -> BTreeMap<String, Conflict> {
-        let mut left_out = BTreeMap::new();
-        let mut places: BTreeMap<Place, BTreeMap<u16, &Publication>> = BTreeMap::new();
-        for publication in &self.publications {
-            if let Err(conflict) = put(&mut places, publication) {
-                left_out.insert(publication.device.clone(), conflict);
-            }
+impl Checked {
+    /// Adds a publication.
+    ///
+    /// # Errors
+    /// When another one has a port of it; it is not added then.
+    pub fn put(&mut self, publication: &Arc<Publication>) -> Result<(), Conflict> {
+        let place = self.places.entry((publication.listen, publication.transport)).or_default();
+        let (first, last) = (publication.ports.first().get(), publication.ports.last().get());
+        // No two of those before overlap, so the one that begins last at or below `last` decides.
+        let below = place.range(..=last).next_back();
+        if let Some((_, other)) = below.filter(|(_, other)| other.ports.last().get() >= first) {
+            return Err(Conflict { first: other.to_string(), second: publication.to_string() });
         }
-        drop(places);
-        self.publications.retain(|publication| !left_out.contains_key(&publication.device));
-        left_out
+        place.insert(first, Arc::clone(publication));
+        self.touch(publication);
+        Ok(())
     }
-}
 
-/// Gives a publication its place, unless another one has it.
-fn put<'a>(
-    places: &mut BTreeMap<Place, BTreeMap<u16, &'a Publication>>,
-    publication: &'a Publication,
-) -> Result<(), Conflict> {
-    let place = places.entry((publication.listen, publication.transport)).or_default();
-    let (first, last) = (publication.ports.first().get(), publication.ports.last().get());
-    // No two of those before overlap, so the one that begins last at or below `last` decides.
-    let below = place.range(..=last).next_back();
-    if let Some((_, other)) = below.filter(|(_, other)| other.ports.last().get() >= first) {
-        return Err(Conflict { first: other.to_string(), second: publication.to_string() });
+    /// Takes a publication away, if it is there.
+    pub fn take(&mut self, publication: &Arc<Publication>) {
+        let key = (publication.listen, publication.transport);
+        if !self.has(publication) {
+            return;
+        }
+        let Some(place) = self.places.get_mut(&key) else { return };
+        place.remove(&publication.ports.first().get());
+        if place.is_empty() {
+            self.places.remove(&key);
+        }
+        self.touch(publication);
     }
-    place.insert(first, publication);
-    Ok(())
-}
 
-impl<'a> Checked<'a> {
+    /// Whether a publication is there.
+    pub(crate) fn has(&self, publication: &Publication) -> bool {
+        let place = self.places.get(&(publication.listen, publication.transport));
+        let found = place.and_then(|place| place.get(&publication.ports.first().get()));
+        found.is_some_and(|found| **found == *publication)
+    }
+
+    /// Says which bridges and subnets instances are in.
+    pub fn surround(&mut self, bridges: BTreeSet<InterfaceName>, subnets: BTreeSet<Cidr>) {
+        if (&bridges, &subnets) != (&self.bridges, &self.subnets) {
+            (self.bridges, self.subnets) = (bridges, subnets);
+            self.touched = None;
+        }
+    }
+
+    fn touch(&mut self, publication: &Arc<Publication>) {
+        self.touched.take_if(|touched| touched.len() >= TOUCHED_MAX);
+        if let Some(touched) = &mut self.touched {
+            touched.push(Arc::clone(publication));
+        }
+    }
+
+    /// A table that has this seal says what this says.
+    pub(crate) fn is_made(&mut self, seal: Seal) {
+        (self.touched, self.seal) = (Some(Vec::new()), Some(seal));
+    }
+
+    /// What may be other than the table of a seal says it; `None`: anything.
+    pub(crate) fn touched_since(&self, seal: Option<&Seal>) -> Option<&[Arc<Publication>]> {
+        let is_its_table = self.seal.as_ref().zip(seal).is_some_and(|(own, other)| Arc::ptr_eq(own, other));
+        self.touched.as_deref().filter(|_| is_its_table)
+    }
+
     /// What was checked.
-    pub(crate) fn publications(&self) -> impl Iterator<Item = &'a Publication> + use<'a> {
-        self.want.into_iter().flat_map(|want| &want.publications)
+    pub fn publications(&self) -> impl Iterator<Item = &Publication> {
+        self.places.values().flat_map(|place| place.values().map(|publication| &**publication))
     }
 
     /// Bridges of instances.
-    pub(crate) fn bridges(&self) -> impl Iterator<Item = &'a InterfaceName> + use<'a> {
-        self.want.into_iter().flat_map(|want| &want.bridges)
+    pub(crate) fn bridges(&self) -> impl Iterator<Item = &InterfaceName> {
+        self.bridges.iter()
     }
 
     /// Subnets of instances.
-    pub(crate) fn subnets(&self) -> impl Iterator<Item = Cidr> + use<'a> {
-        self.want.into_iter().flat_map(|want| want.subnets.iter().copied())
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = Cidr> + '_ {
+        self.subnets.iter().copied()
     }
 
     /// The publication that takes what is sent to a port of an address of this host: the table's own
     /// order, the single address before all.
-    pub(crate) fn find(&self, transport: Transport, ip: IpAddr, port: u16) -> Option<&'a Publication> {
+    pub(crate) fn find(&self, transport: Transport, ip: IpAddr, port: u16) -> Option<&Publication> {
         if ip.is_loopback() {
             return None;
         }
         let at = |listen| {
             let (_, found) = self.places.get(&(listen, transport))?.range(..=port).next_back()?;
-            (found.ports.last().get() >= port).then_some(*found)
+            (found.ports.last().get() >= port).then_some(&**found)
         };
         at(Listen::Address(ip)).or_else(|| at(Listen::Every(Family::of(ip))))
     }

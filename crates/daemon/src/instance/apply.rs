@@ -59,7 +59,7 @@ impl Instance {
         let now = Instant::now();
         let devices = self.devices.values().map(|device| {
             let matches = device.matches(self.key.provider(), self.uuid.as_deref());
-            device.view(matches, self.group_of(&device.name).ok().flatten(), now)
+            device.view(matches, self.group_for(device).ok().flatten(), now)
         });
         let serving = self
             .workers
@@ -91,7 +91,7 @@ impl Instance {
 
     async fn open(&mut self, name: &DeviceName) {
         let Some(device) = self.devices.get(name) else { return };
-        let result = open_elsewhere(device.spec.clone(), self.run.clone()).await;
+        let result = open_elsewhere(DeviceSpec::clone(&device.spec), self.run.clone()).await;
         self.opened(name, result).await;
     }
 
@@ -171,7 +171,8 @@ impl Instance {
         if listeners.run.is_none() {
             self.hub.keeper.drop_key(key).await;
         }
-        let (spec, run, is_held) = (device.spec.clone(), self.run.clone(), device.held_until.is_some());
+        let spec = DeviceSpec::clone(&device.spec);
+        let (run, is_held) = (self.run.clone(), device.held_until.is_some());
         if !is_held {
             self.reset_orphans(name).await;
         }
@@ -322,7 +323,7 @@ impl Instance {
         };
         let Some(listeners) = &device.listeners else { return Ok(()) };
         let base = placing::base(&device.spec, run).map_err(WorkerError::Refused)?;
-        let spec = run.dialled(&device.spec).map_err(WorkerError::Refused)?;
+        let spec = run.dialled(&device.spec).map_err(WorkerError::Refused)?.into_owned();
         let replies = placing::reply_base(&device.spec, run).map_err(WorkerError::Refused)?;
         let slot = match &device.placed {
             Some(placed) => placed.slot,

@@ -84,7 +84,7 @@ impl Instance {
             self.check_target(name, spec)?;
         }
         for (name, after) in &batch.change {
-            let Some(before) = self.devices.get(name).map(|device| device.spec.clone()) else {
+            let Some(before) = self.devices.get(name).map(|device| DeviceSpec::clone(&device.spec)) else {
                 return Err(self.missing(name));
             };
             self.swap(name, after).await.map_err(|problem| {

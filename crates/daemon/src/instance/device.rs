@@ -8,6 +8,7 @@ use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Follow, InstanceKey
 use portway_relay::wire::{Slot, field};
 use portway_sys::shm::FIELD_COUNT;
 
+use super::lead::Judged;
 use super::orphans::Orphans;
 use super::plan::{self, DeviceView, Group};
 use crate::listeners::{self, Listeners};
@@ -46,7 +47,7 @@ pub(crate) struct Device {
     /// Name.
     pub(crate) name: DeviceName,
     /// Options.
-    pub(crate) spec: DeviceSpec,
+    pub(crate) spec: Arc<DeviceSpec>,
     /// UUID of the instance it is bound to.
     pub(crate) uuid: Option<String>,
     /// What it was elsewhere.
@@ -70,7 +71,9 @@ pub(crate) struct Device {
     /// Clients without an upstream.
     pub(crate) orphans: Vec<Orphans>,
     /// Its way through the kernel as the table was told; `None`: nothing was said of it yet.
-    pub(crate) led: Option<Option<Way>>,
+    pub(crate) led: Option<Option<Arc<Way>>>,
+    /// What was last said of it for its options and the instance's interfaces.
+    pub(crate) judged: Option<Judged>,
     /// At the last [`assess`](Self::assess) the kernel carried it.
     is_carried: bool,
     /// Where it leads, or why it is relayed, for one with `nat`.
@@ -110,7 +113,7 @@ impl Device {
     pub(crate) fn new(name: DeviceName, spec: DeviceSpec, uuid: Option<String>) -> Device {
         Device {
             name,
-            spec,
+            spec: Arc::new(spec),
             uuid,
             origin: None,
             listeners: None,
@@ -123,6 +126,7 @@ impl Device {
             checking: false,
             orphans: Vec::new(),
             led: None,
+            judged: None,
             is_carried: false,
             mode_reason: None,
             past: [0; FIELD_COUNT],

@@ -84,7 +84,7 @@ impl Instance {
         if device.spec.bind == Bind::Instance {
             return Ok(());
         }
-        let spec = device.spec.clone();
+        let spec = DeviceSpec::clone(&device.spec);
         match open_elsewhere(spec.clone(), None).await {
             Ok(listeners) => close_elsewhere(listeners, spec, None).await,
             Err(problem) if problem.passes() => {}
@@ -153,9 +153,9 @@ impl Instance {
         change: &api::ChangeDevice,
     ) -> Result<api::Changed, Failure> {
         let device = self.devices.get(name).ok_or_else(|| self.missing(name))?;
-        let (before, uuid, origin) = (device.spec.clone(), device.uuid.clone(), device.origin.clone());
+        let (before, uuid, origin) = (Arc::clone(&device.spec), device.uuid.clone(), device.origin.clone());
         let after = changed_spec(&before, change)?;
-        if after == before {
+        if after == *before {
             return Ok(api::Changed { device: self.shown(name)?, changed: false });
         }
         self.check_size(&after)?;
@@ -207,7 +207,7 @@ impl Instance {
     pub(super) async fn swap(&mut self, name: &DeviceName, after: &DeviceSpec) -> Result<(), OpenError> {
         let run = self.run.clone();
         let Some(device) = self.devices.get_mut(name) else { return Ok(()) };
-        let before = std::mem::replace(&mut device.spec, after.clone());
+        let before = std::mem::replace(&mut device.spec, Arc::new(after.clone()));
         device.forget_setbacks();
         if let Some(placed) = &mut device.placed {
             placed.current = false;
@@ -226,7 +226,7 @@ impl Instance {
             Ok(listeners) => {
                 device.relisten = true;
                 if let Some(old) = device.listeners.replace(listeners) {
-                    close_elsewhere(old, before, run).await;
+                    close_elsewhere(old, DeviceSpec::clone(&before), run).await;
                 }
                 self.keep(name).await;
                 self.hub.keeper.settle().await;

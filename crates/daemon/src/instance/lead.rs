@@ -1,6 +1,7 @@
 //! Which devices of the instance the kernel carries, at this moment.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use portway_control::api::{Failure, FailureKind};
@@ -20,12 +21,61 @@ const UNASSIGNED: &str =
 /// What decides who is carried by the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Leading {
-    /// Interfaces in the server's networks, with the addresses assigned to them; `None`: not known.
-    pub(super) nics: Option<Vec<Assigned>>,
+    /// Interfaces in the server's networks, with the addresses assigned to them; `None`: not known. Another one when
+    /// they are other.
+    pub(super) nics: Option<Arc<Vec<Assigned>>>,
     /// A look has been answered, so that what is not known of the instance is not there.
     pub(super) looked: bool,
     /// Devices that are there no more.
     unled: Vec<DeviceKey>,
+}
+
+impl Leading {
+    /// Takes in what a look has found of them; `None`: nothing.
+    pub(super) fn found(&mut self, nics: Option<Vec<Assigned>>) {
+        if let Some(nics) = nics.filter(|nics| self.nics.as_ref().is_none_or(|known| **known != *nics)) {
+            self.nics = Some(Arc::new(nics));
+        }
+    }
+}
+
+/// A verdict that follows from a device's options and the instance's interfaces, and holds as long as both are the same.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    spec: Arc<DeviceSpec>,
+    nics: Arc<Vec<Assigned>>,
+    verdict: Verdict,
+}
+
+impl Judged {
+    fn of(spec: &Arc<DeviceSpec>, nics: &Arc<Vec<Assigned>>) -> Self {
+        Self { spec: Arc::clone(spec), nics: Arc::clone(nics), verdict: way::way(spec, nics) }
+    }
+
+    /// Whether it is what would be said at this moment. Neither can change while it is held here.
+    fn holds(&self, spec: &Arc<DeviceSpec>, nics: &Arc<Vec<Assigned>>) -> bool {
+        Arc::ptr_eq(&self.spec, spec) && Arc::ptr_eq(&self.nics, nics)
+    }
+}
+
+/// What is said of a device at this moment.
+enum Said<'a> {
+    /// As before.
+    Again(&'a Verdict),
+    /// For as long as its options and the interfaces are the same.
+    Anew(Judged),
+    /// For the moment.
+    Now(Verdict),
+}
+
+impl Said<'_> {
+    fn verdict(&self) -> &Verdict {
+        match self {
+            Said::Again(verdict) => verdict,
+            Said::Anew(judged) => &judged.verdict,
+            Said::Now(verdict) => verdict,
+        }
+    }
 }
 
 impl Instance {
@@ -52,26 +102,34 @@ impl Instance {
         let gone = std::mem::take(&mut self.leading.unled).into_iter();
         let mut changes: Vec<_> = gone.map(|key| (key, Change::Gone)).collect();
         let concerned = |device: &&Device| device.spec.nat != Nat::Off || matches!(device.led, Some(Some(_)));
-        let names: Vec<DeviceName> =
-            self.devices.values().filter(concerned).map(|device| device.name.clone()).collect();
-        let mut is_loose = false;
-        for name in names {
-            let Some(verdict) = self.devices.get(&name).and_then(|device| self.verdict(device)) else {
-                continue;
-            };
-            let key = self.device_key(&name);
+        let (mut is_loose, mut news) = (false, Vec::new());
+        for device in self.devices.values().filter(concerned) {
+            let Some(said) = self.verdict(device) else { continue };
+            let verdict = said.verdict();
             is_loose |= verdict.is_loose;
+            let reason = (device.spec.nat != Nat::Off).then_some(&verdict.reason);
+            let is_known = device.mode_reason.as_ref() == reason && device.led.as_ref() == Some(&verdict.way);
+            if is_known && !matches!(said, Said::Anew(_)) {
+                continue;
+            }
+            let (way, reason) = (verdict.way.clone(), reason.cloned());
+            let judged = if let Said::Anew(judged) = said { Some(judged) } else { None };
+            news.push((device.name.clone(), way, reason, judged));
+        }
+        for (name, way, reason, judged) in news {
+            let key = self.device_key(&name);
             let Some(device) = self.devices.get_mut(&name) else { continue };
-            device.mode_reason = (device.spec.nat != Nat::Off).then_some(verdict.reason);
-            if device.led.as_ref() != Some(&verdict.way) {
-                changes.push((key, verdict.way.clone().map_or(Change::Relayed, Change::Led)));
-                device.led = Some(verdict.way);
+            device.mode_reason = reason;
+            device.judged = judged.or(device.judged.take());
+            if device.led.as_ref() != Some(&way) {
+                changes.push((key, way.clone().map_or(Change::Relayed, Change::Led)));
+                device.led = Some(way);
             }
         }
         if is_loose {
             self.next_look = self.next_look.min(Instant::now() + LOOK_UNREADY);
         }
-        let wanted = self.leading.nics.iter().flatten().filter(|_| self.wants_nics());
+        let wanted = self.leading.nics.iter().flat_map(|nics| nics.iter()).filter(|_| self.wants_nics());
         let networks: BTreeSet<String> = wanted.map(|nic| nic.network.clone()).collect();
         self.hub.watch_networks(&self.key, networks);
         if let Some(leader) = &self.hub.nat
@@ -82,8 +140,8 @@ impl Instance {
     }
 
     /// What becomes of a device; `None`: that cannot be told.
-    fn verdict(&self, device: &Device) -> Option<Verdict> {
-        let relayed = |reason: &str| Some(Verdict::relayed(reason));
+    fn verdict<'a>(&self, device: &'a Device) -> Option<Said<'a>> {
+        let relayed = |reason: &str| Some(Said::Now(Verdict::relayed(reason)));
         if device.spec.nat == Nat::Off {
             return relayed("nat=false");
         }
@@ -107,12 +165,15 @@ impl Instance {
             return relayed(UNASSIGNED);
         }
         match &self.leading.nics {
-            Some(nics) => Some(way::way(&device.spec, nics)),
+            Some(nics) => Some(match &device.judged {
+                Some(judged) if judged.holds(&device.spec, nics) => Said::Again(&judged.verdict),
+                _ => Said::Anew(Judged::of(&device.spec, nics)),
+            }),
             None => {
                 let unknown = "the server does not say which addresses the instance has";
                 // Before the first look the way stands that an earlier daemon has made.
                 (self.leading.looked && !matches!(device.led, Some(Some(_))))
-                    .then(|| Verdict { is_loose: true, ..Verdict::relayed(unknown) })
+                    .then(|| Said::Now(Verdict { is_loose: true, ..Verdict::relayed(unknown) }))
             }
         }
     }

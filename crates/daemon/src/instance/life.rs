@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portway_incus::Client;
-use portway_model::{DeviceKey, DeviceName, InstanceKey, Provider};
+use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey, Provider};
 use portway_sys::pidfd;
 use tracing::{info, warn};
 
@@ -272,7 +272,7 @@ impl Instance {
             self.uuid = observation.uuid;
             self.is_machine = observation.is_machine;
         }
-        self.leading.nics = observation.nics.or(self.leading.nics.take());
+        self.leading.found(observation.nics);
         self.leading.looked |= !matches!(observation.status, Status::Unreachable(_));
         match observation.status {
             Status::Unreachable(text) => {
@@ -508,7 +508,7 @@ pub(super) fn stored(key: &InstanceKey, device: &Device) -> crate::state::Stored
         instance: key.clone(),
         uuid: device.uuid.clone(),
         name: device.name.clone(),
-        keys: device.spec.clone(),
+        keys: DeviceSpec::clone(&device.spec),
         origin: device.origin.clone(),
     }
 }

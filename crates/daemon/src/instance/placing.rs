@@ -11,6 +11,7 @@ use portway_sys::userns::Extents;
 use serde::{Deserialize, Serialize};
 
 use super::Instance;
+use super::device::Device;
 use super::plan::{Group, Side, connect_side, listen_side};
 use crate::listeners;
 use crate::provider::Run;
@@ -172,7 +173,12 @@ fn host_folder(path: &Path) -> Result<Base, String> {
 impl Instance {
     /// The group of a device in the present run, with room for its listeners.
     pub(super) fn group_of(&self, name: &DeviceName) -> Result<Option<Group>, String> {
-        let (Some(run), Some(device)) = (&self.run, self.devices.get(name)) else { return Ok(None) };
+        self.devices.get(name).map_or(Ok(None), |device| self.group_for(device))
+    }
+
+    /// The same of one of its devices.
+    pub(super) fn group_for(&self, device: &Device) -> Result<Option<Group>, String> {
+        let Some(run) = &self.run else { return Ok(None) };
         run.dialled(&device.spec)?;
         let ids = ids(&device.spec, run, self.hub.settings.worker_ids)?;
         let connect_side = if run.is_machine() { Side::Host } else { connect_side(device.spec.bind) };
@@ -197,16 +203,15 @@ impl Instance {
     }
 
     fn listeners_in(&self, group: Group) -> u64 {
-        let inside =
-            |device: &&super::Device| device.placed.as_ref().is_some_and(|placed| placed.group == group);
+        let inside = |device: &&Device| device.placed.as_ref().is_some_and(|placed| placed.group == group);
         self.devices.values().filter(inside).map(|device| u64::from(listeners::count(&device.spec))).sum()
     }
 
     /// Devices that cannot be grouped, or whose worker cannot be started, and why.
     pub(super) fn group_errors(&self) -> BTreeMap<DeviceName, String> {
         let mut errors = BTreeMap::new();
-        for name in self.devices.keys() {
-            match self.group_of(name) {
+        for (name, device) in &self.devices {
+            match self.group_for(device) {
                 Err(text) => drop(errors.insert(name.clone(), text)),
                 Ok(Some(group)) => {
                     let setback = self.crashes.get(&group).and_then(|crashes| crashes.setback.as_ref());

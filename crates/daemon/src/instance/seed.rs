@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use portway_model::{Bind, DeviceName, Provider};
+use portway_model::{Bind, DeviceName, DeviceSpec, Provider};
 use portway_relay::wire::Slot;
 use tracing::{info, warn};
 
@@ -99,7 +99,7 @@ impl Instance {
         for found in believed {
             let Some(name) = self.name_in(&found.device.key) else { continue };
             let known = self.devices.get(&name);
-            if known.is_some_and(|device| device.spec == found.device.spec) {
+            if known.is_some_and(|device| *device.spec == found.device.spec) {
                 continue;
             }
             let uuid = known.and_then(|device| device.uuid.clone());
@@ -202,7 +202,7 @@ impl Instance {
             }
         }
         if device.listeners.is_none() && complete {
-            let (note, spec) = (found.device.note.clone(), device.spec.clone());
+            let (note, spec) = (found.device.note.clone(), DeviceSpec::clone(&device.spec));
             device.listeners = recover_elsewhere(found.listeners, note, spec, inside.cloned()).await;
         }
         if let Some(group) = place
@@ -211,7 +211,7 @@ impl Instance {
             && device.placed.is_none()
         {
             device.relisten = found.device.spec.listen != device.spec.listen;
-            let current = run.dialled(&device.spec).is_ok_and(|wanted| wanted == found.device.spec);
+            let current = run.dialled(&device.spec).is_ok_and(|wanted| *wanted == found.device.spec);
             device.placed = Some(Placement { group, slot: found.slot, current });
         }
     }

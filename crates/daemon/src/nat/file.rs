@@ -7,9 +7,10 @@ use std::path::Path;
 
 use portway_config::files::{self, FileError, Trust};
 use portway_model::DeviceKey;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::Way;
+use super::ways::Ways;
 
 /// Longest file that is read, bytes: a way takes some 300, and a state file of the largest size has
 /// fewer than 100,000 devices.
@@ -18,11 +19,11 @@ const MAX_BYTES: u64 = 64 << 20;
 /// Changes with what is in the file. One of another version is not used.
 const VERSION: u32 = 1;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Layout<W> {
+struct Layout {
     version: u32,
-    ways: BTreeMap<String, W>,
+    ways: BTreeMap<String, Way>,
     counted: BTreeMap<String, u64>,
 }
 
@@ -43,7 +44,7 @@ pub(super) fn load(path: &Path) -> (Kept, Option<String>) {
         Err(problem) => return (Kept::default(), Some(crate::state::with_sources(&problem))),
     };
     let failed = |reason: String| (Kept::default(), Some(format!("{}: {reason}", path.display())));
-    match serde_json::from_slice::<Layout<Way>>(&text) {
+    match serde_json::from_slice::<Layout>(&text) {
         Ok(layout) if layout.version == VERSION => {
             let kept = Kept { ways: by_key(layout.ways), counted: by_key(layout.counted) };
             (kept, None)
@@ -57,24 +58,34 @@ fn by_key<T>(named: BTreeMap<String, T>) -> BTreeMap<DeviceKey, T> {
     named.into_iter().filter_map(|(name, value)| Some((name.parse().ok()?, value))).collect()
 }
 
-fn by_name<T>(keyed: &BTreeMap<DeviceKey, T>) -> BTreeMap<String, &T> {
-    keyed.iter().map(|(key, value)| (key.to_string(), value)).collect()
+/// A way as the file has it.
+pub(super) fn text(name: &str, way: &Way) -> String {
+    // Text and numbers: there is nothing that JSON could not hold.
+    let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+    format!("{}:{}", json(serde_json::to_string(name)), json(serde_json::to_string(way)))
 }
 
 /// Writes it; no file when there is nothing. It need not outlive the kernel, so it is not synced.
 ///
 /// # Errors
 /// The file is then as before.
-pub(super) fn save(path: &Path, kept: &Kept) -> std::io::Result<()> {
-    if kept.ways.is_empty() && kept.counted.is_empty() {
+pub(super) fn save(path: &Path, ways: &Ways, counted: &BTreeMap<DeviceKey, u64>) -> std::io::Result<()> {
+    if ways.is_empty() && counted.is_empty() {
         return match fs::remove_file(path) {
             Err(problem) if problem.kind() != std::io::ErrorKind::NotFound => Err(problem),
             _ => Ok(()),
         };
     }
-    let counted = by_name(&kept.counted).into_iter().map(|(name, count)| (name, *count)).collect();
-    let layout = Layout { version: VERSION, ways: by_name(&kept.ways), counted };
-    let text = serde_json::to_vec(&layout)?;
+    let counted: BTreeMap<String, u64> =
+        counted.iter().map(|(key, count)| (key.to_string(), *count)).collect();
+    let mut text = format!("{{\"version\":{VERSION},\"ways\":{{");
+    for (number, way) in ways.texts().enumerate() {
+        text.push_str(if number == 0 { "" } else { "," });
+        text.push_str(way);
+    }
+    text.push_str("},\"counted\":");
+    text.push_str(&serde_json::to_string(&counted)?);
+    text.push('}');
     let aside = path.with_extension("json.new");
     fs::write(&aside, text)?;
     fs::rename(&aside, path)

@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portway_model::{Cidr, DeviceKey};
+use portway_model::DeviceKey;
 use portway_nat::{
-    Affected, Conntrack, Family, InterfaceName, Nat, TableName, Want, allow_hairpin, bridged_packets_pass,
-    forward_obstacles,
+    Affected, Conntrack, Family, InterfaceName, Nat, Publication, TableName, allow_hairpin,
+    bridged_packets_pass, forward_obstacles,
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use super::file::{self, Kept};
 use super::leader::{Failures, Status};
+use super::ways::Ways;
 use super::{Way, watch};
 use crate::state::with_sources;
 
@@ -48,7 +49,7 @@ pub(crate) type Counts = Arc<BTreeMap<String, Counted>>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It has this one.
-    Led(Way),
+    Led(Arc<Way>),
     /// It has none at present.
     Relayed,
     /// The device has another name; its way and what it has counted are that one's.
@@ -78,6 +79,15 @@ enum Next {
     End,
 }
 
+/// What became of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// Something was added to it, nothing taken away or changed.
+    Added,
+    /// Anything else.
+    Otherwise,
+}
+
 /// What is open in the kernel.
 struct Open {
     nat: Nat,
@@ -87,7 +97,9 @@ struct Open {
 pub(super) struct Keeper {
     name: TableName,
     path: PathBuf,
-    kept: Kept,
+    ways: Ways,
+    /// Connections that were counted by ways before these.
+    counted: BTreeMap<DeviceKey, u64>,
     inbox: mpsc::Receiver<Order>,
     orders: mpsc::Sender<Order>,
     /// An order that was taken out of the queue before its turn.
@@ -122,7 +134,8 @@ impl Keeper {
         Keeper {
             name,
             path,
-            kept,
+            ways: kept.ways.into_iter().collect(),
+            counted: kept.counted,
             inbox,
             orders,
             put_back: None,
@@ -141,7 +154,7 @@ impl Keeper {
 
     /// Serves orders until there can be none.
     pub(super) fn run(mut self) {
-        if !self.kept.ways.is_empty() || self.is_left() {
+        if !self.ways.is_empty() || self.is_left() {
             // What was done to the table while no daemon ran is not known.
             self.affected = Affected::Everything;
             self.make(false);
@@ -214,14 +227,18 @@ impl Keeper {
         }
         let turned = self.turn(orders);
         if look || turned {
-            self.make(!turned);
+            let made = self.commit(!turned);
+            let is_well = self.due.is_none() && self.ways.left_out().is_empty();
+            if matches!(made, Ok(Made::Added)) && is_well {
+                // Who is led besides from here on need not wait until connections of before are forgotten.
+                self.show_counts();
+                answer(replies.drain(..));
+            }
+            self.finish(made);
         }
         self.show_counts();
         self.is_unsaved |= turned;
-        for reply in replies {
-            // Who asked may have given up; the change stands.
-            let _ = reply.send(());
-        }
+        answer(replies.into_iter());
         if !askers.is_empty() {
             let counts = self.count();
             for reply in askers {
@@ -231,7 +248,7 @@ impl Keeper {
         // It is long, and a daemon that is killed before finds out by looking: nobody waits for it.
         if self.is_unsaved && self.inbox.is_empty() {
             self.is_unsaved = false;
-            if let Err(problem) = file::save(&self.path, &self.kept) {
+            if let Err(problem) = file::save(&self.path, &self.ways, &self.counted) {
                 warn!(error = %problem, "ways through the kernel not kept for the next daemon");
             }
         }
@@ -240,7 +257,7 @@ impl Keeper {
     /// Takes changes in, and what the ways that end with them have counted. Whether anything is other now.
     fn turn(&mut self, changes: Vec<(DeviceKey, Change)>) -> bool {
         let ends = |key: &DeviceKey, change: &Change| {
-            let present = self.kept.ways.get(key);
+            let present = self.ways.get(key);
             let counts_on = match change {
                 Change::Led(way) => Some(way) == present,
                 // Of one that is gone nobody asks.
@@ -249,33 +266,30 @@ impl Keeper {
             };
             present.is_some() && !counts_on
         };
-        let counts = if changes.iter().any(|(key, change)| ends(key, change)) {
-            let (want, _) = self.want();
-            self.try_totals(&want).unwrap_or_default()
-        } else {
-            BTreeMap::new()
-        };
+        let ending: Vec<&DeviceKey> =
+            changes.iter().filter(|(key, change)| ends(key, change)).map(|(key, _)| key).collect();
+        let counts = if ending.is_empty() { BTreeMap::new() } else { self.totals_of(ending) };
         let mut turned = false;
         for (key, change) in changes {
             let total = counts.get(&key.to_string()).copied().unwrap_or(0);
             turned |= match change {
-                Change::Led(way) if self.kept.ways.get(&key) == Some(&way) => continue,
+                Change::Led(way) if self.ways.get(&key) == Some(&way) => continue,
                 Change::Led(way) => {
                     if way.is_udp() {
                         self.again = AGAIN.map(|pause| Instant::now() + pause).into();
                     }
-                    self.kept.ways.insert(key.clone(), way);
+                    self.ways.insert(key.clone(), way);
                     true
                 }
-                Change::Relayed => self.kept.ways.remove(&key).is_some(),
+                Change::Relayed => self.ways.remove(&key).is_some(),
                 Change::Renamed(to) => {
                     turned |= self.rename(&key, to);
                     continue;
                 }
                 Change::Gone => {
                     self.ended.remove(&key);
-                    let counted = self.kept.counted.remove(&key).is_some();
-                    turned |= self.kept.ways.remove(&key).is_some() || counted;
+                    let counted = self.counted.remove(&key).is_some();
+                    turned |= self.ways.remove(&key).is_some() || counted;
                     continue;
                 }
             };
@@ -291,73 +305,87 @@ impl Keeper {
 
     /// Gives a way and a count another name. A way that the name has already is a newer one.
     fn rename(&mut self, from: &DeviceKey, to: DeviceKey) -> bool {
-        let (way, counted) = (self.kept.ways.remove(from), self.kept.counted.remove(from));
+        let (way, counted) = (self.ways.remove(from), self.counted.remove(from));
         let turned = way.is_some() || counted.is_some();
         if let Some(total) = self.ended.remove(from) {
             self.ended.insert(to.clone(), total);
         }
         if let Some(counted) = counted {
-            *self.kept.counted.entry(to.clone()).or_default() += counted;
+            *self.counted.entry(to.clone()).or_default() += counted;
         }
-        if let Some(way) = way {
-            self.kept.ways.entry(to).or_insert(way);
+        if let Some(way) = way.filter(|_| self.ways.get(&to).is_none()) {
+            self.ways.insert(to, way);
         }
         turned
     }
 
     /// Makes the table what it should be, and takes note of how it went.
     fn make(&mut self, is_repair: bool) {
-        let (want, devices) = self.want();
-        let result = self.try_make(&want, is_repair);
+        let made = self.commit(is_repair);
+        self.finish(made);
+    }
+
+    /// Has the connections forgotten that a change of the table concerns, and takes note of how all of it went.
+    fn finish(&mut self, made: Result<Made, String>) {
+        let result = made.and_then(|_| self.sweep());
         if result.is_ok() {
-            self.count_ended(&want);
+            self.count_ended();
         }
         self.due = result.is_err().then(|| Instant::now() + RETRY);
-        self.status.show(Failures { table: result.err(), devices });
+        self.status.show(Failures { table: result.err(), devices: self.ways.left_out().clone() });
     }
 
     fn show_counts(&self) {
-        self.status.show_counts(!self.kept.ways.is_empty() || !self.kept.counted.is_empty());
+        self.status.show_counts(!self.ways.is_empty() || !self.counted.is_empty());
     }
 
     /// Keeps what was counted by elements that are gone. Where a way has changed and an element stayed, its
     /// counter goes on.
-    fn count_ended(&mut self, want: &Want) {
+    fn count_ended(&mut self) {
         if self.ended.is_empty() {
             return;
         }
-        let after = self.try_totals(want).unwrap_or_default();
-        for (key, before) in std::mem::take(&mut self.ended) {
+        let ended = std::mem::take(&mut self.ended);
+        let after = self.totals_of(ended.keys().collect());
+        for (key, before) in ended {
             let gone = before.saturating_sub(after.get(&key.to_string()).copied().unwrap_or(0));
             if gone > 0 {
-                *self.kept.counted.entry(key).or_default() += gone;
+                *self.counted.entry(key).or_default() += gone;
             }
         }
     }
 
-    fn try_make(&mut self, want: &Want, is_repair: bool) -> Result<(), String> {
+    /// Makes the table what it should be.
+    fn commit(&mut self, is_repair: bool) -> Result<Made, String> {
         if self.open.is_none() {
-            if self.kept.ways.is_empty() && self.affected == Affected::Nothing {
-                return Ok(());
+            if self.ways.is_empty() && self.affected == Affected::Nothing {
+                return Ok(Made::Otherwise);
             }
             self.open = Some(self.open()?);
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let checked = want.check().map_err(|problem| with_sources(&problem))?;
-        let applied = open.nat.apply_checked(&checked).map_err(|problem| with_sources(&problem))?;
+        let Some(open) = &mut self.open else { return Ok(Made::Otherwise) };
+        let applied = open.nat.apply_kept(self.ways.checked()).map_err(|problem| with_sources(&problem))?;
         if is_repair && !applied.plan.is_empty() {
             self.status.count_repair();
             info!(table = self.name.as_str(), "the table was changed by somebody else, put right");
         }
+        let is_alone = self.affected == Affected::Nothing;
         let before = std::mem::replace(&mut self.affected, Affected::Nothing);
         self.affected = before.and(applied.affected);
-        let swept =
-            open.conntrack.sweep(&checked, &self.affected).map_err(|problem| with_sources(&problem))?;
+        let only_adds = !applied.plan.is_whole() && applied.plan.leaving() == 0;
+        Ok(if is_alone && only_adds { Made::Added } else { Made::Otherwise })
+    }
+
+    /// Has the connections forgotten that lead elsewhere than the table.
+    fn sweep(&mut self) -> Result<(), String> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let swept = open.conntrack.sweep(self.ways.checked(), &self.affected);
+        let swept = swept.map_err(|problem| with_sources(&problem))?;
         if swept.deleted > 0 {
             info!(deleted = swept.deleted, "tracked connections forgotten");
         }
         self.affected = Affected::Nothing;
-        if self.kept.ways.is_empty() {
+        if self.ways.is_empty() {
             open.nat.remove().map_err(|problem| with_sources(&problem))?;
         }
         self.let_back();
@@ -369,7 +397,7 @@ impl Keeper {
         if !bridged_packets_pass(Family::V4) && !bridged_packets_pass(Family::V6) {
             return;
         }
-        let ports: BTreeSet<InterfaceName> = self.kept.ways.values().flat_map(Way::ports).collect();
+        let ports: BTreeSet<InterfaceName> = self.ways.ports().cloned().collect();
         for port in ports.difference(&self.let_back) {
             if let Err(problem) = allow_hairpin(port) {
                 debug!(port = %port, error = with_sources(&problem), "an instance may not reach itself");
@@ -385,33 +413,6 @@ impl Keeper {
         watch::start(&self.runtime, self.name.clone(), nat.port_id(), self.orders.clone())
             .map_err(|problem| with_sources(&problem))?;
         Ok(Open { nat, conntrack })
-    }
-
-    /// The table that is wanted, and the devices that no table can hold beside the others.
-    fn want(&self) -> (Want, BTreeMap<DeviceKey, String>) {
-        let (mut want, mut left_out) = (Want::default(), BTreeMap::new());
-        for (key, way) in &self.kept.ways {
-            match way.publications(&key.to_string()) {
-                Ok(publications) => want.publications.extend(publications),
-                Err(text) => {
-                    left_out.insert(key.clone(), text);
-                    continue;
-                }
-            }
-            want.bridges.extend(way.bridges());
-            let subnets = way.networks.iter().flat_map(|network| &network.subnets);
-            want.subnets.extend(subnets.filter_map(|(ip, prefix)| Cidr::around(*ip, *prefix)));
-        }
-        let outer = want.subnets.clone();
-        // The kernel takes no two blocks of which one is within the other, and that says no more.
-        want.subnets.retain(|one| {
-            !outer.iter().any(|other| other.prefix() < one.prefix() && other.contains(one.ip()))
-        });
-        // Of thousands that are checked once nobody is asked again.
-        let in_the_way = if want.check().is_ok() { BTreeMap::new() } else { want.settle() }.into_iter();
-        left_out
-            .extend(in_the_way.filter_map(|(device, text)| Some((device.parse().ok()?, text.to_string()))));
-        (want, left_out)
     }
 
     fn count(&mut self) -> Counts {
@@ -434,36 +435,48 @@ impl Keeper {
 
     fn try_count(&mut self) -> Result<BTreeMap<String, Counted>, String> {
         let mut counts: BTreeMap<String, Counted> = BTreeMap::new();
-        for (key, total) in &self.kept.counted {
+        for (key, total) in &self.counted {
             counts.entry(key.to_string()).or_default().total = *total;
         }
-        let (want, _) = self.want();
-        for (device, total) in self.try_totals(&want)? {
+        let Some(open) = &mut self.open else { return Ok(counts) };
+        let want = self.ways.checked();
+        for (device, total) in totals(&mut open.nat, &want.publications().collect::<Vec<_>>())? {
             counts.entry(device).or_default().total += total;
         }
-        let Some(open) = &mut self.open else { return Ok(counts) };
-        let checked = want.check().map_err(|problem| with_sources(&problem))?;
-        for (device, now) in open.conntrack.live(&checked).map_err(|problem| with_sources(&problem))? {
+        for (device, now) in open.conntrack.live(want).map_err(|problem| with_sources(&problem))? {
             counts.entry(device).or_default().now = now;
         }
         Ok(counts)
     }
 
-    /// What the present ways have counted.
-    fn try_totals(&mut self, want: &Want) -> Result<BTreeMap<String, u64>, String> {
-        let Some(open) = &mut self.open else { return Ok(BTreeMap::new()) };
-        let totals = open.nat.counts(want).map_err(|problem| with_sources(&problem))?;
-        Ok(totals.into_iter().map(|(device, total)| (device, total.connections)).collect())
+    /// What the present ways of devices have counted; nothing of what cannot be read.
+    fn totals_of(&mut self, devices: Vec<&DeviceKey>) -> BTreeMap<String, u64> {
+        let Some(open) = &mut self.open else { return BTreeMap::new() };
+        let publications = devices.into_iter().flat_map(|key| self.ways.publications_of(key));
+        totals(&mut open.nat, &publications.map(|one| &**one).collect::<Vec<_>>()).unwrap_or_default()
     }
 
     fn remove(&mut self) {
-        self.kept = Kept::default();
+        (self.ways, self.counted) = (Ways::default(), BTreeMap::new());
         self.affected = Affected::Everything;
-        if let Err(text) = self.try_make(&Want::default(), false) {
+        if let Err(text) = self.commit(false).and_then(|_| self.sweep()) {
             warn!(error = text, "table not removed");
         }
-        if let Err(problem) = file::save(&self.path, &self.kept) {
+        if let Err(problem) = file::save(&self.path, &self.ways, &self.counted) {
             warn!(error = %problem, "file of ways not removed");
         }
     }
+}
+
+fn answer(replies: impl Iterator<Item = oneshot::Sender<()>>) {
+    for reply in replies {
+        // Who asked may have given up; the change stands.
+        let _ = reply.send(());
+    }
+}
+
+/// What the table has counted of publications, by device.
+fn totals(nat: &mut Nat, publications: &[&Publication]) -> Result<BTreeMap<String, u64>, String> {
+    let counts = nat.counts_of(publications).map_err(|problem| with_sources(&problem))?;
+    Ok(counts.into_iter().map(|(device, counted)| (device, counted.connections)).collect())
 }

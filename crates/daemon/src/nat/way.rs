@@ -1,9 +1,10 @@
 //! The ways of one device: which ports of the host lead to which address of the instance. Pure.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use portway_incus::Assigned;
-use portway_model::{Address, DeviceSpec, IpHost, Nat, PortList, PortRange};
+use portway_model::{Address, Cidr, DeviceSpec, IpHost, Nat, PortList, PortRange};
 use portway_nat::{Family, InterfaceName, Listen, Publication, PublicationError, Transport};
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +47,7 @@ pub(crate) struct Way {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     /// Its way; `None`: all is relayed.
-    pub(crate) way: Option<Way>,
+    pub(crate) way: Option<Arc<Way>>,
     /// Where it leads, or why it is relayed. One line.
     pub(crate) reason: String,
     /// Whether it may change without any word of the server's: the instance decides, or has nothing yet.
@@ -87,6 +88,12 @@ impl Way {
     /// Interfaces of the bridges its targets are at.
     pub(crate) fn bridges(&self) -> impl Iterator<Item = InterfaceName> {
         self.networks.iter().filter_map(|network| InterfaceName::new(network.bridge.as_deref()?))
+    }
+
+    /// Subnets of the networks of its targets.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = Cidr> {
+        let subnets = self.networks.iter().flat_map(|network| &network.subnets);
+        subnets.filter_map(|(ip, prefix)| Cidr::around(*ip, *prefix))
     }
 
     /// Ports of the bridges that its targets are at.
@@ -149,9 +156,11 @@ pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned]) -> Verdict {
             is_loose: nics.iter().any(|nic| nic.is_bridge),
             ..Verdict::relayed(missing.unwrap_or_else(|| "it has no address".into()))
         },
-        (false, None) => Verdict { way: Some(way), reason: format!("to {}", led.join(", ")), is_loose },
+        (false, None) => {
+            Verdict { way: Some(Arc::new(way)), reason: format!("to {}", led.join(", ")), is_loose }
+        }
         (false, Some(missing)) => Verdict {
-            way: Some(way),
+            way: Some(Arc::new(way)),
             reason: format!("to {}; {missing}, so those are relayed", led.join(", ")),
             is_loose,
         },

@@ -1,5 +1,6 @@
 //! One run of an instance: the process or the namespace it lives with, and what is opened of it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -130,10 +131,10 @@ impl Run {
     ///
     /// # Errors
     /// One line: why this instance cannot have the device.
-    pub(crate) fn dialled(&self, spec: &DeviceSpec) -> Result<DeviceSpec, String> {
+    pub(crate) fn dialled<'a>(&self, spec: &'a DeviceSpec) -> Result<Cow<'a, DeviceSpec>, String> {
         match &self.place {
-            Place::Machine(addresses) => machine::dialled(spec, addresses),
-            Place::Process | Place::Namespace(_) => Ok(spec.clone()),
+            Place::Machine(addresses) => machine::dialled(spec, addresses).map(Cow::Owned),
+            Place::Process | Place::Namespace(_) => Ok(Cow::Borrowed(spec)),
         }
     }
 

@@ -53,6 +53,59 @@ fn a_transaction_with_one_bad_element_changes_nothing() {
     });
 }
 
+/// Changes of what is kept, between them some of others: the table is what is wanted each time, elements of a new
+/// target go on counting, and what a second keeper does is put right.
+///
+/// Fails when: a change of somebody else's, or of another [`Checked`], is not noticed; or a fresh count is not asked for.
+#[test]
+fn what_is_kept_over_changes_is_what_the_table_says() {
+    Netns::apart(|netns| {
+        let publication = |port: u16, target: u8| {
+            let port = PortRange::from(Port::new(port).unwrap());
+            let listen = (Listen::Address([192, 0, 2, 1].into()), port);
+            let to = ([10, 0, 0, target].into(), port);
+            Arc::new(Publication::new(&format!("d{port}"), Transport::Tcp, listen, to).unwrap())
+        };
+        let mut nat = Nat::open(TableName::default()).unwrap();
+        let check = |nat: &mut Nat, want: &Checked| {
+            assert_eq!(table(nat), layout::table(want, TableName::default().label()));
+        };
+        let mut want = Checked::default();
+        for port in 1..=40 {
+            want.put(&publication(port, 2)).unwrap();
+        }
+        assert!(nat.apply_kept(&mut want).unwrap().plan.is_whole());
+        check(&mut nat, &want);
+        netns.nft("add element inet portway address4 { 192.0.2.1 . tcp . 99 counter packets 7 bytes 420 : 10.0.0.9 . 99 }").unwrap();
+        want.put(&publication(99, 9)).unwrap();
+        assert!(nat.apply_kept(&mut want).unwrap().plan.is_empty());
+        for (gone, new) in [(99, publication(99, 3)), (40, publication(41, 4))] {
+            let old =
+                want.publications().find(|one| one.ports().first().get() == gone).cloned().map(Arc::new);
+            want.take(&old.unwrap());
+            want.put(&new).unwrap();
+            let plan = nat.apply_kept(&mut want).unwrap().plan;
+            assert_eq!((plan.is_whole(), plan.coming(), plan.leaving()), (false, 1, 1));
+            check(&mut nat, &want);
+            let new = want.publications().find(|one| one.device() == "d99").unwrap().clone();
+            assert_eq!(nat.counts_of(&[&new]).unwrap()["d99"].connections, 7);
+        }
+        netns.nft("delete element inet portway address4 { 192.0.2.1 . tcp . 7 }").unwrap();
+        want.put(&publication(50, 2)).unwrap();
+        assert_eq!(nat.apply_kept(&mut want).unwrap().plan.coming(), 2);
+        check(&mut nat, &want);
+        nat.apply(&tests::want(2)).unwrap();
+        want.put(&publication(51, 2)).unwrap();
+        nat.apply_kept(&mut want).unwrap();
+        check(&mut nat, &want);
+        let mut other = Checked::default();
+        nat.apply_kept(&mut other).unwrap();
+        want.put(&publication(52, 2)).unwrap();
+        nat.apply_kept(&mut want).unwrap();
+        check(&mut nat, &want);
+    });
+}
+
 /// A transaction made for another state of the ruleset is not carried out.
 ///
 /// Fails when: the generation is left out of the first message.

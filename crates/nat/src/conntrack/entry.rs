@@ -60,7 +60,7 @@ struct Tuple {
 #[derive(Debug)]
 pub(super) struct Rules<'a> {
     /// What the table says.
-    pub(super) want: &'a Checked<'a>,
+    pub(super) want: &'a Checked,
     /// What of it was changed, so far as that is known.
     pub(super) changed: &'a [Scope],
     /// The addresses of this host.
@@ -153,7 +153,7 @@ impl Entry {
 
     /// The publication it was made by, if that still leads there. In a range the kernel takes another port of
     /// it when the connection would look the same to the target as one it has.
-    pub(super) fn leads<'a>(&self, want: &Checked<'a>) -> Option<&'a Publication> {
+    pub(super) fn leads<'a>(&self, want: &'a Checked) -> Option<&'a Publication> {
         let (ip, port) = (self.original.destination.ip(), self.original.destination.port());
         let publication = want.find(self.transport, ip, port)?;
         let (ports, to) = (publication.target_ports(), self.reply.source);

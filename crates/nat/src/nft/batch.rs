@@ -183,7 +183,8 @@ impl Batch {
     }
 }
 
-fn write_key(out: &mut Writer, key: &Key) {
+/// Writes what names an element.
+pub(crate) fn write_key(out: &mut Writer, key: &Key) {
     write_value(out, attr::ELEMENT_KEY, &key.first);
     if let Some(last) = &key.last {
         write_value(out, attr::ELEMENT_KEY_END, last);

@@ -176,7 +176,7 @@ const END: Register = Register::word(11);
 const LABEL_REGISTER: Register = Register::word(12);
 
 /// The table for what is wanted.
-pub(crate) fn table(want: &Checked<'_>, label: Label) -> Table {
+pub(crate) fn table(want: &Checked, label: Label) -> Table {
     let mut table = skeleton(label);
     let mut put = |set: &str, key: Key, data: Vec<u8>| {
         let element = Element { data, ..Element::default() };

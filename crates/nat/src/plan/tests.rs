@@ -3,6 +3,43 @@ use crate::conntrack::Scope;
 use crate::nft::{Chain, Count};
 use crate::spec::{Family, Listen, Publication, Transport, Want};
 use portway_model::{Port, PortRange};
+use proptest::prelude::*;
+
+/// Any changes of a table whose elements have counted: what a look at the touched ones finds is what a look at all finds,
+/// and carried out it makes what is wanted.
+///
+/// Fails when: a publication that comes back, or another one at the same ports, is looked at as the one before.
+#[test]
+fn a_look_at_what_was_touched_finds_all() {
+    let change = || (1..4_u8, 0..3_usize, 2..5_u8, proptest::bool::ANY);
+    proptest::proptest!(|(rounds in prop::collection::vec(prop::collection::vec(change(), 0..6), 1..8))| {
+        let mut wanted = Checked::default();
+        let mut held: BTreeMap<(u8, usize), Arc<Publication>> = BTreeMap::new();
+        let mut there = layout::table(&wanted, layout::Label::MAIN);
+        for round in rounds {
+            let seal = Arc::default();
+            wanted.is_made(Arc::clone(&seal));
+            for (number, ports, target, comes) in round {
+                if let Some(old) = held.remove(&(number, ports)) {
+                    wanted.take(&old);
+                }
+                let new = Arc::new(device(number, [1, 10, 5][ports], &format!("10.0.0.{target}")));
+                if comes && wanted.put(&new).is_ok() {
+                    held.insert((number, ports), new);
+                }
+            }
+            for set in there.sets.values_mut() {
+                set.elements.values_mut().for_each(|element| element.count.packets += 1);
+            }
+            prop_assert!(wanted.touched_since(None).is_none() && wanted.touched_since(Some(&Arc::default())).is_none());
+            let plan = Plan::of_touched(&wanted, wanted.touched_since(Some(&seal)).unwrap(), &there);
+            let table = layout::table(&wanted, layout::Label::MAIN);
+            prop_assert_eq!(&plan, &between(&table, &there));
+            plan.carry_out(&mut there);
+            prop_assert_eq!(&table, &there);
+        }
+    });
+}
 
 /// One device of a port, or of ten.
 fn device(number: u8, ports: u16, target: &str) -> Publication {

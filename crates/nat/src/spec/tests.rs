@@ -83,28 +83,6 @@ fn two_on_one_port_are_named() {
     assert_eq!(checked.find(Transport::Udp, "192.0.2.1".parse().unwrap(), 85).map(Publication::listen), None);
 }
 
-/// Fails when: all are left out where one is in the way, or a device is left in by half.
-#[test]
-fn who_comes_second_to_a_port_is_left_out() {
-    let publication = |device: &str, first, last| {
-        let ends = (at("192.0.2.1"), ports(first, last));
-        Publication::new(device, Transport::Tcp, ends, ("10.0.0.2".parse().unwrap(), ports(80, 80))).unwrap()
-    };
-    let publications = vec![
-        publication("a", 80, 89),
-        publication("b", 100, 100),
-        publication("b", 89, 90),
-        publication("c", 101, 101),
-    ];
-    let mut want = Want { publications, ..Want::default() };
-    let left_out = want.settle();
-    assert_eq!(left_out.keys().collect::<Vec<_>>(), ["b"]);
-    assert_eq!(left_out["b"].to_string(), "a (tcp:192.0.2.1:80-89) and b (tcp:192.0.2.1:89-90) share a port");
-    assert_eq!(want.publications.iter().map(Publication::device).collect::<Vec<_>>(), ["a", "c"]);
-    want.check().unwrap();
-    assert!(want.settle().is_empty());
-}
-
 #[test]
 fn interface_names_are_the_kernels() {
     for name in ["", ".", "..", "a/b", "a b", "sixteen-letters-", "a:1", "a\n"] {
