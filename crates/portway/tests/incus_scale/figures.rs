@@ -15,7 +15,7 @@ use crate::PORTWAY;
 use crate::fleet::{DEVICES, Fleet, add_all, address, name};
 
 /// Measurements of what is repeated.
-const REPEATS: usize = 20;
+pub(crate) const REPEATS: usize = 20;
 
 /// Instances the thousand devices are spread over, and how many of them are containers.
 const INSTANCES: usize = 200;
@@ -29,7 +29,7 @@ fn ms(time: Duration) -> f64 {
 }
 
 /// One line: median and longest of some times, beside the goal.
-fn line(what: &str, goal_ms: u32, mut times: Vec<Duration>) {
+pub(crate) fn line(what: &str, goal_ms: u32, mut times: Vec<Duration>) {
     times.sort_unstable();
     let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
     let verdict = if ms(median) < f64::from(goal_ms) { "met" } else { "MISSED" };
@@ -38,7 +38,7 @@ fn line(what: &str, goal_ms: u32, mut times: Vec<Duration>) {
 
 /// Resident bytes by role, and all together; beside them what remains when pages that processes share
 /// are counted once.
-fn weights(daemon: &Daemon) -> Result<u64> {
+pub(crate) fn weights(daemon: &Daemon) -> Result<u64> {
     let roles =
         [("daemon", vec![daemon.pid()?]), ("keeper", daemon.keepers()), ("workers", daemon.workers())];
     let (mut all, mut all_shares) = (0, 0);
@@ -58,7 +58,7 @@ fn weight(what: &str, bytes: u64, shares: u64) {
     println!("{what:<52} {:>9} kB, shared pages once {:>9} kB", bytes / 1000, shares / 1000);
 }
 
-fn quiet(command: &mut Command) -> Result<()> {
+pub(crate) fn quiet(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
     let status = status.context("cannot start the command")?;
     ensure!(status.success(), "the command ended with {status}");

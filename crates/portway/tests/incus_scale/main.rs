@@ -8,6 +8,8 @@ mod figures;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod led;
+#[cfg(test)]
 mod thousand;
 
 /// The program under test.
