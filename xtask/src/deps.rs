@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("incus", &["model"]),
     ("relay", &["model", "proto", "config", "sys"]),
     ("nat", &["model", "sys"]),
-    ("sshgw", &["model", "proto", "config", "control", "sys", "incus", "relay"]),
+    ("sshgw", &["model", "proto", "config", "control", "sys", "incus", "relay", "guestbin"]),
     ("guest", &["model", "proto", "sys"]),
     ("guestbin", &[]),
     ("daemon", &["model", "proto", "config", "control", "sys", "incus", "relay", "nat"]),

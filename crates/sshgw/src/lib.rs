@@ -4,3 +4,4 @@
 //! order; nothing here reads bytes of a client with a privilege.
 
 pub mod explain;
+pub mod guest;

@@ -1,0 +1,454 @@
+//! Speaking to the program, and the processes it runs.
+//!
+//! One task reads and never waits for anybody: what comes is within what was granted, so there is always room. Another
+//! writes. Both end with the stream, and every process is told then.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use portway_proto::guest::{
+    Credits, DATA_MAX_BYTES, Environment, Exit, Frame, FrameError, Hello, Ids, Inbox, Program, Pty, Signal,
+    Size, Start, Started, Step, Stream, VERSION,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot};
+
+use super::pipe::{Incoming, Outgoing};
+
+/// Bytes of each output that may be under way: they are kept here while nobody takes them.
+const OUTPUT_WINDOW: u32 = 1 << 20;
+
+/// Frames that wait to be written.
+const FRAMES_MAX_COUNT: usize = 16;
+
+/// Why the program is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// Its stream failed or ended.
+    #[error("cannot speak to the helper in the instance")]
+    Stream(#[source] io::Error),
+    /// What it says is not the protocol.
+    #[error("the helper in the instance does not speak as it should")]
+    Frame(#[source] FrameError),
+    /// It is not the one that was put there.
+    #[error("the helper in the instance is another one")]
+    Other,
+}
+
+/// Why a process was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The program could not.
+    #[error("cannot start the program ({step:?})")]
+    Refused {
+        /// What failed.
+        step: Step,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is too long to be sent: arguments and environment together pass half a megabyte.
+    #[error("the command or its environment is too long")]
+    TooLong,
+    /// The program is gone.
+    #[error("the helper in the instance is gone")]
+    Gone,
+}
+
+/// A process as it is wanted; [`Start`] without what this side decides.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields of Start")]
+pub struct Wanted {
+    pub program: Program,
+    pub env: Vec<Vec<u8>>,
+    pub environment: Environment,
+    pub cwd: Vec<u8>,
+    pub ids: Ids,
+    pub umask: u16,
+    pub pty: Option<Pty>,
+}
+
+/// The program in an instance. When the last clone and all processes of it are dropped it ends, and hangs up what it runs.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    shared: Arc<Shared>,
+    frames: mpsc::Sender<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    channels: BTreeMap<u32, Channel>,
+    next: u32,
+    gone: bool,
+}
+
+/// What is known here of a process.
+#[derive(Debug)]
+struct Channel {
+    started: Option<oneshot::Sender<Result<Started, StartError>>>,
+    ended: Option<oneshot::Sender<Exit>>,
+    input: Arc<Outgoing>,
+    outputs: [Arc<Incoming>; 2],
+}
+
+/// A process in an instance.
+#[derive(Debug)]
+pub struct Process {
+    /// What is known from its start.
+    pub started: Started,
+    /// Its standard input.
+    pub input: Input,
+    /// Its standard output, or terminal.
+    pub output: Output,
+    /// Its standard error; it ends at once where there is a terminal.
+    pub error: Output,
+    /// How it ends; an error when the instance or the program there is gone.
+    pub exit: oneshot::Receiver<Exit>,
+    /// What may be done to it.
+    pub control: Control,
+}
+
+/// Standard input of a process.
+#[derive(Debug)]
+pub struct Input {
+    channel: u32,
+    credit: Arc<Outgoing>,
+    frames: mpsc::Sender<Vec<u8>>,
+}
+
+/// An output of a process.
+#[derive(Debug)]
+pub struct Output {
+    channel: u32,
+    stream: Stream,
+    incoming: Arc<Incoming>,
+    frames: mpsc::Sender<Vec<u8>>,
+}
+
+/// What may be done to a process.
+#[derive(Debug, Clone)]
+pub struct Control {
+    channel: u32,
+    frames: mpsc::Sender<Vec<u8>>,
+}
+
+impl Guest {
+    /// Speaks to the program at the other end of `stream`, which [`greet`] has met. It reads and writes in tasks of its own
+    /// from then on.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn adopt<S>(stream: S) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut inbox = Inbox::default();
+        let shared = Arc::new(Shared::default());
+        let (frames, waiting) = mpsc::channel(FRAMES_MAX_COUNT);
+        let reading = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let end = tokio::select! {
+                end = listen(&mut reader, &mut inbox, &reading) => end,
+                end = speak(&mut writer, waiting) => end,
+            };
+            reading.all_gone();
+            end
+        });
+        Self { shared, frames }
+    }
+
+    /// Starts a process.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(&self, wanted: Wanted) -> Result<Process, StartError> {
+        let (started, answer) = oneshot::channel();
+        let (ended, exit) = oneshot::channel();
+        let input = Arc::new(Outgoing::default());
+        let outputs = [(); 2].map(|()| Arc::new(Incoming::new(OUTPUT_WINDOW)));
+        let [output, error] = outputs.clone();
+        let entry =
+            Channel { started: Some(started), ended: Some(ended), input: Arc::clone(&input), outputs };
+        let channel = self.shared.add(entry).ok_or(StartError::Gone)?;
+        let start = Start {
+            channel,
+            program: wanted.program,
+            env: wanted.env,
+            environment: wanted.environment,
+            cwd: wanted.cwd,
+            ids: wanted.ids,
+            umask: wanted.umask,
+            pty: wanted.pty,
+            credits: Credits { stdout: OUTPUT_WINDOW, stderr: OUTPUT_WINDOW },
+        };
+        if start.pty.is_some() {
+            error.end();
+        }
+        let Ok(frame) = written(&Frame::Start(Box::new(start))) else {
+            self.shared.remove(channel);
+            return Err(StartError::TooLong);
+        };
+        self.frames.send(frame).await.map_err(|_| StartError::Gone)?;
+        let started = answer.await.map_err(|_| StartError::Gone)??;
+        let frames = || self.frames.clone();
+        let output_of = |stream, incoming| Output { channel, stream, incoming, frames: frames() };
+        Ok(Process {
+            started,
+            input: Input { channel, credit: input, frames: frames() },
+            output: output_of(Stream::Out, output),
+            error: output_of(Stream::Error, error),
+            exit,
+            control: Control { channel, frames: frames() },
+        })
+    }
+}
+
+impl Input {
+    /// Sends all of it, as fast as the process takes it; `false` when it takes no more.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let most = bytes.len().min(DATA_MAX_BYTES);
+            let Some(count) = self.credit.spend(most).await else { return false };
+            let (now, rest) = bytes.split_at(count);
+            let frame = Frame::Data { channel: self.channel, stream: Stream::In, bytes: now };
+            if !send(&self.frames, &frame).await {
+                return false;
+            }
+            bytes = rest;
+        }
+        true
+    }
+
+    /// Ends the stream. A terminal does not see it.
+    pub async fn end(self) {
+        send(&self.frames, &Frame::Eof { channel: self.channel, stream: Stream::In }).await;
+    }
+}
+
+impl Output {
+    /// Waits for bytes and returns all there are; `None` at the end. Cancelling it loses nothing but, at most, a little
+    /// of the window.
+    pub async fn read(&mut self) -> Option<Vec<u8>> {
+        let taken = self.incoming.take().await?;
+        if let Some(bytes) = taken.granted {
+            let (channel, stream) = (self.channel, self.stream);
+            let frame = written(&Frame::Credit { channel, stream, bytes }).unwrap_or_default();
+            let frames = self.frames.clone();
+            // Bytes that have been taken are not to be lost with a caller that waits no longer.
+            if let Err(mpsc::error::TrySendError::Full(frame)) = frames.try_send(frame) {
+                tokio::spawn(async move { frames.send(frame).await });
+            }
+        }
+        Some(taken.bytes)
+    }
+}
+
+impl Control {
+    /// Sends a signal to the process group.
+    pub async fn signal(&self, signal: Signal) {
+        send(&self.frames, &Frame::Signal { channel: self.channel, signal }).await;
+    }
+
+    /// Gives the terminal another size.
+    pub async fn resize(&self, size: Size) {
+        send(&self.frames, &Frame::Resize { channel: self.channel, size }).await;
+    }
+
+    /// Hangs up: its streams are closed, and the process group gets SIGHUP.
+    pub async fn hang_up(&self) {
+        send(&self.frames, &Frame::Close { channel: self.channel }).await;
+    }
+}
+
+impl Table {
+    fn channel(&mut self, number: u32) -> io::Result<&mut Channel> {
+        self.channels.get_mut(&number).ok_or_else(|| wrong("a channel that is not"))
+    }
+
+    fn forget(&mut self, number: u32) -> io::Result<Channel> {
+        self.channels.remove(&number).ok_or_else(|| wrong("a channel that is not"))
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, channel: Channel) -> Option<u32> {
+        let mut table = self.table();
+        if table.gone {
+            return None;
+        }
+        while table.channels.contains_key(&table.next) {
+            table.next = table.next.wrapping_add(1);
+        }
+        let number = table.next;
+        table.next = number.wrapping_add(1);
+        table.channels.insert(number, channel);
+        Some(number)
+    }
+
+    fn remove(&self, channel: u32) -> Option<Channel> {
+        self.table().channels.remove(&channel)
+    }
+
+    /// The stream has ended.
+    fn all_gone(&self) {
+        let mut table = self.table();
+        table.gone = true;
+        for channel in std::mem::take(&mut table.channels).into_values() {
+            channel.end();
+        }
+    }
+
+    /// What the program says.
+    fn hear(&self, frame: Frame<'_>) -> io::Result<()> {
+        let mut table = self.table();
+        match frame {
+            Frame::Started(started) => {
+                let channel = table.channel(started.channel)?;
+                channel.input.add(started.stdin_credit).map_err(io::Error::other)?;
+                if let Some(waiting) = channel.started.take() {
+                    // Who asked may have gone.
+                    let _ = waiting.send(Ok(started));
+                }
+            }
+            Frame::Refused { channel, step, errno } => {
+                let mut channel = table.forget(channel)?;
+                let source = io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or_default());
+                if let Some(waiting) = channel.started.take() {
+                    let _ = waiting.send(Err(StartError::Refused { step, source }));
+                }
+            }
+            Frame::Data { channel, stream, bytes } => {
+                table.channel(channel)?.output(stream)?.push(bytes).map_err(io::Error::other)?;
+            }
+            Frame::Eof { channel, stream: Stream::In } => table.channel(channel)?.input.end(),
+            Frame::Eof { channel, stream } => table.channel(channel)?.output(stream)?.end(),
+            Frame::Credit { channel, stream: Stream::In, bytes } => {
+                table.channel(channel)?.input.add(bytes).map_err(io::Error::other)?;
+            }
+            Frame::Exited { channel, exit } => {
+                let channel = table.channel(channel)?;
+                channel.input.end();
+                if let Some(waiting) = channel.ended.take() {
+                    let _ = waiting.send(exit);
+                }
+            }
+            Frame::Closed { channel } => {
+                let channel = table.forget(channel)?;
+                channel.end();
+            }
+            Frame::Hello(_)
+            | Frame::Start(_)
+            | Frame::Credit { .. }
+            | Frame::Resize { .. }
+            | Frame::Signal { .. }
+            | Frame::Close { .. } => return Err(wrong("a frame that is the gateway's to send")),
+        }
+        Ok(())
+    }
+}
+
+impl Channel {
+    fn output(&self, stream: Stream) -> io::Result<&Incoming> {
+        let [output, error] = &self.outputs;
+        match stream {
+            Stream::Out => Ok(output),
+            Stream::Error => Ok(error),
+            Stream::In => Err(wrong("an output that is an input")),
+        }
+    }
+
+    fn end(&self) {
+        self.input.end();
+        for output in &self.outputs {
+            output.end();
+        }
+    }
+}
+
+fn wrong(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn written(frame: &Frame<'_>) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = Vec::new();
+    frame.write(&mut bytes).map(|()| bytes)
+}
+
+/// Sends a short frame; `false` when nobody takes it any more.
+async fn send(frames: &mpsc::Sender<Vec<u8>>, frame: &Frame<'_>) -> bool {
+    match written(frame) {
+        Ok(bytes) => frames.send(bytes).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// Says hello to the program at the other end of `stream` and hears its own; its file must have had this SHA-256. Nothing
+/// else has been said then, so the stream may go to another process, and [`Guest::adopt`] there.
+///
+/// # Errors
+/// [`GuestError`].
+pub async fn greet<S>(stream: &mut S, hash: &[u8; 32]) -> Result<(), GuestError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let greeting = written(&Frame::Hello(Hello::GATEWAY)).map_err(GuestError::Frame)?;
+    stream.write_all(&greeting).await.map_err(GuestError::Stream)?;
+    stream.flush().await.map_err(GuestError::Stream)?;
+    let mut inbox = Inbox::default();
+    let ours = loop {
+        if let Some(frame) = inbox.next().map_err(GuestError::Frame)? {
+            let hello = Frame::read(frame).map_err(GuestError::Frame)?;
+            break matches!(hello, Frame::Hello(hello) if hello.version == VERSION && hello.build == *hash);
+        }
+        fill(stream, &mut inbox).await.map_err(GuestError::Stream)?;
+    };
+    if ours && !inbox.is_amid() { Ok(()) } else { Err(GuestError::Other) }
+}
+
+async fn fill<R: AsyncRead + Unpin>(reader: &mut R, inbox: &mut Inbox) -> io::Result<()> {
+    match reader.read(inbox.room()).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        count => {
+            inbox.filled(count);
+            Ok(())
+        }
+    }
+}
+
+async fn listen<S: AsyncRead>(
+    reader: &mut ReadHalf<S>,
+    inbox: &mut Inbox,
+    shared: &Shared,
+) -> io::Result<()> {
+    loop {
+        while let Some(frame) = inbox.next().map_err(io::Error::other)? {
+            shared.hear(Frame::read(frame).map_err(io::Error::other)?)?;
+        }
+        fill(reader, inbox).await?;
+    }
+}
+
+/// Writes until nobody is left who could say something.
+async fn speak<S: AsyncWrite>(
+    writer: &mut WriteHalf<S>,
+    mut waiting: mpsc::Receiver<Vec<u8>>,
+) -> io::Result<()> {
+    while let Some(frame) = waiting.recv().await {
+        writer.write_all(&frame).await?;
+        if waiting.is_empty() {
+            writer.flush().await?;
+        }
+    }
+    writer.shutdown().await
+}
