@@ -26,8 +26,8 @@ const NAME_PREFIX: &[u8] = b".portway-guest-";
 /// Our own file, whatever its name or whether it has one.
 const SELF: &str = "/proc/self/exe";
 
-/// Largest file of ours, bytes: the build refuses more than a megabyte.
-const FILE_MAX_BYTES: u64 = 4 << 20;
+/// Largest file of ours, bytes: with all that a debugger wants to know. What is sent is half a megabyte.
+const FILE_MAX_BYTES: u64 = 256 << 20;
 
 /// Checks our own file against `wanted`, a SHA-256 in hex, removes its name and serves from memory.
 pub(crate) fn settle(wanted: Option<&str>) -> Ended {
