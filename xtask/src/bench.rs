@@ -12,6 +12,25 @@ use crate::needs;
 use crate::steps::run as run_command;
 use crate::workspace::{Workspace, cargo};
 
+/// What `--only` may name, a line each: the benchmark has a test that they are these.
+const NAMES: &str = include_str!("../../crates/bench/names.txt");
+
+/// Why these arguments of a run can be refused before anything is built, if they can: an unknown name after `--only`.
+pub(crate) fn refusal(arguments: &[String]) -> Option<String> {
+    if arguments.first().is_some_and(|word| word == "show") {
+        return None;
+    }
+    let values = arguments.iter().enumerate().filter_map(|(at, word)| match word.strip_prefix("--only") {
+        Some("") => arguments.get(at + 1).map(String::as_str),
+        Some(rest) => rest.strip_prefix('='),
+        None => None,
+    });
+    let unknown =
+        values.flat_map(|value| value.split(',')).find(|name| !NAMES.lines().any(|known| known == *name))?;
+    let names: Vec<&str> = NAMES.lines().collect();
+    Some(format!("bench --only {unknown}: no such workload or peer; one of {} wanted", names.join(", ")))
+}
+
 /// Builds what is needed and becomes the benchmark with these arguments; only a run needs root and the program
 /// under test.
 ///
@@ -57,4 +76,26 @@ fn build(workspace: &Workspace, packages: &[&str]) -> anyhow::Result<()> {
         command.args(["--package", package]);
     }
     run_command(command.current_dir(workspace.root()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a name that nothing has is found out only after all is built.
+    #[test]
+    fn an_unknown_name_is_refused_with_those_that_are_known() {
+        let refused = |words: &str| {
+            let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+            refusal(&words)
+        };
+        for words in ["--only conn,nobody", "--rounds 1 --only=nobody", "--only nobody --quick"] {
+            let said = refused(words).expect("a refusal");
+            assert!(said.contains("--only nobody") && said.contains("rtt-64, "), "{said}");
+        }
+        for words in ["", "--quick", "--only conn,relay,direct", "--only=nat-scale", "--only", "show --only"]
+        {
+            assert_eq!(refused(words), None, "{words}");
+        }
+    }
 }

@@ -44,7 +44,14 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let command = match args.as_slice() {
-        ["bench", rest @ ..] => Command::Bench(rest.iter().map(|word| (*word).to_owned()).collect()),
+        ["bench", rest @ ..] => {
+            let rest: Vec<String> = rest.iter().map(|word| (*word).to_owned()).collect();
+            if let Some(refusal) = bench::refusal(&rest) {
+                eprintln!("xtask: {refusal}");
+                return ExitCode::from(2);
+            }
+            Command::Bench(rest)
+        }
         ["testbed", rest @ ..] => return portway_testkit::testbed::main(rest),
         ["test"] => Command::Test { quick: false },
         ["test", "--quick"] => Command::Test { quick: true },

@@ -114,20 +114,23 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 fn name(text: &str) -> Result<String, String> {
-    if Workload::named(text).is_some() || Peer::named(text).is_some() || text == SCALE {
-        return Ok(text.to_owned());
+    let names: Vec<&str> = NAMES.lines().collect();
+    if names.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("one of {} wanted", names.join(", ")))
     }
-    let workloads = WORKLOADS.iter().map(|workload| workload.name);
-    let names: Vec<&str> = workloads.chain([SCALE]).chain(Peer::ALL.into_iter().map(Peer::name)).collect();
-    Err(format!("one of {} wanted", names.join(", ")))
 }
+
+/// What `--only` may name, a line each: a file, which `cargo xtask` reads before this program is built.
+const NAMES: &str = include_str!("../names.txt");
 
 /// Connections of the idle workload, or as many as the peer can hold.
 const IDLE: usize = 10_000;
 
 /// What `--only` calls the part with many devices of the kernel's NAT, and how many there are.
 const SCALE: &str = "nat-scale";
-const SCALE_DEVICES: u16 = 1000;
+const SCALE_DEVICES: [u16; 2] = [1000, 5000];
 
 impl RunOptions {
     /// Those asked for; all, when none is named.
@@ -148,9 +151,9 @@ impl RunOptions {
         both && (named || !self.quick && self.workloads().len() == WORKLOADS.len())
     }
 
-    /// How many devices that are.
-    pub(crate) fn scale_devices(&self) -> u16 {
-        if self.quick { 3 } else { SCALE_DEVICES }
+    /// How many devices that are, one after the other.
+    pub(crate) fn scale_devices(&self) -> Vec<u16> {
+        if self.quick { vec![3] } else { SCALE_DEVICES.to_vec() }
     }
 
     /// The same of peers.
@@ -231,6 +234,15 @@ mod tests {
         ] {
             assert_eq!(parse(words).unwrap().scales(), scales, "{words}");
         }
+    }
+
+    /// Fails when: a workload or a peer is added that `--only` does not take.
+    #[test]
+    fn the_names_are_those_of_the_workloads_and_of_the_peers() {
+        let workloads = WORKLOADS.iter().map(|workload| workload.name);
+        let names: Vec<&str> =
+            workloads.chain([SCALE]).chain(Peer::ALL.into_iter().map(Peer::name)).collect();
+        assert_eq!(NAMES.lines().collect::<Vec<_>>(), names);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -18,6 +18,9 @@ use crate::workload::Path;
 
 const NGINX: &str = include_str!("../peers/nginx.conf");
 const HAPROXY: &str = include_str!("../peers/haproxy.cfg");
+
+/// User of a copy's worker, less its number.
+const FIRST_USER: u32 = 60_000;
 
 /// How long a peer may take to listen.
 const START: Duration = Duration::from_secs(20);
@@ -98,26 +101,29 @@ impl Peer {
         !matches!(self, Self::Direct | Self::IncusNat | Self::Nat)
     }
 
-    /// How many connections one process of it can hold with the 20,000 descriptors that there are: two for
-    /// each; HAProxy keeps some for pipes, and the Incus proxy has two pipes for each connection.
-    pub(crate) fn idle_limit(self) -> usize {
+    /// Descriptors that one of its processes has for each connection: one on each side; the Incus proxy has two pipes
+    /// beside them. Zero where there is no process, or one for each connection.
+    pub(crate) fn descriptors_each(self) -> usize {
         match self {
-            Self::Forkproxy => 3000,
-            Self::Haproxy => 6000,
-            Self::Nginx | Self::Relay => 9500,
+            Self::Forkproxy => 6,
+            Self::Haproxy | Self::Nginx | Self::Relay => 2,
             Self::Direct | Self::Socat | Self::IncusNat | Self::Nat => 0,
         }
     }
 
-    /// A port of its own on the host.
-    fn port(self) -> u16 {
-        21_000 + Self::ALL.iter().zip(0..).find(|(peer, _)| **peer == self).map_or(0, |(_, index)| index)
+    /// A port of its own on the host, for each of its copies.
+    fn port(self, copy: u16) -> u16 {
+        21_000
+            + 10 * copy
+            + Self::ALL.iter().zip(0..).find(|(peer, _)| **peer == self).map_or(0, |(_, index)| index)
     }
 }
 
 /// A peer that listens.
 pub(crate) struct Running {
     pub(crate) peer: Peer,
+    /// Zero for the one that is measured; others are there for connections that one process cannot hold.
+    copy: u16,
     pub(crate) targets: BTreeMap<Path, Target>,
     programs: Vec<Program>,
 }
@@ -128,7 +134,19 @@ impl Running {
     /// # Errors
     /// When it does not start.
     pub(crate) fn start(peer: Peer, arena: &Arena) -> Result<Self> {
-        let mut running = Self { peer, targets: targets(peer, arena)?, programs: Vec::new() };
+        Self::start_copy(peer, arena, 0)
+    }
+
+    /// The same once more, with processes of its own: one that holds connections, with a device for tcp.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) fn start_copy(peer: Peer, arena: &Arena, copy: u16) -> Result<Self> {
+        let mut targets = targets(peer, arena, copy)?;
+        if copy > 0 && matches!(peer, Peer::Forkproxy | Peer::Relay) {
+            targets.retain(|path, _| *path == Path::Tcp);
+        }
+        let mut running = Self { peer, copy, targets, programs: Vec::new() };
         let started = match peer {
             Peer::Direct => Ok(()),
             Peer::Forkproxy | Peer::IncusNat => running.add_to_incus(arena),
@@ -154,6 +172,26 @@ impl Running {
                 self.programs.iter().flat_map(Program::pids).collect()
             }
         }
+    }
+
+    /// Takes the devices of a copy out of Portway; those of Incus go with the container.
+    ///
+    /// # Errors
+    /// When the daemon refuses.
+    pub(crate) fn end(self, arena: &Arena) -> Result<()> {
+        if self.peer == Peer::Relay {
+            for path in self.targets.keys() {
+                let words = ["device", "remove", arena.container.name(), &self.device(*path)];
+                let output = arena.daemon.cli(&words)?;
+                ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+            }
+        }
+        Ok(())
+    }
+
+    /// Name of a device.
+    fn device(&self, path: Path) -> String {
+        format!("{}-{}", label(self.peer, self.copy), suffix(path))
     }
 
     /// Incus has a process for each device; its arguments name where it listens.
@@ -183,7 +221,7 @@ impl Running {
                 Path::Tcp | Path::Udp => {}
                 Path::UnixToTcp | Path::UnixToUnix => device["mode"] = json!("0666"),
             }
-            (format!("{}-{}", self.peer.name(), suffix(*path)), device)
+            (self.device(*path), device)
         });
         let devices: serde_json::Map<String, serde_json::Value> = devices.collect();
         arena.container.request("PATCH", "", &json!({"devices": devices}))
@@ -192,7 +230,7 @@ impl Running {
     fn add_to_portway(&self, arena: &Arena) -> Result<()> {
         let nat = self.peer == Peer::Nat;
         for path in self.targets.keys() {
-            let name = format!("{}-{}", self.peer.name(), suffix(*path));
+            let name = self.device(*path);
             let mut keys = vec![format!("listen={}", self.listen(*path))];
             keys.push(format!("connect={}", connect(self.peer, *path, arena)));
             if nat {
@@ -200,6 +238,10 @@ impl Running {
             }
             if matches!(path, Path::UnixToTcp | Path::UnixToUnix) {
                 keys.push("mode=0666".to_owned());
+            }
+            if self.copy > 0 {
+                // Another user: another process.
+                keys.push(format!("security.uid={}", FIRST_USER + u32::from(self.copy)));
             }
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
             arena.daemon.add(arena.container.name(), &name, &keys)?;
@@ -217,6 +259,7 @@ impl Running {
         };
         let text = template
             .replace("{dir}", &arena.folder.path().display().to_string())
+            .replace("{copy}", &self.copy.to_string())
             .replace("{tcp}", &bare(Path::Tcp))
             .replace("{udp}", &bare(Path::Udp))
             .replace("{unix_tcp}", &bare(Path::UnixToTcp))
@@ -234,19 +277,19 @@ impl Running {
     }
 
     fn spawn(&mut self, arena: &Arena, command: &mut Command) -> Result<()> {
-        let log = fs::File::create(arena.folder.path().join(format!("{}.log", self.peer.name())))?;
+        let log = fs::File::create(arena.folder.path().join(format!("{}.log", label(self.peer, self.copy))))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.programs.push(Program::start(arena.bed.netns(), command)?);
         Ok(())
     }
 
     fn start_nginx(&mut self, arena: &Arena) -> Result<()> {
-        let path = self.configuration(arena, "nginx.conf", NGINX)?;
+        let path = self.configuration(arena, &format!("nginx-{}.conf", self.copy), NGINX)?;
         self.spawn(arena, Command::new("nginx").arg("-p").arg(arena.folder.path()).arg("-c").arg(path))
     }
 
     fn start_haproxy(&mut self, arena: &Arena) -> Result<()> {
-        let path = self.configuration(arena, "haproxy.cfg", HAPROXY)?;
+        let path = self.configuration(arena, &format!("haproxy-{}.cfg", self.copy), HAPROXY)?;
         self.spawn(arena, Command::new("haproxy").args(["-db", "-q", "-f"]).arg(path))
     }
 
@@ -276,7 +319,7 @@ impl Running {
         for target in self.targets.values().filter(|target| !matches!(target, Target::Udp(_))) {
             while arena.client.enter(|| target.connect())?.is_err() {
                 if begin.elapsed() > START {
-                    let log = arena.folder.path().join(format!("{}.log", self.peer.name()));
+                    let log = arena.folder.path().join(format!("{}.log", label(self.peer, self.copy)));
                     bail!("it does not listen at {target}: {}", fs::read_to_string(log).unwrap_or_default());
                 }
                 std::thread::sleep(Duration::from_millis(5));
@@ -287,11 +330,11 @@ impl Running {
 }
 
 /// Where the client goes.
-fn targets(peer: Peer, arena: &Arena) -> Result<BTreeMap<Path, Target>> {
+fn targets(peer: Peer, arena: &Arena, copy: u16) -> Result<BTreeMap<Path, Target>> {
     let service = arena.service_address();
-    let port = (arena.host, peer.port()).into();
+    let port = (arena.host, peer.port(copy)).into();
     let file =
-        |path| Target::Unix(arena.folder.path().join(format!("{}-{}.sock", peer.name(), suffix(path))));
+        |path| Target::Unix(arena.folder.path().join(format!("{}-{}.sock", label(peer, copy), suffix(path))));
     let of = |path| -> Result<Target> {
         Ok(match (path, peer) {
             // Without a peer a client of a unix socket takes the network.
@@ -315,6 +358,11 @@ pub(crate) fn connect(peer: Peer, path: Path, arena: &Arena) -> String {
         Path::Udp => format!("udp:{address}:{port}"),
         Path::UnixToUnix => format!("unix:{SERVICE_PATH}"),
     }
+}
+
+/// What a peer and its copies are called in names of devices and files.
+fn label(peer: Peer, copy: u16) -> String {
+    if copy == 0 { peer.name().to_owned() } else { format!("{}-copy{copy}", peer.name()) }
 }
 
 fn suffix(path: Path) -> &'static str {

@@ -14,7 +14,7 @@ use crate::options::RunOptions;
 use crate::peer::{Peer, Running};
 use crate::process::Program;
 use crate::rounds::call;
-use crate::workload::{Kind, WORKLOADS};
+use crate::workload::Kind;
 
 /// Samples per second; no divisor of the clock's tick.
 const SAMPLES: &str = "1999";
@@ -37,7 +37,12 @@ pub(crate) struct Symbol {
 /// By workload, the functions where most time went.
 pub(crate) type Profiles = BTreeMap<String, Vec<Symbol>>;
 
-/// Runs every workload asked for once more through the relay and looks at its workers.
+/// What the profile of new connections through the kernel's NAT is called: it has no process, and is one of the
+/// whole machine.
+pub(crate) const NAT: &str = "conn-nat";
+
+/// Runs every workload asked for once more through the relay and looks at its workers; new connections through the
+/// kernel's NAT, too.
 ///
 /// # Errors
 /// When perf is missing or fails, or a measurement does.
@@ -47,35 +52,49 @@ pub(crate) fn run(
     options: &RunOptions,
     say: &dyn Fn(&str),
 ) -> Result<Profiles> {
-    let relay = peers.iter().find(|peer| peer.peer == Peer::Relay);
-    let relay = relay.context("a profile is one of the relay, which --only leaves out")?;
-    let selected = options.workloads();
-    let named = |name: &str| selected.iter().any(|workload| workload.name == name);
+    let peer = |wanted| peers.iter().find(|peer| peer.peer == wanted);
+    let relay = peer(Peer::Relay).context("a profile is one of the relay, which --only leaves out")?;
+    let span = options.span().max(SPAN);
     let mut profiles = Profiles::new();
-    for workload in WORKLOADS.iter().filter(|workload| named(workload.name) && workload.kind != Kind::Idle) {
+    for workload in options.workloads().into_iter().filter(|workload| workload.kind != Kind::Idle) {
         say(&format!("profile of {}", workload.name));
         let target = relay.targets.get(&workload.path).context("no such device")?;
-        let file = arena.folder.path().join("perf.data");
         let pids: Vec<String> = arena.daemon.workers().iter().map(ToString::to_string).collect();
-        let mut perf = Command::new("perf");
-        perf.args(["record", "--quiet", "--event", "cpu-clock", "--freq", SAMPLES, "--pid", &pids.join(",")]);
-        perf.arg("--output").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let perf = Program::start(arena.bed.netns(), &mut perf).context("perf (package linux-perf)")?;
-        // It makes the file when it begins.
-        wait_for("perf", || file.exists().then_some(()))?;
-        call(arena, target, workload, options.span().max(SPAN))?;
-        // It writes the rest when it is ended.
-        drop(perf);
-        profiles.insert(workload.name.to_owned(), symbols(&file)?);
-        std::fs::remove_file(&file).context("cannot remove perf's file")?;
+        let symbols = record(arena, &["--pid", &pids.join(",")], || call(arena, target, workload, span))?;
+        profiles.insert(workload.name.to_owned(), symbols);
+        if let (Kind::Connect { .. }, Some(nat)) = (workload.kind, peer(Peer::Nat)) {
+            say(&format!("profile of {NAT}"));
+            let target = nat.targets.get(&workload.path).context("no such device")?;
+            let symbols = record(arena, &["--all-cpus"], || call(arena, target, workload, span))?;
+            profiles.insert(NAT.to_owned(), symbols);
+        }
     }
     Ok(profiles)
 }
 
+/// Has perf look at `whom` while something is measured.
+fn record<T>(arena: &Arena, whom: &[&str], measure: impl FnOnce() -> Result<T>) -> Result<Vec<Symbol>> {
+    let file = arena.folder.path().join("perf.data");
+    let mut perf = Command::new("perf");
+    perf.args(["record", "--quiet", "--event", "cpu-clock", "--freq", SAMPLES]).args(whom);
+    perf.arg("--output").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let perf = Program::start(arena.bed.netns(), &mut perf).context("perf (package linux-perf)")?;
+    // It makes the file when it begins.
+    wait_for("perf", || file.exists().then_some(()))?;
+    measure()?;
+    // It writes the rest when it is ended.
+    drop(perf);
+    let symbols = symbols(&file)?;
+    std::fs::remove_file(&file).context("cannot remove perf's file")?;
+    Ok(symbols)
+}
+
 fn symbols(file: &Path) -> Result<Vec<Symbol>> {
-    let mut report = Command::new("perf");
+    // A worker has a root without files. Where perf does not find its process, it looks for its program in ours.
+    let mut report = Command::new("unshare");
+    report.args(["--pid", "--fork", "--mount-proc", "perf"]);
     report.args(["report", "--stdio", "--quiet", "--no-children", "--fields", "overhead,symbol", "--input"]);
-    let output = report.arg(file).stdin(Stdio::null()).output().context("cannot start perf")?;
+    let output = report.arg(file).stdin(Stdio::null()).output().context("cannot start unshare")?;
     ensure!(output.status.success(), "perf report: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(parse(&String::from_utf8_lossy(&output.stdout)))
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::peer::Peer;
+use crate::profile;
 use crate::results::Results;
 use crate::sample::Metric;
 use crate::scale::Scale;
@@ -107,7 +108,8 @@ fn write_memory(results: &Results, out: &mut String) -> std::fmt::Result {
     writeln!(
         out,
         "\n## Memory\n\nWith one device of each kind, before the first connection; Portway with daemon and keeper, which are there\n\
-         once for all devices. RSS counts pages that several processes share several times, PSS once.\n"
+         once for all devices. RSS counts pages that several processes share several times, PSS once. Idle connections: how\n\
+         many, in how many processes of the peer, of which each may have 20,000 descriptors.\n"
     )?;
     writeln!(
         out,
@@ -115,7 +117,8 @@ fn write_memory(results: &Results, out: &mut String) -> std::fmt::Result {
     )?;
     for (peer, figures) in results.memory.iter().filter(|(_, figures)| figures.processes > 0) {
         let idle = figures.idle.map_or("–".to_owned(), |idle| {
-            format!("{:.2} kB (of {})", idle.bytes_each() / 1e3, thousands(idle.connections as f64))
+            let (bytes, connections) = (idle.bytes_each() / 1e3, thousands(idle.connections as f64));
+            format!("{bytes:.2} kB ({connections} in {})", idle.processes)
         });
         let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
         writeln!(
@@ -173,33 +176,35 @@ fn write_workload(results: &Results, workload: &Workload, out: &mut String) -> s
 fn write_scale(scale: &Scale, out: &mut String) -> std::fmt::Result {
     writeln!(
         out,
-        "\n### {} devices of the kernel's NAT\n\nNew connections per second, 32 under way: through the last device, and past \
-         all of them by a route. With one device\nof each, and with many of one.\n",
-        thousands(f64::from(scale.devices))
+        "\n### Many devices of the kernel's NAT\n\nNew connections per second, 32 under way: through the last device, and past all of them by a route, with the devices\n\
+         and without. Portway's are put in and taken out by `apply`, in turns of which each measures both, {} times each way: a\n\
+         ratio is one of the same turn. Incus needs minutes for so many and is measured without and then with. *One more\n\
+         takes*: a request that adds a device, to its answer, when the device is served.\n",
+        crate::scale::WINDOWS
     )?;
     writeln!(
         out,
-        "| devices | through the last | × with one | unrelated | × with one | one more takes |\n|---|---|---|---|---|---|"
+        "| devices | through the last | × with one | unrelated | without them | × without | one more takes |\n|---|---|---|---|---|---|---|"
     )?;
-    let rate = |values: Option<&Vec<f64>>| {
-        figure(Metric::Rate, values.and_then(|values| Median::of(values.iter().copied())))
-    };
-    let times = |ratio: Option<f64>| ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
-    for peer in [Peer::Nat, Peer::IncusNat] {
-        let (through, past) = (rate(scale.one.get(&peer)), rate(scale.one.get(&Peer::Direct)));
-        writeln!(out, "| {}, 1 | {through} | – | {past} | – | – |", peer.title())?;
-        let Some(many) = scale.many.get(&peer) else { continue };
-        writeln!(
-            out,
-            "| {}, {} | {} | {} | {} | {} | {:.0} ms |",
-            peer.title(),
-            thousands(f64::from(scale.devices)),
-            rate(Some(&many.through)),
-            times(scale.through(peer)),
-            rate(Some(&many.unrelated)),
-            times(scale.unrelated(peer)),
-            many.add_ms
-        )?;
+    let median = |values: &[f64]| Median::of(values.iter().copied());
+    let rate = |values: &[f64]| figure(Metric::Rate, median(values));
+    let times = |ratio: Option<Median>| ratio.map_or("–".to_owned(), targets::shown);
+    for (peer, one) in &scale.one {
+        writeln!(out, "| {}, 1 | {} | – | – | – | – | – |", peer.title(), rate(one))?;
+        for many in scale.many.iter().filter(|many| many.peer == *peer) {
+            writeln!(
+                out,
+                "| {}, {} | {} | {} | {} | {} | {} | {} ms |",
+                peer.title(),
+                thousands(f64::from(many.devices)),
+                rate(&many.through),
+                times(scale.through(many)),
+                rate(&many.unrelated),
+                rate(&many.without),
+                times(many.unrelated()),
+                figure(Metric::P50, median(&many.add_ms)),
+            )?;
+        }
     }
     Ok(())
 }
@@ -210,17 +215,18 @@ fn write_profiles(results: &Results, out: &mut String) -> std::fmt::Result {
     }
     writeln!(
         out,
-        "\n## Where the relay's time goes\n\nShares of the workers' processor time, by samples of the clock; (u) is our own code or a library,\n\
-         the rest is the kernel.\n\n| workload | functions |\n|---|---|"
+        "\n## Where the time goes\n\nShares of the relay workers' processor time, by samples of the clock; (u) is our own code or a library,\n\
+         the rest is the kernel. The kernel's NAT has no process: its row is of the whole machine, client and service too.\n\n| workload | functions |\n|---|---|"
     )?;
-    for workload in WORKLOADS {
-        let Some(symbols) = results.profiles.get(workload.name) else { continue };
+    let titles = WORKLOADS.iter().map(|workload| (workload.name, workload.title));
+    for (name, title) in titles.chain([(profile::NAT, "new connections, kernel NAT")]) {
+        let Some(symbols) = results.profiles.get(name) else { continue };
         let shown = symbols.iter().map(|symbol| {
             let mark = if symbol.is_kernel { "" } else { " (u)" };
             // A bar would end the cell.
             format!("{:.1} % `{}`{mark}", symbol.percent, symbol.name.replace(['|', '`'], ""))
         });
-        writeln!(out, "| {} | {} |", workload.title, shown.collect::<Vec<_>>().join(", "))?;
+        writeln!(out, "| {title} | {} |", shown.collect::<Vec<_>>().join(", "))?;
     }
     Ok(())
 }
@@ -236,7 +242,7 @@ fn figure(metric: Metric, median: Option<Median>) -> String {
 }
 
 /// `12,345`.
-fn thousands(number: f64) -> String {
+pub(crate) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

@@ -71,6 +71,8 @@ pub(crate) struct MemoryFigures {
 #[serde(deny_unknown_fields)]
 pub(crate) struct IdleFigures {
     pub(crate) connections: u64,
+    /// Processes that hold them, all at once.
+    pub(crate) processes: usize,
     pub(crate) before: Memory,
     pub(crate) with: Memory,
 }

@@ -1,5 +1,6 @@
 //! The rounds: every workload with every peer, one after the other, the peers in another order each time.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,6 +22,10 @@ const WARM: Duration = Duration::from_millis(50);
 
 /// A client that takes so many seconds longer than its window is ended.
 const LATE_SECONDS: u64 = 30;
+
+/// Descriptors of a process that connections may take, where it may have 20,000: whoever started us may have been
+/// given no more, and a machine where there are more is not to show other figures.
+const DESCRIPTORS: usize = 18_000;
 
 /// Runs everything that was asked for.
 ///
@@ -57,18 +62,18 @@ pub(crate) fn run(options: &RunOptions, say: &dyn Fn(&str)) -> Result<Results> {
             say(&format!("round {}/{} {}: {}", round + 1, options.rounds(), workload.name, shown.join(", ")));
         }
     }
-    if let Some(idle) = selected.iter().find(|workload| workload.kind == Kind::Idle) {
-        // A process for each connection has no memory for a connection.
-        for peer in peers.iter().filter(|peer| peer.peer.is_relay() && peer.peer != Peer::Socat) {
-            say(&format!("idle: {}", peer.peer.name()));
-            let figures = hold_idle(&arena, peer, idle, options);
-            let figures = results.keep(&format!("idle connections, {}", peer.peer.name()), figures);
-            results.memory.entry(peer.peer).or_default().idle = figures;
-        }
-    }
     if options.profile {
         let profiles = profile::run(&arena, &peers, options, say);
         results.profiles = results.keep("profiles", profiles).unwrap_or_default();
+    }
+    if let Some(idle) = selected.iter().find(|workload| workload.kind == Kind::Idle) {
+        // A process for each connection has no memory for a connection.
+        for peer in peers.iter().map(|peer| peer.peer).filter(|peer| peer.descriptors_each() > 0) {
+            say(&format!("idle: {}", peer.name()));
+            let figures = hold_idle(&arena, peer, idle, options);
+            let figures = results.keep(&format!("idle connections, {}", peer.name()), figures);
+            results.memory.entry(peer).or_default().idle = figures;
+        }
     }
     if options.scales() {
         let scale = scale::run(&arena, &peers, options, say);
@@ -168,16 +173,39 @@ fn fresh_memory(peer: &Running, arena: &Arena) -> MemoryFigures {
     }
 }
 
-fn hold_idle(
+/// Opens the idle connections, through as many processes as it takes to hold them, and looks at their memory.
+fn hold_idle(arena: &Arena, peer: Peer, workload: &Workload, options: &RunOptions) -> Result<IdleFigures> {
+    let connections = options.idle();
+    let processes = (connections * peer.descriptors_each()).div_ceil(DESCRIPTORS).max(1);
+    let mut copies = Vec::new();
+    for copy in (1..).take(processes) {
+        copies.push(Running::start_copy(peer, arena, copy)?);
+    }
+    let pids: BTreeSet<i32> = copies.iter().flat_map(|copy| copy.pids(arena)).collect();
+    let pids: Vec<i32> = pids.into_iter().collect();
+    let before = Memory::of(&pids);
+    let mut clients = Vec::new();
+    for (number, copy) in copies.iter().enumerate() {
+        // Shares whose sum is the whole.
+        let share = connections * (number + 1) / processes - connections * number / processes;
+        let target = copy.targets.get(&workload.path).context("no such device")?;
+        let client = open_idle(arena, target, workload, options, share);
+        clients.push(client.with_context(|| format!("{share} idle connections through {}", peer.name()))?);
+    }
+    let with = Memory::of(&pids);
+    drop(clients);
+    copies.into_iter().try_for_each(|copy| copy.end(arena))?;
+    Ok(IdleFigures { connections: connections as u64, processes, before, with })
+}
+
+/// A client with so many connections, all of them open.
+fn open_idle(
     arena: &Arena,
-    peer: &Running,
+    target: &Target,
     workload: &Workload,
     options: &RunOptions,
-) -> Result<IdleFigures> {
-    let target = peer.targets.get(&workload.path).context("no such device")?;
-    let connections = options.idle().min(peer.peer.idle_limit());
-    let pids = peer.pids(arena);
-    let before = Memory::of(&pids);
+    connections: usize,
+) -> Result<Program> {
     let mut command = client(arena, target, workload, options.span(), connections)?;
     command.stdin(Stdio::piped());
     let mut program = Program::start(&arena.client, &mut command)?;
@@ -187,10 +215,9 @@ fn hold_idle(
     if line != "ready\n" {
         let mut said = String::new();
         program.child.stderr.as_mut().context("no errors")?.read_to_string(&mut said)?;
-        bail!("{connections} idle connections through {}: {}", peer.peer.name(), said.trim());
+        bail!("{}", said.trim());
     }
-    let with = Memory::of(&pids);
-    Ok(IdleFigures { connections: connections as u64, before, with })
+    Ok(program)
 }
 
 #[cfg(test)]

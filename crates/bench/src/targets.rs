@@ -1,6 +1,7 @@
 //! What Portway is to reach beside the others, and whether it does.
 
 use crate::peer::Peer;
+use crate::report::thousands;
 use crate::results::Results;
 use crate::sample::Metric;
 use crate::stats::Median;
@@ -129,7 +130,7 @@ fn memory(results: &Results) -> Vec<Outcome> {
         reached: value.map_or("–".to_owned(), |value| format!("{:.2} {}", value / unit.0, unit.1)),
         is_met: value.map(|value| value < limit),
     };
-    let all = results.scale.as_ref().filter(|scale| scale.devices >= MANY);
+    let all = results.scale.as_ref().filter(|scale| scale.relay_devices >= MANY);
     let all = all.map(|scale| scale.relay.pss_bytes as f64);
     vec![
         outcome("memory of all processes, 1,000 devices (PSS)", "under 60 MB", all, MANY_BYTES, (1e6, "MB")),
@@ -140,19 +141,22 @@ fn memory(results: &Results) -> Vec<Outcome> {
 
 /// With many devices: as fast as with one, and no burden for others.
 fn many_devices(results: &Results) -> Vec<Outcome> {
-    let scale = results.scale.as_ref();
-    let outcome = |what: &str, ratio: Option<f64>, factor: f64| Outcome {
-        what: format!("{}: {what} many devices", Peer::Nat.title()),
-        wanted: format!("at least {factor} × with one"),
-        reached: ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}")),
-        is_met: ratio.map(|ratio| ratio >= factor),
+    let outcome = |what: String, ratio: Option<Median>, factor: f64, than: &str| Outcome {
+        what: format!("{}: {what}", Peer::Nat.title()),
+        wanted: format!("at least {factor} × with {than}"),
+        reached: ratio.map_or("–".to_owned(), shown),
+        is_met: ratio.map(|ratio| ratio.value >= factor),
     };
-    let through = scale.and_then(|scale| scale.through(Peer::Nat));
-    let unrelated = scale.and_then(|scale| scale.unrelated(Peer::Nat));
-    vec![
-        outcome("new connections through the last of", through, 0.95),
-        outcome("unrelated connections beside", unrelated, 0.97),
-    ]
+    let pair = |number: String, through, unrelated| {
+        [
+            outcome(format!("new connections through the last of {number} devices"), through, 0.95, "one"),
+            outcome(format!("unrelated connections beside {number} devices"), unrelated, 0.97, "none"),
+        ]
+    };
+    let Some(scale) = &results.scale else { return pair("many".to_owned(), None, None).into() };
+    let ours = scale.many.iter().filter(|many| many.peer == Peer::Nat);
+    ours.flat_map(|many| pair(thousands(f64::from(many.devices)), scale.through(many), many.unrelated()))
+        .collect()
 }
 
 /// A ratio with its interval.
