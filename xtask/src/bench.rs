@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: Portway beside what else can stand between a client and a container.
+//! `cargo xtask bench`: Portway beside what else can stand between a client and a container. `cargo xtask counts`:
+//! what its relay worker does for each operation.
 //!
 //! The measuring is a program of its own (`crates/bench`), so that client and service are built like what
 //! they measure; here it is built, with the program under test, and started.
@@ -57,6 +58,30 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> anyhow::Result
 /// When something does not work.
 pub(crate) fn smoke(workspace: &Workspace) -> anyhow::Result<()> {
     run_command(run_role(workspace).arg("--quick").stdout(Stdio::null()))
+}
+
+/// Builds what is needed and becomes the program that counts.
+///
+/// # Errors
+/// When it cannot be built or started, as without root.
+pub(crate) fn run_counts(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<()> {
+    build(workspace, &["portway", "portway-bench"])?;
+    Err(counts_role(workspace).args(arguments).exec()).context("cannot start counting")
+}
+
+/// Holds the counts of what is built already against their ceilings.
+///
+/// # Errors
+/// When one is above its ceiling.
+pub(crate) fn check_counts(workspace: &Workspace) -> anyhow::Result<()> {
+    run_command(&mut counts_role(workspace))
+}
+
+fn counts_role(workspace: &Workspace) -> Command {
+    let mut command = program(workspace);
+    command.arg("counts").arg("--portway").arg(workspace.release_binary());
+    command.arg("--ceilings").arg(workspace.root().join("crates/bench/ceilings.toml"));
+    command
 }
 
 fn run_role(workspace: &Workspace) -> Command {

@@ -31,6 +31,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   testbed up|down|status [incus6] [incus7] [lxd]
                       real servers, each in a network namespace of its own, for the tests
   bench [OPTIONS]     speed and cost beside other proxies, Incus' own and none; bench --help
+  counts [OPTIONS]    instructions and system calls of a relay worker for each operation, beside their
+                      ceilings; --write writes the ceilings anew
   figures             times of `device add` and memory in use, beside Incus' own proxy device
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
             }
             Command::Bench(rest)
         }
+        ["counts", rest @ ..] => Command::Counts(rest.iter().map(|word| (*word).to_owned()).collect()),
         ["testbed", rest @ ..] => return portway_testkit::testbed::main(rest),
         ["test"] => Command::Test { quick: false },
         ["test", "--quick"] => Command::Test { quick: true },
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
 enum Command {
     Test { quick: bool },
     Bench(Vec<String>),
+    Counts(Vec<String>),
     Figures,
     Deps,
     Licences,
@@ -97,6 +101,7 @@ impl Command {
         match self {
             Self::Test { quick } => test::run(&workspace, quick),
             Self::Bench(arguments) => bench::run(&workspace, &arguments),
+            Self::Counts(arguments) => bench::run_counts(&workspace, &arguments),
             Self::Figures => figures::run(&workspace),
             Self::Deps => deps::check(&workspace),
             Self::Licences => licences::check(&workspace),

@@ -46,10 +46,15 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
         } else {
             steps.run("bench", || bench::smoke(workspace));
         }
+        if cfg!(not(target_arch = "x86_64")) || !needs::is_root() {
+            steps.leave("counts", "needs root on x86-64");
+        } else {
+            steps.run("counts", || bench::check_counts(workspace));
+        }
         steps.run("man", || man::generate(&workspace.release_binary(), &workspace.target().join("man")));
         steps.run("docs", || docs::check(workspace, &workspace.release_binary()));
     } else {
-        for name in ["testbed", "tests", "doc tests", "demo", "bench", "man", "docs"] {
+        for name in ["testbed", "tests", "doc tests", "demo", "bench", "counts", "man", "docs"] {
             steps.leave(name, "the build failed");
         }
     }

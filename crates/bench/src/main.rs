@@ -1,12 +1,14 @@
 //! The benchmark: `cargo xtask bench`. No part of the product.
 //!
-//! One program in four roles. `run` sets up an arena (a container of a real Incus, a client outside the
+//! One program in five roles. `run` sets up an arena (a container of a real Incus, a client outside the
 //! host) and all peers, and has every workload measured through every peer, in rounds; `show` shows what was
 //! measured before. `server` is the service behind every peer, `client` one measurement: the same two programs for
-//! all peers, so that what differs is the peer.
+//! all peers, so that what differs is the peer. `counts` counts what a relay worker does for an operation.
 
 mod arena;
 mod client;
+#[cfg(target_arch = "x86_64")]
+mod counts;
 mod histogram;
 mod net;
 mod options;
@@ -33,7 +35,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use crate::client::Ask;
-use crate::options::{ClientOptions, Format, Options, Role, RunOptions, ShowOptions};
+use crate::options::{ClientOptions, CountsOptions, Format, Options, Role, RunOptions, ShowOptions};
 use crate::results::Results;
 use crate::workload::Workload;
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     let done = match Options::parse().role {
         Role::Run(options) => run(&options),
         Role::Show(options) => show(&options),
+        Role::Counts(options) => count(&options),
         Role::Server(options) => server::serve(&options.address, options.unix),
         Role::Client(options) => measure(options),
     };
@@ -77,6 +80,16 @@ fn show(options: &ShowOptions) -> Result<()> {
     }
     print(&report::page(&results));
     Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn count(options: &CountsOptions) -> Result<()> {
+    counts::run(options, &print)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn count(_: &CountsOptions) -> Result<()> {
+    anyhow::bail!("instructions are counted on x86-64 only")
 }
 
 fn measure(options: ClientOptions) -> Result<()> {

@@ -30,6 +30,9 @@ pub(crate) enum Role {
     /// Shows figures that were measured before.
     #[command(name = "show", override_usage = "cargo xtask bench show [--write DIR] FILE")]
     Show(ShowOptions),
+    /// Counts what a relay worker does for each operation.
+    #[command(name = "counts", hide = true, override_usage = "cargo xtask counts [OPTIONS]")]
+    Counts(CountsOptions),
     /// The service.
     #[command(name = "server", hide = true)]
     Server(ServerOptions),
@@ -82,6 +85,22 @@ pub(crate) struct ShowOptions {
     /// Write benchmarks.md and benchmarks.svg into this folder as well
     #[arg(long, value_name = "DIR")]
     pub(crate) write: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CountsOptions {
+    /// The program whose worker is counted
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) portway: PathBuf,
+    /// The file of ceilings
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) ceilings: PathBuf,
+    /// Write the ceilings anew, from what is counted
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Say by how much the rounds of a workload differ
+    #[arg(long)]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Args)]
