@@ -1,10 +1,10 @@
 //! What all instances share: settings, state, keeper, providers, events, and the actors by name.
 
+mod claims;
 mod kernel;
 mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,6 @@ use crate::instance::device::Device;
 use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending, Handle, Instance};
 use crate::keeper::Keeper;
-use crate::loops;
 use crate::nat::Leader;
 use crate::owner;
 use crate::provider::Providers;
@@ -30,9 +29,6 @@ use crate::state::{Change, Desired, Refused, Store, StoredDevice, apply, keep_up
 
 /// Longest wait for an actor's answer; for one that is busy the store answers.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// New devices that are compared with those of their instance one by one.
-const FEW: usize = 16;
 
 /// What the daemon decided at its start.
 #[derive(Debug)]
@@ -80,7 +76,7 @@ pub(crate) struct Hub {
     networks: Mutex<BTreeMap<InstanceKey, BTreeSet<String>>>,
     store: Store,
     desired: Mutex<Desired>,
-    claims: Mutex<BTreeMap<DeviceKey, DeviceSpec>>,
+    claims: Mutex<claims::Claims>,
     refused: Mutex<Refused>,
     generation: AtomicU64,
     actors: Mutex<BTreeMap<InstanceKey, Handle>>,
@@ -172,45 +168,6 @@ impl Hub {
     /// The options of a device in the store.
     pub(crate) fn stored_keys(&self, key: &DeviceKey) -> Option<DeviceSpec> {
         locked(&self.desired).get(key).map(|device| device.keys.clone())
-    }
-
-    /// Announces devices that are about to be added or changed, so that two that come at the same time and
-    /// close a ring together do not both get in. Also returns which of them close one, and how; those are
-    /// not announced.
-    pub(crate) fn claim(
-        &self,
-        new: Vec<(DeviceKey, DeviceSpec)>,
-    ) -> (Claim<'_>, BTreeMap<DeviceKey, String>) {
-        let mut claims = locked(&self.claims);
-        let refused = self.closing(&claims, &new);
-        let claimed = new.into_iter().filter(|(key, _)| !refused.contains_key(key));
-        let keys = claimed.map(|(key, spec)| {
-            claims.insert(key.clone(), spec);
-            key
-        });
-        (Claim { keys: keys.collect(), hub: self }, refused)
-    }
-
-    fn closing(
-        &self,
-        claims: &BTreeMap<DeviceKey, DeviceSpec>,
-        new: &[(DeviceKey, DeviceSpec)],
-    ) -> BTreeMap<DeviceKey, String> {
-        let desired = locked(&self.desired);
-        let may_close = |(key, spec): &(DeviceKey, DeviceSpec)| {
-            let stored = beside(&desired, key).map(|device| &device.keys);
-            let listed = new.iter().filter(|(other, _)| other.instance == key.instance && other != key);
-            loops::may_close(spec, stored.chain(beside(claims, key)).chain(listed.map(|(_, spec)| spec)))
-        };
-        // Of many it is quicker to look at all at once.
-        if new.len() <= FEW && !new.iter().any(may_close) {
-            return BTreeMap::new();
-        }
-        let stored = desired.iter().map(|(key, device)| (key, &device.keys));
-        let present: loops::Specs<'_> = stored.chain(claims.iter()).collect();
-        let listed: Vec<_> = new.iter().map(|(key, spec)| (key, spec)).collect();
-        let refused = loops::closing(present, &listed).into_iter();
-        refused.map(|(key, text)| (key.clone(), text)).collect()
     }
 
     /// Those of `keys` that are in the store and bound to no instance.
@@ -497,28 +454,6 @@ impl Hub {
         for done in waiting {
             // An actor that is gone has nothing left.
             let _ = done.await;
-        }
-    }
-}
-
-/// What is known of the other devices of a device's instance.
-fn beside<'a, T>(devices: &'a BTreeMap<DeviceKey, T>, key: &'a DeviceKey) -> impl Iterator<Item = &'a T> {
-    let same = move |(other, _): &(&DeviceKey, &T)| other.instance == key.instance;
-    let after = devices.range((Bound::Excluded(key), Bound::Unbounded)).take_while(same);
-    devices.range(..key).rev().take_while(same).chain(after).map(|(_, known)| known)
-}
-
-/// Devices that were announced; until it is dropped.
-pub(crate) struct Claim<'a> {
-    hub: &'a Hub,
-    keys: Vec<DeviceKey>,
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        let mut claims = locked(&self.hub.claims);
-        for key in &self.keys {
-            claims.remove(key);
         }
     }
 }
