@@ -12,7 +12,7 @@ mod rig;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use portway_relay::wire::field;
@@ -38,6 +38,10 @@ fn has_worked(before: u64) -> bool {
     runs() > before + 20
 }
 
+fn fd_count() -> usize {
+    process::fd_count(std::process::id().cast_signed()).unwrap()
+}
+
 /// A message there and back.
 fn exchange(mut stream: &Stream) {
     stream.write_all(b"small message").unwrap();
@@ -46,9 +50,17 @@ fn exchange(mut stream: &Stream) {
     assert_eq!(&answer, b"small message");
 }
 
+/// What is known of a stream that is on the second thread.
+struct Lent {
+    /// Bytes of pattern 1 that have gone up. All of them have arrived.
+    length: u64,
+    /// Most descriptors that this process has had, the stream's duplicates included.
+    fd_count: usize,
+}
+
 /// A large stream (client, service) that is on the second thread, beside small messages that go on until the end of
-/// `test`, which gets how many bytes of pattern 1 have gone up so far. All of them have arrived.
-fn with_large(keys: &[(&str, &str)], test: impl FnOnce(&mut Rig, Stream, Stream, u64) + Send) {
+/// `test`.
+fn with_large(keys: &[(&str, &str)], test: impl FnOnce(&mut Rig, Stream, Stream, Lent) + Send) {
     in_netns(|| {
         let mut rig = Rig::start();
         let (door, echo) = (service("tcp:127.0.0.1:2000"), service(ECHO));
@@ -71,8 +83,12 @@ fn with_large(keys: &[(&str, &str)], test: impl FnOnce(&mut Rig, Stream, Stream,
                 small.shutdown(Shutdown::Write).unwrap();
             });
             let _over = Over(&over);
-            let length = fill_until(&client, &server, || has_worked(0));
-            test(&mut rig, client, server, length);
+            let most = AtomicUsize::new(0);
+            let length = fill_until(&client, &server, || {
+                most.fetch_max(fd_count(), Ordering::Relaxed);
+                has_worked(0)
+            });
+            test(&mut rig, client, server, Lent { length, fd_count: most.into_inner() });
         });
     });
 }
@@ -109,7 +125,7 @@ fn fill_until(mut from: &Stream, mut to: &Stream, enough: impl Fn() -> bool) -> 
 /// second thread, or its bytes are not counted.
 #[test]
 fn a_stream_that_moves_is_whole_and_half_closes() {
-    with_large(&[], |rig, client, server, length| {
+    with_large(&[], |rig, client, server, Lent { length, .. }| {
         const MORE: u64 = 32 << 20;
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -166,7 +182,7 @@ fn a_removed_device_takes_its_lent_streams_along() {
 /// Fails when: a line that is given to another device still gets what a draining one carries on the second thread.
 #[test]
 fn a_draining_stream_does_not_count_for_the_next_device() {
-    with_large(&[], |rig, client, server, length| {
+    with_large(&[], |rig, client, server, Lent { length, .. }| {
         rig.remove(0, true);
         let _door = service("tcp:127.0.0.1:2002");
         rig.add(0, "tcp:127.0.0.1:1002", "tcp:127.0.0.1:2002", &[]);
@@ -199,11 +215,9 @@ fn a_stream_that_carries_little_comes_back() {
 /// Fails when: what is lent and carries nothing keeps its place for ever. It is looked for when connections are.
 #[test]
 fn an_idle_stream_comes_back() {
-    with_large(&[("tcp.keepalive", "1s"), ("tcp.timeout", "1s")], |_, client, server, _| {
-        let count = || process::fd_count(std::process::id().cast_signed()).unwrap();
-        let lent = count();
-        // Two duplicates, and the pipe that is not needed any more.
-        until("the duplicates are closed", || count() <= lent - 2);
+    with_large(&[("tcp.keepalive", "1s")], |_, client, server, lent| {
+        // Its two duplicates; the pipes that are not needed any more are closed, too.
+        until("the duplicates are closed", || fd_count() <= lent.fd_count - 2);
         let (mut client, mut server) = (&client, &server);
         client.write_all(b"still open").unwrap();
         let mut text = [0; 10];
