@@ -1,7 +1,8 @@
-//! The system calls a relay worker may make.
+//! The system calls a relay worker may make, and those of them that an SSH session may.
 //!
 //! [`allowed`] is the whole policy, one entry per call with what it is for; everything else ends the
-//! process. Arguments are looked at where a call can also do something a relay never does.
+//! process. Arguments are looked at where a call can also do something a relay never does. A session is handed every
+//! descriptor it uses and makes none: [`allowed_in_session`] leaves out what does.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -157,19 +158,60 @@ pub fn allowed() -> impl Iterator<Item = &'static Allowed> {
     COMMON.iter().chain(OLDER)
 }
 
+/// What an SSH session does not need: sockets, pipes and files of its own.
+const NOT_IN_SESSIONS: [&str; 11] = [
+    "splice",
+    "pipe2",
+    "openat2",
+    "socket",
+    "connect",
+    "listen",
+    "recvmmsg",
+    "sendmmsg",
+    "timerfd_create",
+    "timerfd_settime",
+    "pread64",
+];
+
+/// What only a session does.
+const ONLY_IN_SESSIONS: [Allowed; 2] = [
+    any("mlock", libc::SYS_mlock, "keys stay out of swap"),
+    any("munlock", libc::SYS_munlock, "keys stay out of swap"),
+];
+
+/// The policy of an SSH session.
+pub fn allowed_in_session() -> impl Iterator<Item = &'static Allowed> {
+    allowed().filter(|call| !NOT_IN_SESSIONS.contains(&call.name)).chain(&ONLY_IN_SESSIONS)
+}
+
 /// Ends the process (SIGSYS) at any system call that is not [`allowed`], in all its threads and for good. Needs
 /// [`no_new_privs`](super::no_new_privs), which is set here too.
 ///
 /// # Errors
 /// Those of seccomp(2): the kernel has no filters, or a thread has another filter already.
 pub fn worker_seccomp() -> io::Result<()> {
-    let program = compile(std::process::id()).map_err(io::Error::other)?;
+    apply(allowed())
+}
+
+/// The same with what is [`allowed_in_session`].
+///
+/// # Errors
+/// As [`worker_seccomp`].
+pub fn session_seccomp() -> io::Result<()> {
+    apply(allowed_in_session())
+}
+
+fn apply(policy: impl Iterator<Item = &'static Allowed>) -> io::Result<()> {
+    let program = compile(policy, std::process::id()).map_err(io::Error::other)?;
     seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)
 }
 
-fn compile(own_pid: u32) -> Result<BpfProgram, seccompiler::BackendError> {
+fn compile(
+    policy: impl Iterator<Item = &'static Allowed>,
+    own_pid: u32,
+) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules = BTreeMap::new();
-    for call in allowed() {
+    for call in policy {
         rules.insert(call.number, rules_for(call.when, own_pid)?);
     }
     let arch = std::env::consts::ARCH.try_into()?;

@@ -276,3 +276,24 @@ fn threads_that_exist_are_confined_too() {
     });
     assert_eq!(status.terminating_signal(), Some(libc::SIGSYS), "{message}");
 }
+
+/// A session is handed what it uses: none of the calls that make a socket, a pipe or a way to a path passes.
+#[test]
+fn a_session_makes_nothing() {
+    if !root() {
+        return;
+    }
+    for name in NOT_IN_SESSIONS {
+        let call = allowed().find(|call| call.name == name).expect("a call of the table");
+        let (status, message) = in_child(None, || {
+            no_new_privs().unwrap();
+            session_seccomp().unwrap();
+            // SAFETY: descriptor -1 and null pointers; the process ends here, or the kernel refuses the call.
+            unsafe { libc::syscall(call.number, -1, 0, 0, 0, 0, 0) };
+        });
+        assert_eq!(status.terminating_signal(), Some(libc::SIGSYS), "{name} {message}");
+    }
+    for call in &ONLY_IN_SESSIONS {
+        assert!(allowed().all(|other| other.number != call.number), "{} is in both", call.name);
+    }
+}
