@@ -3,5 +3,12 @@
 //! Who someone is, what that person may do, and which instance is meant are decided apart from each other, in this
 //! order; nothing here reads bytes of a client with a privilege.
 
+mod audit;
+pub mod broker;
 pub mod explain;
 pub mod guest;
+pub mod hostkey;
+mod logging;
+pub mod session;
+mod watched;
+mod wire;

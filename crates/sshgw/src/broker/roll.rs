@@ -1,0 +1,189 @@
+//! The roll: a record and a socket for each session that has logged in, so that the next gateway finds it, and
+//! whoever asks what there is.
+//!
+//! They are the broker's own files, in a folder nobody else can enter: what a session may do is read from them and
+//! never from the session.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use portway_sys::pidfd;
+use portway_sys::seqpacket::Channel;
+use serde::{Deserialize, Serialize};
+
+use super::Grant;
+use crate::wire::PROTOCOL_VERSION;
+
+/// The file whose lock says that a gateway lives.
+const LOCK: &str = "lock";
+
+/// A session that has logged in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Of what its process speaks with the broker.
+    pub(super) version: u32,
+    /// Its name.
+    pub(super) session: String,
+    /// Its process, and when that one started, clock ticks after boot.
+    pub(super) pid: i32,
+    pub(super) start_time: u64,
+    /// When it logged in, as RFC 3339 has it.
+    pub(super) since: String,
+    /// The client.
+    pub(super) peer: std::net::SocketAddr,
+    /// As `SSH_CONNECTION` has it.
+    pub(super) connection: String,
+    /// What it may do.
+    pub(super) grant: Grant,
+}
+
+impl Record {
+    /// Whether its process lives.
+    pub(super) fn lives(&self) -> bool {
+        pidfd::start_time(self.pid).is_ok_and(|time| time == self.start_time)
+    }
+}
+
+/// The folder.
+#[derive(Debug)]
+pub(super) struct Roll {
+    dir: PathBuf,
+    /// Held while this gateway lives: two would take each other's sessions for those of a dead one.
+    _lock: File,
+}
+
+impl Roll {
+    /// Makes the folder, for its owner only. `WouldBlock`: another gateway has it.
+    pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join(LOCK))?;
+        lock.try_lock()?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// Notes a session, and gives the listener its process is to have.
+    pub(super) fn enter(&self, record: &Record) -> io::Result<OwnedFd> {
+        let listener = Channel::listen(&self.path(&record.session, "sock"))?;
+        let draft = self.path(&record.session, "new");
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        fs::rename(&draft, self.path(&record.session, "json"))?;
+        Ok(listener)
+    }
+
+    /// It has ended.
+    pub(super) fn leave(&self, session: &str) {
+        for kind in ["json", "sock"] {
+            match fs::remove_file(self.path(session, kind)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, session, "the record of a session stays");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The sessions that live and speak as we do. What others have left is removed.
+    pub(super) fn sweep(&self) -> io::Result<Vec<Record>> {
+        let mut living = Vec::new();
+        for name in names(&self.dir)? {
+            let (session, kind) = name.rsplit_once('.').unwrap_or((&name, ""));
+            match read(&self.path(session, "json")) {
+                Ok(record) if record.lives() => {
+                    if kind == "json" && record.version == PROTOCOL_VERSION {
+                        living.push(record);
+                    }
+                }
+                _ => {
+                    // Another gateway's broom may have been there.
+                    let _gone = fs::remove_file(self.dir.join(&name));
+                }
+            }
+        }
+        Ok(living)
+    }
+
+    /// The way to a session that has lost its broker.
+    pub(super) fn connect(&self, session: &str) -> io::Result<Channel> {
+        Channel::connect(&self.path(session, "sock"))
+    }
+
+    fn path(&self, session: &str, kind: &str) -> PathBuf {
+        self.dir.join(format!("{session}.{kind}"))
+    }
+}
+
+/// The sessions below `dir` that live.
+pub(super) fn living(dir: &Path) -> io::Result<Vec<Record>> {
+    let names = match names(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let records = names.iter().filter(|name| name.ends_with(".json")).map(|name| read(&dir.join(name)));
+    Ok(records.filter_map(Result::ok).filter(Record::lives).collect())
+}
+
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let names = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let names = names.filter_map(|name| name.ok()?.into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name != LOCK).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn read(path: &Path) -> io::Result<Record> {
+    Ok(serde_json::from_reader(io::BufReader::new(File::open(path)?))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(session: &str, pid: i32) -> Record {
+        let text = |text: &str| text.to_owned();
+        Record {
+            version: PROTOCOL_VERSION,
+            session: text(session),
+            pid,
+            start_time: pidfd::start_time(pid).unwrap_or_default(),
+            since: text("2026-01-02T03:04:05.678Z"),
+            peer: "192.0.2.1:4711".parse().expect("an address"),
+            connection: text("192.0.2.1 4711 192.0.2.2 2222"),
+            grant: Grant {
+                person: text("root"),
+                key: text("SHA256:x"),
+                project: text("default"),
+                instance: text("c1"),
+                instance_user: text("root"),
+            },
+        }
+    }
+
+    /// Fails when what is left of a session that has died stays, or one that lives is swept away.
+    #[test]
+    fn only_who_lives_is_on_the_roll() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let roll = Roll::open(dir.path().join("ssh")).expect("a roll");
+        let own = i32::try_from(std::process::id()).expect("a pid");
+        let alive = record("alive", own);
+        let _listener = roll.enter(&alive).expect("noted");
+        let _other = roll.enter(&record("dead", i32::MAX)).expect("noted");
+        let reused = Record { start_time: 1, ..record("reused", own) };
+        let _other = roll.enter(&reused).expect("noted");
+        fs::write(dir.path().join("ssh/half.json"), "{").expect("written");
+        fs::write(dir.path().join("ssh/draft.new"), "{").expect("written");
+        assert!(Roll::open(dir.path().join("ssh")).is_err(), "another gateway");
+        assert_eq!(living(&dir.path().join("ssh")).expect("a list"), std::slice::from_ref(&alive));
+        assert_eq!(roll.sweep().expect("a list"), [alive]);
+        assert_eq!(names(&dir.path().join("ssh")).expect("names"), ["alive.json", "alive.sock"]);
+        roll.connect("alive").expect("connected");
+        roll.leave("alive");
+        assert!(names(&dir.path().join("ssh")).expect("names").is_empty());
+        assert!(living(&dir.path().join("none")).expect("a list").is_empty());
+    }
+}

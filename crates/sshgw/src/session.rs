@@ -1,0 +1,154 @@
+//! The process of one connection: speaks SSH, and has nothing but that connection and a link to the broker.
+//!
+//! It is started as root and gives up its ids, its capabilities, every path and most system calls before it reads the
+//! first byte of a client. The programs it serves run elsewhere: it holds their ends, which the broker opened, and
+//! carries bytes between them and the channels. So the broker may end and be started again meanwhile.
+//!
+//! - `link`: questions to the broker; `algorithms`: what SSH may be made of;
+//! - `handler`: what a client asks for; `program`: a channel with a program behind it;
+//! - `inbox`: what waits for a program, bounded; `signals`: their names and numbers.
+
+mod algorithms;
+mod handler;
+mod inbox;
+mod link;
+mod program;
+mod signals;
+
+use std::io;
+use std::net::TcpStream as StdStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_sys::seqpacket::Channel;
+use portway_sys::{process, sandbox};
+use tokio::net::TcpStream;
+
+use crate::logging;
+use crate::wire::{self, Init, PROTOCOL_VERSION};
+use handler::Client;
+use link::Link;
+
+/// How the program is started again for this.
+pub(crate) const ROLE: [&str; 2] = ["ssh", "session"];
+
+/// The client.
+pub(crate) const CONNECTION_FD: i32 = process::FIRST_FD;
+
+/// The broker.
+pub(crate) const CHANNEL_FD: i32 = process::FIRST_FD + 1;
+
+/// How long programs get to end once their client has gone, and some more.
+const AFTERMATH: Duration = Duration::from_secs(20);
+
+/// Why a session ends before its time.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("a session is started by the gateway only")]
+    NotStarted(#[source] io::Error),
+    #[error("no first message of this version")]
+    Init,
+    #[error("cannot {0}")]
+    System(&'static str, #[source] io::Error),
+    #[error("the host key cannot be used")]
+    Key(#[source] russh::keys::ssh_key::Error),
+}
+
+/// Whether `arguments` are those of this role.
+#[must_use]
+pub fn is_role(arguments: &[String]) -> bool {
+    arguments.iter().map(String::as_str).eq(ROLE)
+}
+
+/// Role `portway ssh session`: fd 3 is the connection, fd 4 the link to the broker.
+#[must_use]
+pub fn run() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "session ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), SessionError> {
+    let system = |what| move |source| SessionError::System(what, source);
+    let connection = process::inherited(CONNECTION_FD).map_err(SessionError::NotStarted)?;
+    let channel =
+        process::inherited(CHANNEL_FD).and_then(Channel::from_fd).map_err(SessionError::NotStarted)?;
+    let mut packet = Vec::new();
+    channel.recv(&mut packet).map_err(SessionError::NotStarted)?;
+    let (init, _): (Init, _) = wire::decode(&packet).ok_or(SessionError::Init)?;
+    if init.version != PROTOCOL_VERSION {
+        return Err(SessionError::Init);
+    }
+    logging::start(&init.log);
+    let key = russh::keys::PrivateKey::from_openssh(&init.host_key).map_err(SessionError::Key)?;
+    // What the runtime needs is made before it is forbidden.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(system("start"))?;
+    let _context = runtime.enter();
+    let stream = StdStream::from(connection);
+    stream.set_nonblocking(true).map_err(system("use the connection"))?;
+    let stream = TcpStream::from_std(stream).map_err(system("use the connection"))?;
+    let link = Arc::new(Link::new(channel).map_err(system("use the link"))?);
+    confine(init.ids)?;
+    let grace = Duration::from_secs(init.grace_secs);
+    runtime.block_on(converse(stream, key, link, grace));
+    Ok(())
+}
+
+/// Gives up everything that is not needed from here on. With a user to become, all of it has to work.
+fn confine(ids: Option<(u32, u32)>) -> Result<(), SessionError> {
+    let step = |what| move |source| SessionError::System(what, source);
+    process::set_name("portway-ssh");
+    match sandbox::private_root() {
+        Err(source) if ids.is_some() => return Err(SessionError::System("hide the file system", source)),
+        _ => {}
+    }
+    if let Some((uid, gid)) = ids {
+        sandbox::drop_ids(uid, gid, &[]).map_err(step("become the session's user"))?;
+    }
+    sandbox::drop_all_caps().map_err(step("drop capabilities"))?;
+    sandbox::no_new_privs().map_err(step("forbid new privileges"))?;
+    sandbox::undumpable().map_err(step("forbid tracing"))?;
+    match sandbox::landlock() {
+        // A kernel without it: the ids and the private root stand alone.
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+        other => other.map_err(step("leave the other processes of its user"))?,
+    }
+    sandbox::session_seccomp().map_err(step("limit system calls"))
+}
+
+/// Serves the client until it has gone and its programs have ended.
+async fn converse(stream: TcpStream, key: russh::keys::PrivateKey, link: Arc<Link>, grace: Duration) {
+    let config = Arc::new(algorithms::config(key));
+    let client = Client::new(Arc::clone(&link));
+    let (logged_in, programs) = (client.logged_in(), client.programs());
+    let reading = tokio::spawn(async move { link.read().await });
+    let serving = async {
+        match russh::server::run_stream(config, stream, client).await {
+            Ok(session) => session.await,
+            Err(error) => Err(error),
+        }
+    };
+    let late = async {
+        tokio::time::sleep(grace).await;
+        if logged_in.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = serving => {
+            if let Err(error) = ended {
+                tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+            }
+        }
+        () = late => {}
+    }
+    programs.close();
+    let _all_or_enough = tokio::time::timeout(AFTERMATH, programs.wait()).await;
+    reading.abort();
+}

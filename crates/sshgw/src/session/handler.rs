@@ -1,0 +1,293 @@
+//! What a client asks for. Called from the connection's loop, so nothing here waits for anybody but the broker's
+//! verdict on a key; a crowded channel takes the pace out of its connection.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use portway_incus::Size;
+use russh::keys::PublicKey;
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::algorithms::WINDOW_BYTES;
+use super::inbox::{Inlet, Outlet, inbox};
+use super::link::Link;
+use super::program::{self, Wanted};
+use super::signals;
+use crate::broker::is_accepted;
+use crate::wire::{PROGRAMS, Reply, Request, Terminal, What};
+
+/// Variables of one channel, and their bytes.
+const VARIABLES: usize = 64;
+const VARIABLE_BYTES: usize = 4 << 10;
+
+/// Size of a terminal whose client does not say (as of the server's).
+const USUAL: (u16, u16) = (80, 24);
+
+/// What a client may send at a time while a channel is crowded, and the pause after each time. Long enough for what the
+/// programs write to go out in between.
+const CROWDED_WINDOW_BYTES: u32 = 16;
+const CROWDED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Longest name of a kind of terminal.
+const KIND_BYTES: usize = 64;
+
+/// One client.
+pub(super) struct Client {
+    link: Arc<Link>,
+    channels: HashMap<ChannelId, Open>,
+    logged_in: CancellationToken,
+    programs: TaskTracker,
+}
+
+/// A channel that is open.
+struct Open {
+    inlet: Inlet,
+    /// Until its program is asked for.
+    idle: Option<Idle>,
+}
+
+/// What a channel has before its program.
+struct Idle {
+    channel: ChannelWriteHalf<Msg>,
+    outlet: Outlet,
+    terminal: Option<Terminal>,
+    environment: Vec<(String, String)>,
+}
+
+impl Client {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self {
+            link,
+            channels: HashMap::new(),
+            logged_in: CancellationToken::new(),
+            programs: TaskTracker::new(),
+        }
+    }
+
+    /// Cancelled once somebody has logged in.
+    pub(super) fn logged_in(&self) -> CancellationToken {
+        self.logged_in.clone()
+    }
+
+    /// The programs that run.
+    pub(super) fn programs(&self) -> TaskTracker {
+        self.programs.clone()
+    }
+
+    /// Asks whether a key is good; without an answer it is not.
+    async fn verdict(&self, request: impl FnOnce(String) -> Request, key: &PublicKey) -> bool {
+        let Ok(key) = key.to_openssh() else { return false };
+        let Ok((Reply::Verdict { accepted: true }, fds)) = self.link.ask(request(key), &[]).await else {
+            return false;
+        };
+        // With the verdict on a proof comes where the next broker will knock.
+        if let Some(Err(error)) = fds.into_iter().next().map(|listener| self.link.await_next(listener)) {
+            tracing::warn!(%error, "the session will not outlive the gateway");
+        }
+        true
+    }
+
+    /// What the channel has, if its program was not asked for yet.
+    fn idle(&mut self, channel: ChannelId) -> Option<&mut Idle> {
+        self.channels.get_mut(&channel)?.idle.as_mut()
+    }
+
+    /// Starts what is asked for. It is agreed to at once: what is wrong with it is said on the channel.
+    fn start(
+        &mut self,
+        id: ChannelId,
+        what: What,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let Some(idle) = self.channels.get_mut(&id).and_then(|open| open.idle.take()) else {
+            return session.channel_failure(id);
+        };
+        session.channel_success(id)?;
+        let Idle { channel, outlet, terminal, environment } = idle;
+        let wanted = Wanted { what, command: command.to_vec(), terminal, environment };
+        self.programs.spawn(program::run(Arc::clone(&self.link), channel, outlet, wanted));
+        Ok(())
+    }
+}
+
+/// Columns and rows, when both are there.
+fn size(columns: u32, rows: u32) -> Option<Size> {
+    let one = |number: u32| u16::try_from(number).ok().filter(|&number| number > 0);
+    Some(Size { width: one(columns)?, height: one(rows)? })
+}
+
+impl Handler for Client {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(
+        &mut self,
+        user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, russh::Error> {
+        let login = user.to_owned();
+        let good = self.verdict(|key| Request::Offer { login, key }, offer.public_key).await;
+        Ok(if good { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
+        let login = user.to_owned();
+        let good = self.verdict(|key| Request::Proven { login, key }, key.public_key).await;
+        Ok(if good { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), russh::Error> {
+        self.logged_in.cancel();
+        Ok(())
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        if self.channels.len() >= PROGRAMS {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
+        let id = channel.id();
+        // What comes in is handed to us; nobody reads it a second time.
+        let (_unread, channel) = channel.split();
+        let (inlet, outlet) = inbox();
+        let idle = Idle { channel, outlet, terminal: None, environment: Vec::new() };
+        self.channels.insert(id, Open { inlet, idle: Some(idle) });
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), russh::Error> {
+        // Its program learns of it by this.
+        self.channels.remove(&channel);
+        Ok(())
+    }
+
+    async fn channel_eof(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), russh::Error> {
+        if let Some(open) = self.channels.get(&channel) {
+            open.inlet.end().await;
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, channel: ChannelId, data: &[u8], _: &mut Session) -> Result<(), russh::Error> {
+        if let Some(open) = self.channels.get(&channel).filter(|_| !data.is_empty()) {
+            open.inlet.bytes(Bytes::copy_from_slice(data)).await;
+            if open.inlet.is_crowded() {
+                tokio::time::sleep(CROWDED_PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asked at each new window, of whichever channel, about all that follow.
+    fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
+        let crowded = self.channels.values().any(|open| open.inlet.is_crowded());
+        if crowded { CROWDED_WINDOW_BYTES } else { WINDOW_BYTES }
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        _pixel_width: u32,
+        _pixel_height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let Some(idle) =
+            self.idle(channel).filter(|idle| idle.terminal.is_none() && term.len() <= KIND_BYTES)
+        else {
+            return session.channel_failure(channel);
+        };
+        let (width, height) = size(columns, rows).map_or(USUAL, |size| (size.width, size.height));
+        idle.terminal = Some(Terminal { kind: term.to_owned(), width, height });
+        session.channel_success(channel)
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _single: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        value: &str,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let fits = is_accepted(name) && name.len() + value.len() <= VARIABLE_BYTES;
+        let Some(idle) = self.idle(channel).filter(|idle| fits && idle.environment.len() < VARIABLES) else {
+            return session.channel_failure(channel);
+        };
+        idle.environment.push((name.to_owned(), value.to_owned()));
+        session.channel_success(channel)
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {
+        self.start(channel, What::Shell, &[], session)
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.start(channel, What::Command, data, session)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        _name: &str,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn window_change_request(
+        &mut self,
+        channel: ChannelId,
+        columns: u32,
+        rows: u32,
+        _pixel_width: u32,
+        _pixel_height: u32,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let Some(open) = self.channels.get_mut(&channel) else { return session.channel_failure(channel) };
+        if let Some(size) = size(columns, rows) {
+            match open.idle.as_mut().and_then(|idle| idle.terminal.as_mut()) {
+                Some(terminal) => (terminal.width, terminal.height) = (size.width, size.height),
+                None => open.inlet.resize(size),
+            }
+        }
+        session.channel_success(channel)
+    }
+
+    async fn signal(&mut self, channel: ChannelId, signal: Sig, _: &mut Session) -> Result<(), russh::Error> {
+        if let (Some(open), Some(number)) = (self.channels.get(&channel), signals::number(&signal)) {
+            open.inlet.signal(number);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! Questions to the broker and their answers, over a socket of packets.
+//!
+//! A question outlives the broker it was put to. Once somebody has logged in, the session has a listener: the next
+//! broker connects to it, is told what runs, and gets the questions that have no answer yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use portway_sys::seqpacket::Channel;
+use serde::Serialize;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+use crate::watched::{receive, send, watched, watched_channel};
+use crate::wire::{self, Answered, Asked, PROGRAMS, Reply, Request};
+
+/// How long a question waits for an answer, and with it for another broker.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The number of what has no answer.
+const UNANSWERED: u64 = u64::MAX;
+
+/// An answer and what came with it.
+pub(super) type Answer = (Reply, Vec<OwnedFd>);
+
+/// The broker has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway does not answer")]
+pub(super) struct Lost;
+
+/// The way to the broker.
+#[derive(Debug)]
+pub(super) struct Link {
+    state: Mutex<State>,
+    /// Uid of the first broker, and of every other.
+    owner: u32,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None`: there is no broker.
+    channel: Option<Arc<AsyncFd<Channel>>>,
+    /// Where the next one comes in.
+    listener: Option<Arc<AsyncFd<OwnedFd>>>,
+    next: u64,
+    waiting: BTreeMap<u64, Question>,
+    /// Channels whose programs run, as far as a broker was told.
+    running: BTreeSet<u32>,
+    /// What was to be told while there was no broker.
+    untold: Vec<Request>,
+    /// There will be no other.
+    is_lost: bool,
+}
+
+#[derive(Debug)]
+struct Question {
+    packet: Arc<[u8]>,
+    answer: oneshot::Sender<Answer>,
+    /// Channel of a program that is asked for.
+    opens: Option<u32>,
+}
+
+impl Link {
+    /// Needs a runtime.
+    pub(super) fn new(channel: Channel) -> io::Result<Self> {
+        let owner = channel.peer_uid()?;
+        let state = State { channel: Some(Arc::new(watched_channel(channel)?)), ..State::default() };
+        Ok(Self { state: Mutex::new(state), owner })
+    }
+
+    /// From here on another broker may follow the first.
+    pub(super) fn await_next(&self, listener: OwnedFd) -> io::Result<()> {
+        let listener = watched(listener)?;
+        self.state().listener = Some(Arc::new(listener));
+        Ok(())
+    }
+
+    /// Asks, and waits for the answer.
+    pub(super) async fn ask(&self, request: Request, raw: &[u8]) -> Result<Answer, Lost> {
+        let opens = match request {
+            Request::Open { channel, .. } => Some(channel),
+            _ => None,
+        };
+        let (answer, answered) = oneshot::channel();
+        let (id, packet, channel) = {
+            let mut state = self.state();
+            if state.is_lost {
+                return Err(Lost);
+            }
+            let id = state.next;
+            state.next += 1;
+            let packet: Arc<[u8]> = packet(&Asked { id, request }, raw).map_err(|_| Lost)?.into();
+            state.waiting.insert(id, Question { packet: Arc::clone(&packet), answer, opens });
+            (id, packet, state.channel.clone())
+        };
+        if let Some(channel) = channel {
+            // One that takes nothing has gone: the next one is asked.
+            let _asked_again = send(&channel, &packet, &[]).await;
+        }
+        let answered = tokio::time::timeout(PATIENCE, answered).await;
+        self.state().waiting.remove(&id);
+        answered.ok().and_then(Result::ok).ok_or(Lost)
+    }
+
+    /// A program has ended. The next broker is told, when there is none.
+    pub(super) async fn closed(&self, channel: u32, request: Request) {
+        let broker = {
+            let mut state = self.state();
+            if state.channel.is_none() && state.untold.len() < PROGRAMS {
+                state.untold.push(request);
+                return;
+            }
+            state.running.remove(&channel);
+            state.channel.clone()
+        };
+        let packet = packet(&Asked { id: UNANSWERED, request }, &[]);
+        if let (Some(broker), Ok(packet)) = (broker, packet)
+            && let Err(error) = send(&broker, &packet, &[]).await
+        {
+            tracing::debug!(%error, "the gateway was not told");
+        }
+    }
+
+    /// Hands answers to whoever waits for them, from one broker after the other, until there will be no more.
+    pub(super) async fn read(&self) {
+        loop {
+            let channel = self.state().channel.clone();
+            if let Some(channel) = channel {
+                self.read_from(&channel).await;
+            }
+            let listener = {
+                let mut state = self.state();
+                state.channel = None;
+                state.listener.clone()
+            };
+            let next = match listener {
+                Some(listener) => self.next(&listener).await,
+                None => None,
+            };
+            let Some(next) = next else { break };
+            self.resume(&next).await;
+        }
+        let mut state = self.state();
+        state.is_lost = true;
+        state.waiting.clear();
+    }
+
+    async fn read_from(&self, channel: &AsyncFd<Channel>) {
+        let mut packet = Vec::new();
+        while let Ok(fds) = receive(channel, &mut packet).await {
+            // Only this program writes them; one that cannot be read is of another version.
+            let Some((Answered { id, reply }, _)) = wire::decode(&packet) else { break };
+            let mut state = self.state();
+            let Some(question) = state.waiting.remove(&id) else { continue };
+            if let (Some(channel), Reply::Opened) = (question.opens, &reply) {
+                state.running.insert(channel);
+            }
+            drop(state);
+            let _unwanted = question.answer.send((reply, fds));
+        }
+    }
+
+    /// The next broker; nobody else is let in.
+    async fn next(&self, listener: &AsyncFd<OwnedFd>) -> Option<Arc<AsyncFd<Channel>>> {
+        loop {
+            let mut guard = listener.readable().await.ok()?;
+            let Ok(accepted) = guard.try_io(|listener| Channel::accept(listener.get_ref().as_fd())) else {
+                continue;
+            };
+            match accepted {
+                Ok(channel) if channel.peer_uid().ok() == Some(self.owner) => {
+                    return watched_channel(channel).ok().map(Arc::new);
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Tells a new broker what runs and what has ended meanwhile, and asks it what has no answer.
+    async fn resume(&self, channel: &Arc<AsyncFd<Channel>>) {
+        let (mut told, asked) = {
+            let mut state = self.state();
+            let untold = std::mem::take(&mut state.untold);
+            let running = state.running.iter().copied().collect();
+            let told: Vec<Request> = std::iter::once(Request::Resume { running }).chain(untold).collect();
+            for request in &told {
+                if let Request::Closed { channel, .. } = request {
+                    state.running.remove(channel);
+                }
+            }
+            state.channel = Some(Arc::clone(channel));
+            let asked: Vec<_> = state.waiting.values().map(|question| Arc::clone(&question.packet)).collect();
+            (told, asked)
+        };
+        let told = told.drain(..).filter_map(|request| packet(&Asked { id: UNANSWERED, request }, &[]).ok());
+        let packets = told.map(Arc::from).chain(asked);
+        for packet in packets {
+            // It has gone again: the next one will be told what this one was not.
+            if send(channel, &packet, &[]).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn packet(asked: &impl Serialize, raw: &[u8]) -> io::Result<Vec<u8>> {
+    Ok(wire::encode(asked, raw)?)
+}

@@ -1,0 +1,292 @@
+//! What the process of a connection may ask of the broker, and what it is told.
+//!
+//! One packet is one message: JSON, a line end, and bytes that JSON cannot hold. A connection's process reads what a
+//! stranger sends, so nothing it says is trusted: [`Ledger`] holds what may be asked, when and how often, and who asks
+//! for more is ended. What it is granted are descriptors, never a path and never the API.
+
+use std::collections::BTreeSet;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages. Broker and session are the same program, except after an upgrade.
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest command that is carried; as long as the kernel takes one argument (`MAX_ARG_STRLEN`, without its NUL).
+pub(crate) const COMMAND_BYTES: usize = 131_071;
+
+/// Programs of one connection that run at a time.
+pub(crate) const PROGRAMS: usize = 128;
+
+/// The first message to a new process. The connection comes with it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Init {
+    /// [`PROTOCOL_VERSION`].
+    pub(crate) version: u32,
+    /// Private key of the gateway, in OpenSSH's format.
+    pub(crate) host_key: String,
+    /// Uid and gid to become, when the broker may give them up.
+    pub(crate) ids: Option<(u32, u32)>,
+    /// Seconds until a client must have logged in.
+    pub(crate) grace_secs: u64,
+    /// What is logged on standard error.
+    pub(crate) log: String,
+}
+
+/// What is asked, with a number for the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// Chosen by the session.
+    pub(crate) id: u64,
+    /// The question.
+    pub(crate) request: Request,
+}
+
+/// What may be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// Would this key do for this login? Nothing is proven.
+    Offer {
+        /// As the client says it.
+        login: String,
+        /// The public key, in OpenSSH's format.
+        key: String,
+    },
+    /// The client has proven that it has this key.
+    Proven {
+        /// As the client says it.
+        login: String,
+        /// The public key, in OpenSSH's format.
+        key: String,
+    },
+    /// The first thing a session says to a broker that is not its first. No answer.
+    Resume {
+        /// Channels whose programs run.
+        running: Vec<u32>,
+    },
+    /// Start a program; a command follows the message.
+    Open {
+        /// The channel, by the number we gave it.
+        channel: u32,
+        /// What is to run.
+        what: What,
+        /// The terminal, if it gets one.
+        terminal: Option<Terminal>,
+        /// Variables the client sets.
+        environment: Vec<(String, String)>,
+    },
+    /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
+    Closed {
+        /// The channel.
+        channel: u32,
+        /// Exit status, if it had one.
+        status: Option<u32>,
+        /// Bytes from the client.
+        bytes_in: u64,
+        /// Bytes to the client.
+        bytes_out: u64,
+    },
+}
+
+/// What is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum What {
+    /// The user's shell, as at a login.
+    Shell,
+    /// A command, by the user's shell.
+    Command,
+}
+
+/// A terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Terminal {
+    /// Its kind, as in `TERM`.
+    pub(crate) kind: String,
+    /// Columns.
+    pub(crate) width: u16,
+    /// Rows.
+    pub(crate) height: u16,
+}
+
+/// An answer, with the number of its question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answered {
+    /// As asked.
+    pub(crate) id: u64,
+    /// The answer.
+    pub(crate) reply: Reply,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Reply {
+    /// To an offer or a proof.
+    Verdict {
+        /// Whether it is good.
+        accepted: bool,
+    },
+    /// The program is about to run; its connections come with this.
+    Opened,
+    /// It cannot.
+    Refused {
+        /// What the client gets as exit status.
+        status: u8,
+        /// Why, one line for people.
+        message: String,
+    },
+}
+
+/// A packet. `raw` follows the message.
+///
+/// # Errors
+/// None for the types of this module.
+pub(crate) fn encode(message: &impl Serialize, raw: &[u8]) -> serde_json::Result<Vec<u8>> {
+    let mut packet = serde_json::to_vec(message)?;
+    packet.push(b'\n');
+    packet.extend_from_slice(raw);
+    Ok(packet)
+}
+
+/// A message and the bytes that follow it. `None`: it is none of this type.
+#[must_use]
+pub(crate) fn decode<T: DeserializeOwned>(packet: &[u8]) -> Option<(T, &[u8])> {
+    // JSON as it is written here has no line end of its own.
+    let end = packet.iter().position(|&byte| byte == b'\n')?;
+    let (message, raw) = packet.split_at(end);
+    Some((serde_json::from_slice(message).ok()?, &raw[1..]))
+}
+
+/// When a question is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Until somebody has logged in.
+    Before,
+    /// Somebody has, with another broker, and nothing was said since.
+    Resuming,
+    /// From then on.
+    After,
+}
+
+/// The table: when, and how many in all.
+const fn rule(request: &Request) -> (Phase, u32) {
+    match request {
+        // Keys of a well-filled agent.
+        Request::Offer { .. } => (Phase::Before, 64),
+        // MaxAuthTries of sshd_config(5).
+        Request::Proven { .. } => (Phase::Before, 6),
+        Request::Resume { .. } => (Phase::Resuming, 1),
+        Request::Open { .. } | Request::Closed { .. } => (Phase::After, u32::MAX),
+    }
+}
+
+/// A session that asks what it may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Breach {
+    /// The question does not belong here.
+    #[error("a question out of its phase")]
+    Phase,
+    /// It was asked too often.
+    #[error("a question asked too often")]
+    Count,
+    /// A channel that has a program, or has none.
+    #[error("a question about another channel")]
+    Channel,
+    /// Something is longer than it may be.
+    #[error("a question that is too long")]
+    Length,
+}
+
+/// What one session has asked.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    phase: Phase,
+    offers: u32,
+    proofs: u32,
+    open: BTreeSet<u32>,
+}
+
+/// Longest text that a client sets: a login, a name or a value of a variable, a public key.
+const TEXT_BYTES: usize = 32 << 10;
+
+/// Variables of one program.
+const VARIABLES: usize = 128;
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { phase: Phase::Before, offers: 0, proofs: 0, open: BTreeSet::new() }
+    }
+}
+
+impl Ledger {
+    /// Of a session that has logged in with another broker.
+    #[must_use]
+    pub(crate) fn of_another() -> Self {
+        Self { phase: Phase::Resuming, ..Self::default() }
+    }
+
+    /// Notes a question, or says why it may not be asked.
+    ///
+    /// # Errors
+    /// The breach; the session is to be ended.
+    pub(crate) fn note(&mut self, request: &Request, raw_bytes: usize) -> Result<(), Breach> {
+        let (phase, most) = rule(request);
+        if phase != self.phase {
+            return Err(Breach::Phase);
+        }
+        match request {
+            Request::Offer { login, key } | Request::Proven { login, key } => {
+                let count = match request {
+                    Request::Offer { .. } => &mut self.offers,
+                    _ => &mut self.proofs,
+                };
+                if *count >= most {
+                    return Err(Breach::Count);
+                }
+                *count += 1;
+                let fits = login.len() <= TEXT_BYTES && key.len() <= TEXT_BYTES && raw_bytes == 0;
+                if fits { Ok(()) } else { Err(Breach::Length) }
+            }
+            Request::Resume { running } => {
+                if running.len() > PROGRAMS {
+                    return Err(Breach::Count);
+                }
+                self.open = running.iter().copied().collect();
+                self.phase = Phase::After;
+                Ok(())
+            }
+            Request::Open { channel, environment, .. } => {
+                if self.open.len() >= PROGRAMS {
+                    return Err(Breach::Count);
+                }
+                let long = environment.len() > VARIABLES || raw_bytes > COMMAND_BYTES;
+                if long {
+                    return Err(Breach::Length);
+                }
+                if self.open.insert(*channel) { Ok(()) } else { Err(Breach::Channel) }
+            }
+            Request::Closed { channel, .. } => {
+                if self.open.remove(channel) {
+                    Ok(())
+                } else {
+                    Err(Breach::Channel)
+                }
+            }
+        }
+    }
+
+    /// Somebody has logged in.
+    pub(crate) fn logged_in(&mut self) {
+        self.phase = Phase::After;
+    }
+
+    /// No program came of it.
+    pub(crate) fn refused(&mut self, channel: u32) {
+        self.open.remove(&channel);
+    }
+}
+
+#[cfg(test)]
+mod tests;
