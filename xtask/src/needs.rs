@@ -22,6 +22,8 @@ const NEEDS: &[Need] = &[
     Need { program: "dnsmasq", package: "dnsmasq-base", used_for: "a DNS server behind a device" },
     Need { program: "drill", package: "ldnsutils", used_for: "questions to a DNS server through a device" },
     Need { program: "ssh-agent", package: "openssh-client", used_for: "the worked example of an agent" },
+    Need { program: "ssh", package: "openssh-client", used_for: "the SSH gateway" },
+    Need { program: "script", package: "bsdutils", used_for: "a terminal before the SSH gateway" },
     Need { program: "gpg", package: "gpg", used_for: "the worked example of gpg-agent" },
     Need { program: "gpg-agent", package: "gpg-agent", used_for: "the worked example of gpg-agent" },
     Need { program: "gpgconf", package: "gpgconf", used_for: "the worked example of gpg-agent" },

@@ -41,6 +41,10 @@ pub struct Paths {
     pub workers_dir: PathBuf,
     /// Locked by the daemon while it runs.
     pub lock: PathBuf,
+    /// Private key of the SSH gateway.
+    pub ssh_host_key: PathBuf,
+    /// Log of who did what over SSH.
+    pub ssh_audit: PathBuf,
 }
 
 /// Who asks: decides whose folder `PORTWAY_DIR` may be.
@@ -200,6 +204,8 @@ impl Paths {
             state: PathBuf::from("/var/lib/portway/state.json"),
             workers_dir: PathBuf::from("/run/portway/workers"),
             lock: PathBuf::from("/run/portway/portway.lock"),
+            ssh_host_key: PathBuf::from("/etc/portway/ssh_host_ed25519_key"),
+            ssh_audit: PathBuf::from("/var/log/portway/ssh-audit.jsonl"),
         }
     }
 
@@ -216,6 +222,8 @@ impl Paths {
             state: dir.join("state.json"),
             workers_dir: dir.join("workers"),
             lock: dir.join("portway.lock"),
+            ssh_host_key: dir.join("ssh_host_ed25519_key"),
+            ssh_audit: dir.join("ssh-audit.jsonl"),
             dir: Some(dir),
         })
     }

@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// carried out, or nothing. Devices that the file does not name stay, unless `--prune` is given.
     #[command(after_help = notes::APPLY)]
     Apply(ApplyArgs),
-    /// Logins of the SSH gateway
+    /// Let people and tools into instances over SSH
     #[command(subcommand, arg_required_else_help = true)]
     Ssh(ssh::SshCommand),
     /// Show the daemon, the servers it follows and its workers

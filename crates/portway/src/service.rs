@@ -79,12 +79,13 @@ fn failures_line(dials: u64, last: &str) -> String {
     }
 }
 
-fn settings(paths: &Paths) -> Outcome<Settings> {
+/// What `portway.toml` says.
+pub(crate) fn settings(paths: &Paths) -> Outcome<Settings> {
     Settings::load(&paths.config).map_err(|error| wrong_settings(&error))
 }
 
 /// How a command ends that cannot use `portway.toml`.
-fn wrong_settings(error: &SettingsError) -> Stop {
+pub(crate) fn wrong_settings(error: &SettingsError) -> Stop {
     let kind = match error {
         SettingsError::Syntax { .. } | SettingsError::NoUser { .. } | SettingsError::RootUser => {
             FailureKind::Usage

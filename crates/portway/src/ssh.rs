@@ -1,4 +1,7 @@
-//! `portway ssh`: what of the gateway is asked without a server.
+//! `portway ssh`: the gateway, who is connected, and what of it is asked without a server.
+
+mod serve;
+mod sessions;
 
 use std::fmt::Write as _;
 
@@ -13,6 +16,9 @@ use crate::output::{Format, Out, csv};
 pub(crate) fn run(command: &SshCommand) -> Outcome {
     match command {
         SshCommand::Explain(args) => explain(args),
+        SshCommand::Serve(args) => serve::run(args),
+        SshCommand::Sessions(args) => sessions::list(args),
+        SshCommand::Kill(args) => sessions::kill(args),
     }
 }
 

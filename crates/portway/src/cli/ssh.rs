@@ -13,6 +13,18 @@ pub(crate) enum SshCommand {
     /// server would allow is.
     #[command(after_help = LOGINS)]
     Explain(ExplainArgs),
+    /// Run the SSH gateway
+    ///
+    /// `ssh -p 2222 c1@host` is then a shell in the instance c1, for whoever has one of the keys in root's
+    /// ~/.ssh/authorized_keys on this host; no SSH server runs inside. Prints `ready` once it listens. SIGTERM ends
+    /// the gateway alone: connections go on.
+    Serve(ServeArgs),
+    /// List who is connected over SSH
+    ///
+    /// Also while no gateway runs: connections outlive it.
+    Sessions(SessionsArgs),
+    /// End a connection and what it runs
+    Kill(KillArgs),
 }
 
 /// Dialects of login names.
@@ -39,6 +51,26 @@ pub(crate) struct ExplainArgs {
     pub(crate) dialect: DialectArg,
     #[command(flatten)]
     pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen; without an address, on all of them
+    #[arg(short, long, value_name = "[ADDRESS]:PORT", default_value = ":2222")]
+    pub(crate) listen: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionsArgs {
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// As listed by `portway ssh sessions`
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
 }
 
 /// Below the help of `ssh explain`.

@@ -1,0 +1,105 @@
+//! `portway ssh sessions` and `portway ssh kill`.
+
+use std::io;
+
+use portway_control::api::FailureKind;
+use portway_sshgw::broker::{self, SessionState};
+
+use super::serve::sessions_dir;
+use crate::cli::ssh::{KillArgs, SessionsArgs};
+use crate::failure::{Outcome, Stop, chain, printable};
+use crate::output::table::Text;
+use crate::output::{Format, Look, Out, csv, table};
+use crate::session::paths;
+
+/// Prints who is connected.
+pub(super) fn list(args: &SessionsArgs) -> Outcome {
+    let sessions = broker::sessions(&sessions_dir(&paths()?)).map_err(|error| unreadable(&error))?;
+    let mut out = Out::new();
+    match args.format.format {
+        Format::Table => {
+            let text = table_text(&sessions, out.look);
+            out.text(&text)
+        }
+        Format::Json => out.json(&sessions),
+        Format::Yaml => out.yaml(&sessions),
+        Format::Csv => out.text(&csv_text(&sessions)),
+    }
+}
+
+/// Ends one.
+pub(super) fn kill(args: &KillArgs) -> Outcome {
+    match broker::end_session(&sessions_dir(&paths()?), &args.id).map_err(|error| unreadable(&error))? {
+        true => Ok(()),
+        false => {
+            let stop = Stop::of(FailureKind::Missing, format!("there is no session {}", printable(&args.id)));
+            Err(stop.hint("`portway ssh sessions` lists them"))
+        }
+    }
+}
+
+fn unreadable(error: &io::Error) -> Stop {
+    let stop = Stop::refused(format!("cannot look at the sessions: {}", chain(error)));
+    if error.kind() == io::ErrorKind::PermissionDenied { stop.hint("run as root") } else { stop }
+}
+
+/// `user@c1`, `user@c1.project`.
+fn place(session: &SessionState) -> String {
+    let SessionState { instance_user, instance, project, .. } = session;
+    if project == "default" {
+        format!("{instance_user}@{instance}")
+    } else {
+        format!("{instance_user}@{instance}.{project}")
+    }
+}
+
+fn table_text(sessions: &[SessionState], look: Look) -> String {
+    let rows = sessions.iter().map(|session| {
+        let peer = session.peer.to_string();
+        [&session.id, &session.person, &place(session), &peer, &session.since].map(Text::new)
+    });
+    table::render(["ID", "PERSON", "WHERE", "FROM", "SINCE"], rows.collect(), look)
+}
+
+fn csv_text(sessions: &[SessionState]) -> String {
+    let header = ["id", "person", "key", "project", "instance", "instance_user", "peer", "since", "pid"];
+    let lines = sessions.iter().map(|session| {
+        let (peer, pid) = (session.peer.to_string(), session.pid.to_string());
+        let SessionState { id, person, key, project, instance, instance_user, since, .. } = session;
+        csv::line([id, person, key, project, instance, instance_user, &peer, since, &pid])
+    });
+    csv::line(header) + &lines.collect::<String>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_a_line() {
+        let text = |text: &str| text.to_owned();
+        let one = SessionState {
+            id: text("0badcafe"),
+            person: text("root"),
+            key: text("SHA256:x"),
+            project: text("default"),
+            instance: text("c1"),
+            instance_user: text("bob"),
+            peer: "192.0.2.1:4711".parse().unwrap(),
+            since: text("2026-01-02T03:04:05.678Z"),
+            pid: 7,
+        };
+        let two = SessionState { project: text("dev"), ..one.clone() };
+        assert_eq!((place(&one), place(&two)), (text("bob@c1"), text("bob@c1.dev")));
+        let csv = csv_text(std::slice::from_ref(&one));
+        assert_eq!(
+            csv.lines().nth(1),
+            Some("0badcafe,root,SHA256:x,default,c1,bob,192.0.2.1:4711,2026-01-02T03:04:05.678Z,7")
+        );
+        let table = table_text(&[one], Look { width: None, colour: false });
+        assert!(
+            table.contains("0badcafe") && table.contains("bob@c1") && table.lines().count() == 2,
+            "{table}"
+        );
+    }
+}

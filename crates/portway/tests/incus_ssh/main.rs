@@ -1,0 +1,8 @@
+//! The SSH gateway as people and tools meet it: OpenSSH's client, real servers, no SSH server in the instance.
+
+#![expect(clippy::unwrap_used, reason = "a helper fails its test")]
+
+mod refusals;
+mod scene;
+mod survival;
+mod walk;

@@ -1,0 +1,196 @@
+//! A gateway in the bed's namespace, a container, and OpenSSH's client with a key.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use portway_testkit::{Bed, Container, ContainerSpec, Server, bed_of, is_root, run};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program under test.
+const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
+
+/// Runs the rest in a mount namespace where root's home is another, by a user database of its own.
+const AT_HOME: &str = "mount --bind \"$1\" /etc/passwd; shift; exec \"$@\"";
+
+/// A running gateway and its surroundings; killed on drop, with the processes of its connections.
+pub(crate) struct Scene {
+    pub(crate) bed: &'static Bed,
+    pub(crate) container: Container<'static>,
+    dir: TempDir,
+    gateway: Option<Child>,
+    pub(crate) port: u16,
+}
+
+impl Scene {
+    /// On a server's bed; `None` where there is none.
+    pub(crate) fn start(server: Server, name: &str) -> Result<Option<Self>> {
+        let bed = if is_root() { bed_of(server) } else { None };
+        let Some(bed) = bed else { return Ok(None) };
+        let container = bed.launch(name, &ContainerSpec::default())?;
+        let dir = tempfile::Builder::new().prefix("pw").tempdir_in("/tmp")?;
+        let mut scene = Self { bed, container, dir, gateway: None, port: 0 };
+        scene.furnish()?;
+        scene.launch()?;
+        Ok(Some(scene))
+    }
+
+    /// Keys, a home for root with one of them, and a user database that says so.
+    fn furnish(&self) -> Result<()> {
+        let private = fs::Permissions::from_mode(0o700);
+        for name in ["home/.ssh", "p"] {
+            fs::create_dir_all(self.path(name))?;
+            fs::set_permissions(self.path(name), private.clone())?;
+        }
+        fs::set_permissions(self.path("home"), private)?;
+        for name in ["key", "other"] {
+            run(Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(self.path(name)))?;
+        }
+        fs::copy(self.path("key.pub"), self.path("home/.ssh/authorized_keys"))?;
+        let root = format!("root:x:0:0:root:{}:/bin/sh\n", self.path("home").display());
+        let passwd = fs::read_to_string("/etc/passwd")?;
+        let others = passwd.lines().filter(|line| !line.starts_with("root:")).map(|line| format!("{line}\n"));
+        fs::write(self.path("passwd"), root + &others.collect::<String>())?;
+        fs::set_permissions(self.path("passwd"), fs::Permissions::from_mode(0o644))?;
+        Ok(())
+    }
+
+    /// Starts the gateway, at the port it had before, if it had one.
+    pub(crate) fn launch(&mut self) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.path("log"))?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", AT_HOME, "sh"]);
+        command.arg(self.path("passwd")).arg(PORTWAY).args(["ssh", "serve", "--listen"]);
+        command.arg(format!("127.0.0.1:{}", self.port)).env("PORTWAY_DIR", self.path("p"));
+        command.env(self.bed.server().socket_variable(), self.bed.socket()).stdin(Stdio::null());
+        command.env("INCUS_SOCKET", self.bed.socket()).stdout(Stdio::piped()).stderr(log);
+        let mut child = self.bed.netns().spawn(&mut command)?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
+        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        self.gateway = Some(child);
+        self.port = port.with_context(|| format!("the gateway said {line:?}: {}", self.log()))?;
+        Ok(())
+    }
+
+    /// Ends the gateway alone.
+    pub(crate) fn stop(&mut self, signal: Signal) -> Result<()> {
+        let mut child = self.gateway.take().context("it does not run")?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
+        child.wait()?;
+        Ok(())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What the gateway and its processes have logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The audit log.
+    pub(crate) fn audit(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.path("p/ssh-audit.jsonl"))?;
+        text.lines().map(|line| serde_json::from_str(line).context("a line of the audit log")).collect()
+    }
+
+    /// OpenSSH's client with the good key and these options, to be given a login and more.
+    pub(crate) fn client(&self, options: &[&str]) -> Command {
+        self.client_with("key", options)
+    }
+
+    /// The same with another key.
+    pub(crate) fn client_with(&self, key: &str, options: &[&str]) -> Command {
+        let mut command = Command::new("ssh");
+        let hosts = format!("UserKnownHostsFile={}", self.path("known_hosts").display());
+        command.args([
+            "-F",
+            "none",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=accept-new",
+            "-o",
+            &hosts,
+        ]);
+        command.args(["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "LogLevel=ERROR", "-i"]);
+        command.arg(self.path(key)).args(options).args(["-p", &self.port.to_string()]);
+        command.env_remove("LANG").env_remove("LC_ALL");
+        command
+    }
+
+    /// Where a login leads on this gateway.
+    pub(crate) fn at(login: &str) -> String {
+        format!("{login}@127.0.0.1")
+    }
+
+    /// Runs a command as root in the container, with this to read.
+    pub(crate) fn command(&self, words: &str, input: &[u8]) -> Result<Output> {
+        self.talk(self.client(&[]).arg(Self::at(self.container.name())).arg(words), input)
+    }
+
+    /// Runs a client to its end.
+    pub(crate) fn talk(&self, client: &mut Command, input: &[u8]) -> Result<Output> {
+        client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.bed.netns().spawn(client)?;
+        let mut stdin = child.stdin.take().context("its input")?;
+        std::thread::scope(|scope| {
+            // A program that does not read it has reasons.
+            scope.spawn(move || stdin.write_all(input));
+            child.wait_with_output().context("a client")
+        })
+    }
+
+    /// The same, which has to succeed; what it printed.
+    pub(crate) fn said(&self, words: &str) -> Result<String> {
+        let output = self.command(words, b"")?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{words}`: {} {error} {}", output.status, self.log());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Pids of the processes of connections.
+    pub(crate) fn sessions(&self) -> Vec<i32> {
+        sessions_below(&self.path("log"))
+    }
+}
+
+/// Processes of connections that log to this file: of this gateway and of no other.
+fn sessions_below(log: &Path) -> Vec<i32> {
+    let ours = |pid: i32| {
+        let is = |name: &str, wanted: &Path| {
+            fs::read_link(format!("/proc/{pid}/{name}")).is_ok_and(|at| at == wanted)
+        };
+        let named =
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "portway-ssh");
+        named && is("fd/2", log)
+    };
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| ours(*pid)).collect()
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.gateway {
+            let _gone = child.kill();
+            let _reaped = child.wait();
+        }
+        for pid in self.sessions() {
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if std::thread::panicking() {
+            // A test that fails is to say more than it knows.
+            let _unheard = std::io::stderr().write_all(self.log().as_bytes());
+        }
+    }
+}
