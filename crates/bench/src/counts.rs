@@ -89,7 +89,7 @@ const SYSCTLS: &[(&str, &str)] = &[
 ];
 
 /// Writes of a round of a stream, and datagrams of one that goes one way.
-const WRITES: usize = 4;
+const WRITES: usize = 2;
 const DATAGRAMS: usize = 64;
 
 const COUNTS: &[Count] = {
@@ -123,13 +123,15 @@ const COUNTS: &[Count] = {
 pub(crate) fn run(options: &CountsOptions, print: &dyn Fn(&str)) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "counting a worker's instructions needs root");
     let mut found = Ceilings::default();
-    for (path, are_streams) in Path::ALL.into_iter().flat_map(|path| [(path, false), (path, true)]) {
-        // Streams have a worker of their own: beside small messages they would move to its second thread.
-        let belongs = |count: &&Count| count.path == path && count.kind.is_stream() == are_streams;
-        let counts: Vec<&Count> = COUNTS.iter().filter(belongs).collect();
-        if counts.is_empty() {
-            continue;
-        }
+    // Each stream has a worker of its own, which has no time to find that there is something small beside it, and to
+    // have its second thread carry it.
+    let (streams, others): (Vec<&Count>, Vec<&Count>) =
+        COUNTS.iter().partition(|count| count.kind.is_stream());
+    let of = |path| others.iter().copied().filter(|count| count.path == path).collect();
+    let groups: Vec<Vec<&Count>> =
+        Path::ALL.into_iter().map(of).chain(streams.into_iter().map(|count| vec![count])).collect();
+    for counts in groups {
+        let Some(path) = counts.first().map(|count| count.path) else { continue };
         // A namespace of its own: no port is taken, and no sysctl but ours is set.
         let netns = Netns::new()?;
         for (name, value) in SYSCTLS {
@@ -220,6 +222,7 @@ impl Stage {
             rounds.sort_unstable_by_key(|round| round.instructions);
         }
         let (least, most) = (rounds.first().context("no round")?, rounds.last().context("no round")?);
+        ensure!(least.instructions > 0, "it is not the worker's first thread that does it");
         let operations = script.operations() as f64;
         let figure = Figure {
             instructions: least.instructions as f64 / operations,
