@@ -4,11 +4,15 @@
 //! order; nothing here reads bytes of a client with a privilege.
 
 mod audit;
+pub mod auth;
 pub mod broker;
 pub mod explain;
+pub mod fuzz;
 pub mod guest;
 pub mod hostkey;
 mod logging;
+pub mod options;
+pub mod policy;
 pub mod session;
 mod watched;
 mod wire;

@@ -1,0 +1,123 @@
+//! Every parser of the gateway that reads what others have written, one function each: fed by a fuzzer, and with the
+//! committed corpus by a test. A function returns for whatever it is given.
+//!
+//! No part of the product.
+
+use std::path::Path;
+
+use portway_proto::login::{Dialect, Login};
+use russh::keys::ssh_key::Certificate;
+
+use crate::auth::accounts;
+use crate::auth::authorized_keys::AuthorizedKeys;
+use crate::auth::grant::Circumstances;
+use crate::auth::key;
+use crate::auth::password;
+use crate::auth::revoked::Revoked;
+use crate::auth::source::Sources;
+use crate::policy::Policy;
+
+/// What a fuzzer calls.
+pub type Target = fn(&[u8]);
+
+/// Names, as folders of the corpus and binaries of the fuzzer have them, and functions. All begin with [`PREFIX`].
+pub const TARGETS: &[(&str, Target)] = &[
+    ("ssh_accounts", accounts),
+    ("ssh_authorized_keys", authorized_keys),
+    ("ssh_certificate", certificate),
+    ("ssh_hash", hash),
+    ("ssh_login", login),
+    ("ssh_policy", policy),
+    ("ssh_revoked", revoked),
+];
+
+/// Begins the names of the targets here.
+pub const PREFIX: &str = "ssh_";
+
+/// Feeds one input to a target.
+///
+/// # Panics
+/// When there is no such target, or the input has found a fault.
+pub fn run(target: &str, data: &[u8]) {
+    let found = TARGETS.iter().find(|(name, _)| *name == target);
+    let (_, function) = found.expect("the name is one of the table");
+    function(data);
+}
+
+fn text(data: &[u8]) -> &str {
+    std::str::from_utf8(data).unwrap_or_default()
+}
+
+fn here() -> Circumstances {
+    Circumstances {
+        client: std::net::Ipv4Addr::LOCALHOST.into(),
+        now_seconds: 1_795_132_800,
+        local_offset_seconds: None,
+    }
+}
+
+/// What is read prints as a login that is read again, as the same.
+fn login(data: &[u8]) {
+    for dialect in Dialect::ALL {
+        match Login::parse(text(data), dialect) {
+            // Only 0.7 has names that begin with what is a sign to `auto`.
+            Ok(_) if dialect == Dialect::V07 && text(data).trim_start_matches('/').starts_with('%') => {}
+            Ok(login) => {
+                let printed = login.to_string();
+                let again = Login::parse(&printed, Dialect::Auto);
+                assert!(again.is_ok_and(|again| again.wish == login.wish), "{printed}");
+            }
+            Err(error) => assert!(text(data).is_char_boundary(error.position)),
+        }
+    }
+}
+
+/// The line of a key never allows more than the same key without options.
+fn authorized_keys(data: &[u8]) {
+    let keys = AuthorizedKeys::parse(data);
+    for line in data.split(|byte| *byte == b'\n') {
+        let mut words = text(line).split_ascii_whitespace().rev();
+        let (Some(base64), Some(kind)) = (words.next(), words.next()) else { continue };
+        let Some(key) = key::parse(kind, base64) else { continue };
+        let _ = keys.find_key(&key, &here());
+    }
+    if let Ok(sources) = Sources::parse(text(data)) {
+        let _ = sources.allow(here().client);
+    }
+}
+
+fn certificate(data: &[u8]) {
+    if let Ok(certificate) = Certificate::from_bytes(data) {
+        let names = ["root".to_owned()];
+        let authority = certificate.signature_key().clone();
+        let _ = crate::auth::certificate::check(&certificate, &authority, &names, &here());
+        let _ = Revoked::default().has_certificate(&certificate);
+    }
+}
+
+/// No id of a user or group is the one that Incus runs as root.
+fn accounts(data: &[u8]) {
+    let (name, file) = text(data).split_once('\n').unwrap_or(("root", ""));
+    if let Some(user) = accounts::find_user(file.as_bytes(), name).found {
+        assert!(user.uid != u32::MAX && user.gid != u32::MAX);
+        let groups = accounts::groups_of(file.as_bytes(), &user).found;
+        assert!(groups.first() == Some(&user.gid) && !groups.contains(&u32::MAX));
+    }
+    if let Some(entry) = accounts::find_shadow(file.as_bytes(), name).found {
+        let _ = entry.check(20_000);
+    }
+    let _ = accounts::find_user(data, "root");
+}
+
+/// A hash and an empty password: the bounds let nothing through that takes long.
+fn hash(data: &[u8]) {
+    let _ = password::verify(text(data), b"");
+}
+
+fn policy(data: &[u8]) {
+    let _ = Policy::parse(Path::new("ssh-policy.toml"), text(data));
+}
+
+fn revoked(data: &[u8]) {
+    let _ = Revoked::parse(data);
+}

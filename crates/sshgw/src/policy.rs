@@ -1,0 +1,298 @@
+//! Who may do what, and where: `ssh-policy.toml`.
+//!
+//! A policy is a list of rules. The first one that fits the person and the place and names the action decides; without
+//! one the answer is no. Nothing here knows whether the person is who he says, or whether the place is there.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use portway_config::Paths;
+use portway_config::files::{self, FileError, Trust};
+
+use crate::auth::source::is_like;
+
+mod read;
+
+/// The policy of a gateway without a file: the reach of ssh2incus, in words that can be narrowed.
+pub const DEFAULT: &str = include_str!("policy/default.toml");
+
+/// Where the policy is: beside the settings.
+#[must_use]
+pub fn path(paths: &Paths) -> PathBuf {
+    paths.config.with_file_name("ssh-policy.toml")
+}
+
+/// Longest file, bytes.
+const FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// Something that can be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// A login shell.
+    Shell,
+    /// A command.
+    Exec,
+    /// Files, and what copies them.
+    Sftp,
+    /// `-L` and `-D`.
+    ForwardLocal,
+    /// `-R`.
+    ForwardRemote,
+    /// `-A`.
+    Agent,
+    /// Makes an instance.
+    Create,
+    /// Removes one.
+    Remove,
+    /// Starts one that is stopped.
+    Start,
+    /// The shell of Incus commands, which is as good as root.
+    IncusShell,
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Shell,
+        Self::Exec,
+        Self::Sftp,
+        Self::ForwardLocal,
+        Self::ForwardRemote,
+        Self::Agent,
+        Self::Create,
+        Self::Remove,
+        Self::Start,
+        Self::IncusShell,
+    ];
+
+    /// What is done within an instance.
+    pub const SESSION: [Self; 6] =
+        [Self::Shell, Self::Exec, Self::Sftp, Self::ForwardLocal, Self::ForwardRemote, Self::Agent];
+
+    /// As the file has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shell => "shell",
+            Self::Exec => "exec",
+            Self::Sftp => "sftp",
+            Self::ForwardLocal => "forward-local",
+            Self::ForwardRemote => "forward-remote",
+            Self::Agent => "agent",
+            Self::Create => "create",
+            Self::Remove => "remove",
+            Self::Start => "start",
+            Self::IncusShell => "incus-shell",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who somebody is, after he has proven it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Person {
+    /// A user of the host.
+    Host {
+        /// His name.
+        user: String,
+        /// Names of his groups.
+        groups: Vec<String>,
+        /// Fingerprint of the key that he has proven to hold, `SHA256:…`.
+        key: Option<String>,
+        /// Principals of his certificate.
+        principals: Vec<String>,
+    },
+    /// Who has shown what a user inside an instance knows or holds: he is that user, there, and nothing else.
+    Instance(Target),
+}
+
+/// A place where something is done. Every part is known: defaults have been filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Server.
+    pub remote: String,
+    /// Project.
+    pub project: String,
+    /// Instance.
+    pub instance: String,
+    /// User inside it.
+    pub instance_user: String,
+}
+
+/// A policy, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    rules: Vec<Rule>,
+}
+
+/// One rule. A list that is `None` fits all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    /// Its name, or its number.
+    name: String,
+    /// Its line in the file.
+    line: usize,
+    users: Option<Vec<String>>,
+    groups: Option<Vec<String>>,
+    keys: Option<Vec<String>>,
+    principals: Option<Vec<String>>,
+    remotes: Option<Vec<String>>,
+    projects: Option<Vec<String>>,
+    instances: Option<Vec<String>>,
+    instance_users: Option<Vec<String>>,
+    allow: Vec<Action>,
+    deny: Vec<Action>,
+}
+
+/// An answer, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it may be done.
+    pub allowed: bool,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// What has decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// A rule of the policy.
+    Rule {
+        /// Its name.
+        name: String,
+        /// Its line.
+        line: usize,
+    },
+    /// No rule fits.
+    NoRule,
+    /// The person is a user of that instance.
+    OwnUser,
+    /// The person is a user of an instance, and this is something else.
+    OtherThanOwn,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule { name, line } => write!(f, "rule `{name}` (line {line})"),
+            Self::NoRule => f.write_str("no rule fits"),
+            Self::OwnUser => f.write_str("a user of that instance"),
+            Self::OtherThanOwn => f.write_str("a user of an instance reaches only himself there"),
+        }
+    }
+}
+
+/// Why a policy cannot be used. Then nobody may do anything.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The file cannot be read, or be trusted.
+    #[error(transparent)]
+    File(FileError),
+    /// It is malformed.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// In characters, from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Policy {
+    /// Reads `path`; without that file it is the default policy.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn load(path: &Path) -> Result<Self, PolicyError> {
+        let bytes = match files::read(path, FILE_MAX_BYTES, Trust::Own) {
+            Ok(bytes) => bytes,
+            Err(FileError::Missing { .. }) => return Ok(Self::default()),
+            Err(error) => return Err(PolicyError::File(error)),
+        };
+        let text = files::text(path, bytes).map_err(PolicyError::File)?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks `text`; `path` is only for messages.
+    ///
+    /// # Errors
+    /// [`PolicyError::Syntax`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, PolicyError> {
+        read::policy(text).map_err(|fault| {
+            let before = text.get(..fault.at).unwrap_or(text);
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            PolicyError::Syntax {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
+                message: fault.message,
+            }
+        })
+    }
+
+    /// Whether a person may do something at a place. The shell of Incus commands has none.
+    #[must_use]
+    pub fn decide(&self, person: &Person, action: Action, place: Option<&Target>) -> Decision {
+        let (user, groups, key, principals) = match person {
+            Person::Instance(own) => return own_user(own, action, place),
+            Person::Host { user, groups, key, principals } => (user, groups, key, principals),
+        };
+        let fits = |rule: &&Rule| {
+            any(rule.users.as_deref(), std::slice::from_ref(user))
+                && any(rule.groups.as_deref(), groups)
+                && any(rule.keys.as_deref(), key.as_slice())
+                && any(rule.principals.as_deref(), principals)
+                && rule.fits_place(place)
+                && (rule.deny.contains(&action) || rule.allow.contains(&action))
+        };
+        match self.rules.iter().find(fits) {
+            Some(rule) => Decision {
+                allowed: !rule.deny.contains(&action),
+                reason: Reason::Rule { name: rule.name.clone(), line: rule.line },
+            },
+            None => Decision { allowed: false, reason: Reason::NoRule },
+        }
+    }
+}
+
+impl Default for Policy {
+    /// That of [`DEFAULT`].
+    fn default() -> Self {
+        Self::parse(Path::new("default"), DEFAULT).unwrap_or(Self { rules: Vec::new() })
+    }
+}
+
+impl Rule {
+    fn fits_place(&self, place: Option<&Target>) -> bool {
+        let lists = [&self.remotes, &self.projects, &self.instances, &self.instance_users];
+        let Some(Target { remote, project, instance, instance_user }) = place else {
+            // What has no place is not within any.
+            return lists.iter().all(|list| list.is_none());
+        };
+        let parts = [remote, project, instance, instance_user];
+        lists.into_iter().zip(parts).all(|(list, part)| any(list.as_deref(), std::slice::from_ref(part)))
+    }
+}
+
+/// Whether one of `texts` is like one of the patterns.
+fn any(patterns: Option<&[String]>, texts: &[String]) -> bool {
+    patterns
+        .is_none_or(|patterns| patterns.iter().any(|pattern| texts.iter().any(|text| is_like(text, pattern))))
+}
+
+fn own_user(own: &Target, action: Action, place: Option<&Target>) -> Decision {
+    let allowed = Action::SESSION.contains(&action) && place == Some(own);
+    Decision { allowed, reason: if allowed { Reason::OwnUser } else { Reason::OtherThanOwn } }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,4 @@
+//! What OpenSSH's own `ssh-keygen` makes, read by us.
+
+#[cfg(test)]
+mod openssh;
