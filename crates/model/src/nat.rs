@@ -78,6 +78,12 @@ pub enum NatObstacle {
          use another address of the interface"
     )]
     LinkLocal,
+    /// It listens at an address that means many hosts.
+    #[error(
+        "{0} is a multicast or broadcast address, and the kernel leads what comes for this host alone; \
+         use an address of the host"
+    )]
+    Many(IpAddr),
 }
 
 impl DeviceSpec {
@@ -116,6 +122,9 @@ impl DeviceSpec {
         if from.zone().is_some() || to.zone().is_some() {
             return Some(NatObstacle::LinkLocal);
         }
+        if is_many(from.ip()) {
+            return Some(NatObstacle::Many(from.ip()));
+        }
         if to.ip().is_loopback() {
             return Some(NatObstacle::Loopback);
         }
@@ -124,6 +133,14 @@ impl DeviceSpec {
         let same = |from: IpAddr, to: IpAddr| from.is_ipv4() == to.is_ipv4();
         let fits = if both { either } else { same(from.ip(), to.ip()) || either };
         (!fits).then_some(NatObstacle::Families)
+    }
+}
+
+/// Whether it is no single host's.
+fn is_many(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
     }
 }
 
@@ -169,6 +186,7 @@ mod tests {
 
     #[test]
     fn what_it_cannot() {
+        let many = |text: &str| NatObstacle::Many(text.parse().unwrap());
         for (listen, connect, found) in [
             ("tcp:0.0.0.0:80", "tcp:127.0.0.1:80", NatObstacle::Loopback),
             ("tcp:0.0.0.0:80", "tcp::80", NatObstacle::Loopback),
@@ -178,6 +196,9 @@ mod tests {
             ("tcp:[::]:80", "tcp:[fd00::5]:80", NatObstacle::Families),
             ("tcp:[2001:db8::1]:80", "tcp:0.0.0.0:80", NatObstacle::Families),
             ("tcp:[fe80::1%eth0]:80", "tcp:[::]:80", NatObstacle::LinkLocal),
+            ("udp:239.1.2.3:53", "udp:0.0.0.0:53", many("239.1.2.3")),
+            ("udp:255.255.255.255:67", "udp:0.0.0.0:67", many("255.255.255.255")),
+            ("udp:[ff05::2]:53", "udp:[::]:53", many("ff05::2")),
             (
                 "unix:/run/s",
                 "tcp:0.0.0.0:80",
