@@ -259,6 +259,28 @@ impl Nat {
         found.map_err(|e| self.failed("read", e))
     }
 
+    /// Takes out of the table what is not wanted, and puts nothing in: for when the whole change is refused, so that
+    /// one thing that cannot come keeps no other from going. Returns which connections may now be led wrongly.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn take_away(&mut self, want: &Checked) -> Result<Affected, NatError> {
+        let wanted = layout::table(want, self.name.label());
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            let Observed::Ours(there) = self.observe()? else { return Ok(self.owes(Affected::Nothing)) };
+            let plan = Plan::taking_away(&wanted, &there);
+            if plan.is_empty() {
+                return Ok(self.owes(Affected::Nothing));
+            }
+            let batch = plan.batch(self.name.as_str(), generation);
+            if self.commit(batch, plan.affects())?.is_some() {
+                return Ok(self.owes(plan.affects()));
+            }
+        }
+        Err(NatError::Contended)
+    }
+
     /// Removes the table. Returns whether there was one.
     ///
     /// # Errors

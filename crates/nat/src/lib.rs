@@ -26,6 +26,7 @@ mod conntrack;
 mod forward;
 #[doc(hidden)]
 pub mod fuzz;
+mod neighbour;
 mod netlink;
 mod nft;
 mod observe;
@@ -37,6 +38,7 @@ pub use apply::{Applied, Counted, Nat, NatError, TableName};
 pub use bridge::{BridgeError, allow_hairpin, bridged_packets_pass};
 pub use conntrack::{Affected, Conntrack, ConntrackError, Scope, Swept};
 pub use forward::{Obstacle, forward_obstacles};
+pub use neighbour::{NeighbourError, forget_neighbour};
 pub use netlink::{Malformed, NetlinkError};
 pub use plan::Plan;
 pub use spec::{

@@ -108,6 +108,20 @@ impl Plan {
         renewed.collect()
     }
 
+    /// What of it only takes away: nothing is published by it that was not, and what is led elsewhere than wanted is
+    /// led no more. Of a table of another shape the elements that its sets of the same name should not have.
+    pub(crate) fn taking_away(wanted: &Table, there: &Table) -> Self {
+        let mut changes = BTreeMap::new();
+        for (name, old) in &there.sets {
+            let Some(set) = wanted.sets.get(name) else { continue };
+            let change = SetChange { coming: Vec::new(), ..SetChange::between(set, old) };
+            if !change.leaving.is_empty() {
+                changes.insert(name.clone(), change);
+            }
+        }
+        Self(if changes.is_empty() { Step::Nothing } else { Step::Elements(changes) })
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {

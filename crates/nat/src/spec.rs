@@ -399,9 +399,13 @@ impl Checked {
         self.bridges.iter()
     }
 
-    /// Subnets of instances.
+    /// Subnets of instances. The kernel takes no two of which one is within the other; the outer one stands for both.
     pub(crate) fn subnets(&self) -> impl Iterator<Item = Cidr> + '_ {
-        self.subnets.iter().copied()
+        let is_outer = |one: &Cidr| {
+            let mut others = self.subnets.iter();
+            !others.any(|other| other.prefix() < one.prefix() && other.contains(one.ip()))
+        };
+        self.subnets.iter().copied().filter(is_outer)
     }
 
     /// The publication that takes what is sent to a port of an address of this host: the table's own

@@ -228,3 +228,59 @@ fn lost_announcements_are_said() {
         assert_eq!(next(&mut watch), Some(Event::Changed));
     });
 }
+
+/// Of a change that is refused as a whole, what only takes away is made: what is not wanted goes, what leads elsewhere
+/// leads nowhere, and nothing comes. The rest follows by the next change, and what stays has counted on.
+///
+/// Fails when: something is added, something that stays is made anew, or a table of another shape keeps what has to
+/// go.
+#[test]
+fn what_is_taken_away_brings_nothing() {
+    Netns::apart(|netns| {
+        let mut nat = Nat::open(TableName::default()).unwrap();
+        let before = publish::ten_devices();
+        nat.apply(&before).unwrap();
+        let mut after = before.clone();
+        after.publications.retain(|one| one.device() != "ssh");
+        let web = after.publications.iter_mut().find(|one| one.device() == "web").unwrap();
+        *web = publication("web", "tcp", "192.0.2.1 80", "10.0.0.9 8080");
+        after.publications.push(publication("new", "tcp", "192.0.2.1 81", "10.0.0.9 81"));
+        for damage in ["", "add set inet portway mine { type ipv4_addr; }"] {
+            if !damage.is_empty() {
+                nat.apply(&before).unwrap();
+                nft(netns, damage);
+            }
+            nat.take_away(&after.check().unwrap()).unwrap();
+            let left = nft(netns, "-n list table inet portway");
+            assert!(!left.contains("10.0.0.3 . 22") && !left.contains("10.0.0.2 . 8080"), "{left}");
+            assert!(!left.contains("10.0.0.9"), "{left}");
+            assert!(left.contains("10.0.0.2 . 8443") && left.contains("10.0.0.4 . 53"), "{left}");
+            let applied = nat.apply(&after).unwrap();
+            assert_eq!(applied.plan.is_whole(), !damage.is_empty());
+            assert_eq!(nft(netns, "-n list table inet portway").matches("10.0.0.9").count(), 2);
+            assert!(nat.apply(&after).unwrap().plan.is_empty());
+        }
+    });
+}
+
+/// A block of addresses within another one, as two networks of a server may have: the outer one stands for both,
+/// whichever comes first.
+///
+/// Fails when: both are asked of the kernel, which then refuses the whole table.
+#[test]
+fn a_subnet_within_another_one_is_no_obstacle() {
+    Netns::apart(|netns| {
+        let mut nat = Nat::open(TableName::default()).unwrap();
+        let mut nested = want(vec![publication("web", "tcp", "* 80", "10.0.0.2 80")]);
+        nested.subnets.extend([publish::subnet("10.0.0.0", 16), publish::subnet("10.0.7.0", 24)]);
+        nested.subnets.insert(publish::subnet("fd00::", 48));
+        nat.apply(&nested).unwrap();
+        let table = nft(netns, "-n list table inet portway");
+        assert!(table.contains("10.0.0.0/16 . 10.0.0.0/16") && !table.contains("/24"), "{table}");
+        assert!(table.contains("fd00::/48 . fd00::/48") && !table.contains("fd00::/64"), "{table}");
+        nested.subnets.remove(&publish::subnet("10.0.0.0", 16));
+        nat.apply(&nested).unwrap();
+        let table = nft(netns, "-n list table inet portway");
+        assert!(table.contains("10.0.0.0/24 . 10.0.0.0/24") && table.contains("10.0.7.0/24"), "{table}");
+    });
+}
