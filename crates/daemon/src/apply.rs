@@ -58,7 +58,7 @@ pub(crate) async fn apply(hub: &Arc<Hub>, request: api::Apply) -> Result<api::Ap
         staged.undo(hub).await;
         return Err(Failure { error: format!("{}; nothing was changed", failed.error), ..failed });
     }
-    finish(hub, &plan).await;
+    finish(hub, &plan).await?;
     let states = states(hub, &plan).await;
     Ok(answer(hub, plan.shown, true, &states))
 }
@@ -175,10 +175,15 @@ async fn stage(hub: &Arc<Hub>, key: &InstanceKey, batch: Batch) -> Result<Staged
 }
 
 /// What is not wanted any more goes; it is stored already.
-async fn finish(hub: &Arc<Hub>, plan: &Plan) {
+///
+/// # Errors
+/// When the kernel leads clients of a device on that has gone.
+async fn finish(hub: &Arc<Hub>, plan: &Plan) -> Result<(), Failure> {
+    let mut standing = None;
     for (key, names) in &plan.late {
         // An actor that is gone has nothing to remove.
-        let _ = ask(hub, key, |reply| Command::Forget(names.clone(), reply)).await;
+        let gone = ask(hub, key, |reply| Command::Forget(names.clone(), reply)).await;
+        standing = standing.or(gone.err().filter(|failed| failed.kind == FailureKind::Refused));
     }
     for planned in &plan.shown {
         let (kind, text) = match planned.action {
@@ -188,6 +193,10 @@ async fn finish(hub: &Arc<Hub>, plan: &Plan) {
             api::Action::Keep => continue,
         };
         hub.tell(kind, &planned.instance, Some(&planned.name), text.into());
+    }
+    match standing {
+        Some(failed) => Err(Failure { error: format!("the list is stored, but {}", failed.error), ..failed }),
+        None => Ok(()),
     }
 }
 

@@ -285,7 +285,7 @@ impl Instance {
             }
             Command::Forget(names, reply) => {
                 self.forget(&names).await;
-                answer(reply, Ok(()));
+                answer(reply, names.iter().try_for_each(|name| self.check_turned(name)));
             }
             Command::Adopt(reply) => answer(reply, self.adopt_present().await),
             Command::Look(reply) => self.look_for(reply),

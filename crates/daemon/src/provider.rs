@@ -10,6 +10,7 @@ mod process;
 mod run;
 mod server;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use portway_incus::Assigned;
@@ -52,6 +53,8 @@ pub(crate) struct Question<'a> {
     pub(crate) uuid: Option<&'a str>,
     /// Whether the addresses matter that the server has assigned.
     pub(crate) nics: bool,
+    /// Those it had assigned when it was asked last.
+    pub(crate) assigned: &'a [IpAddr],
 }
 
 /// Whether an instance can be served.

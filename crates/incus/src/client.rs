@@ -157,10 +157,8 @@ impl Client {
         let confirmed = parts.iter().map(|(nic, of, leases)| {
             let mut one = network::assigned(nic, of, leases);
             let own = network::confirmed(&one.addresses, &said);
-            if network::may_claim(nic, of, &own) {
-                // What is leased in its name is nobody else's, whoever has asked for it.
-                one.claimed = network::claimed(nic, of, (leases, &own), said.iter());
-            }
+            // What is leased in its name is nobody else's, whoever has asked for it.
+            (one.claimed, one.unlisted) = network::claimed(nic, of, (leases, &own), said.iter());
             Assigned { addresses: own, ..one }
         });
         Ok(confirmed.collect())

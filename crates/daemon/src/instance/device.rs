@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use portway_control::api;
-use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Follow, InstanceKey, Nat, Provider};
+use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Follow, InstanceKey, Nat, Protocol, Provider};
 use portway_relay::wire::{Slot, field};
 use portway_sys::shm::FIELD_COUNT;
 
@@ -206,6 +206,12 @@ impl Device {
         self.held_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
+    /// Whether its clients wait for a service that has not answered since the instance has started. Datagrams do not
+    /// wait for anything.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.held_until.is_some() && self.spec.listen.address().protocol() == Protocol::Tcp
+    }
+
     /// Keeps clients for the next worker; gives them back when there are too many.
     pub(crate) fn keep_orphans(&mut self, orphans: Orphans) -> Option<Orphans> {
         let kept: usize = self.orphans.iter().map(Orphans::count).sum();
@@ -307,7 +313,9 @@ impl Device {
         let key = || DeviceKey { instance: around.key.clone(), device: self.name.clone() };
         let reason = match &self.led {
             Some(Some(_)) => around.nat_failures.of(key),
-            Some(None) if self.spec.nat == Nat::On && !loopback => self.mode_reason.as_deref(),
+            Some(None) if self.spec.nat == Nat::On && !loopback && !self.is_awaited() => {
+                self.mode_reason.as_deref()
+            }
             Some(None) | None => None,
         };
         reason.map(|reason| format!("relayed instead of NAT: {reason}"))

@@ -39,6 +39,7 @@ impl Instance {
         if device.listeners.is_none() && device.broken.is_none() {
             self.probe(name).await?;
         }
+        self.check_turned(name)?;
         self.check_lead(name)
     }
 
@@ -269,7 +270,7 @@ impl Instance {
     /// Removes a device: its listeners, socket files and connections with it.
     ///
     /// # Errors
-    /// Nothing is changed then.
+    /// Nothing is changed then; unless the kernel leads its clients on, which is said.
     pub(super) async fn remove(&mut self, name: &DeviceName) -> Result<(), Failure> {
         if !self.devices.contains_key(name) {
             return Err(self.missing(name));
@@ -278,7 +279,10 @@ impl Instance {
         committed.map_err(|text| failure(FailureKind::Internal, format!("removal not stored: {text}")))?;
         self.forget(std::slice::from_ref(name)).await;
         self.hub.tell("device-removed", &self.key, Some(name), "removed".into());
-        Ok(())
+        self.check_turned(name).map_err(|standing| Failure {
+            error: format!("the device is removed, but {}", standing.error),
+            ..standing
+        })
     }
 
     /// Gives a device another name; its connections do not notice.

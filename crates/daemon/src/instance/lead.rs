@@ -1,6 +1,7 @@
 //! Which devices of the instance the kernel carries, at this moment.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,11 +13,15 @@ use super::Instance;
 use super::device::Device;
 use super::life::LOOK_UNREADY;
 use crate::hub::failure;
-use crate::nat::{Change, Verdict, way};
+use crate::nat::{Change, Leader, Verdict, way};
 
 /// Why the kernel carries nothing of a network namespace or a process.
 const UNASSIGNED: &str =
     "the kernel leads to addresses that an Incus or LXD server has assigned, and this is no instance of one";
+
+/// Why a device is relayed whose instance has just started: the kernel would have the instance refuse who comes too
+/// early, the relay has them wait.
+const AWAITED: &str = "the instance has started, and its service has not answered a client yet";
 
 /// What decides who is carried by the kernel.
 #[derive(Debug, Default)]
@@ -36,6 +41,12 @@ impl Leading {
         if let Some(nics) = nics.filter(|nics| self.nics.as_ref().is_none_or(|known| **known != *nics)) {
             self.nics = Some(Arc::new(nics));
         }
+    }
+
+    /// Addresses that the server had assigned when it was asked last.
+    pub(super) fn assigned(&self) -> Vec<IpAddr> {
+        let nics = self.nics.iter().flat_map(|nics| nics.iter());
+        nics.flat_map(|nic| &nic.addresses).copied().collect()
     }
 }
 
@@ -164,6 +175,9 @@ impl Instance {
         if self.hub.providers.endpoint(self.key.provider()).is_none() {
             return relayed(UNASSIGNED);
         }
+        if device.is_awaited() {
+            return relayed(AWAITED);
+        }
         match &self.leading.nics {
             Some(nics) => Some(match &device.judged {
                 Some(judged) if judged.holds(&device.spec, nics) => Said::Again(&judged.verdict),
@@ -188,6 +202,21 @@ impl Instance {
     pub(super) async fn lead_as(&self, from: DeviceKey, to: DeviceKey) {
         if let Some(leader) = &self.hub.nat {
             leader.lead(vec![(from, Change::Renamed(to))]).await;
+        }
+    }
+
+    /// Whether the kernel leads the clients of a device as it is now, and not as it was before.
+    pub(super) fn check_turned(&self, name: &DeviceName) -> Result<(), Failure> {
+        let failures = self.hub.nat.as_ref().map(Leader::failures).unwrap_or_default();
+        match failures.standing(&self.device_key(name)) {
+            None => Ok(()),
+            Some(text) => Err(Failure {
+                hint: Some("it is tried again every second; `portway doctor` looks at the table".into()),
+                ..failure(
+                    FailureKind::Refused,
+                    format!("{}/{name}: the kernel leads its clients as before: {text}", self.key),
+                )
+            }),
         }
     }
 

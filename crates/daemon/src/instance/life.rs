@@ -193,8 +193,9 @@ impl Instance {
         self.looking = true;
         let (hub, key, run) = (Arc::clone(&self.hub), self.key.clone(), self.run.clone());
         let (uuid, nics) = (self.runs_uuid().map(str::to_owned), self.wants_nics());
+        let assigned = self.leading.assigned();
         tokio::spawn(async move {
-            let question = Question { run: run.as_ref(), uuid: uuid.as_deref(), nics };
+            let question = Question { run: run.as_ref(), uuid: uuid.as_deref(), nics, assigned: &assigned };
             let observation = hub.providers.observe(&key, question).await;
             // The actor is gone when the daemon ends.
             let _ = own.send(Command::Observed(observation)).await;
@@ -237,7 +238,8 @@ impl Instance {
 
     /// Looks and waits for the answer, but not for ever; at the assigned addresses too with `nics`.
     pub(super) async fn look_here(&mut self, nics: bool) {
-        let question = Question { run: self.run.as_ref(), uuid: self.runs_uuid(), nics };
+        let assigned = self.leading.assigned();
+        let question = Question { run: self.run.as_ref(), uuid: self.runs_uuid(), nics, assigned: &assigned };
         let observed = self.hub.providers.observe(&self.key, question);
         let observation = tokio::time::timeout(LOOK_LIMIT, observed).await.unwrap_or_else(|_| {
             Observation::of(Status::Unreachable(format!("it took more than {} s", LOOK_LIMIT.as_secs())))

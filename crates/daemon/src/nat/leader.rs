@@ -1,6 +1,6 @@
 //! The way to the thread that keeps the table, and what it shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,12 +23,19 @@ pub(crate) struct Failures {
     pub(super) table: Option<String>,
     /// No table can hold the ways of these, one line each; the others are led.
     pub(super) devices: BTreeMap<DeviceKey, String>,
+    /// The kernel may lead clients of these the way they had before.
+    pub(super) standing: BTreeSet<DeviceKey>,
 }
 
 impl Failures {
     /// Of the table.
     pub(crate) fn of_table(&self) -> Option<&str> {
         self.table.as_deref()
+    }
+
+    /// Why a device may be led the way it had before, and not as it was told.
+    pub(crate) fn standing(&self, key: &DeviceKey) -> Option<&str> {
+        self.of_table().filter(|_| self.standing.contains(key))
     }
 
     /// Of one device, be it its own or the table's. `key` is asked for when it matters.

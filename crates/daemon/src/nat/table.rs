@@ -1,6 +1,7 @@
 //! The thread that keeps the table: it alone changes it, looks at it and asks what it has counted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use portway_model::DeviceKey;
 use portway_nat::{
     Affected, Conntrack, Family, InterfaceName, Nat, Publication, TableName, allow_hairpin,
-    bridged_packets_pass, forward_obstacles,
+    bridged_packets_pass, forget_neighbour, forward_obstacles,
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
@@ -116,6 +117,10 @@ pub(super) struct Keeper {
     is_unsaved: bool,
     /// What devices had counted whose ways have changed since the table was made last.
     ended: BTreeMap<DeviceKey, u64>,
+    /// Devices whose ways have ended or changed since the table was made last.
+    unmade: BTreeSet<DeviceKey>,
+    /// Those that had none when the table was made last.
+    new: BTreeSet<DeviceKey>,
     /// Ports of bridges that were told to send back.
     let_back: BTreeSet<InterfaceName>,
     status: Arc<Status>,
@@ -146,6 +151,8 @@ impl Keeper {
             again: VecDeque::new(),
             is_unsaved: false,
             ended: BTreeMap::new(),
+            unmade: BTreeSet::new(),
+            new: BTreeSet::new(),
             let_back: BTreeSet::new(),
             status,
             runtime: tokio::runtime::Handle::current(),
@@ -269,14 +276,18 @@ impl Keeper {
         let ending: Vec<&DeviceKey> =
             changes.iter().filter(|(key, change)| ends(key, change)).map(|(key, _)| key).collect();
         let counts = if ending.is_empty() { BTreeMap::new() } else { self.totals_of(ending) };
-        let mut turned = false;
+        let (mut turned, mut neighbours) = (false, BTreeSet::new());
         for (key, change) in changes {
+            self.note(&key, &change);
             let total = counts.get(&key.to_string()).copied().unwrap_or(0);
             turned |= match change {
                 Change::Led(way) if self.ways.get(&key) == Some(&way) => continue,
                 Change::Led(way) => {
                     if way.is_udp() {
                         self.again = AGAIN.map(|pause| Instant::now() + pause).into();
+                    }
+                    for (bridge, target, hwaddr) in way.neighbours() {
+                        neighbours.insert((bridge, target, hwaddr.to_owned()));
                     }
                     self.ways.insert(key.clone(), way);
                     true
@@ -300,7 +311,24 @@ impl Keeper {
         if turned {
             self.counts = None;
         }
+        forget_neighbours(&neighbours);
         turned
+    }
+
+    /// Takes note of whose ways the table has until it is made anew.
+    fn note(&mut self, key: &DeviceKey, change: &Change) {
+        let present = self.ways.get(key);
+        match (change, present) {
+            (Change::Led(_), None) if !self.unmade.contains(key) => drop(self.new.insert(key.clone())),
+            (Change::Led(way), Some(present)) if way != present && !self.new.contains(key) => {
+                self.unmade.insert(key.clone());
+            }
+            (Change::Relayed | Change::Gone, Some(_)) if !self.new.remove(key) => {
+                self.unmade.insert(key.clone());
+            }
+            // One with another name is led all the same.
+            (Change::Led(_) | Change::Relayed | Change::Gone | Change::Renamed(_), _) => {}
+        }
     }
 
     /// Gives a way and a count another name. A way that the name has already is a newer one.
@@ -331,8 +359,34 @@ impl Keeper {
         if result.is_ok() {
             self.count_ended();
         }
+        if result.is_ok() || self.take_away() {
+            self.unmade.clear();
+            self.new.clear();
+        }
         self.due = result.is_err().then(|| Instant::now() + RETRY);
-        self.status.show(Failures { table: result.err(), devices: self.ways.left_out().clone() });
+        let (devices, standing) = (self.ways.left_out().clone(), self.unmade.clone());
+        self.status.show(Failures { table: result.err(), devices, standing });
+    }
+
+    /// Takes out of the table what is to go, when not all of a change can be made. Whether it says nothing that it
+    /// should not.
+    fn take_away(&mut self) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        match open.nat.take_away(self.ways.checked()) {
+            Ok(affected) => {
+                let before = std::mem::replace(&mut self.affected, Affected::Nothing);
+                self.affected = before.and(affected);
+                // What is not forgotten stays affected, and is tried again with the rest.
+                if open.conntrack.sweep(self.ways.checked(), &self.affected).is_ok() {
+                    self.affected = Affected::Nothing;
+                }
+                true
+            }
+            Err(problem) => {
+                debug!(error = with_sources(&problem), "what is to go is not taken out of the table either");
+                false
+            }
+        }
     }
 
     fn show_counts(&self) {
@@ -479,4 +533,16 @@ fn answer(replies: impl Iterator<Item = oneshot::Sender<()>>) {
 fn totals(nat: &mut Nat, publications: &[&Publication]) -> Result<BTreeMap<String, u64>, String> {
     let counts = nat.counts_of(publications).map_err(|problem| with_sources(&problem))?;
     Ok(counts.into_iter().map(|(device, counted)| (device, counted.connections)).collect())
+}
+
+/// Has the host ask whose the targets of new ways are, where it believes that somebody else has them: an address may
+/// have been another instance's a moment ago.
+fn forget_neighbours(targets: &BTreeSet<(InterfaceName, IpAddr, String)>) {
+    for (bridge, target, hwaddr) in targets {
+        match forget_neighbour(bridge, *target, hwaddr) {
+            Ok(true) => info!(%bridge, %target, "the address was another instance's, asked for anew"),
+            Ok(false) => {}
+            Err(problem) => debug!(error = with_sources(&problem), "a neighbour is not known"),
+        }
+    }
 }

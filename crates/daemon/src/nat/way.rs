@@ -1,5 +1,6 @@
 //! The ways of one device: which ports of the host lead to which address of the instance. Pure.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,6 +31,9 @@ pub(crate) struct Network {
     pub(crate) bridge: Option<String>,
     /// Port of the bridge that the target is at.
     port: Option<String>,
+    /// Hardware address of the target.
+    #[serde(default)]
+    hwaddr: Option<String>,
     /// The bridge's own addresses, with the length of their prefixes.
     pub(crate) subnets: Vec<(IpAddr, u8)>,
 }
@@ -96,6 +100,20 @@ impl Way {
         subnets.filter_map(|(ip, prefix)| Cidr::around(*ip, *prefix))
     }
 
+    /// Its targets, each with the bridge it is on and its hardware address there.
+    pub(crate) fn neighbours(&self) -> BTreeSet<(InterfaceName, IpAddr, &str)> {
+        let mut found = BTreeSet::new();
+        for network in &self.networks {
+            let bridge = network.bridge.as_deref().and_then(InterfaceName::new);
+            let (Some(bridge), Some(hwaddr)) = (bridge, &network.hwaddr) else { continue };
+            let blocks = network.subnets.iter().filter_map(|(ip, prefix)| Cidr::around(*ip, *prefix));
+            let inside = |ip: &IpAddr| blocks.clone().any(|block| block.contains(*ip));
+            let targets = self.leads.iter().map(|lead| lead.target).filter(inside);
+            found.extend(targets.map(|target| (bridge.clone(), target, hwaddr.as_str())));
+        }
+        found
+    }
+
     /// Ports of the bridges that its targets are at.
     pub(crate) fn ports(&self) -> impl Iterator<Item = InterfaceName> {
         self.networks.iter().filter_map(|network| InterfaceName::new(network.port.as_deref()?))
@@ -139,6 +157,7 @@ pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned]) -> Verdict {
         let network = Network {
             bridge: nic.is_bridge.then(|| nic.network.clone()),
             port: nic.host_name.clone(),
+            hwaddr: nic.hwaddr.clone(),
             subnets: nic.subnets.clone(),
         };
         if !way.networks.contains(&network) {

@@ -143,11 +143,7 @@ impl Ways {
     }
 
     fn surround(&mut self) {
-        let all = &self.subnets.0;
-        // The kernel takes no two blocks of which one is within the other, and that says no more.
-        let is_outer =
-            |one: &&Cidr| !all.keys().any(|other| other.prefix() < one.prefix() && other.contains(one.ip()));
-        let subnets: BTreeSet<Cidr> = all.keys().filter(is_outer).copied().collect();
+        let subnets: BTreeSet<Cidr> = self.subnets.0.keys().copied().collect();
         self.checked.surround(self.bridges.0.keys().cloned().collect(), subnets);
     }
 }

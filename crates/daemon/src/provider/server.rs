@@ -1,14 +1,20 @@
 //! Instances of Incus and of LXD, by the server's API.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
+use std::time::Duration;
 
-use portway_incus::{Assigned, Client, Holder, IncusError, Instance, InstanceKind, status_code};
+use portway_incus::{Assigned, Client, Holder, IncusError, Instance, InstanceKind, Lease, status_code};
 use portway_model::{InstanceKey, Provider};
 use tracing::debug;
 
 use super::{Endpoint, Observation, Question, Run, Status};
 use crate::state::with_sources;
+
+/// Pause before a list of leases is read again that lacks an address the instance has: the server's file of leases is
+/// cut to nothing and written anew, some milliseconds later.
+const DOUBT: Duration = Duration::from_millis(500);
 
 /// What the server says about an instance.
 pub(super) async fn observe(endpoint: &Endpoint, key: &InstanceKey, question: Question<'_>) -> Observation {
@@ -42,7 +48,7 @@ async fn ask(
     let status = status(client, &instance, question.run.filter(|_| !is_another)).await?;
     let nics = match &status {
         Status::Up(_) if question.nics => {
-            nics(endpoint, client, &instance).await.map(Some).unwrap_or_else(|problem| {
+            nics(endpoint, client, &instance, question.assigned).await.map(Some).unwrap_or_else(|problem| {
                 // Anybody in a network can spoil its list of leases; the instance runs all the same.
                 debug!(instance = instance.name, error = %with_sources(&problem), "addresses not known");
                 None
@@ -59,26 +65,44 @@ async fn nics(
     endpoint: &Endpoint,
     client: &Client,
     instance: &Instance,
+    before: &[IpAddr],
 ) -> Result<Vec<Assigned>, IncusError> {
-    let mut found = match instance.kind {
-        InstanceKind::Container => client.confirmed(instance).await?,
+    if instance.kind == InstanceKind::Vm {
         // What a virtual machine says of itself may come from the leases again.
-        InstanceKind::Vm => client.assigned(instance).await?,
-    };
+        return client.assigned(instance).await;
+    }
+    let mut found = client.confirmed(instance).await?;
+    if is_doubtful(before, &found) {
+        tokio::time::sleep(DOUBT).await;
+        found = client.confirmed(instance).await?;
+    }
     if found.iter().all(|nic| nic.claimed.is_empty()) {
         return Ok(found);
     }
     let holders = endpoint.holders(client).await?;
     let is_own = |holder: &Holder| holder.project == instance.project && holder.name == instance.name;
-    let own = own_addresses();
-    let is_taken = |address: &IpAddr| {
-        let mut others = holders.iter().filter(|holder| !is_own(holder));
-        own.contains(address) || others.any(|holder| holder.addresses.contains(address))
-    };
+    let mut taken = own_addresses();
+    taken.extend(holders.iter().filter(|holder| !is_own(holder)).flat_map(|holder| &holder.addresses));
+    // Of its own project they are known. A network that the other does not use has none there.
+    let projects = holders.iter().map(|holder| holder.project.as_str());
+    let projects: BTreeSet<&str> = projects.filter(|project| *project != instance.project).collect();
     for nic in &mut found {
-        nic.claimed.retain(|address| !is_taken(address));
+        for project in projects.iter().filter(|_| !nic.claimed.is_empty()) {
+            let leases = client.leases(project, &nic.network).await?;
+            taken.extend(leases.iter().flatten().map(Lease::address));
+        }
+        nic.claimed.retain(|address| !taken.contains(address));
     }
     Ok(found)
+}
+
+/// Whether the server may be writing its list of leases anew: an address is not on it that was, and the instance has
+/// it all the same.
+fn is_doubtful(before: &[IpAddr], found: &[Assigned]) -> bool {
+    before.iter().any(|address| {
+        let mut nics = found.iter();
+        nics.any(|nic| nic.claimed.contains(address) || nic.unlisted.contains(address))
+    })
 }
 
 /// The addresses of this host.
@@ -173,5 +197,40 @@ fn unseen(pid: i32, failure: &io::Error) -> Status {
             Status::Unsupported(format!("cannot look at its init, pid {pid}: {failure}"))
         }
         _ => Status::Down("its init is not on this machine, or just ended".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a list of leases is believed at once that was read while it was empty; or one is doubted that has
+    /// given the address to somebody else, or whose instance has left it.
+    #[test]
+    fn an_address_is_gone_when_the_instance_has_left_it_or_somebody_else_has_it() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let nic = |addresses: &[&str], claimed: &[&str], unlisted: &[&str]| {
+            let [addresses, claimed, unlisted] =
+                [addresses, claimed, unlisted].map(|texts| texts.iter().map(|text| ip(text)).collect());
+            let (device, network) = ("eth0".into(), "br0".into());
+            let (host_name, hwaddr, is_bridge, subnets) = (None, None, true, Vec::new());
+            [Assigned {
+                device,
+                host_name,
+                hwaddr,
+                network,
+                is_bridge,
+                subnets,
+                addresses,
+                claimed,
+                unlisted,
+            }]
+        };
+        let before = [ip("10.0.0.5")];
+        assert!(!is_doubtful(&before, &nic(&["10.0.0.5"], &[], &["10.0.0.6"])));
+        assert!(is_doubtful(&before, &nic(&[], &["10.0.0.5"], &[])));
+        assert!(is_doubtful(&before, &nic(&["10.0.0.9"], &[], &["10.0.0.5"])));
+        assert!(!is_doubtful(&before, &nic(&["10.0.0.9"], &[], &[])));
+        assert!(!is_doubtful(&[], &nic(&[], &["10.0.0.5"], &[])));
     }
 }

@@ -12,6 +12,8 @@ mod follow;
 #[cfg(test)]
 mod reach;
 #[cfg(test)]
+mod restart;
+#[cfg(test)]
 mod rivals;
 #[cfg(test)]
 mod scene;

@@ -102,6 +102,39 @@ fn a_table_of_our_name_that_is_not_ours_is_said() {
     assert_eq!(seen_by_tcp(&scene.client, target), Some(scene.clients[0]));
 }
 
+/// A table that cannot be changed keeps leading: a device that is to be kept from clients is not changed, and says
+/// why; one that is removed says so too. Both are done as soon as the table can be changed.
+///
+/// Fails when: a change or a removal succeeds while the kernel leads as before.
+#[test]
+fn a_removal_that_the_kernel_does_not_see_is_said() {
+    let Some(scene) = Scene::start("natstuck") else { return };
+    scene.serve();
+    let target = scene.publish("web", "tcp", scene.rig.ports.one().unwrap());
+    let (host, table) = (scene.rig.host().network(), scene.tables());
+    let name = portway_config::Paths::below(&scene.rig.daemon.dir()).unwrap().nft_table();
+    let mark = table.split_whitespace().find(|word| word.starts_with("made-by-portway")).unwrap();
+    // Without its mark the table counts as somebody else's.
+    host.nft(&format!("delete set inet {name} {mark}")).unwrap();
+    let relayed = || (scene.device("web")["mode"] == "relay").then_some(());
+    wait_for("the table to be missed", relayed).unwrap();
+    assert_eq!(seen_by_tcp(&scene.client, target), Some(scene.clients[0]), "led by the kernel");
+    let says = |verb: &str, words: &[&str]| {
+        let output = scene.rig.device(verb, words).unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("the kernel leads its clients as before: the table inet"), "{error}");
+    };
+    says("set", &["web", "nat=auto", "allow=203.0.113.0/24"]);
+    assert!(scene.device("web")["keys"].get("allow").is_none(), "{}", scene.device("web"));
+    says("remove", &["web"]);
+    assert!(scene.rig.daemon.devices().unwrap().is_empty());
+    assert_eq!(seen_by_tcp(&scene.client, target), Some(scene.clients[0]), "led by the kernel");
+    host.nft(&format!("add set inet {name} {mark} {{ type mark; }}")).unwrap();
+    wait_for("its end", || scene.tables().is_empty().then_some(())).unwrap();
+    assert_eq!(seen_by_tcp(&scene.client, target), None);
+}
+
 /// The last device's end is the table's; another table is never touched.
 #[test]
 fn nothing_is_left_and_nothing_else_is_touched() {
@@ -142,6 +175,10 @@ fn incus_own_rules_are_left_alone() {
     assert_eq!(seen_by_tcp(&scene.client, target), Some(scene.clients[0]));
     assert_eq!(chains(true), before);
     rig.container.restart_by_force().unwrap();
+    scene.serve();
+    // The kernel leads once the service has answered somebody.
+    let served = || seen_by_tcp(&scene.client, target).map(drop);
+    wait_for("the service", served).unwrap();
     scene.wait_until_led("web");
     assert_eq!(chains(true), before);
     beside.restart_by_force().unwrap();

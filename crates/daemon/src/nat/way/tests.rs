@@ -4,11 +4,13 @@ fn nic(device: &str, network: &str, addresses: &[&str]) -> Assigned {
     Assigned {
         device: device.into(),
         host_name: None,
+        hwaddr: None,
         network: network.into(),
         is_bridge: true,
         subnets: vec![(ip("10.0.0.1"), 24), (ip("fd00::1"), 64)],
         addresses: addresses.iter().map(|text| ip(text)).collect(),
         claimed: Vec::new(),
+        unlisted: Vec::new(),
     }
 }
 

@@ -21,11 +21,13 @@ fn led(first: u16, more: u16, network: usize) -> Way {
     let nic = Assigned {
         device: "eth0".into(),
         host_name: Some(format!("veth{first}")),
+        hwaddr: None,
         network: bridge.into(),
         is_bridge: true,
         subnets: vec![([subnet.0, 1, 1, 1].into(), subnet.1)],
         addresses: vec![[10, 1, 1, 9].into()],
         claimed: Vec::new(),
+        unlisted: Vec::new(),
     };
     let way = way(&DeviceSpec::from_keys(keys).unwrap(), &[nic]).way.unwrap();
     Arc::unwrap_or_clone(way)
