@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::address::Protocol;
 use crate::at::ValueError;
 use crate::options::{Bind, ProxyProtocol, not_one_of, truth};
-use crate::spec::DeviceSpec;
+use crate::spec::{DeviceSpec, UDP_MAX_FLOWS};
 
 /// Who carries the bytes of a device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -115,6 +115,7 @@ impl DeviceSpec {
             ("limits.connections", self.limits.connections.is_some()),
             ("limits.rate", self.limits.rate.is_some()),
             ("limits.per_source", self.limits.per_source.is_some()),
+            ("udp.max_flows", self.udp_max_flows != UDP_MAX_FLOWS),
         ];
         if let Some((key, _)) = relayed.into_iter().find(|(_, given)| *given) {
             return Some(NatObstacle::Key(key));
@@ -221,8 +222,10 @@ mod tests {
             ("limits.connections", "5", NatObstacle::Key("limits.connections")),
             ("limits.rate", "5", NatObstacle::Key("limits.rate")),
             ("limits.per_source", "5", NatObstacle::Key("limits.per_source")),
+            ("udp.max_flows", "5", NatObstacle::Key("udp.max_flows")),
         ] {
-            let keys = [("listen", "tcp:0.0.0.0:80"), ("connect", "tcp:0.0.0.0:80"), (key, value)];
+            let address = if key.starts_with("udp") { "udp:0.0.0.0:80" } else { "tcp:0.0.0.0:80" };
+            let keys = [("listen", address), ("connect", address), (key, value)];
             assert_eq!(obstacle(&keys), Some(found), "{key}");
         }
         let keys = [("listen", "tcp:[::]:80"), ("connect", "tcp:[fd00::5]:80"), ("v6only", "true")];

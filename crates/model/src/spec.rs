@@ -74,6 +74,9 @@ pub struct DeviceSpec {
     pub tcp_timeout: Duration,
 }
 
+/// UDP flows that a device may have at once, unless its key says something else.
+pub(crate) const UDP_MAX_FLOWS: u32 = 16_384;
+
 /// What to dial for one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
@@ -122,7 +125,7 @@ impl DeviceSpec {
             connect_timeout: Duration::from_secs(10),
             hold: Duration::from_secs(30),
             udp_idle: Duration::from_secs(120),
-            udp_max_flows: 16_384,
+            udp_max_flows: UDP_MAX_FLOWS,
             udp_framing: None,
             fds: FdPassing::On,
             follow: None,
