@@ -9,7 +9,7 @@ use portway_sys::netlink::Family as Netlink;
 use crate::conntrack::Affected;
 use crate::netlink::{Connection, NetlinkError};
 use crate::nft::{Batch, Count, Element, Key, Table};
-use crate::observe::{self, ObserveError, Observed};
+use crate::observe::{self, Handle, ObserveError, Observed};
 use crate::plan::layout::Label;
 use crate::plan::{Plan, layout};
 use crate::spec::{Checked, Conflict, Publication, Seal, Want};
@@ -130,6 +130,8 @@ pub struct Nat {
     connection: Connection,
     name: TableName,
     known: Option<Known>,
+    /// Of the table that was ours when it was read or made last.
+    handle: Option<Handle>,
     /// What changes touch that the kernel may have made, and whose answer was lost.
     owed: Affected,
 }
@@ -146,7 +148,7 @@ impl Nat {
             table: name.clone(),
             source,
         })?;
-        Ok(Self { connection, name, known: None, owed: Affected::Nothing })
+        Ok(Self { connection, name, known: None, handle: None, owed: Affected::Nothing })
     }
 
     /// The number by which [`Watch`](crate::Watch) knows this keeper's changes from those of others.
@@ -371,7 +373,12 @@ impl Nat {
     /// fails here costs a look at the table, no more.
     fn learn(&mut self, plan: &Plan, generation: u32, wanted: Table) {
         self.known = None;
+        let made = if plan.is_whole() { self.made().ok().flatten() } else { None };
         let next = self.generation().ok();
+        if next == Some(generation.wrapping_add(1)) && made.is_some() {
+            // Nobody has made another one of the name meanwhile.
+            self.handle = made;
+        }
         if let Some(next) = next.filter(|next| !plan.is_empty() && *next == generation.wrapping_add(1)) {
             self.known = Some(Known { generation: next, table: wanted, seal: None });
         }
@@ -411,8 +418,14 @@ impl Nat {
         observe::generation(&mut self.connection).map_err(|e| self.failed("read", e))
     }
 
+    fn made(&mut self) -> Result<Option<Handle>, NatError> {
+        let handle = observe::handle(&mut self.connection, self.name.as_str());
+        handle.map_err(|e| self.failed("read", e))
+    }
+
     fn observe(&mut self) -> Result<Observed, NatError> {
-        observe::table(&mut self.connection, self.name.as_str()).map_err(|error| match error {
+        let observed = observe::table(&mut self.connection, self.name.as_str(), &mut self.handle);
+        observed.map_err(|error| match error {
             ObserveError::Foreign => NatError::Foreign(self.name.clone()),
             ObserveError::Netlink(source) => self.failed("read", source),
         })

@@ -9,6 +9,7 @@ mod entry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 use portway_sys::netlink::Family as Netlink;
 
@@ -81,6 +82,17 @@ pub struct Scope {
     pub first: u16,
     /// Last port.
     pub last: u16,
+}
+
+/// What a rule of somebody else's leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Led {
+    /// What comes to these ports of the host,
+    pub scope: Scope,
+    /// to one of these addresses,
+    pub targets: Vec<IpAddr>,
+    /// at one of these ports.
+    pub ports: Vec<RangeInclusive<u16>>,
 }
 
 /// What a sweep came to.
@@ -163,6 +175,27 @@ impl Conntrack {
         Ok(swept)
     }
 
+    /// Deletes the entries of what somebody else's rule has led that is no more: their clients would go on to its
+    /// target for as long as they send. What this table leads is not touched, nor what others lead elsewhere. Returns
+    /// how many there were.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget(&mut self, led: &Led) -> Result<u64, ConntrackError> {
+        let label = self.table.label();
+        let Some(sent) = Filter::of(led.scope).next() else { return Ok(0) };
+        let mut request = Filter { translated: true, ..sent }.request();
+        let list = self.netfilter.dump(&mut request, Vec::new, |entries, message| {
+            if let Some(entry) = read(&message)?.filter(|entry| entry.was_led(label, led))
+                && entries.len() < ROUND
+            {
+                entries.push(entry);
+            }
+            Ok(())
+        });
+        self.delete(&list.map_err(failed("list"))?)
+    }
+
     /// Connections and flows that are led by the table at this moment, by device.
     ///
     /// # Errors
@@ -230,7 +263,7 @@ impl Conntrack {
             if name == self.table || name.label() != self.table.label() {
                 continue;
             }
-            let observed = match observe::table(&mut self.netfilter, name.as_str()) {
+            let observed = match observe::table(&mut self.netfilter, name.as_str(), &mut None) {
                 Ok(observed) => observed,
                 Err(observe::ObserveError::Foreign) => continue,
                 Err(observe::ObserveError::Netlink(error)) => return Err(error),

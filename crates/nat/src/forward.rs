@@ -11,6 +11,7 @@ use portway_sys::netlink::Family as Netlink;
 
 use crate::netlink::{Connection, FLAG_DUMP, NetlinkError, Writer};
 use crate::nft::{Chain, FAMILY_INET, Hook, kind, read_chain};
+use crate::spec::Family;
 
 /// Address family of a table that may stop forwarded packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +57,15 @@ impl Obstacle {
     pub const fn owner(&self) -> Option<&'static str> {
         self.owner
     }
+
+    /// Whether packets of a family come to it.
+    #[must_use]
+    pub const fn concerns(&self, family: Family) -> bool {
+        match (self.family, family) {
+            (TableFamily::Inet, _) | (TableFamily::Ip, Family::V4) | (TableFamily::Ip6, Family::V6) => true,
+            (TableFamily::Ip, Family::V6) | (TableFamily::Ip6, Family::V4) => false,
+        }
+    }
 }
 
 impl fmt::Display for Obstacle {
@@ -69,6 +79,17 @@ impl fmt::Display for Obstacle {
         )?;
         owner.map_or(Ok(()), |owner| write!(f, " ({owner})"))
     }
+}
+
+/// Whether this namespace passes packets of a family on, as far as one setting tells for all its interfaces; `None` where
+/// it does not say.
+#[must_use]
+pub fn forwards(family: Family) -> Option<bool> {
+    let path = match family {
+        Family::V4 => "/proc/sys/net/ipv4/ip_forward",
+        Family::V6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+    };
+    std::fs::read_to_string(path).ok().map(|text| text.trim() != "0")
 }
 
 /// Chains by table.
@@ -151,6 +172,18 @@ mod tests {
         assert_eq!(firewalld, [format!("chain filter_FORWARD of table inet firewalld {rest} (firewalld)")]);
         let own = said(TableFamily::Inet, "mine", &[("fwd", chain(true)), ("other", none())]);
         assert_eq!(own, [format!("chain fwd of table inet mine {rest}")]);
+    }
+
+    /// Fails when: what stops one family is said of the other.
+    #[test]
+    fn a_chain_concerns_the_families_of_its_table() {
+        let concerned = |family| {
+            let found = Obstacle { family, table: "t".into(), chain: "c".into(), owner: None };
+            [Family::V4, Family::V6].map(|family| found.concerns(family))
+        };
+        assert_eq!(concerned(TableFamily::Inet), [true, true]);
+        assert_eq!(concerned(TableFamily::Ip), [true, false]);
+        assert_eq!(concerned(TableFamily::Ip6), [false, true]);
     }
 
     #[test]

@@ -36,8 +36,8 @@ mod watch;
 
 pub use apply::{Applied, Counted, Nat, NatError, TableName};
 pub use bridge::{BridgeError, allow_hairpin, bridged_packets_pass};
-pub use conntrack::{Affected, Conntrack, ConntrackError, Scope, Swept};
-pub use forward::{Obstacle, forward_obstacles};
+pub use conntrack::{Affected, Conntrack, ConntrackError, Led, Scope, Swept};
+pub use forward::{Obstacle, forward_obstacles, forwards};
 pub use neighbour::{NeighbourError, forget_neighbour};
 pub use netlink::{Malformed, NetlinkError};
 pub use plan::Plan;

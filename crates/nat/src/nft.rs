@@ -47,6 +47,7 @@ pub(crate) mod attr {
     pub(crate) const TABLE: u16 = 1;
 
     pub(crate) const TABLE_FLAGS: u16 = 2;
+    pub(crate) const TABLE_HANDLE: u16 = 4;
 
     pub(crate) const CHAIN_NAME: u16 = 3;
     pub(crate) const CHAIN_HOOK: u16 = 4;

@@ -18,14 +18,18 @@ const NOT_FOUND: i32 = 2;
 pub(crate) enum Observed {
     /// There is none of its name.
     Absent,
-    /// It is there, and carries our mark.
+    /// It is there, and carries our mark or the handle that ours has.
     Ours(Table),
 }
+
+/// What the kernel calls a table by: no other one of the namespace ever has the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Handle(u64);
 
 /// Why a table cannot be taken for ours.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ObserveError {
-    /// It does not carry our mark.
+    /// It does not carry our mark, and is none that is known to be ours.
     #[error("the table is somebody else's")]
     Foreign,
     /// It cannot be read.
@@ -50,10 +54,15 @@ pub(crate) fn generation(connection: &mut Connection) -> Result<u32, NetlinkErro
 /// How often a table is read anew that went away half-way.
 const TRIES: u32 = 20;
 
-/// Reads a table and everything in it, and nothing of any other.
-pub(crate) fn table(connection: &mut Connection, name: &str) -> Result<Observed, ObserveError> {
+/// Reads a table and everything in it, and nothing of any other. The one that is `known` is ours whatever somebody has
+/// taken out of it; of one that is there and ours it becomes the handle.
+pub(crate) fn table(
+    connection: &mut Connection,
+    name: &str,
+    known: &mut Option<Handle>,
+) -> Result<Observed, ObserveError> {
     for _ in 0..TRIES {
-        match read(connection, name) {
+        match read(connection, name, known) {
             Err(ObserveError::Netlink(error)) if error.errno() == Some(NOT_FOUND) => {}
             done => return done,
         }
@@ -61,12 +70,15 @@ pub(crate) fn table(connection: &mut Connection, name: &str) -> Result<Observed,
     Err(NetlinkError::Unsteady.into())
 }
 
-fn read(connection: &mut Connection, name: &str) -> Result<Observed, ObserveError> {
-    if !exists(connection, name)? {
-        return Ok(Observed::Absent);
-    }
+fn read(
+    connection: &mut Connection,
+    name: &str,
+    known: &mut Option<Handle>,
+) -> Result<Observed, ObserveError> {
+    let Some(handle) = handle(connection, name)? else { return Ok(Observed::Absent) };
     let mut table = sets(connection, name)?;
-    if !table.sets.keys().any(|set| set.starts_with(MARKER_STEM)) {
+    let is_marked = table.sets.keys().any(|set| set.starts_with(MARKER_STEM));
+    if !is_marked && *known != Some(handle) {
         return Err(ObserveError::Foreign);
     }
     for (set, content) in &mut table.sets {
@@ -81,16 +93,26 @@ fn read(connection: &mut Connection, name: &str) -> Result<Observed, ObserveErro
             chain.rules.push(rule);
         }
     }
+    *known = Some(handle);
     Ok(Observed::Ours(table))
 }
 
-fn exists(connection: &mut Connection, name: &str) -> Result<bool, NetlinkError> {
+/// The handle of the table of this name; `None`: there is none.
+pub(crate) fn handle(connection: &mut Connection, name: &str) -> Result<Option<Handle>, NetlinkError> {
     let mut request = Writer::default();
     request.netfilter(kind::GET_TABLE, FLAG_ACK, FAMILY_INET, 0, |out| out.text(attr::TABLE, name));
-    match connection.request(&mut request, |_| Ok(())) {
-        Ok(()) => Ok(true),
-        Err(error) if error.errno() == Some(NOT_FOUND) => Ok(false),
+    let mut handle = None;
+    let done = connection.request(&mut request, |message| {
+        if message.kind == kind::NEW_TABLE {
+            let number = message.attributes()?.need(attr::TABLE_HANDLE, "handle of a table")?;
+            handle = Some(Handle(number.u64()?));
+        }
+        Ok(())
+    });
+    match done {
+        Err(error) if error.errno() == Some(NOT_FOUND) => Ok(None),
         Err(error) => Err(error),
+        Ok(()) => Ok(handle),
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use portway_nat::{Affected, Conntrack, Nat, TableName, Want};
+use portway_nat::{Affected, Conntrack, Led, Listen, Nat, Scope, TableName, Transport, Want};
 use portway_testkit::is_root;
 use publish::town::{Answerer, PATIENCE, Sender, Town, ask_tcp, ask_udp};
 use publish::{publication, want};
@@ -72,6 +72,49 @@ fn a_udp_client_that_keeps_sending_follows_every_change() {
             town.apply(&want(vec![]));
         }
     }
+}
+
+/// A client that somebody else's rule has led, and that never stops sending, stays with that rule's target when the rule
+/// has gone; until it is forgotten. Who is led elsewhere, or from another port, or by us, is not.
+///
+/// Fails when: the sweep is all there is, or the target or the port is not looked at.
+#[test]
+fn who_was_led_by_a_rule_that_has_gone_is_forgotten() {
+    if !is_root() {
+        return;
+    }
+    let town = Town::new();
+    let _one = Answerer::start(&town.one, "one", 8080);
+    let _two = Answerer::start(&town.two, "two", 8080);
+    let rules = "table ip theirs { chain p { type nat hook prerouting priority dstnat; \
+                 ip daddr 192.0.2.1 udp dport 53 dnat to 10.0.0.2:8080; \
+                 ip daddr 192.0.2.1 udp dport 54 dnat to 10.0.0.2:8080; }; }";
+    town.host.nft(rules).unwrap();
+    let [sender, beside] = [53, 54].map(|port| Sender::new(&town.client, &format!("192.0.2.1:{port}")));
+    until(&sender, Some("one"), "theirs");
+    until(&beside, Some("one"), "theirs, beside");
+    town.host.nft("delete table ip theirs").unwrap();
+    let wanted = want(vec![publication("dns", "udp", "192.0.2.1 53", "10.0.0.3 8080")]);
+    town.apply(&wanted);
+    until(&sender, Some("one"), "nobody has forgotten it");
+    let led = |target: &str, port: u16| Led {
+        scope: Scope {
+            transport: Transport::Udp,
+            listen: Listen::Address("192.0.2.1".parse().unwrap()),
+            first: 53,
+            last: 53,
+        },
+        targets: vec![target.parse().unwrap()],
+        ports: vec![port..=port],
+    };
+    let forget = |led: Led| {
+        town.host.enter(|| Conntrack::open(&TableName::default()).unwrap().forget(&led).unwrap()).unwrap()
+    };
+    assert_eq!(forget(led("10.0.0.3", 8080)) + forget(led("10.0.0.2", 8081)), 0);
+    assert_eq!(forget(led("10.0.0.2", 8080)), 1);
+    until(&sender, Some("two"), "led by us");
+    assert_eq!(forget(led("10.0.0.3", 8080)), 0);
+    until(&beside, Some("one"), "another port");
 }
 
 /// A socket of the host that a client asked before the publication answers after the sweep. What the client goes on

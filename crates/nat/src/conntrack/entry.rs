@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::Scope;
+use super::{Led, Scope};
 use crate::netlink::{Attribute, Attributes, Malformed, Writer};
 use crate::plan::layout::Label;
 use crate::spec::{Checked, Family, Listen, Publication, Transport};
@@ -144,6 +144,17 @@ impl Entry {
             Listen::Every(family) => family == Family::of(ip),
         };
         listens && scope.transport == self.transport && (scope.first..=scope.last).contains(&port)
+    }
+
+    /// Whether somebody else's rule has led it this way.
+    pub(super) fn was_led(&self, label: Label, led: &Led) -> bool {
+        let to = self.reply.source;
+        self.is_in_our_zone()
+            && self.status & TRANSLATED != 0
+            && !label.is_in(&self.labels)
+            && self.is_within(&led.scope)
+            && led.targets.contains(&to.ip())
+            && led.ports.iter().any(|ports| ports.contains(&to.port()))
     }
 
     /// Whether bytes may still pass.
