@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portway_control::api::{self, Failure, FailureKind};
-use portway_incus::{Client, Definition, Device, IncusError};
+use portway_incus::{Client, Definition, Device, IncusError, is_true};
 use portway_model::{DeviceKey, DeviceName, DeviceSpec, InstanceKey, Provider};
 use tokio::sync::MutexGuard;
 use tracing::warn;
@@ -128,6 +128,9 @@ pub(crate) async fn import(hub: &Arc<Hub>, what: &api::MoveDevice) -> Result<api
         return finish_or_refuse(client, what, candidate).await;
     };
     if !noted {
+        if candidate.origin.device.get("nat").is_some_and(|text| is_true(text)) {
+            rivals::note(hub, key.provider()).await;
+        }
         take_out(hub, client, what, &candidate).await?;
     }
     let origin = candidate.origin.clone();

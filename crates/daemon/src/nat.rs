@@ -5,8 +5,10 @@
 //! loopback clients, and takes over when the table is missing.
 
 mod file;
+mod grace;
 pub(crate) mod leader;
 pub(crate) mod leases;
+pub(crate) mod obstacles;
 pub(crate) mod table;
 mod watch;
 pub(crate) mod way;

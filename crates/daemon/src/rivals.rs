@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use portway_control::api::{Failure, FailureKind};
 use portway_incus::LedProxy;
-use portway_model::{Address, Bind, DeviceKey, DeviceSpec, IpHost, ListenAddr, Provider};
+use portway_model::{
+    Address, Bind, ConnectAddr, DeviceKey, DeviceSpec, IpHost, ListenAddr, PortRange, Provider,
+};
+use portway_nat::{Family, Led, Listen, Scope, Transport};
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -30,22 +33,60 @@ pub(crate) struct Rival {
     listen: ListenAddr,
     /// Whose it is, in words.
     text: String,
+    /// What its rules lead, of datagrams: a client that keeps sending is led by them when they are no more.
+    led: Vec<Led>,
+}
+
+/// The rivals of one server.
+#[derive(Debug, Default)]
+pub(crate) struct Rivals {
+    /// Those that there are.
+    pub(crate) present: Arc<Vec<Rival>>,
+    /// Those that there were when they were read before.
+    pub(crate) gone: Vec<Rival>,
 }
 
 impl Rival {
     /// One of a server's; `None` when it takes nothing that a device of ours could listen at.
     pub(crate) fn of(provider: Provider, proxy: &LedProxy) -> Option<Rival> {
-        let LedProxy { project, instance, device, listen } = proxy;
+        let LedProxy { project, instance, device, listen, .. } = proxy;
         let text = format!(
             "the proxy device {device} of {provider}:{project}/{instance} has nat=true and takes what comes to {listen}"
         );
-        Some(Rival { listen: listen.parse().ok()?, text })
+        let led = led(proxy);
+        Some(Rival { listen: listen.parse().ok()?, text, led })
     }
 
     /// Whether it takes what comes to a device.
     fn takes(&self, spec: &DeviceSpec) -> bool {
         spec.bind == Bind::Host && meet(self.listen.address(), spec.listen.address())
     }
+}
+
+/// What the rules of a proxy device lead, of datagrams.
+fn led(proxy: &LedProxy) -> Vec<Led> {
+    let (Ok(listen), Ok(connect)) =
+        (proxy.listen.parse::<ListenAddr>(), proxy.connect.parse::<ConnectAddr>())
+    else {
+        return Vec::new();
+    };
+    let (Address::Udp { host: from, ports }, Address::Udp { host: to, ports: target_ports }) =
+        (listen.address(), connect.address())
+    else {
+        return Vec::new();
+    };
+    let reserved = proxy.addresses.iter().filter_map(|text| text.parse().ok());
+    let targets = if to.is_wildcard() { reserved.collect() } else { vec![to.ip()] };
+    let ends = |range: &PortRange| (range.first().get(), range.last().get());
+    let listen =
+        if from.is_wildcard() { Listen::Every(Family::of(from.ip())) } else { Listen::Address(from.ip()) };
+    let to_ports = |range: &PortRange| range.first().get()..=range.last().get();
+    let led = |range: &PortRange| {
+        let (first, last) = ends(range);
+        let scope = Scope { transport: Transport::Udp, listen, first, last };
+        Led { scope, targets: targets.clone(), ports: target_ports.ranges().iter().map(to_ports).collect() }
+    };
+    ports.ranges().iter().map(led).collect()
 }
 
 /// What takes the traffic of a device, in words.
@@ -85,7 +126,7 @@ pub(crate) async fn check(hub: &Arc<Hub>, devices: &[(&DeviceKey, &DeviceSpec)])
         let Some(endpoint) = hub.providers.endpoint(provider).filter(|_| hub.is_reachable(provider)) else {
             continue;
         };
-        let rivals = read(endpoint).await;
+        let rivals = read(hub, endpoint).await;
         for (key, spec) in devices {
             if let Some(text) = in_the_way_of(spec, &rivals) {
                 return Err(Failure {
@@ -101,10 +142,23 @@ pub(crate) async fn check(hub: &Arc<Hub>, devices: &[(&DeviceKey, &DeviceSpec)])
     Ok(())
 }
 
-/// The rivals of one server; what was known of them when it does not say.
-async fn read(endpoint: &Endpoint) -> Arc<Vec<Rival>> {
+/// Takes note of what a server leads by rules, so that it is known when they go.
+pub(crate) async fn note(hub: &Hub, provider: Provider) {
+    if let Some(endpoint) = hub.providers.endpoint(provider) {
+        read(hub, endpoint).await;
+    }
+}
+
+/// The rivals of one server; what was known of them when it does not say. Of those that are gone the connections are
+/// forgotten.
+async fn read(hub: &Hub, endpoint: &Endpoint) -> Arc<Vec<Rival>> {
     match tokio::time::timeout(LIMIT, endpoint.read_rivals()).await {
-        Ok(Ok(rivals)) => return rivals,
+        Ok(Ok(rivals)) => {
+            if let Some(leader) = &hub.nat {
+                leader.forget(rivals.gone.into_iter().flat_map(|rival| rival.led).collect()).await;
+            }
+            return rivals.present;
+        }
         Ok(Err(problem)) => {
             debug!(provider = %endpoint.provider(), error = with_sources(&problem), "proxy devices not known");
         }
@@ -116,10 +170,14 @@ async fn read(endpoint: &Endpoint) -> Arc<Vec<Rival>> {
 /// Looks again and again whether a server has begun to take what comes to devices of ours; `told` says that
 /// something has happened there.
 pub(crate) async fn follow(hub: Arc<Hub>, endpoint: Arc<Endpoint>, told: Arc<Notify>) {
+    let mut before = endpoint.rivals();
     loop {
-        let before = endpoint.rivals();
-        if hub.listens_on_ports() && *read(&endpoint).await != *before {
-            hub.poke_all().await;
+        if hub.listens_on_ports() {
+            let present = read(&hub, &endpoint).await;
+            if *present != *before {
+                hub.poke_all().await;
+            }
+            before = present;
         }
         if tokio::time::timeout(PAUSE, told.notified()).await.is_ok() {
             tokio::time::sleep(SOON).await;
@@ -158,6 +216,8 @@ mod tests {
             instance: "c1".into(),
             device: "web".into(),
             listen: "tcp:0.0.0.0:80".into(),
+            connect: "tcp:10.0.0.5:80".into(),
+            addresses: Vec::new(),
         };
         let rivals = [Rival::of(Provider::Incus, &proxy).unwrap()];
         assert_eq!(in_the_way_of(&inside, &rivals), None);
@@ -166,7 +226,36 @@ mod tests {
             in_the_way_of(&host, &rivals),
             Some("the proxy device web of incus:p/c1 has nat=true and takes what comes to tcp:0.0.0.0:80")
         );
+        assert_eq!(rivals[0].led, []);
         let odd = LedProxy { listen: "tcp:localhost:x".into(), ..proxy };
         assert_eq!(Rival::of(Provider::Incus, &odd), None);
+    }
+
+    /// Fails when: tcp is forgotten too, or a wildcard target is not the instance's address.
+    #[test]
+    fn what_rules_have_led() {
+        let proxy = |listen: &str, connect: &str| LedProxy {
+            project: "p".into(),
+            instance: "c1".into(),
+            device: "dns".into(),
+            listen: listen.into(),
+            connect: connect.into(),
+            addresses: vec!["10.0.0.5".into(), "none".into()],
+        };
+        assert_eq!(led(&proxy("tcp:192.0.2.1:80", "tcp:10.0.0.5:80")), []);
+        let scope = |listen, first, last| Scope { transport: Transport::Udp, listen, first, last };
+        let address = Listen::Address("192.0.2.1".parse().unwrap());
+        let to = |ip: &str| vec![ip.parse().unwrap()];
+        let found = led(&proxy("udp:192.0.2.1:53,60-61", "udp:10.0.0.6:5,7-8"));
+        let ports = vec![5..=5, 7..=8];
+        let expected = [(53, 53), (60, 61)].map(|(first, last)| Led {
+            scope: scope(address, first, last),
+            targets: to("10.0.0.6"),
+            ports: ports.clone(),
+        });
+        assert_eq!(found, expected);
+        let found = led(&proxy("udp:0.0.0.0:53", "udp:0.0.0.0:53"));
+        let scope = scope(Listen::Every(Family::V4), 53, 53);
+        assert_eq!(found, [Led { scope, targets: to("10.0.0.5"), ports: vec![53..=53] }]);
     }
 }

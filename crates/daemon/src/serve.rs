@@ -29,7 +29,7 @@ use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending};
 use crate::keeper::{self, Keeper, Kept};
 use crate::logging::{self, LogControl};
-use crate::nat::{Leader, leases};
+use crate::nat::{Leader, leases, obstacles};
 use crate::provider::Endpoint;
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
@@ -69,17 +69,19 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     plant(&hub, &loaded, kept);
     if options.action == DaemonAction::Purge {
         hub.shut_down(Ending::Drain(Duration::ZERO)).await;
-        if let Some(leader) = &hub.nat {
-            leader.remove().await;
-        }
+        let removed = match &hub.nat {
+            Some(leader) => leader.remove().await,
+            None => Ok(()),
+        };
         hub.keeper.end().await;
-        return Ok(());
+        return removed.map_err(still_led);
     }
     let signals = Signals::catch()?;
     let listener = control_socket(&options.paths.socket)?;
     let server = tokio::spawn(control::serve(listener, http::router(Arc::clone(&hub))));
     tokio::spawn(rekeep(Arc::clone(&hub), renewed));
     tokio::spawn(show_again(Arc::clone(&hub), led));
+    tokio::spawn(obstacles::follow(Arc::clone(&hub)));
     for endpoint in [&hub.providers.incus, &hub.providers.lxd] {
         let told = Arc::new(Notify::new());
         tokio::spawn(follow_events(Arc::clone(&hub), Arc::clone(endpoint), Arc::clone(&told)));
@@ -97,6 +99,14 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     }
     info!("ended; workers go on");
     Ok(())
+}
+
+/// A table that a purge could not remove.
+fn still_led(text: String) -> Failure {
+    Failure {
+        hint: Some("published ports are led on until it has gone; `portway doctor` looks at it".into()),
+        ..failure(FailureKind::Refused, format!("kernel NAT is not removed: {text}"))
+    }
 }
 
 async fn assemble(
@@ -190,11 +200,9 @@ fn plant_kept(
 fn leader(options: &DaemonOptions, loaded: &Loaded, led: Arc<Notify>) -> Result<Leader, Failure> {
     let paths = &options.paths;
     let name = TableName::new(&paths.nft_table()).unwrap_or_default();
-    let wants = |key: &DeviceKey| match loaded.desired.get(key) {
-        Some(device) => device.keys.nat != Nat::Off,
-        None => loaded.damaged,
-    };
-    let started = Leader::start(name, paths.socket.with_file_name("nat.json"), wants, led);
+    let wanting = loaded.desired.values().filter(|device| device.keys.nat != Nat::Off);
+    let devices = wanting.map(|device| (device.key(), &device.keys)).collect();
+    let started = Leader::start(name, paths.socket.with_file_name("nat.json"), &devices, led);
     started.map_err(|source| io_failure("start a thread", &source))
 }
 

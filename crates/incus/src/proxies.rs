@@ -1,7 +1,7 @@
 //! Proxy devices that the server leads by rules of its own: they take what comes before any socket gets it.
 
 use crate::types::{status_code, wire};
-use crate::{Client, Instance, Result, is_true};
+use crate::{Client, Device, Instance, Result, is_true};
 
 /// A proxy device with `nat=true` of an instance that runs, its own or a profile's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,13 +14,19 @@ pub struct LedProxy {
     pub device: String,
     /// Where it listens, as the server has it: `tcp:0.0.0.0:80-81`.
     pub listen: String,
+    /// Where it leads: `tcp:10.0.0.5:80-81`; a wildcard address stands for those of the instance.
+    pub connect: String,
+    /// The addresses that the instance's interfaces have reserved.
+    pub addresses: Vec<String>,
 }
 
 impl LedProxy {
     fn of(instance: &Instance) -> impl Iterator<Item = Self> {
         let runs = !matches!(instance.status_code, status_code::STOPPED | status_code::ERROR);
+        let reserved = |keys: &Device| ["ipv4.address", "ipv6.address"].map(|key| keys.get(key).cloned());
+        let addresses: Vec<String> = instance.devices.values().flat_map(reserved).flatten().collect();
         let devices = instance.devices.iter().filter(move |_| runs);
-        devices.filter_map(|(name, keys)| {
+        devices.filter_map(move |(name, keys)| {
             let is_proxy = keys.get("type").is_some_and(|kind| kind.eq_ignore_ascii_case("proxy"));
             let is_led = keys.get("nat").is_some_and(|text| is_true(text));
             let listen = keys.get("listen").filter(|_| is_proxy && is_led)?;
@@ -29,6 +35,8 @@ impl LedProxy {
                 instance: instance.name.clone(),
                 device: name.clone(),
                 listen: listen.clone(),
+                connect: keys.get("connect").cloned().unwrap_or_default(),
+                addresses: addresses.clone(),
             })
         })
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portway_control::api;
-use portway_model::{Bind, DeviceKey, DeviceSpec, InstanceKey, Provider};
+use portway_model::{Bind, DeviceKey, DeviceSpec, InstanceKey, Nat, Provider};
 
 use super::{Hub, locked};
 use crate::rivals::Rival;
@@ -41,6 +41,11 @@ impl Hub {
         locked(&self.desired).values().any(|device| listens(&device.keys))
     }
 
+    /// Whether the kernel is to carry a device.
+    pub(crate) fn wants_nat(&self) -> bool {
+        locked(&self.desired).values().any(|device| device.keys.nat != Nat::Off)
+    }
+
     /// Who takes what comes to ports of the host before a device gets it, as far as is known.
     pub(crate) fn rivals(&self) -> [Arc<Vec<Rival>>; 2] {
         [&self.providers.incus, &self.providers.lxd].map(|endpoint| endpoint.rivals())
@@ -49,19 +54,13 @@ impl Hub {
     /// The devices with what the kernel has carried of them. Bytes are not counted there.
     pub(super) async fn with_kernel_counts(&self, mut devices: Vec<api::Device>) -> Vec<api::Device> {
         if let Some(leader) = self.nat.as_ref().filter(|leader| leader.has_counts()) {
-            let (counts, obstacle) = (leader.counts().await, leader.obstacle());
+            let counts = leader.counts().await;
             // One that is relayed at present may have been led before.
             for device in &mut devices {
                 let key = DeviceKey { instance: device.instance.clone(), device: device.name.clone() };
                 let counted = counts.get(&key.to_string()).copied().unwrap_or_default();
                 device.connections_total = device.connections_total.saturating_add(counted.total);
                 device.connections_now = device.connections_now.saturating_add(counted.now);
-                if device.mode == api::DeviceMode::Nat
-                    && let (Some(reason), Some(obstacle)) = (&mut device.mode_reason, &obstacle)
-                {
-                    reason.push_str("; ");
-                    reason.push_str(obstacle);
-                }
             }
         }
         devices

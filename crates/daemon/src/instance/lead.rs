@@ -13,7 +13,8 @@ use super::Instance;
 use super::device::Device;
 use super::life::LOOK_UNREADY;
 use crate::hub::failure;
-use crate::nat::{Change, Leader, Verdict, way};
+use crate::nat::obstacles::Obstacles;
+use crate::nat::{Change, Leader, Verdict, Way, way};
 
 /// Why the kernel carries nothing of a network namespace or a process.
 const UNASSIGNED: &str =
@@ -22,6 +23,9 @@ const UNASSIGNED: &str =
 /// Why a device is relayed whose instance has just started: the kernel would have the instance refuse who comes too
 /// early, the relay has them wait.
 const AWAITED: &str = "the instance has started, and its service has not answered a client yet";
+
+/// Why a device is relayed while nobody says where its clients could be led.
+const UNKNOWN: &str = "the server does not say which addresses the instance has";
 
 /// What decides who is carried by the kernel.
 #[derive(Debug, Default)]
@@ -36,17 +40,16 @@ pub(super) struct Leading {
 }
 
 impl Leading {
+    /// Addresses that the server had assigned when it was asked last.
+    pub(super) fn assigned(&self) -> Vec<IpAddr> {
+        self.nics.iter().flat_map(|nics| nics.iter()).flat_map(|nic| &nic.addresses).copied().collect()
+    }
+
     /// Takes in what a look has found of them; `None`: nothing.
     pub(super) fn found(&mut self, nics: Option<Vec<Assigned>>) {
         if let Some(nics) = nics.filter(|nics| self.nics.as_ref().is_none_or(|known| **known != *nics)) {
             self.nics = Some(Arc::new(nics));
         }
-    }
-
-    /// Addresses that the server had assigned when it was asked last.
-    pub(super) fn assigned(&self) -> Vec<IpAddr> {
-        let nics = self.nics.iter().flat_map(|nics| nics.iter());
-        nics.flat_map(|nic| &nic.addresses).copied().collect()
     }
 }
 
@@ -113,9 +116,11 @@ impl Instance {
         let gone = std::mem::take(&mut self.leading.unled).into_iter();
         let mut changes: Vec<_> = gone.map(|key| (key, Change::Gone)).collect();
         let concerned = |device: &&Device| device.spec.nat != Nat::Off || matches!(device.led, Some(Some(_)));
+        let obstacles = self.hub.nat.as_ref().map(Leader::obstacles).unwrap_or_default();
         let (mut is_loose, mut news) = (false, Vec::new());
         for device in self.devices.values().filter(concerned) {
             let Some(said) = self.verdict(device) else { continue };
+            let said = self.here(said, &obstacles, device.spec.nat);
             let verdict = said.verdict();
             is_loose |= verdict.is_loose;
             let reason = (device.spec.nat != Nat::Off).then_some(&verdict.reason);
@@ -164,7 +169,7 @@ impl Instance {
         }
         if self.run.is_none() {
             let absence = self.absence.as_deref().unwrap_or("the instance is down");
-            return if self.leading.looked { relayed(absence) } else { None };
+            return if self.leading.looked { relayed(absence) } else { self.kept(device).map(Said::Now) };
         }
         if !device.matches(self.key.provider(), self.uuid.as_deref()) {
             return relayed("another instance has this name now");
@@ -183,13 +188,47 @@ impl Instance {
                 Some(judged) if judged.holds(&device.spec, nics) => Said::Again(&judged.verdict),
                 _ => Said::Anew(Judged::of(&device.spec, nics)),
             }),
-            None => {
-                let unknown = "the server does not say which addresses the instance has";
-                // Before the first look the way stands that an earlier daemon has made.
-                (self.leading.looked && !matches!(device.led, Some(Some(_))))
-                    .then(|| Said::Now(Verdict { is_loose: true, ..Verdict::relayed(unknown) }))
-            }
+            None => self.kept(device).map(Said::Now).or_else(|| {
+                let unknown = || Verdict { is_loose: true, ..Verdict::relayed(UNKNOWN) };
+                self.leading.looked.then(unknown).map(Said::Now)
+            }),
         }
+    }
+
+    /// The same on a host that stops some of it, or with what it stands on where that is old.
+    fn here<'a>(&self, said: Said<'a>, obstacles: &Obstacles, nat: Nat) -> Said<'a> {
+        if said.verdict().way.is_none() || (obstacles.is_empty() && self.unreachable.is_none()) {
+            return said;
+        }
+        let verdict = said.verdict().clone().on(obstacles, nat);
+        if self.unreachable.is_none() || self.leading.nics.is_none() || verdict.way.is_none() {
+            return Said::Now(verdict);
+        }
+        let reason = format!("{}, as the server said when it answered last", verdict.reason);
+        Said::Now(Verdict { reason, ..verdict })
+    }
+
+    /// What becomes of a device while the instance's addresses are not known: the way stands that it has, if that is one
+    /// for its options and it holds its port. `None`: it has none.
+    fn kept(&self, device: &Device) -> Option<Verdict> {
+        let Some(Some(way)) = &device.led else { return None };
+        if !way.fits(&device.spec) {
+            return Some(Verdict { is_loose: true, ..Verdict::relayed(UNKNOWN) });
+        }
+        if device.listeners.is_none() {
+            return Some(Verdict::relayed("its port is not held"));
+        }
+        let why = match &self.unreachable {
+            Some(_) => "the server does not answer",
+            None => "the server has not been asked yet",
+        };
+        let reason = format!("to {}, the last known address; {why}", way.targets());
+        Some(Verdict { way: Some(Arc::clone(way)), reason, is_loose: true })
+    }
+
+    /// The way of a device that an earlier daemon has left in the table.
+    pub(super) fn kept_way(&self, name: &DeviceName) -> Option<Option<Arc<Way>>> {
+        self.hub.nat.as_ref()?.take_kept(&self.device_key(name)).map(Some)
     }
 
     /// The way of a device that goes is taken back with the next changes, and what it has counted.

@@ -44,7 +44,8 @@ impl Instance {
     pub(super) async fn plant(&mut self, seed: Seed) {
         for stored in seed.devices {
             let device = Device::new(stored.name.clone(), stored.keys, stored.uuid);
-            let device = device.coming_from(stored.origin);
+            let mut device = device.coming_from(stored.origin);
+            device.led = self.kept_way(&stored.name);
             self.devices.insert(stored.name, device);
         }
         let mut adopted = Vec::new();
@@ -103,7 +104,9 @@ impl Instance {
                 continue;
             }
             let uuid = known.and_then(|device| device.uuid.clone());
-            let device = Device::new(name.clone(), found.device.spec.clone(), uuid);
+            let led = known.and_then(|device| device.led.clone());
+            let mut device = Device::new(name.clone(), found.device.spec.clone(), uuid);
+            device.led = led;
             changes.push(Change::Put(Box::new(stored(&self.key, &device))));
             self.devices.insert(name, device);
         }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use portway_config::files::{self, FileError, Trust};
@@ -15,6 +17,9 @@ use super::ways::Ways;
 /// Longest file that is read, bytes: a way takes some 300, and a state file of the largest size has
 /// fewer than 100,000 devices.
 const MAX_BYTES: u64 = 64 << 20;
+
+/// Who publishes what is nobody's business, as in the state file.
+const MODE: u32 = 0o600;
 
 /// Changes with what is in the file. One of another version is not used.
 const VERSION: u32 = 1;
@@ -87,6 +92,7 @@ pub(super) fn save(path: &Path, ways: &Ways, counted: &BTreeMap<DeviceKey, u64>)
     text.push_str(&serde_json::to_string(&counted)?);
     text.push('}');
     let aside = path.with_extension("json.new");
-    fs::write(&aside, text)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&aside)?;
+    file.write_all(text.as_bytes())?;
     fs::rename(&aside, path)
 }

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use portway_model::DeviceKey;
-use portway_nat::TableName;
+use portway_model::{DeviceKey, DeviceSpec};
+use portway_nat::{Led, TableName};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::file;
+use super::grace::Grace;
+use super::obstacles::Obstacles;
 use super::table::{Change, Counts, Keeper, Order};
+use super::{Way, file};
 
 /// Orders that may wait for the thread.
 const QUEUE: usize = 1024;
@@ -49,8 +51,8 @@ impl Failures {
 #[derive(Debug, Default)]
 pub(super) struct Status {
     failures: Mutex<Arc<Failures>>,
-    /// What may stop packets on their way to an instance.
-    obstacle: Mutex<Option<String>>,
+    /// What stops packets on their way to an instance.
+    obstacles: Mutex<Arc<Obstacles>>,
     repairs: AtomicU64,
     /// A device has a way, or had one.
     counts: AtomicBool,
@@ -82,11 +84,6 @@ impl Status {
         self.counts.store(is_there, Ordering::Relaxed);
     }
 
-    /// Shows a firewall of somebody else that may stop what is led.
-    pub(super) fn show_obstacle(&self, obstacle: Option<String>) {
-        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
-    }
-
     /// Counts a change of somebody else's that was put right.
     pub(super) fn count_repair(&self) {
         self.repairs.fetch_add(1, Ordering::Relaxed);
@@ -98,31 +95,45 @@ impl Status {
 pub(crate) struct Leader {
     orders: mpsc::Sender<Order>,
     status: Arc<Status>,
+    /// Ways that an earlier daemon has left, until the instance's actor takes them.
+    kept: Mutex<BTreeMap<DeviceKey, Way>>,
 }
 
 impl Leader {
-    /// Starts the thread, with the ways an earlier daemon has left of the devices that `known` says are
-    /// there still. `changed` is told when the table begins to fail, or works again.
+    /// Starts the thread, with the ways an earlier daemon has left of these devices, which are all that may have one.
+    /// One that was made for other options is none. `changed` is told when the table begins to fail, or works again.
     ///
     /// # Errors
     /// When there can be no thread.
     pub(crate) fn start(
         name: TableName,
         path: PathBuf,
-        known: impl Fn(&DeviceKey) -> bool,
+        devices: &BTreeMap<DeviceKey, &DeviceSpec>,
         changed: Arc<Notify>,
     ) -> std::io::Result<Leader> {
         let (mut kept, problem) = file::load(&path);
         if let Some(problem) = problem {
             warn!(error = problem, "ways through the kernel not known, made anew");
         }
-        kept.ways.retain(|key, _| known(key));
-        kept.counted.retain(|key, _| known(key));
+        // Where there are some, they are all.
+        let may_lack = if kept.ways.is_empty() { devices.keys().cloned().collect() } else { BTreeSet::new() };
+        kept.ways.retain(|key, way| devices.get(key).is_some_and(|spec| way.fits(spec)));
+        kept.counted.retain(|key, _| devices.contains_key(key));
+        let ways = kept.ways.clone();
         let (orders, inbox) = mpsc::channel(QUEUE);
+        let obstacles = if devices.is_empty() { Obstacles::default() } else { Obstacles::read() };
         let status = Arc::new(Status { changed, ..Status::default() });
-        let keeper = Keeper::new(name, path, kept, (orders.clone(), inbox), Arc::clone(&status));
+        let grace = Grace::new(may_lack);
+        let keeper = Keeper::new(name, path, (kept, grace), (orders.clone(), inbox), Arc::clone(&status));
         std::thread::Builder::new().name("nat".into()).spawn(move || keeper.run())?;
-        Ok(Leader { orders, status })
+        let leader = Leader { orders, status, kept: Mutex::new(ways) };
+        leader.show_obstacles(obstacles);
+        Ok(leader)
+    }
+
+    /// The way of a device that an earlier daemon has left; once.
+    pub(crate) fn take_kept(&self, key: &DeviceKey) -> Option<Arc<Way>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(key).map(Arc::new)
     }
 
     /// Makes changes; returns when they are made, or could not be: then [`failures`](Self::failures) say why,
@@ -143,9 +154,19 @@ impl Leader {
         self.ask(Order::Count).await.unwrap_or_default()
     }
 
+    /// Has the connections forgotten that somebody else's rules have led, which are no more.
+    pub(crate) async fn forget(&self, led: Vec<Led>) {
+        if !led.is_empty() {
+            self.ask(|reply| Order::Forget(led, reply)).await;
+        }
+    }
+
     /// Removes the table. Nothing can be led afterwards.
-    pub(crate) async fn remove(&self) {
-        self.ask(Order::Remove).await;
+    ///
+    /// # Errors
+    /// Why it is there still, and leads; one line.
+    pub(crate) async fn remove(&self) -> Result<(), String> {
+        self.ask(Order::Remove).await.unwrap_or(Ok(()))
     }
 
     /// Why the kernel does not carry what it should.
@@ -153,9 +174,14 @@ impl Leader {
         Arc::clone(&self.status.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A firewall of somebody else that may stop what is led, one line.
-    pub(crate) fn obstacle(&self) -> Option<String> {
-        self.status.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What stops packets on their way to an instance.
+    pub(crate) fn obstacles(&self) -> Arc<Obstacles> {
+        Arc::clone(&self.status.obstacles.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has it shown.
+    pub(super) fn show_obstacles(&self, obstacles: Obstacles) {
+        *self.status.obstacles.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(obstacles);
     }
 
     /// How often somebody else's change of the table was put right.

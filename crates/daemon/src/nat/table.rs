@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use portway_model::DeviceKey;
 use portway_nat::{
-    Affected, Conntrack, Family, InterfaceName, Nat, Publication, TableName, allow_hairpin,
-    bridged_packets_pass, forget_neighbour, forward_obstacles,
+    Affected, Conntrack, ConntrackError, Family, InterfaceName, Led, Nat, Publication, TableName,
+    allow_hairpin, bridged_packets_pass, forget_neighbour,
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use super::file::{self, Kept};
+use super::grace::Grace;
 use super::leader::{Failures, Status};
 use super::ways::Ways;
 use super::{Way, watch};
@@ -27,6 +28,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// way then has its client stay with the relay for as long as it asks.
 const AGAIN: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(12)];
+
+/// How often the table is looked at though nothing was heard of it.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// How long counts are given again without asking the kernel.
 const COUNTS_AGE: Duration = Duration::from_millis(500);
@@ -66,8 +70,10 @@ pub(super) enum Order {
     Look,
     /// What was counted.
     Count(oneshot::Sender<Counts>),
-    /// The table goes, and the thread ends.
-    Remove(oneshot::Sender<()>),
+    /// Rules of somebody else are no more; who waits until their connections are forgotten.
+    Forget(Vec<Led>, oneshot::Sender<()>),
+    /// The table goes, and the thread ends; or why it is there still.
+    Remove(oneshot::Sender<Result<(), String>>),
 }
 
 /// What the thread does next.
@@ -108,6 +114,10 @@ pub(super) struct Keeper {
     open: Option<Open>,
     /// When something that went wrong is tried again.
     due: Option<Instant>,
+    /// When the table is looked at next though nothing was heard.
+    look_at: Instant,
+    /// While it lasts a table whose ways are not known is left as it is.
+    grace: Grace,
     /// What was changed and not swept yet.
     affected: Affected,
     counts: Option<(Instant, Counts)>,
@@ -132,7 +142,7 @@ impl Keeper {
     pub(super) fn new(
         name: TableName,
         path: PathBuf,
-        kept: Kept,
+        (kept, grace): (Kept, Grace),
         (orders, inbox): (mpsc::Sender<Order>, mpsc::Receiver<Order>),
         status: Arc<Status>,
     ) -> Keeper {
@@ -146,6 +156,8 @@ impl Keeper {
             put_back: None,
             open: None,
             due: None,
+            look_at: Instant::now() + LOOK,
+            grace,
             affected: Affected::Nothing,
             counts: None,
             again: VecDeque::new(),
@@ -161,29 +173,60 @@ impl Keeper {
 
     /// Serves orders until there can be none.
     pub(super) fn run(mut self) {
-        if !self.ways.is_empty() || self.is_left() {
-            // What was done to the table while no daemon ran is not known.
-            self.affected = Affected::Everything;
-            self.make(false);
+        if self.ways.is_empty() && self.grace.is_of_use() && self.is_left() {
+            info!(table = self.name.as_str(), "ways not known, the table is left until the instances are");
+            self.grace.begin(Instant::now());
+        } else if !self.ways.is_empty() || self.is_left() {
+            self.make_all();
         }
         self.show_counts();
         loop {
             match self.next() {
                 Next::Order(Order::Remove(reply)) => {
-                    self.remove();
                     // Nobody waits when the daemon was told twice.
-                    let _ = reply.send(());
+                    let _ = reply.send(self.remove());
                     return;
                 }
                 Next::Order(order) => self.serve(order),
-                Next::Due => {
-                    if self.again.pop_front_if(|due| *due <= Instant::now()).is_some() {
-                        self.affected = Affected::Everything;
-                    }
-                    self.make(false);
-                }
+                Next::Due => self.on_time(),
                 Next::End => return,
             }
+        }
+    }
+
+    /// Makes the table what it should be, and has every connection looked at: what was done to the table before is not
+    /// known.
+    fn make_all(&mut self) {
+        self.affected = Affected::Everything;
+        self.make(false);
+    }
+
+    /// Does what is due.
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.grace.until().is_some() {
+            return self.end_grace();
+        }
+        if self.look_at <= now {
+            self.look_at = now + LOOK;
+            if !self.ways.is_empty() {
+                self.make(true);
+            } else if self.is_left() {
+                self.make_all();
+            }
+        }
+        let again = self.again.pop_front_if(|due| *due <= now).is_some();
+        if again {
+            self.make_all();
+        } else if self.due.is_some_and(|due| due <= now) {
+            self.make(false);
+        }
+    }
+
+    /// Makes the table when something was said of each device, or it takes too long.
+    fn end_grace(&mut self) {
+        if self.grace.ends(Instant::now()) {
+            self.make_all();
         }
     }
 
@@ -198,19 +241,13 @@ impl Keeper {
         if let Some(order) = self.put_back.take() {
             return Next::Order(order);
         }
-        let order = match self.due.into_iter().chain(self.again.front().copied()).min() {
-            None => self.inbox.blocking_recv(),
-            Some(due) => {
-                let (runtime, inbox) = (&self.runtime, &mut self.inbox);
-                let order =
-                    runtime.block_on(async { tokio::time::timeout_at(due.into(), inbox.recv()).await });
-                match order {
-                    Ok(order) => order,
-                    Err(_) => return Next::Due,
-                }
-            }
+        let due = match self.grace.until() {
+            Some(until) => until,
+            None => self.due.into_iter().chain(self.again.front().copied()).fold(self.look_at, Instant::min),
         };
-        order.map_or(Next::End, Next::Order)
+        let (runtime, inbox) = (&self.runtime, &mut self.inbox);
+        let order = runtime.block_on(async { tokio::time::timeout_at(due.into(), inbox.recv()).await });
+        order.map_or(Next::Due, |order| order.map_or(Next::End, Next::Order))
     }
 
     /// Carries out an order, and those that wait behind it: changes together, by one transaction.
@@ -225,6 +262,11 @@ impl Keeper {
                 }
                 Order::Look => look = true,
                 Order::Count(reply) => askers.push(reply),
+                Order::Forget(led, reply) => {
+                    self.forget(&led);
+                    // Who asked may have given up.
+                    let _ = reply.send(());
+                }
                 Order::Remove(_) => {
                     self.put_back = Some(order);
                     break;
@@ -232,8 +274,11 @@ impl Keeper {
             }
             next = if replies.len() < TOGETHER_MAX { self.inbox.try_recv().ok() } else { None };
         }
+        self.grace.note(&orders);
         let turned = self.turn(orders);
-        if look || turned {
+        if self.grace.until().is_some() {
+            self.end_grace();
+        } else if look || turned {
             let made = self.commit(!turned);
             let is_well = self.due.is_none() && self.ways.left_out().is_empty();
             if matches!(made, Ok(Made::Added)) && is_well {
@@ -253,7 +298,7 @@ impl Keeper {
             }
         }
         // It is long, and a daemon that is killed before finds out by looking: nobody waits for it.
-        if self.is_unsaved && self.inbox.is_empty() {
+        if self.is_unsaved && self.inbox.is_empty() && self.grace.until().is_none() {
             self.is_unsaved = false;
             if let Err(problem) = file::save(&self.path, &self.ways, &self.counted) {
                 warn!(error = %problem, "ways through the kernel not kept for the next daemon");
@@ -479,9 +524,6 @@ impl Keeper {
             warn!(error = text, "connections through the kernel not counted");
             BTreeMap::new()
         });
-        // With the counts, because it is shown with them; not to know it changes nothing.
-        let obstacles = forward_obstacles().unwrap_or_default();
-        self.status.show_obstacle(obstacles.first().map(ToString::to_string));
         let counts = Arc::new(counts);
         self.counts = Some((Instant::now(), Arc::clone(&counts)));
         counts
@@ -510,14 +552,46 @@ impl Keeper {
         totals(&mut open.nat, &publications.map(|one| &**one).collect::<Vec<_>>()).unwrap_or_default()
     }
 
-    fn remove(&mut self) {
+    fn remove(&mut self) -> Result<(), String> {
+        let had_ways = !self.ways.is_empty();
         (self.ways, self.counted) = (Ways::default(), BTreeMap::new());
         self.affected = Affected::Everything;
-        if let Err(text) = self.commit(false).and_then(|_| self.sweep()) {
-            warn!(error = text, "table not removed");
+        match self.commit(false).and_then(|_| self.sweep()) {
+            // The file stays too: what is led is known by it.
+            Err(text) if had_ways || self.is_left() => return Err(text),
+            Err(text) => debug!(error = text, "no table to remove"),
+            Ok(()) => {}
         }
         if let Err(problem) = file::save(&self.path, &self.ways, &self.counted) {
             warn!(error = %problem, "file of ways not removed");
+        }
+        Ok(())
+    }
+
+    /// Has connections forgotten that rules of somebody else have led which are no more.
+    fn forget(&self, led: &[Led]) {
+        let forget = || -> Result<u64, ConntrackError> {
+            let mut conntrack = Conntrack::open(&self.name)?;
+            led.iter().map(|led| conntrack.forget(led)).sum()
+        };
+        match forget() {
+            Ok(0) => {}
+            Ok(deleted) => info!(deleted, "connections forgotten that rules of a server have led"),
+            Err(problem) => {
+                warn!(error = with_sources(&problem), "connections of a server's rules not forgotten");
+            }
+        }
+    }
+}
+
+/// Has the host ask whose the targets of new ways are, where it believes that somebody else has them: an address may
+/// have been another instance's a moment ago.
+fn forget_neighbours(targets: &BTreeSet<(InterfaceName, IpAddr, String)>) {
+    for (bridge, target, hwaddr) in targets {
+        match forget_neighbour(bridge, *target, hwaddr) {
+            Ok(true) => info!(%bridge, %target, "the address was another instance's, asked for anew"),
+            Ok(false) => {}
+            Err(problem) => debug!(error = with_sources(&problem), "a neighbour is not known"),
         }
     }
 }
@@ -533,16 +607,4 @@ fn answer(replies: impl Iterator<Item = oneshot::Sender<()>>) {
 fn totals(nat: &mut Nat, publications: &[&Publication]) -> Result<BTreeMap<String, u64>, String> {
     let counts = nat.counts_of(publications).map_err(|problem| with_sources(&problem))?;
     Ok(counts.into_iter().map(|(device, counted)| (device, counted.connections)).collect())
-}
-
-/// Has the host ask whose the targets of new ways are, where it believes that somebody else has them: an address may
-/// have been another instance's a moment ago.
-fn forget_neighbours(targets: &BTreeSet<(InterfaceName, IpAddr, String)>) {
-    for (bridge, target, hwaddr) in targets {
-        match forget_neighbour(bridge, *target, hwaddr) {
-            Ok(true) => info!(%bridge, %target, "the address was another instance's, asked for anew"),
-            Ok(false) => {}
-            Err(problem) => debug!(error = with_sources(&problem), "a neighbour is not known"),
-        }
-    }
 }

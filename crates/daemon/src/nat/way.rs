@@ -9,6 +9,8 @@ use portway_model::{Address, Cidr, DeviceSpec, IpHost, Nat, PortList, PortRange}
 use portway_nat::{Family, InterfaceName, Listen, Publication, PublicationError, Transport};
 use serde::{Deserialize, Serialize};
 
+use super::obstacles::Obstacles;
+
 /// Some ports of one device, as they are kept over a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +65,70 @@ impl Verdict {
     pub(crate) fn relayed(reason: impl Into<String>) -> Verdict {
         Verdict { way: None, reason: reason.into(), is_loose: false }
     }
+
+    /// The same on a host that stops what is led: with `nat=auto` the relay carries it, with `nat=true` it is said.
+    pub(crate) fn on(self, obstacles: &Obstacles, nat: Nat) -> Verdict {
+        let leads = self.way.iter().flat_map(|way| &way.leads);
+        let led: BTreeSet<bool> = leads.map(|lead| lead.target.is_ipv6()).collect();
+        let stopped: Vec<bool> = led.into_iter().filter(|v6| !obstacles.of(*v6).is_empty()).collect();
+        if stopped.is_empty() {
+            return self;
+        }
+        let mut texts: Vec<&str> =
+            stopped.iter().flat_map(|v6| obstacles.of(*v6)).map(String::as_str).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        let text = texts.join("; ");
+        let Verdict { way: Some(mut way), reason, is_loose } = self else { return self };
+        if nat != Nat::Auto {
+            return Verdict { way: Some(way), reason: format!("{reason}; {text}"), is_loose };
+        }
+        Arc::make_mut(&mut way).leads.retain(|lead| !stopped.contains(&lead.target.is_ipv6()));
+        if way.leads.is_empty() {
+            return Verdict::relayed(text);
+        }
+        let family = if stopped.contains(&true) { "IPv6" } else { "IPv4" };
+        let reason = format!("to {}; {family} is relayed: {text}", way.targets());
+        Verdict { way: Some(way), reason, is_loose }
+    }
+}
+
+/// What a device asks of the kernel.
+struct Asked<'a> {
+    udp: bool,
+    from: &'a IpHost,
+    to: &'a IpHost,
+    ports: &'a PortList,
+    target_ports: &'a PortList,
+}
+
+impl<'a> Asked<'a> {
+    /// # Errors
+    /// Why the kernel cannot do it, whatever the instance.
+    fn of(spec: &'a DeviceSpec) -> Result<Asked<'a>, String> {
+        if let Some(obstacle) = spec.nat_obstacle() {
+            return Err(obstacle.to_string());
+        }
+        let (listen, connect) = (spec.listen.address(), spec.connect.address());
+        let (Some(from), Some(to), Some(ports), Some(target_ports)) =
+            (listen.host(), connect.host(), listen.ports(), connect.ports())
+        else {
+            return Err("it has no ports".to_owned());
+        };
+        if from.ip().is_loopback() {
+            return Err("clients of a loopback address are on this host and are relayed".to_owned());
+        }
+        Ok(Asked { udp: matches!(listen, Address::Udp { .. }), from, to, ports, target_ports })
+    }
+
+    /// One address of the host; `None`: all.
+    fn listen(&self) -> Option<IpAddr> {
+        (!self.from.is_wildcard()).then_some(self.from.ip())
+    }
+
+    fn pairs(&self) -> Vec<(Ends, Ends)> {
+        pairs(self.ports, self.target_ports)
+    }
 }
 
 impl Lead {
@@ -89,15 +155,35 @@ impl Way {
         self.leads.iter().any(|lead| lead.udp)
     }
 
+    /// Whether it is one of a device with these options, wherever the instance is.
+    pub(crate) fn fits(&self, spec: &DeviceSpec) -> bool {
+        let Ok(asked) = Asked::of(spec) else { return false };
+        let is_right = |lead: &Lead| {
+            lead.udp == asked.udp
+                && lead.listen == asked.listen()
+                && (asked.to.is_wildcard() || asked.to.ip() == lead.target)
+        };
+        let of = |v6: bool| {
+            let leads = self.leads.iter().filter(move |lead| lead.target.is_ipv6() == v6);
+            leads.map(|lead| (lead.ports, lead.target_ports)).collect::<Vec<_>>()
+        };
+        let families = families(asked.from, spec.v6only);
+        let is_whole = |v6: bool| {
+            let leads = of(v6);
+            leads.is_empty() || (families.contains(&v6) && leads == asked.pairs())
+        };
+        spec.nat != Nat::Off && self.leads.iter().all(is_right) && is_whole(false) && is_whole(true)
+    }
+
+    /// Its targets, in words.
+    pub(crate) fn targets(&self) -> String {
+        let targets: BTreeSet<IpAddr> = self.leads.iter().map(|lead| lead.target).collect();
+        targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// Interfaces of the bridges its targets are at.
     pub(crate) fn bridges(&self) -> impl Iterator<Item = InterfaceName> {
         self.networks.iter().filter_map(|network| InterfaceName::new(network.bridge.as_deref()?))
-    }
-
-    /// Subnets of the networks of its targets.
-    pub(crate) fn subnets(&self) -> impl Iterator<Item = Cidr> {
-        let subnets = self.networks.iter().flat_map(|network| &network.subnets);
-        subnets.filter_map(|(ip, prefix)| Cidr::around(*ip, *prefix))
     }
 
     /// Its targets, each with the bridge it is on and its hardware address there.
@@ -112,6 +198,12 @@ impl Way {
             found.extend(targets.map(|target| (bridge.clone(), target, hwaddr.as_str())));
         }
         found
+    }
+
+    /// Subnets of the networks of its targets.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = Cidr> {
+        let subnets = self.networks.iter().flat_map(|network| &network.subnets);
+        subnets.filter_map(|(ip, prefix)| Cidr::around(*ip, *prefix))
     }
 
     /// Ports of the bridges that its targets are at.
@@ -129,19 +221,11 @@ pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned]) -> Verdict {
     if spec.nat == Nat::Off {
         return Verdict::relayed("nat=false");
     }
-    if let Some(obstacle) = spec.nat_obstacle() {
-        return Verdict::relayed(obstacle.to_string());
-    }
-    let (listen, connect) = (spec.listen.address(), spec.connect.address());
-    let (Some(from), Some(to), Some(ports), Some(target_ports)) =
-        (listen.host(), connect.host(), listen.ports(), connect.ports())
-    else {
-        return Verdict::relayed("it has no ports");
+    let asked = match Asked::of(spec) {
+        Ok(asked) => asked,
+        Err(text) => return Verdict::relayed(text),
     };
-    if from.ip().is_loopback() {
-        return Verdict::relayed("clients of a loopback address are on this host and are relayed");
-    }
-    let udp = matches!(listen, Address::Udp { .. });
+    let (udp, from, to, listen) = (asked.udp, asked.from, asked.to, asked.listen());
     let mut way = Way { leads: Vec::new(), networks: Vec::new() };
     let mut led = Vec::new();
     let (mut missing, mut is_loose) = (None, false);
@@ -150,8 +234,7 @@ pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned]) -> Verdict {
             missing.get_or_insert_with(|| absent(to, v6, nics));
             continue;
         };
-        let listen = (!from.is_wildcard()).then_some(from.ip());
-        for (ports, target_ports) in pairs(ports, target_ports) {
+        for (ports, target_ports) in asked.pairs() {
             way.leads.push(Lead { udp, listen, ports, target, target_ports });
         }
         let network = Network {

@@ -9,7 +9,7 @@ use portway_incus::{Client, Holder};
 use portway_model::Provider;
 use tokio::sync::Mutex;
 
-use crate::rivals::Rival;
+use crate::rivals::{Rival, Rivals};
 
 /// How long what was read of rivals is good enough, when no event came since. The list of instances takes a
 /// server half a millisecond for each that runs.
@@ -108,17 +108,21 @@ impl Endpoint {
     ///
     /// # Errors
     /// When the server does not say.
-    pub(crate) async fn read_rivals(&self) -> portway_incus::Result<Arc<Vec<Rival>>> {
+    pub(crate) async fn read_rivals(&self) -> portway_incus::Result<Rivals> {
         let mut read = self.read.lock().await;
         let events = self.events.load(Ordering::Relaxed);
         if read.is_some_and(|(at, before)| before == events && at.elapsed() < RIVALS_FRESH) {
-            return Ok(self.rivals());
+            return Ok(Rivals { present: self.rivals(), gone: Vec::new() });
         }
-        let Some(client) = self.client() else { return Ok(Arc::default()) };
+        let Some(client) = self.client() else { return Ok(Rivals::default()) };
         let found = client.led_proxies().await?;
-        let found = Arc::new(found.iter().filter_map(|proxy| Rival::of(self.provider, proxy)).collect());
-        *self.rivals.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&found);
+        let present: Vec<Rival> = found.iter().filter_map(|proxy| Rival::of(self.provider, proxy)).collect();
+        let present = Arc::new(present);
+        let mut known = self.rivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *known, Arc::clone(&present));
+        drop(known);
         *read = Some((Instant::now(), events));
-        Ok(found)
+        let gone = before.iter().filter(|rival| !present.contains(rival)).cloned().collect();
+        Ok(Rivals { present, gone })
     }
 }

@@ -126,6 +126,17 @@ fn listen_text(device: &Device) -> String {
     if device.bind == "instance" { format!("{} (instance)", device.listen) } else { device.listen.clone() }
 }
 
+/// Who carries it, and why where that was a choice. What the state says already is not said twice.
+fn mode_text(device: &Device) -> String {
+    let word = mode_word(device.mode);
+    let is_new = |why: &&str| device.reason.as_deref().is_none_or(|reason| !reason.contains(*why));
+    device
+        .mode_reason
+        .as_deref()
+        .filter(is_new)
+        .map_or_else(|| word.to_owned(), |why| format!("{word}: {why}"))
+}
+
 fn table_text(devices: &[Device], default: Provider, look: Look) -> String {
     let header =
         ["INSTANCE", "NAME", "LISTEN", "CONNECT", "STATE", "MODE", "NOW/TOTAL", "IN", "OUT", "LAST ERROR"];
@@ -136,7 +147,7 @@ fn table_text(devices: &[Device], default: Provider, look: Look) -> String {
             Text::new(listen_text(device)),
             Text::new(&device.connect),
             state_cell(device),
-            Text::new(mode_word(device.mode)),
+            Text::new(mode_text(device)),
             Text::number(format!("{}/{}", device.connections_now, device.connections_total)),
             Text::number(bytes(device.bytes_in)),
             Text::number(bytes(device.bytes_out)),

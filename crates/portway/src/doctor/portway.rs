@@ -9,6 +9,7 @@ use portway_config::paths::{DIR_VARIABLE, SOCKET_PATH_MAX_BYTES};
 use portway_config::{Caller, Paths, PathsError, RelayUser, Settings};
 use portway_control::api::Server;
 use portway_control::{Client, ClientError, Limits};
+use portway_nat::{Nat, TableName};
 
 use super::Finding;
 use crate::failure::chain;
@@ -39,6 +40,7 @@ pub(super) async fn check() -> (Vec<Finding>, Option<Server>) {
         }
         Err(error) => {
             findings.push(no_daemon(&error));
+            findings.extend(left_table(&paths));
             (findings, None)
         }
     }
@@ -130,6 +132,22 @@ fn no_daemon(error: &ClientError) -> Finding {
         error => error.hint().unwrap_or("look at the daemon's log"),
     };
     Finding::fail(DAEMON, chain(error), mend)
+}
+
+/// A table that leads though no daemon runs: nobody follows the instances' addresses.
+fn left_table(paths: &Paths) -> Option<Finding> {
+    let name = TableName::new(&paths.nft_table())?;
+    let is_left = Nat::open(name.clone()).and_then(|mut nat| nat.exists()).unwrap_or(false);
+    is_left.then(|| {
+        Finding::warn(
+            "table",
+            format!(
+                "the table inet {name} leads published ports to the addresses that instances had when the daemon ended, \
+                 whoever has them now"
+            ),
+            "start the daemon; or `portway daemon --purge` ends all that is published",
+        )
+    })
 }
 
 fn daemon(server: &Server) -> Vec<Finding> {

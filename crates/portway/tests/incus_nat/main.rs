@@ -10,6 +10,10 @@ mod crash;
 #[cfg(test)]
 mod follow;
 #[cfg(test)]
+mod host;
+#[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod reach;
 #[cfg(test)]
 mod restart;

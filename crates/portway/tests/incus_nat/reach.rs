@@ -19,15 +19,19 @@ fn from_everywhere_to_every_kind_of_listener() {
     for v6 in [false, true] {
         sibling.address(v6).unwrap();
     }
-    let [all, one4, one6] = [(); 3].map(|()| rig.ports.one().unwrap());
+    let [all, one4, one6, every4, every6, loop4, loop6] = [(); 7].map(|()| rig.ports.one().unwrap());
     let [host4, host6] = scene.hosts;
     for (protocol, nat) in [("tcp", "true"), ("udp", "auto")] {
         for (name, listen, connect) in [
             ("all", format!("[::]:{all}"), "[::]"),
             ("one4", format!("{host4}:{one4}"), "0.0.0.0"),
             ("one6", format!("[{host6}]:{one6}"), "[::]"),
+            ("every4", format!("0.0.0.0:{every4}"), "0.0.0.0"),
+            ("every6", format!("[::]:{every6}"), "[::]"),
         ] {
+            let v6only = if name == "every6" { "v6only=true" } else { "v6only=false" };
             let keys = [
+                v6only.to_owned(),
                 format!("listen={protocol}:{listen}"),
                 format!("connect={protocol}:{connect}:{INSIDE}"),
                 format!("nat={nat}"),
@@ -40,7 +44,9 @@ fn from_everywhere_to_every_kind_of_listener() {
     let own = [false, true].map(|v6| rig.container.address(v6).unwrap());
     let siblings = [false, true].map(|v6| sibling.address(v6).unwrap());
     let sibling_site = sibling.site().unwrap();
-    for (host, port) in [(host4, all), (host6, all), (host4, one4), (host6, one6)] {
+    for (host, port) in
+        [(host4, all), (host6, all), (host4, one4), (host6, one6), (host4, every4), (host6, every6)]
+    {
         let target = SocketAddr::new(host, port);
         let index = usize::from(host.is_ipv6());
         let gateway = own_gateway(own[index]);
@@ -65,11 +71,37 @@ fn from_everywhere_to_every_kind_of_listener() {
         assert!(seen_by_tcp(rig.host(), target).is_some_and(|source| source.is_loopback()), "{target}");
         assert!(seen_by_udp(rig.host(), target).is_some_and(|source| source.is_loopback()), "{target}");
     }
+    loopback_is_for_the_host_alone(
+        &scene,
+        [loop4, loop6],
+        &[&scene.client, rig.host(), &sibling_site, &inside],
+    );
     rig.device_ok("remove", &["one4-tcp"]).unwrap();
     assert_eq!(seen_by_tcp(&scene.client, SocketAddr::new(host4, one4)), None);
     rig.device_ok("remove", &["one4-udp"]).unwrap();
     assert_eq!(seen_by_udp(&scene.client, SocketAddr::new(host4, one4)), None);
     assert!(seen_by_tcp(&scene.client, SocketAddr::new(host4, all)).is_some());
+}
+
+/// What listens at a loopback address has its clients there, by the relay, and none that come by another address.
+fn loopback_is_for_the_host_alone(scene: &Scene, [four, six]: [u16; 2], sites: &[&Site]) {
+    for (name, listen, connect, nat) in [
+        ("loop4", format!("127.0.0.1:{four}"), "0.0.0.0", "nat=true"),
+        ("loop6", format!("[::1]:{six}"), "[::]", "nat=auto"),
+    ] {
+        let keys =
+            [format!("listen=tcp:{listen}"), format!("connect=tcp:{connect}:{INSIDE}"), nat.to_owned()];
+        scene.rig.add(name, &keys.each_ref().map(String::as_str)).unwrap();
+        let device = scene.device(name);
+        assert_eq!((&device["mode"], &device["state"]), (&"relay".into(), &"active".into()), "{device}");
+        let target: SocketAddr = listen.parse().unwrap();
+        assert!(seen_by_tcp(scene.rig.host(), target).is_some_and(|source| source.is_loopback()), "{target}");
+        let target =
+            SocketAddr::new(if target.is_ipv4() { scene.hosts[0] } else { scene.hosts[1] }, target.port());
+        for site in sites {
+            assert_eq!(seen_by_tcp(site, target), None, "{target}");
+        }
+    }
 }
 
 /// The bridge's address in the subnet of `address`: the bed's networks have 1 as their host.

@@ -1,11 +1,11 @@
 //! Proxy devices of Incus with `nat=true`: their rules take what comes before any socket gets it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use portway_testkit::{Bed, Container, ContainerSpec, wait_for};
 use serde_json::{Value, json};
 
-use crate::scene::{INSIDE, Scene};
+use crate::scene::{INSIDE, Scene, seen_on};
 
 /// A running container, in a project, with a reserved address, which Incus wants of a device with `nat=true`.
 pub(crate) fn reserved<'b>(bed: &'b Bed, project: Option<&str>, number: u16) -> (Container<'b>, IpAddr) {
@@ -99,4 +99,59 @@ fn a_port_that_incus_leads_is_refused_or_shown() {
     set_device(&rival, bed, "theirs", None);
     rig.daemon.wait_for_state("web", "active").unwrap();
     drop(elsewhere);
+}
+
+/// A client of a device of Incus' that never stops asking: when that goes, and ours is at its port, he is ours. When it is
+/// taken over, and goes then, nobody answers him any more.
+///
+/// Fails when: entries that Incus' rules have made outlive the rules.
+#[test]
+fn a_client_that_incus_has_led_does_not_stick() {
+    let Some(scene) = Scene::start("natsticks") else { return };
+    scene.serve();
+    let (rig, bed) = (&scene.rig, scene.rig.bed());
+    let port = rig.ports.one().unwrap();
+    let (rival, own) = reserved(bed, None, port);
+    let service = rival.site().unwrap().run(|| UdpSocket::bind(("0.0.0.0", INSIDE))).unwrap().unwrap();
+    let theirs: IpAddr = "203.0.113.9".parse().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((_, peer)) = service.recv_from(&mut [0; 64]) {
+            let _ = service.send_to(theirs.to_string().as_bytes(), peer);
+        }
+    });
+    let device = json!({
+        "type": "proxy", "nat": "true",
+        "listen": format!("udp:{}:{port}", scene.hosts[0]), "connect": format!("udp:{own}:{INSIDE}"),
+    });
+    let target = scene.publish("web", "udp", port);
+    set_device(&rival, bed, "dns", Some(device.clone()));
+    rig.daemon.wait_for_state("web", "degraded").unwrap();
+    let ask = || scene.client.run(|| UdpSocket::bind(("0.0.0.0", 0))).unwrap().unwrap();
+    let client = ask();
+    let answers = |client: &UdpSocket, expected: Option<IpAddr>| {
+        let mut last = None;
+        let answered = || {
+            last = seen_on(client, target);
+            (last == expected).then_some(())
+        };
+        wait_for(&format!("an answer: {expected:?}"), answered)
+            .unwrap_or_else(|why| panic!("{why}: {last:?}"));
+    };
+    answers(&client, Some(theirs));
+    set_device(&rival, bed, "dns", None);
+    answers(&client, Some(scene.clients[0]));
+
+    rig.device_ok("remove", &["web"]).unwrap();
+    answers(&client, None);
+    set_device(&rival, bed, "dns", Some(device));
+    // Incus leaves those alone who asked while nobody was there.
+    let client = ask();
+    answers(&client, Some(theirs));
+    let name = rival.name();
+    for words in [vec!["device", "import", name], vec!["device", "remove", name, "dns"]] {
+        let output = rig.daemon.cli(&words).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let _ = client.send_to(b"who", target);
+    }
+    answers(&client, None);
 }

@@ -7,7 +7,7 @@ use crate::scene::{INSIDE, Scene, seen_by_tcp};
 
 /// A daemon that is killed leaves the table, and the next one finds it as it should be. `--purge` ends it.
 ///
-/// Fails when a new daemon begins with an empty table.
+/// Fails when a new daemon begins with an empty table, or a purge succeeds that has left it.
 #[test]
 fn the_table_stays_while_no_daemon_runs() {
     let Some(mut scene) = Scene::start("natstay") else { return };
@@ -29,9 +29,23 @@ fn the_table_stays_while_no_daemon_runs() {
     scene.wait_until_counted("web", 6);
     scene.rig.daemon.terminate().unwrap();
     assert_eq!(scene.tables(), table);
+    // A table that cannot be removed, because it says no more whose it is, is no success.
+    let (host, kept) = (scene.rig.host().network(), scene.rig.daemon.dir().join("nat.json"));
+    let name = portway_config::Paths::below(&scene.rig.daemon.dir()).unwrap().nft_table();
+    let mark = table.split_whitespace().find(|word| word.starts_with("made-by-portway")).unwrap();
+    host.nft(&format!("delete set inet {name} {mark}")).unwrap();
+    let output = scene.rig.daemon.cli(&["daemon", "--purge"]).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("was not made by portway") && kept.exists(), "{error}");
+    host.nft(&format!("add set inet {name} {mark} {{ type mark; }}")).unwrap();
+    let output = scene.rig.daemon.cli(&["doctor"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("the table inet {name} leads published ports")), "{said}");
     let output = scene.rig.daemon.cli(&["daemon", "--purge"]).unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(scene.tables(), "");
+    assert!(!kept.exists());
 }
 
 /// A way that no table can hold, in a file that was damaged, is left out alone: the other device is led, and
@@ -114,8 +128,11 @@ fn a_removal_that_the_kernel_does_not_see_is_said() {
     let (host, table) = (scene.rig.host().network(), scene.tables());
     let name = portway_config::Paths::below(&scene.rig.daemon.dir()).unwrap().nft_table();
     let mark = table.split_whitespace().find(|word| word.starts_with("made-by-portway")).unwrap();
-    // Without its mark the table counts as somebody else's.
-    host.nft(&format!("delete set inet {name} {mark}")).unwrap();
+    // Somebody puts a table in its place that leads the same way, without its mark: it counts as his.
+    let (port, address) = (target.port(), scene.rig.container.address(false).unwrap());
+    let rule = format!("meta nfproto ipv4 tcp dport {port} dnat ip to {address}:{INSIDE};");
+    let chain = format!("chain theirs {{ type nat hook prerouting priority -99; {rule} }};");
+    host.nft(&format!("delete table inet {name}; table inet {name} {{ {chain} }};")).unwrap();
     let relayed = || (scene.device("web")["mode"] == "relay").then_some(());
     wait_for("the table to be missed", relayed).unwrap();
     assert_eq!(seen_by_tcp(&scene.client, target), Some(scene.clients[0]), "led by the kernel");
@@ -135,7 +152,7 @@ fn a_removal_that_the_kernel_does_not_see_is_said() {
     assert_eq!(seen_by_tcp(&scene.client, target), None);
 }
 
-/// The last device's end is the table's; another table is never touched.
+/// The last device's end is the table's; another table is never touched. A port that is led is no other device's, led or not.
 #[test]
 fn nothing_is_left_and_nothing_else_is_touched() {
     let Some(scene) = Scene::start("natleft") else { return };
@@ -143,7 +160,15 @@ fn nothing_is_left_and_nothing_else_is_touched() {
     let before = others();
     assert_eq!(scene.tables(), "");
     for name in ["a", "b"] {
-        scene.publish(name, "tcp", scene.rig.ports.one().unwrap());
+        let target = scene.publish(name, "tcp", scene.rig.ports.one().unwrap());
+        for nat in ["true", "false"] {
+            let listen = format!("listen=tcp:0.0.0.0:{}", target.port());
+            let words = ["c", &listen, "connect=tcp:0.0.0.0:8", &format!("nat={nat}")];
+            let refused = scene.rig.device("add", &words).unwrap();
+            let error = String::from_utf8_lossy(&refused.stderr);
+            assert_eq!(refused.status.code(), Some(1), "{error}");
+            assert!(error.contains(&format!("{}/{name}", scene.rig.container.name())), "{error}");
+        }
     }
     assert_eq!(others(), before);
     scene.rig.device_ok("set", &["a", "nat=false"]).unwrap();

@@ -145,3 +145,54 @@ fn lists_of_ports_are_led_in_order() {
         assert_eq!(found, expected, "{listen} to {connect}");
     }
 }
+
+/// Fails when: a way of other ports, of another address, protocol or family counts as one of the device.
+#[test]
+fn a_way_is_one_for_its_options() {
+    let nics = [nic("eth0", "br0", &["10.0.0.5", "fd00::5"])];
+    let made = |listen: &str, connect: &str| way(&spec(listen, connect, &[]), &nics).way.unwrap();
+    let own = made("tcp:0.0.0.0:80-89", "tcp:0.0.0.0:8080-8089");
+    for (listen, connect, more, fits) in [
+        ("tcp:0.0.0.0:80-89", "tcp:0.0.0.0:8080-8089", &[][..], true),
+        ("tcp:0.0.0.0:80-89", "tcp:10.0.0.5:8080-8089", &[], true),
+        ("tcp:0.0.0.0:80-89", "tcp:10.0.0.6:8080-8089", &[], false),
+        ("tcp:0.0.0.0:80-89", "tcp:0.0.0.0:8081-8090", &[], false),
+        ("tcp:0.0.0.0:81-90", "tcp:0.0.0.0:8080-8089", &[], false),
+        ("tcp:192.0.2.1:80-89", "tcp:0.0.0.0:8080-8089", &[], false),
+        ("udp:0.0.0.0:80-89", "udp:0.0.0.0:8080-8089", &[], false),
+        ("tcp:127.0.0.1:80-89", "tcp:0.0.0.0:8080-8089", &[], false),
+        ("tcp:0.0.0.0:80-89", "tcp:0.0.0.0:8080-8089", &[("allow", "192.0.2.0/24")], false),
+        ("tcp:[::]:80-89", "tcp:[::]:8080-8089", &[], true),
+        ("tcp:[::]:80-89", "tcp:[::]:8080-8089", &[("v6only", "true")], false),
+    ] {
+        assert_eq!(own.fits(&spec(listen, connect, more)), fits, "{listen} {connect} {more:?}");
+    }
+    let keys = [("listen", "tcp:0.0.0.0:80-89"), ("connect", "tcp:0.0.0.0:8080-8089")];
+    assert!(!own.fits(&DeviceSpec::from_keys(keys).unwrap()), "without nat");
+    let both = made("tcp:[::]:80", "tcp:[::]:80");
+    assert!(both.fits(&spec("tcp:[::]:80", "tcp:[::]:80", &[])));
+    assert!(!both.fits(&spec("tcp:[::]:80", "tcp:[::]:80", &[("v6only", "true")])));
+}
+
+/// Fails when: `nat=auto` leads what the host stops, `nat=true` does not, or one family's obstacle counts for the other.
+#[test]
+fn what_the_host_stops_is_relayed_or_said() {
+    let nics = [nic("eth0", "br0", &["10.0.0.5", "fd00::5"])];
+    let text = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let both = ("tcp:[::]:80", "tcp:[::]:80");
+    let four = ("tcp:0.0.0.0:80", "tcp:0.0.0.0:80");
+    let to = "to 10.0.0.5 (eth0 in br0), fd00::5 (eth0 in br0)";
+    for ((listen, connect), nat, v4, v6, count, said) in [
+        (both, Nat::Auto, &[][..], &[][..], 2, to.to_owned()),
+        (both, Nat::Auto, &["a"], &[], 1, "to fd00::5; IPv4 is relayed: a".to_owned()),
+        (both, Nat::Auto, &["a", "b"], &["a"], 0, "a; b".to_owned()),
+        (both, Nat::On, &["a", "b"], &["a"], 2, format!("{to}; a; b")),
+        (four, Nat::Auto, &[], &["a"], 1, "to 10.0.0.5 (eth0 in br0)".to_owned()),
+        (four, Nat::On, &["a"], &[], 1, "to 10.0.0.5 (eth0 in br0); a".to_owned()),
+    ] {
+        let obstacles = Obstacles { v4: text(v4), v6: text(v6) };
+        let verdict = way(&spec(listen, connect, &[]), &nics).on(&obstacles, nat);
+        let led = verdict.way.map_or(0, |way| way.leads.len());
+        assert_eq!((led, verdict.reason), (count, said), "{listen} {nat:?} {v4:?} {v6:?}");
+    }
+}

@@ -124,3 +124,18 @@ fn yaml_is_what_is_wanted_and_nothing_else() {
 fn csv_quotes_what_it_must() {
     insta::assert_snapshot!("csv", csv_text(&devices()));
 }
+
+/// Fails when: the reason of a choice is left out, or said a second time beside a state that says it.
+#[test]
+fn the_reason_of_a_choice_stands_beside_it() {
+    let text = |mode, why: Option<&str>, reason: Option<&str>| {
+        let [why, reason] = [why, reason].map(|text| text.map(str::to_owned));
+        mode_text(&Device { mode, mode_reason: why, reason, ..serving() })
+    };
+    let to = "to 10.0.0.5 (eth0 in br0)";
+    assert_eq!(text(DeviceMode::Nat, Some(to), None), format!("nat: {to}"));
+    assert_eq!(text(DeviceMode::Relay, None, None), "relay");
+    assert_eq!(text(DeviceMode::Relay, Some("it is down"), Some("stopped")), "relay: it is down");
+    let said = "relayed instead of NAT: it is down";
+    assert_eq!(text(DeviceMode::Relay, Some("it is down"), Some(said)), "relay");
+}
