@@ -5,6 +5,7 @@
 //! devices and nobody else's.
 
 pub(crate) mod add;
+mod addresses;
 pub(crate) mod apply;
 pub(crate) mod batch;
 pub(crate) mod device;
@@ -147,6 +148,8 @@ pub(crate) struct Instance {
     is_machine: bool,
     /// What decides who is carried by the kernel.
     leading: lead::Leading,
+    /// Whether its addresses have changed inside.
+    addresses: addresses::Addresses,
     /// The server did not answer the last look.
     unreachable: Option<String>,
     down_since: Instant,
@@ -193,6 +196,7 @@ impl Instance {
             unready: false,
             is_machine: false,
             leading: lead::Leading::default(),
+            addresses: addresses::Addresses::default(),
             unreachable: None,
             down_since: now,
             looking: false,
@@ -231,7 +235,8 @@ impl Instance {
             tokio::select! {
                 biased;
                 Some(news) = self.news.recv() => self.on_news(news).await,
-                () = died(self.watch.as_ref()) => self.on_death().await,
+                () = readable(self.watch.as_ref()) => self.on_death().await,
+                () = self.addresses.changed() => self.addresses.note(Instant::now()),
                 command = next_command(&mut self.next, &mut self.commands) => match command {
                     Some(Command::Shutdown(ending, reply)) => {
                         self.shut_down(ending).await;
@@ -496,8 +501,8 @@ async fn next_command(early: &mut Option<Command>, queue: &mut mpsc::Receiver<Co
     }
 }
 
-/// Resolves when init is dead; never without one.
-async fn died(watch: Option<&AsyncFd<OwnedFd>>) {
+/// Resolves when a descriptor is readable; never without one.
+async fn readable(watch: Option<&AsyncFd<OwnedFd>>) {
     match watch {
         Some(watch) => drop(watch.readable().await),
         None => std::future::pending().await,

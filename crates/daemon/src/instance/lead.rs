@@ -62,8 +62,10 @@ pub(crate) struct Judged {
 }
 
 impl Judged {
-    fn of(spec: &Arc<DeviceSpec>, nics: &Arc<Vec<Assigned>>) -> Self {
-        Self { spec: Arc::clone(spec), nics: Arc::clone(nics), verdict: way::way(spec, nics) }
+    fn of(device: &Device, nics: &Arc<Vec<Assigned>>) -> Self {
+        let present = device.led.as_ref().and_then(Option::as_deref);
+        let verdict = way::way(&device.spec, nics, present);
+        Self { spec: Arc::clone(&device.spec), nics: Arc::clone(nics), verdict }
     }
 
     /// Whether it is what would be said at this moment. Neither can change while it is held here.
@@ -113,6 +115,7 @@ impl Instance {
             // Nobody follows them any more.
             self.leading.nics = None;
         }
+        self.hear_addresses().await;
         let gone = std::mem::take(&mut self.leading.unled).into_iter();
         let mut changes: Vec<_> = gone.map(|key| (key, Change::Gone)).collect();
         let concerned = |device: &&Device| device.spec.nat != Nat::Off || matches!(device.led, Some(Some(_)));
@@ -186,7 +189,7 @@ impl Instance {
         match &self.leading.nics {
             Some(nics) => Some(match &device.judged {
                 Some(judged) if judged.holds(&device.spec, nics) => Said::Again(&judged.verdict),
-                _ => Said::Anew(Judged::of(&device.spec, nics)),
+                _ => Said::Anew(Judged::of(device, nics)),
             }),
             None => self.kept(device).map(Said::Now).or_else(|| {
                 let unknown = || Verdict { is_loose: true, ..Verdict::relayed(UNKNOWN) };

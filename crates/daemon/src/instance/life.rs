@@ -90,6 +90,7 @@ impl Instance {
             }
         };
         at((!self.looking && self.has_devices()).then_some(self.next_look));
+        at(self.addresses.due().filter(|_| !self.looking));
         for device in self.devices.values() {
             for setback in device.broken.iter().chain(&device.unplaced) {
                 // One that is due and still there waits for something else; a look now and then is enough.
@@ -146,6 +147,7 @@ impl Instance {
             warn!(instance = %self.key, worker = leaving.serving.worker.name(), "worker outlived its instance, killed");
             leaving.serving.worker.kill();
         }
+        self.look_at_addresses(now).await;
         if self.next_look <= now && !self.looking && self.has_devices() {
             self.look();
         }
@@ -188,7 +190,7 @@ impl Instance {
     }
 
     /// Looks at the instance in a task of its own: a server that hangs delays nothing.
-    fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         let Some(own) = self.own.upgrade() else { return };
         self.looking = true;
         let (hub, key, run) = (Arc::clone(&self.hub), self.key.clone(), self.run.clone());
@@ -376,6 +378,7 @@ impl Instance {
         }
         self.absence = Some(absence);
         self.leading.nics = None;
+        self.addresses.give_up();
         if absent {
             self.search_moved();
         }
@@ -386,6 +389,7 @@ impl Instance {
         let Some(run) = self.run.take() else { return };
         self.watch = None;
         self.leading.nics = None;
+        self.addresses.give_up();
         info!(instance = %self.key, run = run.id.0, "instance ended");
         self.hub.tell("instance-stopped", &self.key, None, format!("run {}", run.id.0));
         let now = Instant::now();

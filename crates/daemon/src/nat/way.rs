@@ -216,8 +216,8 @@ fn range((first, last): (u16, u16)) -> Option<PortRange> {
     PortRange::new(portway_model::Port::new(first)?, portway_model::Port::new(last)?)
 }
 
-/// The way of a device into an instance with these interfaces.
-pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned]) -> Verdict {
+/// The way of a device into an instance with these interfaces, which had the way `present` until now.
+pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned], present: Option<&Way>) -> Verdict {
     if spec.nat == Nat::Off {
         return Verdict::relayed("nat=false");
     }
@@ -230,7 +230,7 @@ pub(crate) fn way(spec: &DeviceSpec, nics: &[Assigned]) -> Verdict {
     let mut led = Vec::new();
     let (mut missing, mut is_loose) = (None, false);
     for v6 in families(from, spec.v6only) {
-        let Some((nic, target, word)) = target(to, v6, nics) else {
+        let Some((nic, target, word)) = target(to, v6, nics, present) else {
             missing.get_or_insert_with(|| absent(to, v6, nics));
             continue;
         };
@@ -289,14 +289,27 @@ enum Word {
 
 /// The address of the first interface that has one that fits, and that interface. What the server has assigned
 /// goes before what the instance says.
-fn target<'a>(to: &IpHost, v6: bool, nics: &'a [Assigned]) -> Option<(&'a Assigned, IpAddr, Word)> {
+fn target<'a>(
+    to: &IpHost,
+    v6: bool,
+    nics: &'a [Assigned],
+    present: Option<&Way>,
+) -> Option<(&'a Assigned, IpAddr, Word)> {
     let fits = |ip: &IpAddr| ip.is_ipv6() == v6 && (to.is_wildcard() || *ip == to.ip());
-    [Word::Server, Word::Own].into_iter().find_map(|word| {
-        nics.iter().filter(|nic| nic.is_bridge).find_map(|nic| {
-            let addresses = if word == Word::Server { &nic.addresses } else { &nic.claimed };
-            Some((nic, addresses.iter().copied().find(fits)?, word))
-        })
-    })
+    let mut bridged = nics.iter().filter(|nic| nic.is_bridge);
+    let assigned =
+        bridged.clone().find_map(|nic| Some((nic, nic.addresses.iter().copied().find(fits)?, Word::Server)));
+    assigned.or_else(|| bridged.find_map(|nic| Some((nic, said(nic, fits, present)?, Word::Own))))
+}
+
+/// Of the addresses that an instance says it has, the one it is reached at already: another one would end the
+/// connections that are open. Else the oldest, which is the lasting one where an IPv6 host takes others for a day
+/// (RFC 8981); the kernel lists IPv6 addresses newest first, IPv4 ones oldest first.
+fn said(nic: &Assigned, fits: impl Fn(&IpAddr) -> bool, present: Option<&Way>) -> Option<IpAddr> {
+    let leads = present.iter().flat_map(|way| &way.leads);
+    let mut fitting = nic.claimed.iter().copied().filter(|ip| fits(ip));
+    let kept = leads.map(|lead| lead.target).find(|target| fitting.clone().any(|ip| ip == *target));
+    kept.or_else(|| fitting.clone().rfind(IpAddr::is_ipv6)).or_else(|| fitting.next())
 }
 
 fn absent(to: &IpHost, v6: bool, nics: &[Assigned]) -> String {

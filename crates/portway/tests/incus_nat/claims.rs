@@ -1,6 +1,8 @@
 //! Addresses that a container has given itself, without a lease: the last choice, and only its own.
 
 use std::net::IpAddr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 use portway_testkit::{ContainerSpec, Server, wait_for};
 use serde_json::Value;
@@ -14,8 +16,8 @@ fn without_lease() -> ContainerSpec {
     ContainerSpec { devices: [("eth0".to_owned(), keys.into())].into(), ..ContainerSpec::default() }
 }
 
-/// Addresses of the bed's subnet that nobody has. Each test has a share of its own, 0 to 2: they run side by side.
-fn free(scene: &Scene, share: u8, count: usize) -> Vec<IpAddr> {
+/// Addresses of the bed's subnet that nobody has, and no other test takes while this one runs.
+pub(crate) fn free(scene: &Scene, count: usize) -> Vec<IpAddr> {
     let bed = scene.rig.bed().incus();
     let leases = bed.get("/1.0/networks/br0/leases").unwrap();
     let taken: Vec<IpAddr> = leases
@@ -27,9 +29,18 @@ fn free(scene: &Scene, share: u8, count: usize) -> Vec<IpAddr> {
     let network = bed.get("/1.0/networks/br0").unwrap();
     let gateway = network["config"]["ipv4.address"].as_str().unwrap().to_owned();
     let (stem, _) = gateway.rsplit_once('.').unwrap();
-    let own = (10..250_u8).rev().filter(|last| last % 3 == share);
-    let candidates = own.map(|last| format!("{stem}.{last}").parse().unwrap());
-    candidates.filter(|ip| !taken.contains(ip)).take(count).collect()
+    let candidates = (10..200).rev().map(|last| format!("{stem}.{last}").parse().unwrap());
+    candidates.filter(|ip| !taken.contains(ip) && is_ours(scene, *ip)).take(count).collect()
+}
+
+/// Claims an address for this process, by a name that only one can have in the bed's namespace.
+fn is_ours(scene: &Scene, ip: IpAddr) -> bool {
+    let claim = scene.rig.host().network().enter(|| {
+        let name = SocketAddr::from_abstract_name(format!("testkit-address-{ip}"))?;
+        UnixListener::bind_addr(&name)
+    });
+    // Given back with the process.
+    claim.is_ok_and(|result| result.map(std::mem::forget).is_ok())
 }
 
 fn is_led_to(scene: &Scene, ip: IpAddr) -> Option<Value> {
@@ -51,7 +62,7 @@ fn only_a_free_address_of_its_own_is_led_to() {
     let port = rig.ports.one().unwrap();
     let neighbour = rig.bed().container("natvictim").unwrap();
     let victim = neighbour.address(false).unwrap();
-    let free = free(&scene, 0, 2);
+    let free = free(&scene, 2);
     let [first, second] = [free[0], free[1]];
     for address in [first, second] {
         scene.forget_neighbour(address);
@@ -110,7 +121,7 @@ fn what_is_leased_in_another_project_is_not_free() {
     let leased = other.address(false).unwrap();
     // Its client for leases would take the address again when it renews.
     other.sh("killall udhcpc; ip addr flush dev eth0").unwrap();
-    let free = free(&scene, 1, 1)[0];
+    let free = free(&scene, 1)[0];
     scene.forget_neighbour(free);
     rig.container.sh(&format!("ip link set lan0 up; ip addr add {leased}/24 dev lan0")).unwrap();
     let keys = [
@@ -137,7 +148,7 @@ fn who_has_an_address_now_is_asked() {
     let rig = &scene.rig;
     let port = rig.ports.one().unwrap();
     let other = rig.bed().launch("natswapped", &without_lease()).unwrap();
-    let free = free(&scene, 2, 2);
+    let free = free(&scene, 2);
     let [first, second] = [free[0], free[1]];
     let (stem, _) =
         first.to_string().rsplit_once('.').map(|(stem, last)| (stem.to_owned(), last.to_owned())).unwrap();

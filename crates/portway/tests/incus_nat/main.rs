@@ -2,6 +2,8 @@
 //! stays over the daemon's own ends, and whom they leave alone.
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod claims;
 #[cfg(test)]
 mod counts;

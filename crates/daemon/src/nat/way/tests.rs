@@ -25,7 +25,7 @@ fn spec(listen: &str, connect: &str, more: &[(&str, &str)]) -> DeviceSpec {
 
 /// What a device publishes, as text, and what is said of it.
 fn ways(listen: &str, connect: &str, more: &[(&str, &str)], nics: &[Assigned]) -> (Vec<String>, String) {
-    let verdict = way(&spec(listen, connect, more), nics);
+    let verdict = way(&spec(listen, connect, more), nics, None);
     let publications = verdict.way.iter().flat_map(|way| way.publications("d").unwrap());
     let text = |one: Publication| {
         format!("{} {}:{}", one.to_string().replace("d ", ""), one.target(), one.target_ports())
@@ -78,14 +78,36 @@ fn what_the_instance_says_is_the_last_choice() {
     };
     let any = spec("tcp:0.0.0.0:80", "tcp:0.0.0.0:80", &[]);
     let only = [claims(&["10.0.0.7"], nic("eth0", "br0", &[]))];
-    let verdict = way(&any, &only);
+    let verdict = way(&any, &only, None);
     assert_eq!(verdict.reason, "to 10.0.0.7 (eth0 in br0, configured inside)");
     assert!(verdict.is_loose && verdict.way.is_some());
     let both = [only[0].clone(), nic("eth1", "br1", &["10.0.0.5"])];
-    let verdict = way(&any, &both);
+    let verdict = way(&any, &both, None);
     assert_eq!((verdict.reason.as_str(), verdict.is_loose), ("to 10.0.0.5 (eth1 in br1)", false));
-    assert!(way(&any, &[nic("eth0", "br0", &[])]).is_loose);
-    assert!(!way(&any, &[]).is_loose);
+    assert!(way(&any, &[nic("eth0", "br0", &[])], None).is_loose);
+    assert!(!way(&any, &[], None).is_loose);
+}
+
+/// An IPv6 host takes a new address every day and gives up an old one days later.
+///
+/// Fails when: a new address ends the connections to one that is still there, or the newest is taken at first.
+#[test]
+fn what_the_instance_says_is_kept_as_long_as_it_says_it() {
+    let claims = |claimed: &[&str]| {
+        [Assigned { claimed: claimed.iter().map(|text| ip(text)).collect(), ..nic("eth0", "br0", &[]) }]
+    };
+    let any = spec("tcp:[::]:80", "tcp:[::]:80", &[("v6only", "true")]);
+    let first = way(&any, &claims(&["fd00::b", "fd00::a"]), None);
+    assert_eq!(first.reason, "to fd00::a (eth0 in br0, configured inside)");
+    let later = way(&any, &claims(&["fd00::c", "fd00::a", "fd00::b"]), first.way.as_deref());
+    assert_eq!(later.way, first.way);
+    let gone = way(&any, &claims(&["fd00::c", "fd00::b"]), later.way.as_deref());
+    assert_eq!(gone.reason, "to fd00::b (eth0 in br0, configured inside)");
+    let v4 = spec("tcp:0.0.0.0:80", "tcp:0.0.0.0:80", &[]);
+    assert_eq!(
+        way(&v4, &claims(&["10.0.0.8", "10.0.0.9"]), None).reason,
+        "to 10.0.0.8 (eth0 in br0, configured inside)"
+    );
 }
 
 #[test]
@@ -150,7 +172,7 @@ fn lists_of_ports_are_led_in_order() {
 #[test]
 fn a_way_is_one_for_its_options() {
     let nics = [nic("eth0", "br0", &["10.0.0.5", "fd00::5"])];
-    let made = |listen: &str, connect: &str| way(&spec(listen, connect, &[]), &nics).way.unwrap();
+    let made = |listen: &str, connect: &str| way(&spec(listen, connect, &[]), &nics, None).way.unwrap();
     let own = made("tcp:0.0.0.0:80-89", "tcp:0.0.0.0:8080-8089");
     for (listen, connect, more, fits) in [
         ("tcp:0.0.0.0:80-89", "tcp:0.0.0.0:8080-8089", &[][..], true),
@@ -191,7 +213,7 @@ fn what_the_host_stops_is_relayed_or_said() {
         (four, Nat::On, &["a"], &[], 1, "to 10.0.0.5 (eth0 in br0); a".to_owned()),
     ] {
         let obstacles = Obstacles { v4: text(v4), v6: text(v6) };
-        let verdict = way(&spec(listen, connect, &[]), &nics).on(&obstacles, nat);
+        let verdict = way(&spec(listen, connect, &[]), &nics, None).on(&obstacles, nat);
         let led = verdict.way.map_or(0, |way| way.leads.len());
         assert_eq!((led, verdict.reason), (count, said), "{listen} {nat:?} {v4:?} {v6:?}");
     }

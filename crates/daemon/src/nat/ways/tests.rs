@@ -29,7 +29,7 @@ fn led(first: u16, more: u16, network: usize) -> Way {
         claimed: Vec::new(),
         unlisted: Vec::new(),
     };
-    let way = way(&DeviceSpec::from_keys(keys).unwrap(), &[nic]).way.unwrap();
+    let way = way(&DeviceSpec::from_keys(keys).unwrap(), &[nic], None).way.unwrap();
     Arc::unwrap_or_clone(way)
 }
 
