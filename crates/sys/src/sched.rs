@@ -64,11 +64,11 @@ mod tests {
     #[test]
     fn a_thread_changes_its_way_and_keeps_its_share() {
         std::thread::spawn(|| {
-            rustix::process::nice(3).unwrap();
+            let nice = rustix::process::nice(3).unwrap().to_string();
             in_batches().unwrap();
-            assert_eq!(policy_and_nice(), ("3".into(), "3".into()));
+            assert_eq!(policy_and_nice(), ("3".into(), nice.clone()));
             promptly().unwrap();
-            assert_eq!(policy_and_nice(), ("0".into(), "3".into()));
+            assert_eq!(policy_and_nice(), ("0".into(), nice));
         })
         .join()
         .unwrap();

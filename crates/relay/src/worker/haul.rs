@@ -118,7 +118,9 @@ impl Haul {
         let thread = thread.spawn(move || {
             // The other end waits.
             let _ = runs.send(());
+            let failing = Failing(&theirs);
             theirs.run(poller);
+            drop(failing);
         });
         note(sched::promptly());
         let thread = Some(thread?);
@@ -135,6 +137,18 @@ impl Haul {
     /// A device has got a slot; whoever counted in its line does no longer.
     pub(super) fn assign(&self, device: Key, slot: Slot) {
         self.shared.ask(|yard| yard.core.counters.point(device, slot));
+    }
+}
+
+/// Has the engine carry on with everything when the thread fails.
+struct Failing<'a>(&'a Shared);
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the thread of heavy streams has failed, they go on without it");
+            self.0.close();
+        }
     }
 }
 
@@ -388,10 +402,16 @@ impl Engine {
 
     /// Takes a stream back that has carried nothing since the last look: it would keep others out.
     pub(super) fn fetch_idle(&mut self, key: Key) {
-        let Some(load) = self.streams.get(key).and_then(|stream| stream.lent) else { return };
-        let yard = self.haul.as_ref().and_then(|haul| haul.shared.try_yard());
-        if yard.is_some_and(|mut yard| yard.is_idle(load)) {
-            self.fetch(key);
+        let Some(at) = self.streams.get(key).and_then(|stream| stream.lent) else { return };
+        let Some(haul) = &self.haul else { return };
+        // Taken at once: one that ended meanwhile comes back by itself, with the reason.
+        let idle = haul.shared.try_yard().and_then(|mut yard| {
+            let load = if yard.is_idle(at) { yard.unload(at) } else { None };
+            haul.shared.settle(&yard);
+            load
+        });
+        if let Some(load) = idle {
+            self.restore(key, load.stream);
             self.watch_again(key);
         }
     }
