@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Workers(oneshot::Sender<Vec<api::WorkerStatus>>),
     /// Something may have changed: look.
     Poke,
+    /// An address has changed inside.
+    Readdressed,
     /// A look at a device's socket file: whether it is where clients look for it.
     Visible(DeviceName, bool),
     /// The keeper is new: supply it.
@@ -236,7 +238,6 @@ impl Instance {
                 biased;
                 Some(news) = self.news.recv() => self.on_news(news).await,
                 () = readable(self.watch.as_ref()) => self.on_death().await,
-                () = self.addresses.changed() => self.addresses.note(Instant::now()),
                 command = next_command(&mut self.next, &mut self.commands) => match command {
                     Some(Command::Shutdown(ending, reply)) => {
                         self.shut_down(ending).await;
@@ -300,6 +301,7 @@ impl Instance {
                 self.next_look = Instant::now();
                 self.look_again = self.looking;
             }
+            Command::Readdressed => self.addresses.note(Instant::now()),
             Command::Visible(name, visible) => self.seen(&name, visible).await,
             Command::Rekeep => self.supply_keeper().await,
             Command::Observed(observation) => {

@@ -2,18 +2,22 @@
 //!
 //! A socket in the instance's network namespace says that something has changed, never what. The server is asked
 //! then, and an instance's own word counts as little as it always does. The socket keeps the namespace alive, so it
-//! goes with the run; and it is never read: one that has something to say is given up, and a look opens another.
+//! goes with init, whatever the actor is doing; and it is never read: one that has something to say is given up, and a
+//! look opens another.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portway_sys::netlink::{Family, Socket};
 use portway_sys::netns;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::WeakSender;
+use tokio::task::JoinHandle;
 use tracing::debug;
 
-use super::Instance;
+use super::{Command, Instance};
 use crate::provider::Run;
 use crate::watched::watched;
 
@@ -32,20 +36,25 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Whether somebody listens, and when it is time to look.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
-    /// Readable when an address has changed since it was opened.
-    heard: Option<AsyncFd<OwnedFd>>,
+    /// Listens.
+    ear: Option<Ear>,
     /// When the next look is due because of a change.
     due: Option<Instant>,
     /// When the last one was.
     last: Option<Instant>,
 }
 
-impl Addresses {
-    /// Resolves when an address has changed; never while nobody listens.
-    pub(super) async fn changed(&self) {
-        super::readable(self.heard.as_ref()).await;
-    }
+/// A task with the socket; both end when it is dropped.
+#[derive(Debug)]
+struct Ear(JoinHandle<()>);
 
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Addresses {
     /// When the next look is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
@@ -53,7 +62,7 @@ impl Addresses {
 
     /// Notes that one has changed.
     pub(super) fn note(&mut self, now: Instant) {
-        self.heard = None;
+        self.ear = None;
         self.due = Some(self.last.map_or(now, |last| now.max(last + SPACING)));
     }
 
@@ -63,7 +72,7 @@ impl Addresses {
     }
 
     fn is_idle(&self) -> bool {
-        self.heard.is_none() && self.due.is_none()
+        self.ear.is_none() && self.due.is_none()
     }
 }
 
@@ -84,7 +93,7 @@ impl Instance {
         }
         self.addresses.due = None;
         self.addresses.last = Some(now);
-        if self.addresses.heard.is_none() {
+        if self.addresses.ear.is_none() {
             self.listen().await;
         }
         self.look();
@@ -92,18 +101,36 @@ impl Instance {
 
     /// Whether there is something to listen to. Where it cannot be heard, it is tried again later.
     async fn listen(&mut self) -> bool {
-        let Some(run) = self.run.clone().filter(|run| run.init.is_some() && !run.is_machine()) else {
+        let run = self.run.clone().filter(|run| !run.is_machine());
+        let Some((run, init)) = run.and_then(|run| run.init.clone().map(|init| (run, init))) else {
             return false;
         };
         let opened = tokio::task::spawn_blocking(move || open(&run)).await;
-        match opened.map_err(io::Error::other).flatten().and_then(watched) {
-            Ok(heard) => self.addresses.heard = Some(heard),
+        let heard = opened.map_err(io::Error::other).flatten().and_then(watched);
+        let over = Arc::clone(&init.pidfd).try_clone().and_then(watched);
+        match heard.and_then(|heard| Ok((heard, over?))) {
+            Ok((heard, over)) => {
+                self.addresses.ear = Some(Ear(tokio::spawn(hear(heard, over, self.own.clone()))))
+            }
             Err(problem) => {
                 debug!(instance = %self.key, error = %problem, "changes of its addresses are not heard");
                 self.addresses.due = Some(Instant::now() + RETRY);
             }
         }
-        self.addresses.heard.is_some()
+        self.addresses.ear.is_some()
+    }
+}
+
+/// Tells the actor of the first change, unless init ends before.
+async fn hear(heard: AsyncFd<OwnedFd>, over: AsyncFd<OwnedFd>, own: WeakSender<Command>) {
+    tokio::select! {
+        biased;
+        () = super::readable(Some(&over)) => return,
+        () = super::readable(Some(&heard)) => drop(heard),
+    }
+    if let Some(own) = own.upgrade() {
+        // The actor is gone when the daemon ends.
+        let _ = own.send(Command::Readdressed).await;
     }
 }
 

@@ -74,6 +74,8 @@ pub(crate) struct Device {
     pub(crate) led: Option<Option<Arc<Way>>>,
     /// What was last said of it for its options and the instance's interfaces.
     pub(crate) judged: Option<Judged>,
+    /// Its service may not have started with the run that there is.
+    awaits: bool,
     /// At the last [`assess`](Self::assess) the kernel carried it.
     is_carried: bool,
     /// Where it leads, or why it is relayed, for one with `nat`.
@@ -127,6 +129,7 @@ impl Device {
             orphans: Vec::new(),
             led: None,
             judged: None,
+            awaits: false,
             is_carried: false,
             mode_reason: None,
             past: [0; FIELD_COUNT],
@@ -206,10 +209,16 @@ impl Device {
         self.held_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
+    /// Takes note that the instance has ended, or that it is found running by a daemon that has not led its clients. A
+    /// service that was led to before this daemon came has answered before.
+    pub(crate) fn await_service(&mut self, has_ended: bool) {
+        self.awaits |= has_ended || !matches!(self.led, Some(Some(_)));
+    }
+
     /// Whether its clients wait for a service that has not answered since the instance has started. Datagrams do not
     /// wait for anything.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.held_until.is_some() && self.spec.listen.address().protocol() == Protocol::Tcp
+        self.awaits && self.held_until.is_some() && self.spec.listen.address().protocol() == Protocol::Tcp
     }
 
     /// Keeps clients for the next worker; gives them back when there are too many.

@@ -361,6 +361,7 @@ impl Instance {
                 continue;
             }
             // A service needs time to start: until it answers once, clients wait.
+            device.await_service(false);
             let age = run.age().unwrap_or(device.spec.hold);
             device.hold(now, device.spec.hold.saturating_sub(age));
         }
@@ -396,6 +397,7 @@ impl Instance {
         for device in self.devices.values_mut() {
             device.forget_setbacks();
             device.held_until = None;
+            device.await_service(true);
             let provider = self.key.provider();
             if device.matches(provider, self.uuid.as_deref()) && !device.ends_with_instance(provider) {
                 device.hold(now, device.spec.hold);
