@@ -204,11 +204,12 @@ fn a_stream_that_carries_little_comes_back() {
                 (&server).read_exact(&mut [0]).unwrap();
             }
         };
-        // The weight of a stream is at most 64.
-        small(80);
-        let before = runs();
-        small(100);
-        assert!(!has_worked(before), "{before} times before, {} after", runs());
+        // Several bytes may come as one.
+        until("the stream to be back", || {
+            let before = runs();
+            small(100);
+            !has_worked(before)
+        });
     });
 }
 

@@ -75,6 +75,8 @@ fn gone_without_a_trace(name: &str, spec: &ContainerSpec) {
         talk.stop().unwrap();
         drop(stuck);
     }
+    // A server that is asked for an instance which is just ending complains of it.
+    rig.daemon.wait_until_tidy(3).unwrap();
     rig.container.stop().unwrap();
     rig.daemon.wait_until_tidy(0).unwrap();
     rig.container.start().unwrap();
