@@ -402,7 +402,7 @@ impl Hub {
     pub(crate) fn tell(&self, kind: &str, instance: &InstanceKey, device: Option<&DeviceName>, text: String) {
         // Nobody may listen.
         let _ = self.events.send(api::Event {
-            at: crate::clock::rfc3339(SystemTime::now()),
+            at: portway_model::rfc3339(SystemTime::now()),
             kind: kind.to_owned(),
             instance: instance.clone(),
             device: device.cloned(),

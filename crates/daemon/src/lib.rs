@@ -6,7 +6,6 @@
 
 mod apply;
 mod aside;
-mod clock;
 mod control;
 mod foreground;
 mod forwards;

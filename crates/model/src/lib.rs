@@ -24,6 +24,7 @@ mod port;
 mod rings;
 mod spec;
 mod text;
+mod time;
 mod unix;
 
 pub use address::{Address, ConnectAddr, ListenAddr, Protocol, Side};
@@ -41,4 +42,5 @@ pub use options::{Bind, FdPassing, Follow, ProxyProtocol, RunAs, SocketMode, Soc
 pub use port::{Port, PortList, PortRange};
 pub use rings::Ways;
 pub use spec::{DeviceSpec, KeyDoc, SpecError, Target};
+pub use time::rfc3339;
 pub use unix::{AbstractName, UNIX_NAME_MAX_BYTES, UnixKind, UnixName, UnixPath};

@@ -4,8 +4,9 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use portway_model::rfc3339;
 use serde::Serialize;
 
 use crate::broker::Grant;
@@ -108,54 +109,9 @@ pub(crate) fn bounded(text: &str) -> String {
     text.chars().take(TEXT_CHARS).collect()
 }
 
-/// A time as RFC 3339 has it, in UTC, to the millisecond.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
-}
-
-/// Year, month and day of the `days`th day after 1970-01-01, by the rules of the Gregorian calendar.
-fn date(mut days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut year = 1970;
-    loop {
-        let length = if leap(year) { 366 } else { 365 };
-        if days < length {
-            break;
-        }
-        days -= length;
-        year += 1;
-    }
-    let february = if leap(year) { 29 } else { 28 };
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    (year, month, days + 1)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        let at = |secs| rfc3339(UNIX_EPOCH + Duration::from_millis(secs));
-        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(at(951_782_399_999), "2000-02-28T23:59:59.999Z");
-        assert_eq!(at(951_868_799_000), "2000-02-29T23:59:59.000Z");
-        assert_eq!(at(1_709_251_200_000), "2024-03-01T00:00:00.000Z");
-        assert_eq!(at(4_102_444_799_000), "2099-12-31T23:59:59.000Z");
-    }
 
     /// Fails when a stranger's text can end a line or grow without bound.
     #[test]

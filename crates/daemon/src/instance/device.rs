@@ -365,7 +365,7 @@ impl Device {
             bytes_in: (!self.is_carried).then_some(totals[field::BYTES_IN]),
             bytes_out: (!self.is_carried).then_some(totals[field::BYTES_OUT]),
             last_error: self.last_error.clone(),
-            since: crate::clock::rfc3339(self.since),
+            since: portway_model::rfc3339(self.since),
             reason: self.reason.clone(),
             keys: self.spec.to_keys(),
             instance_uuid: self.uuid.clone(),

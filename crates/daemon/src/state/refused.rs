@@ -112,7 +112,7 @@ impl RefusedDevice {
             bytes_in: Some(0),
             bytes_out: Some(0),
             last_error: None,
-            since: crate::clock::rfc3339(self.since),
+            since: portway_model::rfc3339(self.since),
             reason: Some(self.reason()),
             keys: text.keys.clone(),
             instance_uuid: text.uuid.clone(),

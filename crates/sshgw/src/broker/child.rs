@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use portway_model::rfc3339;
 use portway_sys::pidfd;
 use portway_sys::process::{self, Exit};
 use portway_sys::seqpacket::Channel;
@@ -18,7 +19,7 @@ use super::gate::Fault;
 use super::open::{self, Order};
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, judge, lock};
-use crate::audit::{Event, bounded, rfc3339};
+use crate::audit::{Event, bounded};
 use crate::session::{CHANNEL_FD, CONNECTION_FD, ROLE};
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, Breach, Init, Ledger, PROTOCOL_VERSION, Reply, Request, What};

@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const DAY_SECONDS: u64 = 86_400;
 
 /// `2026-01-31T08:05:09.123Z`. A time before 1970 prints as the epoch.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, rest) = (since.as_secs() / DAY_SECONDS, since.as_secs() % DAY_SECONDS);
     let (year, month, day) = civil(days);
@@ -48,8 +49,12 @@ mod tests {
     fn known_instants() {
         let cases = [
             (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_799_000, "2000-02-29T23:59:59.000Z"),
             (1_709_251_199_999, "2024-02-29T23:59:59.999Z"),
+            (1_709_251_200_000, "2024-03-01T00:00:00.000Z"),
+            (4_102_444_799_000, "2099-12-31T23:59:59.000Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ];
         for (millis, text) in cases {
