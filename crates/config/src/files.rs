@@ -166,6 +166,15 @@ fn trusted(path: &Path, found: &std::fs::Metadata, trust: Trust) -> Result<(), F
     Ok(())
 }
 
+/// Line and column of a byte of `text`, both from 1, the column in characters. A byte that begins no character, or lies
+/// behind the end, counts as the end.
+#[must_use]
+pub fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
 /// `bytes` as text: UTF-8 without a byte order mark and without NUL. `path` is only for messages.
 ///
 /// # Errors

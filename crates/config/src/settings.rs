@@ -191,14 +191,8 @@ impl Settings {
     /// [`SettingsError::Syntax`].
     pub fn parse(path: &Path, text: &str) -> Result<Settings, SettingsError> {
         parse_text(text).map_err(|fault| {
-            let before = text.get(..fault.at).unwrap_or(text);
-            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            SettingsError::Syntax {
-                path: path.to_owned(),
-                line: before.matches('\n').count() + 1,
-                column: before[line_start..].chars().count() + 1,
-                message: fault.message,
-            }
+            let (line, column) = files::position(text, fault.at);
+            SettingsError::Syntax { path: path.to_owned(), line, column, message: fault.message }
         })
     }
 }

@@ -228,14 +228,8 @@ impl Policy {
     /// [`PolicyError::Syntax`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, PolicyError> {
         read::policy(text).map_err(|fault| {
-            let before = text.get(..fault.at).unwrap_or(text);
-            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            PolicyError::Syntax {
-                path: path.to_owned(),
-                line: before.matches('\n').count() + 1,
-                column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-                message: fault.message,
-            }
+            let (line, column) = files::position(text, fault.at);
+            PolicyError::Syntax { path: path.to_owned(), line, column, message: fault.message }
         })
     }
 
