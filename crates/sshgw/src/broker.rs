@@ -196,6 +196,8 @@ impl Broker {
 
     /// Lets a client in, or not.
     fn enter(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        // A client of IPv4 on a listener of both families is written as what it is, everywhere.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         match lock(&self.gate).enter(id, peer.ip(), Instant::now()) {
             Entry::Penalised => {

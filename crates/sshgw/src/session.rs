@@ -5,13 +5,14 @@
 //! carries bytes between them and the channels. So the broker may end and be started again meanwhile.
 //!
 //! - `link`: questions to the broker; `algorithms`: what SSH may be made of;
-//! - `handler`: what a client asks for; `program`: a channel with a program behind it;
+//! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
 //! - `inbox`: what waits for a program, bounded; `signals`: their names and numbers.
 
 mod algorithms;
 mod handler;
 mod inbox;
 mod link;
+mod login;
 mod program;
 mod signals;
 

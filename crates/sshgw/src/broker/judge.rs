@@ -11,6 +11,7 @@ use portway_proto::login::{Dialect, Keep, Login, Wish};
 use russh::keys::{HashAlg, PublicKey};
 
 use super::grant::Grant;
+use crate::auth::key;
 
 /// Longest file of keys that is read, bytes.
 const FILE_BYTES: u64 = 1 << 20;
@@ -27,6 +28,9 @@ pub(super) enum Reason {
     /// What the client offers is no key.
     #[error("the key is not understood")]
     Key,
+    /// It is one that is not used, wherever it is listed.
+    #[error(transparent)]
+    Weak(#[from] key::WeakKey),
     /// There is no such user of the host.
     #[error("there is no host user {0}")]
     NoUser(String),
@@ -53,6 +57,7 @@ pub(super) fn judge(login: &str, key: &str) -> Result<Grant, Reason> {
         return Err(Reason::Wish("another server"));
     }
     let key = PublicKey::from_openssh(key).map_err(|_| Reason::Key)?;
+    key::check(key.key_data())?;
     let person = session.host_user.as_str();
     // Others would have to be in a group.
     if person != "root" {

@@ -31,6 +31,11 @@ const KEYS: &[Algorithm] = &[
     Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
 ];
 
+/// Whether a signature of a person may be of this kind: one of [`KEYS`], or a security key's, whose hash is SHA-256.
+pub(super) fn is_signature(algorithm: &Algorithm) -> bool {
+    KEYS.contains(algorithm) || matches!(algorithm, Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256)
+}
+
 const CIPHERS: &[cipher::Name] = &[
     cipher::CHACHA20_POLY1305,
     cipher::AES_256_GCM,
@@ -100,6 +105,9 @@ mod tests {
         for name in names {
             assert!(!name.contains("sha1") && !name.contains("cbc") && !name.contains("none"), "{name}");
         }
-        assert!(!KEYS.contains(&Algorithm::Rsa { hash: None }));
+        for old in [Algorithm::Rsa { hash: None }, Algorithm::Dsa] {
+            assert!(!is_signature(&old), "{old}");
+        }
+        assert!(is_signature(&Algorithm::Rsa { hash: Some(HashAlg::Sha256) }));
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use portway_incus::Size;
-use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
 use tokio_util::sync::CancellationToken;
@@ -16,10 +15,11 @@ use tokio_util::task::TaskTracker;
 use super::algorithms::WINDOW_BYTES;
 use super::inbox::{Inlet, Outlet, inbox};
 use super::link::Link;
+use super::login::Login;
 use super::program::{self, Wanted};
 use super::signals;
 use crate::broker::is_accepted;
-use crate::wire::{PROGRAMS, Reply, Request, Terminal, What};
+use crate::wire::{PROGRAMS, Terminal, What};
 
 /// Variables of one channel, and their bytes.
 const VARIABLES: usize = 64;
@@ -39,6 +39,7 @@ const KIND_BYTES: usize = 64;
 /// One client.
 pub(super) struct Client {
     link: Arc<Link>,
+    login: Login,
     channels: HashMap<ChannelId, Open>,
     logged_in: CancellationToken,
     programs: TaskTracker,
@@ -62,6 +63,7 @@ struct Idle {
 impl Client {
     pub(super) fn new(link: Arc<Link>) -> Self {
         Self {
+            login: Login::new(Arc::clone(&link)),
             link,
             channels: HashMap::new(),
             logged_in: CancellationToken::new(),
@@ -77,19 +79,6 @@ impl Client {
     /// The programs that run.
     pub(super) fn programs(&self) -> TaskTracker {
         self.programs.clone()
-    }
-
-    /// Asks whether a key is good; without an answer it is not.
-    async fn verdict(&self, request: impl FnOnce(String) -> Request, key: &PublicKey) -> bool {
-        let Ok(key) = key.to_openssh() else { return false };
-        let Ok((Reply::Verdict { accepted: true }, fds)) = self.link.ask(request(key), &[]).await else {
-            return false;
-        };
-        // With the verdict on a proof comes where the next broker will knock.
-        if let Some(Err(error)) = fds.into_iter().next().map(|listener| self.link.await_next(listener)) {
-            tracing::warn!(%error, "the session will not outlive the gateway");
-        }
-        true
     }
 
     /// What the channel has, if its program was not asked for yet.
@@ -130,15 +119,11 @@ impl Handler for Client {
         user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, russh::Error> {
-        let login = user.to_owned();
-        let good = self.verdict(|key| Request::Offer { login, key }, offer.public_key).await;
-        Ok(if good { Auth::Accept } else { Auth::reject() })
+        Ok(self.login.offered(user, &offer).await)
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
-        let login = user.to_owned();
-        let good = self.verdict(|key| Request::Proven { login, key }, key.public_key).await;
-        Ok(if good { Auth::Accept } else { Auth::reject() })
+        Ok(self.login.proven(user, &key).await)
     }
 
     async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), russh::Error> {
