@@ -137,6 +137,8 @@ impl Handler for Client {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), russh::Error> {
+        // Whose program has ended is closed from here; russh does not tell of the client's answer to that.
+        self.channels.retain(|_, open| !open.inlet.is_over());
         if self.channels.len() >= PROGRAMS {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());

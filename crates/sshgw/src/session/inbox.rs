@@ -96,6 +96,11 @@ impl Inlet {
         let _gone = self.pieces.send((None, None)).await;
     }
 
+    /// Whether its program is gone.
+    pub(super) fn is_over(&self) -> bool {
+        self.signals.is_closed()
+    }
+
     pub(super) fn signal(&self, number: i32) {
         if self.signals.try_send(number).is_err() {
             tracing::debug!(number, "a signal is lost");
