@@ -4,6 +4,7 @@
 mod api;
 mod bed;
 pub mod check;
+mod clients;
 mod container;
 mod daemon;
 pub mod fds;
@@ -35,7 +36,8 @@ use anyhow::{Context as _, Result, bail};
 
 pub use api::{Answer, Api, Incus};
 pub use bed::{Bed, Project, bed, bed_of};
-pub use container::{Container, ContainerSpec};
+pub use clients::client;
+pub use container::{Container, ContainerSpec, Image};
 pub use daemon::{Daemon, DaemonSpec};
 pub use front::{Front, Manner, Script};
 pub use lacking::without;

@@ -8,6 +8,7 @@
 //! Beds are shared by all processes of a machine: a lock serializes `up` and `down`, and a second
 //! one, held shared by every process that uses a bed, keeps `down` away from running tests.
 
+mod debian;
 mod image;
 mod lock;
 mod packages;
@@ -88,7 +89,7 @@ pub fn main<S: AsRef<str>>(args: &[S]) -> ExitCode {
 /// When not root, or a stage fails; the message says which, and what the server logged.
 pub fn up(place: &Place) -> Result<()> {
     if is_up(place, GLANCE) {
-        return Ok(());
+        return complete(place);
     }
     if !nix::unistd::geteuid().is_root() {
         bail!(
@@ -96,6 +97,17 @@ pub fn up(place: &Place) -> Result<()> {
             place.name
         );
     }
+    make(place)?;
+    complete(place)
+}
+
+/// What a bed has beside its server: Debian, where other people's programs meet ours.
+fn complete(place: &Place) -> Result<()> {
+    let wanted = place.server == Server::Incus6 && nix::unistd::geteuid().is_root();
+    if wanted { debian::import(place) } else { Ok(()) }
+}
+
+fn make(place: &Place) -> Result<()> {
     let _setup = lock::setup(place)?;
     // Whoever held the lock may have done it.
     if is_up(place, PATIENCE) {
@@ -149,6 +161,16 @@ pub(crate) fn root_path() -> &'static Path {
 #[must_use]
 pub fn newer_root() -> Option<&'static Path> {
     root::is_ready().then_some(Path::new(root::PATH))
+}
+
+/// The root folder of Debian 13 with other people's SSH programs, if it has been built.
+pub(crate) fn clients_root() -> &'static Path {
+    Path::new(debian::CLIENTS)
+}
+
+/// Alias of the image of Debian, which the bed of Incus 6.0 has.
+pub(crate) fn debian_image() -> &'static str {
+    debian::IMAGE
 }
 
 /// Ends the daemon and starts it again.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
+mod faults;
 mod refusals;
 mod scene;
 mod survival;

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portway_testkit::{Bed, Container, ContainerSpec, Server, bed_of, is_root, run};
+use portway_testkit::{Bed, Container, ContainerSpec, Ports, Server, bed_of, is_root, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,17 +27,28 @@ pub(crate) struct Scene {
     pub(crate) container: Container<'static>,
     dir: TempDir,
     gateway: Option<Child>,
+    /// Nobody else gets the port while no gateway has it.
+    _ports: Ports,
     pub(crate) port: u16,
+    /// The socket of the gateway's server.
+    pub(crate) incus: PathBuf,
 }
 
 impl Scene {
     /// On a server's bed; `None` where there is none.
     pub(crate) fn start(server: Server, name: &str) -> Result<Option<Self>> {
+        Self::start_with(server, name, &ContainerSpec::default())
+    }
+
+    /// The same with a container that is made otherwise.
+    pub(crate) fn start_with(server: Server, name: &str, spec: &ContainerSpec) -> Result<Option<Self>> {
         let bed = if is_root() { bed_of(server) } else { None };
         let Some(bed) = bed else { return Ok(None) };
-        let container = bed.launch(name, &ContainerSpec::default())?;
+        let container = bed.launch(name, spec)?;
         let dir = tempfile::Builder::new().prefix("pw").tempdir_in("/tmp")?;
-        let mut scene = Self { bed, container, dir, gateway: None, port: 0 };
+        let ports = Ports::claim(bed.netns())?;
+        let port = ports.one()?;
+        let mut scene = Self { bed, container, dir, gateway: None, _ports: ports, port, incus: bed.socket() };
         scene.furnish()?;
         scene.launch()?;
         Ok(Some(scene))
@@ -63,21 +76,21 @@ impl Scene {
         Ok(())
     }
 
-    /// Starts the gateway, at the port it had before, if it had one.
+    /// Starts the gateway, at the port it had before.
     pub(crate) fn launch(&mut self) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.path("log"))?;
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-ec", AT_HOME, "sh"]);
         command.arg(self.path("passwd")).arg(PORTWAY).args(["ssh", "serve", "--listen"]);
         command.arg(format!("127.0.0.1:{}", self.port)).env("PORTWAY_DIR", self.path("p"));
-        command.env(self.bed.server().socket_variable(), self.bed.socket()).stdin(Stdio::null());
-        command.env("INCUS_SOCKET", self.bed.socket()).stdout(Stdio::piped()).stderr(log);
+        command.env(self.bed.server().socket_variable(), &self.incus).stdin(Stdio::null());
+        command.env("INCUS_SOCKET", &self.incus).stdout(Stdio::piped()).stderr(log);
         let mut child = self.bed.netns().spawn(&mut command)?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
-        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        let output = child.stdout.take().context("its output")?;
         self.gateway = Some(child);
-        self.port = port.with_context(|| format!("the gateway said {line:?}: {}", self.log()))?;
+        let line = first_line(output);
+        let address = format!("ready 127.0.0.1:{}", self.port);
+        ensure!(line.trim() == address, "the gateway said {line:?}: {}", self.log());
         Ok(())
     }
 
@@ -87,6 +100,11 @@ impl Scene {
         kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Another command of ours beside this gateway, which has to succeed; what it printed.
+    pub(crate) fn portway(&self, words: &[&str]) -> Result<String> {
+        run(Command::new(PORTWAY).args(words).env("PORTWAY_DIR", self.path("p")))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -112,21 +130,20 @@ impl Scene {
     /// The same with another key.
     pub(crate) fn client_with(&self, key: &str, options: &[&str]) -> Command {
         let mut command = Command::new("ssh");
-        let hosts = format!("UserKnownHostsFile={}", self.path("known_hosts").display());
-        command.args([
-            "-F",
-            "none",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "StrictHostKeyChecking=accept-new",
-            "-o",
-            &hosts,
-        ]);
-        command.args(["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "LogLevel=ERROR", "-i"]);
-        command.arg(self.path(key)).args(options).args(["-p", &self.port.to_string()]);
+        command.args(self.options(key)).args(options).args(["-p", &self.port.to_string()]);
         command.env_remove("LANG").env_remove("LC_ALL");
         command
+    }
+
+    /// What OpenSSH's programs are told, but for the port: nothing of this machine's, and this key.
+    pub(crate) fn options(&self, key: &str) -> Vec<String> {
+        let hosts = format!("UserKnownHostsFile={}", self.path("known_hosts").display());
+        let words = ["BatchMode=yes", "StrictHostKeyChecking=accept-new", &hosts, "IdentitiesOnly=yes"];
+        let words = words.into_iter().chain(["IdentityAgent=none", "LogLevel=ERROR"]);
+        let mut options: Vec<String> = ["-F", "none", "-i"].map(str::to_owned).into();
+        options.push(self.path(key).display().to_string());
+        options.extend(words.flat_map(|word| ["-o".to_owned(), word.to_owned()]));
+        options
     }
 
     /// Where a login leads on this gateway.
@@ -163,6 +180,18 @@ impl Scene {
     pub(crate) fn sessions(&self) -> Vec<i32> {
         sessions_below(&self.path("log"))
     }
+}
+
+/// The first line of a program that has 30 seconds to say it; empty when it does not.
+fn first_line(output: ChildStdout) -> String {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _broken = BufReader::new(output).read_line(&mut line);
+        // Who has stopped waiting needs no answer.
+        let _late = sender.send(line);
+    });
+    receiver.recv_timeout(Duration::from_secs(30)).unwrap_or_default()
 }
 
 /// Processes of connections that log to this file: of this gateway and of no other.

@@ -10,8 +10,8 @@ use portway_testkit::{Server, process, wait_for};
 use crate::scene::Scene;
 
 /// A client that talks to `cat` inside.
-fn echo(scene: &Scene, words: &str) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut client = scene.client(&[]);
+fn echo(scene: &Scene, options: &[&str], words: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut client = scene.client(options);
     client.args([&Scene::at(scene.container.name()), words]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = scene.bed.netns().spawn(&mut client).unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -30,7 +30,7 @@ fn ask(child: &mut Child, output: &mut BufReader<std::process::ChildStdout>, wor
 #[test]
 fn a_session_has_no_privilege() {
     let Some(scene) = Scene::start(Server::Incus6, "bare").unwrap() else { return };
-    let (mut child, _output) = echo(&scene, "cat");
+    let (mut child, _output) = echo(&scene, &[], "cat");
     let sessions = scene.sessions();
     assert_eq!(sessions.len(), 1);
     let status = fs::read_to_string(format!("/proc/{}/status", sessions[0])).unwrap();
@@ -59,7 +59,7 @@ fn a_session_has_no_privilege() {
 fn sessions_outlive_the_gateway() {
     let Some(mut scene) = Scene::start(Server::Incus6, "outlive").unwrap() else { return };
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        let (mut child, mut output) = echo(&scene, "cat; exit 33");
+        let (mut child, mut output) = echo(&scene, &[], "cat; exit 33");
         scene.stop(signal).unwrap();
         ask(&mut child, &mut output, "alone");
         scene.launch().unwrap();
@@ -70,25 +70,88 @@ fn sessions_outlive_the_gateway() {
     }
 }
 
-/// A client that goes leaves nothing behind, whether its program listens to signals or not.
+/// A connection that was there before a gateway is the gateway's all the same: it starts programs there, is listed,
+/// its ends are written down, and it can be ended.
 ///
-/// Fails when a program whose client has gone is left running.
+/// Fails when a gateway takes over no connection, or what was asked for while there was none is forgotten.
+#[test]
+fn a_gateway_takes_over_the_connections_of_the_last() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "over").unwrap() else { return };
+    let at = Scene::at(scene.container.name());
+    let path = format!("ControlPath={}", scene.path("cm").display());
+    let (mut child, mut output) = echo(&scene, &["-o", "ControlMaster=yes", "-o", &path], "cat");
+    let second = |scene: &Scene, words: &str| {
+        let mut client = scene.client(&["-o", "ControlMaster=no", "-o", &path]);
+        client.args([&at, words]).stdin(Stdio::null()).stdout(Stdio::piped());
+        scene.bed.netns().spawn(&mut client).unwrap()
+    };
+    for (signal, status) in [(Signal::SIGTERM, 41), (Signal::SIGKILL, 42)] {
+        let connection = scene.sessions();
+        assert_eq!(connection.len(), 1);
+        scene.stop(signal).unwrap();
+        let waiting = second(&scene, &format!("echo asked; exit {status}"));
+        ask(&mut child, &mut output, "alone");
+        scene.launch().unwrap();
+        let waited = waiting.wait_with_output().unwrap();
+        let told = (waited.status.code(), String::from_utf8_lossy(&waited.stdout).into_owned());
+        assert_eq!(told, (Some(status), "asked\n".to_owned()), "{}", scene.log());
+        assert_eq!(scene.sessions(), connection, "no new connection was made for it");
+        let ended = || {
+            scene.audit().ok()?.into_iter().find(|line| line["event"] == "ended" && line["status"] == status)
+        };
+        wait_for("the end in the audit log", ended).unwrap();
+    }
+    let listed: serde_json::Value =
+        serde_json::from_str(&scene.portway(&["ssh", "sessions", "--format", "json"]).unwrap()).unwrap();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    scene.portway(&["ssh", "kill", listed[0]["id"].as_str().unwrap()]).unwrap();
+    wait_for("the end of the connection", || scene.sessions().is_empty().then_some(())).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(255));
+}
+
+/// A client that goes leaves no program behind, whether that one listens to signals or not. None of them reads, so
+/// that an end of input ends nobody.
+///
+/// Fails when a program whose client has gone is left running, or is not asked before it is killed.
 #[test]
 fn a_program_ends_with_its_client() {
     let Some(scene) = Scene::start(Server::Incus6, "ends").unwrap() else { return };
-    for words in
-        ["cat", "trap 'echo $$ hup >/tmp/told' HUP; cat; sleep 1000", "trap '' HUP TERM; cat; sleep 1000"]
-    {
-        let (mut child, _output) = echo(&scene, words);
-        let sessions = scene.sessions();
+    let traps = [
+        "trap 'echo hup >>/tmp/a; exit' HUP",
+        "trap '' HUP; trap 'echo term >>/tmp/b; exit' TERM",
+        "trap '' HUP TERM",
+    ];
+    let clients: Vec<Child> = traps
+        .iter()
+        .zip(["a", "b", "c"])
+        .map(|(traps, name)| {
+            let words = format!("echo $$ >/tmp/{name}; {traps}; echo ready; while :; do sleep 0.1; done");
+            let mut client = scene.client(&[]);
+            client
+                .args([&Scene::at(scene.container.name()), &words])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped());
+            let mut child = scene.bed.netns().spawn(&mut client).unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert_eq!(line, "ready\n", "{}", scene.log());
+            child
+        })
+        .collect();
+    let told = |name: &str| scene.container.sh(&format!("cat /tmp/{name}")).unwrap();
+    let pids: Vec<String> = ["a", "b", "c"].map(|name| told(name).trim().to_owned()).into();
+    let sessions = scene.sessions();
+    for mut child in clients {
         child.kill().unwrap();
         child.wait().unwrap();
-        wait_for("the end of the session", || {
-            sessions.iter().all(|pid| !process::is_alive(*pid)).then_some(())
-        })
-        .unwrap();
-        let left = || scene.container.sh("ps -o comm,args | grep -c '^cat *cat$' || true").unwrap();
-        wait_for("the end of the program", || (left().trim() == "0").then_some(())).unwrap();
     }
-    assert!(scene.container.sh("cat /tmp/told").unwrap().contains("hup"));
+    let gone = || sessions.iter().all(|pid| !process::is_alive(*pid)).then_some(());
+    wait_for("the end of the sessions", gone).unwrap();
+    let left = || {
+        scene
+            .container
+            .sh(&format!("for pid in {}; do test -d /proc/$pid && echo $pid; done; true", pids.join(" ")))
+    };
+    wait_for("the end of the programs", || left().ok()?.is_empty().then_some(())).unwrap();
+    assert!(told("a").ends_with("hup\n") && told("b").ends_with("term\n"));
 }

@@ -44,9 +44,12 @@ fn bytes_are_exact() {
     let output = scene.command("cat; echo over >&2; exit 3", &input).unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(3), &b"over\n"[..]));
     assert!(output.stdout == input, "{} of {} bytes came back", output.stdout.len(), input.len());
-    let ended = scene.audit().unwrap().into_iter().rfind(|line| line["event"] == "ended").unwrap();
-    let counts = (ended["bytes_in"].as_u64(), ended["bytes_out"].as_u64(), ended["status"].as_u64());
-    assert_eq!(counts, (Some(30_000_000), Some(30_000_005), Some(3)));
+    // The client hears of the end before the log does.
+    let ended =
+        || scene.audit().ok()?.into_iter().find(|line| line["event"] == "ended" && line["status"] == 3);
+    let ended = wait_for("the end in the audit log", ended).unwrap();
+    let counts = (ended["bytes_in"].as_u64(), ended["bytes_out"].as_u64());
+    assert_eq!(counts, (Some(30_000_000), Some(30_000_005)));
 }
 
 /// Fails when a variable is let through that may change what runs, or one of a login is missing.

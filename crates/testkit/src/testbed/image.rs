@@ -19,7 +19,7 @@ const SERVE: &str = include_str!("../../guest/serve.rs");
 
 /// Init. As the first process of its namespace it gets only signals it has a handler for, and it
 /// is the parent of all orphans: the shell's `wait` takes them in.
-const INIT: &str = "\
+pub(super) const INIT: &str = "\
 #!/bin/sh
 trap 'exit 0' PWR TERM INT USR1 USR2
 ip link set lo up
@@ -34,7 +34,7 @@ while :; do
 done
 ";
 
-const UDHCPC: &str = "\
+pub(super) const UDHCPC: &str = "\
 #!/bin/sh
 case \"$1\" in
 bound | renew)

@@ -46,22 +46,32 @@ chroot "$root" apt-get clean
 
 /// Whether it is built.
 pub(super) fn is_ready() -> bool {
-    fs::read_to_string(Path::new(PATH).join(STAMP)).is_ok_and(|text| text == MAKE)
+    is_made(PATH, MAKE)
 }
 
 /// Builds it, or finds it built.
 pub(super) fn provide() -> Result<()> {
-    if is_ready() {
+    provide_root(PATH, MAKE, BUILD)
+}
+
+/// Whether a root is there as this version makes it.
+pub(super) fn is_made(path: &str, make: &str) -> bool {
+    fs::read_to_string(Path::new(path).join(STAMP)).is_ok_and(|text| text == make)
+}
+
+/// Builds a root by a script that gets its folder and the mirror, or finds it built.
+pub(super) fn provide_root(path: &str, make: &str, script: &str) -> Result<()> {
+    if is_made(path, make) {
         return Ok(());
     }
     let _building = lock::shared_build()?;
     // Whoever held the lock may have done it.
-    if is_ready() {
+    if is_made(path, make) {
         return Ok(());
     }
     let mirror = packages::mirror()?;
-    let unfinished = format!("{PATH}.new");
-    for path in [PATH, &unfinished] {
+    let unfinished = format!("{path}.new");
+    for path in [path, &unfinished] {
         if Path::new(path).exists() {
             fs::remove_dir_all(path).with_context(|| format!("cannot remove {path}"))?;
         }
@@ -69,11 +79,11 @@ pub(super) fn provide() -> Result<()> {
     fs::create_dir_all(&unfinished).with_context(|| format!("cannot make {unfinished}"))?;
     say("building a root of Debian 13, about two minutes");
     let mut build = Command::new("unshare");
-    build.args(["--mount", "sh", "-c", BUILD, "sh", &unfinished, &mirror]);
+    build.args(["--mount", "sh", "-c", script, "sh", &unfinished, &mirror]);
     build.env_clear().env("PATH", packages::PATH).env("HOME", "/root").env("LC_ALL", "C.UTF-8");
     // The ways to the mirror are the machine's own.
     build.envs(std::env::vars().filter(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy")));
     run(&mut build).context("cannot build the root")?;
-    fs::write(Path::new(&unfinished).join(STAMP), MAKE).context("cannot write the stamp")?;
-    fs::rename(&unfinished, PATH).context("cannot put the root in place")
+    fs::write(Path::new(&unfinished).join(STAMP), make).context("cannot write the stamp")?;
+    fs::rename(&unfinished, path).context("cannot put the root in place")
 }

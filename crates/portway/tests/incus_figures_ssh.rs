@@ -1,0 +1,267 @@
+//! How long SSH takes through the gateway, beside OpenSSH's own server in the same container, and what a flood of
+//! connections does to those who are in. `cargo xtask figures` runs all of it, continuous integration the flood in
+//! short, where no clock is looked at.
+
+#![expect(clippy::print_stdout, reason = "a measurement shows its figures")]
+
+#[expect(dead_code, reason = "each test binary uses its part")]
+#[path = "incus_ssh/scene.rs"]
+mod scene;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+use portway_testkit::{ContainerSpec, Image, Server, process};
+use std::os::fd::AsRawFd as _;
+
+use scene::Scene;
+
+/// Rounds of a comparison: in each, one measurement of either server.
+const ROUNDS: usize = 9;
+
+/// Length of the file that is copied, bytes.
+const FILE_BYTES: usize = 200_000_000;
+
+/// Keystrokes of one measurement.
+const KEYS: usize = 500;
+
+/// The kind of key exchange both servers know.
+const EXCHANGE: &str = "KexAlgorithms=curve25519-sha256";
+
+/// One of the two servers, as OpenSSH's client is told of it.
+struct Peer<'a> {
+    scene: &'a Scene,
+    name: &'static str,
+    words: Vec<String>,
+}
+
+impl Peer<'_> {
+    /// Runs one of OpenSSH's programs to its good end; how long that took.
+    fn time(&self, program: &str, options: &[&str], last: &[&str], input: &[u8]) -> Result<Duration> {
+        let mut command = Command::new(program);
+        command.args(&self.words[..self.words.len() - 1]).args(["-o", EXCHANGE]).args(options);
+        command.arg(self.words.last().context("where to")?).args(last);
+        let begin = Instant::now();
+        let output = self.scene.talk(&mut command, input)?;
+        let took = begin.elapsed();
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} {}: {said} {}", self.name, output.status, self.scene.log());
+        Ok(took)
+    }
+}
+
+/// The gateway, and an `sshd` of the container's own with the same key.
+fn peers(scene: &Scene) -> Result<[Peer<'_>; 2]> {
+    let key = fs::read_to_string(scene.path("key.pub"))?;
+    let script = format!(
+        "mkdir -p -m 700 /root/.ssh /run/sshd; echo '{}' >/root/.ssh/authorized_keys; chmod 600 /root/.ssh/authorized_keys; \
+         test -f /etc/ssh/ssh_host_ed25519_key || ssh-keygen -A >/dev/null; /usr/sbin/sshd",
+        key.trim()
+    );
+    scene.container.sh(&script)?;
+    let address = scene.container.address(false)?;
+    let words = |port: u16, at: String| {
+        let port = format!("Port={port}");
+        let mut words = scene.options("key");
+        words.extend(["-o".to_owned(), port, at]);
+        words
+    };
+    Ok([
+        Peer { scene, name: "gateway", words: words(scene.port, Scene::at(scene.container.name())) },
+        Peer { scene, name: "sshd", words: words(22, format!("root@{address}")) },
+    ])
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Measures both in turn, and prints the medians.
+fn compare(
+    peers: &[Peer<'_>; 2],
+    what: &str,
+    mut measure: impl FnMut(&Peer<'_>) -> Result<Duration>,
+) -> Result<()> {
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..=ROUNDS {
+        for (peer, times) in peers.iter().zip(&mut times) {
+            let took = measure(peer).with_context(|| format!("{what} of {}", peer.name))?;
+            // The first round fills caches.
+            if round > 0 {
+                times.push(took);
+            }
+        }
+    }
+    let [ours, theirs] = times.map(median);
+    let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+    println!(
+        "{what}: gateway {:.1} ms, sshd {:.1} ms, ratio {ratio:.2}",
+        ours.as_secs_f64() * 1e3,
+        theirs.as_secs_f64() * 1e3
+    );
+    Ok(())
+}
+
+/// Prints how long things take beside OpenSSH's server.
+#[test]
+#[ignore = "measures times; cargo xtask figures"]
+fn beside_sshd() -> Result<()> {
+    let spec = ContainerSpec { image: Image::Debian, ..ContainerSpec::default() };
+    let Some(scene) = Scene::start_with(Server::Incus6, "beside", &spec)? else { return Ok(()) };
+    let peers = peers(&scene)?;
+    compare(&peers, "ssh … true", |peer| peer.time("ssh", &[], &["true"], b""))?;
+    let mut masters = Vec::new();
+    for peer in &peers {
+        let path = format!("ControlPath={}", scene.path(peer.name).display());
+        peer.time(
+            "ssh",
+            &["-o", "ControlMaster=yes", "-o", "ControlPersist=60", "-o", &path],
+            &["true"],
+            b"",
+        )?;
+        masters.push(path);
+    }
+    compare(&peers, "one more command of a connection", |peer| {
+        let path = masters.iter().find(|path| path.ends_with(peer.name)).context("a master")?;
+        peer.time("ssh", &["-o", path], &["true"], b"")
+    })?;
+    scene.container.sh(&format!("head -c {FILE_BYTES} /dev/urandom >/root/file"))?;
+    compare(&peers, "200 MB out by a command", |peer| peer.time("ssh", &[], &["cat /root/file"], b""))?;
+    let data = vec![7; FILE_BYTES];
+    compare(&peers, "200 MB in by a command", |peer| peer.time("ssh", &[], &["cat >/root/in"], &data))?;
+    let local = scene.path("copy").display().to_string();
+    compare(&peers, "200 MB out by sftp", |peer| {
+        peer.time("sftp", &["-q", "-b", "-"], &[], format!("get /root/file {local}\n").as_bytes())
+    })?;
+    compare(&peers, "200 MB in by sftp", |peer| {
+        peer.time("sftp", &["-q", "-b", "-"], &[], format!("put {local} /root/in\n").as_bytes())
+    })
+}
+
+/// Somebody who types in a terminal, and sees it.
+struct Typist {
+    client: Child,
+    input: ChildStdin,
+    output: ChildStdout,
+}
+
+impl Typist {
+    fn start(scene: &Scene) -> Result<Self> {
+        let mut client = scene.client(&["-tt", "-b", "127.0.0.1"]);
+        client.args([&Scene::at(scene.container.name()), "stty raw -echo; echo ready; exec cat"]);
+        let mut client = scene.bed.netns().spawn(client.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let input = client.stdin.take().context("its input")?;
+        let mut output = client.stdout.take().context("its output")?;
+        let mut line = Vec::new();
+        while !line.ends_with(b"ready\n") && !line.ends_with(b"ready\r\n") {
+            let mut byte = [0];
+            output.read_exact(&mut byte).with_context(|| scene.log())?;
+            line.push(byte[0]);
+        }
+        Ok(Self { client, input, output })
+    }
+
+    /// Types so many keys, one every few milliseconds; how long each took to be seen, the shortest first.
+    fn types(&mut self, keys: usize) -> Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        for _ in 0..keys {
+            let begin = Instant::now();
+            self.input.write_all(b"k")?;
+            self.input.flush()?;
+            self.output.read_exact(&mut [0])?;
+            times.push(begin.elapsed());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        times.sort();
+        Ok(times)
+    }
+
+    fn end(mut self) -> Result<()> {
+        drop((self.input, self.output));
+        self.client.kill()?;
+        self.client.wait()?;
+        Ok(())
+    }
+}
+
+/// Opens `count` connections that say nothing, from `sources` addresses in turn, as fast as they are taken; they end
+/// with the value.
+fn flood(port: u16, count: u32, sources: u32) -> Result<Vec<TcpStream>> {
+    let mut held = Vec::new();
+    for number in 0..count {
+        let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + number % sources);
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(source, 0)))?;
+        let SocketAddr::V4(there) = SocketAddr::from(([127, 0, 0, 1], port)) else { continue };
+        connect(socket.as_raw_fd(), &SockaddrIn::from(there))?;
+        held.push(TcpStream::from(socket));
+    }
+    Ok(held)
+}
+
+/// What somebody who is in, and somebody who comes in, notices of a flood.
+fn under_a_flood(count: u32, sources: u32, keys: usize) -> Result<()> {
+    process::raise_nofile()?;
+    let Some(scene) = Scene::start(Server::Incus6, "flooded")? else { return Ok(()) };
+    let mut typist = Typist::start(&scene)?;
+    let idle = typist.types(keys)?;
+    let port = scene.port;
+    let (under, login) = std::thread::scope(|scope| {
+        let netns = scene.bed.netns();
+        let flood = scope.spawn(move || netns.enter(|| flood(port, count, sources)));
+        let begin = Instant::now();
+        let login = scene.talk(
+            scene.client(&["-b", "127.0.0.2"]).args([&Scene::at(scene.container.name()), "echo in"]),
+            b"",
+        );
+        let took = begin.elapsed();
+        let mut under = Vec::new();
+        while !flood.is_finished() || under.len() < keys {
+            under.extend(typist.types(keys.min(50))?);
+        }
+        let held = flood.join().map_err(|_| anyhow::anyhow!("the flood"))???;
+        let login = login?;
+        ensure!(
+            login.stdout == b"in\n",
+            "no login: {} {}",
+            String::from_utf8_lossy(&login.stderr),
+            scene.log()
+        );
+        println!("{} connections from {sources} sources", held.len());
+        under.sort();
+        anyhow::Ok((under, took))
+    })?;
+    typist.end()?;
+    let ms = |times: &[Duration], part: usize| times[(times.len() - 1) * part / 100].as_secs_f64() * 1e3;
+    println!(
+        "  keystroke idle p50 {:.2} ms p99 {:.2} ms, under the flood p50 {:.2} ms p99 {:.2} ms; a login {:.2} s",
+        ms(&idle, 50),
+        ms(&idle, 99),
+        ms(&under, 50),
+        ms(&under, 99),
+        login.as_secs_f64()
+    );
+    Ok(())
+}
+
+/// In short: it goes on, and ends.
+///
+/// Fails when a flood ends a session or keeps somebody out.
+#[test]
+fn a_flood_of_some_ends_nobody() -> Result<()> {
+    under_a_flood(150, 30, 50)
+}
+
+/// Prints what 5,000 connections from one source and from a thousand do.
+#[test]
+#[ignore = "measures times; cargo xtask figures"]
+fn a_flood_of_five_thousand() -> Result<()> {
+    under_a_flood(5000, 1, KEYS)?;
+    under_a_flood(5000, 1000, KEYS)
+}
