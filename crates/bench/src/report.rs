@@ -59,8 +59,9 @@ fn write_method(results: &Results, out: &mut String) -> std::fmt::Result {
          (order statistics); a ratio is the median of the ratios within a round. The client is outside of the host,\n\
          behind a link of its own; the service is in the network of a container of a real Incus. Client and service are\n\
          the same two programs for all peers, with one thread each, as nginx and HAProxy have; Portway's worker has a\n\
-         second one for streams that stand in the way of small messages, the Incus proxy as many as there are processors. Client, peer and service share the machine's processors. All\n\
-         namespaces use Reno: a machine whose default is BBR would pace the streams.\n",
+         second one for streams that stand in the way of small messages, the Incus proxy as many as there are\n\
+         processors. Client, peer and service share the machine's processors. All namespaces use Reno: a machine whose\n\
+         default is BBR would pace the streams.\n",
         results.rounds, results.seconds
     )?;
     writeln!(

@@ -41,7 +41,7 @@ pub struct LocalAddr {
     pub interface: u32,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C, align(8))]
 struct Name([u8; NAME_BYTES]);
 
@@ -63,6 +63,26 @@ pub struct Batch {
     received: Headers,
     to_send: Headers,
     lengths: [usize; BATCH],
+    addressed: [Addressed; BATCH],
+}
+
+/// What [`Batch::address`] has said of a slot. Name and control message lie at the slot's place of those to send.
+#[derive(Clone, Copy, Default)]
+struct Addressed {
+    name_bytes: usize,
+    control_bytes: usize,
+    from: Option<LocalAddr>,
+    /// Longest datagrams that go there in rows.
+    longest: usize,
+}
+
+/// What became of datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// How many were taken, at least 1.
+    pub count: usize,
+    /// The kernel takes no row of such datagrams as the one in this slot; they went one by one.
+    pub refused: Option<usize>,
 }
 
 // SAFETY: the pointers in the headers point into boxes that the same value owns.
@@ -75,7 +95,7 @@ impl Batch {
         let mut payload = vec![0_u8; STRIDE_BYTES * BATCH].into_boxed_slice();
         let received = Headers::new(&mut payload);
         let to_send = Headers::new(&mut payload);
-        Batch { payload, received, to_send, lengths: [0; BATCH] }
+        Batch { payload, received, to_send, lengths: [0; BATCH], addressed: [Addressed::default(); BATCH] }
     }
 
     /// Receives datagrams with their addresses into the slots from 0 on; returns how many, at least 1.
@@ -192,29 +212,17 @@ impl Batch {
         self.send(socket, slots)
     }
 
-    /// Says where the datagram in `slot` shall go, and from which local address, for [`Batch::send_addressed`].
-    pub fn address(&mut self, slot: usize, to: SocketAddr, from: Option<LocalAddr>) {
-        self.point(slot);
+    /// Says where the datagram in `slot` shall go, and from which local address, for [`Batch::send_addressed`]. With
+    /// others beside it that go the same way it may go in a row, if it has no more than `longest` bytes.
+    pub fn address(&mut self, slot: usize, to: SocketAddr, from: Option<LocalAddr>, longest: usize) {
         let out = &mut self.to_send;
-        if let (Some(header), Some(name), Some(control)) =
-            (out.headers.get_mut(slot), out.names.get_mut(slot), out.controls.get_mut(slot))
+        if let (Some(name), Some(control), Some(addressed)) =
+            (out.names.get_mut(slot), out.controls.get_mut(slot), self.addressed.get_mut(slot))
         {
-            let name_length = write_name(&mut name.0, to);
-            let control_length = from.map_or(0, |from| write_local(&mut control.0, from));
-            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
-            header.msg_hdr.msg_namelen = length_of_name(name_length);
-            header.msg_hdr.msg_control =
-                if control_length == 0 { ptr::null_mut() } else { ptr::from_mut(control).cast() };
-            header.msg_hdr.msg_controllen = control_length as _;
+            let name_bytes = write_name(&mut name.0, to);
+            let control_bytes = from.map_or(0, |from| write_local(&mut control.0, from));
+            *addressed = Addressed { name_bytes, control_bytes, from, longest };
         }
-    }
-
-    /// Sends the datagrams in `slots`, each as [`Batch::address`] said; returns how many were taken, at least 1.
-    ///
-    /// # Errors
-    /// What became of the first one: `WouldBlock`, no route, or a pending error of the socket.
-    pub fn send_addressed(&mut self, socket: BorrowedFd<'_>, slots: Range<usize>) -> io::Result<usize> {
-        self.send(socket, slots)
     }
 
     /// Makes the send vector of `slot` cover its payload, and its header that vector.

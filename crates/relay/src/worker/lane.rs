@@ -8,14 +8,15 @@
 
 use portway_sys::pipe::{self, Pipe};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, recv, recvmsg, send};
+use std::io::IoSliceMut;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::engine::RETRY_PAUSE;
 use super::message::Held;
 use super::pipes::{LARGE_BYTES, Pipes, fill};
-use super::socket::Socket;
+use super::socket::{Carrier, Socket};
 
 /// Bytes of one direction in one turn of the loop; then it is the others' turn.
 pub(super) const TURN_BYTES: usize = 256 * 1024;
@@ -285,6 +286,35 @@ impl Lane {
         }
     }
 
+    /// Takes the next `count` bytes of the source into a pipe, or as many as it holds. They are known to be there, and to
+    /// be nothing but bytes. `None`: there is no pipe, or splice(2) does not work with this source.
+    pub(super) fn take_plain(
+        &mut self,
+        from: &Socket,
+        count: usize,
+        pipes: &mut Pipes,
+    ) -> Result<Option<usize>, Errno> {
+        if self.copies {
+            return Ok(None);
+        }
+        self.pipe = self.pipe.take().or_else(|| pipes.take());
+        let Some(pipe) = &self.pipe else { return Ok(None) };
+        let taken = match pipe::splice(from.as_fd(), pipe.write.as_fd(), count) {
+            Ok(taken) => taken,
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN | Errno::INVAL) => 0,
+                errno => return Err(errno.unwrap_or(Errno::IO)),
+            },
+        };
+        if taken == 0 {
+            self.copies = true;
+            self.release(pipes);
+            return Ok(None);
+        }
+        self.piped += taken;
+        Ok(Some(taken))
+    }
+
     /// Takes in where a turn at `now` has brought it.
     pub(super) fn note(&mut self, step: Step, now: Instant) {
         if step == Step::Later {
@@ -350,8 +380,8 @@ impl Lane {
         pipes.unkeep(self.rest.len());
     }
 
-    /// Gives the pipe back.
-    fn release(&mut self, pipes: &mut Pipes) {
+    /// Gives the pipe back, if it has one.
+    pub(super) fn release(&mut self, pipes: &mut Pipes) {
         if let Some(pipe) = self.pipe.take() {
             pipes.give_back(pipe, self.piped);
         }
@@ -388,9 +418,17 @@ impl Lane {
 /// One read; remembers when the source is dry.
 pub(super) fn read(from: &mut Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
     let asked = buffer.len();
-    match recv(&*from, buffer, RecvFlags::DONTWAIT) {
-        Ok((count, _)) => {
-            if count < asked {
+    let got = match from.carrier {
+        Carrier::Unix => read_unix(from, buffer),
+        Carrier::Tcp => recv(&*from, buffer, RecvFlags::DONTWAIT).map(|(count, _)| (count, count == asked)),
+        // A message is short because it is.
+        Carrier::Packet | Carrier::Udp | Carrier::Gram => {
+            recv(&*from, buffer, RecvFlags::DONTWAIT).map(|(count, _)| (count, true))
+        }
+    };
+    match got {
+        Ok((count, may_have_more)) => {
+            if !may_have_more {
                 from.note_short_read();
             }
             Ok(count)
@@ -401,6 +439,14 @@ pub(super) fn read(from: &mut Socket, buffer: &mut [u8]) -> Result<usize, Errno>
         }
         Err(errno) => Err(errno),
     }
+}
+
+/// One read of a unix socket, and whether more may be left: it ends at descriptors, for which there is no room.
+fn read_unix(from: &Socket, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+    let asked = buffer.len();
+    let mut control = RecvAncillaryBuffer::new(&mut []);
+    let message = recvmsg(from, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::DONTWAIT)?;
+    Ok((message.bytes, message.bytes == asked || message.flags.contains(ReturnFlags::CTRUNC)))
 }
 
 /// Takes as many bytes as `buffer` has room for; they have been seen, and no descriptors come with them.
@@ -429,3 +475,6 @@ fn write(to: &mut Socket, bytes: &[u8]) -> Result<usize, Errno> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,11 +111,10 @@ impl Socket {
         self.urgent |= flags.contains(EventFlags::PRI);
     }
 
-    /// A read gave less than was asked for. On tcp that means nothing is left, and the next arrival is a
-    /// new event (epoll(7)); unless the stream's end is near, which comes only once. A unix socket stops at
-    /// descriptors, so it proves nothing there.
+    /// A read gave less than was asked for, and no descriptors that it would have stopped at. Nothing is left, and the
+    /// next arrival is a new event (epoll(7)); unless the stream's end is near, which comes only once.
     pub(super) fn note_short_read(&mut self) {
-        if self.carrier == Carrier::Tcp && !self.hung && !self.urgent {
+        if !self.hung && !self.urgent {
             self.read = false;
         }
     }

@@ -86,8 +86,9 @@ pub(super) struct Flow {
     /// Where its datagrams go: the target may change under it.
     destination: Destination,
     way: Way,
-    /// Longest datagrams that are sent in rows, bytes.
+    /// Longest datagrams that are sent in rows, bytes: to the target, to the client.
     longest: usize,
+    longest_reply: usize,
     /// The target has sent something.
     answered: bool,
 }
@@ -120,8 +121,8 @@ pub(super) struct Udp {
     batch: Option<Box<Batch>>,
     /// Listener of the replies that are gathered in the batch.
     replying: Option<Key>,
-    /// How many are gathered, in the slots from 0 on.
-    gathered: usize,
+    /// The flows of those that are gathered, in the slots from 0 on.
+    gathered: Vec<Key>,
     /// New flows that may still begin in this turn of a listener.
     newcomers: u32,
     /// Names of unix clients.
@@ -134,7 +135,7 @@ impl Udp {
             flows: Slab::new(),
             batch: None,
             replying: None,
-            gathered: 0,
+            gathered: Vec::with_capacity(BATCH),
             newcomers: 0,
             names: Names::new(),
         }
@@ -294,7 +295,7 @@ impl Engine {
         let Some(flow) = self.udp.flows.get_mut(place) else { return };
         let Client::Inet(client) = flow.client else { return };
         let batch = self.udp.batch.get_or_insert_default();
-        let first = self.udp.gathered;
+        let first = self.udp.gathered.len();
         let count = match batch.receive_connected(flow.socket.as_fd(), first) {
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
@@ -305,9 +306,9 @@ impl Engine {
         let mut bytes = 0;
         for slot in first..first + count {
             bytes += batch.bytes(slot).len();
-            batch.address(slot, client, flow.reply_from);
+            batch.address(slot, client, flow.reply_from, flow.longest_reply);
         }
-        self.udp.gathered = first + count;
+        self.udp.gathered.resize(first + count, place);
         self.udp.replying = Some(flow.listener);
         flow.answered = true;
         let (device, id) = (flow.device, flow.id);
@@ -334,17 +335,24 @@ impl Engine {
 
     /// Sends the gathered replies.
     pub(super) fn flush_replies(&mut self) {
-        let count = std::mem::take(&mut self.udp.gathered);
         let Some(key) = self.udp.replying.take() else { return };
-        let (Some(listener), Some(batch)) = (self.listeners.get(key), &mut self.udp.batch) else { return };
-        let mut slots = 0..count;
+        let (Some(listener), Some(batch)) = (self.listeners.get(key), &mut self.udp.batch) else {
+            return self.udp.gathered.clear();
+        };
+        let mut slots = 0..self.udp.gathered.len();
         let mut dropped = 0;
         let mut retried = false;
         while !slots.is_empty() {
             match batch.send_addressed(listener.fd.as_fd(), slots.clone()) {
                 Ok(sent) => {
-                    slots.start += sent.max(1);
+                    slots.start += sent.count.max(1);
                     retried = false;
+                    if let Some(slot) = sent.refused
+                        && let Some(place) = self.udp.gathered.get(slot)
+                        && let Some(flow) = self.udp.flows.get_mut(*place)
+                    {
+                        flow.longest_reply = batch.bytes(slot).len().saturating_sub(1);
+                    }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     dropped += slots.len();
@@ -358,6 +366,7 @@ impl Engine {
                 }
             }
         }
+        self.udp.gathered.clear();
         if dropped > 0 {
             let device = listener.device;
             self.drop_datagrams(device, dropped);

@@ -4,7 +4,9 @@
 //! the message behind them, and then nobody can tell any more which byte that was; nor can the queue be asked
 //! (a look at it, `MSG_PEEK`, reports descriptors wherever they are in it). So:
 //!
-//! 1. look at the queue. Without descriptors in it: send what was seen, then take exactly what was sent;
+//! 1. look at the queue. Without descriptors in it: send what was seen, then take exactly what was sent. Of large
+//!    amounts exactly what was seen is spliced through a pipe: splice(2) drops descriptors, and what has come
+//!    since the look may bring some;
 //! 2. with descriptors: take byte by byte until they come. The bytes before are plain. The one they come with, and
 //!    the rest that was seen (a look ends with the message it finds descriptors in), are sent with them.
 //!
@@ -13,7 +15,7 @@
 use std::io::IoSliceMut;
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, recvmsg, send};
 
 use super::lane::{Lane, Step, TURN_BYTES, take};
 use super::message::{Held, Taken, put, receive};
@@ -25,6 +27,10 @@ const SINGLE_COST: usize = 64;
 
 /// Bytes taken one by one in a row before what they are is sent.
 const SINGLES: usize = 2048;
+
+/// So many bytes go through a pipe: a look has read them once already, and they are not copied out and in again.
+/// Measured from 16 to 64 KiB without a difference.
+const SPLICED_BYTES: usize = 16 * 1024;
 
 /// Moves what can be moved in one turn; adds to `refused` how many descriptors were not passed on.
 pub(super) fn carry(
@@ -39,6 +45,9 @@ pub(super) fn carry(
     loop {
         if let Some(step) = lane.flush(to, pipes).or_else(|| flush_held(lane, to, pipes)) {
             return step;
+        }
+        if lane.eof || !from.read {
+            lane.release(pipes);
         }
         if lane.eof {
             return Step::Ended;
@@ -101,7 +110,7 @@ pub(super) fn blocked(to: &mut Socket, errno: Errno) -> Step {
 /// Passes what the queue holds up to the end of the first message with descriptors.
 fn pass(
     lane: &mut Lane,
-    from: &Socket,
+    from: &mut Socket,
     to: &mut Socket,
     buffer: &mut [u8],
     pipes: &mut Pipes,
@@ -111,17 +120,32 @@ fn pass(
     if seen == 0 {
         return Ok(Passed::End);
     }
+    let was_all = seen < buffer.len();
     let bytes = buffer.get_mut(..seen).unwrap_or_default();
     if descriptors {
-        pass_descriptors(lane, from, to, bytes, pipes, refused)
-    } else {
-        pass_bytes(from, to, bytes)
+        return pass_descriptors(lane, from, to, bytes, pipes, refused);
     }
+    let passed = pass_bytes(lane, from, to, bytes, pipes)?;
+    if was_all && matches!(passed, Passed::Bytes { count, .. } if count == seen) {
+        from.note_short_read();
+    }
+    Ok(passed)
 }
 
-/// No descriptors are in the queue: sends `bytes`, which were seen there, and takes what was sent.
-fn pass_bytes(from: &Socket, to: &mut Socket, bytes: &mut [u8]) -> Result<Passed, Errno> {
-    let sent = match put(&*to, bytes, &[]) {
+/// No descriptors come with `bytes`, which were seen in the queue: passes on and takes as many of them as go.
+fn pass_bytes(
+    lane: &mut Lane,
+    from: &Socket,
+    to: &mut Socket,
+    bytes: &mut [u8],
+    pipes: &mut Pipes,
+) -> Result<Passed, Errno> {
+    if bytes.len() >= SPLICED_BYTES
+        && let Some(count) = lane.take_plain(from, bytes.len(), pipes)?
+    {
+        return Ok(Passed::Bytes { count, cost: count });
+    }
+    let sent = match send(&*to, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
         Ok(sent) => sent,
         Err(errno) => return Ok(Passed::Stop(blocked(to, errno))),
     };

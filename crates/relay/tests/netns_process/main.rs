@@ -9,6 +9,7 @@
 mod idle;
 #[path = "../rig/mod.rs"]
 mod rig;
+mod rows;
 mod stalled;
 
 use std::io::{ErrorKind, Read, Write};
@@ -28,7 +29,7 @@ use rig::{
 use rustix::process::{Pid, Resource, Rlimit};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 18] = [
+const TESTS: [(&str, fn()); 19] = [
     ("everything_works_in_the_sandbox", everything_works_in_the_sandbox),
     ("the_sandbox_holds", the_sandbox_holds),
     ("clients_are_judged_in_the_sandbox", clients_are_judged_in_the_sandbox),
@@ -41,6 +42,7 @@ const TESTS: [(&str, fn()); 18] = [
     ("descriptors_held_for_stalled_readers_leave_room", descriptors_held_for_stalled_readers_leave_room),
     ("a_stalled_datagram_target_leaves_others_room", stalled::a_stalled_datagram_target_leaves_others_room),
     ("stalled_datagram_targets_take_little_memory", stalled::stalled_datagram_targets_take_little_memory),
+    ("replies_that_came_together_go_back_together", rows::replies_that_came_together_go_back_together),
     ("failures_cost_no_cpu", idle::failures_cost_no_cpu),
     ("waiting_listeners_cost_no_cpu", idle::waiting_listeners_cost_no_cpu),
     ("descriptors_without_quota_cost_no_cpu", idle::descriptors_without_quota_cost_no_cpu),

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
-use super::{BATCH, Batch, CMSG_HEADER_BYTES, align, put};
+use super::{Addressed, BATCH, Batch, CMSG_HEADER_BYTES, Sent, align, length_of_name, put};
 
 /// A row's payload at most, bytes: what one datagram holds, in either family.
 const ROW_MAX_BYTES: usize = 65_507;
@@ -52,6 +52,43 @@ impl Batch {
         }
     }
 
+    /// Sends the datagrams in `slots`, each as [`Batch::address`] said, and those in a row that go the same way as one.
+    ///
+    /// # Errors
+    /// What became of the first one: `WouldBlock`, no route, or a pending error of the socket.
+    pub fn send_addressed(&mut self, socket: BorrowedFd<'_>, slots: Range<usize>) -> io::Result<Sent> {
+        let mut counts = [0; BATCH];
+        let (mut messages, mut at) = (0, slots.start);
+        while at < slots.end
+            && let Some(count) = counts.get_mut(messages)
+        {
+            let longest = self.addressed.get(at).map_or(0, |addressed| addressed.longest);
+            let end = (at + 1..slots.end).find(|slot| !self.goes_with(at, *slot)).unwrap_or(slots.end);
+            *count = self.row_at(at..end, longest);
+            self.gather_addressed(slots.start + messages, at, *count);
+            at += *count;
+            messages += 1;
+        }
+        match self.send(socket, slots.start..slots.start + messages) {
+            Ok(sent) => Ok(Sent { count: counts.iter().take(sent).sum(), refused: None }),
+            Err(error) if is_refusal(&error) => match counts.first() {
+                Some(count @ 2..) => {
+                    let row = slots.start..slots.start + count;
+                    row.clone().for_each(|slot| self.gather_addressed(slot, slot, 1));
+                    Ok(Sent { count: self.send(socket, row)?, refused: Some(slots.start) })
+                }
+                Some(_) | None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether what is in `slot` goes where the one in `first` does, from the same address.
+    fn goes_with(&self, first: usize, slot: usize) -> bool {
+        let from = |slot: usize| self.addressed.get(slot).map(|addressed| addressed.from);
+        self.to_send.names.get(first) == self.to_send.names.get(slot) && from(first) == from(slot)
+    }
+
     /// How many datagrams from the first of `slots` on make a row: all as long as the first, but the last, which may
     /// be shorter.
     fn row_at(&self, mut slots: Range<usize>, longest: usize) -> usize {
@@ -73,29 +110,47 @@ impl Batch {
 
     /// Makes the send header at `place` cover `count` slots from `first` on.
     fn gather(&mut self, place: usize, first: usize, count: usize) {
+        self.cover(place, first, count, Addressed::default());
+    }
+
+    /// The same for slots that are addressed, all as the first.
+    fn gather_addressed(&mut self, place: usize, first: usize, count: usize) {
+        let addressed = self.addressed.get(first).copied().unwrap_or_default();
+        self.cover(place, first, count, addressed);
+    }
+
+    /// Makes the send header at `place` cover `count` slots from `first` on, with the name and the control message of the
+    /// first of them as far as there are any. What says where to cut is put behind that.
+    fn cover(&mut self, place: usize, first: usize, count: usize, addressed: Addressed) {
         for slot in first..first + count {
             self.point(slot);
         }
         let length = u16::try_from(self.bytes(first).len()).unwrap_or(u16::MAX);
         let out = &mut self.to_send;
-        let (Some(header), Some(control)) = (out.headers.get_mut(place), out.controls.get_mut(place)) else {
+        let (Some(header), Some(name), Some(control), Some(vectors)) = (
+            out.headers.get_mut(place),
+            out.names.get_mut(first),
+            out.controls.get_mut(first),
+            out.vectors.get_mut(first..first + count),
+        ) else {
             return;
         };
-        let Some(vectors) = out.vectors.get_mut(first..first + count) else { return };
-        header.msg_hdr.msg_name = ptr::null_mut();
-        header.msg_hdr.msg_namelen = 0;
-        header.msg_hdr.msg_iov = vectors.as_mut_ptr();
-        header.msg_hdr.msg_iovlen = count as _;
-        header.msg_hdr.msg_control = ptr::null_mut();
-        header.msg_hdr.msg_controllen = 0;
+        let Addressed { name_bytes, control_bytes: at, .. } = addressed;
+        let mut control_bytes = at;
         if count > 1 {
-            put(&mut control.0, 0, &CONTROL_BYTES.to_ne_bytes());
-            put(&mut control.0, size_of::<usize>(), &libc::SOL_UDP.to_ne_bytes());
-            put(&mut control.0, size_of::<usize>() + 4, &libc::UDP_SEGMENT.to_ne_bytes());
-            put(&mut control.0, CMSG_HEADER_BYTES, &length.to_ne_bytes());
-            header.msg_hdr.msg_control = ptr::from_mut(control).cast();
-            header.msg_hdr.msg_controllen = align(CONTROL_BYTES) as _;
+            put(&mut control.0, at, &CONTROL_BYTES.to_ne_bytes());
+            put(&mut control.0, at + size_of::<usize>(), &libc::SOL_UDP.to_ne_bytes());
+            put(&mut control.0, at + size_of::<usize>() + 4, &libc::UDP_SEGMENT.to_ne_bytes());
+            put(&mut control.0, at + CMSG_HEADER_BYTES, &length.to_ne_bytes());
+            control_bytes += align(CONTROL_BYTES);
         }
+        let header = &mut header.msg_hdr;
+        header.msg_name = if name_bytes == 0 { ptr::null_mut() } else { ptr::from_mut(name).cast() };
+        header.msg_namelen = length_of_name(name_bytes);
+        header.msg_iov = vectors.as_mut_ptr();
+        header.msg_iovlen = count as _;
+        header.msg_control = if control_bytes == 0 { ptr::null_mut() } else { ptr::from_mut(control).cast() };
+        header.msg_controllen = control_bytes as _;
     }
 }
 

@@ -63,8 +63,8 @@ fn reply_leaves_from_the_address_that_was_asked() {
         assert_eq!(local.ip.to_canonical(), asked.parse::<IpAddr>().unwrap());
         let peer = batch.peer(0).unwrap();
         assert_eq!(peer.port(), client.local_addr().unwrap().port());
-        batch.address(0, peer, Some(LocalAddr { interface: 0, ..local }));
-        assert_eq!(batch.send_addressed(listener.as_fd(), 0..1).unwrap(), 1);
+        batch.address(0, peer, Some(LocalAddr { interface: 0, ..local }), usize::MAX);
+        assert_eq!(batch.send_addressed(listener.as_fd(), 0..1).unwrap().count, 1);
         let mut answer = [0; 16];
         let length = client.recv(&mut answer).unwrap();
         assert_eq!(answer.get(..length), Some(&b"question"[..]), "{listen} {asked}");
@@ -129,6 +129,46 @@ fn rows_arrive_as_the_datagrams_they_are_made_of() {
         assert_eq!(batch.send_connected(one.as_fd(), 0..sizes.len()).unwrap(), sizes.len());
         for size in sizes {
             assert_eq!(two.recv(&mut back).unwrap(), *size);
+        }
+    }
+}
+
+/// Replies to several clients from several addresses: rows of one client, from the address that it asked, in their order.
+///
+/// Fails when: a row has another's name or address, or what was said of a slot is lost when its row is put together.
+#[test]
+fn replies_go_in_rows_of_one_client() {
+    for (listen, asked) in [("0.0.0.0:0", ["127.0.0.7", "127.0.0.8"]), ("[::]:0", ["127.0.0.7", "::1"])] {
+        let listener = crate::listen::udp(listen.parse().unwrap(), crate::listen::V6Only::No).unwrap();
+        let port = crate::listen::local_addr(listener.as_fd()).unwrap().port();
+        let mut batch = Batch::new();
+        let clients = asked.map(|asked| {
+            let any = if asked.contains(':') { "[::1]:0" } else { "127.0.0.1:0" };
+            let client = UdpSocket::bind(any).unwrap();
+            client.connect((asked, port)).unwrap();
+            client.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+            client.send(b"question").unwrap();
+            assert_eq!(batch.receive_named(listener.as_fd()).unwrap(), 1);
+            let from = LocalAddr { interface: 0, ..batch.local(0).unwrap() };
+            (client, batch.peer(0).unwrap(), from)
+        });
+        // To whom, and how long.
+        let replies =
+            [(0, 9), (0, 9), (0, 9), (1, 9), (0, 5), (1, 7), (1, 7), (1, 3), (1, 3), (1, 8), (0, 8), (0, 8)];
+        let datagram = |at: usize| vec![u8::try_from(at).unwrap(); replies[at].1];
+        for (at, (to, _)) in replies.into_iter().enumerate() {
+            assert!(batch.fill(at, &datagram(at)));
+            batch.address(at, clients[to].1, Some(clients[to].2), usize::MAX);
+        }
+        // What is put together for one call is not left for the next.
+        for slots in [0..2, 0..replies.len(), 4..replies.len()] {
+            let sent = batch.send_addressed(listener.as_fd(), slots.clone()).unwrap();
+            assert_eq!(sent, Sent { count: slots.len(), refused: None });
+            for at in slots {
+                let mut got = [0; 16];
+                let length = clients[replies[at].0].0.recv(&mut got).unwrap();
+                assert_eq!(got.get(..length), Some(&datagram(at)[..]), "{at} of {listen}");
+            }
         }
     }
 }

@@ -99,6 +99,7 @@ impl Engine {
             reply_from: local.zip(client.address()).map(|(local, client)| reply_source(client, local)),
             destination,
             longest: if matches!(way, Way::Batches) { usize::MAX } else { 0 },
+            longest_reply: usize::MAX,
             way,
             answered: false,
         });

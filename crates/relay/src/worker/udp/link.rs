@@ -331,13 +331,13 @@ impl Engine {
         let Some(flow) = self.udp.flows.get_mut(place) else { return };
         let Client::Inet(client) = flow.client else { return };
         let device = flow.device;
-        let slot = self.udp.gathered;
+        let slot = self.udp.gathered.len();
         let batch = self.udp.batch.get_or_insert_default();
         if !batch.fill(slot, reply) {
             return self.drop_datagrams(device, 1);
         }
-        batch.address(slot, client, flow.reply_from);
-        self.udp.gathered = slot + 1;
+        batch.address(slot, client, flow.reply_from, flow.longest_reply);
+        self.udp.gathered.push(place);
         self.udp.replying = Some(flow.listener);
         flow.answered = true;
         let id = flow.id;
@@ -350,7 +350,9 @@ impl Engine {
     /// Sends what is gathered if a reply of this flow cannot be gathered beside it.
     pub(super) fn make_place_for_reply(&mut self, place: Key) {
         let Some(flow) = self.udp.flows.get(place) else { return };
-        if self.udp.replying.is_some_and(|listener| listener != flow.listener) || self.udp.gathered >= BATCH {
+        if self.udp.replying.is_some_and(|listener| listener != flow.listener)
+            || self.udp.gathered.len() >= BATCH
+        {
             self.flush_replies();
         }
     }

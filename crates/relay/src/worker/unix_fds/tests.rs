@@ -1,10 +1,13 @@
 //! Real sockets: `sender -> from | carry | to -> receiver`.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use portway_testkit::fds::{MAX_FDS, recv as receive_fds, send as send_fds};
+use rustix::event::epoll::EventFlags;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::super::socket::Carrier;
@@ -24,7 +27,12 @@ impl Bench {
     fn new() -> Bench {
         let (sender, from) = UnixStream::pair().unwrap();
         let (to, receiver) = UnixStream::pair().unwrap();
-        let socket = |stream: UnixStream| Socket::new(OwnedFd::from(stream), Carrier::Unix);
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        // As the worker's are: splice(2) goes by that alone.
+        let socket = |stream: UnixStream| {
+            stream.set_nonblocking(true).unwrap();
+            Socket::new(OwnedFd::from(stream), Carrier::Unix)
+        };
         Bench {
             sender,
             from: socket(from),
@@ -46,6 +54,18 @@ impl Bench {
                 return step;
             }
         }
+    }
+
+    /// Carries until `length` bytes have come: those bytes, and how many descriptors came with them.
+    fn carry_and_receive(&mut self, length: usize) -> (Vec<u8>, usize) {
+        let (mut got, mut fd_count) = (Vec::new(), 0);
+        while got.len() < length {
+            assert_eq!(self.carry(), Step::Waits);
+            let (bytes, fds) = receive_fds(&self.receiver, length - got.len()).unwrap();
+            fd_count += fds.len();
+            got.extend(bytes);
+        }
+        (got, fd_count)
     }
 
     fn turn(&mut self, buffer: &mut [u8]) -> Step {
@@ -95,6 +115,51 @@ fn descriptors_stay_with_their_first_byte() {
         let (first, fds) = receive_fds(&bench.receiver, with).unwrap();
         assert_eq!((first.first(), fds.len()), (Some(&2), 1), "{before}/{with}/{after}");
     }
+}
+
+/// Large amounts go through a pipe, and what comes with descriptors behind them does not. Fails when: descriptors are
+/// spliced, or the pipe is kept.
+#[test]
+fn what_is_large_is_spliced_and_descriptors_are_not() {
+    let fd = file();
+    for large in [SPLICED_BYTES, 65_536, 80_000] {
+        let mut bench = Bench::new();
+        bench.send(&vec![1; large], &[]);
+        assert_eq!(bench.carry_and_receive(large), (vec![1; large], 0));
+        // Made, and given back.
+        let pipe = bench.pipes.take().unwrap();
+        assert_eq!(bench.pipes.count(), 1, "{large}");
+        bench.pipes.give_back(pipe, 0);
+        bench.send(&vec![2; large], &[&fd]);
+        bench.send(&vec![3; large], &[]);
+        assert_eq!(bench.carry_and_receive(large), (vec![2; large], 1));
+        assert_eq!(bench.carry_and_receive(large), (vec![3; large], 0));
+        assert_eq!((bench.pipes.count(), bench.refused), (1, 0), "{large}");
+    }
+}
+
+/// A look that shows all there is spares the next one, which would find nothing; one that ends at descriptors does not.
+/// Fails when: a look that is short of the buffer is taken for the last one whatever it has met.
+#[test]
+fn the_last_look_is_known() {
+    let mut bench = Bench::new();
+    let mut buffer = vec![0; 64 * 1024];
+    bench.send(b"all", &[]);
+    bench.from.read = true;
+    assert_eq!(bench.turn(&mut buffer), Step::Waits);
+    assert!(!bench.from.read);
+    bench.send(b"one", &[&file()]);
+    bench.send(b"two", &[]);
+    bench.from.read = true;
+    assert_eq!(bench.turn(&mut buffer), Step::Waits);
+    let mut got = [0; 9];
+    (&bench.receiver).read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"allonetwo");
+    // The end comes once: it is looked for behind the last bytes.
+    bench.send(b"end", &[]);
+    bench.sender.shutdown(std::net::Shutdown::Write).unwrap();
+    bench.from.note(EventFlags::IN | EventFlags::RDHUP);
+    assert_eq!(bench.turn(&mut buffer), Step::Ended);
 }
 
 #[test]
