@@ -15,6 +15,7 @@ use super::pipes::Pipes;
 use super::poller::Poller;
 use super::slab::Key;
 use super::timers::Timers;
+use super::unix_fds;
 use crate::wire::field;
 
 /// The buffer through which small amounts are copied, bytes. One for a whole thread: it stays in the cache.
@@ -45,7 +46,9 @@ impl Core {
     /// For a process that may have so many descriptors. Also returns the memory of the counters, for the daemon.
     pub(super) fn new(fd_limit: usize) -> io::Result<(Core, OwnedFd)> {
         let (counters, memory) = CounterLines::new()?;
-        Ok((Core::with(counters, fd_limit)?, memory))
+        let mut core = Core::with(counters, fd_limit)?;
+        core.pipes.looks_reach = unix_fds::looks_reach();
+        Ok((core, memory))
     }
 
     /// For another thread, with the same counters.

@@ -42,6 +42,8 @@ pub(super) struct Pipes {
     held_fds_limit: usize,
     /// Descriptors that nothing else needs at present.
     pub(super) spare_fds: usize,
+    /// A look at one byte of a unix stream tells of descriptors anywhere behind it (`unix_fds`).
+    pub(super) looks_reach: bool,
 }
 
 impl Pipes {
@@ -56,6 +58,7 @@ impl Pipes {
             held_fds: 0,
             held_fds_limit: fd_limit / 4,
             spare_fds: fd_limit,
+            looks_reach: false,
         }
     }
 

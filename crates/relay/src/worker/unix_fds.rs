@@ -7,19 +7,23 @@
 //! 1. look at the queue. Without descriptors in it: send what was seen, then take exactly what was sent. Of large
 //!    amounts exactly what was seen is spliced through a pipe: splice(2) drops descriptors, and what has come
 //!    since the look may bring some;
+//!    A stream that carries much is not even read for that: how many bytes are there is asked first (`FIONREAD`), and
+//!    then one byte is looked at, which tells of descriptors anywhere in the queue, where the kernel does that;
 //! 2. with descriptors: take byte by byte until they come. The bytes before are plain. The one they come with, and
 //!    the rest that was seen (a look ends with the message it finds descriptors in), are sent with them.
 //!
 //! What the destination does not take stays with the kernel; at most one message's descriptors are held here.
 
 use std::io::IoSliceMut;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, recvmsg, send};
 
 use super::lane::{Lane, Step, TURN_BYTES, take};
 use super::message::{Held, Taken, put, receive};
-use super::pipes::Pipes;
+use super::pipes::{LARGE_BYTES, Pipes};
 use super::socket::Socket;
 
 /// What taking one byte costs of a turn, in bytes.
@@ -116,7 +120,12 @@ fn pass(
     pipes: &mut Pipes,
     refused: &mut u64,
 ) -> Result<Passed, Errno> {
-    let (seen, descriptors) = look(from, buffer)?;
+    if lane.is_heavy()
+        && let Some(count) = pass_unread(lane, from, pipes)?
+    {
+        return Ok(Passed::Bytes { count, cost: count });
+    }
+    let (seen, descriptors) = look(&*from, buffer)?;
     if seen == 0 {
         return Ok(Passed::End);
     }
@@ -130,6 +139,23 @@ fn pass(
         from.note_short_read();
     }
     Ok(passed)
+}
+
+/// Passes on what is in the queue, if that is much and no descriptors are in it, without reading it. What was there before
+/// the look is what the look has told of; what has come meanwhile stays.
+fn pass_unread(lane: &mut Lane, from: &mut Socket, pipes: &mut Pipes) -> Result<Option<usize>, Errno> {
+    if !pipes.looks_reach || from.urgent {
+        return Ok(None);
+    }
+    let count = usize::try_from(ioctl_fionread(&*from)?).unwrap_or(0).min(LARGE_BYTES);
+    if count == 0 {
+        from.note_short_read();
+        return Ok((!from.read).then_some(0));
+    }
+    if count < SPLICED_BYTES || look(&*from, &mut [0])?.1 {
+        return Ok(None);
+    }
+    lane.take_plain(from, count, pipes)
 }
 
 /// No descriptors come with `bytes`, which were seen in the queue: passes on and takes as many of them as go.
@@ -227,11 +253,26 @@ fn pass_descriptors(
 
 /// Looks at the queue: how many bytes, up to the end of the first message with descriptors, and whether there
 /// is one. Without room for them the kernel only says so.
-fn look(from: &Socket, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+fn look(from: impl AsFd, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
     let mut control = RecvAncillaryBuffer::new(&mut []);
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let message = recvmsg(from, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
     Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
+}
+
+/// Whether a look at one byte tells of descriptors behind it: it goes through the whole queue (`unix_stream_read_generic`
+/// in net/unix/af_unix.c), of which no manual speaks, so it is tried.
+pub(super) fn looks_reach() -> bool {
+    let tried = || -> Result<bool, Errno> {
+        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let (sender, receiver) = UnixStream::pair().map_err(failed)?;
+        put(&sender, &[0], &[])?;
+        let plain = look(&receiver, &mut [0])?;
+        let descriptor = OwnedFd::from(sender.try_clone().map_err(failed)?);
+        put(&sender, &[0], &[descriptor])?;
+        Ok(plain == (1, false) && look(&receiver, &mut [0])? == (1, true))
+    };
+    tried().unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -138,6 +138,34 @@ fn what_is_large_is_spliced_and_descriptors_are_not() {
     }
 }
 
+/// A stream that carries much is not read for descriptors, and those that it brings are found all the same: nearby, past
+/// what a look reads, and behind everything. Fails when: it is read all the same, or spliced without a look.
+#[test]
+fn what_is_heavy_keeps_its_descriptors() {
+    let fd = file();
+    assert!(looks_reach(), "not by this kernel");
+    for reach in [true, false] {
+        let mut bench = Bench::new();
+        bench.pipes.looks_reach = reach;
+        (0..8).for_each(|_| assert!(bench.lane.weigh(u64::MAX)));
+        let mut buffer = vec![0xaa; 64 * 1024];
+        bench.send(&vec![1; 80_000], &[]);
+        (bench.from.read, bench.to.write) = (true, true);
+        assert_eq!(bench.turn(&mut buffer), Step::Waits);
+        assert_eq!(buffer.iter().all(|byte| *byte == 0xaa), reach, "it was read");
+        assert_eq!(bench.carry_and_receive(80_000), (vec![1; 80_000], 0));
+        for (before, behind) in [(0, 80_000), (20_000, 20_000), (70_000, 10), (90_000, 0)] {
+            bench.send(&vec![1; before], &[]);
+            bench.send(b"f", &[&fd]);
+            bench.send(&vec![2; behind], &[]);
+            assert_eq!(bench.carry_and_receive(before), (vec![1; before], 0), "{before}");
+            assert_eq!(bench.carry_and_receive(1), (b"f".to_vec(), 1), "{before}");
+            assert_eq!(bench.carry_and_receive(behind), (vec![2; behind], 0), "{before}");
+        }
+        assert_eq!(bench.refused, 0);
+    }
+}
+
 /// A look that shows all there is spares the next one, which would find nothing; one that ends at descriptors does not.
 /// Fails when: a look that is short of the buffer is taken for the last one whatever it has met.
 #[test]
