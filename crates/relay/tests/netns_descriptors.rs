@@ -108,8 +108,8 @@ fn descriptors_between_bytes_stay_in_place() {
     });
 }
 
-/// The same between large amounts that come without pause, on a stream that has carried much for a while. Fails when: what is
-/// spliced is more than a look has told of.
+/// The same between large amounts that come without pause, on a stream that has carried much for a while. Fails when: such a
+/// stream is spliced without a look.
 #[test]
 fn descriptors_between_large_amounts_stay_in_place() {
     in_netns(|| {

@@ -417,36 +417,41 @@ impl Lane {
 
 /// One read; remembers when the source is dry.
 pub(super) fn read(from: &mut Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
+    if from.carrier == Carrier::Unix {
+        return read_unix(from, buffer);
+    }
     let asked = buffer.len();
-    let got = match from.carrier {
-        Carrier::Unix => read_unix(from, buffer),
-        Carrier::Tcp => recv(&*from, buffer, RecvFlags::DONTWAIT).map(|(count, _)| (count, count == asked)),
-        // A message is short because it is.
-        Carrier::Packet | Carrier::Udp | Carrier::Gram => {
-            recv(&*from, buffer, RecvFlags::DONTWAIT).map(|(count, _)| (count, true))
-        }
-    };
-    match got {
-        Ok((count, may_have_more)) => {
-            if !may_have_more {
+    match recv(&*from, buffer, RecvFlags::DONTWAIT) {
+        Ok((count, _)) => {
+            // A message is short because it is.
+            if count < asked && from.carrier == Carrier::Tcp {
                 from.note_short_read();
             }
             Ok(count)
         }
-        Err(Errno::AGAIN) => {
-            from.read = false;
-            Err(Errno::AGAIN)
+        Err(errno) => {
+            from.read &= errno != Errno::AGAIN;
+            Err(errno)
         }
-        Err(errno) => Err(errno),
     }
 }
 
-/// One read of a unix socket, and whether more may be left: it ends at descriptors, for which there is no room.
-fn read_unix(from: &Socket, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+/// The same of a unix socket, where a read ends at descriptors, for which there is no room.
+fn read_unix(from: &mut Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
     let asked = buffer.len();
     let mut control = RecvAncillaryBuffer::new(&mut []);
-    let message = recvmsg(from, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::DONTWAIT)?;
-    Ok((message.bytes, message.bytes == asked || message.flags.contains(ReturnFlags::CTRUNC)))
+    match recvmsg(&*from, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::DONTWAIT) {
+        Ok(message) => {
+            if message.bytes < asked && !message.flags.contains(ReturnFlags::CTRUNC) {
+                from.note_short_read();
+            }
+            Ok(message.bytes)
+        }
+        Err(errno) => {
+            from.read &= errno != Errno::AGAIN;
+            Err(errno)
+        }
+    }
 }
 
 /// Takes as many bytes as `buffer` has room for; they have been seen, and no descriptors come with them.
