@@ -1,24 +1,14 @@
 //! Equally long datagrams in a row, which the kernel gets as one.
 
-#![expect(clippy::unwrap_used, reason = "a helper fails its test")]
-
 mod rig;
 
-use std::fs;
 use std::net::UdpSocket;
 
 use portway_relay::wire::field;
-use rig::{PATIENCE, Rig, in_netns, open};
+use rig::{PATIENCE, Rig, in_netns, open, packets};
 
 const LISTEN: &str = "127.0.0.1:1000";
 const TARGET: &str = "127.0.0.1:2000";
-
-/// Packets that have left by the loopback interface of this namespace.
-fn packets() -> usize {
-    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-    let line = table.lines().find_map(|line| line.trim().strip_prefix("lo:")).unwrap();
-    line.split_whitespace().nth(9).unwrap().parse().unwrap()
-}
 
 /// What has come to a listener at once goes on at once, as far as it is equally long, and arrives as it was sent:
 /// also what is longer than a packet may be, where the kernel takes no row.

@@ -7,18 +7,11 @@ use std::process::Command;
 use portway_relay::wire::field;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::rig::{PATIENCE, Rig, in_netns, until};
+use crate::rig::{PATIENCE, Rig, in_netns, packets, until};
 use crate::start;
 
 const LISTEN: &str = "127.0.0.1:1000";
 const TARGET: &str = "127.0.0.1:2000";
-
-/// Packets that have left by the loopback interface of this namespace.
-fn packets() -> usize {
-    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-    let line = table.lines().find_map(|line| line.trim().strip_prefix("lo:")).unwrap();
-    line.split_whitespace().nth(9).unwrap().parse().unwrap()
-}
 
 /// Runs `act` while the worker stands still.
 fn while_stopped(rig: &Rig, act: impl FnOnce()) {

@@ -35,6 +35,13 @@ pub(crate) fn in_netns(test: impl FnOnce() + Send) {
     }
 }
 
+/// Packets that have left by the loopback interface of this network namespace.
+pub(crate) fn packets() -> usize {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = table.lines().find_map(|line| line.trim().strip_prefix("lo:")).unwrap();
+    line.split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
 /// Bounds what a tcp connection of this network namespace keeps in the kernel to about 100 kB each way. For tests
 /// with many connections that are not read: all namespaces share the kernel's limit for tcp memory (`tcp_mem` of
 /// tcp(7)), and beyond it the kernel resets connections of others.

@@ -26,10 +26,8 @@ fn a_short_read_is_the_last_one_unless_it_met_descriptors() {
     for (descriptors, text) in [(0, b"plain"), (1, b"other")] {
         if descriptors > 0 {
             send_fds(&sender, b"first", &[memfd(b"x").unwrap().as_fd()]).unwrap();
-            sender.write_all(text).unwrap();
-        } else {
-            sender.write_all(text).unwrap();
         }
+        sender.write_all(text).unwrap();
         from.note(EventFlags::IN);
         assert_eq!(lane.carry(&mut from, &mut to, &mut buffer, &mut pipes), Step::Waits);
         let mut got = vec![0; (descriptors + 1) * text.len()];
