@@ -1,5 +1,6 @@
 //! Clients that are programs: OpenSSH of two ages, dropbear, PuTTY.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use portway_testkit::{Image, client};
@@ -65,23 +66,31 @@ fn dropbear_is_served() {
 #[test]
 fn putty_is_served() {
     let Some(scene) = scene_of(Image::Busybox, "putty") else { return };
-    let key = scene.path("key.ppk");
-    std::fs::write(scene.path("none"), "").unwrap();
-    let mut convert = client("puttygen");
-    convert.arg(scene.path("key")).args(["-O", "private", "--new-passphrase"]).arg(scene.path("none"));
-    run(&scene, convert.arg("-o").arg(&key));
-    let scanned = run(
-        &scene,
-        client("ssh-keyscan").args(["-t", "ed25519", "-p", &scene.port.to_string(), "127.0.0.1"]),
-    );
-    let line = scanned.lines().find(|line| line.contains("ssh-ed25519")).unwrap();
-    std::fs::write(scene.path("scanned"), line).unwrap();
-    let print = run(&scene, client("ssh-keygen").arg("-lf").arg(scene.path("scanned")));
-    let print = print.split_whitespace().nth(1).unwrap().to_owned();
+    let (key, print) = (putty_key(&scene), host_key_print(&scene));
     is_served(&scene, "plink", |words| {
         let mut command = client("plink");
         command.env("HOME", scene.path(".")).args(["-ssh", "-batch", "-hostkey", &print, "-i"]).arg(&key);
         command.args(["-P", &scene.port.to_string(), "-l", scene.container.name(), "127.0.0.1", words]);
         command
     });
+}
+
+/// The key as PuTTY wants it.
+pub(crate) fn putty_key(scene: &Scene) -> PathBuf {
+    let key = scene.path("key.ppk");
+    std::fs::write(scene.path("none"), "").unwrap();
+    let mut convert = client("puttygen");
+    convert.arg(scene.path("key")).args(["-O", "private", "--new-passphrase"]).arg(scene.path("none"));
+    run(scene, convert.arg("-o").arg(&key));
+    key
+}
+
+/// What PuTTY is told of the gateway's key.
+pub(crate) fn host_key_print(scene: &Scene) -> String {
+    let mut scan = client("ssh-keyscan");
+    let scanned = run(scene, scan.args(["-t", "ed25519", "-p", &scene.port.to_string(), "127.0.0.1"]));
+    let line = scanned.lines().find(|line| line.contains("ssh-ed25519")).unwrap();
+    std::fs::write(scene.path("scanned"), line).unwrap();
+    let print = run(scene, client("ssh-keygen").arg("-lf").arg(scene.path("scanned")));
+    print.split_whitespace().nth(1).unwrap().to_owned()
 }
