@@ -6,13 +6,14 @@
 //!
 //! - `link`: questions to the broker; `algorithms`: what SSH may be made of;
 //! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
-//! - `inbox`: what waits for a program, bounded; `signals`: their names and numbers.
+//! - `inbox`: what waits for a program, bounded; `paced`: the connection at that pace; `signals`: their names and numbers.
 
 mod algorithms;
 mod handler;
 mod inbox;
 mod link;
 mod login;
+mod paced;
 mod program;
 mod signals;
 
@@ -30,6 +31,7 @@ use crate::logging;
 use crate::wire::{self, Init, PROTOCOL_VERSION};
 use handler::Client;
 use link::Link;
+use paced::Paced;
 
 /// How the program is started again for this.
 pub(crate) const ROLE: [&str; 2] = ["ssh", "session"];
@@ -127,10 +129,10 @@ fn confine(ids: Option<(u32, u32)>) -> Result<(), SessionError> {
 async fn converse(stream: TcpStream, key: russh::keys::PrivateKey, link: Arc<Link>, grace: Duration) {
     let config = Arc::new(algorithms::config(key));
     let client = Client::new(Arc::clone(&link));
-    let (logged_in, programs) = (client.logged_in(), client.programs());
+    let (logged_in, programs, pace) = (client.logged_in(), client.programs(), client.pace());
     let reading = tokio::spawn(async move { link.read().await });
     let serving = async {
-        match russh::server::run_stream(config, stream, client).await {
+        match russh::server::run_stream(config, Paced::new(stream, pace), client).await {
             Ok(session) => session.await,
             Err(error) => Err(error),
         }

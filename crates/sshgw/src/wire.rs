@@ -128,6 +128,8 @@ pub(crate) enum Reply {
         /// Whether it is good.
         accepted: bool,
     },
+    /// The program may run from here on. What is answered follows.
+    Starting,
     /// The program is about to run; its connections come with this.
     Opened,
     /// It cannot.
@@ -197,6 +199,17 @@ pub(crate) enum Breach {
     /// Something is longer than it may be.
     #[error("a question that is too long")]
     Length,
+}
+
+/// What a question comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is noted and answered.
+    Answer,
+    /// As many programs run as may.
+    TooMany,
+    /// There is nothing to be done.
+    Nothing,
 }
 
 /// What one session has asked.
@@ -280,6 +293,21 @@ impl Ledger {
     /// Somebody has logged in.
     pub(crate) fn logged_in(&mut self) {
         self.phase = Phase::After;
+    }
+
+    /// Whether a question comes to nothing without being a breach: one program too many, and the end of one that is
+    /// not known because its start was not waited for.
+    #[must_use]
+    pub(crate) fn comes_to(&self, request: &Request) -> Outcome {
+        match request {
+            Request::Open { .. } if self.phase == Phase::After && self.open.len() >= PROGRAMS => {
+                Outcome::TooMany
+            }
+            Request::Closed { channel, .. } if self.phase == Phase::After && !self.open.contains(channel) => {
+                Outcome::Nothing
+            }
+            _ => Outcome::Answer,
+        }
     }
 
     /// No program came of it.

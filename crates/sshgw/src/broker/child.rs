@@ -30,6 +30,9 @@ const END: Duration = Duration::from_secs(30);
 /// Beyond the time a client has, for the process to say so itself.
 const GRACE_BEYOND: Duration = Duration::from_secs(2);
 
+/// Exit status where one program more is one too many.
+const TOO_MANY: u8 = 255;
+
 /// Signals by which a process ends of what it was sent; others are an operator's.
 const CRASHES: [i32; 6] = [
     nix::libc::SIGSYS,
@@ -221,6 +224,16 @@ impl Child {
             let Some((asked, raw)) = wire::decode::<Asked>(&packet) else {
                 return Told::Breach(Breach::Length);
             };
+            let comes_to = lock(&self.ledger).comes_to(&asked.request);
+            match comes_to {
+                wire::Outcome::Answer => {}
+                wire::Outcome::Nothing => continue,
+                wire::Outcome::TooMany => {
+                    let message = "too many programs run on this connection".to_owned();
+                    self.say(asked.id, Reply::Refused { status: TOO_MANY, message }, Vec::new()).await;
+                    continue;
+                }
+            }
             if let Err(breach) = lock(&self.ledger).note(&asked.request, raw.len()) {
                 return Told::Breach(breach);
             }
@@ -306,6 +319,8 @@ impl Child {
 
     async fn open(&self, id: u64, channel: u32, grant: &Grant, order: Order) {
         let (what, terminal) = (order.what, order.terminal.is_some());
+        // Whoever is asked after this broker is not to run it once more.
+        self.say(id, Reply::Starting, Vec::new()).await;
         match open::open(&self.broker.client, grant, order).await {
             Ok(sockets) => {
                 let what = match what {

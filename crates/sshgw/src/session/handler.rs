@@ -1,11 +1,9 @@
 //! What a client asks for. Called from the connection's loop, so nothing here waits for anybody but the broker's
-//! verdict on a key; a crowded channel takes the pace out of its connection.
+//! verdict on a key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use portway_incus::Size;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
@@ -13,25 +11,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::algorithms::WINDOW_BYTES;
-use super::inbox::{Inlet, Outlet, inbox};
+use super::inbox::{Crowd, Inlet, NoRoom, Outlet, Total, inbox};
 use super::link::Link;
 use super::login::Login;
+use super::paced::Pace;
 use super::program::{self, Wanted};
 use super::signals;
 use crate::broker::is_accepted;
 use crate::wire::{PROGRAMS, Terminal, What};
 
-/// Variables of one channel, and their bytes.
+/// Variables of one channel, the bytes of one, and of all of them as they go to the broker: what is escaped there is
+/// longer, and with the longest command it has to fit into one packet.
 const VARIABLES: usize = 64;
 const VARIABLE_BYTES: usize = 4 << 10;
+const VARIABLES_BYTES: usize = 64 << 10;
 
 /// Size of a terminal whose client does not say (as of the server's).
 const USUAL: (u16, u16) = (80, 24);
-
-/// What a client may send at a time while a channel is crowded, and the pause after each time. Long enough for what the
-/// programs write to go out in between.
-const CROWDED_WINDOW_BYTES: u32 = 16;
-const CROWDED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Longest name of a kind of terminal.
 const KIND_BYTES: usize = 64;
@@ -43,11 +39,15 @@ pub(super) struct Client {
     channels: HashMap<ChannelId, Open>,
     logged_in: CancellationToken,
     programs: TaskTracker,
+    total: Total,
+    pace: Pace,
 }
 
 /// A channel that is open.
 struct Open {
     inlet: Inlet,
+    /// What the client may send. The library does not look whether it sends more.
+    window: usize,
     /// Until its program is asked for.
     idle: Option<Idle>,
 }
@@ -68,6 +68,8 @@ impl Client {
             channels: HashMap::new(),
             logged_in: CancellationToken::new(),
             programs: TaskTracker::new(),
+            total: Total::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -79,6 +81,11 @@ impl Client {
     /// The programs that run.
     pub(super) fn programs(&self) -> TaskTracker {
         self.programs.clone()
+    }
+
+    /// The pace of its connection.
+    pub(super) fn pace(&self) -> Pace {
+        self.pace.clone()
     }
 
     /// What the channel has, if its program was not asked for yet.
@@ -94,6 +101,9 @@ impl Client {
         command: &[u8],
         session: &mut Session,
     ) -> Result<(), russh::Error> {
+        if self.programs.len() >= PROGRAMS {
+            return session.channel_failure(id);
+        }
         let Some(idle) = self.channels.get_mut(&id).and_then(|open| open.idle.take()) else {
             return session.channel_failure(id);
         };
@@ -103,6 +113,12 @@ impl Client {
         self.programs.spawn(program::run(Arc::clone(&self.link), channel, outlet, wanted));
         Ok(())
     }
+}
+
+/// A client that has sent more than it was given leave to. Nothing it says counts any more.
+fn excess(channel: ChannelId) -> russh::Error {
+    tracing::warn!(%channel, "the client sends more than its window");
+    russh::Error::Disconnect
 }
 
 /// Columns and rows, when both are there.
@@ -139,16 +155,19 @@ impl Handler for Client {
     ) -> Result<(), russh::Error> {
         // Whose program has ended is closed from here; russh does not tell of the client's answer to that.
         self.channels.retain(|_, open| !open.inlet.is_over());
-        if self.channels.len() >= PROGRAMS {
+        // Programs of channels that are closed count until they have ended.
+        let idle = self.channels.values().filter(|open| open.idle.is_some()).count();
+        if self.channels.len() >= PROGRAMS || self.programs.len() + idle >= PROGRAMS {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
         let id = channel.id();
         // What comes in is handed to us; nobody reads it a second time.
         let (_unread, channel) = channel.split();
-        let (inlet, outlet) = inbox();
+        let (inlet, outlet) = inbox(&self.total);
         let idle = Idle { channel, outlet, terminal: None, environment: Vec::new() };
-        self.channels.insert(id, Open { inlet, idle: Some(idle) });
+        let window = usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX);
+        self.channels.insert(id, Open { inlet, window, idle: Some(idle) });
         reply.accept().await;
         Ok(())
     }
@@ -161,25 +180,52 @@ impl Handler for Client {
 
     async fn channel_eof(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), russh::Error> {
         if let Some(open) = self.channels.get(&channel) {
-            open.inlet.end().await;
+            open.inlet.end();
         }
         Ok(())
     }
 
-    async fn data(&mut self, channel: ChannelId, data: &[u8], _: &mut Session) -> Result<(), russh::Error> {
-        if let Some(open) = self.channels.get(&channel).filter(|_| !data.is_empty()) {
-            open.inlet.bytes(Bytes::copy_from_slice(data)).await;
-            if open.inlet.is_crowded() {
-                tokio::time::sleep(CROWDED_PAUSE).await;
-            }
+    async fn data(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let left = session.sender_window_size(channel);
+        let Some(open) = self.channels.get_mut(&channel) else { return Ok(()) };
+        let granted = std::mem::replace(&mut open.window, left);
+        if data.len() > granted {
+            return Err(excess(channel));
+        }
+        // Before there is a program there is nobody to keep it for.
+        if data.is_empty() || open.idle.is_some() {
+            return Ok(());
+        }
+        open.inlet.bytes(data).map_err(|NoRoom| excess(channel))?;
+        if let Some(pause) = open.inlet.crowd().pause() {
+            self.pace.rest(pause);
         }
         Ok(())
+    }
+
+    /// A client has no such streams; its window is its window.
+    async fn extended_data(
+        &mut self,
+        channel: ChannelId,
+        _code: u32,
+        data: &[u8],
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let left = session.sender_window_size(channel);
+        let Some(open) = self.channels.get_mut(&channel) else { return Ok(()) };
+        let granted = std::mem::replace(&mut open.window, left);
+        if data.len() > granted { Err(excess(channel)) } else { Ok(()) }
     }
 
     /// Asked at each new window, of whichever channel, about all that follow.
     fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
-        let crowded = self.channels.values().any(|open| open.inlet.is_crowded());
-        if crowded { CROWDED_WINDOW_BYTES } else { WINDOW_BYTES }
+        let crowd = self.channels.values().map(|open| open.inlet.crowd()).max();
+        crowd.and_then(Crowd::window_bytes).unwrap_or(WINDOW_BYTES)
     }
 
     async fn pty_request(
@@ -227,7 +273,11 @@ impl Handler for Client {
             return session.channel_failure(channel);
         };
         idle.environment.push((name.to_owned(), value.to_owned()));
-        session.channel_success(channel)
+        if serde_json::to_vec(&idle.environment).is_ok_and(|text| text.len() <= VARIABLES_BYTES) {
+            return session.channel_success(channel);
+        }
+        idle.environment.pop();
+        session.channel_failure(channel)
     }
 
     async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {

@@ -1,37 +1,102 @@
 //! What waits for a program: bytes, up to a bound, and what steers it.
 //!
 //! The library gives a client a new window as soon as bytes have come, not once a program has read them. So a channel
-//! whose program does not keep up gets crowded; then its connection gives windows of a few bytes only, and takes its
-//! time ([`super::handler`]), until there is room again. It must not simply wait: what the program writes goes through
-//! the same loop, and one that waits for that to be taken (`cat`) would wait for ever.
+//! whose program does not keep up gets crowded; then its connection gives windows of a few bytes only, and is read from
+//! after a pause each time ([`Crowd`], [`super::paced`]), until there is room again. Nobody ever waits for room: what a
+//! program writes goes through the same loop, and one that waits for that to be taken (`cat`) would wait for ever.
+//!
+//! A channel gets crowded at 11 MiB. Until it is given a small window one half and one whole window may still come,
+//! 3 MiB; from there to 15 MiB it is 16 bytes at a time, after that two bytes in a second: the last MiB lasts for days.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use portway_incus::Size;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
-/// Bytes that wait for one program, at the very most. At the pace of a crowded channel the upper half lasts for
-/// a quarter of an hour.
-const ROOM_BYTES: usize = 32 << 20;
+/// Bytes that wait for one program, at the very most.
+const ROOM_BYTES: usize = 16 << 20;
 
-/// Bytes from which on a channel is crowded. A client may still send one window (2 MiB).
-const CROWDED_BYTES: usize = 14 << 20;
+/// From here on a channel is crowded.
+const CROWDED_BYTES: usize = 11 << 20;
 
-/// What a piece costs beside its bytes: else single bytes would fill a hundred times the room.
-const PIECE_BYTES: usize = 256;
+/// And from here on nearly full.
+const NEARLY_FULL_BYTES: usize = 15 << 20;
+
+/// Bytes that wait for all programs of a connection before all its channels count as crowded.
+const CONNECTION_BYTES: usize = 64 << 20;
+
+/// Memory of a small piece, bytes: single bytes come to share one.
+const PIECE_BYTES: usize = 4 << 10;
 
 /// Signals that wait; the next ones are lost, as the kernel loses them.
 const SIGNALS: usize = 32;
 
-/// Bytes, or the end of them; with the room they take.
-type Piece = (Option<Bytes>, Option<OwnedSemaphorePermit>);
+/// How crowded a channel or connection is, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Crowd {
+    /// There is room.
+    None,
+    /// A program does not keep up.
+    Some,
+    /// There is hardly any room left.
+    Full,
+}
+
+impl Crowd {
+    /// What a client may send at a time; `None`: as much as usual. Below two bytes the library would give none for ever.
+    pub(super) const fn window_bytes(self) -> Option<u32> {
+        match self {
+            Self::None => None,
+            Self::Some => Some(16),
+            Self::Full => Some(2),
+        }
+    }
+
+    /// How long its connection is not read from after each time. Long enough for what the programs write to go out in
+    /// between.
+    pub(super) const fn pause(self) -> Option<Duration> {
+        match self {
+            Self::None => None,
+            Self::Some => Some(Duration::from_millis(20)),
+            Self::Full => Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// What waits on all channels of a connection, bytes.
+pub(super) type Total = Arc<AtomicUsize>;
+
+/// A client has sent more than anybody may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+/// Bytes that wait.
+#[derive(Debug)]
+struct Waiting {
+    pieces: Mutex<Pending>,
+    changed: Notify,
+    total: Total,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    pieces: VecDeque<BytesMut>,
+    /// Memory of all of them.
+    bytes: usize,
+    /// No more will come.
+    ended: bool,
+    /// Nobody will take them.
+    unread: bool,
+}
 
 /// The connection's side.
 #[derive(Debug)]
 pub(super) struct Inlet {
-    room: Arc<Semaphore>,
-    pieces: mpsc::Sender<Piece>,
+    waiting: Arc<Waiting>,
     signals: mpsc::Sender<i32>,
     size: watch::Sender<Option<Size>>,
 }
@@ -45,7 +110,7 @@ pub(super) struct Outlet {
 
 /// What a program is to read.
 #[derive(Debug)]
-pub(super) struct Pieces(mpsc::Receiver<Piece>);
+pub(super) struct Pieces(Arc<Waiting>);
 
 /// What steers a program.
 #[derive(Debug)]
@@ -65,35 +130,73 @@ pub(super) enum Steer {
     Hangup,
 }
 
-/// Both sides of an empty one.
-pub(super) fn inbox() -> (Inlet, Outlet) {
-    let (pieces, input) = mpsc::channel(ROOM_BYTES / PIECE_BYTES + 1);
+/// Both sides of an empty one, of a connection where so much waits.
+pub(super) fn inbox(total: &Total) -> (Inlet, Outlet) {
+    let waiting = Waiting { pieces: Mutex::default(), changed: Notify::new(), total: Arc::clone(total) };
+    let waiting = Arc::new(waiting);
     let (signals, signalled) = mpsc::channel(SIGNALS);
     let (size, sized) = watch::channel(None);
-    let inlet = Inlet { room: Arc::new(Semaphore::new(ROOM_BYTES)), pieces, signals, size };
-    (inlet, Outlet { input: Pieces(input), steering: Steering { signals: signalled, size: sized } })
+    let input = Pieces(Arc::clone(&waiting));
+    (
+        Inlet { waiting, signals, size },
+        Outlet { input, steering: Steering { signals: signalled, size: sized } },
+    )
+}
+
+impl Waiting {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees what nobody takes.
+    fn clear(&self, pending: &mut Pending) {
+        self.total.fetch_sub(pending.bytes, Ordering::Relaxed);
+        pending.bytes = 0;
+        pending.pieces = VecDeque::new();
+    }
 }
 
 impl Inlet {
-    /// Puts bytes in; waits while there is no room. What comes when the program has gone is lost.
-    pub(super) async fn bytes(&self, bytes: Bytes) {
-        let cost = (bytes.len() + PIECE_BYTES).min(ROOM_BYTES);
-        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        let permit = tokio::select! {
-            permit = Arc::clone(&self.room).acquire_many_owned(cost) => permit.ok(),
-            () = self.pieces.closed() => return,
-        };
-        let _gone = self.pieces.send((Some(bytes), permit)).await;
+    /// Puts bytes in. What comes when the program has gone is lost.
+    pub(super) fn bytes(&self, bytes: &[u8]) -> Result<(), NoRoom> {
+        let mut pending = self.waiting.pending();
+        if pending.unread || pending.ended {
+            return Ok(());
+        }
+        if let Some(last) =
+            pending.pieces.back_mut().filter(|last| last.capacity() - last.len() >= bytes.len())
+        {
+            last.extend_from_slice(bytes);
+        } else {
+            let mut piece = BytesMut::with_capacity(bytes.len().max(PIECE_BYTES));
+            piece.extend_from_slice(bytes);
+            let memory = piece.capacity();
+            if pending.bytes + memory > ROOM_BYTES {
+                return Err(NoRoom);
+            }
+            pending.bytes += memory;
+            self.waiting.total.fetch_add(memory, Ordering::Relaxed);
+            pending.pieces.push_back(piece);
+        }
+        drop(pending);
+        self.waiting.changed.notify_one();
+        Ok(())
     }
 
-    /// Whether its program does not keep up.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.room.available_permits() < ROOM_BYTES - CROWDED_BYTES
+    /// Whether its program keeps up.
+    pub(super) fn crowd(&self) -> Crowd {
+        match self.waiting.pending().bytes {
+            NEARLY_FULL_BYTES.. => Crowd::Full,
+            CROWDED_BYTES.. => Crowd::Some,
+            _ if self.waiting.total.load(Ordering::Relaxed) > CONNECTION_BYTES => Crowd::Some,
+            _ => Crowd::None,
+        }
     }
 
     /// There is no more.
-    pub(super) async fn end(&self) {
-        let _gone = self.pieces.send((None, None)).await;
+    pub(super) fn end(&self) {
+        self.waiting.pending().ended = true;
+        self.waiting.changed.notify_one();
     }
 
     /// Whether its program is gone.
@@ -113,10 +216,37 @@ impl Inlet {
     }
 }
 
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Pieces {
     /// The next bytes; `None` at their end, or when the connection has gone. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
-        self.0.recv().await?.0
+        loop {
+            {
+                let mut pending = self.0.pending();
+                if let Some(piece) = pending.pieces.pop_front() {
+                    pending.bytes -= piece.capacity();
+                    self.0.total.fetch_sub(piece.capacity(), Ordering::Relaxed);
+                    return Some(piece.freeze());
+                }
+                if pending.ended {
+                    return None;
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        let mut pending = self.0.pending();
+        pending.unread = true;
+        self.0.clear(&mut pending);
     }
 }
 
@@ -132,58 +262,77 @@ impl Steering {
             }
         }
     }
+
+    /// Waits until nobody is there any more. Cancel safe.
+    pub(super) async fn hangup(&mut self) {
+        while self.next().await != Steer::Hangup {}
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    /// Fails when pieces of one byte cost one byte, or room is not given back.
-    #[tokio::test(start_paused = true)]
+    /// Fails when pieces of one byte cost much more than one byte, more is taken than there is room for, or room is not
+    /// given back.
+    #[tokio::test]
     async fn what_waits_is_bounded() {
         for length in [1_usize, 32 << 10] {
-            let (inlet, mut outlet) = inbox();
-            let mut pieces = 0;
-            let patience = Duration::from_secs(1);
-            while tokio::time::timeout(patience, inlet.bytes(Bytes::from(vec![0; length]))).await.is_ok() {
-                pieces += 1;
-                assert!(pieces * (length + PIECE_BYTES) <= ROOM_BYTES);
+            let total = Total::default();
+            let (inlet, mut outlet) = inbox(&total);
+            let piece = vec![0; length];
+            let mut bytes = 0;
+            while inlet.bytes(&piece).is_ok() {
+                bytes += length;
+                assert!(bytes <= ROOM_BYTES && total.load(Ordering::Relaxed) <= ROOM_BYTES);
             }
-            assert!((pieces + 1) * (length + PIECE_BYTES) > ROOM_BYTES && inlet.is_crowded());
+            assert_eq!((bytes, inlet.crowd()), (ROOM_BYTES, Crowd::Full));
             assert!(outlet.input.next().await.is_some());
-            tokio::time::timeout(patience, inlet.bytes(Bytes::from(vec![0; length]))).await.expect("room");
+            inlet.bytes(&piece).expect("room");
+            drop(outlet);
+            assert_eq!(total.load(Ordering::Relaxed), 0);
+            inlet.bytes(&piece).expect("nobody takes it");
+            assert_eq!(total.load(Ordering::Relaxed), 0);
         }
     }
 
     #[tokio::test]
     async fn a_channel_is_crowded_until_its_program_has_read() {
-        let (inlet, mut outlet) = inbox();
+        let (inlet, mut outlet) = inbox(&Total::default());
         let mut pieces = 0;
-        while !inlet.is_crowded() {
-            inlet.bytes(Bytes::from(vec![0; 1 << 20])).await;
+        while inlet.crowd() == Crowd::None {
+            inlet.bytes(&vec![0; 1 << 20]).expect("room");
             pieces += 1;
         }
-        assert_eq!(pieces, 14);
+        assert_eq!((pieces, inlet.crowd()), (11, Crowd::Some));
         assert!(outlet.input.next().await.is_some());
-        assert!(!inlet.is_crowded());
+        assert_eq!(inlet.crowd(), Crowd::None);
     }
 
-    #[tokio::test(start_paused = true)]
+    /// Fails when a connection may fill all its channels.
+    #[tokio::test]
+    async fn all_channels_together_are_crowded_early() {
+        let total = Total::default();
+        let all: Vec<_> = (0..9).map(|_| inbox(&total)).collect();
+        for (inlet, _) in &all {
+            inlet.bytes(&vec![0; 8 << 20]).expect("room");
+        }
+        assert!(all.iter().all(|(inlet, _)| inlet.crowd() == Crowd::Some));
+    }
+
+    #[tokio::test]
     async fn nobody_waits_for_a_program_that_has_gone() {
-        let (inlet, outlet) = inbox();
-        inlet.room.forget_permits(ROOM_BYTES);
+        let (inlet, outlet) = inbox(&Total::default());
         drop(outlet);
-        inlet.bytes(Bytes::from_static(b"x")).await;
-        inlet.end().await;
+        inlet.bytes(b"x").expect("it is lost");
+        inlet.end();
         inlet.signal(15);
         inlet.resize(Size { width: 1, height: 1 });
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn of_many_sizes_the_last_counts_and_the_end_is_a_hangup() {
-        let (inlet, mut outlet) = inbox();
+        let (inlet, mut outlet) = inbox(&Total::default());
         for width in 1..1000 {
             inlet.resize(Size { width, height: 24 });
         }
@@ -196,8 +345,10 @@ mod tests {
             }
         };
         assert_eq!((signals, last), (32, Steer::Resize(Size { width: 999, height: 24 })));
+        inlet.bytes(b"last").expect("room");
         drop(inlet);
         assert_eq!(outlet.steering.next().await, Steer::Hangup);
+        assert_eq!(outlet.input.next().await.as_deref(), Some(&b"last"[..]));
         assert_eq!(outlet.input.next().await, None);
     }
 }

@@ -61,6 +61,8 @@ struct Question {
     answer: oneshot::Sender<Answer>,
     /// Channel of a program that is asked for.
     opens: Option<u32>,
+    /// It may run: nobody else is to be asked for it.
+    is_starting: bool,
 }
 
 impl Link {
@@ -93,12 +95,20 @@ impl Link {
             let id = state.next;
             state.next += 1;
             let packet: Arc<[u8]> = packet(&Asked { id, request }, raw).map_err(|_| Lost)?.into();
-            state.waiting.insert(id, Question { packet: Arc::clone(&packet), answer, opens });
+            state
+                .waiting
+                .insert(id, Question { packet: Arc::clone(&packet), answer, opens, is_starting: false });
             (id, packet, state.channel.clone())
         };
         if let Some(channel) = channel {
-            // One that takes nothing has gone: the next one is asked.
-            let _asked_again = send(&channel, &packet, &[]).await;
+            match send(&channel, &packet, &[]).await {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.state().waiting.remove(&id);
+                    return Err(Lost);
+                }
+                // One that takes nothing has gone: the next one is asked.
+                Ok(()) | Err(_) => {}
+            }
         }
         let answered = tokio::time::timeout(PATIENCE, answered).await;
         self.state().waiting.remove(&id);
@@ -134,6 +144,8 @@ impl Link {
             let listener = {
                 let mut state = self.state();
                 state.channel = None;
+                // What a program has done until it lost its streams is done: it is not to be done twice.
+                state.waiting.retain(|_, question| !question.is_starting);
                 state.listener.clone()
             };
             let next = match listener {
@@ -154,6 +166,12 @@ impl Link {
             // Only this program writes them; one that cannot be read is of another version.
             let Some((Answered { id, reply }, _)) = wire::decode(&packet) else { break };
             let mut state = self.state();
+            if reply == Reply::Starting {
+                if let Some(question) = state.waiting.get_mut(&id) {
+                    question.is_starting = true;
+                }
+                continue;
+            }
             let Some(question) = state.waiting.remove(&id) else { continue };
             if let (Some(channel), Reply::Opened) = (question.opens, &reply) {
                 state.running.insert(channel);
@@ -200,9 +218,11 @@ impl Link {
         let told = told.drain(..).filter_map(|request| packet(&Asked { id: UNANSWERED, request }, &[]).ok());
         let packets = told.map(Arc::from).chain(asked);
         for packet in packets {
-            // It has gone again: the next one will be told what this one was not.
-            if send(channel, &packet, &[]).await.is_err() {
-                return;
+            match send(channel, &packet, &[]).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                // It has gone again: the next one will be told what this one was not.
+                Err(_) => return,
             }
         }
     }

@@ -4,18 +4,19 @@
 //! who reads it. Ended: what it wrote is sent, then its exit status, then the channel is closed. When its client goes
 //! first it gets HUP, then TERM, then KILL.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use portway_incus::{Control, Exec, ExecEnd, ExecSockets, Input, Outcome, Output};
+use portway_incus::{Control, Exec, ExecEnd, ExecSockets, Input, Output};
 use russh::ChannelWriteHalf;
 use russh::server::Msg;
 
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Link, Lost};
-use crate::wire::{Reply, Request, Terminal, What};
+use crate::wire::{COMMAND_BYTES, Reply, Request, Terminal, What};
 
 /// The signals a program gets when its client has gone, each with the time it then has.
 const FAREWELL: [(i32, Duration); 2] =
@@ -26,6 +27,9 @@ const STDERR: u32 = 1;
 
 /// Exit status of our own: sshd's, when it cannot go on.
 const GATEWAY_FAILED: u8 = 255;
+
+/// The command cannot be run: as of a shell (POSIX, XCU 2.8.2).
+const NOT_EXECUTABLE: u8 = 126;
 
 /// What the client has asked for.
 #[derive(Debug)]
@@ -49,7 +53,12 @@ pub(super) async fn run(link: Arc<Link>, channel: ChannelWriteHalf<Msg>, outlet:
     let Wanted { what, command, terminal, environment } = wanted;
     let on_terminal = terminal.is_some();
     let request = Request::Open { channel: number, what, terminal, environment };
-    let opened = open(&link, request, &command).await;
+    let opened = if command.len() > COMMAND_BYTES {
+        let text = format!("the command has {} bytes, and the longest has {COMMAND_BYTES}", command.len());
+        Err((NOT_EXECUTABLE, text))
+    } else {
+        open(&link, number, request, &command).await
+    };
     drop(command);
     let exec = match opened {
         Ok(exec) => exec,
@@ -73,7 +82,7 @@ pub(super) async fn run(link: Arc<Link>, channel: ChannelWriteHalf<Msg>, outlet:
 }
 
 /// Has the broker start it.
-async fn open(link: &Link, request: Request, command: &[u8]) -> Result<Exec, (u8, String)> {
+async fn open(link: &Link, channel: u32, request: Request, command: &[u8]) -> Result<Exec, (u8, String)> {
     let failed = || (GATEWAY_FAILED, "the gateway could not start the program".to_owned());
     match link.ask(request, command).await {
         Ok((Reply::Opened, fds)) => {
@@ -81,8 +90,13 @@ async fn open(link: &Link, request: Request, command: &[u8]) -> Result<Exec, (u8
             Exec::new(sockets).await.map_err(|_| failed())
         }
         Ok((Reply::Refused { status, message }, _)) => Err((status, message)),
-        Ok((Reply::Verdict { .. }, _)) => Err(failed()),
-        Err(lost @ Lost) => Err((GATEWAY_FAILED, lost.to_string())),
+        Ok((Reply::Verdict { .. } | Reply::Starting, _)) => Err(failed()),
+        Err(lost @ Lost) => {
+            // What comes of it after all is not taken: it does not run.
+            let never = Request::Closed { channel, status: None, bytes_in: 0, bytes_out: 0 };
+            link.closed(channel, never).await;
+            Err((GATEWAY_FAILED, lost.to_string()))
+        }
     }
 }
 
@@ -114,21 +128,30 @@ async fn converse(
     };
     // Of a terminal the server waits for this before it tells the end.
     feeding.abort();
-    if ended {
+    let mut end = std::pin::pin!(outcome.wait());
+    let told = if ended {
         drop((output, errors));
-        let end = outcome.wait().await;
-        drop(control);
-        return Some(match end {
-            Ok(ExecEnd::Status(status)) => status,
-            Ok(ExecEnd::Failed(words)) => {
-                let _gone = channel.extended_data_bytes(STDERR, format!("portway: {words}\n")).await;
-                GATEWAY_FAILED
-            }
-            Err(_) => GATEWAY_FAILED,
-        });
-    }
-    farewell(control, outcome, output, errors).await;
-    None
+        // One that has closed its outputs may run on, and its client may go meanwhile.
+        let told = tokio::select! {
+            told = &mut end => Some(told),
+            () = steer(&mut control, &mut steering) => None,
+        };
+        if told.is_none() {
+            farewell(control, end, None, None).await;
+        }
+        told
+    } else {
+        farewell(control, end, Some(output), errors).await;
+        None
+    };
+    Some(match told? {
+        Ok(ExecEnd::Status(status)) => status,
+        Ok(ExecEnd::Failed(words)) => {
+            let _gone = channel.extended_data_bytes(STDERR, format!("portway: {words}\n")).await;
+            GATEWAY_FAILED
+        }
+        Err(_) => GATEWAY_FAILED,
+    })
 }
 
 /// What the client sends, to the program.
@@ -183,7 +206,7 @@ async fn steer(control: &mut Control, steering: &mut Steering) {
             steer = steering.next() => steer,
             () = control.closed() => {
                 // The program has ended: what it wrote is still being read.
-                while steering.next().await != Steer::Hangup {}
+                steering.hangup().await;
                 return;
             }
         };
@@ -193,21 +216,26 @@ async fn steer(control: &mut Control, steering: &mut Steering) {
             Steer::Hangup => return,
         };
         if told.is_err() {
-            while steering.next().await != Steer::Hangup {}
+            steering.hangup().await;
             return;
         }
     }
 }
 
 /// Ends a program that nobody listens to any more. What it writes is read, so that it can end.
-async fn farewell(mut control: Control, outcome: Outcome, output: Output, errors: Option<Output>) {
+async fn farewell(
+    mut control: Control,
+    end: impl Future<Output = io::Result<ExecEnd>>,
+    output: Option<Output>,
+    errors: Option<Output>,
+) {
     let drain = async |output: Option<Output>| {
         let Some(mut output) = output else { return };
         while output.next().await.is_some() {}
     };
     let ended = async {
-        tokio::join!(drain(Some(output)), drain(errors));
-        let _unheard = outcome.wait().await;
+        tokio::join!(drain(output), drain(errors));
+        let _unheard = end.await;
     };
     tokio::pin!(ended);
     for (signal, patience) in FAREWELL {

@@ -83,6 +83,23 @@ fn questions_are_counted() {
     assert_eq!(ledger.note(&open(5), 0), Ok(()));
 }
 
+/// Fails when one program too many, or the end of one whose start nobody waited for, ends the connection; or when it is
+/// answered before somebody has logged in.
+#[test]
+fn what_an_honest_session_may_say_is_no_breach() {
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.comes_to(&open(0)), Outcome::Answer);
+    assert_eq!(ledger.comes_to(&closed(0)), Outcome::Answer);
+    ledger.logged_in();
+    assert_eq!(ledger.comes_to(&closed(0)), Outcome::Nothing);
+    for channel in 0..128 {
+        assert_eq!(ledger.comes_to(&open(channel)), Outcome::Answer);
+        assert_eq!(ledger.note(&open(channel), 0), Ok(()));
+    }
+    assert_eq!(ledger.comes_to(&open(128)), Outcome::TooMany);
+    assert_eq!(ledger.comes_to(&closed(127)), Outcome::Answer);
+}
+
 #[test]
 fn nothing_is_longer_than_it_may_be() {
     let mut ledger = Ledger::default();

@@ -1,0 +1,154 @@
+//! A client's connection, read at the pace of its programs, and ended when the client neither takes what it is sent nor
+//! goes.
+//!
+//! The library's own loop does without time limits of this kind: while it writes it does nothing else, and after a
+//! goodbye it reads until the client has closed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// How long a client may take nothing at all: as long as one that says nothing is asked whether it is there.
+const STUCK: Duration = Duration::from_secs(120);
+
+/// How long a client may stay after the goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Says when the connection is to rest.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Pace(Arc<Mutex<Option<Duration>>>);
+
+impl Pace {
+    /// Nothing is read for this long, from the next time on that something would be.
+    pub(super) fn rest(&self, pause: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
+    }
+
+    fn take(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The connection.
+#[derive(Debug)]
+pub(super) struct Paced<S> {
+    stream: S,
+    pace: Pace,
+    rest: Option<Pin<Box<Sleep>>>,
+    stuck: Option<Pin<Box<Sleep>>>,
+    goodbye: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Paced<S> {
+    pub(super) const fn new(stream: S, pace: Pace) -> Self {
+        Self { stream, pace, rest: None, stuck: None, goodbye: None }
+    }
+
+    /// Not for ever.
+    fn limit<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stuck = None;
+            return polled;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(STUCK)));
+        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(goodbye) = &mut this.goodbye
+            && goodbye.as_mut().poll(cx).is_ready()
+        {
+            // As if it had closed.
+            return Poll::Ready(Ok(()));
+        }
+        if this.rest.is_none() {
+            this.rest = this.pace.take().map(|pause| Box::pin(tokio::time::sleep(pause)));
+        }
+        if let Some(rest) = &mut this.rest {
+            ready!(rest.as_mut().poll(cx));
+            this.rest = None;
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.limit(cx, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.limit(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.goodbye.get_or_insert_with(|| Box::pin(tokio::time::sleep(GOODBYE)));
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Fails when a client that takes nothing is waited for without end, or one that takes a little is not.
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_given_up() {
+        let (ours, mut theirs) = tokio::io::duplex(10);
+        let mut paced = Paced::new(ours, Pace::default());
+        let slow = tokio::spawn(async move {
+            let mut byte = [0];
+            for _ in 0..10 {
+                tokio::time::sleep(STUCK / 2).await;
+                theirs.read_exact(&mut byte).await.expect("a byte");
+            }
+            theirs
+        });
+        paced.write_all(&[0; 20]).await.expect("it is slow");
+        let _theirs = slow.await.expect("no panic");
+        let begin = Instant::now();
+        assert_eq!(paced.write_all(&[0]).await.expect_err("it is stuck").kind(), io::ErrorKind::TimedOut);
+        assert!(begin.elapsed() >= STUCK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stays_after_the_goodbye_has_gone() {
+        let (ours, _theirs) = tokio::io::duplex(10);
+        let mut paced = Paced::new(ours, Pace::default());
+        paced.shutdown().await.expect("it closes");
+        let begin = Instant::now();
+        assert_eq!(paced.read(&mut [0; 8]).await.expect("an end"), 0);
+        assert!(begin.elapsed() >= GOODBYE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_one_rest() {
+        let (ours, mut theirs) = tokio::io::duplex(10);
+        let pace = Pace::default();
+        let mut paced = Paced::new(ours, pace.clone());
+        theirs.write_all(b"ab").await.expect("room");
+        pace.rest(Duration::from_secs(9));
+        let begin = Instant::now();
+        assert_eq!(paced.read_u8().await.expect("a byte"), b'a');
+        assert_eq!(begin.elapsed(), Duration::from_secs(9));
+        assert_eq!(paced.read_u8().await.expect("a byte"), b'b');
+        assert_eq!(begin.elapsed(), Duration::from_secs(9));
+    }
+}
