@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use portway_proto::guest::{
     Allowance, Exit, Frame, Grant, Program, Pty, Signal, Size, Start, Started, Step, Stream,
@@ -13,7 +14,7 @@ use portway_sys::process::program::{Ids, Image, Input, Program as Wanted, Progra
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal as Told, WaitId, WaitIdOptions};
 
 use crate::environment;
 use crate::outbox::Outbox;
@@ -21,6 +22,10 @@ use crate::terminal;
 
 /// Bytes for a program's standard input that may be under way: they are kept here while it does not read.
 const INPUT_WINDOW: u32 = 256 * 1024;
+
+/// What a program that was hung up is told after that, each with the time since.
+const FAREWELL: [(Told, Duration); 2] =
+    [(Told::TERM, Duration::from_secs(3)), (Told::KILL, Duration::from_secs(8))];
 
 /// Size of the pipes of an SFTP server, bytes: a packet or two each.
 const SFTP_PIPE_BYTES: usize = 512 * 1024;
@@ -40,6 +45,8 @@ pub(crate) struct Channel {
     grant: Grant,
     outputs: [Output; 2],
     master: Option<OwnedFd>,
+    /// When it was hung up, and how much of the farewell it was told.
+    hung_up: Option<(Instant, usize)>,
 }
 
 /// Standard output or error.
@@ -131,6 +138,7 @@ impl Channel {
                 Output { fd: stderr, allowance: Allowance::new(start.credits.stderr) },
             ],
             master,
+            hung_up: None,
         };
         Ok((channel, started))
     }
@@ -268,6 +276,9 @@ impl Channel {
 
     /// Tells how the program ended, if it has.
     pub(crate) fn look_at_end(&mut self, outbox: &mut Outbox) {
+        if self.ended {
+            return;
+        }
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let Ok(Some(status)) = rustix::process::waitid(WaitId::Pid(self.pid), options) else { return };
         let signal = status.terminating_signal().and_then(|number| u8::try_from(number).ok());
@@ -281,25 +292,46 @@ impl Channel {
         outbox.push(&Frame::Exited { channel: self.number, exit });
     }
 
-    /// Sends a signal to the program's process group.
+    /// Sends a signal to what runs in the foreground of the terminal, or without one to the program's process group.
     pub(crate) fn signal(&self, signal: Signal) {
-        let named = rustix::process::Signal::from_named_raw(signal.number().into());
-        if let Some(signal) = named {
+        let in_front = self.master.as_ref().and_then(|master| rustix::termios::tcgetpgrp(master).ok());
+        if let Some(signal) = Told::from_named_raw(signal.number().into()) {
             // A group without processes is no fault of the gateway.
-            let _ = rustix::process::kill_process_group(self.pid, signal);
+            let _ = rustix::process::kill_process_group(in_front.unwrap_or(self.pid), signal);
         }
     }
 
-    /// Hangs up: the terminal and the pipes are closed, the group gets SIGHUP.
+    /// Hangs up: the terminal and the pipes are closed, the group gets SIGHUP, and [`press`](Self::press) the rest.
     pub(crate) fn hang_up(&mut self) {
-        let _ = rustix::process::kill_process_group(self.pid, rustix::process::Signal::HUP);
+        if self.hung_up.is_some() {
+            return;
+        }
+        self.hung_up = Some((Instant::now(), 0));
+        let _ = rustix::process::kill_process_group(self.pid, Told::HUP);
         // What is stopped would not see it.
-        let _ = rustix::process::kill_process_group(self.pid, rustix::process::Signal::CONT);
+        let _ = rustix::process::kill_process_group(self.pid, Told::CONT);
         self.input = None;
         self.pending = Vec::new();
         self.master = None;
         for output in &mut self.outputs {
             output.fd = None;
+        }
+    }
+
+    /// When [`press`](Self::press) has something to do.
+    pub(crate) fn next_signal(&self) -> Option<Instant> {
+        let (since, told) = self.hung_up.filter(|_| !self.ended)?;
+        FAREWELL.get(told).map(|(_, after)| since + *after)
+    }
+
+    /// Tells a program that was hung up and stays to end, when it is time.
+    pub(crate) fn press(&mut self, now: Instant) {
+        if let (Some(then), Some((_, told))) = (self.next_signal(), &mut self.hung_up)
+            && then <= now
+            && let Some((signal, _)) = FAREWELL.get(*told)
+        {
+            *told += 1;
+            let _ = rustix::process::kill_process_group(self.pid, *signal);
         }
     }
 

@@ -1,11 +1,12 @@
 //! The small program that the SSH gateway runs inside an instance: programs as any user on pipes and terminals, and
 //! an SFTP server, over its standard input and output ([`portway_proto::guest`]).
 //!
-//! `portway-guest serve [SHA256]` checks and hides its own file and serves, `serving` does so from memory, and `sftp` is
-//! the server of one user. One thread, a poll loop; it ends with its standard input and hangs up what it started.
+//! `portway-guest serve [SHA256 [LIMITS]]` checks and hides its own file and serves, `serving` does so from memory, and
+//! `sftp` is the server of one user. One thread, a poll loop; it ends with its standard input and hangs up what it started.
 
 mod channel;
 mod environment;
+mod limits;
 mod modes;
 mod outbox;
 mod serve;
@@ -32,11 +33,11 @@ fn main() -> ExitCode {
     let args: Vec<&OsStr> = args.iter().map(AsRef::as_ref).collect();
     let words: Vec<Option<&str>> = args.iter().map(|arg| arg.to_str()).collect();
     let ended = match words.as_slice() {
-        [Some("serve")] => settle::settle(None),
-        [Some("serve"), Some(hash)] => settle::settle(Some(hash)),
-        [Some("serving"), Some(hash)] => settle::serving(hash),
+        [Some("serve")] => settle::settle(None, &[]),
+        [Some("serve"), Some(hash), ..] => settle::settle(Some(hash), &args[2..]),
+        [Some("serving"), Some(hash), ..] => settle::serving(hash, &args[2..]),
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
-        _ => Err((status::USAGE, "serve [SHA256] or sftp expected".to_owned())),
+        _ => Err((status::USAGE, "serve [SHA256 [LIMITS]] or sftp expected".to_owned())),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,17 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use portway_proto::guest::{DATA_MAX_BYTES, Frame, FrameError, Hello, Inbox, Start, Step, Stream, VERSION};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::channel::{Channel, Fault, Wait};
+use crate::limits::Limits;
 use crate::outbox::Outbox;
 
 /// Most channels: with four descriptors each they stay below the usual limit of 1,024, which programs inherit.
 const CHANNELS_MAX_COUNT: usize = 240;
+
+/// How long leaving takes at most: what is killed is dead by then.
+const LEAVE: Duration = Duration::from_secs(10);
 
 /// Why the gateway is served no longer, beside the end of its stream.
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub(crate) enum ServeError {
     Version(u16),
     /// It said something that it may not say at that time or on that channel.
     Order(&'static str),
+    /// The user of the limits could not be become.
+    User(std::io::Error),
 }
 
 impl std::fmt::Display for ServeError {
@@ -37,6 +44,7 @@ impl std::fmt::Display for ServeError {
                 write!(f, "the gateway speaks version {version}, and this is {VERSION}")
             }
             Self::Order(what) => write!(f, "the gateway sent {what}"),
+            Self::User(error) => write!(f, "cannot become the user: {error}"),
         }
     }
 }
@@ -47,26 +55,30 @@ impl From<Errno> for ServeError {
     }
 }
 
-/// Serves the gateway on standard input and output until it closes them; `build` is the hash of our own file.
-pub(crate) fn serve(build: [u8; 32]) -> Result<(), ServeError> {
+/// Serves the gateway on standard input and output until it closes them, and ends what it has started then; `build` is
+/// the hash of our own file.
+pub(crate) fn serve(build: [u8; 32], limits: Option<Limits>) -> Result<(), ServeError> {
     let stdin = std::io::stdin();
     for fd in [stdin.as_fd(), std::io::stdout().as_fd()] {
         let flags = rustix::fs::fcntl_getfl(fd)?;
         rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
     }
     let own = File::open("/proc/self/exe").map_err(ServeError::Pipes)?;
-    let mut server = Server { own, channels: BTreeMap::new(), greeted: false, outbox: Outbox::default() };
+    if let Some(limits) = &limits {
+        limits.take_effect().map_err(ServeError::User)?;
+    }
+    let (channels, outbox) = (BTreeMap::new(), Outbox::default());
+    let mut server = Server { own, limits, channels, greeted: false, outbox };
     server.outbox.push(&Frame::Hello(Hello { version: VERSION, build }));
     let ended = server.run(stdin.as_fd());
-    for channel in server.channels.values_mut() {
-        channel.hang_up();
-    }
+    server.take_leave();
     ended
 }
 
 struct Server {
     /// Our own file, for SFTP servers.
     own: File,
+    limits: Option<Limits>,
     channels: BTreeMap<u32, Channel>,
     /// The gateway has said hello.
     greeted: bool,
@@ -98,6 +110,7 @@ impl Server {
                     Source::Channel(number, wait) => self.turn(number, wait, flags, &mut scratch),
                 }
             }
+            self.press(Instant::now());
             self.close_what_is_over();
             // At once, without waiting to be told that there is room: mostly there is.
             self.outbox.flush(stdout.as_fd()).map_err(ServeError::Pipes)?;
@@ -130,7 +143,8 @@ impl Server {
                 add(Source::Channel(*number, wait), fd, flags);
             }
         }
-        match rustix::event::poll(&mut polled, None) {
+        let next = self.channels.values().filter_map(Channel::next_signal).min();
+        match rustix::event::poll(&mut polled, next.map(until).as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -216,15 +230,18 @@ impl Server {
         }
     }
 
-    fn start(&mut self, start: Start) -> Result<(), ServeError> {
+    fn start(&mut self, mut start: Start) -> Result<(), ServeError> {
         let number = start.channel;
         if self.channels.contains_key(&number) {
             return Err(ServeError::Order("a start on a channel in use"));
         }
-        let started = if self.channels.len() < CHANNELS_MAX_COUNT {
-            Channel::start(start, self.own.as_fd())
-        } else {
-            Err((Step::Prepare, Errno::MFILE.raw_os_error().unsigned_abs()))
+        let refused = |(step, errno): (Step, Errno)| (step, errno.raw_os_error().unsigned_abs());
+        let admitted =
+            self.limits.as_ref().map_or(Ok(()), |limits| limits.admit(&mut start).map_err(refused));
+        let started = match admitted {
+            Err(refusal) => Err(refusal),
+            Ok(()) if self.channels.len() < CHANNELS_MAX_COUNT => Channel::start(start, self.own.as_fd()),
+            Ok(()) => Err(refused((Step::Prepare, Errno::MFILE))),
         };
         match started {
             Ok((channel, started)) => {
@@ -248,6 +265,37 @@ impl Server {
         }
     }
 
+    /// Ends, by and by, what was hung up and stays.
+    fn press(&mut self, now: Instant) {
+        for channel in self.channels.values_mut() {
+            channel.press(now);
+        }
+    }
+
+    /// Hangs everything up and waits until it has ended, which it has after some seconds.
+    fn take_leave(&mut self) {
+        for channel in self.channels.values_mut() {
+            channel.hang_up();
+        }
+        let begin = Instant::now();
+        while !self.channels.is_empty() && begin.elapsed() < LEAVE {
+            let ends = self.channels.values().flat_map(|channel| channel.waits(true));
+            let mut polled: Vec<_> =
+                ends.map(|(_, fd)| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            let next = self.channels.values().filter_map(Channel::next_signal).min();
+            let patience = until(next.unwrap_or(begin + LEAVE));
+            if !matches!(rustix::event::poll(&mut polled, Some(&patience)), Ok(_) | Err(Errno::INTR)) {
+                return;
+            }
+            drop(polled);
+            for channel in self.channels.values_mut() {
+                channel.look_at_end(&mut self.outbox);
+            }
+            self.press(Instant::now());
+            self.close_what_is_over();
+        }
+    }
+
     fn close_what_is_over(&mut self) {
         let over: Vec<u32> = self
             .channels
@@ -261,6 +309,15 @@ impl Server {
                 self.outbox.push(&Frame::Closed { channel: number });
             }
         }
+    }
+}
+
+/// From here to then, for poll(2); a little more, so that it is over then.
+fn until(then: Instant) -> Timespec {
+    let left = then.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
     }
 }
 

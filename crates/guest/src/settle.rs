@@ -11,10 +11,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use sha2::{Digest as _, Sha256};
 
+use crate::limits::Limits;
 use crate::{serve, status};
 
 /// How an ended role says why: exit status and one line.
@@ -23,26 +25,35 @@ type Ended = Result<(), (u8, String)>;
 /// What the names of our files and folders begin with; nothing else is removed.
 const NAME_PREFIX: &[u8] = b".portway-guest-";
 
+/// Where such files are put.
+const PLACES: [&str; 2] = ["/dev/shm", "/run"];
+
+/// From this age on such a file is nobody's: it is run, or taken away again, in less than a minute.
+const STALE: Duration = Duration::from_secs(600);
+
 /// Our own file, whatever its name or whether it has one.
 const SELF: &str = "/proc/self/exe";
 
 /// Largest file of ours, bytes: with all that a debugger wants to know. What is sent is half a megabyte.
 const FILE_MAX_BYTES: u64 = 256 << 20;
 
-/// Checks our own file against `wanted`, a SHA-256 in hex, removes its name and serves from memory.
-pub(crate) fn settle(wanted: Option<&str>) -> Ended {
+/// Checks our own file against `wanted`, a SHA-256 in hex, removes its name and serves from memory, within `limits`.
+pub(crate) fn settle(wanted: Option<&str>, limits: &[&OsStr]) -> Ended {
     let failed = |error: io::Error| (status::FAILED, format!("cannot read {SELF}: {error}"));
     let file = File::open(SELF).map_err(failed)?;
     let mut program = Vec::new();
     (&file).take(FILE_MAX_BYTES).read_to_end(&mut program).map_err(failed)?;
     let hash = Sha256::digest(&program).into();
     remove_name();
+    for dir in PLACES {
+        sweep(Path::new(dir));
+    }
     if wanted.is_some_and(|wanted| wanted != hex(&hash)) {
         return Err((status::DAMAGED, "the program's file is not what was sent".to_owned()));
     }
     if let Ok(memory) = in_memory(&program) {
         drop(program);
-        let error = run(&memory, &hash);
+        let error = run(&memory, &hash, limits);
         // Only what was refused to a memfd is tried without one.
         if error.kind() != io::ErrorKind::PermissionDenied {
             return Err((status::FAILED, format!("cannot run from memory: {error}")));
@@ -50,15 +61,25 @@ pub(crate) fn settle(wanted: Option<&str>) -> Ended {
     }
     // Users run it too, for SFTP; nobody finds it by name.
     file.set_permissions(Permissions::from_mode(0o755)).map_err(failed)?;
-    serve::serve(hash).map_err(|error| (status::FAILED, error.to_string()))
+    within(limits, hash)
 }
 
 /// Serves as what [`settle`] has made of us; `hash` is what it found.
-pub(crate) fn serving(hash: &str) -> Ended {
+pub(crate) fn serving(hash: &str, limits: &[&OsStr]) -> Ended {
     let Some(hash) = unhex(hash) else {
         return Err((status::USAGE, "serving is not called by hand".to_owned()));
     };
-    serve::serve(hash).map_err(|error| (status::FAILED, error.to_string()))
+    within(limits, hash)
+}
+
+/// Serves as the user that the limits name, if there are any.
+fn within(limits: &[&OsStr], hash: [u8; 32]) -> Ended {
+    let limits = match (limits, Limits::read(limits)) {
+        ([], _) => None,
+        (_, None) => return Err((status::USAGE, "limits that are none".to_owned())),
+        (_, limits) => limits,
+    };
+    serve::serve(hash, limits).map_err(|error| (status::FAILED, error.to_string()))
 }
 
 /// Removes the file we run from and the folder it was put in, if their names are ours.
@@ -69,6 +90,22 @@ fn remove_name() {
         let _ = fs::remove_file(&path);
         if let Some(dir) = path.parent().filter(|dir| is_ours(dir.file_name())) {
             let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Removes what is left in a folder of helpers that never ran: their gateway died while it put them there.
+fn sweep(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| is_ours(Some(&entry.file_name()))) {
+        // Of the entry itself: a link says nothing about what it leads to.
+        let age =
+            entry.metadata().and_then(|entry| entry.modified()).ok().and_then(|then| then.elapsed().ok());
+        if age.is_some_and(|age| age > STALE) {
+            let path = entry.path();
+            // A folder of ours holds a file of its own name. What is something else stays.
+            let _ = fs::remove_file(path.join(entry.file_name()));
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
         }
     }
 }
@@ -91,9 +128,9 @@ fn in_memory(program: &[u8]) -> io::Result<File> {
 }
 
 /// Becomes what is in `memory`; returns why not.
-fn run(memory: &File, hash: &[u8; 32]) -> io::Error {
+fn run(memory: &File, hash: &[u8; 32], limits: &[&OsStr]) -> io::Error {
     let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
-    Command::new(Path::new(&path)).arg0("portway-guest").arg("serving").arg(hex(hash)).exec()
+    Command::new(Path::new(&path)).arg0("portway-guest").arg("serving").arg(hex(hash)).args(limits).exec()
 }
 
 fn hex(hash: &[u8; 32]) -> String {
@@ -119,6 +156,29 @@ mod tests {
         assert_eq!(unhex(&hex(&hash)), Some(hash));
         assert_eq!(unhex(&hex(&hash)[1..]), None);
         assert_eq!(unhex(&"g".repeat(64)), None);
+    }
+
+    /// Fails when a file of a moment ago, or of another name, is taken for a leftover.
+    #[test]
+    fn leftovers_are_old_and_ours() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        let names = [".portway-guest-old", ".portway-guest-new", "old"];
+        for name in names {
+            File::create(path(name)).expect("a file");
+        }
+        let old = path(".portway-guest-dir");
+        fs::create_dir(&old).expect("a folder");
+        File::create(old.join(".portway-guest-dir")).expect("a file");
+        let then = std::time::SystemTime::now() - 2 * STALE;
+        for name in [names[0], names[2], ".portway-guest-dir"] {
+            File::open(path(name)).and_then(|file| file.set_modified(then)).expect("a time");
+        }
+        sweep(dir.path());
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).expect("a folder").flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".portway-guest-new", "old"]);
     }
 
     #[test]

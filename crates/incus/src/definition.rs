@@ -165,7 +165,8 @@ impl Client {
         let gone = || protocol(name, "the instance cannot be named");
         let target = instance_target(&definition.project, name, "").ok_or_else(gone)?;
         let body = serde_json::to_vec(&definition.writable).map_err(|error| protocol(&target, error))?;
-        let saying = Saying { method: Method::PUT, body: Some(body), if_match: definition.etag.clone() };
+        let if_match = definition.etag.clone();
+        let saying = Saying { method: Method::PUT, body: Some(body), if_match, headers: Vec::new() };
         let request = format!("PUT {target}");
         let (limit, bytes) = (self.limits().change, self.limits().answer_bytes);
         let said = self.door().say(&target, saying, limit, bytes).await?;
@@ -189,7 +190,7 @@ impl Client {
         }
         let limit = self.limits().change;
         let target = format!("{operation}/wait?timeout={}", limit.as_secs());
-        let saying = Saying { method: Method::GET, body: None, if_match: None };
+        let saying = Saying::get();
         let said = self.door().say(&target, saying, limit * 2, self.limits().answer_bytes).await?;
         let done: Done = serde_json::from_slice(&said.body).map_err(|error| protocol(&target, error))?;
         // 200: success, by the API's table of status codes; below it the operation goes on.

@@ -29,12 +29,14 @@ use crate::transport::{Door, Failure, Saying, one_line, protocol};
 use crate::{Client, IncusError, Result};
 
 mod outcome;
+mod pipe;
 mod tolerant;
 mod upgrade;
 
 use tolerant::Tolerant;
 
 pub use outcome::{ExecEnd, Outcome};
+pub use pipe::Pipe;
 
 /// Longest message of the server's. It sends at most 32 KiB.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -157,13 +159,14 @@ impl Exec {
         let (sink, reads) = websocket(next()?).await?.split();
         match (next(), next()) {
             (Ok(one), Ok(two)) => {
-                let input = Input { sink, reads: Some(reads) };
+                let input = Input { sink, reads: Some(reads), is_over: false };
                 let output = Output { reads: websocket(one).await?.split().1 };
                 let errors = Output { reads: websocket(two).await?.split().1 };
                 Ok(Self { control, input, output, errors: Some(errors), outcome })
             }
             _ => {
-                let (input, output) = (Input { sink, reads: None }, Output { reads });
+                let input = Input { sink, reads: None, is_over: false };
+                let output = Output { reads };
                 Ok(Self { control, input, output, errors: None, outcome })
             }
         }
@@ -238,6 +241,8 @@ pub struct Input {
     sink: SplitSink<Socket, Message>,
     /// Of a terminal the output has them.
     reads: Option<SplitStream<Socket>>,
+    /// Its end was said.
+    is_over: bool,
 }
 
 impl Input {
@@ -246,7 +251,7 @@ impl Input {
     /// # Errors
     /// When it reads no more, as far as that is known; otherwise the bytes are lost.
     pub async fn send(&mut self, bytes: Bytes) -> std::result::Result<(), Ended> {
-        let Self { sink, reads } = self;
+        let Self { sink, reads, .. } = self;
         tokio::select! {
             sent = sink.send(Message::Binary(bytes)) => sent.map_err(|_| Ended),
             () = idle(reads) => Err(Ended),

@@ -1,9 +1,10 @@
-//! Files of an instance, running or not, as the server reads them: as root inside, and no link followed.
+//! Files of an instance, running or not, as the server reads and writes them: as root inside, and at the end of a path no
+//! link is followed.
 
 use std::fmt;
 
 use bytes::Bytes;
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 
 use crate::client::instance_target;
 use crate::encode::percent_encode;
@@ -80,6 +81,71 @@ impl Client {
             }
             _ => Ok(Some(file)),
         }
+    }
+}
+
+/// What is made.
+#[derive(Debug)]
+enum Make {
+    File { mode: u32, bytes: Vec<u8> },
+    Directory,
+}
+
+impl Client {
+    /// Writes a file of root's with this mode, in place of what is there; `None` when the project or the instance does not
+    /// exist. Its folder must be there.
+    ///
+    /// # Errors
+    /// [`IncusError`], any.
+    pub async fn put_file(
+        &self,
+        project: &str,
+        name: &str,
+        path: &str,
+        mode: u32,
+        bytes: Vec<u8>,
+    ) -> Result<Option<()>> {
+        self.make(project, name, path, Make::File { mode, bytes }).await
+    }
+
+    /// Makes a folder that only root may enter; `None` when the project or the instance does not exist.
+    ///
+    /// # Errors
+    /// [`IncusError`], any.
+    pub async fn make_dir(&self, project: &str, name: &str, path: &str) -> Result<Option<()>> {
+        self.make(project, name, path, Make::Directory).await
+    }
+
+    /// Removes a file or an empty folder; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`IncusError`], any.
+    pub async fn remove_file(&self, project: &str, name: &str, path: &str) -> Result<Option<()>> {
+        let saying = Saying { method: Method::DELETE, ..Saying::get() };
+        self.change(project, name, path, saying).await
+    }
+
+    async fn make(&self, project: &str, name: &str, path: &str, make: Make) -> Result<Option<()>> {
+        let (kind, mode, bytes) = match make {
+            Make::File { mode, bytes } => ("file", mode, bytes),
+            Make::Directory => ("directory", 0o700, Vec::new()),
+        };
+        let mode = format!("{mode:04o}");
+        let fields =
+            [("uid", "0"), ("gid", "0"), ("mode", mode.as_str()), ("type", kind), ("write", "overwrite")];
+        // LXD's headers have its own name.
+        let named =
+            |prefix: &str| fields.map(|(field, value)| (format!("x-{prefix}-{field}"), value.to_owned()));
+        let headers = named("incus").into_iter().chain(named("lxd")).collect();
+        self.change(project, name, path, Saying { headers, ..Saying::post(bytes) }).await
+    }
+
+    async fn change(&self, project: &str, name: &str, path: &str, saying: Saying) -> Result<Option<()>> {
+        let Some(target) = instance_target(project, name, "/files") else { return Ok(None) };
+        let target = format!("{target}&path={}", percent_encode(path));
+        let said = self.door().say(&target, saying, self.limits().request, WRAPPING_BYTES).await?;
+        let done: Option<serde::de::IgnoredAny> = self.door().decode(&target, said.status, &said.body)?;
+        Ok(done.map(|_| ()))
     }
 }
 

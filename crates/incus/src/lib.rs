@@ -91,7 +91,7 @@ pub use client::{Client, Limits};
 pub use definition::{Definition, Device};
 pub use error::IncusError;
 pub use events::{Event, Events};
-pub use exec::{Control, Ended, Exec, ExecEnd, ExecSockets, ExecSpec, Input, Outcome, Output, Size};
+pub use exec::{Control, Ended, Exec, ExecEnd, ExecSockets, ExecSpec, Input, Outcome, Output, Pipe, Size};
 pub use files::{FileContent, InstanceFile};
 pub use forwards::Forward;
 pub use network::{Assigned, Holder, Lease};

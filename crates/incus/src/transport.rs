@@ -49,15 +49,17 @@ pub(crate) struct Saying {
     pub(crate) body: Option<Vec<u8>>,
     /// The version that is meant to be changed.
     pub(crate) if_match: Option<String>,
+    /// What describes a file, which the body is then.
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Saying {
     pub(crate) fn get() -> Saying {
-        Saying { method: Method::GET, body: None, if_match: None }
+        Saying { method: Method::GET, body: None, if_match: None, headers: Vec::new() }
     }
 
     pub(crate) fn post(body: Vec<u8>) -> Saying {
-        Saying { method: Method::POST, body: Some(body), if_match: None }
+        Saying { method: Method::POST, body: Some(body), if_match: None, headers: Vec::new() }
     }
 }
 
@@ -144,7 +146,12 @@ impl Door<'_> {
             .header(header::USER_AGENT, concat!("portway/", env!("CARGO_PKG_VERSION")))
             .header(header::CONNECTION, "close");
         if saying.body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+            let kind =
+                if saying.headers.is_empty() { "application/json" } else { "application/octet-stream" };
+            request = request.header(header::CONTENT_TYPE, kind);
+        }
+        for (name, value) in saying.headers {
+            request = request.header(name, value);
         }
         if let Some(version) = saying.if_match {
             request = request.header(header::IF_MATCH, version);

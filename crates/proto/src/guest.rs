@@ -17,11 +17,13 @@ mod fields;
 mod frame;
 mod inbox;
 mod start;
+mod variables;
 
 pub use credit::{Allowance, Exceeded, Grant};
 pub use frame::{Exit, Frame, Hello, Signal, Size, Started, Step, Stream};
 pub use inbox::Inbox;
 pub use start::{Credits, Environment, Ids, Program, Pty, Start};
+pub use variables::is_clients_variable;
 
 /// Version of this protocol. Raised with every change that an older peer would misread.
 pub const VERSION: u16 = 1;

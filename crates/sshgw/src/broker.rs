@@ -6,13 +6,14 @@
 //! - `gate`: who may be connected without having logged in (pure);
 //! - `child`: one connection's process, from its start to its end;
 //! - `judge`, `grant`: who somebody is and what that one may do;
-//! - `account`, `open`: from a grant to a program inside an instance;
+//! - `account`, `open`, `helper`: from a grant to a program inside an instance;
 //! - `roll`: what the next broker needs to know of sessions.
 
 mod account;
 mod child;
 mod gate;
 mod grant;
+mod helper;
 mod judge;
 mod open;
 mod roll;
@@ -42,7 +43,7 @@ use gate::{Entry, Gate};
 use roll::Roll;
 
 pub(crate) use grant::Grant;
-pub(crate) use open::is_accepted;
+pub(crate) use open::{is_accepted, kind};
 
 /// How long a client may take to log in.
 const GRACE: Duration = Duration::from_secs(30);

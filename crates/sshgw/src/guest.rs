@@ -12,3 +12,4 @@ mod placing;
 
 pub use link::{Control, Guest, GuestError, Input, Output, Process, StartError, Wanted, greet};
 pub use placing::{Instance, PlaceError, Streams, place, start};
+pub(crate) use placing::{Launched, build, launch};

@@ -6,11 +6,14 @@
 //!
 //! - `link`: questions to the broker; `algorithms`: what SSH may be made of;
 //! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
+//! - `helper`: what is started inside for all of them; `inside`: a channel with a process of it behind it;
 //! - `inbox`: what waits for a program, bounded; `paced`: the connection at that pace; `signals`: their names and numbers.
 
 mod algorithms;
 mod handler;
+mod helper;
 mod inbox;
+mod inside;
 mod link;
 mod login;
 mod paced;
@@ -130,6 +133,7 @@ async fn converse(stream: TcpStream, key: russh::keys::PrivateKey, link: Arc<Lin
     let config = Arc::new(algorithms::config(key));
     let client = Client::new(Arc::clone(&link));
     let (logged_in, programs, pace) = (client.logged_in(), client.programs(), client.pace());
+    let helper = client.helper();
     let reading = tokio::spawn(async move { link.read().await });
     let serving = async {
         match russh::server::run_stream(config, Paced::new(stream, pace), client).await {
@@ -152,6 +156,10 @@ async fn converse(stream: TcpStream, key: russh::keys::PrivateKey, link: Arc<Lin
         () = late => {}
     }
     programs.close();
-    let _all_or_enough = tokio::time::timeout(AFTERMATH, programs.wait()).await;
+    let ended = async {
+        programs.wait().await;
+        helper.close().await;
+    };
+    let _all_or_enough = tokio::time::timeout(AFTERMATH, ended).await;
     reading.abort();
 }

@@ -18,6 +18,9 @@ pub(crate) const COMMAND_BYTES: usize = 131_071;
 /// Programs of one connection that run at a time.
 pub(crate) const PROGRAMS: usize = 128;
 
+/// Places in an instance that a helper is put to.
+pub(crate) const HELPER_PLACES: usize = 2;
+
 /// The first message to a new process. The connection comes with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Init {
@@ -75,6 +78,14 @@ pub(crate) enum Request {
         terminal: Option<Terminal>,
         /// Variables the client sets.
         environment: Vec<(String, String)>,
+        /// Whether it may be run by the helper.
+        #[serde(default)]
+        inside: bool,
+    },
+    /// Start the helper inside.
+    Helper {
+        /// In which of the places it can be put, beginning with the one of this number.
+        place: usize,
     },
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
     Closed {
@@ -97,6 +108,19 @@ pub(crate) enum What {
     Shell,
     /// A command, by the user's shell.
     Command,
+    /// The server of files.
+    Sftp,
+}
+
+impl What {
+    /// As the audit has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Shell => "shell",
+            Self::Command => "command",
+            Self::Sftp => "sftp",
+        }
+    }
 }
 
 /// A terminal.
@@ -132,6 +156,20 @@ pub(crate) enum Reply {
     Starting,
     /// The program is about to run; its connections come with this.
     Opened,
+    /// The helper is to run it.
+    Inside {
+        /// The user's shell.
+        shell: String,
+        /// The user's home.
+        home: String,
+        /// Whether it gets the terminal that was asked for.
+        terminal: bool,
+    },
+    /// The helper was started; its connections come with this.
+    Helped {
+        /// SHA-256 of it.
+        build: [u8; 32],
+    },
     /// It cannot.
     Refused {
         /// What the client gets as exit status.
@@ -180,6 +218,8 @@ const fn rule(request: &Request) -> (Phase, u32) {
         // MaxAuthTries of sshd_config(5).
         Request::Proven { .. } => (Phase::Before, 6),
         Request::Resume { .. } => (Phase::Resuming, 1),
+        // An instance may be started anew under a connection, and each time takes them one by one.
+        Request::Helper { .. } => (Phase::After, 64),
         Request::Open { .. } | Request::Closed { .. } => (Phase::After, u32::MAX),
     }
 }
@@ -218,6 +258,7 @@ pub(crate) struct Ledger {
     phase: Phase,
     offers: u32,
     proofs: u32,
+    helpers: u32,
     open: BTreeSet<u32>,
 }
 
@@ -229,7 +270,7 @@ const VARIABLES: usize = 128;
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { phase: Phase::Before, offers: 0, proofs: 0, open: BTreeSet::new() }
+        Self { phase: Phase::Before, offers: 0, proofs: 0, helpers: 0, open: BTreeSet::new() }
     }
 }
 
@@ -279,6 +320,13 @@ impl Ledger {
                     return Err(Breach::Length);
                 }
                 if self.open.insert(*channel) { Ok(()) } else { Err(Breach::Channel) }
+            }
+            Request::Helper { place } => {
+                self.helpers += 1;
+                if self.helpers > most || *place >= HELPER_PLACES || raw_bytes > 0 {
+                    return Err(Breach::Count);
+                }
+                Ok(())
             }
             Request::Closed { channel, .. } => {
                 if self.open.remove(channel) {

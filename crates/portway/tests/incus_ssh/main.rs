@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
 mod faults;
+mod inside;
 mod refusals;
 mod scene;
 mod survival;

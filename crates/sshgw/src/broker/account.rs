@@ -5,14 +5,22 @@
 
 use portway_incus::{Client, FileContent, IncusError, InstanceFile};
 
+use crate::auth::accounts;
+
 /// Where users are.
 const PASSWD: &str = "/etc/passwd";
 
 /// Longest user database that is read, bytes.
 const PASSWD_BYTES: usize = 4 << 20;
 
+/// Where groups are.
+const GROUP: &str = "/etc/group";
+
 /// Links on the way to a file: `MAXSYMLINKS` of the kernel is 40, real systems have two.
 const LINKS: usize = 8;
+
+/// Groups of one user that count: they are said in one argument.
+const GROUPS: usize = 8192;
 
 /// The shell where the database names none (passwd(5)).
 const SHELL: &str = "/bin/sh";
@@ -54,6 +62,24 @@ pub(super) async fn find(
     }
     // An instance of nothing but one program has no users, and root.
     Ok(if user == "root" { Found::Account(bare_root()) } else { Found::NoUser })
+}
+
+/// Ids of all groups of a user, the primary one among them.
+pub(super) async fn groups(
+    client: &Client,
+    project: &str,
+    instance: &str,
+    account: &Account,
+) -> Result<Vec<u32>, IncusError> {
+    let file = read(client, project, instance, GROUP, PASSWD_BYTES).await?;
+    let text = match file.map(|file| file.content) {
+        Some(FileContent::Plain(text)) => text,
+        _ => Default::default(),
+    };
+    let Account { name, uid, gid, home, shell } = account.clone();
+    let mut groups = accounts::groups_of(&text, &accounts::User { name, uid, gid, home, shell }).found;
+    groups.truncate(GROUPS);
+    Ok(groups)
 }
 
 fn bare_root() -> Account {

@@ -15,14 +15,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::account::Account;
 use super::gate::Fault;
-use super::open::{self, Order};
+use super::helper::{self, May};
+use super::open::{self, Opened, Order};
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, judge, lock};
 use crate::audit::{Event, bounded};
 use crate::session::{CHANNEL_FD, CONNECTION_FD, ROLE};
 use crate::watched::{receive, send, watched, watched_channel};
-use crate::wire::{self, Answered, Asked, Breach, Init, Ledger, PROTOCOL_VERSION, Reply, Request, What};
+use crate::wire::{self, Answered, Asked, Breach, Init, Ledger, PROTOCOL_VERSION, Reply, Request};
 
 /// How long a process may take to end once its client has gone: longer than it leaves its programs.
 const END: Duration = Duration::from_secs(30);
@@ -256,12 +258,17 @@ impl Child {
                 self.say(id, Reply::Verdict { accepted }, listener.into_iter().collect()).await;
             }
             Request::Resume { .. } => {}
-            Request::Open { channel, what, terminal, environment } => {
+            Request::Open { channel, what, terminal, environment, inside } => {
                 let Some(grant) = grant.clone() else { return };
                 let (connection, session) = (self.connection.clone(), self.session.clone());
-                let order = Order { what, command: raw, terminal, environment, connection, session };
+                let order = Order { what, command: raw, terminal, environment, inside, connection, session };
                 let child = Arc::clone(self);
                 tokio::spawn(async move { child.open(id, channel, &grant, order).await });
+            }
+            Request::Helper { place } => {
+                let Some(grant) = grant.clone() else { return };
+                let child = Arc::clone(self);
+                tokio::spawn(async move { child.help(id, &grant, place).await });
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
                 if let Some(grant) = grant {
@@ -322,19 +329,34 @@ impl Child {
         // Whoever is asked after this broker is not to run it once more.
         self.say(id, Reply::Starting, Vec::new()).await;
         match open::open(&self.broker.client, grant, order).await {
-            Ok(sockets) => {
-                let what = match what {
-                    What::Shell => "shell",
-                    What::Command => "command",
+            Ok(opened) => {
+                self.note(&Event::Started { grant, channel, what: what.name(), terminal });
+                let (reply, fds) = match opened {
+                    Opened::Exec(sockets) => (Reply::Opened, sockets.into_fds()),
+                    Opened::Inside { shell, home, terminal } => {
+                        (Reply::Inside { shell, home, terminal }, Vec::new())
+                    }
                 };
-                self.note(&Event::Started { grant, channel, what, terminal });
-                self.say(id, Reply::Opened, sockets.into_fds()).await;
+                self.say(id, reply, fds).await;
             }
             Err(refusal) => {
                 lock(&self.ledger).refused(channel);
                 let reason = bounded(&refusal.message);
                 self.note(&Event::NotStarted { grant, channel, reason: reason.clone() });
                 let reply = Reply::Refused { status: refusal.status, message: reason };
+                self.say(id, reply, Vec::new()).await;
+            }
+        }
+    }
+
+    /// Starts the helper inside.
+    async fn help(&self, id: u64, grant: &Grant, place: usize) {
+        let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
+        let may = May { shell: true, exec: true, sftp: true, pty: true, command: None };
+        match helper::start(&self.broker.client, grant, &may, environment, place).await {
+            Ok((build, sockets)) => self.say(id, Reply::Helped { build }, sockets.into_fds()).await,
+            Err(refusal) => {
+                let reply = Reply::Refused { status: refusal.status, message: bounded(&refusal.message) };
                 self.say(id, reply, Vec::new()).await;
             }
         }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use portway_incus::{Client, ExecSockets, ExecSpec, IncusError, Size};
+use portway_incus::{Client, ExecSockets, ExecSpec, FileContent, IncusError, Size};
+
+use portway_incus::status_code;
+use portway_proto::guest::is_clients_variable;
 
 use super::account::{self, Account, Found};
 use super::grant::Grant;
@@ -23,9 +26,12 @@ const UNREACHABLE: u8 = 255;
 /// Longest total of variables that a client sets, bytes.
 const ENVIRONMENT_BYTES: usize = 32 << 10;
 
-/// Variables a client may set: what a locale and a colour are, and what git says of its protocol (`AcceptEnv` of
-/// distributions' sshd_config). Whatever begins with `LC_` is among them.
-const ACCEPTED: [&str; 6] = ["LANG", "LANGUAGE", "COLORTERM", "NO_COLOR", "GIT_PROTOCOL", "TZ"];
+/// What somebody is told whose shell says that he has none (nologin(8)), where the instance has no words of its own.
+const NO_LOGIN: &str = "This account is currently not available.";
+
+/// Where an instance has them, and how many of them are read, bytes.
+const NO_LOGIN_FILE: &str = "/etc/nologin.txt";
+const NO_LOGIN_BYTES: usize = 4 << 10;
 
 /// What a program is to be.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub(super) struct Order {
     pub(super) terminal: Option<Terminal>,
     /// As the client sets it.
     pub(super) environment: Vec<(String, String)>,
+    /// Whether the helper may run it.
+    pub(super) inside: bool,
     /// `SSH_CONNECTION`: address and port of the client, then ours.
     pub(super) connection: String,
     /// Name of the session in the audit log.
@@ -50,15 +58,31 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: u8, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: u8, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
     }
 }
 
-/// Starts it.
-pub(super) async fn open(client: &Client, grant: &Grant, order: Order) -> Result<ExecSockets, Refusal> {
+/// How it comes to run.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// By the server: what its connections are.
+    Exec(ExecSockets),
+    /// By the helper.
+    Inside {
+        /// The user's shell.
+        shell: String,
+        /// The user's home.
+        home: String,
+        /// Whether it gets a terminal.
+        terminal: bool,
+    },
+}
+
+/// Starts it, or says that the helper is to.
+pub(super) async fn open(client: &Client, grant: &Grant, order: Order) -> Result<Opened, Refusal> {
     let (project, instance) = (grant.project.as_str(), grant.instance.as_str());
-    let absent = || Refusal::new(ABSENT, format!("there is no instance {instance} in project {project}"));
+    let absent = || absent(project, instance);
     let failed = |error: &IncusError| failure(instance, error);
     let found = account::find(client, project, instance, &grant.instance_user).await;
     let account = match found.map_err(|error| failed(&error))? {
@@ -69,8 +93,55 @@ pub(super) async fn open(client: &Client, grant: &Grant, order: Order) -> Result
             return Err(Refusal::new(ABSENT, text));
         }
     };
+    if account.shell.ends_with("/nologin") {
+        return Err(no_login(client, project, instance).await);
+    }
+    if goes_inside(&account, &order) {
+        let state = client.instance(project, instance).await.map_err(|error| failed(&error))?;
+        match state.ok_or_else(absent)?.status_code {
+            status_code::RUNNING => {}
+            status_code::FROZEN => return Err(frozen(instance)),
+            _ => return Err(not_running(instance)),
+        }
+        let terminal = order.terminal.is_some();
+        return Ok(Opened::Inside { shell: account.shell, home: account.home, terminal });
+    }
     let spec = spec(&account, order)?;
-    client.exec(project, instance, &spec).await.map_err(|error| failed(&error))?.ok_or_else(absent)
+    let sockets = client.exec(project, instance, &spec).await.map_err(|error| failed(&error))?;
+    sockets.map(Opened::Exec).ok_or_else(absent)
+}
+
+/// What the server can do as well it does: it needs nothing inside. A login shell has a name and modes that it cannot
+/// give, a user has groups, and a command may be no text.
+fn goes_inside(account: &Account, order: &Order) -> bool {
+    let is_plain = order.what == What::Command
+        && account.uid == 0
+        && order.terminal.is_none()
+        && str::from_utf8(&order.command).is_ok();
+    order.inside && !is_plain
+}
+
+/// Nobody logs in here.
+async fn no_login(client: &Client, project: &str, instance: &str) -> Refusal {
+    let file = client.file(project, instance, NO_LOGIN_FILE, NO_LOGIN_BYTES).await;
+    let text = match file.ok().flatten().map(|file| file.content) {
+        Some(FileContent::Plain(text)) => String::from_utf8_lossy(&text).into_owned(),
+        _ => String::new(),
+    };
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or(NO_LOGIN);
+    Refusal::new(ABSENT, line)
+}
+
+pub(super) fn absent(project: &str, instance: &str) -> Refusal {
+    Refusal::new(ABSENT, format!("there is no instance {instance} in project {project}"))
+}
+
+fn frozen(instance: &str) -> Refusal {
+    Refusal::new(NOT_RUNNING, format!("instance {instance} is frozen"))
+}
+
+fn not_running(instance: &str) -> Refusal {
+    Refusal::new(NOT_RUNNING, format!("instance {instance} is not running"))
 }
 
 /// What the server is asked to run.
@@ -79,6 +150,7 @@ fn spec(account: &Account, order: Order) -> Result<ExecSpec, Refusal> {
     let command = match order.what {
         // A login shell: what its profile sets is set.
         What::Shell => vec![account.shell.clone(), "-l".to_owned()],
+        What::Sftp => return Err(Refusal::new(UNREACHABLE, "files cannot be served")),
         What::Command => {
             // Never quoted and never split: it is one argument.
             let text = String::from_utf8(order.command).map_err(|_| {
@@ -103,7 +175,19 @@ fn spec(account: &Account, order: Order) -> Result<ExecSpec, Refusal> {
 
 fn environment(account: &Account, order: &Order) -> BTreeMap<String, String> {
     let mut environment = accepted(&order.environment);
-    let client = order.connection.rsplit_once(' ').and_then(|(rest, port)| {
+    environment.extend(own_environment(account, &order.connection, &order.session));
+    let term = order.terminal.as_ref().map(|terminal| ("TERM".to_owned(), kind(&terminal.kind)));
+    environment.extend(term);
+    environment
+}
+
+/// What a login has whatever the client says; `connection` as in `SSH_CONNECTION`.
+pub(super) fn own_environment(
+    account: &Account,
+    connection: &str,
+    session: &str,
+) -> BTreeMap<String, String> {
+    let client = connection.rsplit_once(' ').and_then(|(rest, port)| {
         let (client, _our_address) = rest.rsplit_once(' ')?;
         Some(format!("{client} {port}"))
     });
@@ -113,13 +197,11 @@ fn environment(account: &Account, order: &Order) -> BTreeMap<String, String> {
         ("LOGNAME", Some(account.name.clone())),
         ("SHELL", Some(account.shell.clone())),
         ("MAIL", Some(format!("/var/mail/{}", account.name))),
-        ("SSH_CONNECTION", Some(order.connection.clone())),
+        ("SSH_CONNECTION", Some(connection.to_owned())),
         ("SSH_CLIENT", client),
-        ("SSH_SESSION", Some(order.session.clone())),
-        ("TERM", order.terminal.as_ref().map(|terminal| kind(&terminal.kind))),
+        ("SSH_SESSION", Some(session.to_owned())),
     ];
-    environment.extend(own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
-    environment
+    own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 /// What a client sets, as far as it may.
@@ -136,25 +218,22 @@ fn accepted(wanted: &[(String, String)]) -> BTreeMap<String, String> {
 
 /// Whether a client may set a variable.
 pub(crate) fn is_accepted(name: &str) -> bool {
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    plain && (ACCEPTED.contains(&name) || name.starts_with("LC_"))
+    is_clients_variable(name.as_bytes())
 }
 
 /// The kind of a terminal, when it can be one: it becomes part of a path inside.
-fn kind(text: &str) -> String {
+pub(crate) fn kind(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'+');
     let good = !text.is_empty() && text.len() <= 64 && text.bytes().all(plain) && !text.starts_with('.');
     if good { text.to_owned() } else { "xterm".to_owned() }
 }
 
 /// What somebody who has logged in is told.
-fn failure(instance: &str, error: &IncusError) -> Refusal {
+pub(super) fn failure(instance: &str, error: &IncusError) -> Refusal {
     match error {
-        IncusError::Status { code: 400, message, .. } if message.contains("frozen") => {
-            Refusal::new(NOT_RUNNING, format!("instance {instance} is frozen"))
-        }
+        IncusError::Status { code: 400, message, .. } if message.contains("frozen") => frozen(instance),
         IncusError::Status { code: 400, message, .. } if message.contains("not running") => {
-            Refusal::new(NOT_RUNNING, format!("instance {instance} is not running"))
+            not_running(instance)
         }
         IncusError::Status { message, .. } | IncusError::Operation { message, .. } => {
             Refusal::new(UNREACHABLE, format!("instance {instance}: {message}"))
@@ -179,6 +258,7 @@ mod tests {
             command: command.to_vec(),
             terminal: None,
             environment: Vec::new(),
+            inside: true,
             connection: "192.0.2.1 40000 198.51.100.1 2222".to_owned(),
             session: "s1".to_owned(),
         }
@@ -198,6 +278,21 @@ mod tests {
         }
         let spec = spec(&bob(), order(What::Shell, b"")).expect("a program");
         assert_eq!(spec.command, ["/bin/ash", "-l"]);
+    }
+
+    /// Fails when a user gets a program without his groups, or root's plain commands depend on the helper.
+    #[test]
+    fn what_the_server_cannot_do_goes_inside() {
+        let root = Account { uid: 0, ..bob() };
+        let inside = |account: &Account, what, command: &[u8]| goes_inside(account, &order(what, command));
+        assert!(!inside(&root, What::Command, b"id"));
+        assert!(inside(&root, What::Command, b"\xff"));
+        assert!(inside(&root, What::Shell, b"") && inside(&root, What::Sftp, b""));
+        assert!(inside(&bob(), What::Command, b"id"));
+        let without = Order { inside: false, ..order(What::Shell, b"") };
+        assert!(!goes_inside(&bob(), &without));
+        let terminal = Some(Terminal { kind: "xterm".to_owned(), width: 80, height: 24 });
+        assert!(goes_inside(&root, &Order { terminal, ..order(What::Command, b"id") }));
     }
 
     /// Fails when a variable that changes what runs is let through.

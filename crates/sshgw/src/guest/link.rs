@@ -164,6 +164,12 @@ impl Guest {
         Self { shared, frames }
     }
 
+    /// Whether the program has gone.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.shared.table().gone
+    }
+
     /// Starts a process.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use portway_guestbin::{Unsupported, program};
 use sha2::{Digest as _, Sha256};
@@ -10,13 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::link::{Guest, GuestError, greet};
 
+/// How long putting it into one place and starting it may take, and how long it may take to say hello: an instance has its
+/// say in both.
+const PLACING: Duration = Duration::from_secs(20);
+const GREETING: Duration = Duration::from_secs(10);
+
 /// What the names of files and folders begin with: the program removes those and no others.
 const NAME_PREFIX: &str = ".portway-guest-";
 
 /// The way into a running instance, as its root.
 pub trait Instance {
     /// What runs a program there.
-    type Streams: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Streams: Send + 'static;
 
     /// Its architecture, as Incus names it.
     fn architecture(&self) -> &str;
@@ -76,7 +83,11 @@ fn candidates(name: &str) -> [Candidate; 2] {
 ///
 /// # Errors
 /// [`PlaceError`]; nothing is left in the instance then.
-pub async fn start<I: Instance>(instance: &I) -> Result<Guest, PlaceError> {
+pub async fn start<I>(instance: &I) -> Result<Guest, PlaceError>
+where
+    I: Instance,
+    I::Streams: AsyncRead + AsyncWrite + Unpin,
+{
     place(instance).await.map(Guest::adopt)
 }
 
@@ -84,39 +95,110 @@ pub async fn start<I: Instance>(instance: &I) -> Result<Guest, PlaceError> {
 ///
 /// # Errors
 /// [`PlaceError`]; nothing is left in the instance then.
-pub async fn place<I: Instance>(instance: &I) -> Result<I::Streams, PlaceError> {
+pub async fn place<I>(instance: &I) -> Result<I::Streams, PlaceError>
+where
+    I: Instance,
+    I::Streams: AsyncRead + AsyncWrite + Unpin,
+{
+    let hash = build(instance.architecture())?;
+    let mut next = 0;
+    loop {
+        let mut launched = launch(instance, next, &[]).await?;
+        match tokio::time::timeout(GREETING, greet(&mut launched.streams, &hash)).await {
+            Ok(Ok(())) => return Ok(launched.streams),
+            Ok(Err(error)) if launched.is_last => {
+                launched.clear(instance).await;
+                return Err(PlaceError::Silent(error));
+            }
+            Err(_) if launched.is_last => {
+                launched.clear(instance).await;
+                let late = io::ErrorKind::TimedOut.into();
+                return Err(PlaceError::Silent(GuestError::Stream(late)));
+            }
+            Ok(Err(_)) | Err(_) => launched.clear(instance).await,
+        }
+        next = launched.place + 1;
+    }
+}
+
+/// SHA-256 of the helper for this architecture.
+pub(crate) fn build(architecture: &str) -> Result<[u8; 32], PlaceError> {
+    static KNOWN: OnceLock<[u8; 32]> = OnceLock::new();
+    let program = program(architecture)?;
+    Ok(*KNOWN.get_or_init(|| Sha256::digest(program).into()))
+}
+
+/// A helper that was started and has not said anything.
+#[derive(Debug)]
+pub(crate) struct Launched<S> {
+    pub(crate) streams: S,
+    /// Which of the places it is.
+    pub(crate) place: usize,
+    /// There is no other place after it.
+    pub(crate) is_last: bool,
+    candidate: Candidate,
+}
+
+impl<S> Launched<S> {
+    /// Removes its file and folder, if it has not done so itself.
+    pub(crate) async fn clear<I: Instance>(&self, instance: &I) {
+        clear(instance, &self.candidate).await;
+    }
+
+    /// The same later, without its streams.
+    pub(crate) fn into_parts(self) -> (S, Launched<()>) {
+        let Self { streams, place, is_last, candidate } = self;
+        (streams, Launched { streams: (), place, is_last, candidate })
+    }
+}
+
+/// Starts the helper with these limits, in the first place from this one on where that can be done.
+///
+/// # Errors
+/// [`PlaceError`]; nothing is left in the instance then.
+pub(crate) async fn launch<I: Instance>(
+    instance: &I,
+    first: usize,
+    limits: &[String],
+) -> Result<Launched<I::Streams>, PlaceError> {
     let program = program(instance.architecture())?;
-    let hash: [u8; 32] = Sha256::digest(program).into();
+    let hash = hex(&build(instance.architecture())?);
     let name = random_name().map_err(PlaceError::Name)?;
-    let mut failed = PlaceError::NoPlace(io::ErrorKind::NotFound.into());
-    for candidate in candidates(&name) {
-        match try_place(instance, &candidate, program, &hash).await {
-            Ok(streams) => return Ok(streams),
+    let all = candidates(&name);
+    let last = all.len() - 1;
+    let mut failed: io::Error = io::ErrorKind::NotFound.into();
+    for (place, candidate) in all.into_iter().enumerate().skip(first) {
+        let mut args = vec![candidate.path.as_str(), "serve", &hash];
+        args.extend(limits.iter().map(String::as_str));
+        let tried = tokio::time::timeout(PLACING, try_place(instance, &candidate, program, &args)).await;
+        match tried.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(streams) => return Ok(Launched { streams, place, is_last: place == last, candidate }),
             Err(error) => failed = error,
         }
-        // What the program has removed already is not there any more.
-        let _ = instance.remove(&candidate.path).await;
-        if let Some(dir) = &candidate.dir {
-            let _ = instance.remove(dir).await;
-        }
+        clear(instance, &candidate).await;
     }
-    Err(failed)
+    Err(PlaceError::NoPlace(failed))
 }
 
 async fn try_place<I: Instance>(
     instance: &I,
     candidate: &Candidate,
     program: &[u8],
-    hash: &[u8; 32],
-) -> Result<I::Streams, PlaceError> {
+    args: &[&str],
+) -> io::Result<I::Streams> {
     if let Some(dir) = &candidate.dir {
-        instance.make_dir(dir).await.map_err(PlaceError::NoPlace)?;
+        instance.make_dir(dir).await?;
     }
-    instance.put(&candidate.path, 0o700, program).await.map_err(PlaceError::NoPlace)?;
-    let mut streams =
-        instance.run(&[&candidate.path, "serve", &hex(hash)]).await.map_err(PlaceError::NoPlace)?;
-    greet(&mut streams, hash).await.map_err(PlaceError::Silent)?;
-    Ok(streams)
+    instance.put(&candidate.path, 0o700, program).await?;
+    instance.run(args).await
+}
+
+/// What the program has removed already is not there any more.
+async fn clear<I: Instance>(instance: &I, candidate: &Candidate) {
+    let _ = instance.remove(&candidate.path).await;
+    if let Some(dir) = &candidate.dir {
+        let _ = instance.remove(dir).await;
+    }
 }
 
 /// 128 bits: no two are the same, and nobody in the instance knows one before it is used.

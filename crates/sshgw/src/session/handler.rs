@@ -4,21 +4,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use portway_incus::Size;
+use portway_proto::guest::Size;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::algorithms::WINDOW_BYTES;
+use super::helper::Helper;
 use super::inbox::{Crowd, Inlet, NoRoom, Outlet, Total, inbox};
 use super::link::Link;
 use super::login::Login;
 use super::paced::Pace;
-use super::program::{self, Wanted};
-use super::signals;
-use crate::broker::is_accepted;
-use crate::wire::{PROGRAMS, Terminal, What};
+use super::program::{self, Gateway, Screen, Wanted};
+use super::{inside, signals};
+use crate::broker::{is_accepted, kind};
+use crate::wire::{PROGRAMS, What};
 
 /// Variables of one channel, the bytes of one, and of all of them as they go to the broker: what is escaped there is
 /// longer, and with the longest command it has to fit into one packet.
@@ -27,7 +28,10 @@ const VARIABLE_BYTES: usize = 4 << 10;
 const VARIABLES_BYTES: usize = 64 << 10;
 
 /// Size of a terminal whose client does not say (as of the server's).
-const USUAL: (u16, u16) = (80, 24);
+const USUAL: Size = Size { columns: 80, rows: 24, width: 0, height: 0 };
+
+/// Most modes of a terminal: there are fewer.
+const MODES: usize = 256;
 
 /// Longest name of a kind of terminal.
 const KIND_BYTES: usize = 64;
@@ -39,6 +43,7 @@ pub(super) struct Client {
     channels: HashMap<ChannelId, Open>,
     logged_in: CancellationToken,
     programs: TaskTracker,
+    helper: Arc<Helper>,
     total: Total,
     pace: Pace,
 }
@@ -56,7 +61,7 @@ struct Open {
 struct Idle {
     channel: ChannelWriteHalf<Msg>,
     outlet: Outlet,
-    terminal: Option<Terminal>,
+    screen: Option<Screen>,
     environment: Vec<(String, String)>,
 }
 
@@ -64,6 +69,7 @@ impl Client {
     pub(super) fn new(link: Arc<Link>) -> Self {
         Self {
             login: Login::new(Arc::clone(&link)),
+            helper: Arc::new(Helper::new(Arc::clone(&link))),
             link,
             channels: HashMap::new(),
             logged_in: CancellationToken::new(),
@@ -81,6 +87,11 @@ impl Client {
     /// The programs that run.
     pub(super) fn programs(&self) -> TaskTracker {
         self.programs.clone()
+    }
+
+    /// The helper of its connection.
+    pub(super) fn helper(&self) -> Arc<Helper> {
+        Arc::clone(&self.helper)
     }
 
     /// The pace of its connection.
@@ -108,9 +119,11 @@ impl Client {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
-        let Idle { channel, outlet, terminal, environment } = idle;
-        let wanted = Wanted { what, command: command.to_vec(), terminal, environment };
-        self.programs.spawn(program::run(Arc::clone(&self.link), channel, outlet, wanted));
+        let Idle { channel, outlet, screen, environment } = idle;
+        let wanted = Wanted { what, command: command.to_vec(), screen, environment };
+        let (link, helper) = (Arc::clone(&self.link), Arc::clone(&self.helper));
+        let gateway = Gateway { link, helper, handle: session.handle() };
+        self.programs.spawn(program::run(gateway, channel, outlet, wanted));
         Ok(())
     }
 }
@@ -119,12 +132,6 @@ impl Client {
 fn excess(channel: ChannelId) -> russh::Error {
     tracing::warn!(%channel, "the client sends more than its window");
     russh::Error::Disconnect
-}
-
-/// Columns and rows, when both are there.
-fn size(columns: u32, rows: u32) -> Option<Size> {
-    let one = |number: u32| u16::try_from(number).ok().filter(|&number| number > 0);
-    Some(Size { width: one(columns)?, height: one(rows)? })
 }
 
 impl Handler for Client {
@@ -165,7 +172,7 @@ impl Handler for Client {
         // What comes in is handed to us; nobody reads it a second time.
         let (_unread, channel) = channel.split();
         let (inlet, outlet) = inbox(&self.total);
-        let idle = Idle { channel, outlet, terminal: None, environment: Vec::new() };
+        let idle = Idle { channel, outlet, screen: None, environment: Vec::new() };
         let window = usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX);
         self.channels.insert(id, Open { inlet, window, idle: Some(idle) });
         reply.accept().await;
@@ -234,18 +241,18 @@ impl Handler for Client {
         term: &str,
         columns: u32,
         rows: u32,
-        _pixel_width: u32,
-        _pixel_height: u32,
-        _modes: &[(Pty, u32)],
+        pixel_width: u32,
+        pixel_height: u32,
+        modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        let Some(idle) =
-            self.idle(channel).filter(|idle| idle.terminal.is_none() && term.len() <= KIND_BYTES)
+        let Some(idle) = self.idle(channel).filter(|idle| idle.screen.is_none() && term.len() <= KIND_BYTES)
         else {
             return session.channel_failure(channel);
         };
-        let (width, height) = size(columns, rows).map_or(USUAL, |size| (size.width, size.height));
-        idle.terminal = Some(Terminal { kind: term.to_owned(), width, height });
+        let size = inside::size(columns, rows, pixel_width, pixel_height).unwrap_or(USUAL);
+        let modes = modes.iter().take(MODES).map(|(mode, value)| (*mode as u8, *value)).collect();
+        idle.screen = Some(Screen { kind: kind(term), size, modes });
         session.channel_success(channel)
     }
 
@@ -296,10 +303,13 @@ impl Handler for Client {
     async fn subsystem_request(
         &mut self,
         channel: ChannelId,
-        _name: &str,
+        name: &str,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        session.channel_failure(channel)
+        match name {
+            "sftp" => self.start(channel, What::Sftp, &[], session),
+            _ => session.channel_failure(channel),
+        }
     }
 
     async fn window_change_request(
@@ -307,14 +317,14 @@ impl Handler for Client {
         channel: ChannelId,
         columns: u32,
         rows: u32,
-        _pixel_width: u32,
-        _pixel_height: u32,
+        pixel_width: u32,
+        pixel_height: u32,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let Some(open) = self.channels.get_mut(&channel) else { return session.channel_failure(channel) };
-        if let Some(size) = size(columns, rows) {
-            match open.idle.as_mut().and_then(|idle| idle.terminal.as_mut()) {
-                Some(terminal) => (terminal.width, terminal.height) = (size.width, size.height),
+        if let Some(size) = inside::size(columns, rows, pixel_width, pixel_height) {
+            match open.idle.as_mut().and_then(|idle| idle.screen.as_mut()) {
+                Some(screen) => screen.size = size,
                 None => open.inlet.resize(size),
             }
         }

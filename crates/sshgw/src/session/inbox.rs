@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use portway_incus::Size;
+use portway_proto::guest::Size;
 use tokio::sync::{Notify, mpsc, watch};
 
 /// Bytes that wait for one program, at the very most.
@@ -273,6 +273,10 @@ impl Steering {
 mod tests {
     use super::*;
 
+    fn size(columns: u16) -> Size {
+        Size { columns, rows: 24, width: 0, height: 0 }
+    }
+
     /// Fails when pieces of one byte cost much more than one byte, more is taken than there is room for, or room is not
     /// given back.
     #[tokio::test]
@@ -327,14 +331,14 @@ mod tests {
         inlet.bytes(b"x").expect("it is lost");
         inlet.end();
         inlet.signal(15);
-        inlet.resize(Size { width: 1, height: 1 });
+        inlet.resize(size(1));
     }
 
     #[tokio::test]
     async fn of_many_sizes_the_last_counts_and_the_end_is_a_hangup() {
         let (inlet, mut outlet) = inbox(&Total::default());
         for width in 1..1000 {
-            inlet.resize(Size { width, height: 24 });
+            inlet.resize(size(width));
         }
         (0..100).for_each(|_| inlet.signal(2));
         let mut signals = 0;
@@ -344,7 +348,7 @@ mod tests {
                 other => break other,
             }
         };
-        assert_eq!((signals, last), (32, Steer::Resize(Size { width: 999, height: 24 })));
+        assert_eq!((signals, last), (32, Steer::Resize(size(999))));
         inlet.bytes(b"last").expect("room");
         drop(inlet);
         assert_eq!(outlet.steering.next().await, Steer::Hangup);

@@ -10,12 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use portway_incus::{Control, Exec, ExecEnd, ExecSockets, Input, Output};
+use portway_incus::{Control, Exec, ExecEnd, ExecSockets, Input, Output, Size};
+use portway_proto::guest::Size as ScreenSize;
 use russh::ChannelWriteHalf;
-use russh::server::Msg;
+use russh::server::{Handle, Msg};
 
+use super::helper::{Helper, Unable};
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Link, Lost};
+use super::{inside, signals};
+use crate::guest::Process;
 use crate::wire::{COMMAND_BYTES, Reply, Request, Terminal, What};
 
 /// The signals a program gets when its client has gone, each with the time it then has.
@@ -23,7 +27,7 @@ const FAREWELL: [(i32, Duration); 2] =
     [(nix::libc::SIGHUP, Duration::from_secs(3)), (nix::libc::SIGTERM, Duration::from_secs(5))];
 
 /// Standard error of a channel (RFC 4254, section 5.2).
-const STDERR: u32 = 1;
+pub(super) const STDERR: u32 = 1;
 
 /// Exit status of our own: sshd's, when it cannot go on.
 const GATEWAY_FAILED: u8 = 255;
@@ -36,68 +40,163 @@ const NOT_EXECUTABLE: u8 = 126;
 pub(super) struct Wanted {
     pub(super) what: What,
     pub(super) command: Vec<u8>,
-    pub(super) terminal: Option<Terminal>,
+    pub(super) screen: Option<Screen>,
     pub(super) environment: Vec<(String, String)>,
+}
+
+/// The client's terminal.
+#[derive(Debug, Clone)]
+pub(super) struct Screen {
+    pub(super) kind: String,
+    pub(super) size: ScreenSize,
+    /// Opcodes and arguments of RFC 4254, section 8.
+    pub(super) modes: Vec<(u8, u32)>,
+}
+
+/// What a program is started by, and told to the client with.
+pub(super) struct Gateway {
+    pub(super) link: Arc<Link>,
+    pub(super) helper: Arc<Helper>,
+    pub(super) handle: Handle,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With this status.
+    Status(u8),
+    /// By a signal, by its number in Linux.
+    Signal { number: u8, core: bool },
+}
+
+impl End {
+    /// As a shell has it.
+    fn status(self) -> u32 {
+        match self {
+            Self::Status(status) => status.into(),
+            Self::Signal { number, .. } => 128 + u32::from(number),
+        }
+    }
+}
+
+/// A program that runs.
+enum Running {
+    /// The server runs it.
+    Exec(Exec),
+    /// The helper does.
+    Inside(Process),
 }
 
 /// Bytes of a program, as the audit has them.
 #[derive(Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     from_client: AtomicU64,
     to_client: AtomicU64,
 }
 
+impl Counts {
+    pub(super) fn came(&self, bytes: usize) {
+        self.from_client.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn went(&self, bytes: usize) {
+        self.to_client.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 /// Runs a program on a channel to its end.
-pub(super) async fn run(link: Arc<Link>, channel: ChannelWriteHalf<Msg>, outlet: Outlet, wanted: Wanted) {
+pub(super) async fn run(
+    gateway: Gateway,
+    channel: ChannelWriteHalf<Msg>,
+    outlet: Outlet,
+    mut wanted: Wanted,
+) {
     let number = u32::from(channel.id());
-    let Wanted { what, command, terminal, environment } = wanted;
-    let on_terminal = terminal.is_some();
-    let request = Request::Open { channel: number, what, terminal, environment };
-    let opened = if command.len() > COMMAND_BYTES {
-        let text = format!("the command has {} bytes, and the longest has {COMMAND_BYTES}", command.len());
+    let on_terminal = wanted.screen.is_some();
+    let opened = if wanted.command.len() > COMMAND_BYTES {
+        let text =
+            format!("the command has {} bytes, and the longest has {COMMAND_BYTES}", wanted.command.len());
         Err((NOT_EXECUTABLE, text))
     } else {
-        open(&link, number, request, &command).await
+        open(&gateway, number, &wanted).await
     };
-    drop(command);
-    let exec = match opened {
-        Ok(exec) => exec,
+    wanted.command = Vec::new();
+    let counts = Arc::new(Counts::default());
+    let end = match opened {
+        Ok(Running::Exec(exec)) => converse(&channel, outlet, exec, &counts).await.map(End::Status),
+        Ok(Running::Inside(process)) => inside::converse(&channel, outlet, process, &counts).await,
         Err((status, message)) => {
-            let end = if on_terminal { "\r\n" } else { "\n" };
-            let text = Bytes::from(format!("portway: {message}{end}"));
-            let _gone = channel.extended_data_bytes(STDERR, text).await;
-            finish(&channel, status).await;
+            say(&channel, &message, on_terminal).await;
+            finish(&channel, &gateway.handle, End::Status(status)).await;
             return;
         }
     };
-    let counts = Arc::new(Counts::default());
-    let status = converse(&channel, outlet, exec, &counts).await;
-    if let Some(status) = status {
-        finish(&channel, status).await;
+    if let Some(end) = end {
+        finish(&channel, &gateway.handle, end).await;
     }
     let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let (bytes_in, bytes_out) = (read(&counts.from_client), read(&counts.to_client));
-    let ended = Request::Closed { channel: number, status: status.map(u32::from), bytes_in, bytes_out };
-    link.closed(number, ended).await;
+    let ended = Request::Closed { channel: number, status: end.map(End::status), bytes_in, bytes_out };
+    gateway.link.closed(number, ended).await;
 }
 
-/// Has the broker start it.
-async fn open(link: &Link, channel: u32, request: Request, command: &[u8]) -> Result<Exec, (u8, String)> {
+/// Says something of the gateway's own on the channel.
+pub(super) async fn say(channel: &ChannelWriteHalf<Msg>, message: &str, on_terminal: bool) {
+    let end = if on_terminal { "\r\n" } else { "\n" };
+    let _gone = channel.extended_data_bytes(STDERR, Bytes::from(format!("portway: {message}{end}"))).await;
+}
+
+/// Has it started: by the helper where the broker says so, and without one where there is none and it can be done.
+async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Running, (u8, String)> {
     let failed = || (GATEWAY_FAILED, "the gateway could not start the program".to_owned());
-    match link.ask(request, command).await {
-        Ok((Reply::Opened, fds)) => {
-            let sockets = ExecSockets::from_fds(fds).ok_or_else(failed)?;
-            Exec::new(sockets).await.map_err(|_| failed())
-        }
-        Ok((Reply::Refused { status, message }, _)) => Err((status, message)),
-        Ok((Reply::Verdict { .. } | Reply::Starting, _)) => Err(failed()),
-        Err(lost @ Lost) => {
-            // What comes of it after all is not taken: it does not run.
-            let never = Request::Closed { channel, status: None, bytes_in: 0, bytes_out: 0 };
-            link.closed(channel, never).await;
-            Err((GATEWAY_FAILED, lost.to_string()))
+    let mut why = String::new();
+    for inside in [true, false] {
+        match gateway.link.ask(request(channel, wanted, inside), &wanted.command).await {
+            Ok((Reply::Opened, fds)) => {
+                let sockets = ExecSockets::from_fds(fds).ok_or_else(failed)?;
+                return Exec::new(sockets).await.map(Running::Exec).map_err(|_| failed());
+            }
+            Ok((Reply::Inside { shell, home, terminal }, _)) => {
+                let start = inside::start(wanted, &shell, &home, terminal);
+                match gateway.helper.start(start).await {
+                    Ok(process) => return Ok(Running::Inside(process)),
+                    Err(unable) => {
+                        gateway.link.closed(channel, never(channel)).await;
+                        match unable {
+                            Unable::Program(status, text) => return Err((status, text)),
+                            Unable::Helper(text) => why = text,
+                        }
+                    }
+                }
+            }
+            Ok((Reply::Refused { status, message }, _)) => {
+                let message = if why.is_empty() { message } else { format!("{message}: {why}") };
+                return Err((status, message));
+            }
+            Ok((Reply::Verdict { .. } | Reply::Starting | Reply::Helped { .. }, _)) => return Err(failed()),
+            Err(lost @ Lost) => {
+                // What comes of it after all is not taken: it does not run.
+                gateway.link.closed(channel, never(channel)).await;
+                return Err((GATEWAY_FAILED, lost.to_string()));
+            }
         }
     }
+    Err(failed())
+}
+
+fn request(channel: u32, wanted: &Wanted, inside: bool) -> Request {
+    let terminal = wanted.screen.as_ref().map(|screen| Terminal {
+        kind: screen.kind.clone(),
+        width: screen.size.columns,
+        height: screen.size.rows,
+    });
+    let environment = wanted.environment.clone();
+    Request::Open { channel, what: wanted.what, terminal, environment, inside }
+}
+
+/// The end of a program that never was.
+fn never(channel: u32) -> Request {
+    Request::Closed { channel, status: None, bytes_in: 0, bytes_out: 0 }
 }
 
 /// Carries bytes until the program has ended; its exit status, if anybody is there to be told.
@@ -163,11 +262,11 @@ async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) {
         };
         match piece {
             Some(bytes) => {
-                let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                let count = bytes.len();
                 if input.send(bytes).await.is_err() {
                     return;
                 }
-                counts.from_client.fetch_add(count, Ordering::Relaxed);
+                counts.came(count);
             }
             None => {
                 let _ended = input.finish().await;
@@ -186,7 +285,7 @@ async fn carry(
     counts: &Counts,
 ) -> bool {
     while let Some(bytes) = output.next().await {
-        let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let count = bytes.len();
         let sent = match ext {
             None => channel.data_bytes(bytes).await,
             Some(ext) => channel.extended_data_bytes(ext, bytes).await,
@@ -194,7 +293,7 @@ async fn carry(
         if sent.is_err() {
             return false;
         }
-        counts.to_client.fetch_add(count, Ordering::Relaxed);
+        counts.went(count);
     }
     true
 }
@@ -212,7 +311,7 @@ async fn steer(control: &mut Control, steering: &mut Steering) {
         };
         let told = match steer {
             Steer::Signal(number) => control.signal(number).await,
-            Steer::Resize(size) => control.resize(size).await,
+            Steer::Resize(size) => control.resize(Size { width: size.columns, height: size.rows }).await,
             Steer::Hangup => return,
         };
         if told.is_err() {
@@ -250,8 +349,16 @@ async fn farewell(
 }
 
 /// Says how it ended, and closes the channel.
-async fn finish(channel: &ChannelWriteHalf<Msg>, status: u8) {
-    let _gone = channel.exit_status(u32::from(status)).await;
+async fn finish(channel: &ChannelWriteHalf<Msg>, handle: &Handle, end: End) {
+    match end {
+        End::Status(status) => {
+            let _gone = channel.exit_status(u32::from(status)).await;
+        }
+        End::Signal { number, core } => {
+            let (name, nothing) = (signals::name(number), String::new());
+            let _gone = handle.exit_signal_request(channel.id(), name, core, nothing.clone(), nothing).await;
+        }
+    }
     let _gone = channel.eof().await;
     let _gone = channel.close().await;
 }

@@ -218,6 +218,14 @@ fn take_streams(plan: &Plan<'_>) -> Result<(), c_int> {
     Ok(())
 }
 
+/// Becomes a user, with these groups and no others, and does not come back. Only for a program of one thread.
+///
+/// # Errors
+/// Those of setgroups(2), setresgid(2) and setresuid(2); some of it may have happened then.
+pub fn become_for_good(ids: Ids<'_>) -> io::Result<()> {
+    become_user(ids).map_err(io::Error::from_raw_os_error)
+}
+
 /// By bare system calls: the C library's functions would change every thread that shares this memory.
 fn become_user(ids: Ids<'_>) -> Result<(), c_int> {
     let (uid, gid, groups) = (ids.uid, ids.gid, ids.groups);

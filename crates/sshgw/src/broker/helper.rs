@@ -1,0 +1,158 @@
+//! From a grant to the helper of a connection: put into the instance and started there, with limits that its connection's
+//! process cannot change.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_incus::{Client, ExecSockets, ExecSpec};
+
+use super::account::{self, Account, Found};
+use super::grant::Grant;
+use super::open::{Refusal, absent, failure};
+use crate::guest::{Instance, Launched, build, launch};
+
+/// When a helper has removed its file, or will not.
+const SETTLED: Duration = Duration::from_secs(15);
+
+/// Exit status where there is no helper.
+const NO_HELPER: u8 = 255;
+
+/// What a connection may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct May {
+    /// Login shells.
+    pub(super) shell: bool,
+    /// Commands.
+    pub(super) exec: bool,
+    /// Files.
+    pub(super) sftp: bool,
+    /// Terminals.
+    pub(super) pty: bool,
+    /// Runs instead of all of them.
+    pub(super) command: Option<String>,
+}
+
+/// The way into an instance by the server's API.
+#[derive(Debug, Clone)]
+struct Way {
+    client: Client,
+    project: String,
+    instance: String,
+    /// Of the helper, and so of all that it runs.
+    environment: BTreeMap<String, String>,
+}
+
+impl Way {
+    fn path(&self) -> (&str, &str) {
+        (&self.project, &self.instance)
+    }
+}
+
+fn done<T>(result: Result<Option<T>, portway_incus::IncusError>) -> io::Result<T> {
+    result.map_err(io::Error::other)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+impl Instance for Way {
+    type Streams = ExecSockets;
+
+    /// The server's machine is that of its containers.
+    fn architecture(&self) -> &str {
+        std::env::consts::ARCH
+    }
+
+    async fn make_dir(&self, path: &str) -> io::Result<()> {
+        let (project, name) = self.path();
+        done(self.client.make_dir(project, name, path).await)
+    }
+
+    async fn put(&self, path: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+        let (project, name) = self.path();
+        done(self.client.put_file(project, name, path, mode, bytes.to_vec()).await)
+    }
+
+    async fn remove(&self, path: &str) -> io::Result<()> {
+        let (project, name) = self.path();
+        done(self.client.remove_file(project, name, path).await)
+    }
+
+    async fn run(&self, args: &[&str]) -> io::Result<ExecSockets> {
+        let (project, name) = self.path();
+        let spec = ExecSpec {
+            command: args.iter().map(|&arg| arg.to_owned()).collect(),
+            environment: self.environment.clone(),
+            // It becomes the user before it hears anything.
+            user: 0,
+            group: 0,
+            cwd: "/".to_owned(),
+            terminal: None,
+        };
+        done(self.client.exec(project, name, &spec).await)
+    }
+}
+
+/// Starts a helper, in the first of its places from this one on where that can be done. Its SHA-256, and its streams.
+pub(super) async fn start(
+    client: &Client,
+    grant: &Grant,
+    may: &May,
+    environment: impl FnOnce(&Account) -> BTreeMap<String, String>,
+    place: usize,
+) -> Result<([u8; 32], ExecSockets), Refusal> {
+    let (project, instance) = (grant.project.clone(), grant.instance.clone());
+    let failed = |error| failure(&instance, &error);
+    let found = account::find(client, &project, &instance, &grant.instance_user).await.map_err(failed)?;
+    let Found::Account(account) = found else { return Err(absent(&project, &instance)) };
+    let groups = account::groups(client, &project, &instance, &account).await.map_err(failed)?;
+    let limits = limits(&account, &groups, may);
+    let unable = |error: &dyn std::error::Error| {
+        let mut text = format!("{instance}: {error}");
+        let mut source = error.source();
+        while let Some(next) = source {
+            text = format!("{text}: {next}");
+            source = next.source();
+        }
+        Refusal::new(NO_HELPER, text)
+    };
+    let environment = environment(&account);
+    let way = Way { client: client.clone(), project, instance: grant.instance.clone(), environment };
+    let hash = build(way.architecture()).map_err(|error| unable(&error))?;
+    let launched = launch(&way, place, &limits).await.map_err(|error| unable(&error))?;
+    let (streams, launched) = launched.into_parts();
+    tokio::spawn(sweep(way, Arc::new(launched)));
+    Ok((hash, streams))
+}
+
+/// A helper that runs has removed its file at once; one that could not be run has left it.
+async fn sweep(way: Way, launched: Arc<Launched<()>>) {
+    tokio::time::sleep(SETTLED).await;
+    launched.clear(&way).await;
+}
+
+/// The helper's own arguments: whatever it is told later, it is this user, and runs these.
+fn limits(account: &Account, groups: &[u32], may: &May) -> Vec<String> {
+    let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(",") };
+    let kinds = [(may.shell, "shell"), (may.exec, "exec"), (may.sftp, "sftp"), (may.pty, "pty")];
+    let kinds = kinds.iter().filter(|(is_allowed, _)| *is_allowed).map(|(_, kind)| (*kind).to_owned());
+    let groups = list(groups.iter().map(u32::to_string).collect());
+    let fields = [account.uid.to_string(), account.gid.to_string(), groups, list(kinds.collect())];
+    fields.into_iter().chain(may.command.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when a helper may do what its connection may not.
+    #[test]
+    fn limits_are_what_is_allowed() {
+        let text = |text: &str| text.to_owned();
+        let bob =
+            Account { name: text("bob"), uid: 7, gid: 8, home: text("/home/bob"), shell: text("/bin/sh") };
+        let all = May { shell: true, exec: true, sftp: true, pty: true, command: None };
+        assert_eq!(limits(&bob, &[8, 9], &all), ["7", "8", "8,9", "shell,exec,sftp,pty"]);
+        let one = May { shell: false, exec: false, sftp: false, pty: false, command: Some(text("a b")) };
+        assert_eq!(limits(&bob, &[], &one), ["7", "8", "-", "-", "a b"]);
+    }
+}

@@ -1,0 +1,136 @@
+//! The helper of this connection: one program inside the instance, started at the first need and kept for all channels.
+//!
+//! The broker puts it there and says by its arguments what it may do; this process only speaks to it. It ends with its
+//! streams, and hangs up what it runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_incus::{Control, Exec, ExecSockets, Outcome, Output};
+use portway_proto::guest::Step;
+use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
+
+use super::link::{Link, Lost};
+use crate::guest::{Guest, Process, StartError, Wanted, greet};
+use crate::wire::{HELPER_PLACES, Reply, Request};
+
+/// How long a helper may take to say hello. It starts in some milliseconds.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// Why there is no process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unable {
+    /// There is no helper, so it might do without one.
+    Helper(String),
+    /// The program cannot be run: exit status and text.
+    Program(u8, String),
+}
+
+/// The way to the helper.
+#[derive(Debug)]
+pub(super) struct Helper {
+    link: Arc<Link>,
+    guest: Mutex<Option<Guest>>,
+    keepers: TaskTracker,
+}
+
+impl Helper {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { link, guest: Mutex::default(), keepers: TaskTracker::new() }
+    }
+
+    /// Starts a process inside.
+    pub(super) async fn start(&self, wanted: Wanted) -> Result<Process, Unable> {
+        let shell = match &wanted.program {
+            portway_proto::guest::Program::Exec { path, .. } => String::from_utf8_lossy(path).into_owned(),
+            portway_proto::guest::Program::Sftp => "the server of files".to_owned(),
+        };
+        // The instance may have been started anew since the last one.
+        let mut started = self.guest().await?.start(wanted.clone()).await;
+        if matches!(started, Err(StartError::Gone)) {
+            started = self.guest().await?.start(wanted).await;
+        }
+        started.map_err(|error| match error {
+            StartError::Gone => Unable::Helper(error.to_string()),
+            StartError::TooLong => Unable::Program(126, error.to_string()),
+            StartError::Refused { step: Step::Exec, source } => {
+                let status = if source.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+                Unable::Program(status, format!("cannot run {shell}: {source}"))
+            }
+            StartError::Refused { step: Step::Terminal, source } => {
+                Unable::Program(255, format!("there is no terminal: {source}"))
+            }
+            StartError::Refused { source, .. } => {
+                Unable::Program(255, format!("cannot start {shell}: {source}"))
+            }
+        })
+    }
+
+    /// Lets the helper end once its processes have; returns when it has ended.
+    pub(super) async fn close(&self) {
+        drop(self.guest.lock().await.take());
+        self.keepers.close();
+        self.keepers.wait().await;
+    }
+
+    /// The helper that runs, or a new one.
+    async fn guest(&self) -> Result<Guest, Unable> {
+        let mut kept = self.guest.lock().await;
+        if let Some(guest) = kept.as_ref().filter(|guest| !guest.is_gone()) {
+            return Ok(guest.clone());
+        }
+        let mut why = String::new();
+        for place in 0..HELPER_PLACES {
+            match self.try_place(place).await {
+                Ok(guest) => return Ok(kept.insert(guest).clone()),
+                Err(reason) => why = reason,
+            }
+        }
+        tracing::warn!(reason = why, "there is no helper in the instance");
+        Err(Unable::Helper(why))
+    }
+
+    async fn try_place(&self, place: usize) -> Result<Guest, String> {
+        let (build, fds) = match self.link.ask(Request::Helper { place }, &[]).await {
+            Ok((Reply::Helped { build }, fds)) => (build, fds),
+            Ok((Reply::Refused { message, .. }, _)) => return Err(message),
+            Ok(_) => return Err("the gateway does not know of helpers".to_owned()),
+            Err(lost @ Lost) => return Err(lost.to_string()),
+        };
+        let strange = || "the helper's streams are none".to_owned();
+        let sockets = ExecSockets::from_fds(fds).ok_or_else(strange)?;
+        let exec = Exec::new(sockets).await.map_err(|_| strange())?;
+        let (mut pipe, control, errors, outcome) = exec.into_pipe();
+        let said = tokio::time::timeout(GREETING, greet(&mut pipe, &build)).await;
+        match said {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(format!("the helper does not start: {error}")),
+            Err(_) => return Err("the helper does not start: it says nothing".to_owned()),
+        }
+        self.keepers.spawn(keep(control, errors, outcome));
+        Ok(Guest::adopt(pipe))
+    }
+}
+
+/// Holds the helper until it has ended: without this it would be killed.
+async fn keep(mut control: Control, errors: Option<Output>, outcome: Outcome) {
+    let said = async {
+        if let Some(mut errors) = errors {
+            while let Some(bytes) = errors.next().await {
+                let text = crate::audit::bounded(&String::from_utf8_lossy(&bytes));
+                tracing::debug!(said = ?text, "the helper complains");
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let pinged = async {
+        control.closed().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = outcome.wait() => tracing::debug!(?ended, "the helper has ended"),
+        () = said => {}
+        () = pinged => {}
+    }
+}

@@ -1,0 +1,168 @@
+//! A channel with a process of the helper's behind it: the same life as a program of the server's ([`super::program`]), but
+//! with signals to whatever runs in front, and an end that tells a signal from a status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use portway_proto::guest::{Environment, Exit, Ids, Program, Pty, Signal, Size};
+use russh::ChannelWriteHalf;
+use russh::server::Msg;
+use tokio::sync::oneshot;
+
+use super::inbox::{Outlet, Pieces, Steer, Steering};
+use super::program::{Counts, End, STDERR, Wanted, say};
+use crate::guest::{Control, Input, Output, Process, Wanted as Start};
+use crate::wire::What;
+
+/// How long a program gets to end once it was hung up: longer than the helper lets it.
+const FAREWELL: Duration = Duration::from_secs(12);
+
+/// File mode creation mask of a login (as of sshd and login).
+const UMASK: u16 = 0o022;
+
+/// Variable with the terminal's path.
+const TTY: &[u8] = b"SSH_TTY";
+
+/// What the helper is asked for, on the client's terminal where that is granted.
+pub(super) fn start(wanted: &Wanted, shell: &str, home: &str, on_terminal: bool) -> Start {
+    let name = shell.rsplit('/').next().unwrap_or(shell);
+    let args = match wanted.what {
+        // A leading sign makes it a login shell.
+        What::Shell => vec![format!("-{name}").into_bytes()],
+        What::Command => vec![name.as_bytes().to_vec(), b"-c".to_vec(), wanted.command.clone()],
+        What::Sftp => Vec::new(),
+    };
+    let program = match wanted.what {
+        What::Shell | What::Command => Program::Exec { path: shell.as_bytes().to_vec(), args },
+        What::Sftp => Program::Sftp,
+    };
+    let mut env: Vec<Vec<u8>> =
+        wanted.environment.iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect();
+    let screen = wanted.screen.as_ref().filter(|_| on_terminal);
+    env.extend(screen.map(|screen| format!("TERM={}", screen.kind).into_bytes()));
+    // What holds a zero byte is no variable.
+    env.retain(|entry| !entry.contains(&0));
+    Start {
+        program,
+        env,
+        environment: Environment::Instance,
+        cwd: home.as_bytes().to_vec(),
+        // Whatever is said here, it is the user the helper is.
+        ids: Ids { uid: 0, gid: 0, groups: Vec::new() },
+        umask: UMASK,
+        pty: screen.map(|screen| Pty {
+            size: screen.size,
+            modes: screen.modes.clone(),
+            path_variable: TTY.to_vec(),
+        }),
+    }
+}
+
+/// Carries bytes until the process has ended; its end, if anybody is there to be told.
+pub(super) async fn converse(
+    channel: &ChannelWriteHalf<Msg>,
+    outlet: Outlet,
+    process: Process,
+    counts: &Arc<Counts>,
+) -> Option<End> {
+    let Process { input, mut output, mut error, mut exit, control, .. } = process;
+    let Outlet { input: pieces, mut steering } = outlet;
+    let feeding = tokio::spawn(feed(pieces, input, Arc::clone(counts)));
+    let is_heard = {
+        let answers = async {
+            let (one, two) = tokio::join!(
+                carry(&mut output, channel, None, counts),
+                carry(&mut error, channel, Some(STDERR), counts)
+            );
+            one && two
+        };
+        tokio::select! {
+            is_heard = answers => is_heard,
+            () = steer(&control, &mut steering) => false,
+        }
+    };
+    let told = if is_heard {
+        tokio::select! {
+            told = &mut exit => Some(told),
+            () = steer(&control, &mut steering) => None,
+        }
+    } else {
+        None
+    };
+    feeding.abort();
+    match told {
+        Some(Ok(Exit::Code(status))) => Some(End::Status(status)),
+        Some(Ok(Exit::Signal { signal, core })) => Some(End::Signal { number: signal.number(), core }),
+        Some(Err(_)) => {
+            say(channel, "the instance, or the helper in it, has gone", false).await;
+            Some(End::Status(255))
+        }
+        None => {
+            farewell(&control, exit).await;
+            None
+        }
+    }
+}
+
+/// Ends a process that nobody listens to any more.
+async fn farewell(control: &Control, exit: oneshot::Receiver<Exit>) {
+    control.hang_up().await;
+    if tokio::time::timeout(FAREWELL, exit).await.is_err() {
+        tracing::warn!("a program does not end");
+    }
+}
+
+/// What the client sends, to the process.
+async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) {
+    while let Some(bytes) = pieces.next().await {
+        if !input.write(&bytes).await {
+            return;
+        }
+        counts.came(bytes.len());
+    }
+    input.end().await;
+}
+
+/// What a process writes, to the client. Whether it ended before the client did.
+async fn carry(
+    output: &mut Output,
+    channel: &ChannelWriteHalf<Msg>,
+    ext: Option<u32>,
+    counts: &Counts,
+) -> bool {
+    while let Some(bytes) = output.read().await {
+        let (count, bytes) = (bytes.len(), Bytes::from(bytes));
+        let sent = match ext {
+            None => channel.data_bytes(bytes).await,
+            Some(ext) => channel.extended_data_bytes(ext, bytes).await,
+        };
+        if sent.is_err() {
+            return false;
+        }
+        counts.went(count);
+    }
+    true
+}
+
+/// Steers the process until its client has gone.
+async fn steer(control: &Control, steering: &mut Steering) {
+    loop {
+        match steering.next().await {
+            Steer::Signal(number) => {
+                if let Some(signal) = u8::try_from(number).ok().and_then(Signal::new) {
+                    control.signal(signal).await;
+                }
+            }
+            Steer::Resize(size) => control.resize(size).await,
+            Steer::Hangup => return,
+        }
+    }
+}
+
+/// Columns, rows and pixels as a client says them; `None` when there are no columns or rows.
+pub(super) fn size(columns: u32, rows: u32, width: u32, height: u32) -> Option<Size> {
+    let one = |number: u32| u16::try_from(number).ok().filter(|&number| number > 0);
+    let pixels = |number: u32| u16::try_from(number).unwrap_or_default();
+    Some(Size { columns: one(columns)?, rows: one(rows)?, width: pixels(width), height: pixels(height) })
+}
