@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
-use portway_testkit::testbed::NoServices;
+use portway_testkit::testbed::{self, NoServices};
 
 /// A program the tests call, and where Debian and Ubuntu keep it.
 struct Need {
@@ -64,7 +64,10 @@ pub(crate) fn provide() -> anyhow::Result<()> {
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_installed(need)).collect();
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     if is_root() {
-        return install(&packages);
+        install(&packages)?;
+        // The program that `portway compose config` is held against comes from another release of Debian.
+        testbed::compose_oracle().context("cannot fetch Docker Compose of Debian 13")?;
+        return Ok(());
     }
     for need in &missing {
         println!("missing: {} (package {}), for {}", need.program, need.package, need.used_for);

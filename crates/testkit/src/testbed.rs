@@ -11,6 +11,7 @@
 mod debian;
 mod image;
 mod lock;
+mod oracle;
 mod packages;
 mod place;
 mod root;
@@ -26,6 +27,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub use lock::InUse;
 pub(crate) use lock::alone;
+pub use oracle::compose_oracle;
 pub use packages::NoServices;
 pub use place::{Place, Server};
 

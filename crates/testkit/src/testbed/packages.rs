@@ -144,6 +144,13 @@ pub(super) fn mirror() -> Result<String> {
         .with_context(|| format!("no apt entry for {codename} to take the mirror from"))
 }
 
+/// An apt entry for another release from the mirror the machine uses.
+pub(super) fn entry_of(suite: &str) -> Result<sources::Addition> {
+    let codename = codename()?;
+    sources::derive(&source_files()?, &codename, suite)
+        .with_context(|| format!("no apt entry for {codename} to take the mirror from"))
+}
+
 /// Makes the backports of this release known, from the mirror the machine uses.
 fn add_backports() -> Result<()> {
     let codename = codename()?;

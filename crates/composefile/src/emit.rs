@@ -1,0 +1,151 @@
+//! The canonical form as JSON and YAML. A `$` is written `$$`, so that what is printed reads as what it was.
+
+use serde_json::Value as Json;
+
+use crate::tree::{Map, Node, Value};
+
+/// Sections in the order of the YAML form.
+const SECTIONS: [&str; 5] = ["services", "networks", "volumes", "secrets", "configs"];
+
+/// `node` as JSON.
+pub(crate) fn json(node: &Node, raw: bool) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => Json::Bool(*value),
+        Value::Int(value) => i64::try_from(*value)
+            .map(Json::from)
+            .or_else(|_| u64::try_from(*value).map(Json::from))
+            .unwrap_or(Json::Null),
+        Value::Float(value) => Json::from(*value),
+        Value::Text(text) if raw => Json::from(text.as_str()),
+        Value::Text(text) => Json::from(text.replace('$', "$$")),
+        Value::List(list) => Json::Array(list.iter().map(|node| json(node, raw)).collect()),
+        Value::Map(map) => {
+            Json::Object(map.iter().map(|(key, node)| (key.clone(), json(node, raw))).collect())
+        }
+    }
+}
+
+/// The whole project. Some members are always there in the JSON form.
+pub(crate) fn project_json(name: &str, tree: &Map, raw: bool) -> Json {
+    let mut whole = serde_json::Map::new();
+    whole.insert("name".to_owned(), Json::from(name));
+    for (key, node) in tree {
+        let mut section = json(node, raw);
+        let members = section
+            .as_object_mut()
+            .into_iter()
+            .flat_map(|map| map.values_mut())
+            .filter_map(Json::as_object_mut);
+        for member in members {
+            let mut always = |key: &str, value: Json| {
+                member.entry(key.to_owned()).or_insert(value);
+            };
+            match key.as_str() {
+                "services" => {
+                    always("command", Json::Null);
+                    always("entrypoint", Json::Null);
+                    if let Some(deploy) = member.get_mut("deploy").and_then(Json::as_object_mut) {
+                        deploy.entry("placement").or_insert(serde_json::json!({}));
+                        deploy.entry("resources").or_insert(serde_json::json!({}));
+                    }
+                }
+                "networks" => always("ipam", serde_json::json!({})),
+                _ => {}
+            }
+        }
+        whole.insert(key.clone(), section);
+    }
+    Json::Object(whole)
+}
+
+/// The whole project as YAML, in block style.
+pub(crate) fn yaml(name: &str, tree: &Map, raw: bool) -> String {
+    let mut text = format!("name: {}\n", scalar(name));
+    let sections = SECTIONS.iter().filter_map(|key| tree.get_key_value(*key));
+    let others = tree.iter().filter(|(key, _)| !SECTIONS.contains(&key.as_str()));
+    for (key, node) in sections.chain(others) {
+        text.push_str(&scalar(key));
+        text.push(':');
+        block(&json(node, raw), 1, &mut text);
+    }
+    text
+}
+
+/// What stands after a key or a dash, with its line end.
+fn block(value: &Json, depth: usize, text: &mut String) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Json::Object(map) if !map.is_empty() => {
+            text.push('\n');
+            for (key, value) in map {
+                text.push_str(&indent);
+                text.push_str(&scalar(key));
+                text.push(':');
+                block(value, depth + 1, text);
+            }
+        }
+        Json::Array(list) if !list.is_empty() => {
+            text.push('\n');
+            for value in list {
+                text.push_str(&indent);
+                text.push('-');
+                item(value, depth + 1, text);
+            }
+        }
+        value => {
+            text.push(' ');
+            text.push_str(&flow(value));
+            text.push('\n');
+        }
+    }
+}
+
+/// An item of a list: the first member of a mapping stands beside the dash.
+fn item(value: &Json, depth: usize, text: &mut String) {
+    let Json::Object(map) = value else { return block(value, depth, text) };
+    if map.is_empty() {
+        return block(value, depth, text);
+    }
+    let indent = "  ".repeat(depth);
+    for (at, (key, value)) in map.iter().enumerate() {
+        text.push_str(if at == 0 { " " } else { &indent });
+        text.push_str(&scalar(key));
+        text.push(':');
+        block(value, depth + 1, text);
+    }
+}
+
+fn flow(value: &Json) -> String {
+    match value {
+        Json::String(text) => scalar(text),
+        Json::Array(_) => "[]".to_owned(),
+        Json::Object(_) => "{}".to_owned(),
+        Json::Null | Json::Bool(_) | Json::Number(_) => value.to_string(),
+    }
+}
+
+/// A text that every YAML reader takes for a text: plain where nothing speaks against it, else in quotes.
+fn scalar(text: &str) -> String {
+    const WORDS: [&str; 9] = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
+    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '_'));
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_./@%+=$-".contains(c);
+    if starts && text.chars().all(legal) && !WORDS.iter().any(|word| text.eq_ignore_ascii_case(word)) {
+        return text.to_owned();
+    }
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
+                quoted.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}

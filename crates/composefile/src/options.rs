@@ -1,0 +1,186 @@
+//! What is loaded and how: the way in.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use crate::fault::{Fault, Kind};
+use crate::host::Host;
+use crate::load::{Environment, Loader, Setting};
+use crate::name::project_name;
+use crate::project::Project;
+use crate::template::{self, Scope};
+use crate::tree::{Map, Node, Value};
+use crate::{consistency, normalise, schema, shape};
+
+/// A Compose file.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A file; an absolute path.
+    File(PathBuf),
+    /// A text, from standard input.
+    Text(String),
+}
+
+/// What to load.
+#[derive(Debug)]
+pub struct Options {
+    /// The files, the later over the earlier.
+    pub sources: Vec<Source>,
+    /// Where relative paths begin; absolute.
+    pub dir: PathBuf,
+    /// The project's name, when the command line or the environment says it.
+    pub name: Option<String>,
+    /// Variables of the process.
+    pub environment: Environment,
+    /// Files of variables, absolute; `.env` in `dir` when `None` and it is there.
+    pub env_files: Option<Vec<PathBuf>>,
+    /// Enabled profiles; `*` is all.
+    pub profiles: Vec<String>,
+    /// Only these services and what they depend on; all when empty.
+    pub services: Vec<String>,
+    /// Variables are filled in.
+    pub interpolate: bool,
+}
+
+/// Reads a project.
+///
+/// # Errors
+/// The first thing that is wrong, with its place.
+pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
+    let loader = Loader {
+        host,
+        raw: !options.interpolate,
+        home: options.environment.get("HOME").cloned(),
+        warnings: RefCell::default(),
+        variables: RefCell::default(),
+        read: RefCell::default(),
+        grown: RefCell::default(),
+    };
+    let mut environment = environment(&loader, options)?;
+    let files = texts(&loader, options)?;
+    let name = name(options, &files, &environment)?;
+    environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
+    let setting = Setting { dir: options.dir.clone(), environment: &environment, included_by: Vec::new() };
+    let mut tree = loader.files(&files, &setting)?;
+    if tree.is_empty() {
+        return Err(Fault::of(Kind::Malformed, "the Compose file is empty"));
+    }
+    tree.remove("name");
+    let place = crate::fault::Place::of_file("");
+    tree.entry("services".to_owned()).or_insert_with(|| Node::new(Value::empty_map(), &place));
+    let profiles = all_profiles(&tree);
+    let disabled = disable(&mut tree, options, &environment);
+    normalise::project(&loader, &mut tree, &name, &options.dir, &environment)?;
+    let mut whole = Node::new(Value::Map(tree), &place);
+    shape::prune(&mut whole, &schema::FILE);
+    let Value::Map(tree) = whole.value else {
+        return Err(Fault::of(Kind::Malformed, "the Compose file is empty"));
+    };
+    let mut project = Project {
+        name,
+        tree,
+        warnings: Vec::new(),
+        variables: loader.variables.take(),
+        profiles,
+        environment,
+        raw: loader.raw,
+    };
+    project.keep(&options.services)?;
+    consistency::check(&project.tree, &disabled)?;
+    project.drop_unused();
+    project.warnings = loader.warnings.take();
+    Ok(project)
+}
+
+/// The process's variables, and below them those of `.env` or of the files that were named.
+fn environment(loader: &Loader<'_>, options: &Options) -> Result<Environment, Fault> {
+    let mut own = Environment::new();
+    let files = match &options.env_files {
+        Some(files) => files.clone(),
+        None => {
+            let default = options.dir.join(".env");
+            if loader.host.is_file(&default) { vec![default] } else { Vec::new() }
+        }
+    };
+    for file in files {
+        let mut outside = own.clone();
+        outside.extend(options.environment.clone());
+        own.extend(loader.env_file(&file, &outside, None)?);
+    }
+    own.extend(options.environment.clone());
+    Ok(own)
+}
+
+fn texts(loader: &Loader<'_>, options: &Options) -> Result<Vec<(PathBuf, String)>, Fault> {
+    let read = |source: &Source| match source {
+        Source::File(path) => Ok((path.clone(), loader.read(path, None)?)),
+        Source::Text(text) => Ok((PathBuf::from("-"), text.clone())),
+    };
+    options.sources.iter().map(read).collect()
+}
+
+/// What is said outside, else the last `name:` of the files, else the folder's.
+fn name(options: &Options, files: &[(PathBuf, String)], environment: &Environment) -> Result<String, Fault> {
+    let said = options.name.clone().or_else(|| environment.get("COMPOSE_PROJECT_NAME").cloned());
+    if let Some(said) = said.filter(|said| !said.is_empty()) {
+        return match project_name(&said) {
+            Some(name) if name == said => Ok(name),
+            _ => {
+                let what =
+                    format!("`{said}` is no name of a project: lower case letters, digits, `-` and `_`");
+                Err(Fault::of(Kind::Malformed, what))
+            }
+        };
+    }
+    let mut found = None;
+    for (path, text) in files {
+        for document in crate::yaml::documents(&path.display().to_string(), text)? {
+            let Some(node) = document.at("name") else { continue };
+            let Some(text) = node.as_text() else {
+                return Err(node.fault("name", format!("must be a text, not {}", node.value.noun())));
+            };
+            let lookup = |name: &str| environment.get(name).cloned();
+            let filled = template::substitute(text, &mut Scope { lookup: &lookup, unset: &mut |_| {} })
+                .map_err(|fault| node.fault("name", fault.to_string()))?;
+            found = Some((node.clone(), filled));
+        }
+    }
+    if let Some((node, text)) = found {
+        return project_name(&text)
+            .ok_or_else(|| node.fault("name", format!("`{text}` is no name of a project")));
+    }
+    let dir = options.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    project_name(&dir).ok_or_else(|| {
+        Fault::of(Kind::Malformed, "the folder's name is no name of a project")
+            .hint(Some("say --project-name".to_owned()))
+    })
+}
+
+fn all_profiles(tree: &Map) -> BTreeSet<String> {
+    let services = tree.get("services").and_then(Node::as_map).into_iter().flatten();
+    let named = services.flat_map(|(_, service)| service.items("profiles"));
+    named.filter_map(|profile| profile.as_text().map(str::to_owned)).collect()
+}
+
+/// Takes out the services that no enabled profile has. Naming a service enables it.
+fn disable(tree: &mut Map, options: &Options, environment: &Environment) -> BTreeSet<String> {
+    let mut enabled: BTreeSet<&str> = options.profiles.iter().map(String::as_str).collect();
+    if options.profiles.is_empty()
+        && let Some(said) = environment.get("COMPOSE_PROFILES")
+    {
+        enabled.extend(said.split(',').map(str::trim).filter(|name| !name.is_empty()));
+    }
+    let mut disabled = BTreeSet::new();
+    let Some(services) = tree.get_mut("services").and_then(Node::as_map_mut) else { return disabled };
+    services.retain(|name, service| {
+        let profiles = service.items("profiles");
+        let any = profiles.iter().any(|profile| profile.as_text().is_some_and(|name| enabled.contains(name)));
+        let keep = profiles.is_empty() || any || enabled.contains("*") || options.services.contains(name);
+        if !keep {
+            disabled.insert(name.clone());
+        }
+        keep
+    });
+    disabled
+}
