@@ -29,7 +29,6 @@ fn sum(scene: &Scene, name: &str) -> String {
 
 /// Fails when a byte of a large file is lost on either way.
 #[test]
-#[ignore = "not yet: SFTP"]
 fn a_large_file_goes_there_and_back() {
     let Some(scene) = scene_of(Image::Busybox, "large") else { return };
     let data: Vec<u8> = (0..u32::try_from(LARGE_BYTES / 4).unwrap())
@@ -89,13 +88,11 @@ fn are_the_users(image: Image, name: &str) {
 }
 
 #[test]
-#[ignore = "not yet: SFTP, groups"]
 fn files_are_the_users_on_busybox() {
     are_the_users(Image::Busybox, "owners");
 }
 
 #[test]
-#[ignore = "not yet: SFTP, groups"]
 fn files_are_the_users_on_debian() {
     are_the_users(Image::Debian, "owners");
 }
@@ -104,7 +101,6 @@ fn files_are_the_users_on_debian() {
 ///
 /// Fails when one of them loses a byte, or asks for what is not answered.
 #[test]
-#[ignore = "not yet: SFTP"]
 fn every_client_moves_files() {
     let Some(scene) = scene_of(Image::Debian, "movers") else { return };
     let name = scene.container.name();
@@ -158,7 +154,6 @@ fn psftp(scene: &Scene, from: &str, to: &str) {
 
 /// Fails when a mounted folder does otherwise than one that is there, or cannot be given back.
 #[test]
-#[ignore = "not yet: SFTP"]
 fn sshfs_is_a_folder() {
     let Some(scene) = scene_of(Image::Debian, "sshfs") else { return };
     let words = scene.options("key");
