@@ -352,8 +352,7 @@ impl Child {
     /// Starts the helper inside.
     async fn help(&self, id: u64, grant: &Grant, place: usize) {
         let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
-        let may = May { shell: true, exec: true, sftp: true, pty: true, command: None };
-        match helper::start(&self.broker.client, grant, &may, environment, place).await {
+        match helper::start(&self.broker.client, grant, &May::of(grant), environment, place).await {
             Ok((build, sockets)) => self.say(id, Reply::Helped { build }, sockets.into_fds()).await,
             Err(refusal) => {
                 let reply = Reply::Refused { status: refusal.status, message: bounded(&refusal.message) };

@@ -34,6 +34,16 @@ pub(super) struct May {
     pub(super) command: Option<String>,
 }
 
+impl May {
+    /// What a grant allows. A helper does whatever is allowed here for as long as its connection lives, so each field of a
+    /// grant is named: who adds one (a forced command, a terminal that is not given, an action that is not allowed) has to
+    /// say what it means here. A forced command is also what the connection's process has to be told to run.
+    pub(super) const fn of(grant: &Grant) -> Self {
+        let Grant { person: _, key: _, project: _, instance: _, instance_user: _ } = grant;
+        Self { shell: true, exec: true, sftp: true, pty: true, command: None }
+    }
+}
+
 /// The way into an instance by the server's API.
 #[derive(Debug, Clone)]
 struct Way {
