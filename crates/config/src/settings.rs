@@ -2,6 +2,7 @@
 //!
 //! Every key has a default, an unknown key is an error, and each error says file, line and column.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,8 @@ pub struct Settings {
     pub incus: IncusSettings,
     /// `[lxd]`.
     pub lxd: LxdSettings,
+    /// `[ssh]`.
+    pub ssh: SshSettings,
 }
 
 /// `[daemon]`.
@@ -52,6 +55,26 @@ pub struct IncusSettings {
 pub struct LxdSettings {
     /// `socket`: LXD's unix socket; goes before `LXD_SOCKET` and `LXD_DIR`. Absolute.
     pub socket: Option<PathBuf>,
+}
+
+/// `[ssh]`. What its keys mean is the gateway's own matter: they are the long names of its flags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SshSettings {
+    /// `daemon`: the daemon runs the gateway.
+    pub daemon: bool,
+    /// Every other key, in the order of the alphabet.
+    pub flags: Vec<SshFlag>,
+}
+
+/// A flag of the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshFlag {
+    /// Its long name.
+    pub name: String,
+    /// Its value, as it would stand on a command line.
+    pub value: String,
+    /// Where it stands, from 1.
+    pub line: usize,
 }
 
 /// Whom relay workers run as.
@@ -142,6 +165,17 @@ struct RawSettings {
     incus: RawServer,
     #[serde(default)]
     lxd: RawServer,
+    #[serde(default)]
+    ssh: BTreeMap<String, Spanned<RawFlag>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a text, a number, true, false or a list of texts")]
+enum RawFlag {
+    Switch(bool),
+    Number(i64),
+    Text(String),
+    List(Vec<String>),
 }
 
 #[derive(Deserialize, Default)]
@@ -209,7 +243,32 @@ fn parse_text(text: &str) -> Result<Settings, Fault> {
         },
         incus: IncusSettings { socket: checked(raw.incus.socket, |path| absolute("incus", path))? },
         lxd: LxdSettings { socket: checked(raw.lxd.socket, |path| absolute("lxd", path))? },
+        ssh: ssh(text, raw.ssh)?,
     })
+}
+
+fn ssh(text: &str, raw: BTreeMap<String, Spanned<RawFlag>>) -> Result<SshSettings, Fault> {
+    let mut settings = SshSettings::default();
+    for (name, value) in raw {
+        let at = value.span().start;
+        match (name.as_str(), value.into_inner()) {
+            ("daemon", RawFlag::Switch(on)) => settings.daemon = on,
+            ("daemon", _) => {
+                return Err(Fault { at, message: "ssh.daemon is neither true nor false".to_owned() });
+            }
+            (_, value) => {
+                let value = match value {
+                    RawFlag::Switch(on) => on.to_string(),
+                    RawFlag::Number(number) => number.to_string(),
+                    RawFlag::Text(text) => text,
+                    RawFlag::List(texts) => texts.join(","),
+                };
+                let (line, _) = files::position(text, at);
+                settings.flags.push(SshFlag { name, value, line });
+            }
+        }
+    }
+    Ok(settings)
 }
 
 /// Applies `check` to a value that is there; its message gets the value's place.

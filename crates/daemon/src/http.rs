@@ -25,6 +25,7 @@ pub(crate) use self::answer::Refusal;
 use self::answer::{Answer, json};
 pub(crate) use self::input::LIST_BYTES;
 use self::input::{About, Body, Condition, DeviceInPath, InPath};
+use crate::companion::Companion;
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, Reply, edit};
 use crate::nat::Leader;
@@ -39,7 +40,7 @@ static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
 type Shared = State<Arc<Hub>>;
 
 /// The routes.
-pub(crate) fn router(hub: Arc<Hub>) -> Router {
+pub(crate) fn router(hub: Arc<Hub>, companion: Companion) -> Router {
     Router::new()
         .route("/1.0", get(server))
         .route("/1.0/devices", get(list).post(add))
@@ -51,7 +52,7 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route("/1.0/import", get(importable).post(import))
         .route("/1.0/export", get(exportable).post(export))
         .route("/1.0/events", get(events))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move |hub: Shared| metrics(hub, companion.clone())))
         .fallback(|| async { Refusal::from(failure(FailureKind::Missing, "no such resource")) })
         .method_not_allowed_fallback(|| async {
             Refusal::malformed(StatusCode::METHOD_NOT_ALLOWED, "this resource has no such method")
@@ -248,9 +249,14 @@ async fn events(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-async fn metrics(State(hub): Shared) -> Response {
+/// Of the devices, and of the SSH gateway when one runs.
+async fn metrics(State(hub): Shared, companion: Companion) -> Response {
     let repairs = hub.nat.as_ref().map_or(0, Leader::repairs);
-    let text = crate::metrics::render(&hub.counted_devices().await, repairs);
+    let mut text = crate::metrics::render(&hub.counted_devices().await, repairs);
+    let theirs = tokio::task::spawn_blocking(move || (companion.metrics)(&companion.dir));
+    if let Ok(Ok(theirs)) = theirs.await {
+        text.push_str(&theirs);
+    }
     ([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

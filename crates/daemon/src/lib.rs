@@ -6,6 +6,7 @@
 
 mod apply;
 mod aside;
+mod companion;
 mod control;
 mod foreground;
 mod forwards;
@@ -32,6 +33,7 @@ mod state;
 mod watched;
 mod worker;
 
+pub use companion::Companion;
 use portway_config::{Paths, Settings};
 use portway_control::api::{self, Failure};
 use portway_model::{DeviceSpec, InstanceKey};
@@ -45,6 +47,8 @@ pub struct DaemonOptions {
     pub settings: Settings,
     /// Serve, or end what a daemon left behind.
     pub action: DaemonAction,
+    /// What runs beside it.
+    pub companion: Companion,
 }
 
 /// What `portway daemon` is asked for.

@@ -68,6 +68,9 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     let (hub, loaded, kept) = assemble(options, Arc::clone(&renewed), Arc::clone(&led)).await?;
     plant(&hub, &loaded, kept);
     if options.action == DaemonAction::Purge {
+        if options.companion.is_wanted {
+            options.companion.end();
+        }
         hub.shut_down(Ending::Drain(Duration::ZERO)).await;
         let removed = match &hub.nat {
             Some(leader) => leader.remove().await,
@@ -78,7 +81,11 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     }
     let signals = Signals::catch()?;
     let listener = control_socket(&options.paths.socket)?;
-    let server = tokio::spawn(control::serve(listener, http::router(Arc::clone(&hub))));
+    let router = http::router(Arc::clone(&hub), options.companion.clone());
+    let server = tokio::spawn(control::serve(listener, router));
+    if options.companion.is_wanted {
+        tokio::spawn(options.companion.clone().keep());
+    }
     tokio::spawn(rekeep(Arc::clone(&hub), renewed));
     tokio::spawn(show_again(Arc::clone(&hub), led));
     tokio::spawn(obstacles::follow(Arc::clone(&hub)));

@@ -11,13 +11,15 @@ use crate::device;
 use crate::failure::{Outcome, Stop, chain, printable};
 use crate::output::human;
 use crate::session::paths;
+use crate::ssh;
 
 /// Runs the daemon until it is told to end.
 pub(crate) fn daemon(args: &DaemonArgs) -> Outcome {
     let paths = paths()?;
     let settings = settings(&paths)?;
     let action = if args.purge { DaemonAction::Purge } else { DaemonAction::Serve };
-    portway_daemon::run(DaemonOptions { paths, settings, action }).map_err(Stop::Failed)
+    let companion = ssh::companion(&paths, &settings)?;
+    portway_daemon::run(DaemonOptions { paths, settings, action, companion }).map_err(Stop::Failed)
 }
 
 /// Runs one device until it is told to end.

@@ -1,9 +1,12 @@
 //! `portway ssh`: the gateway, who is connected, and what of it is asked without a server.
 
+mod import;
 mod serve;
 mod sessions;
 
 use std::fmt::Write as _;
+
+pub(crate) use serve::{companion, sessions_dir};
 
 use portway_proto::login::{Command, Dialect, Keep, Login, Wish};
 use portway_sshgw::explain::{Created, Explained, Kind};
@@ -19,6 +22,7 @@ pub(crate) fn run(command: &SshCommand) -> Outcome {
         SshCommand::Serve(args) => serve::run(args),
         SshCommand::Sessions(args) => sessions::list(args),
         SshCommand::Kill(args) => sessions::kill(args),
+        SshCommand::Import(args) => import::run(args),
     }
 }
 

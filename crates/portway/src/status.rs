@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use portway_control::api::{DeviceTotals, ProviderStatus, Refusals, Server};
+use portway_sshgw::broker;
 
 use crate::cli::{StatusArgs, target};
 use crate::failure::{Outcome, printable};
 use crate::output::table::{Text, Tone};
 use crate::output::{Format, Look, Out, csv, human, table};
-use crate::session::Session;
+use crate::session::{Session, paths};
+use crate::ssh;
 
 /// Asks the daemon and prints what it says.
 pub(crate) fn run(args: &StatusArgs) -> Outcome {
@@ -18,7 +20,11 @@ pub(crate) fn run(args: &StatusArgs) -> Outcome {
     match args.format.format {
         Format::Table => {
             let text = text(&server, out.look);
-            out.text(&text)
+            out.text(&text)?;
+            match broker::running(&ssh::sessions_dir(&paths()?)) {
+                Some(pid) => out.line(&format!("\nSSH gateway: pid {pid}")),
+                None => Ok(()),
+            }
         }
         Format::Json => out.json(&server),
         Format::Yaml => out.yaml(&server),

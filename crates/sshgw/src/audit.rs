@@ -1,10 +1,16 @@
 //! Who did what: one line of JSON for each login, refusal and program. Never a key, a password or what was typed.
+//!
+//! Lines are written in their order by a thread of their own, so that a slow disk holds nobody up. Lines that cannot
+//! be written wait, up to a bound, and are tried again; how many were lost beyond it is a line too.
 
+use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
 
 use portway_model::rfc3339;
 use serde::Serialize;
@@ -13,6 +19,15 @@ use crate::broker::Grant;
 
 /// Longest text of a stranger's in a line, characters.
 const TEXT_CHARS: usize = 300;
+
+/// Lines that wait for the disk. A line is below 2 kB.
+const LINES: usize = 8192;
+
+/// Pause after a line could not be written.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often it is tried at the end.
+const LAST_TRIES: u32 = 3;
 
 /// What happened.
 #[derive(Debug, Clone, Serialize)]
@@ -40,7 +55,7 @@ pub(crate) enum Event<'a> {
         channel: u32,
         reason: String,
     },
-    /// A program has ended.
+    /// A program has ended. Without a status it was not looked after to its end.
     Ended {
         #[serde(flatten)]
         grant: &'a Grant,
@@ -49,12 +64,16 @@ pub(crate) enum Event<'a> {
         bytes_in: u64,
         bytes_out: u64,
     },
+    /// The connection's process asked for what it may not, and was killed.
+    Breach { breach: String },
     /// The connection has ended.
     Left {
         #[serde(flatten)]
         grant: &'a Grant,
         seconds: u64,
     },
+    /// Lines that could not be written, as many.
+    Lost { lines: u64 },
 }
 
 #[derive(Serialize)]
@@ -66,10 +85,25 @@ struct Line<'a> {
     event: &'a Event<'a>,
 }
 
-/// The log.
+/// The log. Dropping it waits until its lines are written, or cannot be.
 #[derive(Debug)]
 pub(crate) struct Audit {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
     path: PathBuf,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    lines: VecDeque<Vec<u8>>,
+    lost: u64,
+    is_ending: bool,
 }
 
 impl Audit {
@@ -78,30 +112,122 @@ impl Audit {
         if let Some(dir) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         }
-        let audit = Self { path };
-        audit.file()?;
-        Ok(audit)
+        let shared = Arc::new(Shared { path, queue: Mutex::default(), changed: Condvar::new() });
+        shared.file()?;
+        let writing = Arc::clone(&shared);
+        let writer = thread::Builder::new().name("portway-audit".to_owned()).spawn(move || writing.run())?;
+        Ok(Self { shared, writer: Some(writer) })
     }
 
+    /// Has a line written.
+    pub(crate) fn write(&self, session: &str, peer: &str, event: &Event<'_>) {
+        match line(session, peer, event) {
+            Ok(line) => self.shared.put(line),
+            Err(error) => tracing::error!(%error, "audit line lost"),
+        }
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        self.shared.queue().is_ending = true;
+        self.shared.changed.notify_one();
+        if let Some(writer) = self.writer.take() {
+            // It does not panic; if it did, there is nothing left to write with.
+            let _ended = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn put(&self, line: Vec<u8>) {
+        let mut queue = self.queue();
+        if queue.lines.len() < LINES {
+            queue.lines.push_back(line);
+        } else {
+            queue.lost += 1;
+        }
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// Writes what comes until the log is dropped.
+    fn run(&self) {
+        let mut tries = 0;
+        loop {
+            let (batch, is_ending) = self.batch();
+            if batch.is_empty() {
+                return;
+            }
+            match self.append(&batch) {
+                Ok(()) => {
+                    tries = 0;
+                    self.written(batch.len());
+                }
+                Err(error) => {
+                    tries += 1;
+                    if tries == 1 {
+                        tracing::error!(%error, path = %self.path.display(), "audit lines wait");
+                    }
+                    if is_ending && tries >= LAST_TRIES {
+                        tracing::error!(lines = batch.len(), "audit lines lost");
+                        return;
+                    }
+                    thread::sleep(if is_ending { RETRY / 10 } else { RETRY });
+                }
+            }
+        }
+    }
+
+    /// What is to be written next; nothing at the end.
+    fn batch(&self) -> (Vec<Vec<u8>>, bool) {
+        let mut queue = self.queue();
+        while queue.lines.is_empty() && !queue.is_ending {
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        (queue.lines.iter().cloned().collect(), queue.is_ending)
+    }
+
+    fn written(&self, lines: usize) {
+        let mut queue = self.queue();
+        queue.lines.drain(..lines);
+        if queue.lost > 0
+            && let Ok(line) = line("", "", &Event::Lost { lines: queue.lost })
+        {
+            queue.lost = 0;
+            queue.lines.push_back(line);
+        }
+    }
+
+    /// All of them or, as far as a file can be cut, none.
+    fn append(&self, lines: &[Vec<u8>]) -> io::Result<()> {
+        let mut file = self.file()?;
+        let length = file.metadata()?.len();
+        // One write, so that lines of several writers do not mix.
+        let written = file.write_all(&lines.concat());
+        if written.is_err() {
+            // Half a line would spoil the next one. What cannot be cut stays.
+            let _cut = file.set_len(length);
+        }
+        written
+    }
+
+    /// Opened for each batch, so that it can be moved away at any time.
     fn file(&self) -> io::Result<File> {
         let flags = nix::libc::O_NOFOLLOW;
         OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(&self.path)
     }
 
-    /// Writes a line. The file is opened for each, so that it can be moved away at any time.
-    pub(crate) fn write(&self, session: &str, peer: &str, event: &Event<'_>) {
-        if let Err(error) = self.try_write(session, peer, event) {
-            tracing::error!(%error, path = %self.path.display(), "audit line lost");
-        }
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn try_write(&self, session: &str, peer: &str, event: &Event<'_>) -> io::Result<()> {
-        let line = Line { time: rfc3339(SystemTime::now()), session, peer, event };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        // One write, so that lines of several writers do not mix.
-        self.file()?.write_all(&text)
-    }
+fn line(session: &str, peer: &str, event: &Event<'_>) -> serde_json::Result<Vec<u8>> {
+    let line = Line { time: rfc3339(SystemTime::now()), session, peer, event };
+    let mut text = serde_json::to_vec(&line)?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// A stranger's text, bounded.
@@ -122,6 +248,7 @@ mod tests {
         let event = Event::Refused { login, reason: "none".to_owned() };
         audit.write("s", "192.0.2.1:1", &event);
         audit.write("s", "192.0.2.1:1", &event);
+        drop(audit);
         let text = std::fs::read_to_string(dir.path().join("log")).expect("a log");
         assert_eq!(text.lines().count(), 2);
         for line in text.lines() {
@@ -129,5 +256,28 @@ mod tests {
             assert_eq!((value["event"].as_str(), value["session"].as_str()), (Some("refused"), Some("s")));
             assert!(line.len() < 1000 && !line.contains('\u{1b}'), "{line}");
         }
+    }
+
+    /// Fails when a disk that takes nothing loses a line, or holds up who writes.
+    #[test]
+    fn lines_wait_for_the_disk() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("log");
+        let audit = Audit::open(path.clone()).expect("a log");
+        // A folder of its name: nothing can be written until it has gone.
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::create_dir(&path).expect("a folder");
+        let event = Event::Refused { login: "c1".to_owned(), reason: "none".to_owned() };
+        for _ in 0..LINES + 7 {
+            audit.write("s", "192.0.2.1:1", &event);
+        }
+        std::fs::remove_dir(&path).expect("removed");
+        let count = || std::fs::read_to_string(&path).unwrap_or_default().lines().count();
+        portway_testkit::wait_for("the lines", || (count() == LINES + 1).then_some(())).expect("written");
+        let text = std::fs::read_to_string(&path).expect("a log");
+        assert!(
+            text.lines().last().is_some_and(|line| line.contains("\"event\":\"lost\",\"lines\":7")),
+            "{text:.200}"
+        );
     }
 }

@@ -6,11 +6,15 @@
 //! - `gate`: who may be connected without having logged in (pure);
 //! - `child`: one connection's process, from its start to its end;
 //! - `judge`, `grant`: who somebody is and what that one may do;
+//! - `door`: where clients connect, and how one gateway hands over to the next;
+//! - `count`: metrics;
 //! - `account`, `open`, `helper`: from a grant to a program inside an instance;
 //! - `roll`: what the next broker needs to know of sessions.
 
 mod account;
 mod child;
+mod count;
+mod door;
 mod gate;
 mod grant;
 mod helper;
@@ -39,6 +43,9 @@ use tokio::sync::Notify;
 use crate::audit::Audit;
 use crate::hostkey::{self, HostKeyError};
 use crate::logging;
+use crate::options::Options;
+use count::{Count, bump};
+use door::Door;
 use gate::{Entry, Gate};
 use roll::Roll;
 
@@ -48,16 +55,27 @@ pub(crate) use open::{is_accepted, kind};
 /// How long a client may take to log in.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// Where the host's own SSH server has its keys.
+const HOST_KEYS: &str = "/etc/ssh";
+
 /// Pause after the system has run out of descriptors or memory.
 const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// How long those who are logging in have when another gateway follows.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the gateway before this one may take to leave.
+const SUCCESSION: Duration = Duration::from_secs(15);
 
 /// What a gateway is told when it starts.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Where clients connect.
-    pub listen: SocketAddr,
+    /// What can be set, checked.
+    pub options: Arc<Options>,
     /// The key that says who this is; made when it is not there.
     pub host_key: PathBuf,
+    /// Text before a login.
+    pub banner: PathBuf,
     /// Folder of the records of sessions.
     pub sessions: PathBuf,
     /// Log of who did what.
@@ -68,6 +86,8 @@ pub struct ServeOptions {
     pub ids: Option<UserIds>,
     /// What is logged on standard error.
     pub log: LogFilter,
+    /// Takes the place of the gateway that runs, if one does.
+    pub replace: bool,
 }
 
 /// Why there is no gateway.
@@ -114,14 +134,15 @@ pub enum ServeError {
 struct Broker {
     options: ServeOptions,
     client: Client,
-    /// In OpenSSH's format.
-    host_key: String,
+    /// In OpenSSH's format; of two with one algorithm the first counts.
+    host_keys: Vec<String>,
     audit: Audit,
     roll: Roll,
     gate: Mutex<Gate>,
     /// Connections that have not logged in, each with the way to end it.
     waiting: Mutex<BTreeMap<u64, Arc<Notify>>>,
     next: AtomicU64,
+    count: Count,
 }
 
 /// Listens and serves until it is told to end (SIGTERM, SIGINT). Connections that are open live on: their processes
@@ -131,40 +152,70 @@ struct Broker {
 /// Any [`ServeError`], all of them before `ready`.
 pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
     let system = |what| move |source| ServeError::System { what, source };
+    let passed = door::passed();
     logging::start(options.log.as_str());
-    let key = hostkey::load_or_make(&options.host_key)?;
-    let host_key =
-        key.to_openssh(LineEnding::LF).map_err(io::Error::other).map_err(system("use the host key"))?;
+    let mut keys = if options.options.host_key { hostkey::of_host(Path::new(HOST_KEYS)) } else { Vec::new() };
+    keys.push(hostkey::load_or_make(&options.host_key)?);
+    let texts = keys.iter().map(|key| key.to_openssh(LineEnding::LF).map(|text| text.to_string()));
+    let host_keys: Result<Vec<_>, _> = texts.collect();
+    let host_keys = host_keys.map_err(io::Error::other).map_err(system("use the host key"))?;
     let failed = |source| ServeError::Audit { path: options.audit.clone(), source };
     let audit = Audit::open(options.audit.clone()).map_err(failed)?;
-    let failed = |source| ServeError::Sessions { path: options.sessions.clone(), source };
-    let roll = Roll::open(options.sessions.clone()).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(system("start"))?.block_on(async move {
-        let address = options.listen;
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|source| ServeError::Listen { address, source })?;
+    let runtime = runtime.map_err(system("start"))?;
+    // From here on the gateway before this one may have ended: what can fail has been tried.
+    let taken = if options.replace { door::taken(&options.sessions) } else { None };
+    let patience = if taken.is_some() { SUCCESSION } else { Duration::ZERO };
+    let failed = |source| ServeError::Sessions { path: options.sessions.clone(), source };
+    let roll = Roll::open(options.sessions.clone(), patience).map_err(failed)?;
+    runtime.block_on(async move {
+        let address = options.options.listen;
+        let door = Door::open(address, passed, taken);
+        let door = door.map_err(|source| ServeError::Listen { address, source })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("catch signals"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch signals"))?;
         let broker = Arc::new(Broker {
             client: Client::new(options.incus.clone()),
-            host_key: host_key.to_string(),
+            host_keys,
             audit,
             roll,
             gate: Mutex::default(),
             waiting: Mutex::default(),
             next: AtomicU64::new(0),
+            count: Count::default(),
             options,
         });
         broker.take_over();
-        ready(listener.local_addr().map_err(system("name the listener"))?);
-        tokio::select! {
-            () = broker.accept(&listener) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let given = Arc::new(Notify::new());
+        if let Some(every) = broker.options.options.healthcheck {
+            tokio::spawn(Arc::clone(&broker).check_health(every));
+        }
+        broker.open_door(&door, &given).map_err(system("be spoken to"))?;
+        ready(door.listener.local_addr().map_err(system("name the listener"))?);
+        tell_systemd(sd_notify::NotifyState::Ready);
+        let is_kept = tokio::select! {
+            () = broker.accept(&door.listener) => false,
+            _ = terminate.recv() => door.is_kept,
+            _ = interrupt.recv() => door.is_kept,
+            () = given.notified() => true,
+        };
+        tell_systemd(sd_notify::NotifyState::Stopping);
+        if is_kept {
+            // Clients wait at the listener, so there is time for those who are half in.
+            tokio::select! {
+                () = broker.drained() => {}
+                () = tokio::time::sleep(DRAIN) => {}
+                _ = terminate.recv() => {}
+            }
         }
         Ok(())
     })
+}
+
+fn tell_systemd(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd not told");
+    }
 }
 
 impl Broker {
@@ -177,6 +228,38 @@ impl Broker {
                 }
             }
             Err(error) => tracing::warn!(%error, "sessions of another gateway are not found"),
+        }
+    }
+
+    /// Answers whoever asks this gateway for its place or its figures.
+    fn open_door(self: &Arc<Self>, door: &Door, given: &Arc<Notify>) -> io::Result<()> {
+        let (socket, _path) = door::socket(self.roll.dir())?;
+        let listener = Arc::new(door.listener.as_fd().try_clone_to_owned()?);
+        tokio::spawn(door::answer(Arc::clone(self), socket, listener, Arc::clone(given)));
+        Ok(())
+    }
+
+    /// Asks the server again and again whether it is there.
+    async fn check_health(self: Arc<Self>, every: Duration) {
+        let mut was_down = false;
+        loop {
+            let answer = self.client.server().await;
+            let is_down = answer.is_err();
+            match answer {
+                Err(error) if !was_down => tracing::error!(%error, "the server does not answer"),
+                Ok(_) if was_down => tracing::info!("the server answers again"),
+                _ => {}
+            }
+            was_down = is_down;
+            self.count.server_down.store(u64::from(is_down), Ordering::Relaxed);
+            tokio::time::sleep(every).await;
+        }
+    }
+
+    /// Waits until nobody is logging in.
+    async fn drained(&self) {
+        while !lock(&self.waiting).is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -202,6 +285,7 @@ impl Broker {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         match lock(&self.gate).enter(id, peer.ip(), Instant::now()) {
             Entry::Penalised => {
+                bump(&self.count.turned_away);
                 tracing::debug!(%peer, "turned away for its faults");
                 return;
             }
@@ -212,6 +296,7 @@ impl Broker {
                 }
             }
         }
+        bump(&self.count.connections);
         let end = Arc::new(Notify::new());
         lock(&self.waiting).insert(id, Arc::clone(&end));
         let broker = Arc::clone(self);
@@ -247,7 +332,7 @@ pub struct SessionState {
     /// User inside.
     pub instance_user: String,
     /// Address of the client.
-    pub peer: SocketAddr,
+    pub peer: String,
     /// When it logged in, as RFC 3339 has it.
     pub since: String,
     /// Its process.
@@ -264,27 +349,41 @@ pub fn sessions(dir: &Path) -> io::Result<Vec<SessionState>> {
     Ok(sessions)
 }
 
+/// The process of the gateway that keeps its sessions in `dir`, if one runs.
+#[must_use]
+pub fn running(dir: &Path) -> Option<i32> {
+    roll::gateway(dir)
+}
+
+/// What the gateway that keeps its sessions in `dir` counts, in the Prometheus text format.
+///
+/// # Errors
+/// When none runs, or it does not answer.
+pub fn metrics(dir: &Path) -> io::Result<String> {
+    door::metrics(dir)
+}
+
 /// Ends a session: its connection, and what it runs. False: there is none of this name.
 ///
 /// # Errors
 /// When the folder cannot be read, or the process is not ours to end.
 pub fn end_session(dir: &Path, id: &str) -> io::Result<bool> {
-    let Some(record) = roll::living(dir)?.into_iter().find(|record| record.session == id) else {
+    let Some(listed) = roll::living(dir)?.into_iter().find(|listed| listed.session == id) else {
         return Ok(false);
     };
-    let process = pidfd::open(record.pid)?;
+    let process = pidfd::open(listed.pid)?;
     // It may have ended, and another have its pid.
-    if !record.lives() {
+    if !listed.lives() {
         return Ok(false);
     }
     pidfd::send_signal(process.as_fd(), nix::libc::SIGTERM)?;
     Ok(true)
 }
 
-impl From<roll::Record> for SessionState {
-    fn from(record: roll::Record) -> Self {
-        let roll::Record { session, pid, since, peer, grant, .. } = record;
-        let Grant { person, key, project, instance, instance_user } = grant;
+impl From<roll::Listed> for SessionState {
+    fn from(listed: roll::Listed) -> Self {
+        let roll::Listed { session, pid, since, peer, grant, .. } = listed;
+        let roll::ListedGrant { person, key, project, instance, instance_user } = grant;
         Self { id: session, person, key, project, instance, instance_user, peer, since, pid }
     }
 }

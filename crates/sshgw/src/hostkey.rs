@@ -100,6 +100,21 @@ pub fn load(path: &Path) -> Result<PrivateKey, HostKeyError> {
     }
 }
 
+/// Keys of the host's own SSH server in a folder, those of them that can be used here.
+#[must_use]
+pub fn of_host(dir: &Path) -> Vec<PrivateKey> {
+    let mut keys = Vec::new();
+    for name in ["ssh_host_ed25519_key", "ssh_host_ecdsa_key"] {
+        match load(&dir.join(name)) {
+            Ok(key) => keys.push(key),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a key of the host is not offered")
+            }
+        }
+    }
+    keys
+}
+
 /// Makes a key. Whoever comes first wins; nobody ever sees half a file.
 fn make(path: &Path) -> io::Result<()> {
     let mut random = File::open("/dev/urandom")?;

@@ -14,7 +14,7 @@ use portway_proto::login::Dialect;
 mod flags;
 mod values;
 
-pub use flags::{FLAGS, Flag, Shape};
+pub use flags::{FLAGS, Flag, NOT_YET, Shape};
 pub use values::{Values, ValuesError};
 
 /// Longest idle time that can be set: a week.
@@ -155,6 +155,9 @@ impl Options {
     /// # Errors
     /// The first value that cannot be used.
     pub fn new(values: &Values) -> Result<Self, OptionsError> {
+        for flag in FLAGS.iter().filter(|flag| flag.shape == Shape::Switch) {
+            values.is_on(flag.long)?;
+        }
         let listen = listen(values)?;
         let auth = auth(values)?;
         if auth.none && !values.is_on("noauth-anywhere")? && !listen.ip().to_canonical().is_loopback() {
@@ -207,16 +210,17 @@ impl Options {
     }
 }
 
-/// `HOST:PORT`; without a host every address of the host, both families.
+/// `HOST:PORT`; without a host every address of the host, both families. Port 0 is one that is free.
 fn listen(values: &Values) -> Result<SocketAddr, OptionsError> {
     let text = values.text("listen");
     let wrong =
         || values.wrong("listen", "an address and a port such as 127.0.0.1:2222, [::1]:2222 or :2222");
-    let address = match text.strip_prefix(':') {
-        Some(port) => SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port.parse().map_err(|_| wrong())?),
-        None => text.parse().map_err(|_| wrong())?,
-    };
-    if address.port() == 0 { Err(wrong()) } else { Ok(address) }
+    match text.strip_prefix(':') {
+        Some(port) => {
+            Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port.parse().map_err(|_| wrong())?))
+        }
+        None => text.parse().map_err(|_| wrong()),
+    }
 }
 
 fn auth(values: &Values) -> Result<AuthOptions, OptionsError> {

@@ -91,7 +91,8 @@ fn serve() -> Result<(), SessionError> {
         return Err(SessionError::Init);
     }
     logging::start(&init.log);
-    let key = russh::keys::PrivateKey::from_openssh(&init.host_key).map_err(SessionError::Key)?;
+    let keys = init.host_keys.iter().map(russh::keys::PrivateKey::from_openssh);
+    let keys = keys.collect::<Result<Vec<_>, _>>().map_err(SessionError::Key)?;
     // What the runtime needs is made before it is forbidden.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("start"))?;
@@ -102,7 +103,7 @@ fn serve() -> Result<(), SessionError> {
     let link = Arc::new(Link::new(channel).map_err(system("use the link"))?);
     confine(init.ids)?;
     let grace = Duration::from_secs(init.grace_secs);
-    runtime.block_on(converse(stream, key, link, grace));
+    runtime.block_on(converse(stream, keys, link, grace, init.banner));
     Ok(())
 }
 
@@ -129,9 +130,15 @@ fn confine(ids: Option<(u32, u32)>) -> Result<(), SessionError> {
 }
 
 /// Serves the client until it has gone and its programs have ended.
-async fn converse(stream: TcpStream, key: russh::keys::PrivateKey, link: Arc<Link>, grace: Duration) {
-    let config = Arc::new(algorithms::config(key));
-    let client = Client::new(Arc::clone(&link));
+async fn converse(
+    stream: TcpStream,
+    keys: Vec<russh::keys::PrivateKey>,
+    link: Arc<Link>,
+    grace: Duration,
+    banner: String,
+) {
+    let config = Arc::new(algorithms::config(keys));
+    let client = Client::new(Arc::clone(&link), banner);
     let (logged_in, programs, pace) = (client.logged_in(), client.programs(), client.pace());
     let helper = client.helper();
     let reading = tokio::spawn(async move { link.read().await });

@@ -26,8 +26,10 @@ pub(crate) const HELPER_PLACES: usize = 2;
 pub(crate) struct Init {
     /// [`PROTOCOL_VERSION`].
     pub(crate) version: u32,
-    /// Private key of the gateway, in OpenSSH's format.
-    pub(crate) host_key: String,
+    /// Private keys of the gateway, in OpenSSH's format; the first of an algorithm counts.
+    pub(crate) host_keys: Vec<String>,
+    /// Text before a login; empty for none.
+    pub(crate) banner: String,
     /// Uid and gid to become, when the broker may give them up.
     pub(crate) ids: Option<(u32, u32)>,
     /// Seconds until a client must have logged in.

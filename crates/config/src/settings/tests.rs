@@ -19,9 +19,15 @@ fn nothing_gives_the_defaults() {
 fn every_key_is_read() {
     let settings = parse(
         "[daemon]\nuser = \"relay\"\nlog = \"warn,portway_relay=trace\"\n[incus]\nsocket = \"/run/i.sock\"\n\
-         [lxd]\nsocket = \"/run/l.sock\"\n",
+         [lxd]\nsocket = \"/run/l.sock\"\n\
+         [ssh]\ndaemon = true\nlisten = \":22\"\ngroups = [\"a\", \"b\"]\nbanner = true\nidle-timeout = 0\n",
     )
     .unwrap();
+    assert!(settings.ssh.daemon);
+    let flags = settings.ssh.flags.iter().map(|flag| (flag.name.as_str(), flag.value.as_str(), flag.line));
+    let wanted =
+        [("banner", "true", 12), ("groups", "a,b", 11), ("idle-timeout", "0", 13), ("listen", ":22", 10)];
+    assert_eq!(flags.collect::<Vec<_>>(), wanted);
     assert_eq!(settings.daemon.user, RelayUser::Name("relay".to_owned()));
     assert_eq!(settings.daemon.log.as_str(), "warn,portway_relay=trace");
     assert_eq!(settings.incus.socket.as_deref(), Some(Path::new("/run/i.sock")));
@@ -34,7 +40,7 @@ fn every_key_is_read() {
 fn errors_name_file_line_and_column() {
     let cases = [
         ("[daemon]\nusr = 1\n", "p.toml:2:1: unknown field `usr`, expected `user` or `log`"),
-        ("[deamon]\n", "p.toml:1:2: unknown field `deamon`, expected one of `daemon`, `incus`, `lxd`"),
+        ("[deamon]\n", "p.toml:1:2: unknown field `deamon`, expected one of `daemon`, `incus`, `lxd`, `ssh`"),
         ("\n[daemon]\n  user = 0\n", "p.toml:3:10: daemon.user must not be root"),
         ("[daemon]\nuser = \"root\"", "p.toml:2:8: daemon.user must not be root"),
         ("[daemon]\nuser = \"\"", "p.toml:2:8: daemon.user is empty"),
@@ -46,6 +52,8 @@ fn errors_name_file_line_and_column() {
         ),
         ("[daemon]\nlog = \"a b=info\"", "p.toml:2:7: log target \"a b\" is not a module path"),
         ("[incus]\nsocket = \"i.sock\"", "p.toml:2:10: incus.socket i.sock is not an absolute path"),
+        ("[ssh]\ndaemon = 1", "p.toml:2:10: ssh.daemon is neither true nor false"),
+        ("[ssh]\nlisten = 1.5", "p.toml:2:10: expected a text, a number, true, false or a list of texts"),
         ("# ä\n[daemon]\nlog = 3", "p.toml:3:7: invalid type: integer `3`, expected a string"),
     ];
     for (text, want) in cases {

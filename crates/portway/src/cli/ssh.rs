@@ -1,6 +1,10 @@
 //! Words and arguments of `portway ssh`.
 
-use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
+use portway_sshgw::options::{FLAGS, Flag, Shape, Values};
 
 use super::FormatArg;
 
@@ -17,7 +21,8 @@ pub(crate) enum SshCommand {
     ///
     /// `ssh -p 2222 c1@host` is then a shell in the instance c1, for whoever has one of the keys in root's
     /// ~/.ssh/authorized_keys on this host; no SSH server runs inside. Prints `ready` once it listens. SIGTERM ends
-    /// the gateway alone: connections go on.
+    /// the gateway alone: connections go on. Every flag may stand in portway.toml too, in `[ssh]`, by its long name;
+    /// what stands here counts.
     Serve(ServeArgs),
     /// List who is connected over SSH
     ///
@@ -25,6 +30,11 @@ pub(crate) enum SshCommand {
     Sessions(SessionsArgs),
     /// End a connection and what it runs
     Kill(KillArgs),
+    /// Take over the settings of ssh2incus
+    ///
+    /// Reads its arguments, config.yaml, banner and welcome text, writes them as `[ssh]` into portway.toml and beside
+    /// it, and says what is otherwise here. ssh2incus itself is left as it is. Nothing that is there is overwritten.
+    Import(ImportArgs),
 }
 
 /// Dialects of login names.
@@ -53,11 +63,77 @@ pub(crate) struct ExplainArgs {
     pub(crate) format: FormatArg,
 }
 
-#[derive(Debug, Args)]
+/// Flags of the gateway, as its own list has them.
+#[derive(Debug)]
 pub(crate) struct ServeArgs {
-    /// Where to listen; without an address, on all of them
-    #[arg(short, long, value_name = "[ADDRESS]:PORT", default_value = ":2222")]
-    pub(crate) listen: String,
+    /// What was given.
+    pub(crate) values: Values,
+}
+
+impl Args for ServeArgs {
+    fn augment_args(command: Command) -> Command {
+        FLAGS.iter().filter(|flag| flag.long != "help").fold(command, |command, flag| command.arg(arg(flag)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ServeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = FLAGS.iter().filter(|flag| flag.long != "help").filter_map(|flag| {
+            let value = matches.get_one::<String>(flag.long)?;
+            Some((flag.long.to_owned(), value.clone()))
+        });
+        let values = Values::from_pairs(given);
+        let values = values.map_err(|error| clap::Error::raw(ErrorKind::UnknownArgument, error))?;
+        Ok(Self { values })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// A flag as clap takes it: the last one counts, a switch may say `=false`.
+fn arg(flag: &'static Flag) -> Arg {
+    let arg = Arg::new(flag.long).long(flag.long).action(ArgAction::Set).overrides_with(flag.long);
+    let arg = match flag.short {
+        Some(letter) => arg.short(letter),
+        None => arg,
+    };
+    let arg = match flag.shape {
+        // Neither twice nor with a word behind it, which would be the next flag's.
+        Shape::Switch => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_name("BOOL")
+            .hide_possible_values(true),
+        Shape::Value => arg.value_name(place(flag.long)).allow_hyphen_values(true),
+    };
+    let default = if flag.shape == Shape::Value && !flag.default.is_empty() {
+        format!("{} [default: {}]", flag.help, flag.default)
+    } else {
+        flag.help.to_owned()
+    };
+    arg.help(default).hide(flag.help.is_empty())
+}
+
+/// What stands for a flag's value in its help.
+fn place(long: &str) -> &'static str {
+    match long {
+        "listen" => "[ADDRESS]:PORT",
+        "socket" | "client-cert" | "client-key" | "server-cert" => "FILE",
+        "url" => "URL",
+        "remote" => "REMOTE",
+        "groups" | "auth-methods" => "LIST",
+        "idle-timeout" | "healthcheck" => "TIME",
+        "dialect" => "DIALECT",
+        _ => "WORD",
+    }
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +147,22 @@ pub(crate) struct KillArgs {
     /// As listed by `portway ssh sessions`
     #[arg(value_name = "ID")]
     pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Its folder
+    #[arg(long, value_name = "DIR", default_value = "/etc/ssh2incus")]
+    pub(crate) from: PathBuf,
+    /// The file with its arguments
+    #[arg(long, value_name = "FILE", default_value = "/etc/default/ssh2incus")]
+    pub(crate) defaults: PathBuf,
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Replace what is there
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Below the help of `ssh explain`.

@@ -10,10 +10,12 @@ use portway_config::{Caller, Paths, PathsError, RelayUser, Settings};
 use portway_control::api::Server;
 use portway_control::{Client, ClientError, Limits};
 use portway_nat::{Nat, TableName};
+use portway_sshgw::broker;
 
 use super::Finding;
 use crate::failure::chain;
 use crate::output::human;
+use crate::ssh;
 
 /// Longest wait for the daemon.
 const WAIT: Duration = Duration::from_secs(3);
@@ -31,6 +33,7 @@ pub(super) async fn check() -> (Vec<Finding>, Option<Server>) {
     };
     let mut findings = vec![dir(&paths), socket_path(&paths)];
     findings.extend(settings(&paths));
+    findings.extend(gateway(&paths));
     let limits = Limits { ask: WAIT, ..Limits::default() };
     let answer = Client::with_limits(&paths.socket, limits).server().await;
     match answer {
@@ -43,6 +46,20 @@ pub(super) async fn check() -> (Vec<Finding>, Option<Server>) {
             findings.extend(left_table(&paths));
             (findings, None)
         }
+    }
+}
+
+/// The SSH gateway, where there is or ought to be one.
+fn gateway(paths: &Paths) -> Option<Finding> {
+    const CHECK: &str = "ssh";
+    let is_wanted = Settings::load(&paths.config).is_ok_and(|settings| settings.ssh.daemon);
+    match broker::running(&ssh::sessions_dir(paths)) {
+        Some(pid) => Some(Finding::ok(CHECK, format!("the SSH gateway runs, pid {pid}"))),
+        None if is_wanted => {
+            let mend = "the daemon's log says why; `portway ssh serve` tries it by hand";
+            Some(Finding::warn(CHECK, "the SSH gateway of [ssh] does not run", mend))
+        }
+        None => None,
     }
 }
 

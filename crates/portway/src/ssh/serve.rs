@@ -1,56 +1,129 @@
-//! `portway ssh serve`: arguments to the gateway's own entry.
+//! `portway ssh serve`: arguments and settings to the gateway's own entry.
 
 use std::io::{self, Write as _};
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use portway_config::Paths;
+use portway_config::paths::DIR_VARIABLE;
+use portway_config::{LogFilter, Paths, Settings};
 use portway_control::api::FailureKind;
+use portway_daemon::Companion;
 use portway_incus::Client;
 use portway_sshgw::broker::{self, ServeError, ServeOptions};
+use portway_sshgw::options::{Flag, NOT_YET, Options, Values};
 
 use crate::cli::ssh::ServeArgs;
 use crate::failure::{Outcome, Stop, chain};
+use crate::output::Out;
 use crate::service::{settings, wrong_settings};
 use crate::session::{paths, wrong_paths};
 
 /// Runs the gateway until it is told to end.
 pub(super) fn run(args: &ServeArgs) -> Outcome {
-    let listen = address(&args.listen)?;
+    if args.values.has("version") {
+        return Out::new().line(&format!("portway {}", env!("CARGO_PKG_VERSION")));
+    }
     let paths = paths()?;
-    paths.prepare().map_err(|error| wrong_paths(&error))?;
     let settings = settings(&paths)?;
+    let values = args.values.clone().over(of_settings(&paths, &settings)?);
+    let options = checked(&values)?;
+    if values.is_on("dump").is_ok_and(|on| on) {
+        return Out::new().text(&values.dump());
+    }
+    for (flag, note) in values.notes() {
+        // Whoever reads along may go; the gateway stays.
+        let _unheard = writeln!(io::stderr(), "note: --{flag}: {note}");
+    }
+    paths.prepare().map_err(|error| wrong_paths(&error))?;
     // Only root can become somebody else.
     let ids = if rustix::process::geteuid().is_root() {
         Some(settings.daemon.user.lookup().map_err(|error| wrong_settings(&error))?)
     } else {
         None
     };
-    let discovered = || Client::discover(|name| std::env::var(name).ok());
-    let incus = settings.incus.socket.clone().or_else(discovered);
-    let incus = incus.ok_or_else(|| {
-        Stop::of(FailureKind::Unreachable, "there is no Incus on this host")
-            .hint("INCUS_SOCKET names its socket")
-    })?;
     let options = ServeOptions {
-        listen,
+        incus: server(&options, &settings)?,
+        log: log(&options, settings.daemon.log),
+        options: Arc::new(options),
         sessions: sessions_dir(&paths),
+        banner: paths.config.with_file_name("banner.txt"),
         host_key: paths.ssh_host_key,
         audit: paths.ssh_audit,
-        incus,
         ids,
-        log: settings.daemon.log,
+        replace: values.is_on("replace").unwrap_or_default(),
     };
     broker::serve(options, |address| {
-        // Whoever reads along may go; the gateway stays.
         let mut stdout = io::stdout();
         let _unheard = writeln!(stdout, "ready {address}").and_then(|()| stdout.flush());
     })
     .map_err(|error| failed(&error))
 }
 
+/// The gateway as the daemon knows it. With `daemon = true` its settings are checked before the daemon starts.
+pub(crate) fn companion(paths: &Paths, settings: &Settings) -> Outcome<Companion> {
+    let is_wanted = settings.ssh.daemon;
+    if is_wanted {
+        checked(&of_settings(paths, settings)?)?;
+    }
+    let passed = ["PATH", DIR_VARIABLE, "INCUS_SOCKET", "INCUS_DIR"];
+    let env = passed.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    Ok(Companion {
+        is_wanted,
+        args: ["ssh", "serve", "--replace"].map(str::to_owned).to_vec(),
+        env: env.collect(),
+        dir: sessions_dir(paths),
+        running: broker::running,
+        metrics: broker::metrics,
+    })
+}
+
+/// What `[ssh]` says, and below it the settings that are the daemon's too.
+fn of_settings(paths: &Paths, settings: &Settings) -> Outcome<Values> {
+    for flag in &settings.ssh.flags {
+        if Flag::find(&flag.name).is_none() {
+            let at = format!("{}:{}", paths.config.display(), flag.line);
+            let stop = Stop::usage(format!("{at}: unknown key `{}` in [ssh]", flag.name.escape_debug()));
+            return Err(stop.hint("the keys are the long flags of `portway ssh serve --help`, and `daemon`"));
+        }
+    }
+    let pairs = settings.ssh.flags.iter().map(|flag| (flag.name.clone(), flag.value.clone()));
+    Values::from_pairs(pairs).map_err(|error| Stop::usage(format!("{}: {error}", paths.config.display())))
+}
+
+/// Values that can be served.
+fn checked(values: &Values) -> Outcome<Options> {
+    let options = Options::new(values).map_err(|error| {
+        let stop = Stop::usage(error.to_string());
+        match error.hint() {
+            Some(hint) => stop.hint(hint),
+            None => stop,
+        }
+    })?;
+    let given = |name: &&&str| Flag::find(name).is_some_and(|flag| values.text(flag.long) != flag.default);
+    match NOT_YET.iter().find(given) {
+        Some(name) => Err(Stop::usage(format!("--{name} is not there yet"))
+            .hint("leave it out; docs/ssh-gateway.md lists what is missing")),
+        None => Ok(options),
+    }
+}
+
+/// The server's socket.
+fn server(options: &Options, settings: &Settings) -> Outcome<PathBuf> {
+    let discovered = || Client::discover(|name| std::env::var(name).ok());
+    let incus = options.socket.clone().or_else(|| settings.incus.socket.clone()).or_else(discovered);
+    incus.ok_or_else(|| {
+        Stop::of(FailureKind::Unreachable, "there is no Incus on this host")
+            .hint("INCUS_SOCKET names its socket")
+    })
+}
+
+/// What is logged.
+fn log(options: &Options, log: LogFilter) -> LogFilter {
+    if options.debug { LogFilter::new("info,portway_sshgw=debug").unwrap_or(log) } else { log }
+}
+
 /// Where sessions are noted: beside the control socket.
-pub(super) fn sessions_dir(paths: &Paths) -> PathBuf {
+pub(crate) fn sessions_dir(paths: &Paths) -> PathBuf {
     paths.socket.with_file_name("ssh")
 }
 
@@ -61,35 +134,5 @@ fn failed(error: &ServeError) -> Stop {
             stop.hint("run as root, or listen on a port from 1024 on")
         }
         _ => stop,
-    }
-}
-
-/// `ADDRESS:PORT`, or `:PORT` for all addresses of both families.
-fn address(text: &str) -> Outcome<SocketAddr> {
-    let wrong =
-        || Stop::usage(format!("cannot listen on {text:?}")).hint("as in 0.0.0.0:2222, [::1]:2222, :2222");
-    match text.strip_prefix(':') {
-        Some(port) => {
-            let port: u16 = port.parse().map_err(|_| wrong())?;
-            Ok((Ipv6Addr::UNSPECIFIED, port).into())
-        }
-        None => text.parse().map_err(|_| wrong()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_may_be_a_port_alone() {
-        for (text, expected) in
-            [(":2222", "[::]:2222"), ("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:22", "[::1]:22")]
-        {
-            assert_eq!(address(text).unwrap().to_string(), expected);
-        }
-        for text in ["", ":", "2222", ":x", ":65536", "host:22", "::1:22"] {
-            assert!(address(text).is_err(), "{text}");
-        }
     }
 }

@@ -55,8 +55,7 @@ fn place(session: &SessionState) -> String {
 
 fn table_text(sessions: &[SessionState], look: Look) -> String {
     let rows = sessions.iter().map(|session| {
-        let peer = session.peer.to_string();
-        [&session.id, &session.person, &place(session), &peer, &session.since].map(Text::new)
+        [&session.id, &session.person, &place(session), &session.peer, &session.since].map(Text::new)
     });
     table::render(["ID", "PERSON", "WHERE", "FROM", "SINCE"], rows.collect(), look)
 }
@@ -64,9 +63,8 @@ fn table_text(sessions: &[SessionState], look: Look) -> String {
 fn csv_text(sessions: &[SessionState]) -> String {
     let header = ["id", "person", "key", "project", "instance", "instance_user", "peer", "since", "pid"];
     let lines = sessions.iter().map(|session| {
-        let (peer, pid) = (session.peer.to_string(), session.pid.to_string());
-        let SessionState { id, person, key, project, instance, instance_user, since, .. } = session;
-        csv::line([id, person, key, project, instance, instance_user, &peer, since, &pid])
+        let SessionState { id, person, key, project, instance, instance_user, peer, since, pid } = session;
+        csv::line([id, person, key, project, instance, instance_user, peer, since, &pid.to_string()])
     });
     csv::line(header) + &lines.collect::<String>()
 }
@@ -85,7 +83,7 @@ mod tests {
             project: text("default"),
             instance: text("c1"),
             instance_user: text("bob"),
-            peer: "192.0.2.1:4711".parse().unwrap(),
+            peer: text("192.0.2.1:4711"),
             since: text("2026-01-02T03:04:05.678Z"),
             pid: 7,
         };

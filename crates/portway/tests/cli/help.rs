@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 24] = [
+const COMMANDS: [&[&str]; 28] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -21,6 +21,10 @@ const COMMANDS: [&[&str]; 24] = [
     &["apply"],
     &["ssh"],
     &["ssh", "explain"],
+    &["ssh", "serve"],
+    &["ssh", "sessions"],
+    &["ssh", "kill"],
+    &["ssh", "import"],
     &["status"],
     &["top"],
     &["events"],

@@ -49,3 +49,69 @@ fn dialects_are_completed() {
     let said = place.run(&["complete-words", "--", "ssh", "explain", "--dialect", "0"]);
     assert!(said.ends_with("0\n0.7\n0.10\n"), "{said}");
 }
+
+/// Fails when a source is not read, or one of less weight wins.
+#[test]
+fn settings_of_the_gateway_are_printed() {
+    let place = Place::new();
+    std::fs::write(
+        place.path().join("portway.toml"),
+        "[ssh]\nlisten = \":22\"\ngroups = [\"wheel\", \"adm\"]\nmaster = true\n",
+    )
+    .unwrap();
+    insta::assert_snapshot!(place.run(&["ssh", "serve", "--listen", "127.0.0.1:2200", "-d", "--dump"]));
+}
+
+/// Fails when a flag that cannot be served is taken in silence, or a fault does not say where it is.
+#[test]
+fn what_cannot_be_served_is_told() {
+    let place = Place::new();
+    let mut text = String::new();
+    for arguments in [
+        &["--listen", "22"][..],
+        &["--listen=host:22"],
+        &["--dialect", "1"],
+        &["--idle-timeout", "soon"],
+        &["--master=perhaps"],
+        &["--noauth"],
+        &["-s", "/a", "-u", "https://b"],
+        &["--lisen", "x"],
+        &["-C"],
+        &["serve"],
+    ] {
+        text.push_str(&place.run(&[&["ssh", "serve"], arguments].concat()));
+        text.push('\n');
+    }
+    for settings in ["[ssh]\n\nlisten = 22\n", "[ssh]\nport = 22\n", "[ssh]\nlisten = {}\n"] {
+        std::fs::write(place.path().join("portway.toml"), settings).unwrap();
+        text.push_str(&place.run(&["ssh", "serve"]));
+        text.push('\n');
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// Fails when a dry run writes, a second run overwrites, or what is different is not said.
+#[test]
+fn an_installation_of_ssh2incus_is_imported() {
+    let place = Place::new();
+    let old = place.path().join("old");
+    std::fs::create_dir(&old).unwrap();
+    std::fs::write(old.join("args"), "ARGS=\"-m -W -l 127.0.0.1:2022\"\n").unwrap();
+    std::fs::write(old.join("config.yaml"), "listen: \":22\"\ngroups: [adm, wheel]\ndebug: true\n").unwrap();
+    std::fs::write(old.join("banner.txt"), "Hello [HOSTNAME]\n").unwrap();
+    std::fs::write(place.path().join("portway.toml"), "[daemon]\nlog = \"warn\"\n").unwrap();
+    let (from, defaults) = (old.display().to_string(), old.join("args").display().to_string());
+    let import = |more: &[&str]| {
+        let said = place.run(&[&["ssh", "import", "--from", &from, "--defaults", &defaults], more].concat());
+        let settings = std::fs::read_to_string(place.path().join("portway.toml")).unwrap();
+        format!("{said}--- portway.toml\n{settings}\n")
+    };
+    let mut text = import(&["--dry-run"]);
+    text.push_str(&import(&[]));
+    text.push_str(&import(&[]));
+    text.push_str(&import(&["--force"]));
+    assert_eq!(std::fs::read_to_string(place.path().join("banner.txt")).unwrap(), "Hello [HOSTNAME]\n");
+    text.push_str(&place.run(&["ssh", "import", "--from", "/nonexistent", "--defaults", "/nonexistent"]));
+    text.push_str(&place.run(&["ssh", "serve", "--dump"]));
+    insta::assert_snapshot!(text);
+}

@@ -6,5 +6,6 @@ mod faults;
 mod inside;
 mod refusals;
 mod scene;
+mod service;
 mod survival;
 mod walk;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -21,6 +22,10 @@ const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
 /// Runs the rest in a mount namespace where root's home is another, by a user database of its own.
 const AT_HOME: &str = "mount --bind \"$1\" /etc/passwd; shift; exec \"$@\"";
 
+/// The same with standard input as what systemd passes, sd_listen_fds(3).
+const PASSED: &str = "mount --bind \"$1\" /etc/passwd; shift; exec 3<&0 </dev/null
+    LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+
 /// A running gateway and its surroundings; killed on drop, with the processes of its connections.
 pub(crate) struct Scene {
     pub(crate) bed: &'static Bed,
@@ -32,6 +37,10 @@ pub(crate) struct Scene {
     pub(crate) port: u16,
     /// The socket of the gateway's server.
     pub(crate) incus: PathBuf,
+    /// More of its command line.
+    pub(crate) arguments: Vec<String>,
+    /// What systemd would pass to it.
+    pub(crate) listener: Option<OwnedFd>,
 }
 
 impl Scene {
@@ -48,7 +57,17 @@ impl Scene {
         let dir = tempfile::Builder::new().prefix("pw").tempdir_in("/tmp")?;
         let ports = Ports::claim(bed.netns())?;
         let port = ports.one()?;
-        let mut scene = Self { bed, container, dir, gateway: None, _ports: ports, port, incus: bed.socket() };
+        let mut scene = Self {
+            bed,
+            container,
+            dir,
+            gateway: None,
+            _ports: ports,
+            port,
+            incus: bed.socket(),
+            arguments: Vec::new(),
+            listener: None,
+        };
         scene.furnish()?;
         scene.launch()?;
         Ok(Some(scene))
@@ -78,19 +97,41 @@ impl Scene {
 
     /// Starts the gateway, at the port it had before.
     pub(crate) fn launch(&mut self) -> Result<()> {
-        let log = fs::File::options().create(true).append(true).open(self.path("log"))?;
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-ec", AT_HOME, "sh"]);
-        command.arg(self.path("passwd")).arg(PORTWAY).args(["ssh", "serve", "--listen"]);
-        command.arg(format!("127.0.0.1:{}", self.port)).env("PORTWAY_DIR", self.path("p"));
-        command.env(self.bed.server().socket_variable(), &self.incus).stdin(Stdio::null());
-        command.env("INCUS_SOCKET", &self.incus).stdout(Stdio::piped()).stderr(log);
-        let mut child = self.bed.netns().spawn(&mut command)?;
+        let listen = format!("127.0.0.1:{}", self.port);
+        let mut words = vec!["ssh".to_owned(), "serve".to_owned(), "--listen".to_owned(), listen];
+        words.extend(self.arguments.iter().cloned());
+        let mut child = self.serve(&words)?;
         let output = child.stdout.take().context("its output")?;
         self.gateway = Some(child);
         let line = first_line(output);
         let address = format!("ready 127.0.0.1:{}", self.port);
         ensure!(line.trim() == address, "the gateway said {line:?}: {}", self.log());
+        Ok(())
+    }
+
+    /// Starts `portway` where root's home is ours, with the bed's server.
+    pub(crate) fn serve(&self, words: &[String]) -> Result<Child> {
+        let log = fs::File::options().create(true).append(true).open(self.path("log"))?;
+        let mut command = Command::new("unshare");
+        let script = if self.listener.is_some() { PASSED } else { AT_HOME };
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh"]);
+        command.arg(self.path("passwd")).arg(PORTWAY).args(words).env("PORTWAY_DIR", self.path("p"));
+        command.env(self.bed.server().socket_variable(), &self.incus);
+        command.stdin(match &self.listener {
+            Some(listener) => Stdio::from(listener.try_clone()?),
+            None => Stdio::null(),
+        });
+        command.env("INCUS_SOCKET", &self.incus).stdout(Stdio::piped()).stderr(log);
+        self.bed.netns().spawn(&mut command)
+    }
+
+    /// Starts another gateway in the place of the one that runs, which ends by itself.
+    pub(crate) fn replace(&mut self) -> Result<()> {
+        let before = self.gateway.take().context("it does not run")?;
+        self.arguments.push("--replace".to_owned());
+        self.launch()?;
+        let status = before.wait_with_output()?.status;
+        ensure!(status.success(), "the first gateway: {status} {}", self.log());
         Ok(())
     }
 
@@ -196,16 +237,17 @@ fn first_line(output: ChildStdout) -> String {
 
 /// Processes of connections that log to this file: of this gateway and of no other.
 fn sessions_below(log: &Path) -> Vec<i32> {
-    let ours = |pid: i32| {
-        let is = |name: &str, wanted: &Path| {
-            fs::read_link(format!("/proc/{pid}/{name}")).is_ok_and(|at| at == wanted)
-        };
-        let named =
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "portway-ssh");
-        named && is("fd/2", log)
+    let is_session = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "portway-ssh")
     };
+    processes_below(log).into_iter().filter(is_session).collect()
+}
+
+/// All processes that log to this file.
+fn processes_below(log: &Path) -> Vec<i32> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| ours(*pid)).collect()
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|at| at == log)).collect()
 }
 
 impl Drop for Scene {
@@ -214,7 +256,7 @@ impl Drop for Scene {
             let _gone = child.kill();
             let _reaped = child.wait();
         }
-        for pid in self.sessions() {
+        for pid in processes_below(&self.path("log")) {
             let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         if std::thread::panicking() {

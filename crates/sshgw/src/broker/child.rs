@@ -1,11 +1,13 @@
 //! One connection's process, as the broker sees it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use portway_model::rfc3339;
 use portway_sys::pidfd;
@@ -16,12 +18,14 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::account::Account;
+use super::count::bump;
 use super::gate::Fault;
 use super::helper::{self, May};
 use super::open::{self, Opened, Order};
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, judge, lock};
 use crate::audit::{Event, bounded};
+use crate::greeting;
 use crate::session::{CHANNEL_FD, CONNECTION_FD, ROLE};
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, Breach, Init, Ledger, PROTOCOL_VERSION, Reply, Request};
@@ -60,6 +64,8 @@ struct Child {
     ledger: Mutex<Ledger>,
     /// The last login that was refused, and why.
     refused: Mutex<Option<(String, judge::Reason)>>,
+    /// Channels whose programs were started and have not ended.
+    running: Mutex<BTreeSet<u32>>,
 }
 
 /// Serves a connection to its end, and says what its source is to be blamed for.
@@ -78,23 +84,23 @@ pub(super) async fn serve(
             return None;
         }
     };
-    let begin = Instant::now();
+    let begin = SystemTime::now();
     let child = Arc::new(child);
     let mut grant = None;
     let told = child.listen(&mut grant, end).await;
     let kill = !matches!(told, Told::Gone);
     let exit = reap(&process, kill).await;
     let refused = lock(&child.refused).take().filter(|_| grant.is_none());
+    if let Told::Breach(breach) = told {
+        child.breach(breach);
+    }
     if let Some(grant) = &grant {
         child.leave(grant, begin);
     } else if let Some((login, reason)) = &refused {
         child.refuse(login, reason);
     }
     match (told, exit) {
-        (Told::Breach(breach), _) => {
-            tracing::error!(%peer, %breach, "a connection's process was killed");
-            Some(Fault::Crash)
-        }
+        (Told::Breach(_), _) => Some(Fault::Crash),
         (Told::Gone, Some(Exit::Signal(signal))) if CRASHES.contains(&signal) => {
             tracing::error!(%peer, signal, "a connection's process has died");
             Some(Fault::Crash)
@@ -105,6 +111,15 @@ pub(super) async fn serve(
 
 /// Serves a session of a broker that has gone, to its end.
 pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
+    // Its pid is another's as soon as it ends: what is signalled later is what lives now.
+    let process = match record.process().and_then(watched) {
+        Ok(process) => process,
+        Err(error) => {
+            tracing::debug!(%error, session = record.session, "a session has ended meanwhile");
+            broker.roll.leave(&record.session);
+            return;
+        }
+    };
     let link = match broker.roll.connect(&record.session).and_then(watched_channel) {
         Ok(link) => link,
         Err(error) => {
@@ -112,8 +127,9 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
             return;
         }
     };
-    let Record { session, pid, peer, connection, grant, .. } = record;
+    let Record { session, pid, peer, connection, grant, since_seconds, .. } = record;
     tracing::info!(session, "a session was taken over");
+    bump(&broker.count.sessions);
     let ledger = Mutex::new(Ledger::of_another());
     let child = Child {
         broker,
@@ -125,18 +141,17 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         link,
         ledger,
         refused: Mutex::default(),
+        running: Mutex::default(),
     };
     let child = Arc::new(child);
-    let begin = Instant::now();
+    let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(since_seconds);
     let mut grant = Some(grant);
     let told = child.listen(&mut grant, &Notify::new()).await;
     if let Told::Breach(breach) = told {
-        tracing::error!(peer = %child.peer, %breach, "a connection's process was killed");
-        let killed = pidfd::open(child.pid).and_then(|fd| pidfd::send_signal(fd.as_fd(), nix::libc::SIGKILL));
-        if let Err(error) = killed {
-            tracing::debug!(%error, "it had gone");
-        }
+        child.breach(breach);
     }
+    // One that closes its link and stays would be seen by nobody.
+    ended(&process, !matches!(told, Told::Gone)).await;
     if let Some(grant) = &grant {
         child.leave(grant, begin);
     }
@@ -167,44 +182,68 @@ fn start(
     let (ours, theirs) = Channel::pair()?;
     let init = Init {
         version: PROTOCOL_VERSION,
-        host_key: broker.host_key.clone(),
+        host_keys: broker.host_keys.clone(),
+        banner: if broker.options.options.banner {
+            greeting::banner(&broker.options.banner)
+        } else {
+            String::new()
+        },
         ids: broker.options.ids.map(|ids| (ids.uid, ids.gid)),
         grace_secs: GRACE.as_secs(),
         log: broker.options.log.as_str().to_owned(),
     };
     ours.send(&wire::encode(&init, &[])?, &[])?;
     const { assert!(CONNECTION_FD == process::FIRST_FD && CHANNEL_FD == process::FIRST_FD + 1) };
+    // Whatever can fail comes before the process: nobody would look after it.
+    let (session, link) = (name()?, watched_channel(ours)?);
     let process = process::spawn_role(&ROLE, vec![stream.into(), theirs.into()], Vec::new())?;
-    let (session, pid) = (name()?, process.pid);
-    let link = watched_channel(ours)?;
-    let (broker, ledger, refused) = (Arc::clone(broker), Mutex::default(), Mutex::default());
-    Ok((Child { broker, id, pid, session, peer, connection, link, ledger, refused }, process))
+    let child = Child {
+        broker: Arc::clone(broker),
+        id,
+        pid: process.pid,
+        session,
+        peer,
+        connection,
+        link,
+        ledger: Mutex::default(),
+        refused: Mutex::default(),
+        running: Mutex::default(),
+    };
+    Ok((child, process))
 }
 
-/// A name that no other session has: eight hexadecimal digits.
+/// A name that no other session has: 128 bits in 26 letters and digits, so that its socket's path stays short.
 fn name() -> io::Result<String> {
-    let mut bytes = [0; 4];
+    const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!("{:08x}", u32::from_ne_bytes(bytes)))
+    let number = u128::from_ne_bytes(bytes);
+    let letter = |at: u32| char::from(LETTERS[usize::from((number >> (5 * at)).to_le_bytes()[0] & 31)]);
+    Ok((0..26).map(letter).collect())
 }
 
-/// Waits for the end of a process, killed first if it is to be.
+/// Waits for the end of a child, killed first if it is to be.
 async fn reap(process: &process::Child, kill: bool) -> Option<Exit> {
+    match process.pidfd.try_clone().and_then(watched) {
+        Ok(process) => ended(&process, kill).await,
+        Err(error) => tracing::warn!(%error, "the end of a process is not seen"),
+    }
+    process::reap(process.pid).ok().flatten()
+}
+
+/// Waits for the end of a process: killed at once if it is to be, else when it takes too long.
+async fn ended(process: &AsyncFd<OwnedFd>, kill: bool) {
     let kill_now = || {
         // Gone already: what is wanted.
-        let _gone = pidfd::send_signal(process.pidfd.as_fd(), nix::libc::SIGKILL);
+        let _gone = pidfd::send_signal(process.as_fd(), nix::libc::SIGKILL);
     };
     if kill {
         kill_now();
     }
-    let watched = process.pidfd.try_clone().and_then(watched);
-    if let Ok(watched) = watched
-        && tokio::time::timeout(END, watched.readable()).await.is_err()
-    {
+    if tokio::time::timeout(END, process.readable()).await.is_err() {
         kill_now();
-        let _dead = watched.readable().await;
+        let _dead = process.readable().await;
     }
-    process::reap(process.pid).ok().flatten()
 }
 
 impl Child {
@@ -216,8 +255,13 @@ impl Child {
         loop {
             tokio::select! {
                 received = receive(&self.link, &mut packet) => {
-                    if received.is_err() {
-                        return Told::Gone;
+                    match received {
+                        Ok(_) => {}
+                        // Of a packet, or descriptors, that no session sends.
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                            return Told::Breach(Breach::Length);
+                        }
+                        Err(_) => return Told::Gone,
                     }
                 }
                 () = &mut late, if grant.is_none() => return Told::Ended,
@@ -257,7 +301,7 @@ impl Child {
                 *grant = found;
                 self.say(id, Reply::Verdict { accepted }, listener.into_iter().collect()).await;
             }
-            Request::Resume { .. } => {}
+            Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
             Request::Open { channel, what, terminal, environment, inside } => {
                 let Some(grant) = grant.clone() else { return };
                 let (connection, session) = (self.connection.clone(), self.session.clone());
@@ -272,6 +316,9 @@ impl Child {
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
                 if let Some(grant) = grant {
+                    lock(&self.running).remove(&channel);
+                    self.broker.count.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
+                    self.broker.count.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
                     self.note(&Event::Ended { grant, channel, status, bytes_in, bytes_out });
                 }
             }
@@ -284,12 +331,16 @@ impl Child {
         self.broker.leave(self.id);
         self.note(&Event::Login { grant });
         tracing::info!(peer = %self.peer, session = %self.session, "logged in");
+        bump(&self.broker.count.accepted);
+        bump(&self.broker.count.sessions);
+        let now = SystemTime::now();
         let record = |start_time| Record {
             version: PROTOCOL_VERSION,
             session: self.session.clone(),
             pid: self.pid,
             start_time,
-            since: rfc3339(SystemTime::now()),
+            since: rfc3339(now),
+            since_seconds: now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             peer: self.peer,
             connection: self.connection.clone(),
             grant: grant.clone(),
@@ -298,10 +349,22 @@ impl Child {
         entered.inspect_err(|error| tracing::warn!(%error, "a session will not outlive the gateway")).ok()
     }
 
-    /// Who had logged in has gone.
-    fn leave(&self, grant: &Grant, begin: Instant) {
+    /// Who had logged in has gone, and what ran with it.
+    fn leave(&self, grant: &Grant, begin: SystemTime) {
         self.broker.roll.leave(&self.session);
-        self.note(&Event::Left { grant, seconds: begin.elapsed().as_secs() });
+        self.broker.count.sessions.fetch_sub(1, Ordering::Relaxed);
+        for channel in std::mem::take(&mut *lock(&self.running)) {
+            self.note(&Event::Ended { grant, channel, status: None, bytes_in: 0, bytes_out: 0 });
+        }
+        let seconds = begin.elapsed().map_or(0, |time| time.as_secs());
+        self.note(&Event::Left { grant, seconds });
+    }
+
+    /// It asked for what it may not.
+    fn breach(&self, breach: Breach) {
+        tracing::error!(peer = %self.peer, %breach, "a connection's process was killed");
+        bump(&self.broker.count.breaches);
+        self.note(&Event::Breach { breach: breach.to_string() });
     }
 
     /// Files are read for it, which may take a disk's time.
@@ -319,6 +382,7 @@ impl Child {
     /// Nobody has logged in. Once per connection: a client may have keys for other places. The log's line is what
     /// bans are made from.
     fn refuse(&self, login: &str, reason: &judge::Reason) {
+        bump(&self.broker.count.refused);
         let (login, reason) = (bounded(login), bounded(&reason.to_string()));
         tracing::warn!(peer = %self.peer.ip(), login = ?login, reason = ?reason, "login refused");
         self.note(&Event::Refused { login, reason });
@@ -330,6 +394,8 @@ impl Child {
         self.say(id, Reply::Starting, Vec::new()).await;
         match open::open(&self.broker.client, grant, order).await {
             Ok(opened) => {
+                lock(&self.running).insert(channel);
+                bump(&self.broker.count.started);
                 self.note(&Event::Started { grant, channel, what: what.name(), terminal });
                 let (reply, fds) = match opened {
                     Opened::Exec(sockets) => (Reply::Opened, sockets.into_fds()),
@@ -341,6 +407,7 @@ impl Child {
             }
             Err(refusal) => {
                 lock(&self.ledger).refused(channel);
+                bump(&self.broker.count.not_started);
                 let reason = bounded(&refusal.message);
                 self.note(&Event::NotStarted { grant, channel, reason: reason.clone() });
                 let reply = Reply::Refused { status: refusal.status, message: reason };
@@ -373,3 +440,6 @@ impl Child {
         self.broker.audit.write(&self.session, &self.peer.to_string(), event);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,21 +4,27 @@
 //! They are the broker's own files, in a folder nobody else can enter: what a session may do is read from them and
 //! never from the session.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use portway_sys::pidfd;
 use portway_sys::seqpacket::Channel;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Grant;
+use super::{Grant, door};
 use crate::wire::PROTOCOL_VERSION;
 
 /// The file whose lock says that a gateway lives.
 const LOCK: &str = "lock";
+
+/// Between two tries to get it.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A session that has logged in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +36,10 @@ pub(super) struct Record {
     /// Its process, and when that one started, clock ticks after boot.
     pub(super) pid: i32,
     pub(super) start_time: u64,
-    /// When it logged in, as RFC 3339 has it.
+    /// When it logged in, as RFC 3339 has it, and in seconds after 1970.
     pub(super) since: String,
+    #[serde(default)]
+    pub(super) since_seconds: u64,
     /// The client.
     pub(super) peer: std::net::SocketAddr,
     /// As `SSH_CONNECTION` has it.
@@ -40,11 +48,60 @@ pub(super) struct Record {
     pub(super) grant: Grant,
 }
 
-impl Record {
+/// What every version's record says: enough to know whether its session lives.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Head {
+    version: u32,
+    pid: i32,
+    start_time: u64,
+}
+
+/// A session for whoever asks what there is: of any version, with nothing where it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Listed {
+    pub(super) session: String,
+    pub(super) pid: i32,
+    pub(super) start_time: u64,
+    pub(super) since: String,
+    pub(super) peer: String,
+    pub(super) grant: ListedGrant,
+}
+
+/// What is told of a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ListedGrant {
+    pub(super) person: String,
+    pub(super) key: String,
+    pub(super) project: String,
+    pub(super) instance: String,
+    pub(super) instance_user: String,
+}
+
+impl Head {
+    fn lives(&self) -> bool {
+        lives(self.pid, self.start_time)
+    }
+}
+
+impl Listed {
     /// Whether its process lives.
     pub(super) fn lives(&self) -> bool {
-        pidfd::start_time(self.pid).is_ok_and(|time| time == self.start_time)
+        lives(self.pid, self.start_time)
     }
+}
+
+impl Record {
+    /// Its process, to be watched and ended; `NotFound` when it has ended, and another may have its pid.
+    pub(super) fn process(&self) -> io::Result<OwnedFd> {
+        let process = pidfd::open(self.pid)?;
+        if lives(self.pid, self.start_time) { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+}
+
+fn lives(pid: i32, start_time: u64) -> bool {
+    pidfd::start_time(pid).is_ok_and(|time| time == start_time)
 }
 
 /// The folder.
@@ -56,14 +113,30 @@ pub(super) struct Roll {
 }
 
 impl Roll {
-    /// Makes the folder, for its owner only. `WouldBlock`: another gateway has it.
-    pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
+    /// Makes the folder, for its owner only, and waits this long for another gateway to leave it; `WouldBlock` when
+    /// that one stays.
+    pub(super) fn open(dir: PathBuf, patience: Duration) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
-        let lock =
+        let mut lock =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join(LOCK))?;
-        lock.try_lock()?;
+        let begin = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if begin.elapsed() < patience => thread::sleep(PAUSE),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        lock.set_len(0)?;
+        writeln!(lock, "{own} {}", pidfd::start_time(own).unwrap_or_default())?;
         Ok(Self { dir, _lock: lock })
+    }
+
+    /// The folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Notes a session, and gives the listener its process is to have.
@@ -93,10 +166,19 @@ impl Roll {
         let mut living = Vec::new();
         for name in names(&self.dir)? {
             let (session, kind) = name.rsplit_once('.').unwrap_or((&name, ""));
-            match read(&self.path(session, "json")) {
-                Ok(record) if record.lives() => {
-                    if kind == "json" && record.version == PROTOCOL_VERSION {
-                        living.push(record);
+            let path = self.path(session, "json");
+            match read::<Head>(&path) {
+                Ok(head) if head.lives() => {
+                    if kind != "json" {
+                        continue;
+                    }
+                    match read::<Record>(&path) {
+                        Ok(record) if head.version == PROTOCOL_VERSION => living.push(record),
+                        _ => tracing::warn!(
+                            session,
+                            version = head.version,
+                            "a session of another version lives on"
+                        ),
                     }
                 }
                 _ => {
@@ -118,25 +200,33 @@ impl Roll {
     }
 }
 
+/// The gateway below `dir`, if one lives: its process.
+pub(super) fn gateway(dir: &Path) -> Option<i32> {
+    let text = fs::read_to_string(dir.join(LOCK)).ok()?;
+    let (pid, start_time) = text.trim().split_once(' ')?;
+    let (pid, start_time) = (pid.parse().ok()?, start_time.parse().ok()?);
+    lives(pid, start_time).then_some(pid)
+}
+
 /// The sessions below `dir` that live.
-pub(super) fn living(dir: &Path) -> io::Result<Vec<Record>> {
+pub(super) fn living(dir: &Path) -> io::Result<Vec<Listed>> {
     let names = match names(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
     let records = names.iter().filter(|name| name.ends_with(".json")).map(|name| read(&dir.join(name)));
-    Ok(records.filter_map(Result::ok).filter(Record::lives).collect())
+    Ok(records.filter_map(Result::ok).filter(Listed::lives).collect())
 }
 
 fn names(dir: &Path) -> io::Result<Vec<String>> {
     let names = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name()));
     let names = names.filter_map(|name| name.ok()?.into_string().ok());
-    let mut names: Vec<String> = names.filter(|name| name != LOCK).collect();
+    let mut names: Vec<String> = names.filter(|name| name != LOCK && name != door::SOCKET).collect();
     names.sort();
     Ok(names)
 }
 
-fn read(path: &Path) -> io::Result<Record> {
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_reader(io::BufReader::new(File::open(path)?))?)
 }
 
@@ -152,6 +242,7 @@ mod tests {
             pid,
             start_time: pidfd::start_time(pid).unwrap_or_default(),
             since: text("2026-01-02T03:04:05.678Z"),
+            since_seconds: 1_767_323_045,
             peer: "192.0.2.1:4711".parse().expect("an address"),
             connection: text("192.0.2.1 4711 192.0.2.2 2222"),
             grant: Grant {
@@ -168,7 +259,7 @@ mod tests {
     #[test]
     fn only_who_lives_is_on_the_roll() {
         let dir = tempfile::tempdir().expect("a folder");
-        let roll = Roll::open(dir.path().join("ssh")).expect("a roll");
+        let roll = Roll::open(dir.path().join("ssh"), Duration::ZERO).expect("a roll");
         let own = i32::try_from(std::process::id()).expect("a pid");
         let alive = record("alive", own);
         let _listener = roll.enter(&alive).expect("noted");
@@ -177,13 +268,35 @@ mod tests {
         let _other = roll.enter(&reused).expect("noted");
         fs::write(dir.path().join("ssh/half.json"), "{").expect("written");
         fs::write(dir.path().join("ssh/draft.new"), "{").expect("written");
-        assert!(Roll::open(dir.path().join("ssh")).is_err(), "another gateway");
-        assert_eq!(living(&dir.path().join("ssh")).expect("a list"), std::slice::from_ref(&alive));
+        assert!(Roll::open(dir.path().join("ssh"), Duration::from_millis(30)).is_err(), "another gateway");
+        assert_eq!(gateway(&dir.path().join("ssh")), Some(own));
+        let listed = living(&dir.path().join("ssh")).expect("a list");
+        assert_eq!(listed.iter().map(|one| one.session.as_str()).collect::<Vec<_>>(), ["alive"]);
         assert_eq!(roll.sweep().expect("a list"), [alive]);
         assert_eq!(names(&dir.path().join("ssh")).expect("names"), ["alive.json", "alive.sock"]);
         roll.connect("alive").expect("connected");
         roll.leave("alive");
         assert!(names(&dir.path().join("ssh")).expect("names").is_empty());
         assert!(living(&dir.path().join("none")).expect("a list").is_empty());
+    }
+
+    /// Fails when an upgrade forgets who is connected: a record of another version that lives is removed, or cannot be
+    /// listed.
+    #[test]
+    fn a_record_of_another_version_stays() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let roll = Roll::open(dir.path().join("ssh"), Duration::ZERO).expect("a roll");
+        let own = i32::try_from(std::process::id()).expect("a pid");
+        let start_time = pidfd::start_time(own).expect("a time");
+        let text = format!(
+            "{{\"version\":99,\"session\":\"later\",\"pid\":{own},\"start_time\":{start_time},\"grant\":[],\"new\":1}}"
+        );
+        fs::write(dir.path().join("ssh/later.json"), text.replace("[]", "{\"instance\":\"c1\"}"))
+            .expect("written");
+        fs::write(dir.path().join("ssh/later.sock"), "").expect("written");
+        assert!(roll.sweep().expect("a list").is_empty());
+        assert_eq!(names(&dir.path().join("ssh")).expect("names"), ["later.json", "later.sock"]);
+        let listed = living(&dir.path().join("ssh")).expect("a list");
+        assert_eq!((listed[0].session.as_str(), listed[0].grant.instance.as_str()), ("later", "c1"));
     }
 }

@@ -63,14 +63,14 @@ pub(super) const WINDOW_BYTES: u32 = 2 << 20;
 /// As OpenSSH has it.
 const PACKET_BYTES: u32 = 32 << 10;
 
-pub(super) fn config(key: PrivateKey) -> Config {
+pub(super) fn config(keys: Vec<PrivateKey>) -> Config {
     Config {
         server_id: SshId::Standard(Cow::Borrowed(SERVER_ID)),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         auth_rejection_time: REJECTION,
         // Clients ask for the methods by it.
         auth_rejection_time_initial: Some(Duration::ZERO),
-        keys: vec![key],
+        keys,
         preferred: Preferred {
             kex: Cow::Borrowed(KEX),
             key: Cow::Borrowed(KEYS),

@@ -46,6 +46,7 @@ pub(super) struct Client {
     helper: Arc<Helper>,
     total: Total,
     pace: Pace,
+    banner: String,
 }
 
 /// A channel that is open.
@@ -66,8 +67,9 @@ struct Idle {
 }
 
 impl Client {
-    pub(super) fn new(link: Arc<Link>) -> Self {
+    pub(super) fn new(link: Arc<Link>, banner: String) -> Self {
         Self {
+            banner,
             login: Login::new(Arc::clone(&link)),
             helper: Arc::new(Helper::new(Arc::clone(&link))),
             link,
@@ -136,6 +138,10 @@ fn excess(channel: ChannelId) -> russh::Error {
 
 impl Handler for Client {
     type Error = russh::Error;
+
+    async fn authentication_banner(&mut self) -> Result<Option<String>, russh::Error> {
+        Ok(Some(std::mem::take(&mut self.banner)).filter(|text| !text.is_empty()))
+    }
 
     async fn auth_publickey_offered(
         &mut self,

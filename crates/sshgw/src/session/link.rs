@@ -126,11 +126,16 @@ impl Link {
             state.running.remove(&channel);
             state.channel.clone()
         };
-        let packet = packet(&Asked { id: UNANSWERED, request }, &[]);
+        let packet = packet(&Asked { id: UNANSWERED, request: request.clone() }, &[]);
         if let (Some(broker), Ok(packet)) = (broker, packet)
             && let Err(error) = send(&broker, &packet, &[]).await
         {
-            tracing::debug!(%error, "the gateway was not told");
+            tracing::debug!(%error, "the gateway was not told, the next one will be");
+            let mut state = self.state();
+            if state.untold.len() < PROGRAMS {
+                state.running.insert(channel);
+                state.untold.push(request);
+            }
         }
     }
 

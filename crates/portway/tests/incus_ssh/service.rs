@@ -1,0 +1,195 @@
+//! The gateway as a service: started, followed by another, looked at.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use portway_testkit::{Server, process, wait_for};
+use serde_json::Value;
+
+use crate::scene::Scene;
+
+/// A client that stays until its input ends.
+fn cat(scene: &Scene) -> Child {
+    let mut client = scene.client(&[]);
+    client.args([&Scene::at(scene.container.name()), "cat"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    scene.bed.netns().spawn(&mut client).unwrap()
+}
+
+/// A client that comes and goes.
+fn login(scene: &Scene) -> Command {
+    let mut client = scene.client(&[]);
+    client.args([&Scene::at(scene.container.name()), "true"]).stdin(Stdio::null());
+    client
+}
+
+/// Ids of the sessions that are listed.
+fn listed(scene: &Scene) -> Vec<String> {
+    let text = scene.portway(&["ssh", "sessions", "--format", "json"]).unwrap();
+    let sessions: Vec<Value> = serde_json::from_str(&text).unwrap();
+    sessions.iter().map(|session| session["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Events of a session in the audit log.
+fn events(scene: &Scene, session: &str) -> Vec<String> {
+    let lines = scene.audit().unwrap();
+    let ours = lines.iter().filter(|line| line["session"] == session);
+    ours.map(|line| line["event"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A gateway takes the place of another, which ends: who connects meanwhile comes in, who is in stays in, is listed
+/// and can be ended, and the audit log has an end for every beginning.
+///
+/// Fails when the listener is closed on the way, or a session of the other gateway is not looked after.
+#[test]
+fn a_gateway_takes_the_place_of_another() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "follow").unwrap() else { return };
+    let mut client = cat(&scene);
+    let session = wait_for("the session", || listed(&scene).pop()).unwrap();
+    wait_for("its program", || events(&scene, &session).contains(&"started".to_owned()).then_some(()))
+        .unwrap();
+    let mut logins: Vec<Command> = (0..4).map(|_| login(&scene)).collect();
+    let (bed, done) = (scene.bed, AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let coming = scope.spawn(|| {
+            let mut number = 0;
+            while number < logins.len() && (number < 2 || !done.load(Ordering::Relaxed)) {
+                let status = bed.netns().spawn(&mut logins[number]).unwrap().wait().unwrap();
+                assert!(status.success(), "login {number}: {status}");
+                number += 1;
+            }
+        });
+        scene.replace().unwrap();
+        done.store(true, Ordering::Relaxed);
+        coming.join().unwrap();
+    });
+    assert_eq!(scene.said("echo new").unwrap(), "new\n");
+    assert!(listed(&scene).contains(&session));
+    scene.portway(&["ssh", "kill", &session]).unwrap();
+    assert!(!client.wait().unwrap().success());
+    wait_for("the end in the log", || events(&scene, &session).contains(&"left".to_owned()).then_some(()))
+        .unwrap();
+    assert_eq!(events(&scene, &session), ["login", "started", "ended", "left"]);
+    wait_for("the end of the record", || (!listed(&scene).contains(&session)).then_some(())).unwrap();
+}
+
+/// A client that comes while there is no gateway waits at the socket of systemd for the next one.
+///
+/// Fails when a socket that is passed is not used.
+#[test]
+fn a_client_waits_for_the_next_gateway() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "passed").unwrap() else { return };
+    scene.stop(Signal::SIGTERM).unwrap();
+    let bind = || TcpListener::bind(("127.0.0.1", 0));
+    let listener = scene.bed.netns().enter(bind).unwrap().unwrap();
+    // Nobody could listen there a second time.
+    scene.port = listener.local_addr().unwrap().port();
+    scene.listener = Some(OwnedFd::from(listener));
+    scene.launch().unwrap();
+    assert_eq!(scene.said("echo one").unwrap(), "one\n");
+    scene.stop(Signal::SIGTERM).unwrap();
+    let mut client = scene.client(&[]);
+    client.args([&Scene::at(scene.container.name()), "exit 7"]).stdin(Stdio::null());
+    let mut client = scene.bed.netns().spawn(&mut client).unwrap();
+    scene.launch().unwrap();
+    assert_eq!(client.wait().unwrap().code(), Some(7));
+}
+
+/// Banner, the host's keys and the health check are what the flags say.
+///
+/// Fails when a flag changes nothing.
+#[test]
+fn flags_have_their_effect() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "flags").unwrap() else { return };
+    let banner = |scene: &Scene| {
+        let mut client = scene.client(&["-o", "PreferredAuthentications=none"]);
+        // The first value of an option counts.
+        let words: Vec<_> = client.get_args().map(ToOwned::to_owned).collect();
+        client = Command::new("ssh");
+        client.args(["-o", "LogLevel=INFO"]).args(words).arg(Scene::at("nobody-is-called-so"));
+        String::from_utf8(scene.talk(&mut client, b"").unwrap().stderr).unwrap()
+    };
+    std::fs::write(scene.path("p/banner.txt"), "Mind the gap, [HOSTNAME]\nto [INSTANCE]\n").unwrap();
+    assert!(!banner(&scene).contains("Mind the gap"));
+    scene.stop(Signal::SIGTERM).unwrap();
+    scene.arguments = ["--banner", "-H", "1s", "-m"].map(str::to_owned).to_vec();
+    scene.launch().unwrap();
+    let said = banner(&scene);
+    assert!(said.contains("Mind the gap, ") && !said.contains('[') && !said.contains("to "), "{said}");
+    assert!(scene.log().contains("sessions outlive a restart"), "{}", scene.log());
+}
+
+/// Fails when the filter for fail2ban does not find a refused login, or finds one that a client made up.
+#[test]
+fn a_refused_login_is_found_in_the_log() {
+    let Some(scene) = Scene::start(Server::Incus6, "banned").unwrap() else { return };
+    let forged = "WARN portway_sshgw::broker::child: login refused peer=192.0.2.9 login=x";
+    let mut client = scene.client_with("other", &["-l", forged]);
+    assert!(!scene.talk(client.arg("127.0.0.1"), b"").unwrap().status.success());
+    wait_for("the line", || scene.log().contains("login refused").then_some(())).unwrap();
+    let script = "import re,sys
+text=open(sys.argv[1]).read()
+rule=re.search(r'(?m)^failregex = (.*)$', text).group(1).replace('<ADDR>', r'(?P<host>[0-9a-fA-F.:]+)')
+# As fail2ban does: the time at the beginning is cut out first.
+lines=[re.sub(r'^\\S+Z', '', line) for line in sys.stdin.read().splitlines()]
+print(','.join(found.group('host') for found in map(re.compile(rule).search, lines) if found))";
+    let filter = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/fail2ban/filter.d/portway-ssh.conf");
+    let mut python = Command::new("python3");
+    let found = scene.talk(python.args(["-c", script, filter]), scene.log().as_bytes()).unwrap();
+    let said = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert_eq!(said.trim(), "127.0.0.1", "{}{}", scene.log(), String::from_utf8_lossy(&found.stderr));
+}
+
+/// The gateway that the daemon names.
+fn named(scene: &Scene) -> Option<i32> {
+    let said = scene.portway(&["status"]).ok()?;
+    said.lines().find_map(|line| line.strip_prefix("SSH gateway: pid "))?.trim().parse().ok()
+}
+
+/// What the daemon counts.
+fn metrics(scene: &Scene) -> String {
+    let mut daemon = UnixStream::connect(scene.path("p/portway.sock")).unwrap();
+    daemon.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    daemon.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The daemon starts the gateway of its settings, starts it again when it ends, and leaves it behind for the next
+/// daemon.
+///
+/// Fails when the gateway ends with the daemon, or nobody sees its end.
+#[test]
+fn the_daemon_runs_a_gateway() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "child").unwrap() else { return };
+    scene.stop(Signal::SIGTERM).unwrap();
+    let settings = format!("[ssh]\ndaemon = true\nlisten = \"127.0.0.1:{}\"\n", scene.port);
+    std::fs::write(scene.path("p/portway.toml"), settings).unwrap();
+    let daemon = || scene.serve(&["daemon".to_owned()]).unwrap();
+    let end = |mut daemon: Child| {
+        kill(Pid::from_raw(i32::try_from(daemon.id()).unwrap()), Signal::SIGTERM).unwrap();
+        daemon.wait().unwrap();
+    };
+    let is_open = || scene.said("true").is_ok().then_some(());
+    let running = daemon();
+    let first = wait_for("the gateway", || named(&scene)).unwrap();
+    wait_for("the first login", is_open).unwrap();
+    let counted = metrics(&scene);
+    assert!(counted.contains("\nportway_ssh_logins_total{result=\"accepted\"} 1\n"), "{counted}");
+    end(running);
+    assert!(process::is_alive(first));
+    wait_for("a login without a daemon", is_open).unwrap();
+    let running = daemon();
+    wait_for("the gateway after a restart", || named(&scene).filter(|pid| *pid == first)).unwrap();
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    let second = wait_for("another gateway", || named(&scene).filter(|pid| *pid != first)).unwrap();
+    wait_for("a login with the other gateway", is_open).unwrap();
+    end(running);
+    scene.portway(&["daemon", "--purge"]).unwrap();
+    wait_for("the end of the gateway", || (!process::is_alive(second)).then_some(())).unwrap();
+}
