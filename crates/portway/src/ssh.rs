@@ -1,6 +1,7 @@
 //! `portway ssh`: the gateway, who is connected, and what of it is asked without a server.
 
 mod import;
+mod policy;
 mod serve;
 mod sessions;
 
@@ -19,6 +20,7 @@ use crate::output::{Format, Out, csv};
 pub(crate) fn run(command: &SshCommand) -> Outcome {
     match command {
         SshCommand::Explain(args) => explain(args),
+        SshCommand::Policy(args) => policy::run(args),
         SshCommand::Serve(args) => serve::run(args),
         SshCommand::Sessions(args) => sessions::list(args),
         SshCommand::Kill(args) => sessions::kill(args),
@@ -26,19 +28,24 @@ pub(crate) fn run(command: &SshCommand) -> Outcome {
     }
 }
 
-fn explain(args: &ExplainArgs) -> Outcome {
-    let dialect = match args.dialect {
+/// Reads a login as it was typed.
+fn parse(login: &str, dialect: DialectArg) -> Outcome<Login> {
+    let dialect = match dialect {
         DialectArg::Auto => Dialect::Auto,
         DialectArg::V07 => Dialect::V07,
         DialectArg::V010 => Dialect::V010,
     };
-    let login = Login::parse(&args.login, dialect).map_err(|error| {
-        let stop = Stop::usage(format!("login {}: {error}", short(&args.login)));
+    Login::parse(login, dialect).map_err(|error| {
+        let stop = Stop::usage(format!("login {}: {error}", short(login)));
         match error.hint() {
             Some(hint) => stop.hint(hint),
             None => stop,
         }
-    })?;
+    })
+}
+
+fn explain(args: &ExplainArgs) -> Outcome {
+    let login = parse(&args.login, args.dialect)?;
     let explained = Explained::new(&login);
     let mut out = Out::new();
     match args.format.format {

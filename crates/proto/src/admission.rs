@@ -37,7 +37,7 @@ impl Bucket {
 
 /// Whom connections are counted for: an IPv4 address, or the 64 bits of an IPv6 network. One client has all of
 /// such a network to choose addresses from (RFC 4291, 2.5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// Of IPv4, mapped or not.
     V4(Ipv4Addr),

@@ -35,14 +35,14 @@ const LAST_TRIES: u32 = 3;
 pub(crate) enum Event<'a> {
     /// Somebody has logged in.
     Login {
-        #[serde(flatten)]
+        #[serde(flatten, serialize_with = "Grant::identity")]
         grant: &'a Grant,
     },
     /// Somebody has not.
     Refused { login: String, reason: String },
     /// A program was started.
     Started {
-        #[serde(flatten)]
+        #[serde(flatten, serialize_with = "Grant::identity")]
         grant: &'a Grant,
         channel: u32,
         what: &'a str,
@@ -50,14 +50,14 @@ pub(crate) enum Event<'a> {
     },
     /// A program was not started.
     NotStarted {
-        #[serde(flatten)]
+        #[serde(flatten, serialize_with = "Grant::identity")]
         grant: &'a Grant,
         channel: u32,
         reason: String,
     },
     /// A program has ended. Without a status it was not looked after to its end.
     Ended {
-        #[serde(flatten)]
+        #[serde(flatten, serialize_with = "Grant::identity")]
         grant: &'a Grant,
         channel: u32,
         status: Option<u32>,
@@ -68,7 +68,7 @@ pub(crate) enum Event<'a> {
     Breach { breach: String },
     /// The connection has ended.
     Left {
-        #[serde(flatten)]
+        #[serde(flatten, serialize_with = "Grant::identity")]
         grant: &'a Grant,
         seconds: u64,
     },

@@ -16,6 +16,7 @@ pub mod nss;
 pub mod password;
 pub mod revoked;
 pub mod run;
+pub mod settings;
 pub mod source;
 pub mod time;
 pub mod totp;

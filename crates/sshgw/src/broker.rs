@@ -5,7 +5,7 @@
 //!
 //! - `gate`: who may be connected without having logged in (pure);
 //! - `child`: one connection's process, from its start to its end;
-//! - `judge`, `grant`: who somebody is and what that one may do;
+//! - `judge`, `login`, `grant`: who somebody is, how that one gets in and what that one may do;
 //! - `door`: where clients connect, and how one gateway hands over to the next;
 //! - `count`: metrics;
 //! - `account`, `open`, `helper`: from a grant to a program inside an instance;
@@ -19,6 +19,7 @@ mod gate;
 mod grant;
 mod helper;
 mod judge;
+mod login;
 mod open;
 mod roll;
 
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use portway_config::{LogFilter, UserIds};
 use portway_incus::Client;
-use portway_sys::pidfd;
+use portway_sys::{pidfd, process, sandbox};
 use russh::keys::ssh_key::LineEnding;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -46,7 +47,8 @@ use crate::logging;
 use crate::options::Options;
 use count::{Count, bump};
 use door::Door;
-use gate::{Entry, Gate};
+use gate::{Entry, Fault, Gate};
+use judge::{Judge, Places};
 use roll::Roll;
 
 pub(crate) use grant::Grant;
@@ -66,6 +68,11 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// How long the gateway before this one may take to leave.
 const SUCCESSION: Duration = Duration::from_secs(15);
+/// How long a client may let us speak first. Some tools that only ask for keys do.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How often a connection that waits for its turn asks for it.
+const TURN: Duration = Duration::from_millis(50);
 
 /// What a gateway is told when it starts.
 #[derive(Debug, Clone)]
@@ -82,6 +89,10 @@ pub struct ServeOptions {
     pub audit: PathBuf,
     /// The server's socket.
     pub incus: PathBuf,
+    /// Who may do what; need not be there.
+    pub policy: PathBuf,
+    /// What decides who gets in beyond the flags; need not be there. One-time secrets are beside it, in `ssh-totp`.
+    pub auth: PathBuf,
     /// User that the processes of connections become; `None` leaves them the caller's.
     pub ids: Option<UserIds>,
     /// What is logged on standard error.
@@ -112,6 +123,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// A file that decides who gets in, or who may do what.
+    #[error("{0}")]
+    Rules(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -136,6 +150,7 @@ struct Broker {
     client: Client,
     /// In OpenSSH's format; of two with one algorithm the first counts.
     host_keys: Vec<String>,
+    judge: Judge,
     audit: Audit,
     roll: Roll,
     gate: Mutex<Gate>,
@@ -154,11 +169,22 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     let system = |what| move |source| ServeError::System { what, source };
     let passed = door::passed();
     logging::start(options.log.as_str());
+    // What it does not need is given up before there is another thread. The names of users and the programs that
+    // are asked for keys run with no more.
+    sandbox::gateway_keep_caps().map_err(system("give up capabilities"))?;
+    tracing::debug!(descriptors = process::raise_nofile(), "limit raised");
     let mut keys = if options.options.host_key { hostkey::of_host(Path::new(HOST_KEYS)) } else { Vec::new() };
     keys.push(hostkey::load_or_make(&options.host_key)?);
     let texts = keys.iter().map(|key| key.to_openssh(LineEnding::LF).map(|text| text.to_string()));
     let host_keys: Result<Vec<_>, _> = texts.collect();
     let host_keys = host_keys.map_err(io::Error::other).map_err(system("use the host key"))?;
+    let places = Places {
+        policy: options.policy.clone(),
+        settings: options.auth.clone(),
+        totp_dir: options.auth.with_file_name("ssh-totp"),
+    };
+    let judge = Judge::new(Arc::clone(&options.options), places, Client::new(options.incus.clone()));
+    judge.check().map_err(ServeError::Rules)?;
     let failed = |source| ServeError::Audit { path: options.audit.clone(), source };
     let audit = Audit::open(options.audit.clone()).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -174,8 +200,10 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
         let door = door.map_err(|source| ServeError::Listen { address, source })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("catch signals"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch signals"))?;
+        let client = Client::new(options.incus.clone());
         let broker = Arc::new(Broker {
-            client: Client::new(options.incus.clone()),
+            judge,
+            client,
             host_keys,
             audit,
             roll,
@@ -301,12 +329,45 @@ impl Broker {
         lock(&self.waiting).insert(id, Arc::clone(&end));
         let broker = Arc::clone(self);
         tokio::spawn(async move {
-            let fault = child::serve(&broker, id, stream, peer, &end).await;
+            let fault = match broker.turn(id, &stream, &end).await {
+                Ok(()) => child::serve(&broker, id, stream, peer, &end).await,
+                Err(fault) => Some(fault),
+            };
             broker.leave(id);
             if let Some(fault) = fault {
                 lock(&broker.gate).blame(peer.ip(), fault, Instant::now());
             }
         });
+    }
+
+    /// Waits until a connection may have its process: at once, if there is no crowd and its client has spoken, as
+    /// clients do (RFC 4253, 4.2). What it is to be blamed for, if it does not come to that.
+    async fn turn(&self, id: u64, stream: &TcpStream, end: &Notify) -> Result<(), Fault> {
+        let late = tokio::time::sleep(GRACE);
+        tokio::pin!(late);
+        let mut byte = [0];
+        let mut is_silent = true;
+        let mut tried = false;
+        loop {
+            let pause = tokio::time::sleep(if tried { TURN } else { SILENCE });
+            tokio::select! {
+                peeked = stream.peek(&mut byte), if is_silent => {
+                    // It has gone, without a word.
+                    if !matches!(peeked, Ok(1..)) {
+                        return Err(Fault::Nothing);
+                    }
+                    is_silent = false;
+                    lock(&self.gate).speaks(id);
+                }
+                () = pause => {}
+                () = end.notified() => return Err(Fault::Slow),
+                () = &mut late => return Err(Fault::Slow),
+            }
+            tried = true;
+            if lock(&self.gate).starts(id, Instant::now()) {
+                return Ok(());
+            }
+        }
     }
 
     /// A connection has logged in or has gone: another may take its place.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use portway_model::parse_duration;
 use portway_proto::login::Dialect;
+use serde::{Deserialize, Serialize};
 
 mod flags;
 mod values;
@@ -73,7 +74,8 @@ pub struct AuthOptions {
 }
 
 /// A method of RFC 4252.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// A key.
     PublicKey,
@@ -81,6 +83,18 @@ pub enum Method {
     Password,
     /// Questions, of which a one-time code is one.
     KeyboardInteractive,
+}
+
+impl Method {
+    /// As RFC 4252 and RFC 4256 have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PublicKey => "publickey",
+            Self::Password => "password",
+            Self::KeyboardInteractive => "keyboard-interactive",
+        }
+    }
 }
 
 /// How a login shell is started.

@@ -31,6 +31,7 @@ use portway_sys::{process, sandbox};
 use tokio::net::TcpStream;
 
 use crate::logging;
+use crate::options::Method;
 use crate::wire::{self, Init, PROTOCOL_VERSION};
 use handler::Client;
 use link::Link;
@@ -103,7 +104,7 @@ fn serve() -> Result<(), SessionError> {
     let link = Arc::new(Link::new(channel).map_err(system("use the link"))?);
     confine(init.ids)?;
     let grace = Duration::from_secs(init.grace_secs);
-    runtime.block_on(converse(stream, keys, link, grace, init.banner));
+    runtime.block_on(converse(stream, keys, link, init.methods, grace, init.banner));
     Ok(())
 }
 
@@ -134,11 +135,12 @@ async fn converse(
     stream: TcpStream,
     keys: Vec<russh::keys::PrivateKey>,
     link: Arc<Link>,
+    methods: Vec<Method>,
     grace: Duration,
     banner: String,
 ) {
-    let config = Arc::new(algorithms::config(keys));
-    let client = Client::new(Arc::clone(&link), banner);
+    let config = Arc::new(algorithms::config(keys, &methods));
+    let client = Client::new(Arc::clone(&link), methods, banner);
     let (logged_in, programs, pace) = (client.logged_in(), client.programs(), client.pace());
     let helper = client.helper();
     let reading = tokio::spawn(async move { link.read().await });

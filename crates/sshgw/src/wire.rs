@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::options::Method;
+
 /// Version of these messages. Broker and session are the same program, except after an upgrade.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
 
@@ -32,6 +34,8 @@ pub(crate) struct Init {
     pub(crate) banner: String,
     /// Uid and gid to become, when the broker may give them up.
     pub(crate) ids: Option<(u32, u32)>,
+    /// Methods of authentication that are tried first.
+    pub(crate) methods: Vec<Method>,
     /// Seconds until a client must have logged in.
     pub(crate) grace_secs: u64,
     /// What is logged on standard error.
@@ -64,6 +68,30 @@ pub(crate) enum Request {
         login: String,
         /// The public key, in OpenSSH's format.
         key: String,
+    },
+    /// The client has proven that it has the key of this certificate.
+    Certificate {
+        /// As the client says it.
+        login: String,
+        /// The certificate, in OpenSSH's format.
+        certificate: String,
+    },
+    /// The client says a password, which follows the message.
+    Password {
+        /// As the client says it.
+        login: String,
+    },
+    /// The client says a one-time code, which follows the message.
+    Code {
+        /// As the client says it.
+        login: String,
+    },
+    /// The client has said something that is refused without a question, for the log.
+    Strange {
+        /// As the client says it, cut.
+        login: String,
+        /// What it was.
+        what: Strange,
     },
     /// The first thing a session says to a broker that is not its first. No answer.
     Resume {
@@ -100,6 +128,24 @@ pub(crate) enum Request {
         /// Bytes to the client.
         bytes_out: u64,
     },
+}
+
+/// What a client says that is nothing to be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Strange {
+    /// It only asks how it could log in.
+    #[error("nothing was offered")]
+    Nothing,
+    /// A login that is too long.
+    #[error("the login is too long")]
+    Login,
+    /// A key, a certificate, a password or a code that is too long.
+    #[error("what is offered is too long")]
+    Long,
+    /// A signature that is not accepted, of whatever key.
+    #[error("the kind of signature is not accepted")]
+    Signature,
 }
 
 /// What is to run.
@@ -151,8 +197,12 @@ pub(crate) struct Answered {
 pub(crate) enum Reply {
     /// To an offer or a proof.
     Verdict {
-        /// Whether it is good.
+        /// Whether it is good. Of a proof: whether somebody is in.
         accepted: bool,
+        /// Methods that can be tried now.
+        methods: Vec<Method>,
+        /// It was good, and another has to follow.
+        is_partial: bool,
     },
     /// The program may run from here on. What is answered follows.
     Starting,
@@ -217,8 +267,12 @@ const fn rule(request: &Request) -> (Phase, u32) {
     match request {
         // Keys of a well-filled agent.
         Request::Offer { .. } => (Phase::Before, 64),
-        // MaxAuthTries of sshd_config(5).
-        Request::Proven { .. } => (Phase::Before, 6),
+        // What is refused is counted by `chain`; beyond that come the steps that succeed.
+        Request::Proven { .. }
+        | Request::Certificate { .. }
+        | Request::Password { .. }
+        | Request::Code { .. } => (Phase::Before, 16),
+        Request::Strange { .. } => (Phase::Before, 16),
         Request::Resume { .. } => (Phase::Resuming, 1),
         // An instance may be started anew under a connection, and each time takes them one by one.
         Request::Helper { .. } => (Phase::After, 64),
@@ -261,18 +315,25 @@ pub(crate) struct Ledger {
     offers: u32,
     proofs: u32,
     helpers: u32,
+    oddities: u32,
     open: BTreeSet<u32>,
 }
 
-/// Longest text that a client sets: a login, a name or a value of a variable, a public key.
-const TEXT_BYTES: usize = 32 << 10;
+/// Longest login: four names of the longest, each byte of them encoded.
+pub(crate) const LOGIN_BYTES: usize = 4 << 10;
+
+/// Longest key or certificate, in OpenSSH's format. A certificate of 256 principals has 20 kB.
+pub(crate) const KEY_BYTES: usize = 32 << 10;
+
+/// Longest password or code.
+pub(crate) const SECRET_BYTES: usize = 1 << 10;
 
 /// Variables of one program.
 const VARIABLES: usize = 128;
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { phase: Phase::Before, offers: 0, proofs: 0, helpers: 0, open: BTreeSet::new() }
+        Self { phase: Phase::Before, offers: 0, proofs: 0, oddities: 0, helpers: 0, open: BTreeSet::new() }
     }
 }
 
@@ -293,16 +354,16 @@ impl Ledger {
             return Err(Breach::Phase);
         }
         match request {
-            Request::Offer { login, key } | Request::Proven { login, key } => {
-                let count = match request {
-                    Request::Offer { .. } => &mut self.offers,
-                    _ => &mut self.proofs,
-                };
-                if *count >= most {
-                    return Err(Breach::Count);
-                }
-                *count += 1;
-                let fits = login.len() <= TEXT_BYTES && key.len() <= TEXT_BYTES && raw_bytes == 0;
+            Request::Offer { login, key: text }
+            | Request::Proven { login, key: text }
+            | Request::Certificate { login, certificate: text } => {
+                self.count(request, most)?;
+                let fits = login.len() <= LOGIN_BYTES && text.len() <= KEY_BYTES && raw_bytes == 0;
+                if fits { Ok(()) } else { Err(Breach::Length) }
+            }
+            Request::Password { login } | Request::Code { login } | Request::Strange { login, .. } => {
+                self.count(request, most)?;
+                let fits = login.len() <= LOGIN_BYTES && raw_bytes <= SECRET_BYTES;
                 if fits { Ok(()) } else { Err(Breach::Length) }
             }
             Request::Resume { running } => {
@@ -338,6 +399,19 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    fn count(&mut self, request: &Request, most: u32) -> Result<(), Breach> {
+        let count = match request {
+            Request::Offer { .. } => &mut self.offers,
+            Request::Strange { .. } => &mut self.oddities,
+            _ => &mut self.proofs,
+        };
+        if *count >= most {
+            return Err(Breach::Count);
+        }
+        *count += 1;
+        Ok(())
     }
 
     /// Somebody has logged in.

@@ -35,6 +35,16 @@ const DAEMON_CAPS: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::DAC_OVERRIDE);
 
+/// What the broker of the SSH gateway works with: the private roots, users and capabilities of its connections'
+/// processes, files of its host's users, its port. It makes nobody else's files its own, and changes no network.
+const GATEWAY_CAPS: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::DAC_READ_SEARCH);
+
 /// Capability numbers are asked for one by one up to here; the kernel says which of them exist.
 const CAP_LIMIT: u32 = 64;
 
@@ -69,6 +79,14 @@ pub fn drop_all_caps() -> io::Result<()> {
 /// Those of capset(2) and prctl(2).
 pub fn daemon_keep_caps() -> io::Result<()> {
     limit_caps(DAEMON_CAPS)
+}
+
+/// The same with what the broker of the SSH gateway works with.
+///
+/// # Errors
+/// Those of capset(2) and prctl(2).
+pub fn gateway_keep_caps() -> io::Result<()> {
+    limit_caps(GATEWAY_CAPS)
 }
 
 fn limit_caps(keep: CapabilitySet) -> io::Result<()> {

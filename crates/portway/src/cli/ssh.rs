@@ -17,6 +17,10 @@ pub(crate) enum SshCommand {
     /// server would allow is.
     #[command(after_help = LOGINS)]
     Explain(ExplainArgs),
+    /// Show who may do what, and where
+    ///
+    /// The policy in force: ssh-policy.toml, or the default one where there is no such file.
+    Policy(PolicyArgs),
     /// Run the SSH gateway
     ///
     /// `ssh -p 2222 c1@host` is then a shell in the instance c1, for whoever has one of the keys in root's
@@ -35,6 +39,55 @@ pub(crate) enum SshCommand {
     /// Reads its arguments, config.yaml, banner and welcome text, writes them as `[ssh]` into portway.toml and beside
     /// it, and says what is otherwise here. ssh2incus itself is left as it is. Nothing that is there is overwritten.
     Import(ImportArgs),
+}
+
+/// `portway ssh policy`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct PolicyArgs {
+    /// Print the policy of a gateway without a file
+    #[arg(long)]
+    pub(crate) default: bool,
+    /// What to do with it.
+    #[command(subcommand)]
+    pub(crate) command: Option<PolicyCommand>,
+}
+
+/// `portway ssh policy check`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Say what somebody may do at a login, and which rule decides
+    ///
+    /// No server is asked, and nobody proves anything: this is what follows once USER has logged in. Exits with 1 when
+    /// nothing is allowed.
+    Check(PolicyCheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyCheckArgs {
+    /// What stands before the last @ in `ssh LOGIN@HOST`
+    #[arg(value_name = "LOGIN", allow_hyphen_values = true)]
+    pub(crate) login: String,
+    /// User of this host who logs in
+    #[arg(long = "as", value_name = "USER", required = true)]
+    pub(crate) user: String,
+    /// Group to ask for, instead of those that the host knows USER in; may stand several times
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// Fingerprint of the key, SHA256:...
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(crate) key: Option<String>,
+    /// Principal of the certificate; may stand several times
+    #[arg(long = "principal", value_name = "NAME")]
+    pub(crate) principals: Vec<String>,
+    /// Policy to ask, instead of the one in force
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Dialect to read the login in
+    #[arg(short, long, value_enum, default_value_t, value_name = "DIALECT")]
+    pub(crate) dialect: DialectArg,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
 }
 
 /// Dialects of login names.

@@ -11,6 +11,7 @@ use portway_daemon::Companion;
 use portway_incus::Client;
 use portway_sshgw::broker::{self, ServeError, ServeOptions};
 use portway_sshgw::options::{Flag, NOT_YET, Options, Values};
+use portway_sshgw::{auth, policy};
 
 use crate::cli::ssh::ServeArgs;
 use crate::failure::{Outcome, Stop, chain};
@@ -45,6 +46,8 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         incus: server(&options, &settings)?,
         log: log(&options, settings.daemon.log),
         options: Arc::new(options),
+        policy: policy::path(&paths),
+        auth: auth::settings::path(&paths),
         sessions: sessions_dir(&paths),
         banner: paths.config.with_file_name("banner.txt"),
         host_key: paths.ssh_host_key,
@@ -130,6 +133,7 @@ pub(crate) fn sessions_dir(paths: &Paths) -> PathBuf {
 fn failed(error: &ServeError) -> Stop {
     let stop = Stop::refused(chain(error));
     match error {
+        ServeError::Rules(_) => Stop::usage(chain(error)),
         ServeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             stop.hint("run as root, or listen on a port from 1024 on")
         }

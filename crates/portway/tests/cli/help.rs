@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 28] = [
+const COMMANDS: [&[&str]; 30] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -25,6 +25,8 @@ const COMMANDS: [&[&str]; 28] = [
     &["ssh", "sessions"],
     &["ssh", "kill"],
     &["ssh", "import"],
+    &["ssh", "policy"],
+    &["ssh", "policy", "check"],
     &["status"],
     &["top"],
     &["events"],

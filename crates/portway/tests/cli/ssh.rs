@@ -72,7 +72,7 @@ fn what_cannot_be_served_is_told() {
         &["--listen=host:22"],
         &["--dialect", "1"],
         &["--idle-timeout", "soon"],
-        &["--master=perhaps"],
+        &["--noauth=perhaps"],
         &["--noauth"],
         &["-s", "/a", "-u", "https://b"],
         &["--lisen", "x"],
@@ -114,4 +114,57 @@ fn an_installation_of_ssh2incus_is_imported() {
     text.push_str(&place.run(&["ssh", "import", "--from", "/nonexistent", "--defaults", "/nonexistent"]));
     text.push_str(&place.run(&["ssh", "serve", "--dump"]));
     insta::assert_snapshot!(text);
+}
+#[test]
+fn the_default_policy_is_printed_and_in_force() {
+    let place = Place::new();
+    let default = place.run(&["ssh", "policy", "--default"]);
+    let (_, in_force) =
+        place.run(&["ssh", "policy"]).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert!(default.ends_with(&in_force) && in_force.contains("[[rule]]"), "{in_force}");
+}
+
+const POLICY: &str = r#"
+[[rule]]
+name = "no root in databases"
+instances = ["db-*"]
+instance_users = ["root"]
+deny = ["*"]
+
+[[rule]]
+groups = ["ops"]
+allow = ["shell", "exec"]
+"#;
+
+#[test]
+fn a_policy_says_which_rule_decides() {
+    let place = Place::new();
+    let check = |login: &str, more: &[&str]| {
+        place.run(&[&["ssh", "policy", "check", login, "--as", "ann"], more].concat())
+    };
+    let mut text = String::new();
+    // Without a file the default one is in force.
+    text.push_str(&check("c1", &["--group", "incus"]));
+    text.push_str(&check("c1", &["--group", "users"]));
+    std::fs::write(place.path().join("ssh-policy.toml"), POLICY).unwrap();
+    text.push_str(&check("db-1", &["--group", "ops"]));
+    text.push_str(&check("postgres@db-1.prod", &["--group", "ops", "--format", "csv"]));
+    text.push_str(&check("/shell", &["--group", "ops", "--format", "json"]));
+    text.push_str(&check("/rm/c1", &["--group", "ops"]));
+    text.push_str(&check("+c1+m2", &["--group", "ops"]));
+    text.push_str(&check("c1+", &["--group", "ops"]));
+    text.push_str(&place.run(&["ssh", "policy", "check", "c1", "--as", "no-such-user"]));
+    text.push_str(&place.run(&["ssh", "policy", "check", "c1"]));
+    std::fs::write(place.path().join("ssh-policy.toml"), "[[rule]]\nallow = [\"shel\"]\n").unwrap();
+    text.push_str(&check("c1", &["--group", "ops"]));
+    text.push_str(&place.run(&["ssh", "policy"]));
+    insta::assert_snapshot!(text);
+}
+
+/// The groups are those that the host knows.
+#[test]
+fn a_user_of_the_host_has_his_groups() {
+    let place = Place::new();
+    let said = place.run(&["ssh", "policy", "check", "c1", "--as", "root", "--format", "csv"]);
+    assert!(said.contains("remove") || said.contains("shell,true,rule `root`"), "{said}");
 }

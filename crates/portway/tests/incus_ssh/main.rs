@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
+mod auth;
 mod faults;
+mod floods;
 mod inside;
+mod proofs;
 mod refusals;
 mod scene;
 mod service;

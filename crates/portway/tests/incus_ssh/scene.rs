@@ -19,11 +19,12 @@ use tempfile::TempDir;
 /// The program under test.
 const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
 
-/// Runs the rest in a mount namespace where root's home is another, by a user database of its own.
-const AT_HOME: &str = "mount --bind \"$1\" /etc/passwd; shift; exec \"$@\"";
+/// Runs the rest in a mount namespace with a user database of its own, where root's home is another.
+const AT_HOME: &str = "for name in passwd group shadow ssh; do \
+    [ ! -e \"$1/$name\" ] || mount --bind \"$1/$name\" \"/etc/$name\"; done; shift; exec \"$@\"";
 
 /// The same with standard input as what systemd passes, sd_listen_fds(3).
-const PASSED: &str = "mount --bind \"$1\" /etc/passwd; shift; exec 3<&0 </dev/null
+const PASSED: &str = "mount --bind \"$1/passwd\" /etc/passwd; shift; exec 3<&0 </dev/null
     LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
 
 /// A running gateway and its surroundings; killed on drop, with the processes of its connections.
@@ -76,7 +77,7 @@ impl Scene {
     /// Keys, a home for root with one of them, and a user database that says so.
     fn furnish(&self) -> Result<()> {
         let private = fs::Permissions::from_mode(0o700);
-        for name in ["home/.ssh", "p"] {
+        for name in ["home/.ssh", "p", "etc"] {
             fs::create_dir_all(self.path(name))?;
             fs::set_permissions(self.path(name), private.clone())?;
         }
@@ -90,8 +91,8 @@ impl Scene {
         let root = format!("root:x:0:0:root:{}:/bin/sh\n", self.path("home").display());
         let passwd = fs::read_to_string("/etc/passwd")?;
         let others = passwd.lines().filter(|line| !line.starts_with("root:")).map(|line| format!("{line}\n"));
-        fs::write(self.path("passwd"), root + &others.collect::<String>())?;
-        fs::set_permissions(self.path("passwd"), fs::Permissions::from_mode(0o644))?;
+        fs::write(self.path("etc/passwd"), root + &others.collect::<String>())?;
+        fs::set_permissions(self.path("etc/passwd"), fs::Permissions::from_mode(0o644))?;
         Ok(())
     }
 
@@ -115,7 +116,7 @@ impl Scene {
         let mut command = Command::new("unshare");
         let script = if self.listener.is_some() { PASSED } else { AT_HOME };
         command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh"]);
-        command.arg(self.path("passwd")).arg(PORTWAY).args(words).env("PORTWAY_DIR", self.path("p"));
+        command.arg(self.path("etc")).arg(PORTWAY).args(words).env("PORTWAY_DIR", self.path("p"));
         command.env(self.bed.server().socket_variable(), &self.incus);
         command.stdin(match &self.listener {
             Some(listener) => Stdio::from(listener.try_clone()?),

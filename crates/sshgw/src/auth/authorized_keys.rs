@@ -137,6 +137,19 @@ impl AuthorizedKeys {
         self.entries.is_empty()
     }
 
+    /// Whether some line is an authority, which signs certificates.
+    #[must_use]
+    pub fn has_authority(&self) -> bool {
+        let is_authority = |entry: &Entry| entry.options.as_ref().is_ok_and(|options| options.cert_authority);
+        self.entries.iter().any(is_authority)
+    }
+
+    /// Whether a key stands there, whatever it allows.
+    #[must_use]
+    pub fn has(&self, key: &KeyData) -> bool {
+        self.entries.iter().any(|entry| entry.key == *key)
+    }
+
     /// What the file allows whoever has proven to hold `key`.
     ///
     /// # Errors
@@ -241,6 +254,13 @@ fn parse_line(line: &[u8]) -> Result<Option<Line>, LineFault> {
         Some(text) => options::parse(text),
         None => Ok(KeyOptions::default()),
     };
+    // Whether it was touched cannot be seen from here, and that is what a line without the word asks for.
+    let options = options.and_then(|options| match key {
+        KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) if !options.untouched => Err(
+            OptionError::Unsupported("touch-required, which a security key has without no-touch-required"),
+        ),
+        _ => Ok(options),
+    });
     Ok(Some((key, options)))
 }
 

@@ -2,7 +2,7 @@
 
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::KeyData;
-use russh::keys::ssh_key::{Certificate, HashAlg};
+use russh::keys::ssh_key::{Algorithm, Certificate, HashAlg};
 
 use super::grant::{Circumstances, Grant};
 use super::key::{self, WeakKey};
@@ -20,6 +20,12 @@ pub enum CertificateError {
     /// A signature that does not hold.
     #[error("the signature of the certificate does not hold")]
     Signature,
+    /// With SHA-1.
+    #[error("the certificate is signed with SHA-1")]
+    OldSignature,
+    /// Whether a security key was touched cannot be seen from here.
+    #[error("a touch of the security key cannot be made sure of")]
+    Touch,
     /// Before or after its time.
     #[error("the certificate is not valid at this time")]
     Time,
@@ -60,6 +66,14 @@ pub fn check(
 ) -> Result<Grant, CertificateError> {
     key::check(certificate.public_key())?;
     key::check(authority)?;
+    if matches!(certificate.signature().algorithm(), Algorithm::Rsa { hash: None } | Algorithm::Dsa) {
+        return Err(CertificateError::OldSignature);
+    }
+    let is_security_key =
+        matches!(certificate.public_key(), KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_));
+    if is_security_key && !certificate.extensions().contains_key("no-touch-required") {
+        return Err(CertificateError::Touch);
+    }
     if certificate.cert_type() != CertType::User {
         return Err(CertificateError::NotUser);
     }

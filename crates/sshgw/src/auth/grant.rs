@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// Circumstances of a login that rules of keys speak of.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances {
@@ -14,7 +16,7 @@ pub struct Circumstances {
 }
 
 /// Where a forward may lead, or listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permitted {
     /// Host as it was written, lower case; `None` where only a port was.
     pub host: Option<String>,
@@ -32,7 +34,8 @@ impl Permitted {
 }
 
 /// What a key allows. The policy decides besides.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Grant {
     /// Runs instead of what the client asks for, which is told in `SSH_ORIGINAL_COMMAND`.
     pub command: Option<String>,

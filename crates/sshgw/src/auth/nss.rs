@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::accounts::{self, User};
+use super::accounts::{self, Shadow, User};
 use super::run::{Bounds, RunError, run};
+use zeroize::Zeroizing;
 
 const BOUNDS: Bounds = Bounds { time: Duration::from_secs(10), output_bytes: 4 * 1024 * 1024 };
 
@@ -65,16 +66,24 @@ pub async fn groups_of(user: &User) -> Result<Vec<String>, NssError> {
     }
     gids.sort();
     gids.dedup();
-    let mut names = Vec::new();
-    for gid in gids {
-        let Some(answer) = ask("group", &gid).await? else { continue };
-        let text = String::from_utf8_lossy(&answer);
-        let Some((name, _)) = text.split_once(':') else {
-            return Err(NssError::Malformed { database: "group" });
-        };
-        names.push(name.to_owned());
-    }
-    Ok(names)
+    let (answer, _some_missing) = run_getent("group", &gids).await?;
+    let lines = answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let name = line.split(|byte| *byte == b':').next().filter(|name| name.len() < line.len());
+            let name = name.map(|name| String::from_utf8_lossy(name).into_owned());
+            name.ok_or(NssError::Malformed { database: "group" })
+        })
+        .collect()
+}
+
+/// The shadow entry of a user. `None` when the name service has none.
+///
+/// # Errors
+/// Why that is not known.
+pub async fn find_shadow(name: &str) -> Result<Option<Shadow>, NssError> {
+    let answer = ask("shadow", name).await?.map(Zeroizing::new);
+    Ok(answer.and_then(|answer| accounts::find_shadow(&answer, name).found))
 }
 
 /// What is known of a key; `None` when nothing.
@@ -83,13 +92,20 @@ async fn ask(database: &'static str, key: &str) -> Result<Option<Vec<u8>>, NssEr
     if key.is_empty() || key.contains([':', '\n', '\0']) {
         return Ok(None);
     }
+    let (answer, missing) = run_getent(database, std::slice::from_ref(&key.to_owned())).await?;
+    Ok((!missing).then_some(answer))
+}
+
+/// What is said of several keys, and whether one of them is not known.
+async fn run_getent(database: &'static str, keys: &[String]) -> Result<(Vec<u8>, bool), NssError> {
     let program = PROGRAMS.into_iter().find(|path| std::path::Path::new(path).exists());
     let program = program.ok_or(NssError::Missing)?;
-    let arguments = ["--".to_owned(), database.to_owned(), key.to_owned()];
+    let mut arguments = vec!["--".to_owned(), database.to_owned()];
+    arguments.extend_from_slice(keys);
     let said = run(program, &arguments, None, BOUNDS).await?;
     match said.code {
-        Some(0) => Ok(Some(said.output)),
-        Some(NOT_FOUND) => Ok(None),
+        Some(0) => Ok((said.output, false)),
+        Some(NOT_FOUND) => Ok((said.output, true)),
         _ => Err(NssError::Failed { database }),
     }
 }

@@ -75,6 +75,12 @@ impl Totp {
         bool::from(right).then_some(Step(found))
     }
 
+    /// What an authenticator shows at a time.
+    #[must_use]
+    pub fn shown(&self, now_seconds: u64) -> Option<String> {
+        Some(format!("{:06}", self.code(now_seconds / STEP_SECONDS)?))
+    }
+
     /// The code of a step, RFC 4226 section 5.3.
     fn code(&self, step: u64) -> Option<u32> {
         let mut mac = Hmac::<Sha1>::new_from_slice(&self.secret).ok()?;
@@ -88,14 +94,25 @@ impl Totp {
 
 /// Which steps have been used: one for each person that has a secret.
 #[derive(Debug, Clone, Default)]
-pub struct Used(BTreeMap<String, Step>);
+pub struct Used {
+    last: BTreeMap<String, Step>,
+    /// What counts as the last one of everybody else.
+    floor: Option<Step>,
+}
 
 impl Used {
+    /// Nobody's so far, and none from the time before now: which of those have been used is not known any more.
+    #[must_use]
+    pub fn since(now_seconds: u64) -> Self {
+        Self { last: BTreeMap::new(), floor: Some(Step(now_seconds / STEP_SECONDS)) }
+    }
+
     /// Verifies a person's code and remembers its step.
     #[must_use]
     pub fn verify(&mut self, person: &str, totp: &Totp, code: &str, now_seconds: u64) -> bool {
-        let Some(step) = totp.verify(code, now_seconds, self.0.get(person).copied()) else { return false };
-        self.0.insert(person.to_owned(), step);
+        let last = self.last.get(person).copied().or(self.floor);
+        let Some(step) = totp.verify(code, now_seconds, last) else { return false };
+        self.last.insert(person.to_owned(), step);
         true
     }
 }
@@ -135,6 +152,8 @@ mod tests {
         assert!(!used.verify("ann", &totp, "050471", 1_111_111_111));
         assert!(!used.verify("ann", &totp, "081804", 1_111_111_111), "the step before");
         assert!(used.verify("bob", &totp, "050471", 1_111_111_111));
+        let mut used = Used::since(1_111_111_111);
+        assert!(!used.verify("ann", &totp, "050471", 1_111_111_111), "perhaps before a restart");
     }
 
     /// Fails when: something else than six digits is read as a code, or a short secret is taken.

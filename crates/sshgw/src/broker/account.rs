@@ -5,13 +5,10 @@
 
 use portway_incus::{Client, FileContent, IncusError, InstanceFile};
 
-use crate::auth::accounts;
+use crate::auth::accounts::{self, User};
 
 /// Where users are.
 const PASSWD: &str = "/etc/passwd";
-
-/// Longest user database that is read, bytes.
-const PASSWD_BYTES: usize = 4 << 20;
 
 /// Where groups are.
 const GROUP: &str = "/etc/group";
@@ -53,9 +50,10 @@ pub(super) async fn find(
     instance: &str,
     user: &str,
 ) -> Result<Found, IncusError> {
-    let file = read(client, project, instance, PASSWD, PASSWD_BYTES).await?;
+    let file = read(client, project, instance, PASSWD, accounts::FILE_MAX_BYTES).await?;
     if let Some(FileContent::Plain(text)) = file.map(|file| file.content) {
-        return Ok(in_passwd(&text, user).map_or(Found::NoUser, Found::Account));
+        let found = accounts::find_user(&text, user).found;
+        return Ok(found.map_or(Found::NoUser, |user| Found::Account(account(user))));
     }
     if client.instance(project, instance).await?.is_none() {
         return Ok(Found::NoInstance);
@@ -71,13 +69,13 @@ pub(super) async fn groups(
     instance: &str,
     account: &Account,
 ) -> Result<Vec<u32>, IncusError> {
-    let file = read(client, project, instance, GROUP, PASSWD_BYTES).await?;
+    let file = read(client, project, instance, GROUP, accounts::FILE_MAX_BYTES).await?;
     let text = match file.map(|file| file.content) {
         Some(FileContent::Plain(text)) => text,
         _ => Default::default(),
     };
     let Account { name, uid, gid, home, shell } = account.clone();
-    let mut groups = accounts::groups_of(&text, &accounts::User { name, uid, gid, home, shell }).found;
+    let mut groups = accounts::groups_of(&text, &User { name, uid, gid, home, shell }).found;
     groups.truncate(GROUPS);
     Ok(groups)
 }
@@ -87,7 +85,7 @@ fn bare_root() -> Account {
 }
 
 /// Reads a file, following links as the instance would when all folders on the way are plain.
-async fn read(
+pub(super) async fn read(
     client: &Client,
     project: &str,
     instance: &str,
@@ -120,70 +118,25 @@ fn joined(path: &str, target: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// The first line about a user, by name. One that is malformed is nobody, whatever comes after it.
-fn in_passwd(text: &[u8], user: &str) -> Option<Account> {
-    // It would name more than the first field.
-    if user.contains(':') {
-        return None;
-    }
-    let prefix = [user.as_bytes(), b":"].concat();
-    let line = text.split(|&byte| byte == b'\n').find(|line| line.starts_with(&prefix))?;
-    let line = str::from_utf8(line).ok()?;
-    let mut fields = line.trim_end_matches('\r').split(':');
-    let name = fields.next()?.to_owned();
-    let (_password, uid, gid, _gecos) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    let (home, shell) = (fields.next()?, fields.next()?);
-    if name.is_empty() || fields.next().is_some() || line.contains('\0') {
-        return None;
-    }
-    let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { text.to_owned() };
-    Some(Account { name, uid: id(uid)?, gid: id(gid)?, home: or(home, "/"), shell: or(shell, SHELL) })
-}
-
-/// A user's or group's number. The greatest means "no change" to the kernel, and root to the server.
-fn id(text: &str) -> Option<u32> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|&number| digits && number != u32::MAX)
+/// As accounts are run: an empty home and an empty shell have their meanings of passwd(5).
+fn account(user: User) -> Account {
+    let User { name, uid, gid, home, shell } = user;
+    let or = |text: String, other: &str| if text.is_empty() { other.to_owned() } else { text };
+    Account { name, uid, gid, home: or(home, "/"), shell: or(shell, SHELL) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TEXT: &[u8] = b"root:x:0:0:root:/root:/bin/bash\n\
-        bob:x:1000:1001:Bob:/home/bob:/bin/sh\r\n\
-        bare:x:7:8:::\n\
-        a.b+c:x:9:9::/:/bin/sh\n\
-        \xff:x:0:0::/:/bin/sh\n\
-        bob:x:0:0::/:/bin/sh";
-
+    /// Fails when an empty field of the database becomes an empty path.
     #[test]
-    fn a_user_is_found_by_name() {
-        let bob = in_passwd(TEXT, "bob").expect("bob");
-        assert_eq!(
-            (bob.uid, bob.gid, bob.home.as_str(), bob.shell.as_str()),
-            (1000, 1001, "/home/bob", "/bin/sh")
-        );
-        let bare = in_passwd(TEXT, "bare").expect("bare");
+    fn an_empty_field_has_its_meaning() {
+        let passwd = b"bare:x:7:8:::\nbob:x:1000:1001:Bob:/home/bob:/bin/ash\n";
+        let of = |name| account(accounts::find_user(passwd, name).found.expect("there"));
+        let (bare, bob) = (of("bare"), of("bob"));
         assert_eq!((bare.home.as_str(), bare.shell.as_str()), ("/", "/bin/sh"));
-        assert_eq!(in_passwd(TEXT, "a.b+c").expect("there").uid, 9);
-        for nobody in ["", "bo", "bobb", "x", "0", "1000", "root:x", "bob\nroot"] {
-            assert_eq!(in_passwd(TEXT, nobody), None, "{nobody:?}");
-        }
-    }
-
-    /// Fails when a strange id becomes a number, or a later line stands in for a malformed one.
-    #[test]
-    fn a_strange_id_is_nobodys() {
-        for id in ["", "-1", "+0", " 0", "0x0", "4294967295", "4294967296", "99999999999999999999", "root"] {
-            for (uid, gid) in [(id, "0"), ("0", id)] {
-                let text = format!("u:x:{uid}:{gid}::/:/bin/sh\nu:x:0:0::/:/bin/sh\n");
-                assert_eq!(in_passwd(text.as_bytes(), "u"), None, "{text}");
-            }
-        }
-        for line in ["u:x:0:0::/", "u:x:0:0::/:/bin/sh:more", "u", "u:", "u:x:0:0::/\0:/bin/sh"] {
-            assert_eq!(in_passwd(line.as_bytes(), "u"), None, "{line}");
-        }
+        assert_eq!((bob.gid, bob.home.as_str(), bob.shell.as_str()), (1001, "/home/bob", "/bin/ash"));
     }
 
     #[test]

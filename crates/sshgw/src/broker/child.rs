@@ -21,14 +21,16 @@ use super::account::Account;
 use super::count::bump;
 use super::gate::Fault;
 use super::helper::{self, May};
+use super::judge::Reason;
+use super::login::Entrance;
 use super::open::{self, Opened, Order};
 use super::roll::Record;
-use super::{Broker, GRACE, Grant, judge, lock};
+use super::{Broker, GRACE, Grant, lock};
 use crate::audit::{Event, bounded};
 use crate::greeting;
 use crate::session::{CHANNEL_FD, CONNECTION_FD, ROLE};
 use crate::watched::{receive, send, watched, watched_channel};
-use crate::wire::{self, Answered, Asked, Breach, Init, Ledger, PROTOCOL_VERSION, Reply, Request};
+use crate::wire::{self, Answered, Asked, Breach, Init, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
 
 /// How long a process may take to end once its client has gone: longer than it leaves its programs.
 const END: Duration = Duration::from_secs(30);
@@ -62,8 +64,8 @@ struct Child {
     connection: String,
     link: AsyncFd<Channel>,
     ledger: Mutex<Ledger>,
-    /// The last login that was refused, and why.
-    refused: Mutex<Option<(String, judge::Reason)>>,
+    /// How somebody gets in.
+    entrance: Entrance,
     /// Channels whose programs were started and have not ended.
     running: Mutex<BTreeSet<u32>>,
 }
@@ -90,7 +92,7 @@ pub(super) async fn serve(
     let told = child.listen(&mut grant, end).await;
     let kill = !matches!(told, Told::Gone);
     let exit = reap(&process, kill).await;
-    let refused = lock(&child.refused).take().filter(|_| grant.is_none());
+    let refused = child.entrance.refused().filter(|_| grant.is_none());
     if let Told::Breach(breach) = told {
         child.breach(breach);
     }
@@ -105,7 +107,13 @@ pub(super) async fn serve(
             tracing::error!(%peer, signal, "a connection's process has died");
             Some(Fault::Crash)
         }
-        _ => refused.map(|_| Fault::Login),
+        // Evicted, or too slow.
+        (Told::Ended, _) => Some(Fault::Slow),
+        _ if grant.is_some() => None,
+        _ => match refused {
+            None | Some((_, Reason::Strange(Strange::Nothing))) => Some(Fault::Nothing),
+            Some(_) => Some(Fault::Login),
+        },
     }
 }
 
@@ -130,7 +138,9 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
     let Record { session, pid, peer, connection, grant, since_seconds, .. } = record;
     tracing::info!(session, "a session was taken over");
     bump(&broker.count.sessions);
+    broker.judge.entered(&grant, peer.ip());
     let ledger = Mutex::new(Ledger::of_another());
+    let entrance = Entrance::new(&broker.judge);
     let child = Child {
         broker,
         id: u64::MAX,
@@ -140,7 +150,7 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         connection,
         link,
         ledger,
-        refused: Mutex::default(),
+        entrance,
         running: Mutex::default(),
     };
     let child = Arc::new(child);
@@ -180,6 +190,7 @@ fn start(
     stream.set_nodelay(true)?;
     let stream = stream.into_std()?;
     let (ours, theirs) = Channel::pair()?;
+    let entrance = Entrance::new(&broker.judge);
     let init = Init {
         version: PROTOCOL_VERSION,
         host_keys: broker.host_keys.clone(),
@@ -189,6 +200,7 @@ fn start(
             String::new()
         },
         ids: broker.options.ids.map(|ids| (ids.uid, ids.gid)),
+        methods: entrance.methods(),
         grace_secs: GRACE.as_secs(),
         log: broker.options.log.as_str().to_owned(),
     };
@@ -206,7 +218,7 @@ fn start(
         connection,
         link,
         ledger: Mutex::default(),
-        refused: Mutex::default(),
+        entrance,
         running: Mutex::default(),
     };
     Ok((child, process))
@@ -290,22 +302,33 @@ impl Child {
     async fn answer(self: &Arc<Self>, asked: Asked, raw: Vec<u8>, grant: &mut Option<Grant>) {
         let id = asked.id;
         match asked.request {
-            Request::Offer { login, key } => {
-                let accepted = self.judge(login, key).await.is_some();
-                self.say(id, Reply::Verdict { accepted }, Vec::new()).await;
-            }
-            Request::Proven { login, key } => {
-                let found = self.judge(login, key).await;
-                let accepted = found.is_some();
-                let listener = found.as_ref().and_then(|found| self.enter(found));
-                *grant = found;
-                self.say(id, Reply::Verdict { accepted }, listener.into_iter().collect()).await;
+            request @ (Request::Offer { .. }
+            | Request::Proven { .. }
+            | Request::Certificate { .. }
+            | Request::Password { .. }
+            | Request::Code { .. }
+            | Request::Strange { .. }) => {
+                let peer = self.peer.ip();
+                let (reply, admitted) = self.entrance.answer(&self.broker.judge, request, raw, peer).await;
+                let listener = admitted.as_ref().and_then(|admitted| self.enter(admitted));
+                *grant = admitted;
+                self.say(id, reply, listener.into_iter().collect()).await;
             }
             Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
             Request::Open { channel, what, terminal, environment, inside } => {
                 let Some(grant) = grant.clone() else { return };
                 let (connection, session) = (self.connection.clone(), self.session.clone());
-                let order = Order { what, command: raw, terminal, environment, inside, connection, session };
+                let original = None;
+                let order = Order {
+                    what,
+                    command: raw,
+                    terminal,
+                    environment,
+                    inside,
+                    connection,
+                    session,
+                    original,
+                };
                 let child = Arc::clone(self);
                 tokio::spawn(async move { child.open(id, channel, &grant, order).await });
             }
@@ -330,7 +353,8 @@ impl Child {
         lock(&self.ledger).logged_in();
         self.broker.leave(self.id);
         self.note(&Event::Login { grant });
-        tracing::info!(peer = %self.peer, session = %self.session, "logged in");
+        let (person, proof) = (grant.person.as_str(), grant.proof.as_str());
+        tracing::info!(peer = %self.peer, session = %self.session, person, proof, "logged in");
         bump(&self.broker.count.accepted);
         bump(&self.broker.count.sessions);
         let now = SystemTime::now();
@@ -351,6 +375,7 @@ impl Child {
 
     /// Who had logged in has gone, and what ran with it.
     fn leave(&self, grant: &Grant, begin: SystemTime) {
+        self.broker.judge.left(grant, self.peer.ip());
         self.broker.roll.leave(&self.session);
         self.broker.count.sessions.fetch_sub(1, Ordering::Relaxed);
         for channel in std::mem::take(&mut *lock(&self.running)) {
@@ -367,21 +392,9 @@ impl Child {
         self.note(&Event::Breach { breach: breach.to_string() });
     }
 
-    /// Files are read for it, which may take a disk's time.
-    async fn judge(&self, login: String, key: String) -> Option<Grant> {
-        let work = move || judge::judge(&login, &key).map_err(|reason| (login, reason));
-        match tokio::task::spawn_blocking(work).await.ok()? {
-            Ok(grant) => Some(grant),
-            Err(refused) => {
-                *lock(&self.refused) = Some(refused);
-                None
-            }
-        }
-    }
-
     /// Nobody has logged in. Once per connection: a client may have keys for other places. The log's line is what
     /// bans are made from.
-    fn refuse(&self, login: &str, reason: &judge::Reason) {
+    fn refuse(&self, login: &str, reason: &Reason) {
         bump(&self.broker.count.refused);
         let (login, reason) = (bounded(login), bounded(&reason.to_string()));
         tracing::warn!(peer = %self.peer.ip(), login = ?login, reason = ?reason, "login refused");
@@ -392,7 +405,11 @@ impl Child {
         let (what, terminal) = (order.what, order.terminal.is_some());
         // Whoever is asked after this broker is not to run it once more.
         self.say(id, Reply::Starting, Vec::new()).await;
-        match open::open(&self.broker.client, grant, order).await {
+        let opened = match open::permitted(grant, order, |action| self.broker.judge.decide(grant, action)) {
+            Ok(order) => open::open(&self.broker.client, grant, order).await,
+            Err(refusal) => Err(refusal),
+        };
+        match opened {
             Ok(opened) => {
                 lock(&self.running).insert(channel);
                 bump(&self.broker.count.started);
@@ -419,7 +436,8 @@ impl Child {
     /// Starts the helper inside.
     async fn help(&self, id: u64, grant: &Grant, place: usize) {
         let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
-        match helper::start(&self.broker.client, grant, &May::of(grant), environment, place).await {
+        let may = May::of(grant, |action| self.broker.judge.decide(grant, action).allowed);
+        match helper::start(&self.broker.client, grant, &may, environment, place).await {
             Ok((build, sockets)) => self.say(id, Reply::Helped { build }, sockets.into_fds()).await,
             Err(refusal) => {
                 let reply = Reply::Refused { status: refusal.status, message: bounded(&refusal.message) };

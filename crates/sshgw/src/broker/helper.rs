@@ -12,6 +12,7 @@ use super::account::{self, Account, Found};
 use super::grant::Grant;
 use super::open::{Refusal, absent, failure};
 use crate::guest::{Instance, Launched, build, launch};
+use crate::policy::Action;
 
 /// When a helper has removed its file, or will not.
 const SETTLED: Duration = Duration::from_secs(15);
@@ -35,12 +36,15 @@ pub(super) struct May {
 }
 
 impl May {
-    /// What a grant allows. A helper does whatever is allowed here for as long as its connection lives, so each field of a
-    /// grant is named: who adds one (a forced command, a terminal that is not given, an action that is not allowed) has to
-    /// say what it means here. A forced command is also what the connection's process has to be told to run.
-    pub(super) const fn of(grant: &Grant) -> Self {
-        let Grant { person: _, key: _, project: _, instance: _, instance_user: _ } = grant;
-        Self { shell: true, exec: true, sftp: true, pty: true, command: None }
+    /// What a grant and the policy allow. A helper does whatever is allowed here for as long as its connection lives.
+    pub(super) fn of(grant: &Grant, allowed: impl Fn(Action) -> bool) -> Self {
+        Self {
+            shell: allowed(Action::Shell),
+            exec: allowed(Action::Exec),
+            sftp: allowed(Action::Sftp),
+            pty: grant.options.pty,
+            command: grant.options.command.clone(),
+        }
     }
 }
 

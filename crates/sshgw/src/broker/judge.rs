@@ -1,20 +1,52 @@
-//! Who somebody is: whether a key is one of a host user's, and where the login leads.
+//! Who somebody is, and whether that person may go where the login leads.
 //!
-//! Nothing here touches a server, so that the answer and its time are the same whatever instances there are.
+//! A login is a place and a name that is claimed. Each method proves something about it, a [`Proof`]; once a connection
+//! has proven what the gateway asks for, the proofs become one [`Grant`], if the policy lets that person do anything
+//! there. No server is asked before, except for the users of an instance ([`inside`]) where the gateway lets those in.
+//!
+//! - `people`: users of the host and their groups; `keys`: their keys;
+//! - `inside`: users of instances; `fresh`: files that are read again when they have changed.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+mod fresh;
+mod inside;
+mod keys;
+mod people;
 
-use portway_proto::login::{Dialect, Keep, Login, Wish};
-use russh::keys::{HashAlg, PublicKey};
+use std::error::Error;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::grant::Grant;
-use crate::auth::key;
+use portway_config::files::{self, Trust};
+use portway_incus::Client;
+use portway_proto::login::{Keep, Login, Wish};
+use russh::keys::PublicKey;
+use russh::keys::ssh_key::Certificate;
+use zeroize::Zeroizing;
 
-/// Longest file of keys that is read, bytes.
-const FILE_BYTES: u64 = 1 << 20;
+use super::gate::Crowd;
+use super::grant::{DEFAULT_REMOTE, Grant};
+use super::lock;
+use crate::auth::accounts::{Expired, Shadow};
+use crate::auth::authorized_keys::KeyRefusal;
+use crate::auth::certificate::CertificateError;
+use crate::auth::grant::{Circumstances, Grant as KeyGrant};
+use crate::auth::key::{self, WeakKey};
+use crate::auth::nss;
+use crate::auth::password::{Checker, HashError};
+use crate::auth::settings::Settings;
+use crate::auth::totp::{Totp, Used};
+use crate::options::{AuthOptions, Method, Options};
+use crate::policy::{Action, Decision, Policy, Target};
+use crate::wire::Strange;
+use fresh::{Fresh, Read};
+use inside::Inside;
+use keys::{Lists, OwnKeys, Shown};
+use people::{HostUser, People};
+
+/// Longest file of a one-time secret, bytes.
+const SECRET_FILE_BYTES: u64 = 4096;
 
 /// Why somebody is not let in: for the log, never for the client.
 #[derive(Debug, thiserror::Error)]
@@ -30,121 +62,491 @@ pub(super) enum Reason {
     Key,
     /// It is one that is not used, wherever it is listed.
     #[error(transparent)]
-    Weak(#[from] key::WeakKey),
+    Weak(#[from] WeakKey),
+    /// What the client says is nothing that could be looked at.
+    #[error("{0}")]
+    Strange(Strange),
+    /// The method is not one that is asked for here, or not yet.
+    #[error("{0} is not asked for")]
+    Method(&'static str),
     /// There is no such user of the host.
     #[error("there is no host user {0}")]
     NoUser(String),
+    /// Users of the host are not known.
+    #[error("the host's users cannot be looked up: {0}")]
+    Names(String),
+    /// None of the groups is his.
+    #[error("host user {0} is in none of the groups that may come in")]
+    Group(String),
     /// He does not have the key.
     #[error("host user {0} has no such key")]
     NoKey(String),
+    /// He has it, and it lets nobody in.
+    #[error("the key of host user {0} is refused: {1}")]
+    KeyRefused(String, KeyRefusal),
     /// His keys cannot be trusted.
     #[error("the keys of host user {0} are not used: {1}")]
     Keys(String, String),
+    /// The key, or the certificate, or who has signed it.
+    #[error("the key is revoked")]
+    Revoked,
+    /// A certificate of a trusted authority that lets nobody in.
+    #[error(transparent)]
+    Certificate(CertificateError),
+    /// A list for everybody cannot be used.
+    #[error("{0}")]
+    Lists(String),
+    /// The user of the instance is not there, or is somebody else.
+    #[error("user {user} of instance {instance} has not proven it")]
+    Inside {
+        /// The user.
+        user: String,
+        /// The instance.
+        instance: String,
+    },
+    /// A password that is not his.
+    #[error("wrong password of {0}")]
+    Password(String),
+    /// One that cannot be looked at.
+    #[error("the password of {0} is not used: {1}")]
+    NoPassword(String, String),
+    /// Too late.
+    #[error("{0}: {1}")]
+    Expired(String, Expired),
+    /// A one-time code that is not his, or has been used.
+    #[error("wrong one-time code of {0}")]
+    Code(String),
+    /// One step was good, and another would have had to follow.
+    #[error("{0} did not follow")]
+    Half(&'static str),
+    /// The login has changed on the way.
+    #[error("the login has changed")]
+    Changed,
+    /// Each proof was good, and they are not about one person.
+    #[error("the proofs are not of one person")]
+    Differ,
+    /// As many are in as may.
+    #[error("the person or the address has too many connections")]
+    Crowd,
+    /// The policy has it otherwise.
+    #[error("the policy allows nothing there: {0}")]
+    Policy(String),
 }
 
-/// Whether `login` may be entered with `key`, a public key in OpenSSH's format.
-pub(super) fn judge(login: &str, key: &str) -> Result<Grant, Reason> {
-    let login = Login::parse(login, Dialect::Auto).map_err(|error| Reason::Login(error.to_string()))?;
-    let session = match login.wish {
-        Wish::Session(session) => session,
-        Wish::Create(_) => return Err(Reason::Wish("a new instance")),
-        Wish::Command(_) => return Err(Reason::Wish("a command")),
+/// An error with its causes.
+fn why(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// Where files of the judge are.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    pub(super) policy: PathBuf,
+    pub(super) settings: PathBuf,
+    /// One-time secrets, a file for each user of the host.
+    pub(super) totp_dir: PathBuf,
+}
+
+/// Decides.
+#[derive(Debug)]
+pub(super) struct Judge {
+    options: Arc<Options>,
+    places: Places,
+    client: Client,
+    policy: Fresh<Policy>,
+    settings: Fresh<Settings>,
+    lists: Lists,
+    people: People,
+    inside: Inside,
+    checker: Checker,
+    used: Mutex<Used>,
+    /// Connections that have logged in.
+    crowd: Mutex<Crowd>,
+}
+
+/// What a login has come to so far.
+#[derive(Debug, Clone)]
+pub(super) struct Proof {
+    method: Method,
+    who: Who,
+    key: Option<String>,
+    principals: Vec<String>,
+    options: KeyGrant,
+}
+
+/// About whom something was proven.
+#[derive(Debug, Clone)]
+enum Who {
+    Host(Arc<HostUser>),
+    /// The user inside whom the login names.
+    Inside,
+    /// The host user whom the login names has said a code, which names nobody by itself.
+    Code,
+}
+
+/// A login that is understood.
+#[derive(Debug, Clone)]
+struct Claim {
+    place: Target,
+    host_user: String,
+}
+
+impl Judge {
+    pub(super) fn new(options: Arc<Options>, places: Places, client: Client) -> Self {
+        Self {
+            options,
+            places,
+            client,
+            policy: Fresh::default(),
+            settings: Fresh::default(),
+            lists: Lists::default(),
+            people: People::default(),
+            inside: Inside::default(),
+            checker: Checker::default(),
+            // A code that counted before a restart does not count after it.
+            used: Mutex::new(Used::since(now())),
+            crowd: Mutex::default(),
+        }
+    }
+
+    /// Reads what has to be right at the start.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.options.auth.chain == [Method::KeyboardInteractive] {
+            return Err("auth-methods: a one-time code is never enough alone".to_owned());
+        }
+        self.policy().and_then(|_| self.settings()).map(|_| ())
+    }
+
+    fn policy(&self) -> Read<Policy> {
+        self.policy.get(&self.places.policy, |path| Policy::load(path).map_err(|error| why(&error)))
+    }
+
+    fn settings(&self) -> Read<Settings> {
+        self.settings.get(&self.places.settings, |path| Settings::load(path).map_err(|error| why(&error)))
+    }
+
+    /// What a login may be asked for, before anybody has said anything.
+    pub(super) fn auth_options(&self) -> AuthOptions {
+        let host = self.settings().is_ok_and(|settings| settings.host_passwords);
+        let auth = &self.options.auth;
+        AuthOptions { password: auth.password || host, ..auth.clone() }
+    }
+
+    /// Whether a key would do, or a certificate about it could.
+    pub(super) async fn offer(&self, login: &str, key: &str, peer: IpAddr) -> Result<(), Reason> {
+        let claim = self.claim(login)?;
+        let settings = self.settings().map_err(Reason::Lists)?;
+        let key = parse_key(key)?;
+        let shown = Shown::Key(key.clone());
+        let found = self.by_key(&claim, &settings, &shown, &key, peer).await;
+        let Err(reason) = found else { return Ok(()) };
+        // What is shown of a certificate beforehand is its key alone. An authority for everybody makes every key one that
+        // could do, of whatever user: else it would tell who is there.
+        let maybe = self.lists.has_authority(&settings)
+            || match self.host_user(&claim).await {
+                Ok(user) => OwnKeys::read(&settings, &user, &key).await.has_authority(),
+                Err(_) => false,
+            };
+        if maybe { Ok(()) } else { Err(reason) }
+    }
+
+    /// What a key proves whose signature was good.
+    pub(super) async fn key(&self, login: &str, key: &str, peer: IpAddr) -> Result<Proof, Reason> {
+        let claim = self.claim(login)?;
+        let settings = self.settings().map_err(Reason::Lists)?;
+        let key = parse_key(key)?;
+        self.by_key(&claim, &settings, &Shown::Key(key.clone()), &key, peer).await
+    }
+
+    /// What a certificate proves whose key has signed.
+    pub(super) async fn certificate(&self, login: &str, text: &str, peer: IpAddr) -> Result<Proof, Reason> {
+        let claim = self.claim(login)?;
+        let settings = self.settings().map_err(Reason::Lists)?;
+        let certificate = Certificate::from_openssh(text).map_err(|_| Reason::Key)?;
+        key::check(certificate.public_key())?;
+        let key = PublicKey::from(certificate.public_key().clone());
+        let principals = certificate.valid_principals().to_vec();
+        let shown = Shown::Certificate(Box::new(certificate));
+        let proof = self.by_key(&claim, &settings, &shown, &key, peer).await?;
+        Ok(Proof { principals, ..proof })
+    }
+
+    async fn by_key(
+        &self,
+        claim: &Claim,
+        settings: &Settings,
+        shown: &Shown,
+        key: &PublicKey,
+        peer: IpAddr,
+    ) -> Result<Proof, Reason> {
+        self.lists.check(settings, shown)?;
+        let circumstances = Circumstances { client: peer, now_seconds: now(), local_offset_seconds: None };
+        let proof = |who, options| Proof {
+            method: Method::PublicKey,
+            who,
+            key: Some(key::fingerprint(key.key_data())),
+            principals: Vec::new(),
+            options,
+        };
+        if self.options.auth.none {
+            return Ok(proof(self.anybody(claim).await, KeyGrant::default()));
+        }
+        let host = self.by_host_key(claim, settings, shown, key, &circumstances).await;
+        let reason = match host {
+            Ok((user, options)) => return Ok(proof(Who::Host(user), options)),
+            Err(reason) => reason,
+        };
+        if !self.options.auth.instance {
+            return Err(reason);
+        }
+        let found = self.inside.find(&self.client, &claim.place).await.ok_or_else(|| claim.not_inside())?;
+        let found = match shown {
+            Shown::Key(key) => found.keys.find_key(key.key_data(), &circumstances),
+            Shown::Certificate(certificate) => {
+                found.keys.find_certificate(certificate, &claim.place.instance_user, &circumstances)
+            }
+        };
+        found.map(|found| proof(Who::Inside, found.grant)).map_err(|_| claim.not_inside())
+    }
+
+    async fn by_host_key(
+        &self,
+        claim: &Claim,
+        settings: &Settings,
+        shown: &Shown,
+        key: &PublicKey,
+        circumstances: &Circumstances,
+    ) -> Result<(Arc<HostUser>, KeyGrant), Reason> {
+        let user = self.host_user(claim).await?;
+        if let Shown::Certificate(certificate) = shown {
+            match self.lists.by_authority(settings, certificate, &user, circumstances) {
+                Ok(options) => return Ok((user, options)),
+                Err(Reason::NoKey(_)) => {}
+                Err(reason) => return Err(reason),
+            }
+        }
+        let options = OwnKeys::read(settings, &user, key).await.find(shown, circumstances)?;
+        Ok((user, options))
+    }
+
+    /// What a password proves: of the user inside, or of the host's user where the settings say so.
+    pub(super) async fn password(&self, login: &str, password: Vec<u8>) -> Result<Proof, Reason> {
+        let password = Zeroizing::new(password);
+        let claim = self.claim(login);
+        let settings = self.settings().map_err(Reason::Lists)?;
+        let proof = |who| Proof {
+            method: Method::Password,
+            who,
+            key: None,
+            principals: Vec::new(),
+            options: KeyGrant::default(),
+        };
+        let claim = match claim {
+            Ok(claim) => claim,
+            Err(reason) => return Err(self.nobody(password, reason).await),
+        };
+        if settings.host_passwords {
+            let user = match self.host_user(&claim).await {
+                Ok(user) => user,
+                Err(reason) => return Err(self.nobody(password, reason).await),
+            };
+            let shadow = nss::find_shadow(&user.name).await.map_err(|error| Reason::Names(why(&error)))?;
+            self.check_password(&claim.host_user, shadow.as_ref(), password).await?;
+            return Ok(proof(Who::Host(user)));
+        }
+        let found = self.inside.find(&self.client, &claim.place).await;
+        let shadow = found.as_ref().and_then(|user| user.shadow.as_ref());
+        self.check_password(&claim.inside(), shadow, password).await?;
+        Ok(proof(Who::Inside))
+    }
+
+    /// Takes as long as for somebody who is there.
+    async fn nobody(&self, password: Zeroizing<Vec<u8>>, reason: Reason) -> Reason {
+        let _never = self.checker.check(None, password).await;
+        reason
+    }
+
+    async fn check_password(
+        &self,
+        who: &str,
+        shadow: Option<&Shadow>,
+        password: Zeroizing<Vec<u8>>,
+    ) -> Result<(), Reason> {
+        let hash = shadow.map(|shadow| shadow.hash.clone());
+        let right = self.checker.check(hash, password).await;
+        let right =
+            right.map_err(|error: HashError| Reason::NoPassword(who.to_owned(), error.to_string()))?;
+        let Some(shadow) = shadow.filter(|_| right) else { return Err(Reason::Password(who.to_owned())) };
+        let today = i64::try_from(now() / 86_400).unwrap_or(i64::MAX);
+        shadow.check(today).map_err(|expired| Reason::Expired(who.to_owned(), expired))
+    }
+
+    /// What a one-time code proves: that the host's user has his device with him. It is never enough alone.
+    pub(super) async fn code(&self, login: &str, code: &[u8]) -> Result<Proof, Reason> {
+        let claim = self.claim(login)?;
+        let wrong = || Reason::Code(claim.host_user.clone());
+        let code = str::from_utf8(code).map_err(|_| wrong())?;
+        let user = self.host_user(&claim).await?;
+        if user.name.contains('/') || user.name.starts_with('.') {
+            return Err(wrong());
+        }
+        let path = self.places.totp_dir.join(&user.name);
+        let text = files::read(&path, SECRET_FILE_BYTES, Trust::Own);
+        let text = Zeroizing::new(text.map_err(|error| Reason::Lists(why(&error)))?);
+        let totp = str::from_utf8(&text).ok().and_then(|text| Totp::from_base32(text.trim()));
+        let totp =
+            totp.ok_or_else(|| Reason::Lists(format!("the one-time secret of {} is none", user.name)))?;
+        if !lock(&self.used).verify(&user.name, &totp, code, now()) {
+            return Err(wrong());
+        }
+        Ok(Proof {
+            method: Method::KeyboardInteractive,
+            who: Who::Code,
+            key: None,
+            principals: Vec::new(),
+            options: KeyGrant::default(),
+        })
+    }
+
+    /// The user of the host whom a login names, if one of his groups may come in.
+    async fn host_user(&self, claim: &Claim) -> Result<Arc<HostUser>, Reason> {
+        let user = self.people.find(&claim.host_user).await?;
+        if people::may_enter(&user, &self.options.groups) {
+            Ok(user)
+        } else {
+            Err(Reason::Group(user.name.clone()))
+        }
+    }
+
+    /// Whoever is named, without proof: his groups count for the policy if he is somebody.
+    async fn anybody(&self, claim: &Claim) -> Who {
+        let nobody = |_| {
+            let name = claim.host_user.clone();
+            Arc::new(HostUser { name, uid: u32::MAX, home: String::new(), groups: Vec::new() })
+        };
+        Who::Host(self.people.find(&claim.host_user).await.unwrap_or_else(nobody))
+    }
+
+    fn claim(&self, login: &str) -> Result<Claim, Reason> {
+        let login = Login::parse(login, self.options.dialect);
+        let login = login.map_err(|error| Reason::Login(error.to_string()))?;
+        let session = match login.wish {
+            Wish::Session(session) => session,
+            Wish::Create(_) => return Err(Reason::Wish("a new instance")),
+            Wish::Command(_) => return Err(Reason::Wish("a command")),
+        };
+        if session.keep != Keep::No {
+            return Err(Reason::Wish("a session that stays"));
+        }
+        if session.place.remote.is_some() {
+            return Err(Reason::Wish("another server"));
+        }
+        let place = Target {
+            remote: DEFAULT_REMOTE.to_owned(),
+            project: session.place.project.to_string(),
+            instance: session.place.instance.to_string(),
+            instance_user: session.place.instance_user.as_str().to_owned(),
+        };
+        Ok(Claim { place, host_user: session.host_user.as_str().to_owned() })
+    }
+
+    /// What comes of all that was proven about a login. Whoever is let in counts until [`Judge::left`].
+    pub(super) fn admit(&self, login: &str, proofs: &[Proof], peer: IpAddr) -> Result<Grant, Reason> {
+        let claim = self.claim(login)?;
+        let grant = grant(claim, proofs, self.options.auth.none).ok_or(Reason::Differ)?;
+        let decisions = Action::SESSION.map(|action| self.decide(&grant, action));
+        match decisions.iter().find(|decision| decision.allowed) {
+            Some(_) if lock(&self.crowd).enter(&grant.person, peer) => Ok(grant),
+            Some(_) => Err(Reason::Crowd),
+            None => {
+                let reason = decisions.first().map(|decision| decision.reason.to_string());
+                Err(Reason::Policy(reason.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Somebody is in, by another gateway's word.
+    pub(super) fn entered(&self, grant: &Grant, peer: IpAddr) {
+        lock(&self.crowd).add(&grant.person, peer);
+    }
+
+    /// Somebody who was in has gone.
+    pub(super) fn left(&self, grant: &Grant, peer: IpAddr) {
+        lock(&self.crowd).leave(&grant.person, peer);
+    }
+
+    /// Whether somebody may do something, by the policy as it is.
+    pub(super) fn decide(&self, grant: &Grant, action: Action) -> Decision {
+        match self.policy() {
+            Ok(policy) => policy.decide(&grant.policy_person(), action, Some(&grant.place())),
+            Err(error) => {
+                tracing::error!(error, "the policy cannot be used, so nobody may do anything");
+                Decision { allowed: false, reason: crate::policy::Reason::NoRule }
+            }
+        }
+    }
+}
+
+/// One grant of all proofs. `None`: they contradict each other, or name nobody.
+fn grant(claim: Claim, proofs: &[Proof], none: bool) -> Option<Grant> {
+    let host = proofs.iter().find_map(|proof| match &proof.who {
+        Who::Host(user) => Some(user),
+        Who::Inside | Who::Code => None,
+    });
+    let is_inside = host.is_none() && proofs.iter().any(|proof| matches!(proof.who, Who::Inside));
+    let person = match host {
+        Some(user) => user.name.clone(),
+        None if is_inside => claim.inside(),
+        None => return None,
     };
-    if session.keep != Keep::No {
-        return Err(Reason::Wish("a session that stays"));
-    }
-    if session.place.remote.is_some() {
-        return Err(Reason::Wish("another server"));
-    }
-    let key = PublicKey::from_openssh(key).map_err(|_| Reason::Key)?;
-    key::check(key.key_data())?;
-    let person = session.host_user.as_str();
-    // Others would have to be in a group.
-    if person != "root" {
-        return Err(Reason::NoUser(person.to_owned()));
-    }
-    let user = nix::unistd::User::from_name(person).ok().flatten();
-    let user = user.ok_or_else(|| Reason::NoUser(person.to_owned()))?;
-    let text = keys(&user.dir, user.uid.as_raw());
-    let text = text.map_err(|error| Reason::Keys(person.to_owned(), error.to_string()))?;
-    if !holds(&text, &key) {
-        return Err(Reason::NoKey(person.to_owned()));
-    }
-    Ok(Grant {
-        person: person.to_owned(),
-        key: key.fingerprint(HashAlg::Sha256).to_string(),
-        project: session.place.project.to_string(),
-        instance: session.place.instance.to_string(),
-        instance_user: session.place.instance_user.as_str().to_owned(),
+    let options = proofs.iter().try_fold(KeyGrant::default(), |all, one| all.and(one.options.clone()))?;
+    let names: Vec<&str> = proofs.iter().map(|proof| proof.method.as_str()).collect();
+    let Claim { place: Target { remote, project, instance, instance_user }, .. } = claim;
+    Some(Grant {
+        person,
+        key: proofs.iter().find_map(|proof| proof.key.clone()).unwrap_or_default(),
+        project,
+        instance,
+        instance_user,
+        remote,
+        proof: if none { "none".to_owned() } else { names.join(",") },
+        uid: host.map(|user| user.uid),
+        groups: host.map(|user| user.groups.clone()).unwrap_or_default(),
+        principals: proofs.iter().flat_map(|proof| proof.principals.clone()).collect(),
+        is_inside,
+        options,
     })
 }
 
-/// The user's keys, when nobody else can have written them (`StrictModes` of sshd_config(5)).
-fn keys(home: &Path, uid: u32) -> io::Result<String> {
-    let folder = home.join(".ssh");
-    for path in [home, &folder] {
-        check(&fs::metadata(path)?, uid)?;
+impl Claim {
+    /// The person who is the user inside.
+    fn inside(&self) -> String {
+        let Target { remote, project, instance, instance_user } = &self.place;
+        format!("instance:{remote}/{project}/{instance}/{instance_user}")
     }
-    let file = File::open(folder.join("authorized_keys"))?;
-    let meta = file.metadata()?;
-    check(&meta, uid)?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is no plain file"));
+
+    fn not_inside(&self) -> Reason {
+        let Target { instance, instance_user, .. } = &self.place;
+        Reason::Inside { user: instance_user.clone(), instance: instance.clone() }
     }
-    let mut text = String::new();
-    file.take(FILE_BYTES).read_to_string(&mut text)?;
-    Ok(text)
 }
 
-fn check(meta: &fs::Metadata, uid: u32) -> io::Result<()> {
-    let fine = meta.mode() & 0o022 == 0 && (meta.uid() == uid || meta.uid() == 0);
-    if fine { Ok(()) } else { Err(io::Error::other("bad ownership or modes")) }
+fn parse_key(text: &str) -> Result<PublicKey, Reason> {
+    let key = PublicKey::from_openssh(text).map_err(|_| Reason::Key)?;
+    key::check(key.key_data())?;
+    Ok(key)
 }
 
-/// Whether a line is this key and nothing else. One with options is not taken: they would have to be honoured.
-fn holds(text: &str, key: &PublicKey) -> bool {
-    let kind = key.algorithm();
-    let lines = text.lines().map(str::trim).filter(|line| line.split(' ').next() == Some(kind.as_str()));
-    lines.filter_map(|line| PublicKey::from_openssh(line).ok()).any(|one| one.key_data() == key.key_data())
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl a";
-    const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ4K6MRt3+Y3UnT6W7WpBtqIR2Wq0t3kPcwcKkLBPGNY b";
-
-    #[test]
-    fn a_key_with_options_is_not_taken() {
-        let key = PublicKey::from_openssh(KEY).expect("a key");
-        assert!(holds(&format!("# c\n\n{OTHER}\n  {KEY} with words\r\n"), &key));
-        for text in [OTHER, &format!("restrict {KEY}"), &format!("#{KEY}"), &KEY[..60], "", "ssh-ed25519"] {
-            assert!(!holds(text, &key), "{text}");
-        }
-    }
-
-    #[test]
-    fn keys_that_others_may_write_are_not_read() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (home, uid) = (dir.path(), rustix::process::geteuid().as_raw());
-        let mode =
-            |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
-        let folder = home.join(".ssh");
-        assert!(keys(home, uid).is_err());
-        fs::create_dir(&folder).expect("a folder");
-        mode(&folder, 0o755);
-        let file = folder.join("authorized_keys");
-        fs::write(&file, KEY).expect("written");
-        mode(&file, 0o644);
-        assert_eq!(keys(home, uid).expect("keys"), KEY);
-        for path in [home, &folder, &file] {
-            let before = fs::metadata(path).expect("there").mode();
-            mode(path, before | 0o020);
-            assert!(keys(home, uid).is_err(), "{}", path.display());
-            mode(path, before);
-        }
-    }
-}
+mod tests;

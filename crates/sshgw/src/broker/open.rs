@@ -9,6 +9,7 @@ use portway_proto::guest::is_clients_variable;
 
 use super::account::{self, Account, Found};
 use super::grant::Grant;
+use crate::policy::{Action, Decision};
 use crate::wire::{Terminal, What};
 
 /// Exit status of the gateway's own: there is no such instance or user.
@@ -48,6 +49,8 @@ pub(super) struct Order {
     pub(super) connection: String,
     /// Name of the session in the audit log.
     pub(super) session: String,
+    /// What the client has asked for, where its key has it otherwise; `SSH_ORIGINAL_COMMAND`.
+    pub(super) original: Option<String>,
 }
 
 /// Why there is no program.
@@ -77,6 +80,37 @@ pub(super) enum Opened {
         /// Whether it gets a terminal.
         terminal: bool,
     },
+}
+
+/// What is run of what was asked for: what the key forces, without a terminal where the key has none. `decide` is the
+/// policy.
+pub(super) fn permitted(
+    grant: &Grant,
+    order: Order,
+    decide: impl Fn(Action) -> Decision,
+) -> Result<Order, Refusal> {
+    let action = match order.what {
+        What::Shell => Action::Shell,
+        What::Command => Action::Exec,
+        What::Sftp => Action::Sftp,
+    };
+    let decision = decide(action);
+    if !decision.allowed {
+        let text = format!("{action} is not allowed in {}: {}", grant.instance, decision.reason);
+        return Err(Refusal::new(ABSENT, text));
+    }
+    let mut order = order;
+    order.terminal = order.terminal.filter(|_| grant.options.pty);
+    if let Some(command) = &grant.options.command {
+        let asked = std::mem::replace(&mut order.command, command.clone().into_bytes());
+        let is_command = order.what == What::Command;
+        // What no environment can hold is not told.
+        order.original = is_command.then(|| String::from_utf8_lossy(&asked).replace('\0', ""));
+        order.what = What::Command;
+        // The server runs it: what the connection's process would have the helper run is the client's wish.
+        order.inside = false;
+    }
+    Ok(order)
 }
 
 /// Starts it, or says that the helper is to.
@@ -178,6 +212,8 @@ fn environment(account: &Account, order: &Order) -> BTreeMap<String, String> {
     environment.extend(own_environment(account, &order.connection, &order.session));
     let term = order.terminal.as_ref().map(|terminal| ("TERM".to_owned(), kind(&terminal.kind)));
     environment.extend(term);
+    let original = order.original.clone();
+    environment.extend(original.map(|original| ("SSH_ORIGINAL_COMMAND".to_owned(), original)));
     environment
 }
 
@@ -246,6 +282,7 @@ pub(super) fn failure(instance: &str, error: &IncusError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Reason;
 
     fn bob() -> Account {
         let text = |text: &str| text.to_owned();
@@ -261,6 +298,7 @@ mod tests {
             inside: true,
             connection: "192.0.2.1 40000 198.51.100.1 2222".to_owned(),
             session: "s1".to_owned(),
+            original: None,
         }
     }
 
@@ -293,6 +331,32 @@ mod tests {
         assert!(!goes_inside(&bob(), &without));
         let terminal = Some(Terminal { kind: "xterm".to_owned(), width: 80, height: 24 });
         assert!(goes_inside(&root, &Order { terminal, ..order(What::Command, b"id") }));
+    }
+
+    fn grant(options: &str) -> Grant {
+        let text = format!(
+            r#"{{"person":"root","key":"","project":"p","instance":"c1","instance_user":"bob","options":{options}}}"#
+        );
+        serde_json::from_str(&text).expect("a grant")
+    }
+
+    /// Fails when what a key forces, or the policy, is passed by.
+    #[test]
+    fn a_key_and_the_policy_are_asked() {
+        let allow = |action: Action| Decision { allowed: action == Action::Exec, reason: Reason::NoRule };
+        let terminal = Terminal { kind: "xterm".to_owned(), width: 80, height: 24 };
+        let with = |what, command: &[u8]| Order { terminal: Some(terminal.clone()), ..order(what, command) };
+        assert!(permitted(&grant("{}"), with(What::Shell, b""), allow).is_err());
+        let free = permitted(&grant("{}"), with(What::Command, b"ls"), allow).expect("allowed");
+        assert!(free.terminal.is_some() && free.command == b"ls" && free.original.is_none());
+        let forced = grant(r#"{"command":"backup","pty":false}"#);
+        let order = permitted(&forced, with(What::Command, b"rm -rf /"), allow).expect("allowed");
+        assert_eq!((order.command.as_slice(), order.original.as_deref()), (&b"backup"[..], Some("rm -rf /")));
+        assert_eq!((order.what, order.terminal.as_ref()), (What::Command, None));
+        let all = |_| Decision { allowed: true, reason: Reason::NoRule };
+        let order = permitted(&forced, with(What::Shell, b""), all).expect("allowed");
+        assert_eq!((order.what, order.command.as_slice()), (What::Command, &b"backup"[..]));
+        assert!(!environment(&bob(), &order).contains_key("SSH_ORIGINAL_COMMAND"));
     }
 
     /// Fails when a variable that changes what runs is let through.

@@ -245,13 +245,7 @@ mod tests {
             since_seconds: 1_767_323_045,
             peer: "192.0.2.1:4711".parse().expect("an address"),
             connection: text("192.0.2.1 4711 192.0.2.2 2222"),
-            grant: Grant {
-                person: text("root"),
-                key: text("SHA256:x"),
-                project: text("default"),
-                instance: text("c1"),
-                instance_user: text("root"),
-            },
+            grant: Grant::of_root(),
         }
     }
 

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
 use russh::server::Config;
-use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, mac};
+use russh::{Preferred, SshId, cipher, compression, kex, mac};
+
+use super::login::method_set;
+use crate::options::Method;
 
 /// What identifies the program and not its version.
 const SERVER_ID: &str = "SSH-2.0-Portway";
@@ -50,8 +53,8 @@ const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM];
 /// Until a refusal is told: the same for every reason.
 const REJECTION: Duration = Duration::from_millis(50);
 
-/// `MaxAuthTries` of sshd_config(5).
-const AUTH_ATTEMPTS: usize = 6;
+/// `MaxAuthTries` of sshd_config(5), and the question how to log in, which does not count there.
+const AUTH_ATTEMPTS: usize = 7;
 
 /// A client that says nothing for this long is asked whether it is there, three times.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -63,10 +66,10 @@ pub(super) const WINDOW_BYTES: u32 = 2 << 20;
 /// As OpenSSH has it.
 const PACKET_BYTES: u32 = 32 << 10;
 
-pub(super) fn config(keys: Vec<PrivateKey>) -> Config {
+pub(super) fn config(keys: Vec<PrivateKey>, methods: &[Method]) -> Config {
     Config {
         server_id: SshId::Standard(Cow::Borrowed(SERVER_ID)),
-        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        methods: method_set(methods),
         auth_rejection_time: REJECTION,
         // Clients ask for the methods by it.
         auth_rejection_time_initial: Some(Duration::ZERO),

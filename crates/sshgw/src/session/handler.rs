@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use portway_proto::guest::Size;
-use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::keys::ssh_key::Certificate;
+use russh::server::{
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
+};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +22,7 @@ use super::paced::Pace;
 use super::program::{self, Gateway, Screen, Wanted};
 use super::{inside, signals};
 use crate::broker::{is_accepted, kind};
+use crate::options::Method;
 use crate::wire::{PROGRAMS, What};
 
 /// Variables of one channel, the bytes of one, and of all of them as they go to the broker: what is escaped there is
@@ -67,10 +71,10 @@ struct Idle {
 }
 
 impl Client {
-    pub(super) fn new(link: Arc<Link>, banner: String) -> Self {
+    pub(super) fn new(link: Arc<Link>, methods: Vec<Method>, banner: String) -> Self {
         Self {
             banner,
-            login: Login::new(Arc::clone(&link)),
+            login: Login::new(Arc::clone(&link), methods),
             helper: Arc::new(Helper::new(Arc::clone(&link))),
             link,
             channels: HashMap::new(),
@@ -153,6 +157,33 @@ impl Handler for Client {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
         Ok(self.login.proven(user, &key).await)
+    }
+
+    async fn auth_openssh_certificate(
+        &mut self,
+        user: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth, russh::Error> {
+        Ok(self.login.certified(user, certificate).await)
+    }
+
+    async fn auth_none(&mut self, user: &str) -> Result<Auth, russh::Error> {
+        Ok(self.login.asked(user).await)
+    }
+
+    async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, russh::Error> {
+        Ok(self.login.password(user, password).await)
+    }
+
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        user: &str,
+        _submethods: &str,
+        response: Option<Response<'a>>,
+    ) -> Result<Auth, russh::Error> {
+        // One question was asked; what else is answered is not looked at.
+        let answer = response.map(|mut answers| answers.next().unwrap_or_default());
+        Ok(self.login.interactive(user, answer.as_deref()).await)
     }
 
     async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), russh::Error> {

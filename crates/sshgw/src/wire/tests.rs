@@ -62,7 +62,7 @@ fn a_session_of_another_broker_says_first_what_runs() {
 #[test]
 fn questions_are_counted() {
     let mut ledger = Ledger::default();
-    for _ in 0..6 {
+    for _ in 0..16 {
         assert_eq!(ledger.note(&proven(), 0), Ok(()));
     }
     assert_eq!(ledger.note(&proven(), 0), Err(Breach::Count));

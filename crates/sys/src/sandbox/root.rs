@@ -23,7 +23,8 @@ pub fn private_root() -> io::Result<()> {
     // Both file systems come first: they are what an unprivileged caller is refused, and stay detached,
     // visible to nobody, until they are moved into place.
     let proc = detached(c"proc", &[(c"subset", c"pid")])?;
-    let root = detached(c"tmpfs", &[(c"size", c"4096"), (c"nr_inodes", c"4"), (c"mode", c"0555")])?;
+    let root = detached(c"tmpfs", &[(c"size", c"4096"), (c"nr_inodes", c"4"), (c"mode", c"0755")])?;
+    // Its owner may write until it is read-only, so that root needs no capability to pass by modes.
     rustix::fs::mkdirat(&root, c"proc", Mode::from_raw_mode(0o555))?;
 
     // SAFETY: the caller has one thread, so no other loses the shared directory and umask.

@@ -18,6 +18,8 @@ pub struct KeyOptions {
     pub expiry: Option<Expiry>,
     /// The key signs certificates, and is none to log in with.
     pub cert_authority: bool,
+    /// A security key need not have been touched.
+    pub untouched: bool,
     /// Which principals its certificates may name.
     pub principals: Option<Vec<String>>,
 }
@@ -141,8 +143,7 @@ impl KeyOptions {
             "agent-forwarding" => self.grant.agent_forwarding = given,
             "x11-forwarding" => self.grant.x11_forwarding = given,
             "user-rc" => self.grant.user_rc = given,
-            // Whether a key was touched cannot be seen from here; this one asks for less.
-            "touch-required" if !given => {}
+            "touch-required" if !given => self.untouched = true,
             "verify-required" if given => return Err(OptionError::Unsupported("verify-required")),
             "command" | "environment" | "from" | "expiry-time" | "permitopen" | "permitlisten"
             | "principals" | "tunnel"

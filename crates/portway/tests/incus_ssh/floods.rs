@@ -1,0 +1,53 @@
+//! Crowds before the door.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use portway_testkit::{Server, wait_for};
+
+use crate::auth::enters;
+use crate::scene::Scene;
+
+/// Connections to the gateway that say `word` and no more.
+fn crowd(scene: &Scene, count: usize, word: &[u8]) -> Vec<TcpStream> {
+    let address = SocketAddr::from(([127, 0, 0, 1], scene.port));
+    let connect = || {
+        let mut crowd = Vec::new();
+        for _ in 0..count {
+            // One that is turned away at once is one less.
+            let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(20)) else {
+                continue;
+            };
+            let _turned_away = stream.write_all(word);
+            crowd.push(stream);
+        }
+        crowd
+    };
+    scene.bed.netns().enter(connect).unwrap()
+}
+
+/// Fails when: those who are silent take the places or the turns of those who speak.
+#[test]
+fn the_silent_keep_nobody_out() {
+    let Some(scene) = Scene::start(Server::Incus6, "silent").unwrap() else { return };
+    let name = scene.container.name().to_owned();
+    let silent = crowd(&scene, 300, b"");
+    assert!(enters(&scene, &name, "key", None, &[]).unwrap(), "{}", scene.log());
+    assert!(scene.sessions().len() <= 100, "{}", scene.sessions().len());
+    drop(silent);
+    wait_for("their end", || scene.sessions().is_empty().then_some(())).unwrap();
+}
+
+/// Fails when: somebody who does not log in is never sent away.
+#[test]
+fn whoever_does_not_log_in_has_to_go() {
+    let Some(scene) = Scene::start(Server::Incus6, "grace").unwrap() else { return };
+    let mut slow = crowd(&scene, 1, b"SSH-2.0-slow\r\n").pop().unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut said = Vec::new();
+    // Its end comes after 30 seconds; a reset is one too.
+    let ended = slow.read_to_end(&mut said);
+    let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!timed_out && said.starts_with(b"SSH-2.0-Portway"), "{}", scene.log());
+}

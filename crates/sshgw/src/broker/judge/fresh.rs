@@ -1,0 +1,75 @@
+//! Files that are read again when they have changed.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::super::lock;
+
+/// What tells one state of a file from another: device, inode, length, and when it was last written and changed.
+type Stamp = [i64; 7];
+
+/// What was made of a file, as long as that stays as it is.
+#[derive(Debug)]
+pub(super) struct Fresh<T> {
+    last: Mutex<Option<(Option<Stamp>, Read<T>)>>,
+}
+
+/// What came of reading, or why nothing did.
+pub(super) type Read<T> = Result<Arc<T>, String>;
+
+impl<T> Default for Fresh<T> {
+    fn default() -> Self {
+        Self { last: Mutex::new(None) }
+    }
+}
+
+impl<T> Fresh<T> {
+    /// What `load` makes of the file, asked again only when the file is another.
+    pub(super) fn get(&self, path: &Path, load: impl FnOnce(&Path) -> Result<T, String>) -> Read<T> {
+        let stamp = stamp(path);
+        let mut last = lock(&self.last);
+        if let Some((of, read)) = &*last
+            && *of == stamp
+        {
+            return read.clone();
+        }
+        let read = load(path).map(Arc::new);
+        *last = Some((stamp, read.clone()));
+        read
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(path).ok()?;
+    let number = |number: u64| number.cast_signed();
+    Some([
+        number(meta.dev()),
+        number(meta.ino()),
+        number(meta.len()),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a file is read again for nothing, or its change is not seen.
+    #[test]
+    fn a_changed_file_is_read_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("file");
+        let fresh = Fresh::default();
+        let get = || fresh.get(&path, |path| std::fs::read_to_string(path).map_err(|_| "none".to_owned()));
+        assert_eq!(get(), Err("none".to_owned()));
+        std::fs::write(&path, "one").expect("written");
+        let one = get().expect("there");
+        assert!(Arc::ptr_eq(&one, &get().expect("there")) && *one == "one");
+        std::fs::write(&path, "three").expect("written");
+        assert_eq!(*get().expect("there"), "three");
+    }
+}
