@@ -12,6 +12,7 @@ use super::*;
 use crate::audit::Audit;
 use crate::broker::ServeOptions;
 use crate::broker::count::Count;
+use crate::broker::judge::{Judge, Places};
 use crate::broker::roll::Roll;
 use crate::options::{Options, Values};
 
@@ -20,6 +21,8 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
     let options = ServeOptions {
         options: Arc::new(Options::new(&Values::default()).expect("options")),
         host_key: dir.join("key"),
+        policy: dir.join("ssh-policy.toml"),
+        auth: dir.join("ssh-auth.toml"),
         banner: dir.join("banner.txt"),
         sessions: dir.join("ssh"),
         audit: dir.join("audit"),
@@ -28,7 +31,14 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         log: LogFilter::default(),
         replace: false,
     };
+    let places = Places {
+        policy: options.policy.clone(),
+        settings: options.auth.clone(),
+        totp_dir: dir.join("ssh-totp"),
+    };
+    let client = Client::new(options.incus.clone());
     Arc::new(Broker {
+        judge: Judge::new(Arc::clone(&options.options), places, client),
         client: Client::new(options.incus.clone()),
         host_keys: Vec::new(),
         audit: Audit::open(options.audit.clone()).expect("a log"),
