@@ -42,6 +42,8 @@ const EXTENSIONS: [(&str, &str); 11] = [
 /// # Errors
 /// When the pipes fail, or the client says what is no packet.
 pub(crate) fn serve_stdio() -> io::Result<()> {
+    // Else a client that may have files would have all of this process: /proc/self/mem is a file.
+    portway_sys::sandbox::undumpable()?;
     let (stdin, stdout) = (io::stdin(), io::stdout());
     serve(stdin.as_fd(), stdout.as_fd())
 }

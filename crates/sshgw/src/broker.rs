@@ -198,6 +198,9 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
         let address = options.options.listen;
         let door = Door::open(address, passed, taken);
         let door = door.map_err(|source| ServeError::Listen { address, source })?;
+        let at = door.listener.local_addr().map_err(system("name the listener"))?;
+        // Somebody else may have opened it.
+        options.options.auth.check_address(at).map_err(|error| ServeError::Rules(error.to_string()))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("catch signals"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch signals"))?;
         let client = Client::new(options.incus.clone());
@@ -219,7 +222,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
             tokio::spawn(Arc::clone(&broker).check_health(every));
         }
         broker.open_door(&door, &given).map_err(system("be spoken to"))?;
-        ready(door.listener.local_addr().map_err(system("name the listener"))?);
+        ready(at);
         tell_systemd(sd_notify::NotifyState::Ready);
         let is_kept = tokio::select! {
             () = broker.accept(&door.listener) => false,

@@ -65,6 +65,8 @@ pub struct Options {
 pub struct AuthOptions {
     /// Any key lets in.
     pub none: bool,
+    /// From everywhere.
+    pub none_anywhere: bool,
     /// Keys of the user inside the instance count too.
     pub instance: bool,
     /// Passwords.
@@ -174,9 +176,7 @@ impl Options {
         }
         let listen = listen(values)?;
         let auth = auth(values)?;
-        if auth.none && !values.is_on("noauth-anywhere")? && !listen.ip().to_canonical().is_loopback() {
-            return Err(OptionsError::OpenToAll { listen });
-        }
+        auth.check_address(listen)?;
         let text = |name| Some(values.text(name)).filter(|text| !text.is_empty()).map(str::to_owned);
         let duration = |name| {
             let text = values.text(name);
@@ -237,6 +237,17 @@ fn listen(values: &Values) -> Result<SocketAddr, OptionsError> {
     }
 }
 
+impl AuthOptions {
+    /// Whether clients may connect to this address.
+    ///
+    /// # Errors
+    /// [`OptionsError::OpenToAll`].
+    pub fn check_address(&self, listen: SocketAddr) -> Result<(), OptionsError> {
+        let open = self.none && !self.none_anywhere && !listen.ip().to_canonical().is_loopback();
+        if open { Err(OptionsError::OpenToAll { listen }) } else { Ok(()) }
+    }
+}
+
 fn auth(values: &Values) -> Result<AuthOptions, OptionsError> {
     let mut chain: Vec<Method> = Vec::new();
     for word in list(values.text("auth-methods")) {
@@ -257,6 +268,7 @@ fn auth(values: &Values) -> Result<AuthOptions, OptionsError> {
     Ok(AuthOptions {
         // Whoever says how to log in does not mean that nobody has to.
         none: values.is_on("noauth")? && !instance && chain.is_empty(),
+        none_anywhere: values.is_on("noauth-anywhere")?,
         instance,
         password: values.is_on("password-auth")? || chain.contains(&Method::Password),
         chain,

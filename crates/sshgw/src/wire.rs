@@ -427,6 +427,9 @@ impl Ledger {
             Request::Open { .. } if self.phase == Phase::After && self.open.len() >= PROGRAMS => {
                 Outcome::TooMany
             }
+            Request::Helper { .. } if self.phase == Phase::After && self.helpers >= rule(request).1 => {
+                Outcome::TooMany
+            }
             Request::Closed { channel, .. } if self.phase == Phase::After && !self.open.contains(channel) => {
                 Outcome::Nothing
             }

@@ -33,7 +33,9 @@ const DAEMON_CAPS: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::DAC_OVERRIDE);
+    .union(CapabilitySet::DAC_OVERRIDE)
+    // For the gateway that it starts, which must not write where it may read.
+    .union(CapabilitySet::DAC_READ_SEARCH);
 
 /// What the broker of the SSH gateway works with: the private roots, users and capabilities of its connections'
 /// processes, files of its host's users, its port. It makes nobody else's files its own, and changes no network.

@@ -1,6 +1,6 @@
 //! Passwords, one-time codes, chains, users of the instance, and nobody at all.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portway_sshgw::auth::totp::Totp;
 use portway_testkit::Server;
@@ -18,10 +18,17 @@ const SECRET: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
 const BY_PASSWORD: &[&str] = &["-o", "PreferredAuthentications=password", "-o", "PubkeyAuthentication=no"];
 const BY_CODE: &[&str] = &["-o", "PreferredAuthentications=publickey,keyboard-interactive"];
 
-/// The code that counts next: one of the time before the gateway started does not.
-fn next_code() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    Totp::from_base32(SECRET).unwrap().shown(now + 30).unwrap()
+/// The code of the next half minute, once that is not one which could have been used when the gateway started.
+fn next_code(started: u64) -> String {
+    while now() / 30 <= started / 30 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Totp::from_base32(SECRET).unwrap().shown(now() + 30).unwrap()
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// Writes the instance's users: bob has the password, late's has expired, none has none.
@@ -115,6 +122,7 @@ fn a_chain_of_a_key_and_a_code() {
     std::fs::create_dir(&secrets).unwrap();
     std::fs::write(secrets.join("root"), SECRET).unwrap();
     again(&mut scene, &["--auth-methods", "publickey,keyboard-interactive"], &[]).unwrap();
+    let started = now();
     assert!(!enters(&scene, &c1, "key", None, BY_CODE).unwrap(), "the key alone");
     assert!(
         last_reason(&scene, 1).unwrap().contains("keyboard-interactive did not follow"),
@@ -122,11 +130,11 @@ fn a_chain_of_a_key_and_a_code() {
         scene.log()
     );
     let only = ["-o", "PreferredAuthentications=keyboard-interactive"];
-    let code = next_code();
+    let code = next_code(started);
     assert!(!enters(&scene, &c1, "key", Some(&code), &only).unwrap(), "the code alone");
     assert!(!enters(&scene, &c1, "other", Some(&code), BY_CODE).unwrap(), "another key");
     assert!(!enters(&scene, &c1, "key", Some("000000"), BY_CODE).unwrap(), "another code");
-    let code = next_code();
+    let code = next_code(started);
     assert!(enters(&scene, &c1, "key", Some(&code), BY_CODE).unwrap(), "{}", scene.log());
     assert!(!enters(&scene, &c1, "key", Some(&code), BY_CODE).unwrap(), "a code twice");
     assert!(!enters(&scene, &format!("{c1}+ann"), "key", Some(&code), BY_CODE).unwrap(), "she has none");

@@ -34,11 +34,10 @@ pub struct Read<T> {
     pub fault_count: usize,
 }
 
-/// A user by name. A name of digits alone that nobody has is a user id.
+/// A user by name, and by nothing else: rules speak of names, so nobody comes by his number.
 #[must_use]
 pub fn find_user(passwd: &[u8], name: &str) -> Read<Option<User>> {
-    let (mut by_name, mut by_id, mut fault_count) = (None, None, 0);
-    let wanted_id = id(name);
+    let (mut by_name, mut fault_count) = (None, 0);
     for line in lines(passwd) {
         let Some(user) = line.and_then(user) else {
             fault_count += 1;
@@ -46,11 +45,9 @@ pub fn find_user(passwd: &[u8], name: &str) -> Read<Option<User>> {
         };
         if user.name == name {
             by_name.get_or_insert(user);
-        } else if wanted_id == Some(user.uid) {
-            by_id.get_or_insert(user);
         }
     }
-    Read { found: by_name.or(by_id), fault_count }
+    Read { found: by_name, fault_count }
 }
 
 /// Ids of the groups that a user is in: the primary one first, then the others in the order of the file, each once.

@@ -144,10 +144,11 @@ impl AuthorizedKeys {
         self.entries.iter().any(is_authority)
     }
 
-    /// Whether a key stands there, whatever it allows.
+    /// Whether a key stands there alone, without options that would have to be honoured.
     #[must_use]
-    pub fn has(&self, key: &KeyData) -> bool {
-        self.entries.iter().any(|entry| entry.key == *key)
+    pub fn has_plain(&self, key: &KeyData) -> bool {
+        let plain = Ok(KeyOptions::default());
+        self.entries.iter().any(|entry| entry.key == *key && entry.options == plain)
     }
 
     /// What the file allows whoever has proven to hold `key`.

@@ -106,7 +106,7 @@ mod tests {
     use Method::{KeyboardInteractive, Password, PublicKey};
 
     fn options(password: bool, chain: &[Method]) -> AuthOptions {
-        AuthOptions { none: false, instance: false, password, chain: chain.to_vec() }
+        AuthOptions { none: false, none_anywhere: false, instance: false, password, chain: chain.to_vec() }
     }
 
     /// Fails when: a method that is not enabled lets in.

@@ -101,10 +101,10 @@ pub struct Used {
 }
 
 impl Used {
-    /// Nobody's so far, and none from the time before now: which of those have been used is not known any more.
+    /// Nobody's so far, and none that could have been used before now: which of those have been is not known any more.
     #[must_use]
     pub fn since(now_seconds: u64) -> Self {
-        Self { last: BTreeMap::new(), floor: Some(Step(now_seconds / STEP_SECONDS)) }
+        Self { last: BTreeMap::new(), floor: Some(Step(now_seconds / STEP_SECONDS + 1)) }
     }
 
     /// Verifies a person's code and remembers its step.

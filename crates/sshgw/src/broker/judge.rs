@@ -271,10 +271,8 @@ impl Judge {
         let certificate = Certificate::from_openssh(text).map_err(|_| Reason::Key)?;
         key::check(certificate.public_key())?;
         let key = PublicKey::from(certificate.public_key().clone());
-        let principals = certificate.valid_principals().to_vec();
         let shown = Shown::Certificate(Box::new(certificate));
-        let proof = self.by_key(&claim, &settings, &shown, &key, peer).await?;
-        Ok(Proof { principals, ..proof })
+        self.by_key(&claim, &settings, &shown, &key, peer).await
     }
 
     async fn by_key(
@@ -299,7 +297,9 @@ impl Judge {
         }
         let host = self.by_host_key(claim, settings, shown, key, &circumstances).await;
         let reason = match host {
-            Ok((user, options)) => return Ok(proof(Who::Host(user), options)),
+            Ok((user, options, principals)) => {
+                return Ok(Proof { principals, ..proof(Who::Host(user), options) });
+            }
             Err(reason) => reason,
         };
         if !self.options.auth.instance {
@@ -315,6 +315,8 @@ impl Judge {
         found.map(|found| proof(Who::Inside, found.grant)).map_err(|_| claim.not_inside())
     }
 
+    /// Whose key it is, what it allows, and the names of its certificate that rules may go by: those an authority of the
+    /// system has given. A user's own authority gives what he likes.
     async fn by_host_key(
         &self,
         claim: &Claim,
@@ -322,17 +324,17 @@ impl Judge {
         shown: &Shown,
         key: &PublicKey,
         circumstances: &Circumstances,
-    ) -> Result<(Arc<HostUser>, KeyGrant), Reason> {
+    ) -> Result<(Arc<HostUser>, KeyGrant, Vec<String>), Reason> {
         let user = self.host_user(claim).await?;
         if let Shown::Certificate(certificate) = shown {
             match self.lists.by_authority(settings, certificate, &user, circumstances) {
-                Ok(options) => return Ok((user, options)),
+                Ok(options) => return Ok((user, options, certificate.valid_principals().to_vec())),
                 Err(Reason::NoKey(_)) => {}
                 Err(reason) => return Err(reason),
             }
         }
         let options = OwnKeys::read(settings, &user, key).await.find(shown, circumstances)?;
-        Ok((user, options))
+        Ok((user, options, Vec::new()))
     }
 
     /// What a password proves: of the user inside, or of the host's user where the settings say so.
@@ -499,6 +501,11 @@ fn grant(claim: Claim, proofs: &[Proof], none: bool) -> Option<Grant> {
         Who::Host(user) => Some(user),
         Who::Inside | Who::Code => None,
     });
+    // A key inside is its instance's word. It adds nothing to what somebody of the host has proven.
+    let is_mixed = |proof: &Proof| proof.method == Method::PublicKey && matches!(proof.who, Who::Inside);
+    if host.is_some() && proofs.iter().any(is_mixed) {
+        return None;
+    }
     let is_inside = host.is_none() && proofs.iter().any(|proof| matches!(proof.who, Who::Inside));
     let person = match host {
         Some(user) => user.name.clone(),

@@ -94,18 +94,25 @@ pub(super) fn permitted(
         What::Command => Action::Exec,
         What::Sftp => Action::Sftp,
     };
-    let decision = decide(action);
-    if !decision.allowed {
-        let text = format!("{action} is not allowed in {}: {}", grant.instance, decision.reason);
-        return Err(Refusal::new(ABSENT, text));
+    // What is forced is a command, whatever was asked for.
+    let forced = grant.options.command.as_ref().map(|_| Action::Exec);
+    for action in std::iter::once(action).chain(forced) {
+        let decision = decide(action);
+        if !decision.allowed {
+            let text = format!("{action} is not allowed in {}: {}", grant.instance, decision.reason);
+            return Err(Refusal::new(ABSENT, text));
+        }
     }
     let mut order = order;
     order.terminal = order.terminal.filter(|_| grant.options.pty);
     if let Some(command) = &grant.options.command {
         let asked = std::mem::replace(&mut order.command, command.clone().into_bytes());
-        let is_command = order.what == What::Command;
-        // What no environment can hold is not told.
-        order.original = is_command.then(|| String::from_utf8_lossy(&asked).replace('\0', ""));
+        order.original = match order.what {
+            What::Shell => None,
+            // What no environment can hold is not told.
+            What::Command => Some(String::from_utf8_lossy(&asked).replace('\0', "")),
+            What::Sftp => Some("sftp".to_owned()),
+        };
         order.what = What::Command;
         // The server runs it: what the connection's process would have the helper run is the client's wish.
         order.inside = false;

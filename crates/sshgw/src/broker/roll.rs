@@ -101,7 +101,11 @@ impl Record {
 }
 
 fn lives(pid: i32, start_time: u64) -> bool {
-    pidfd::start_time(pid).is_ok_and(|time| time == start_time)
+    match pidfd::start_time(pid) {
+        Ok(time) => time == start_time,
+        // Where processes of others are hidden (hidepid of proc(5)) nothing is known: what may live is not given up.
+        Err(_) => pidfd::open(pid).is_ok(),
+    }
 }
 
 /// The folder.

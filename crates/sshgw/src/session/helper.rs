@@ -4,7 +4,7 @@
 //! streams, and hangs up what it runs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portway_incus::{Control, Exec, ExecSockets, Outcome, Output};
 use portway_proto::guest::Step;
@@ -18,6 +18,12 @@ use crate::wire::{HELPER_PLACES, Reply, Request};
 /// How long a helper may take to say hello. It starts in some milliseconds.
 const GREETING: Duration = Duration::from_secs(10);
 
+/// How long there is none where there was none.
+const ABSENCE: Duration = Duration::from_secs(60);
+
+/// How long it may take to start a program.
+const START: Duration = Duration::from_secs(10);
+
 /// Why there is no process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unable {
@@ -27,11 +33,21 @@ pub(super) enum Unable {
     Program(u8, String),
 }
 
+/// What is known of the helper.
+#[derive(Debug, Default)]
+enum Kept {
+    #[default]
+    Nothing,
+    Runs(Guest),
+    /// It could not be started, why, and when.
+    Absent(String, Instant),
+}
+
 /// The way to the helper.
 #[derive(Debug)]
 pub(super) struct Helper {
     link: Arc<Link>,
-    guest: Mutex<Option<Guest>>,
+    guest: Mutex<Kept>,
     keepers: TaskTracker,
 }
 
@@ -47,9 +63,9 @@ impl Helper {
             portway_proto::guest::Program::Sftp => "the server of files".to_owned(),
         };
         // The instance may have been started anew since the last one.
-        let mut started = self.guest().await?.start(wanted.clone()).await;
+        let mut started = self.try_start(wanted.clone()).await?;
         if matches!(started, Err(StartError::Gone)) {
-            started = self.guest().await?.start(wanted).await;
+            started = self.try_start(wanted).await?;
         }
         started.map_err(|error| match error {
             StartError::Gone => Unable::Helper(error.to_string()),
@@ -67,9 +83,15 @@ impl Helper {
         })
     }
 
+    async fn try_start(&self, wanted: Wanted) -> Result<Result<Process, StartError>, Unable> {
+        let guest = self.guest().await?;
+        let started = tokio::time::timeout(START, guest.start(wanted)).await;
+        started.map_err(|_| Unable::Program(255, "the helper in the instance does not answer".to_owned()))
+    }
+
     /// Lets the helper end once its processes have; returns when it has ended.
     pub(super) async fn close(&self) {
-        drop(self.guest.lock().await.take());
+        *self.guest.lock().await = Kept::Nothing;
         self.keepers.close();
         self.keepers.wait().await;
     }
@@ -77,17 +99,23 @@ impl Helper {
     /// The helper that runs, or a new one.
     async fn guest(&self) -> Result<Guest, Unable> {
         let mut kept = self.guest.lock().await;
-        if let Some(guest) = kept.as_ref().filter(|guest| !guest.is_gone()) {
-            return Ok(guest.clone());
+        match &*kept {
+            Kept::Runs(guest) if !guest.is_gone() => return Ok(guest.clone()),
+            Kept::Absent(why, since) if since.elapsed() < ABSENCE => return Err(Unable::Helper(why.clone())),
+            Kept::Nothing | Kept::Runs(_) | Kept::Absent(..) => {}
         }
         let mut why = String::new();
         for place in 0..HELPER_PLACES {
             match self.try_place(place).await {
-                Ok(guest) => return Ok(kept.insert(guest).clone()),
+                Ok(guest) => {
+                    *kept = Kept::Runs(guest.clone());
+                    return Ok(guest);
+                }
                 Err(reason) => why = reason,
             }
         }
         tracing::warn!(reason = why, "there is no helper in the instance");
+        *kept = Kept::Absent(why.clone(), Instant::now());
         Err(Unable::Helper(why))
     }
 

@@ -178,7 +178,7 @@ impl Link {
                 continue;
             }
             let Some(question) = state.waiting.remove(&id) else { continue };
-            if let (Some(channel), Reply::Opened) = (question.opens, &reply) {
+            if let (Some(channel), Reply::Opened | Reply::Inside { .. }) = (question.opens, &reply) {
                 state.running.insert(channel);
             }
             drop(state);
@@ -204,30 +204,34 @@ impl Link {
         }
     }
 
-    /// Tells a new broker what runs and what has ended meanwhile, and asks it what has no answer.
+    /// Tells a new broker what runs and what has ended meanwhile, and asks it what has no answer. Nobody else speaks to
+    /// it before it has been told: a question that came first would be one out of its phase.
     async fn resume(&self, channel: &Arc<AsyncFd<Channel>>) {
-        let (mut told, asked) = {
-            let mut state = self.state();
-            let untold = std::mem::take(&mut state.untold);
-            let running = state.running.iter().copied().collect();
-            let told: Vec<Request> = std::iter::once(Request::Resume { running }).chain(untold).collect();
-            for request in &told {
-                if let Request::Closed { channel, .. } = request {
-                    state.running.remove(channel);
+        let running = self.state().running.iter().copied().collect();
+        if !tell(channel, Request::Resume { running }).await {
+            return;
+        }
+        let asked: Vec<_> = loop {
+            let request = {
+                let mut state = self.state();
+                if state.untold.is_empty() {
+                    state.channel = Some(Arc::clone(channel));
+                    break state.waiting.values().map(|question| Arc::clone(&question.packet)).collect();
                 }
-            }
-            state.channel = Some(Arc::clone(channel));
-            let asked: Vec<_> = state.waiting.values().map(|question| Arc::clone(&question.packet)).collect();
-            (told, asked)
-        };
-        let told = told.drain(..).filter_map(|request| packet(&Asked { id: UNANSWERED, request }, &[]).ok());
-        let packets = told.map(Arc::from).chain(asked);
-        for packet in packets {
-            match send(channel, &packet, &[]).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                state.untold.remove(0)
+            };
+            if !tell(channel, request.clone()).await {
                 // It has gone again: the next one will be told what this one was not.
-                Err(_) => return,
+                return self.state().untold.insert(0, request);
+            }
+            if let Request::Closed { channel, .. } = request {
+                self.state().running.remove(&channel);
+            }
+        };
+        for packet in asked {
+            match send(channel, &packet, &[]).await {
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => return,
+                Ok(()) | Err(_) => {}
             }
         }
     }
@@ -237,6 +241,18 @@ impl Link {
     }
 }
 
+/// Tells a broker something that has no answer. False: it has gone.
+async fn tell(broker: &AsyncFd<Channel>, request: Request) -> bool {
+    let Ok(packet) = packet(&Asked { id: UNANSWERED, request }, &[]) else { return true };
+    match send(broker, &packet, &[]).await {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::InvalidInput,
+    }
+}
+
 fn packet(asked: &impl Serialize, raw: &[u8]) -> io::Result<Vec<u8>> {
     Ok(wire::encode(asked, raw)?)
 }
+
+#[cfg(test)]
+mod tests;

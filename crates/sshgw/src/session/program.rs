@@ -153,8 +153,15 @@ async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Runnin
     for inside in [true, false] {
         match gateway.link.ask(request(channel, wanted, inside), &wanted.command).await {
             Ok((Reply::Opened, fds)) => {
-                let sockets = ExecSockets::from_fds(fds).ok_or_else(failed)?;
-                return Exec::new(sockets).await.map(Running::Exec).map_err(|_| failed());
+                let exec = match ExecSockets::from_fds(fds) {
+                    Some(sockets) => Exec::new(sockets).await.ok(),
+                    None => None,
+                };
+                if let Some(exec) = exec {
+                    return Ok(Running::Exec(exec));
+                }
+                gateway.link.closed(channel, never(channel)).await;
+                return Err(failed());
             }
             Ok((Reply::Inside { shell, home, terminal }, _)) => {
                 let start = inside::start(wanted, &shell, &home, terminal);

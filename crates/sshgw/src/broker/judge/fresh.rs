@@ -1,5 +1,6 @@
 //! Files that are read again when they have changed.
 
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -26,9 +27,21 @@ impl<T> Default for Fresh<T> {
 
 impl<T> Fresh<T> {
     /// What `load` makes of the file, asked again only when the file is another.
+    ///
+    /// A file that was there and has gone is an error until it is back: what it forbade stays forbidden.
     pub(super) fn get(&self, path: &Path, load: impl FnOnce(&Path) -> Result<T, String>) -> Read<T> {
-        let stamp = stamp(path);
+        let failed = |error: &io::Error| format!("{}: {error}", path.display());
         let mut last = lock(&self.last);
+        let stamp = match stamp(path) {
+            Ok(stamp) => Some(stamp),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if matches!(&*last, Some((Some(_), _))) {
+                    return Err(failed(&error));
+                }
+                None
+            }
+            Err(error) => return Err(failed(&error)),
+        };
         if let Some((of, read)) = &*last
             && *of == stamp
         {
@@ -40,10 +53,10 @@ impl<T> Fresh<T> {
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(path).ok()?;
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let meta = std::fs::metadata(path)?;
     let number = |number: u64| number.cast_signed();
-    Some([
+    Ok([
         number(meta.dev()),
         number(meta.ino()),
         number(meta.len()),
@@ -71,5 +84,10 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &get().expect("there")) && *one == "one");
         std::fs::write(&path, "three").expect("written");
         assert_eq!(*get().expect("there"), "three");
+        std::fs::remove_file(&path).expect("removed");
+        let gone = get().expect_err("what is not there any more is no default");
+        assert!(gone.contains("file") && gone != "none", "{gone}");
+        std::fs::write(&path, "four").expect("written");
+        assert_eq!(*get().expect("back"), "four");
     }
 }

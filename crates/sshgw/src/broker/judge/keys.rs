@@ -75,7 +75,7 @@ impl Lists {
         let unknown = || Reason::NoKey(user.name.clone());
         let authorities = self.authorities(settings).ok_or_else(unknown)?.map_err(Reason::Lists)?;
         let authority = certificate.signature_key();
-        if !authorities.has(authority) {
+        if !authorities.has_plain(authority) {
             return Err(unknown());
         }
         let names = [user.name.clone()];

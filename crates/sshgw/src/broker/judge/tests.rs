@@ -37,6 +37,8 @@ fn proofs_make_one_person() {
     let host = grant(claim(), &[proof(PublicKey, ann()), proof(Password, Who::Inside)], false);
     let host = host.expect("a person");
     assert_eq!((host.person.as_str(), host.is_inside, host.uid), ("ann", false, Some(7)));
+    let mixed = [proof(PublicKey, Who::Inside), proof(Password, ann())];
+    assert_eq!(grant(claim(), &mixed, false), None, "a key that the instance has given");
 }
 
 /// Fails when: what one proof forbids another allows.
