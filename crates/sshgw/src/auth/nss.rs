@@ -44,9 +44,11 @@ pub enum NssError {
 pub async fn find_user(name: &str) -> Result<Option<User>, NssError> {
     let database = "passwd";
     let Some(answer) = ask(database, name).await? else { return Ok(None) };
-    let user = accounts::find_user(&answer, name).found.ok_or(NssError::Malformed { database })?;
     // A number finds the user of that id: a login name is a name.
-    Ok((user.name == name).then_some(user))
+    if !answer.starts_with(format!("{name}:").as_bytes()) {
+        return Ok(None);
+    }
+    accounts::find_user(&answer, name).found.ok_or(NssError::Malformed { database }).map(Some)
 }
 
 /// Names of the groups that a user is in. A group without a name is left out: no rule can mean it.
