@@ -39,6 +39,10 @@ const FILE_MAX_BYTES: u64 = 256 << 20;
 
 /// Checks our own file against `wanted`, a SHA-256 in hex, removes its name and serves from memory, within `limits`.
 pub(crate) fn settle(wanted: Option<&str>, limits: &[&OsStr]) -> Ended {
+    if wanted.is_some_and(|wanted| unhex(wanted).is_none()) {
+        return Err((status::USAGE, "what follows serve is no SHA-256".to_owned()));
+    }
+    limits_of(limits)?;
     let failed = |error: io::Error| (status::FAILED, format!("cannot read {SELF}: {error}"));
     let file = File::open(SELF).map_err(failed)?;
     let mut program = Vec::new();
@@ -74,12 +78,16 @@ pub(crate) fn serving(hash: &str, limits: &[&OsStr]) -> Ended {
 
 /// Serves as the user that the limits name, if there are any.
 fn within(limits: &[&OsStr], hash: [u8; 32]) -> Ended {
-    let limits = match (limits, Limits::read(limits)) {
-        ([], _) => None,
-        (_, None) => return Err((status::USAGE, "limits that are none".to_owned())),
-        (_, limits) => limits,
-    };
-    serve::serve(hash, limits).map_err(|error| (status::FAILED, error.to_string()))
+    serve::serve(hash, limits_of(limits)?).map_err(|error| (status::FAILED, error.to_string()))
+}
+
+/// The limits a call names, if it names any.
+fn limits_of(words: &[&OsStr]) -> Result<Option<Limits>, (u8, String)> {
+    match (words, Limits::read(words)) {
+        ([], _) => Ok(None),
+        (_, None) => Err((status::USAGE, "limits that are none".to_owned())),
+        (_, limits) => Ok(limits),
+    }
 }
 
 /// Removes the file we run from and the folder it was put in, if their names are ours.

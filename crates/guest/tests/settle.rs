@@ -78,7 +78,8 @@ fn it_runs_from_memory_that_nobody_changes() {
 
 #[test]
 fn anything_else_is_a_wrong_call() {
-    for args in [&[][..], &["serve", "a", "b"], &["serving", "zz"], &["--help"]] {
+    let hash = hash();
+    for args in [&[][..], &["serve", "a"], &["serve", &hash, "b"], &["serving", "zz"], &["--help"]] {
         let output = Command::new(GUEST).args(args).stdin(Stdio::null()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
