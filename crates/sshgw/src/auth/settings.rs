@@ -141,4 +141,14 @@ mod tests {
             assert!(Settings::parse(bad).is_err(), "{bad}");
         }
     }
+
+    /// Fails when: the documented file is not one that is read.
+    #[test]
+    fn the_documented_file_is_one() {
+        let page = include_str!("../../../../docs/ssh-gateway.md");
+        let (_, example) = page.split_once("```toml ssh-auth\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let settings = Settings::parse(example).unwrap();
+        assert!(settings.trusted_ca_keys.is_some() && settings.revoked_keys.is_some());
+    }
 }
