@@ -1,0 +1,45 @@
+//! Keys by which what is ours is known again: `user.portway.*` in the configuration of projects, instances, networks
+//! and volumes of the server.
+
+/// What all of them begin with.
+pub const PREFIX: &str = "user.portway.";
+
+/// Name of the Compose project: on everything that was made for one.
+pub const PROJECT: &str = "user.portway.project";
+
+/// Name of the service; on instances.
+pub const SERVICE: &str = "user.portway.service";
+
+/// Number of the replica, from 1; on instances.
+pub const INDEX: &str = "user.portway.index";
+
+/// [`want::Instance::hash`](crate::want::Instance::hash) of what it was made or last changed from; on instances.
+pub const HASH: &str = "user.portway.hash";
+
+/// Hash of the part that cannot be changed without making it anew; on instances.
+pub const BORN: &str = "user.portway.born";
+
+/// Hash of the files that were written into it; on instances.
+pub const FILES: &str = "user.portway.files";
+
+/// Names of the configuration keys and devices that are ours, a JSON text: what is no longer wanted goes, what somebody
+/// has set by hand stays; on instances.
+pub const KEYS: &str = "user.portway.keys";
+
+/// Services it depends on, separated by commas: the order of stopping when no file says it; on instances.
+pub const DEPENDS: &str = "user.portway.depends";
+
+/// Of an instance that `run` made: not part of its service's scale.
+pub const ONE_OFF: &str = "user.portway.one-off";
+
+/// Key of the volume or network in the file; on volumes and networks.
+pub const KEY: &str = "user.portway.key";
+
+/// What carries published ports, `portway` or `incus`; on the server's project.
+pub const ENGINE: &str = "user.portway.engine";
+
+/// Who changes the project at present; on the server's project.
+pub const LOCK: &str = "user.portway.lock";
+
+/// Folder of the Compose files; on the server's project.
+pub const DIR: &str = "user.portway.dir";

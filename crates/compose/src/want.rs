@@ -1,0 +1,325 @@
+//! What is wanted: a Compose project in the words of the server.
+//!
+//! Complete but for what only a look at the server tells: free subnets, addresses, the storage pool, fingerprints of
+//! images. Those the planner adds. Equal files give equal values, and so equal hashes.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+/// Configuration keys, or keys of a device.
+pub type Keys = BTreeMap<String, String>;
+
+/// A project.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ComposeProject {
+    /// Its name in Compose.
+    pub name: String,
+    /// Name of the server's project that holds it.
+    pub incus_project: String,
+    /// Configuration of the server's project.
+    pub config: Keys,
+    /// Images by what the file calls them.
+    pub images: BTreeMap<String, Image>,
+    /// Networks by their key in the file.
+    pub networks: BTreeMap<String, Network>,
+    /// Volumes by their key in the file.
+    pub volumes: BTreeMap<String, Volume>,
+    /// Services by name.
+    pub services: BTreeMap<String, Service>,
+    /// What the user should know, one line each.
+    pub warnings: Vec<String>,
+    /// What the file asks for that not every file may have.
+    pub privileges: Vec<Privilege>,
+}
+
+/// Something a file asks for that reaches out of its instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Privilege {
+    /// Service that asks.
+    pub service: String,
+    /// What for, in words.
+    pub what: String,
+    /// File, line and column.
+    pub place: String,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Where it is from.
+    pub source: ImageSource,
+    /// When it is fetched.
+    pub pull: Pull,
+}
+
+/// Where an image is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// The server's own, by alias or fingerprint.
+    Local(String),
+    /// A server of images.
+    Simplestreams {
+        /// Its address.
+        url: String,
+        /// Alias there.
+        alias: String,
+    },
+    /// A registry.
+    Oci {
+        /// `https://docker.io`.
+        url: String,
+        /// `library/nginx:1.27`.
+        name: String,
+    },
+    /// Built from the files beside the Compose file, and known to the server by this alias.
+    Built(String),
+}
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pull {
+    /// When it is not there.
+    #[default]
+    Missing,
+    /// Each time.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Name at the server.
+    pub name: String,
+    /// Who made it.
+    pub owner: Owner,
+    /// Configuration. Without `ipv4.address` it gets a subnet that is free.
+    pub config: Keys,
+}
+
+/// Who has made something, and so who may remove it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The project.
+    Project,
+    /// Somebody else: it must be there, and stays.
+    External,
+}
+
+/// A custom volume of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Name at the server.
+    pub name: String,
+    /// Its pool; the one of the instances when none is said.
+    pub pool: Option<String>,
+    /// Who made it.
+    pub owner: Owner,
+    /// Configuration.
+    pub config: Keys,
+}
+
+/// A service and its replicas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Name.
+    pub name: String,
+    /// Key in [`ComposeProject::images`].
+    pub image: String,
+    /// Services that come before it.
+    pub depends_on: BTreeMap<String, Dependency>,
+    /// How its health is told.
+    pub health: Option<Health>,
+    /// When it is started again.
+    pub restart: Restart,
+    /// How it is stopped.
+    pub stop: Stopping,
+    /// Its replicas, in the order of their numbers.
+    pub instances: Vec<Instance>,
+}
+
+/// How a service depends on another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dependency {
+    /// What is waited for.
+    pub condition: Condition,
+    /// Without the other it does not start; else only a warning tells.
+    pub required: bool,
+    /// It is restarted when the other is made anew or restarted.
+    pub restart: bool,
+}
+
+/// What of a dependency is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// It runs.
+    Started,
+    /// Its health says so.
+    Healthy,
+    /// It has ended with exit code 0.
+    Completed,
+}
+
+/// How health is told: by a program inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// The program and its arguments; a shell's line has the shell in front.
+    pub test: Vec<String>,
+    /// Between two tests.
+    pub interval: Duration,
+    /// Longest time of one.
+    pub timeout: Duration,
+    /// Failures in a row that make it unhealthy.
+    pub retries: u32,
+    /// Failures do not count for this long.
+    pub start_period: Duration,
+    /// Between two tests in that time.
+    pub start_interval: Duration,
+}
+
+/// When an instance is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum Restart {
+    /// Never.
+    #[default]
+    No,
+    /// Always.
+    Always,
+    /// Unless somebody has stopped it.
+    UnlessStopped,
+    /// When it fails, so many times at most.
+    OnFailure(Option<u32>),
+}
+
+/// How an instance is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stopping {
+    /// Signal to its first process, when it is not the usual one: `SIGINT`.
+    pub signal: Option<String>,
+    /// Before force is used.
+    pub grace: Duration,
+}
+
+impl Default for Stopping {
+    fn default() -> Stopping {
+        // The Compose specification, stop_grace_period.
+        Stopping { signal: None, grace: Duration::from_secs(10) }
+    }
+}
+
+/// One replica of a service.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Instance {
+    /// Name at the server.
+    pub name: String,
+    /// Number of the replica, from 1.
+    pub index: u32,
+    /// What the file calls its image.
+    pub image: String,
+    /// Configuration, labels of users included; the labels of [`label`](crate::label) are the planner's.
+    pub config: Keys,
+    /// Devices but interfaces, volumes and the root disk.
+    pub devices: BTreeMap<String, Keys>,
+    /// Interfaces: `eth0` is the first.
+    pub nics: Vec<Nic>,
+    /// Volumes of the project inside.
+    pub mounts: Vec<Mount>,
+    /// Keys of the root disk besides its pool, such as `size`.
+    pub root: Keys,
+    /// Files that are written before it starts.
+    pub files: Vec<File>,
+    /// How its interfaces come to their addresses.
+    pub addressing: Addressing,
+    /// Published ports as devices of Portway: keys as `portway device add` takes them, by the device's name. With the
+    /// server's own devices they are among `devices` instead.
+    pub ports: BTreeMap<String, Keys>,
+}
+
+/// An interface in a network of the project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Nic {
+    /// Key of the network in the file.
+    pub network: String,
+    /// Address, when the file says one.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Names besides those of service and instance.
+    pub aliases: Vec<String>,
+    /// Other keys of the device: `hwaddr`, `ipv6.address`.
+    pub keys: Keys,
+}
+
+/// How the interfaces of an instance come to their addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum Addressing {
+    /// Its own init asks by DHCP.
+    #[default]
+    Inside,
+    /// Nobody inside asks: they are given to it when it starts.
+    Outside,
+}
+
+/// A volume inside an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Name of the device.
+    pub device: String,
+    /// Key in [`ComposeProject::volumes`].
+    pub volume: String,
+    /// Where.
+    pub path: String,
+    /// Other keys of the device: `readonly`.
+    pub keys: Keys,
+}
+
+/// A file that is written into an instance.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct File {
+    /// Where; absolute.
+    pub path: String,
+    /// Owner inside.
+    pub uid: u32,
+    /// Group inside.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// What it holds.
+    pub content: Vec<u8>,
+}
+
+impl fmt::Debug for File {
+    /// Without what it holds: it may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}:{} {:04o}, {} bytes", self.path, self.uid, self.gid, self.mode, self.content.len())
+    }
+}
+
+impl ComposeProject {
+    /// All replicas with their services.
+    pub fn instances(&self) -> impl Iterator<Item = (&Service, &Instance)> {
+        self.services.values().flat_map(|service| service.instances.iter().map(move |one| (service, one)))
+    }
+}
+
+impl Instance {
+    /// Hash of all that it is: equal when nothing is to be done.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        hash(self)
+    }
+}
+
+/// SHA-256 of a value's JSON, in hexadecimal. Nothing that is hashed holds a map with keys other than texts.
+pub(crate) fn hash<T: Serialize>(value: &T) -> String {
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    let mut hex = String::new();
+    for byte in Sha256::digest(text) {
+        let _infallible = write!(hex, "{byte:02x}");
+    }
+    hex
+}
