@@ -1,0 +1,165 @@
+//! What differs between an instance as it is wanted and as it is, and what it takes to change that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::label;
+use crate::observe::{Life, Seen};
+use crate::render::Rendered;
+use crate::want::Keys;
+
+/// What a change takes, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Takes {
+    /// It is made while the instance runs.
+    Live,
+    /// It counts from the next start on.
+    Restart,
+    /// Only an instance made anew has it.
+    Recreate,
+}
+
+/// Changes to an instance that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What they take together.
+    pub takes: Takes,
+    /// What has changed, in words, each once.
+    pub reasons: Vec<String>,
+    /// Keys to set.
+    pub set: Keys,
+    /// Keys to remove.
+    pub unset: Vec<String>,
+    /// Devices to set.
+    pub devices: BTreeMap<String, Keys>,
+    /// Devices to remove.
+    pub gone: Vec<String>,
+    /// Whether files are to be written again.
+    pub files: bool,
+}
+
+/// Names of what we have written, for [`label::KEYS`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Written {
+    #[serde(default)]
+    pub(crate) config: BTreeSet<String>,
+    #[serde(default)]
+    pub(crate) devices: BTreeSet<String>,
+}
+
+/// Keys that the server takes while an instance runs.
+const LIVE: [&str; 6] = ["user.", "limits.", "boot.", "snapshots.", "cluster.", "security.protection."];
+
+/// Those of them that it takes and that count from the next start on.
+const NOT_LIVE: [&str; 2] = ["limits.kernel.", "limits.hugepages."];
+
+/// What it takes to change a key of the configuration.
+fn takes_key(key: &str) -> Takes {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.starts_with(prefix));
+    if begins(&LIVE) && !begins(&NOT_LIVE) { Takes::Live } else { Takes::Restart }
+}
+
+/// What it takes to change a device. One of proxies goes and another comes, which an instance does not notice.
+fn takes_device(device: Option<&Keys>) -> Takes {
+    match device.and_then(|keys| keys.get("type")).map(String::as_str) {
+        Some("proxy" | "unix-char" | "unix-block" | "usb" | "gpu") => Takes::Live,
+        _ => Takes::Restart,
+    }
+}
+
+/// What is to be done to `seen` for it to be `wanted`; `None` when nothing is. `image` is the fingerprint its image has.
+#[must_use]
+pub fn difference(wanted: &Rendered, seen: &Seen, image: Option<&str>) -> Option<Difference> {
+    let mut found = Difference::nothing();
+    found.born(wanted, seen, image);
+    let written: Written =
+        seen.label(label::KEYS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    found.keys(wanted, seen, &written);
+    found.of_devices(wanted, seen, &written);
+    if seen.label(label::FILES).unwrap_or_default() != wanted.files_hash() {
+        found.files = true;
+        found.note(Takes::Restart, "files");
+    }
+    found.reasons.sort();
+    found.reasons.dedup();
+    let nothing = found.reasons.is_empty() && found.set.is_empty() && found.unset.is_empty();
+    // What does not run has no life to interrupt.
+    if found.takes == Takes::Restart && seen.life == Life::Stopped {
+        found.takes = Takes::Live;
+    }
+    (!nothing).then_some(found)
+}
+
+impl Difference {
+    /// Made anew whatever differs.
+    #[must_use]
+    pub fn recreate(reason: &str) -> Difference {
+        Difference { takes: Takes::Recreate, reasons: vec![reason.to_owned()], ..Difference::nothing() }
+    }
+
+    fn nothing() -> Difference {
+        Difference {
+            takes: Takes::Live,
+            reasons: Vec::new(),
+            set: Keys::new(),
+            unset: Vec::new(),
+            devices: BTreeMap::new(),
+            gone: Vec::new(),
+            files: false,
+        }
+    }
+
+    fn note(&mut self, takes: Takes, reason: impl Into<String>) {
+        self.takes = self.takes.max(takes);
+        self.reasons.push(reason.into());
+    }
+
+    fn born(&mut self, wanted: &Rendered, seen: &Seen, image: Option<&str>) {
+        if seen.label(label::BORN) != wanted.config.get(label::BORN).map(String::as_str) {
+            self.note(Takes::Recreate, "image, volumes or paths");
+        } else if let Some(image) = image
+            && seen.base_image().is_some_and(|base| base != image)
+        {
+            self.note(Takes::Recreate, "another image of that name");
+        }
+    }
+
+    fn keys(&mut self, wanted: &Rendered, seen: &Seen, written: &Written) {
+        for (key, value) in &wanted.config {
+            if seen.config.get(key) == Some(value) {
+                continue;
+            }
+            self.set.insert(key.clone(), value.clone());
+            // Our own labels follow from the rest, and are nothing to tell.
+            if !key.starts_with(label::PREFIX) {
+                self.note(takes_key(key), key.clone());
+            }
+        }
+        let labels =
+            [label::FILES, label::DEPENDS].into_iter().filter(|key| !wanted.config.contains_key(*key));
+        self.unset.extend(labels.filter(|key| seen.config.contains_key(*key)).map(str::to_owned));
+        let gone = written.config.iter().filter(|key| !wanted.config.contains_key(*key));
+        for key in gone.filter(|key| seen.config.contains_key(*key)) {
+            self.unset.push(key.clone());
+            self.note(takes_key(key), key.clone());
+        }
+    }
+
+    fn of_devices(&mut self, wanted: &Rendered, seen: &Seen, written: &Written) {
+        for (name, device) in &wanted.devices {
+            let there = seen.devices.get(name);
+            if there == Some(device) {
+                continue;
+            }
+            self.devices.insert(name.clone(), device.clone());
+            let takes = there.map_or(Takes::Live, |there| takes_device(Some(there)));
+            self.note(takes.max(takes_device(Some(device))), format!("device {name}"));
+        }
+        let gone = written.devices.iter().filter(|name| !wanted.devices.contains_key(*name));
+        for name in gone.filter(|name| seen.devices.contains_key(*name)) {
+            self.gone.push(name.clone());
+            self.note(takes_device(seen.devices.get(name)), format!("device {name}"));
+        }
+    }
+}

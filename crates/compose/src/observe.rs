@@ -1,0 +1,151 @@
+//! What is there: the part of the server's state a plan is made from.
+//!
+//! What is ours is told by labels. Everything else is looked at only for what it takes up: names, subnets, addresses.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use crate::label;
+use crate::want::Keys;
+
+/// The server as a project sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Configuration of the server's project; `None` when there is no such project.
+    pub project: Option<Keys>,
+    /// Pool of root disks and volumes that say none.
+    pub pool: String,
+    /// Instances of the server's project.
+    pub instances: BTreeMap<String, Seen>,
+    /// Networks of the server, those that are not its own included.
+    pub networks: BTreeMap<String, SeenNetwork>,
+    /// Custom volumes of the server's project, by pool and name.
+    pub volumes: BTreeMap<(String, String), SeenVolume>,
+    /// Fingerprints of images that are there, by what the file calls them.
+    pub images: BTreeMap<String, String>,
+    /// Devices of Portway, by instance and name, with the keys they were made with.
+    pub published: BTreeMap<String, BTreeMap<String, Keys>>,
+}
+
+/// An instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Configuration of its own, without profiles.
+    pub config: Keys,
+    /// Devices of its own, without profiles.
+    pub devices: BTreeMap<String, Keys>,
+    /// What it does.
+    pub life: Life,
+}
+
+/// What an instance does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Life {
+    /// It does not run.
+    #[default]
+    Stopped,
+    /// It runs.
+    Running,
+    /// It is held.
+    Paused,
+    /// The server cannot tell.
+    Unknown,
+}
+
+/// A network of the server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeenNetwork {
+    /// Whether it is the server's own, and not just an interface of its host.
+    pub managed: bool,
+    /// Configuration.
+    pub config: Keys,
+    /// Subnets that its interface has on the server's host, as `10.1.2.3/24`.
+    pub addresses: Vec<String>,
+    /// Paths of what uses it.
+    pub used_by: Vec<String>,
+    /// Addresses that somebody has in it.
+    pub taken: Vec<Ipv4Addr>,
+}
+
+/// A custom volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeenVolume {
+    /// Configuration.
+    pub config: Keys,
+    /// Paths of what uses it.
+    pub used_by: Vec<String>,
+}
+
+impl Observed {
+    /// Instances of a Compose project.
+    pub fn ours<'a>(&'a self, project: &'a str) -> impl Iterator<Item = (&'a String, &'a Seen)> {
+        self.instances.iter().filter(move |(_, seen)| seen.label(label::PROJECT) == Some(project))
+    }
+
+    /// Networks of a Compose project, by the server's name.
+    pub fn our_networks<'a>(
+        &'a self,
+        project: &'a str,
+    ) -> impl Iterator<Item = (&'a String, &'a SeenNetwork)> {
+        let ours = move |network: &SeenNetwork| {
+            network.config.get(label::PROJECT).map(String::as_str) == Some(project)
+        };
+        self.networks.iter().filter(move |(_, network)| network.managed && ours(network))
+    }
+
+    /// Volumes of a Compose project.
+    pub fn our_volumes<'a>(
+        &'a self,
+        project: &'a str,
+    ) -> impl Iterator<Item = (&'a (String, String), &'a SeenVolume)> {
+        let ours =
+            move |volume: &SeenVolume| volume.config.get(label::PROJECT).map(String::as_str) == Some(project);
+        self.volumes.iter().filter(move |(_, volume)| ours(volume))
+    }
+}
+
+impl Seen {
+    /// A configuration key of its own.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.config.get(key).map(String::as_str)
+    }
+
+    /// Its service, by its label.
+    #[must_use]
+    pub fn service(&self) -> Option<&str> {
+        self.label(label::SERVICE)
+    }
+
+    /// Number of the replica; 0 without a label.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.label(label::INDEX).and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// Whether `run` made it.
+    #[must_use]
+    pub fn is_one_off(&self) -> bool {
+        self.label(label::ONE_OFF).is_some()
+    }
+
+    /// Services it depends on, by its label.
+    pub fn depends(&self) -> impl Iterator<Item = &str> {
+        self.label(label::DEPENDS).unwrap_or_default().split(',').filter(|name| !name.is_empty())
+    }
+
+    /// The image it was made from.
+    #[must_use]
+    pub fn base_image(&self) -> Option<&str> {
+        self.label("volatile.base_image")
+    }
+
+    /// The address that its interface in a network has been given.
+    #[must_use]
+    pub fn address_in(&self, network: &str) -> Option<Ipv4Addr> {
+        let mut nics =
+            self.devices.values().filter(|device| device.get("type").is_some_and(|kind| kind == "nic"));
+        let nic = nics.find(|device| device.get("network").is_some_and(|name| name == network))?;
+        nic.get("ipv4.address")?.parse().ok()
+    }
+}

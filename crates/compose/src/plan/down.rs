@@ -1,0 +1,202 @@
+//! Plans that end things: stop, remove, down. They need no file: what is there says by its labels what it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Action, Plan, Step};
+use crate::label;
+use crate::observe::{Life, Observed, Seen};
+use crate::order::Order;
+
+/// How long an instance has before force is used, when nothing says it: as Compose has it.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What goes down.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Down {
+    /// Which instances.
+    pub select: Select,
+    /// What becomes of volumes.
+    pub volumes: Volumes,
+    /// Whether the server's project goes when it is empty.
+    pub project: Option<String>,
+}
+
+/// Instances that are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Select {
+    /// Name of the Compose project.
+    pub project: String,
+    /// Only these services; all when empty.
+    pub services: Vec<String>,
+    /// Before force is used, by service.
+    pub graces: BTreeMap<String, Duration>,
+    /// The same for all of them, whatever the services say.
+    pub grace: Option<Duration>,
+    /// Whether those that `run` made are meant too.
+    pub one_offs: bool,
+}
+
+/// What becomes of volumes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Volumes {
+    /// They stay.
+    #[default]
+    Keep,
+    /// Those that were made for the project go.
+    Remove,
+}
+
+impl Select {
+    fn means(&self, seen: &Seen) -> bool {
+        let service = seen.service().unwrap_or_default();
+        let named = self.services.is_empty() || self.services.iter().any(|name| name == service);
+        named && (self.one_offs || !seen.is_one_off())
+    }
+
+    /// How long an instance has.
+    fn grace(&self, seen: &Seen) -> Duration {
+        let own = || seen.service().and_then(|service| self.graces.get(service)).copied();
+        self.grace.or_else(own).unwrap_or(GRACE)
+    }
+
+    /// The instances, with the order of their services.
+    fn of<'a>(&'a self, seen: &'a Observed) -> (Vec<(&'a String, &'a Seen)>, Order) {
+        let instances: Vec<_> = seen.ours(&self.project).filter(|(_, one)| self.means(one)).collect();
+        let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (_, one) in &instances {
+            let service = one.service().unwrap_or_default().to_owned();
+            needs.entry(service).or_default().extend(one.depends().map(str::to_owned));
+        }
+        (instances, Order::new(needs).reversed())
+    }
+}
+
+/// Stops instances: who depends on others first.
+#[must_use]
+pub fn stop(seen: &Observed, select: &Select) -> Plan {
+    let mut plan = Plan::default();
+    stops(&mut plan, seen, select);
+    plan
+}
+
+/// Adds the stops; steps by instance.
+fn stops(plan: &mut Plan, seen: &Observed, select: &Select) -> BTreeMap<String, usize> {
+    let (instances, order) = select.of(seen);
+    let mut by_service: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut steps = BTreeMap::new();
+    let sorted = order.sorted();
+    // Labels are anybody's to write: services that lead round come last, in no order.
+    let mut rest: Vec<&str> = instances.iter().filter_map(|(_, one)| one.service()).collect();
+    rest.retain(|name| !sorted.contains(name));
+    rest.dedup();
+    for service in sorted.into_iter().chain(rest) {
+        let after: Vec<usize> = order
+            .of(service)
+            .flat_map(|before| by_service.get(before).into_iter().flatten())
+            .copied()
+            .collect();
+        let of_service = instances.iter().filter(|(_, one)| one.service().unwrap_or_default() == service);
+        for (name, one) in of_service.filter(|(_, one)| one.life != Life::Stopped) {
+            let action = Action::Stop { instance: (*name).clone(), grace: select.grace(one) };
+            let step = plan.add(Step { action, needs: Vec::new(), after: after.clone() });
+            by_service.entry(service).or_default().push(step);
+            steps.insert((*name).clone(), step);
+        }
+        if !by_service.contains_key(service) {
+            // What stands still passes on what it would have waited for.
+            by_service.insert(service, after);
+        }
+    }
+    steps
+}
+
+/// Removes instances: those that do not run, or all of them when `running`, which stops them first.
+#[must_use]
+pub fn remove(seen: &Observed, select: &Select, running: bool) -> Plan {
+    let mut plan = Plan::default();
+    let stops = if running { stops(&mut plan, seen, select) } else { BTreeMap::new() };
+    for (name, one) in select.of(seen).0 {
+        if running || one.life == Life::Stopped {
+            let needs = stops.get(name).copied().into_iter().collect();
+            let step = plan.push(Action::Remove { instance: name.clone() }, needs);
+            unpublish(&mut plan, seen, name, vec![step]);
+        }
+    }
+    plan
+}
+
+/// Takes everything down that was made for the project.
+#[must_use]
+pub fn down(seen: &Observed, options: &Down) -> Plan {
+    let select = &options.select;
+    let mut plan = remove(seen, select, true);
+    if !select.services.is_empty() {
+        return plan;
+    }
+    let all: Vec<usize> = (0..plan.steps.len()).collect();
+    let going: BTreeSet<String> = select.of(seen).0.into_iter().map(|(name, _)| name.clone()).collect();
+    let project = options.project.as_deref().unwrap_or_default();
+    let mut left = Vec::new();
+    for (name, network) in seen.our_networks(&select.project) {
+        let others = network.used_by.iter().filter(|path| !is_one_of(path, project, &going));
+        let others: Vec<&str> = others.map(String::as_str).collect();
+        if others.is_empty() {
+            let action = Action::RemoveNetwork { name: name.clone() };
+            left.push(plan.add(Step { action, needs: all.clone(), after: Vec::new() }));
+        } else {
+            plan.notes.push(format!("network {name} stays: it is used by {}", others.join(", ")));
+        }
+    }
+    let volumes: Vec<_> = seen.our_volumes(&select.project).collect();
+    if options.volumes == Volumes::Remove {
+        for ((pool, name), _) in &volumes {
+            let action = Action::RemoveVolume { pool: pool.clone(), name: name.clone() };
+            left.push(plan.push(action, all.clone()));
+        }
+    }
+    let stays = (options.volumes == Volumes::Keep && !volumes.is_empty())
+        || seen.instances.keys().any(|name| !going.contains(name))
+        || seen.volumes.len() > volumes.len();
+    let ours = seen.project.as_ref().and_then(|keys| keys.get(label::PROJECT)) == Some(&select.project);
+    if let Some(name) = options.project.as_ref().filter(|_| ours && !stays) {
+        let needs = all.into_iter().chain(left).collect();
+        plan.push(Action::RemoveProject { name: name.clone() }, needs);
+    }
+    plan
+}
+
+/// Whether a path of the server's names one of these instances of that project.
+fn is_one_of(path: &str, project: &str, names: &BTreeSet<String>) -> bool {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let of = query.split('&').find_map(|pair| pair.strip_prefix("project=")).unwrap_or("default");
+    let name = path.strip_prefix("/1.0/instances/");
+    of == project && name.is_some_and(|name| names.contains(name))
+}
+
+/// Stops and removes one instance; the step of its removal.
+pub(super) fn remove_one(
+    plan: &mut Plan,
+    name: &str,
+    seen: &Seen,
+    grace: Duration,
+    after: Vec<usize>,
+) -> usize {
+    let instance = name.to_owned();
+    let mut needs = Vec::new();
+    if seen.life != Life::Stopped {
+        let action = Action::Stop { instance: instance.clone(), grace };
+        needs.push(plan.add(Step { action, needs: Vec::new(), after: after.clone() }));
+    }
+    plan.add(Step { action: Action::Remove { instance }, needs, after })
+}
+
+/// Removes the devices that Portway has for an instance.
+pub(super) fn unpublish(plan: &mut Plan, seen: &Observed, name: &str, needs: Vec<usize>) {
+    let gone: Vec<String> =
+        seen.published.get(name).into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    if !gone.is_empty() {
+        let action = Action::Publish { instance: name.to_owned(), set: BTreeMap::new(), gone };
+        plan.push(action, needs);
+    }
+}

@@ -1,0 +1,340 @@
+//! What is planned where what is there.
+
+use super::*;
+use crate::label;
+use crate::observe::{Life, Observed, Seen, SeenNetwork};
+use crate::render::keys;
+use crate::scene::{after, health, instance, lines, project, server, service, traces};
+use crate::want::{ComposeProject, Mount, Owner, Restart, Volume};
+
+fn planned(want: &ComposeProject, seen: &Observed, options: &Up) -> Plan {
+    up(want, seen, options).expect("a plan")
+}
+
+/// The server with `want` up on it.
+fn with(want: &ComposeProject) -> Observed {
+    let plan = planned(want, &server(), &Up::default());
+    after(server(), &plan)
+}
+
+fn scaled(name: &str, count: u32) -> crate::want::Service {
+    let mut one = service(name);
+    one.instances = (1..=count).map(|index| instance(name, index)).collect();
+    one
+}
+
+fn chain() -> ComposeProject {
+    let mut db = service("db");
+    db.health = Some(health());
+    let services = vec![service("web"), db, service("migrate"), service("other")];
+    let depends = [
+        ("web", "db", Condition::Healthy),
+        ("web", "migrate", Condition::Completed),
+        ("migrate", "db", Condition::Started),
+    ];
+    project(services, &depends)
+}
+
+#[test]
+fn the_first_up_makes_all_of_it_in_order() {
+    let plan = planned(&chain(), &server(), &Up::default());
+    assert_eq!(
+        lines(&plan),
+        [
+            "create project p",
+            "create network p-default <- 0",
+            "create instance db-1 <- 0 1",
+            "start instance db-1 <- 1 2",
+            "create instance migrate-1 <- 0 1",
+            "start instance migrate-1 <- 1 3 4",
+            "create instance other-1 <- 0 1",
+            "start instance other-1 <- 1 6",
+            "create instance web-1 <- 0 1",
+            "await service db (healthy) <- 3",
+            "await service migrate (completed) <- 5",
+            "start instance web-1 <- 1 8 9 10",
+        ]
+    );
+}
+
+/// Fails when a plan depends on anything that a plan changes.
+#[test]
+fn up_again_does_nothing() {
+    let want = chain();
+    let plan = planned(&want, &with(&want), &Up::default());
+    assert!(plan.steps.is_empty(), "{:?}", lines(&plan));
+}
+
+/// Spec of the resumption: whatever part of the first plan was carried out, the second ends where the first would have.
+#[test]
+fn a_plan_cut_short_anywhere_is_taken_up_again() {
+    let want = chain();
+    let whole = planned(&want, &server(), &Up::default());
+    let end = after(server(), &whole);
+    for cut in 0..whole.steps.len() {
+        let part = Plan { steps: whole.steps[..cut].to_vec(), notes: Vec::new() };
+        let there = after(server(), &part);
+        let rest = planned(&want, &there, &Up::default());
+        assert_eq!(after(there, &rest), end, "cut at {cut}: {:?}", lines(&rest));
+    }
+}
+
+#[test]
+fn one_service_changes_and_the_others_do_not_notice() {
+    let mut want = chain();
+    let seen = with(&want);
+    want.services.get_mut("web").expect("web").instances[0].config = keys(&[("environment.A", "2")]);
+    let plan = planned(&want, &seen, &Up::default());
+    let names: Vec<&str> = plan.steps.iter().map(|step| step.action.name()).collect();
+    // Waiting changes nothing.
+    assert_eq!(names, ["web-1", "web-1", "db", "migrate", "web-1"], "{:?}", lines(&plan));
+    assert!(planned(&want, &after(seen, &plan), &Up::default()).steps.is_empty());
+}
+
+#[test]
+fn what_a_change_takes_decides_what_is_done() {
+    let first = project(vec![service("web")], &[]);
+    let seen = with(&first);
+    let plan = |change: &dyn Fn(&mut crate::want::Instance)| {
+        let mut want = first.clone();
+        change(&mut want.services.get_mut("web").expect("web").instances[0]);
+        let plan = planned(&want, &seen, &Up::default());
+        let again = planned(&want, &after(seen.clone(), &plan), &Up::default());
+        assert!(again.steps.is_empty(), "{:?}", lines(&again));
+        lines(&plan)
+    };
+    let limit = plan(&|one| drop(one.config.insert("limits.cpu".to_owned(), "2".to_owned())));
+    assert_eq!(limit, ["change instance web-1 (live: limits.cpu)"]);
+    let gone = plan(&|one| drop(one.config.remove("environment.A")));
+    assert_eq!(
+        gone,
+        [
+            "stop instance web-1",
+            "change instance web-1 (at its restart: environment.A) <- 0",
+            "start instance web-1 <- 1"
+        ]
+    );
+    let proxy = keys(&[("type", "proxy"), ("listen", "tcp:0.0.0.0:80"), ("connect", "tcp:127.0.0.1:80")]);
+    let port = plan(&|one| drop(one.devices.insert("proxy-80".to_owned(), proxy.clone())));
+    assert_eq!(port, ["change instance web-1 (live: device proxy-80)"]);
+    let mount = |one: &mut crate::want::Instance| {
+        let (device, volume) = ("vol-data".to_owned(), "data".to_owned());
+        one.mounts = vec![Mount { device, volume, path: "/data".to_owned(), keys: keys(&[]) }];
+    };
+    let anew = plan(&mount);
+    assert_eq!(anew.len(), 4, "{anew:?}");
+    assert!(anew[1].starts_with("remove instance web-1"), "{anew:?}");
+}
+
+#[test]
+fn what_somebody_has_set_by_hand_stays() {
+    let want = project(vec![service("web")], &[]);
+    let mut seen = with(&want);
+    let web = seen.instances.get_mut("web-1").expect("web");
+    web.config.insert("limits.memory".to_owned(), "1GiB".to_owned());
+    web.devices.insert("mine".to_owned(), keys(&[("type", "disk")]));
+    assert!(planned(&want, &seen, &Up::default()).steps.is_empty());
+}
+
+#[test]
+fn another_image_of_the_name_makes_it_anew_and_none_at_all_does_not_matter() {
+    let want = project(vec![service("web")], &[]);
+    let mut seen = with(&want);
+    seen.images.clear();
+    assert!(planned(&want, &seen, &Up::default()).steps.is_empty(), "the registry is not needed");
+    seen.images.insert("busybox".to_owned(), "f01".to_owned());
+    let plan = planned(&want, &seen, &Up::default());
+    assert_eq!(lines(&plan)[1], "remove instance web-1 <- 0");
+    let kept = Up { recreate: Recreate::None, ..Up::default() };
+    assert!(planned(&want, &seen, &kept).steps.is_empty());
+    let all = Up { recreate: Recreate::All, ..Up::default() };
+    assert_eq!(planned(&want, &with(&want), &all).steps.len(), 4);
+}
+
+#[test]
+fn fewer_replicas_take_the_highest_number_first() {
+    let seen = with(&project(vec![scaled("web", 11), service("db")], &[]));
+    let want = project(vec![scaled("web", 8), service("db")], &[]);
+    let plan = planned(&want, &seen, &Up::default());
+    let removals: Vec<&str> = plan
+        .steps
+        .iter()
+        .filter(|step| matches!(step.action, Action::Remove { .. }))
+        .map(|step| step.action.name())
+        .collect();
+    assert_eq!(removals, ["web-11", "web-10", "web-9"]);
+    // The names of what has gone go too.
+    assert_eq!(lines(&plan)[0], "change network p-default");
+    let more = planned(&project(vec![scaled("web", 3), service("db")], &[]), &server(), &Up::default());
+    assert_eq!(more.steps.iter().filter(|step| matches!(step.action, Action::Create(_))).count(), 4);
+}
+
+#[test]
+fn orphans_are_told_by_their_label_and_strangers_are_left_alone() {
+    let mut seen = with(&project(vec![service("web"), service("old"), service("off")], &[]));
+    seen.instances.insert("stranger".to_owned(), Seen { life: Life::Running, ..Seen::default() });
+    let want = project(vec![service("web")], &[]);
+    let options = Up { disabled: ["off".to_owned()].into(), ..Up::default() };
+    let plan = planned(&want, &seen, &options);
+    assert!(plan.notes[0].contains("stay: old-1 ("), "{:?}", plan.notes);
+    assert!(!plan.steps.iter().any(|step| step.action.kind() == "instance"), "{:?}", lines(&plan));
+    let plan = planned(&want, &seen, &Up { orphans: Orphans::Remove, ..options });
+    let names: Vec<&str> = plan.steps.iter().map(|step| step.action.name()).collect();
+    assert_eq!(names, ["p-default", "old-1", "old-1"]);
+}
+
+#[test]
+fn naming_a_service_brings_all_it_needs() {
+    let plan = planned(&chain(), &server(), &Up { services: vec!["web".to_owned()], ..Up::default() });
+    let text = lines(&plan).join("\n");
+    assert!(text.contains("db-1") && text.contains("migrate-1") && !text.contains("other-1"), "{text}");
+    let alone = Up { services: vec!["web".to_owned()], no_deps: true, ..Up::default() };
+    let text = lines(&planned(&chain(), &server(), &alone)).join("\n");
+    assert!(!text.contains("db-1") && !text.contains("await"), "{text}");
+    let unknown = Up { services: vec!["wep".to_owned()], ..Up::default() };
+    assert_eq!(up(&chain(), &server(), &unknown), Err(PlanError::NoService("wep".to_owned())));
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_done() {
+    let refused = |want: &ComposeProject, seen: &Observed| {
+        up(want, seen, &Up::default()).expect_err("refused").to_string()
+    };
+    let ring = project(
+        vec![service("a"), service("b"), service("c")],
+        &[("a", "b", Condition::Started), ("b", "c", Condition::Started), ("c", "b", Condition::Started)],
+    );
+    assert_eq!(refused(&ring, &server()), "services depend on each other: b -> c -> b");
+    let mut want = project(vec![service("a"), service("b")], &[("a", "b", Condition::Healthy)]);
+    assert!(refused(&want, &server()).ends_with("b, which has no healthcheck"));
+    want = project(vec![service("a")], &[]);
+    want.networks.get_mut("default").expect("it").owner = Owner::External;
+    assert_eq!(refused(&want, &server()), "network p-default is said to be external, and is not there");
+    want = project(vec![service("a")], &[]);
+    let mut seen = server();
+    seen.networks.insert("p-default".to_owned(), SeenNetwork { managed: true, ..SeenNetwork::default() });
+    assert_eq!(refused(&want, &seen), "network p-default is there and was not made for this project");
+    seen = server();
+    seen.instances.insert("a-1".to_owned(), Seen::default());
+    assert_eq!(refused(&want, &seen), "instance a-1 is there and was not made for this project");
+    let port = |address: &str| keys(&[("listen", address), ("connect", "tcp:127.0.0.1:80")]);
+    want = project(vec![scaled("a", 2)], &[]);
+    for one in &mut want.services.get_mut("a").expect("a").instances {
+        one.ports.insert("p80".to_owned(), port("tcp:0.0.0.0:80"));
+    }
+    assert_eq!(refused(&want, &server()), "a-1 and a-2 both publish tcp:0.0.0.0:80");
+    want = project(vec![service("a")], &[]);
+    let one = &mut want.services.get_mut("a").expect("a").instances[0];
+    one.mounts = vec![Mount { device: "v".into(), volume: "v".into(), path: "/v".into(), keys: keys(&[]) }];
+    let volume = Volume { name: "vol-v".into(), pool: None, owner: Owner::External, config: keys(&[]) };
+    want.volumes.insert("v".to_owned(), volume);
+    assert_eq!(refused(&want, &server()), "volume vol-v is said to be external, and is not there");
+}
+
+#[test]
+fn a_dependency_that_is_made_anew_restarts_who_asked_for_it() {
+    let mut want = project(vec![service("web"), service("db"), service("other")], &[]);
+    for (who, restart) in [("web", true), ("other", false)] {
+        let dependency = crate::want::Dependency { condition: Condition::Started, required: true, restart };
+        want.services.get_mut(who).expect("it").depends_on.insert("db".to_owned(), dependency);
+    }
+    let seen = with(&want);
+    want.services.get_mut("db").expect("db").instances[0].config = keys(&[("environment.A", "2")]);
+    let plan = planned(&want, &seen, &Up::default());
+    assert_eq!(
+        lines(&plan),
+        [
+            "stop instance db-1",
+            "change instance db-1 (at its restart: environment.A) <- 0",
+            "start instance db-1 <- 1",
+            "stop instance web-1",
+            "start instance web-1 <- 2 3",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_required_is_waited_for_and_not_needed() {
+    let mut want = project(vec![service("web"), service("db")], &[("web", "db", Condition::Started)]);
+    want.services.get_mut("web").expect("web").depends_on.get_mut("db").expect("db").required = false;
+    let plan = planned(&want, &server(), &Up::default());
+    let start = plan.steps.last().expect("steps");
+    assert_eq!((start.action.name(), start.after.len()), ("web-1", 1));
+    want.services.remove("db");
+    assert!(planned(&want, &server(), &Up::default()).notes[0].contains("goes without db"));
+}
+
+#[test]
+fn down_leaves_nothing_and_stops_who_depends_first() {
+    let mut want = chain();
+    want.services.get_mut("db").expect("db").restart = Restart::Always;
+    let mut seen = with(&want);
+    seen.published.insert("web-1".to_owned(), [("p".to_owned(), keys(&[]))].into());
+    let select = Select { project: "p".to_owned(), ..Select::default() };
+    let options = Down { select, volumes: Volumes::Remove, project: Some("p".to_owned()) };
+    let plan = down(&seen, &options);
+    assert_eq!(
+        lines(&plan)[..4],
+        [
+            "stop instance other-1",
+            "stop instance web-1",
+            "stop instance migrate-1 <- 1",
+            "stop instance db-1 <- 1 2"
+        ]
+    );
+    let gone = after(seen, &plan);
+    assert_eq!((traces(&gone), gone.published.len()), (Vec::new(), 0));
+    assert!(down(&gone, &options).steps.is_empty(), "twice is nothing");
+}
+
+#[test]
+fn down_leaves_what_others_use() {
+    let want = project(vec![service("web")], &[]);
+    let mut seen = with(&want);
+    let users = ["/1.0/instances/web-1?project=p", "/1.0/instances/web-1?project=other"];
+    seen.networks.get_mut("p-default").expect("it").used_by = users.map(str::to_owned).to_vec();
+    let select = Select { project: "p".to_owned(), ..Select::default() };
+    let plan = down(&seen, &Down { select, volumes: Volumes::Keep, project: Some("p".to_owned()) });
+    assert_eq!(plan.notes, ["network p-default stays: it is used by /1.0/instances/web-1?project=other"]);
+    let kinds: Vec<&str> = plan.steps.iter().map(|step| step.action.kind()).collect();
+    assert_eq!(kinds, ["instance", "instance", "project"]);
+}
+
+#[test]
+fn what_is_held_goes_on() {
+    let want = project(vec![service("web")], &[]);
+    let mut seen = with(&want);
+    seen.instances.get_mut("web-1").expect("web").life = Life::Paused;
+    assert_eq!(lines(&planned(&want, &seen, &Up::default())), ["resume instance web-1"]);
+}
+
+#[test]
+fn addresses_stay_and_names_lead_to_them() {
+    let want = project(vec![scaled("web", 2)], &[]);
+    let seen = with(&want);
+    let names = seen.networks["p-default"].config["raw.dnsmasq"].clone();
+    let address = seen.instances["web-2"].devices["eth0"]["ipv4.address"].clone();
+    assert!(names.contains(&format!("host-record=web-2,web-2.incus,web,web.incus,{address}")), "{names}");
+    let more = project(vec![scaled("web", 3), service("a")], &[]);
+    let then = after(seen.clone(), &planned(&more, &seen, &Up::default()));
+    assert_eq!(then.instances["web-2"].devices, seen.instances["web-2"].devices);
+    let mut all: Vec<&str> =
+        then.instances.values().map(|one| one.devices["eth0"]["ipv4.address"].as_str()).collect();
+    all.dedup();
+    assert_eq!(all.len(), 4);
+}
+
+#[test]
+fn ports_of_portway_are_published_after_the_start() {
+    let mut want = project(vec![service("web")], &[]);
+    let keys = keys(&[("listen", "tcp:0.0.0.0:80"), ("connect", "tcp:127.0.0.1:80")]);
+    want.services.get_mut("web").expect("web").instances[0].ports.insert("p".to_owned(), keys);
+    let plan = planned(&want, &server(), &Up::default());
+    assert_eq!(lines(&plan).last().map(String::as_str), Some("publish ports web-1 (p) <- 3"));
+    let seen = after(server(), &plan);
+    assert!(planned(&want, &seen, &Up::default()).steps.is_empty());
+    want.services.get_mut("web").expect("web").instances[0].ports.clear();
+    let plan = planned(&want, &seen, &Up::default());
+    assert_eq!(lines(&plan).last().map(String::as_str), Some("publish ports web-1 (not p) <- 0"));
+    assert_eq!(seen.instances["web-1"].label(label::SERVICE), Some("web"));
+}

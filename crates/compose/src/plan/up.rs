@@ -1,0 +1,476 @@
+//! The plan that brings a project up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Action, Plan, PlanError, Step};
+use crate::difference::{Difference, Takes, difference};
+use crate::label;
+use crate::observe::{Life, Observed, Seen};
+use crate::order::Order;
+use crate::place::{self, facts};
+use crate::ports;
+use crate::render::{Facts, render};
+use crate::want::{ComposeProject, Condition, Instance, Keys, Owner, Service};
+
+/// What is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Up {
+    /// Only these services, and what they depend on; all when empty.
+    pub services: Vec<String>,
+    /// Without what they depend on.
+    pub no_deps: bool,
+    /// Which instances are made anew.
+    pub recreate: Recreate,
+    /// What becomes of instances of services that are no longer in the files.
+    pub orphans: Orphans,
+    /// Whether anything is started.
+    pub start: Start,
+    /// Services that the files name and no profile enables: no orphans.
+    pub disabled: BTreeSet<String>,
+    /// Before force is used, instead of what each service says.
+    pub grace: Option<Duration>,
+}
+
+/// Which instances are made anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Recreate {
+    /// Those that have to.
+    #[default]
+    Changed,
+    /// All.
+    All,
+    /// None: what is there stays as it is.
+    None,
+}
+
+/// What becomes of instances whose service is no longer in the files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Orphans {
+    /// They stay, and a note names them.
+    #[default]
+    Keep,
+    /// They go.
+    Remove,
+}
+
+/// Whether instances are started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// They are.
+    #[default]
+    Yes,
+    /// They are made, and no more.
+    No,
+    /// They are, and it is waited until they run, or are healthy.
+    Wait,
+}
+
+/// The plan for `want` where `seen` is there.
+///
+/// # Errors
+/// What cannot be, before anything is done.
+pub fn up(want: &ComposeProject, seen: &Observed, options: &Up) -> Result<Plan, PlanError> {
+    let mut plan = Plan::default();
+    let order = order(want, &mut plan)?;
+    let selected = selected(want, &order, options)?;
+    let project = want.name.as_str();
+    let service_of: BTreeMap<&str, &str> =
+        want.instances().map(|(service, one)| (one.name.as_str(), service.name.as_str())).collect();
+    let counts = |one: &Instance| {
+        let there = seen.instances.get(&one.name);
+        let ours = there.is_some_and(|there| there.label(label::PROJECT) == Some(project));
+        ours || service_of.get(one.name.as_str()).is_some_and(|service| selected.contains(*service))
+    };
+    let facts = facts(want, seen, &counts)?;
+    ports::check(want, seen)?;
+    let mut builder = Builder {
+        want,
+        seen,
+        options,
+        facts,
+        selected,
+        plan,
+        base: Vec::new(),
+        made: BTreeMap::new(),
+        started: BTreeMap::new(),
+        awaited: BTreeMap::new(),
+        disturbed: BTreeSet::new(),
+    };
+    builder.project();
+    builder.networks();
+    builder.volumes()?;
+    builder.surplus();
+    for name in order.sorted() {
+        if let Some(service) = want.services.get(name).filter(|_| builder.selected.contains(name)) {
+            builder.service(service)?;
+        }
+    }
+    if options.start == Start::Wait {
+        builder.wait();
+    }
+    Ok(builder.plan)
+}
+
+/// The order of the services. What is not required and not there only makes a note.
+fn order(want: &ComposeProject, plan: &mut Plan) -> Result<Order, PlanError> {
+    let mut needs = BTreeMap::new();
+    for service in want.services.values() {
+        let mut of = BTreeSet::new();
+        for (on, dependency) in &service.depends_on {
+            let (service, on) = (service.name.clone(), on.clone());
+            if want.services.contains_key(&on) {
+                of.insert(on);
+            } else if dependency.required {
+                return Err(PlanError::NoDependency { service, on });
+            } else {
+                plan.notes.push(format!("service {service} goes without {on}, which is not there"));
+            }
+        }
+        needs.insert(service.name.clone(), of);
+    }
+    let order = Order::new(needs);
+    match order.cycle() {
+        Some(path) => Err(PlanError::Cycle(path)),
+        None => Ok(order),
+    }
+}
+
+fn selected(want: &ComposeProject, order: &Order, options: &Up) -> Result<BTreeSet<String>, PlanError> {
+    if let Some(unknown) = options.services.iter().find(|name| !want.services.contains_key(*name)) {
+        return Err(PlanError::NoService(unknown.clone()));
+    }
+    Ok(match (options.services.is_empty(), options.no_deps) {
+        (true, _) => want.services.keys().cloned().collect(),
+        (false, true) => options.services.iter().cloned().collect(),
+        (false, false) => order.closure(options.services.iter().map(String::as_str)),
+    })
+}
+
+/// A plan while it is made.
+struct Builder<'a> {
+    want: &'a ComposeProject,
+    seen: &'a Observed,
+    options: &'a Up,
+    facts: Facts<'a>,
+    selected: BTreeSet<String>,
+    plan: Plan,
+    /// The step that makes the server's project, when there is one.
+    base: Vec<usize>,
+    /// Steps that make an image, a network or a volume, by kind and key.
+    made: BTreeMap<(&'static str, &'a str), usize>,
+    /// Steps that start a service.
+    started: BTreeMap<&'a str, Vec<usize>>,
+    awaited: BTreeMap<(&'a str, Condition), usize>,
+    /// Services of which an instance that was there is made anew or restarted.
+    disturbed: BTreeSet<&'a str>,
+}
+
+/// Keys of `wanted` that `there` has otherwise.
+fn changed(wanted: Keys, there: &Keys) -> Keys {
+    wanted.into_iter().filter(|(key, value)| there.get(key) != Some(value)).collect()
+}
+
+impl<'a> Builder<'a> {
+    fn project(&mut self) {
+        let name = self.want.incus_project.clone();
+        let mut set = self.want.config.clone();
+        set.insert(label::PROJECT.to_owned(), self.want.name.clone());
+        let there = self.seen.project.as_ref();
+        if let Some(there) = there {
+            set = changed(set, there);
+        }
+        if there.is_none() || !set.is_empty() {
+            self.base.push(self.plan.push(Action::Project { name, set, there: there.is_some() }, Vec::new()));
+        }
+    }
+
+    fn networks(&mut self) {
+        for (key, place) in self.facts.networks.clone() {
+            if place.network.owner == Owner::External {
+                continue;
+            }
+            let mut set = place.network.config.clone();
+            let mut default = |key: &str, value: String| {
+                set.entry(key.to_owned()).or_insert(value);
+            };
+            if let Some(subnet) = place.subnet {
+                if !place.network.config.contains_key("ipv4.address") {
+                    default("ipv4.dhcp.ranges", subnet.dhcp_range());
+                }
+                default("ipv4.address", subnet.to_string());
+                default("ipv4.nat", "true".to_owned());
+            }
+            default("ipv6.address", "none".to_owned());
+            default(label::PROJECT, self.want.name.clone());
+            default(label::KEY, key.to_owned());
+            let names = place::names(key, self.want, &self.facts);
+            let raw = set.get("raw.dnsmasq").map(|said| format!("{said}\n")).unwrap_or_default() + &names;
+            if !raw.is_empty() {
+                set.insert("raw.dnsmasq".to_owned(), raw);
+            }
+            let there = self.seen.networks.get(&place.network.name);
+            if let Some(there) = there {
+                set = changed(set, &there.config);
+            }
+            if there.is_none() || !set.is_empty() {
+                let (name, there) = (place.network.name.clone(), there.is_some());
+                let step = self.plan.push(Action::Network { name, set, there }, self.base.clone());
+                self.made.insert(("network", key), step);
+            }
+        }
+    }
+
+    fn volumes(&mut self) -> Result<(), PlanError> {
+        let services = self.want.services.values().filter(|service| self.selected.contains(&service.name));
+        let instances = services.flat_map(|service| &service.instances);
+        let used: BTreeSet<&str> =
+            instances.flat_map(|one| one.mounts.iter().map(|mount| mount.volume.as_str())).collect();
+        for (key, volume) in self.want.volumes.iter().filter(|(key, _)| used.contains(key.as_str())) {
+            let pool = volume.pool.as_ref().unwrap_or(&self.seen.pool).clone();
+            let there = self.seen.volumes.get(&(pool.clone(), volume.name.clone()));
+            let what = || format!("volume {}", volume.name);
+            match (volume.owner, there) {
+                (Owner::External, None) => return Err(PlanError::Missing { what: what() }),
+                (Owner::Project, Some(there))
+                    if there.config.get(label::PROJECT).is_some_and(|name| *name != self.want.name) =>
+                {
+                    return Err(PlanError::Taken { what: what() });
+                }
+                (_, Some(_)) => continue,
+                (Owner::Project, None) => {}
+            }
+            let mut config = volume.config.clone();
+            config.insert(label::PROJECT.to_owned(), self.want.name.clone());
+            config.insert(label::KEY.to_owned(), key.clone());
+            let action = Action::Volume { pool, name: volume.name.clone(), config };
+            let step = self.plan.push(action, self.base.clone());
+            self.made.insert(("volume", key), step);
+        }
+        Ok(())
+    }
+
+    /// Replicas beyond the scale go, the highest number first; instances of no service stay unless told otherwise.
+    fn surplus(&mut self) {
+        let wanted: BTreeSet<&str> = self.want.instances().map(|(_, one)| one.name.as_str()).collect();
+        let mut gone: Vec<(&str, u32, &String, &Seen)> = Vec::new();
+        let mut orphans = Vec::new();
+        for (name, seen) in self.seen.ours(&self.want.name) {
+            let service = seen.service().unwrap_or_default();
+            if seen.is_one_off() || wanted.contains(name.as_str()) || self.options.disabled.contains(service)
+            {
+                continue;
+            }
+            if self.want.services.contains_key(service) {
+                if self.selected.contains(service) {
+                    gone.push((service, seen.index(), name, seen));
+                }
+            } else if self.options.orphans == Orphans::Remove {
+                gone.push((service, seen.index(), name, seen));
+            } else {
+                orphans.push(name.as_str());
+            }
+        }
+        if !orphans.is_empty() {
+            let names = orphans.join(", ");
+            self.plan.notes.push(format!(
+                "instances of services that are no longer in the files stay: {names} (--remove-orphans removes them)"
+            ));
+        }
+        gone.sort_by_key(|(service, index, _, _)| (*service, std::cmp::Reverse(*index)));
+        let mut last: Option<(&str, usize)> = None;
+        for (service, _, name, seen) in gone {
+            let after = last.filter(|(before, _)| *before == service).map(|(_, step)| step);
+            let grace = self.grace(self.want.services.get(service));
+            let step =
+                super::down::remove_one(&mut self.plan, name, seen, grace, after.into_iter().collect());
+            super::down::unpublish(&mut self.plan, self.seen, name, vec![step]);
+            last = Some((service, step));
+        }
+    }
+
+    fn grace(&self, service: Option<&Service>) -> Duration {
+        let own = || service.map(|service| service.stop.grace).unwrap_or_else(|| Duration::from_secs(10));
+        self.options.grace.unwrap_or_else(own)
+    }
+
+    fn service(&mut self, service: &'a Service) -> Result<(), PlanError> {
+        let disturbed = service.depends_on.iter().any(|(on, dependency)| {
+            dependency.restart && self.disturbed.contains(on.as_str()) && self.options.start != Start::No
+        });
+        for instance in &service.instances {
+            self.instance(service, instance, disturbed)?;
+        }
+        Ok(())
+    }
+
+    fn instance(
+        &mut self,
+        service: &'a Service,
+        instance: &'a Instance,
+        disturbed: bool,
+    ) -> Result<(), PlanError> {
+        let there = self.seen.instances.get(&instance.name);
+        if there.is_some_and(|there| there.label(label::PROJECT) != Some(&self.want.name)) {
+            return Err(PlanError::Taken { what: format!("instance {}", instance.name) });
+        }
+        let rendered = render(service, instance, &self.facts);
+        let Some(there) = there else {
+            let needs = self.needs(service, instance);
+            let step = self.plan.push(Action::Create(Box::new(rendered)), needs);
+            return self.start(service, instance, vec![step]);
+        };
+        let image = self.seen.images.get(&instance.image).map(String::as_str);
+        let difference = match self.options.recreate {
+            Recreate::Changed => difference(&rendered, there, image),
+            Recreate::None => None,
+            Recreate::All => Some(Difference::recreate("as asked for")),
+        };
+        let takes = difference.as_ref().map(|difference| difference.takes);
+        let stops = there.life != Life::Stopped && (takes >= Some(Takes::Restart) || disturbed);
+        if stops || takes == Some(Takes::Recreate) {
+            self.disturbed.insert(&service.name);
+        }
+        // What it is made of is there before it stops.
+        let needs = if takes.is_some() { self.needs(service, instance) } else { self.base.clone() };
+        let mut before = Vec::new();
+        if stops {
+            let (instance, grace) = (instance.name.clone(), self.grace(Some(service)));
+            before.push(self.plan.push(Action::Stop { instance, grace }, needs.clone()));
+        }
+        if let Some(difference) = difference {
+            before.extend(needs);
+            let action = if difference.takes == Takes::Recreate {
+                before = vec![self.plan.push(Action::Remove { instance: instance.name.clone() }, before)];
+                Action::Create(Box::new(rendered))
+            } else {
+                Action::Change(Box::new(rendered), Box::new(difference))
+            };
+            before = vec![self.plan.push(action, before)];
+        }
+        if there.life == Life::Running && !stops {
+            self.publish(instance, before);
+            return Ok(());
+        }
+        self.start(service, instance, before)
+    }
+
+    /// Steps that an instance is made after.
+    fn needs(&mut self, service: &'a Service, instance: &'a Instance) -> Vec<usize> {
+        let mut needs = self.base.clone();
+        let image = service.image.as_str();
+        if !self.seen.images.contains_key(image) {
+            let known = self.made.get(&("image", image)).copied();
+            let step = known.unwrap_or_else(|| {
+                self.plan.push(Action::Image { image: image.to_owned() }, self.base.clone())
+            });
+            self.made.insert(("image", image), step);
+            needs.push(step);
+        }
+        let networks = instance.nics.iter().map(|nic| ("network", nic.network.as_str()));
+        let volumes = instance.mounts.iter().map(|mount| ("volume", mount.volume.as_str()));
+        needs.extend(networks.chain(volumes).filter_map(|key| self.made.get(&key)));
+        needs
+    }
+
+    fn start(
+        &mut self,
+        service: &'a Service,
+        instance: &'a Instance,
+        before: Vec<usize>,
+    ) -> Result<(), PlanError> {
+        if self.options.start == Start::No {
+            return Ok(());
+        }
+        let mut step = Step {
+            action: Action::Start {
+                instance: instance.name.clone(),
+                paused: self.is_held(instance, &before),
+            },
+            needs: if before.is_empty() { self.base.clone() } else { before },
+            after: Vec::new(),
+        };
+        // Its networks may be about to learn its name.
+        step.needs
+            .extend(instance.nics.iter().filter_map(|nic| self.made.get(&("network", nic.network.as_str()))));
+        for (on, dependency) in &service.depends_on {
+            let Some(other) = self.want.services.get(on).filter(|_| self.selected.contains(on)) else {
+                continue;
+            };
+            let steps = match dependency.condition {
+                Condition::Started => self.started.get(on.as_str()).cloned().unwrap_or_default(),
+                condition => vec![self.reached(service, other, condition)?],
+            };
+            if dependency.required { step.needs.extend(steps) } else { step.after.extend(steps) }
+        }
+        step.needs.sort_unstable();
+        step.needs.dedup();
+        let started = self.plan.add(step);
+        self.started.entry(&service.name).or_default().push(started);
+        self.publish(instance, vec![started]);
+        Ok(())
+    }
+
+    /// Whether it is held and `before` does not end that.
+    fn is_held(&self, instance: &Instance, before: &[usize]) -> bool {
+        let held = self.seen.instances.get(&instance.name).is_some_and(|seen| seen.life == Life::Paused);
+        let ends = |step: &usize| {
+            matches!(
+                self.plan.steps.get(*step).map(|step| &step.action),
+                Some(Action::Create(_) | Action::Stop { .. })
+            )
+        };
+        held && !before.iter().any(ends)
+    }
+
+    /// The step that waits for a service, once for all that need it.
+    fn reached(
+        &mut self,
+        who: &Service,
+        service: &'a Service,
+        condition: Condition,
+    ) -> Result<usize, PlanError> {
+        if let Some(step) = self.awaited.get(&(service.name.as_str(), condition)) {
+            return Ok(*step);
+        }
+        if condition == Condition::Healthy && service.health.is_none() {
+            return Err(PlanError::NoHealth { service: who.name.clone(), on: service.name.clone() });
+        }
+        let action = Action::Await {
+            service: service.name.clone(),
+            condition,
+            instances: service.instances.iter().map(|one| one.name.clone()).collect(),
+            health: service.health.clone(),
+        };
+        let needs = self.started.get(service.name.as_str()).cloned().unwrap_or_default();
+        let step = self.plan.push(action, needs);
+        self.awaited.insert((&service.name, condition), step);
+        Ok(step)
+    }
+
+    fn publish(&mut self, instance: &Instance, needs: Vec<usize>) {
+        let nothing = BTreeMap::new();
+        let there = self.seen.published.get(&instance.name).unwrap_or(&nothing);
+        let set: BTreeMap<String, Keys> = instance
+            .ports
+            .iter()
+            .filter(|(name, keys)| there.get(*name) != Some(keys))
+            .map(|(name, keys)| (name.clone(), keys.clone()))
+            .collect();
+        let gone: Vec<String> =
+            there.keys().filter(|name| !instance.ports.contains_key(*name)).cloned().collect();
+        if !set.is_empty() || !gone.is_empty() {
+            self.plan.push(Action::Publish { instance: instance.name.clone(), set, gone }, needs);
+        }
+    }
+
+    /// Waits for every service that was asked for.
+    fn wait(&mut self) {
+        let services = self.want.services.values().filter(|service| self.selected.contains(&service.name));
+        for service in services.collect::<Vec<_>>() {
+            let condition = if service.health.is_some() { Condition::Healthy } else { Condition::Started };
+            // A service with health has one to be asked for.
+            let _asked = self.reached(service, service, condition);
+        }
+    }
+}

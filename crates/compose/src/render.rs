@@ -1,0 +1,163 @@
+//! An instance as the server is told to make it: what is wanted, with pool, subnets and addresses filled in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use crate::address::Subnet;
+use crate::difference::Written;
+use crate::label;
+use crate::want::{Addressing, File, Instance, Keys, Network, Service, hash};
+
+/// An instance in the words of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Name.
+    pub name: String,
+    /// Its service.
+    pub service: String,
+    /// What the file calls its image.
+    pub image: String,
+    /// Configuration, our labels included.
+    pub config: Keys,
+    /// Devices.
+    pub devices: BTreeMap<String, Keys>,
+    /// Files that are written before it starts.
+    pub files: Vec<File>,
+}
+
+/// What a look at the server has told.
+#[derive(Debug, Default)]
+pub(crate) struct Facts<'a> {
+    /// Name of the Compose project.
+    pub(crate) project: &'a str,
+    /// Pool of root disks.
+    pub(crate) pool: &'a str,
+    /// Networks by their key in the file.
+    pub(crate) networks: BTreeMap<&'a str, Place<'a>>,
+    /// Name and pool of the volumes by their key in the file.
+    pub(crate) volumes: BTreeMap<&'a str, (&'a str, &'a str)>,
+    /// Addresses by instance and by the network's key.
+    pub(crate) addresses: BTreeMap<(&'a str, &'a str), Ipv4Addr>,
+}
+
+/// A network as instances see it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) network: &'a Network,
+    /// Its subnet; none where the server says none.
+    pub(crate) subnet: Option<Subnet>,
+}
+
+/// `instance` of `service` in the words of the server.
+pub(crate) fn render(service: &Service, instance: &Instance, facts: &Facts<'_>) -> Rendered {
+    let mut one = Rendered {
+        name: instance.name.clone(),
+        service: service.name.clone(),
+        image: instance.image.clone(),
+        config: instance.config.clone(),
+        devices: instance.devices.clone(),
+        files: instance.files.clone(),
+    };
+    one.root(instance, facts);
+    one.interfaces(instance, facts);
+    one.mounts(instance, facts);
+    one.labels(service, instance, facts);
+    one
+}
+
+impl Rendered {
+    /// Hash of the files; empty without any.
+    #[must_use]
+    pub fn files_hash(&self) -> String {
+        if self.files.is_empty() { String::new() } else { hash(&self.files) }
+    }
+
+    fn root(&mut self, instance: &Instance, facts: &Facts<'_>) {
+        let root = keys(&[("type", "disk"), ("path", "/"), ("pool", facts.pool)]);
+        let root = root.into_iter().chain(instance.root.clone()).collect();
+        self.devices.entry("root".to_owned()).or_insert(root);
+    }
+
+    fn interfaces(&mut self, instance: &Instance, facts: &Facts<'_>) {
+        let mut lines = String::new();
+        let mut gateway = None;
+        for (at, nic) in instance.nics.iter().enumerate() {
+            let Some(place) = facts.networks.get(nic.network.as_str()) else { continue };
+            let name = format!("eth{at}");
+            let mut device = keys(&[("type", "nic"), ("name", &name), ("network", &place.network.name)]);
+            device.extend(nic.keys.clone());
+            let address = facts.addresses.get(&(instance.name.as_str(), nic.network.as_str()));
+            if let Some(address) = address {
+                device.insert("ipv4.address".to_owned(), address.to_string());
+            }
+            self.devices.insert(name, device);
+            if let (Addressing::Outside, Some(address), Some(subnet)) =
+                (instance.addressing, address, place.subnet)
+            {
+                let _infallible =
+                    write!(lines, "\nlxc.net.{at}.ipv4.address = {address}/{}", subnet.prefix());
+                if gateway.is_none() {
+                    gateway = Some(subnet.gateway());
+                    let _infallible = write!(lines, "\nlxc.net.{at}.ipv4.gateway = {}", subnet.gateway());
+                }
+            }
+        }
+        if !lines.is_empty() {
+            let raw = self.config.entry("raw.lxc".to_owned()).or_default();
+            raw.push_str(&lines);
+            let trimmed = raw.trim_start().to_owned();
+            *raw = trimmed;
+        }
+        if let Some(gateway) = gateway {
+            self.resolver(gateway);
+        }
+    }
+
+    /// Whoever gets its address from outside learns from there who answers for names.
+    fn resolver(&mut self, gateway: Ipv4Addr) {
+        const PATH: &str = "/etc/resolv.conf";
+        if self.files.iter().all(|file| file.path != PATH) {
+            let content = format!("search incus\nnameserver {gateway}\n").into_bytes();
+            self.files.push(File { path: PATH.to_owned(), uid: 0, gid: 0, mode: 0o644, content });
+        }
+    }
+
+    fn mounts(&mut self, instance: &Instance, facts: &Facts<'_>) {
+        for mount in &instance.mounts {
+            let Some((pool, volume)) = facts.volumes.get(mount.volume.as_str()) else { continue };
+            let mut device =
+                keys(&[("type", "disk"), ("pool", pool), ("source", volume), ("path", &mount.path)]);
+            device.extend(mount.keys.clone());
+            self.devices.insert(mount.device.clone(), device);
+        }
+    }
+
+    fn labels(&mut self, service: &Service, instance: &Instance, facts: &Facts<'_>) {
+        let written = Written {
+            config: self.config.keys().cloned().collect(),
+            devices: self.devices.keys().cloned().collect(),
+        };
+        let depends: Vec<&str> = service.depends_on.keys().map(String::as_str).collect();
+        let mounts: BTreeSet<(&str, &str)> =
+            instance.mounts.iter().map(|mount| (mount.volume.as_str(), mount.path.as_str())).collect();
+        let labels = [
+            (label::PROJECT, facts.project.to_owned()),
+            (label::SERVICE, service.name.clone()),
+            (label::INDEX, instance.index.to_string()),
+            (label::HASH, instance.hash()),
+            (label::BORN, hash(&(&instance.image, mounts))),
+            (label::FILES, self.files_hash()),
+            (label::KEYS, serde_json::to_string(&written).unwrap_or_default()),
+            (label::DEPENDS, depends.join(",")),
+        ];
+        // An empty value is how the server says that there is none.
+        let labels = labels.into_iter().filter(|(_, value)| !value.is_empty());
+        self.config.extend(labels.map(|(key, value)| (key.to_owned(), value)));
+    }
+}
+
+/// Keys of a device.
+pub(crate) fn keys(pairs: &[(&str, &str)]) -> Keys {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
