@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use hyper::{Method, StatusCode};
+use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::client::instance_target;
 use crate::encode::percent_encode;
-use crate::transport::{Failure, Said, Saying, one_line, protocol};
-use crate::{Client, IncusError, InstanceKind, Result};
+use crate::transport::protocol;
+use crate::{Client, InstanceKind, Result};
 
 /// A device: keys and values, `type` among them.
 pub type Device = BTreeMap<String, String>;
@@ -38,7 +38,7 @@ pub struct Definition {
 }
 
 #[derive(Deserialize)]
-struct Wire {
+pub(crate) struct Wire {
     name: String,
     project: String,
     #[serde(rename = "type")]
@@ -46,11 +46,11 @@ struct Wire {
     #[serde(default)]
     expanded_devices: BTreeMap<String, Device>,
     #[serde(flatten)]
-    rest: Map<String, Value>,
+    pub(crate) rest: Map<String, Value>,
 }
 
 impl Definition {
-    fn of(wire: Wire, etag: Option<String>) -> Definition {
+    pub(crate) fn of(wire: Wire, etag: Option<String>) -> Definition {
         let Wire { name, project, kind, expanded_devices, rest } = wire;
         let writable = rest.into_iter().filter(|(key, _)| WRITABLE.contains(&key.as_str())).collect();
         Definition { project, name, kind, expanded_devices, writable, etag }
@@ -117,7 +117,7 @@ impl Client {
     /// The definition of an instance; `None` when the project or the instance does not exist.
     ///
     /// # Errors
-    /// [`IncusError`], any.
+    /// [`IncusError`](crate::IncusError), any.
     pub async fn definition(&self, project: &str, name: &str) -> Result<Option<Definition>> {
         let Some(target) = instance_target(project, name, "") else { return Ok(None) };
         let limit = self.limits().answer_bytes;
@@ -129,7 +129,7 @@ impl Client {
     /// back: they have no version.
     ///
     /// # Errors
-    /// [`IncusError`], any.
+    /// [`IncusError`](crate::IncusError), any.
     pub async fn definitions(&self) -> Result<Vec<Definition>> {
         let target = "/1.0/instances?recursion=1&all-projects=true";
         let found: Option<Vec<Wire>> = self.door().get(target, self.limits().list_bytes).await?;
@@ -141,7 +141,7 @@ impl Client {
     /// profile.
     ///
     /// # Errors
-    /// [`IncusError`], any.
+    /// [`IncusError`](crate::IncusError), any.
     pub async fn profile_devices(&self, project: &str, profile: &str) -> Result<BTreeMap<String, Device>> {
         #[derive(Deserialize)]
         struct Profile {
@@ -158,80 +158,13 @@ impl Client {
     /// starts and stops devices of an instance that runs.
     ///
     /// # Errors
-    /// [`IncusError`], any; [`IncusError::is_outdated`] when it was changed since it was read. Unless
-    /// the request timed out, the instance is then as before.
+    /// [`IncusError`](crate::IncusError), any; [`is_outdated`](crate::IncusError::is_outdated) when it was changed
+    /// since it was read. Unless the request timed out, the instance is then as before.
     pub async fn replace(&self, definition: &Definition) -> Result<()> {
         let name = &definition.name;
         let gone = || protocol(name, "the instance cannot be named");
         let target = instance_target(&definition.project, name, "").ok_or_else(gone)?;
-        let body = serde_json::to_vec(&definition.writable).map_err(|error| protocol(&target, error))?;
-        let if_match = definition.etag.clone();
-        let saying = Saying { method: Method::PUT, body: Some(body), if_match, headers: Vec::new() };
-        let request = format!("PUT {target}");
-        let (limit, bytes) = (self.limits().change, self.limits().answer_bytes);
-        let said = self.door().say(&target, saying, limit, bytes).await?;
-        if let Some(operation) = accepted(&request, &said)? {
-            self.wait(&request, &operation).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for an operation.
-    async fn wait(&self, request: &str, operation: &str) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Done {
-            metadata: Operation,
-        }
-        #[derive(Deserialize)]
-        struct Operation {
-            status_code: u16,
-            #[serde(default)]
-            err: String,
-        }
-        let limit = self.limits().change;
-        let target = format!("{operation}/wait?timeout={}", limit.as_secs());
-        let saying = Saying::get();
-        let said = self.door().say(&target, saying, limit * 2, self.limits().answer_bytes).await?;
-        let done: Done = serde_json::from_slice(&said.body).map_err(|error| protocol(&target, error))?;
-        // 200: success, by the API's table of status codes; below it the operation goes on.
-        match done.metadata.status_code {
-            200 => Ok(()),
-            0..200 => Err(IncusError::TimedOut { request: request.to_owned(), limit }),
-            _ => Err(IncusError::Operation {
-                request: request.to_owned(),
-                message: one_line(&done.metadata.err),
-            }),
-        }
-    }
-}
-
-/// Path of the operation that a change became, if it became one.
-fn accepted(request: &str, said: &Said) -> Result<Option<String>> {
-    #[derive(Deserialize)]
-    struct Answer {
-        #[serde(default)]
-        operation: String,
-    }
-    let message = || match serde_json::from_slice::<Failure>(&said.body) {
-        Ok(failure) if failure.kind == "error" => one_line(&failure.error),
-        _ => "no API error".to_owned(),
-    };
-    match said.status {
-        StatusCode::OK => Ok(None),
-        StatusCode::ACCEPTED => {
-            let answer: Answer =
-                serde_json::from_slice(&said.body).map_err(|error| protocol(request, error))?;
-            let known = answer.operation.strip_prefix("/1.0/operations/");
-            let plain = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-            match known {
-                Some(id) if plain(id) => Ok(Some(format!("/1.0/operations/{id}"))),
-                _ => Err(protocol(request, "the operation cannot be waited for")),
-            }
-        }
-        status => {
-            let (request, code) = (request.to_owned(), status.as_u16());
-            Err(IncusError::Status { request, code, message: message() })
-        }
+        self.carry_out(Method::PUT, &target, Some(&definition.writable), definition.etag.clone()).await
     }
 }
 

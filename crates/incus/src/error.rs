@@ -46,6 +46,8 @@ pub enum IncusError {
     Operation {
         /// Method and path.
         request: String,
+        /// The server's own code in terms of HTTP; 0 where it gives none.
+        code: u16,
         /// The server's own words, cut to one short line.
         message: String,
     },
@@ -80,6 +82,18 @@ impl IncusError {
         matches!(self, Self::Status { code: 412, .. })
     }
 
+    /// Why the server has refused, as far as it says; `None` for what is no refusal.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Status { code, message, .. } | Self::Operation { code, message, .. } => {
+                Some(Refusal::of(*code, message))
+            }
+            Self::Denied { .. } => Some(Refusal::Denied),
+            _ => None,
+        }
+    }
+
     /// Whether the same request may well succeed later without anybody's doing.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -93,11 +107,94 @@ impl IncusError {
     }
 }
 
+/// Why a server refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Something that is named is not there.
+    Absent,
+    /// What is to be made is there already.
+    Exists,
+    /// It was changed since it was read.
+    Outdated,
+    /// Another change of the same instance is under way: the same request succeeds after it.
+    Busy,
+    /// Others use what is to be deleted, or it is not empty.
+    InUse,
+    /// An instance of this name, of another project, is in the same network already.
+    NameOnNetwork,
+    /// The instance is in that state already, or runs and must not.
+    State,
+    /// Not allowed.
+    Denied,
+    /// Anything else: its words are all there is.
+    Other,
+}
+
+impl Refusal {
+    /// By the code where it says enough, else by the words of Incus 6.0, 7.0 and LXD 5.0.
+    fn of(code: u16, message: &str) -> Refusal {
+        let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
+        if says(&["Instance is busy running"]) {
+            return Refusal::Busy;
+        }
+        if says(&["already used on network"]) {
+            return Refusal::NameOnNetwork;
+        }
+        match code {
+            403 => Refusal::Denied,
+            404 => Refusal::Absent,
+            412 => Refusal::Outdated,
+            _ if says(&["already exists", "UNIQUE constraint failed"]) => Refusal::Exists,
+            _ if says(&["in use", "Only empty projects"]) => Refusal::InUse,
+            _ if says(&[
+                "already running",
+                "already stopped",
+                "is running",
+                "is not running",
+                "is already",
+            ]) =>
+            {
+                Refusal::State
+            }
+            _ if says(&["not found"]) => Refusal::Absent,
+            _ => Refusal::Other,
+        }
+    }
+}
+
 /// `10s`, `250ms`.
 fn humane(limit: Duration) -> String {
     if limit.subsec_nanos() == 0 {
         format!("{}s", limit.as_secs())
     } else {
         format!("{}ms", limit.as_millis())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words are those of the servers.
+    #[test]
+    fn a_refusal_has_a_reason() {
+        let of = |code, message: &str| Refusal::of(code, message);
+        for (code, message, refusal) in [
+            (404, "Project not found", Refusal::Absent),
+            (409, "Network \"br\" already exists", Refusal::Exists),
+            (500, "Failed creating project: UNIQUE constraint failed: projects.name", Refusal::Exists),
+            (412, "ETag doesn't match: a vs b", Refusal::Outdated),
+            (500, "Failed to create: Instance is busy running a \"start\" operation", Refusal::Busy),
+            (400, "The network is currently in use", Refusal::InUse),
+            (400, "The storage volume is still in use", Refusal::InUse),
+            (500, "Only empty projects can be removed.", Refusal::InUse),
+            (409, "Failed: Instance DNS name \"a\" already used on network", Refusal::NameOnNetwork),
+            (400, "Instance is running", Refusal::State),
+            (400, "The instance is already running", Refusal::State),
+            (0, "no space left on device", Refusal::Other),
+        ] {
+            assert_eq!(of(code, message), refusal, "{message}");
+        }
     }
 }

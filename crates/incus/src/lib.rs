@@ -1,8 +1,9 @@
 //! Client of the Incus API on its unix socket, and of LXD's, which is the same where we use it.
 //!
 //! It reads: the server, instances, their run-time state, addresses and proxy devices, network forwards, and the
-//! stream of lifecycle events, and files of an instance. It changes one thing, the definition of an instance
-//! ([`Definition`]), and runs programs inside ([`Client::exec`]). It keeps no state between calls and spawns no task;
+//! stream of lifecycle events, and files of an instance. It changes the definition of an instance ([`Definition`]), runs
+//! programs inside ([`Client::exec`]), makes and ends instances ([`NewInstance`], [`StateChange`]) and what they need
+//! ([`ResourceId`], [`Image`]); what takes the server a while is an [`Operation`]. It keeps no state between calls and spawns no task;
 //! dropping a future ends its connection.
 //!
 //! # What the requests cost
@@ -82,20 +83,28 @@ mod files;
 mod forwards;
 #[doc(hidden)]
 pub mod fuzz;
+mod images;
+mod lifecycle;
 mod network;
+mod operation;
 mod proxies;
+mod resources;
 mod transport;
 mod types;
 
 pub use client::{Client, Limits};
 pub use definition::{Definition, Device};
-pub use error::IncusError;
+pub use error::{IncusError, Refusal};
 pub use events::{Event, Events};
 pub use exec::{Control, Ended, Exec, ExecEnd, ExecSockets, ExecSpec, Input, Outcome, Output, Pipe, Size};
 pub use files::{FileContent, InstanceFile};
 pub use forwards::Forward;
+pub use images::{Image, ImageProtocol, RemoteImage};
+pub use lifecycle::{InstanceSource, Interface, Listed, Measured, NewInstance, StateChange};
 pub use network::{Assigned, Holder, Lease};
+pub use operation::{Left, Operation, Progress};
 pub use proxies::LedProxy;
+pub use resources::{Keys, Pool, Resource, ResourceId, Shelf};
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};
 
 /// Whether the servers take the text of a key for yes.

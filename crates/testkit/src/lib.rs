@@ -44,7 +44,7 @@ pub use lacking::without;
 pub use load::{Load, Outcome, Pace, Record, Report, RunningLoad};
 pub use messages::MessageSocket;
 pub use netns::Netns;
-pub use oci::OciImage;
+pub use oci::{OciImage, Registry};
 pub use patience::wait_for;
 pub use pattern::Pattern;
 pub use ports::Ports;

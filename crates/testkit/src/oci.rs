@@ -29,13 +29,13 @@ impl Bed {
     /// # Errors
     /// When a step fails, or the server cannot do it.
     pub fn launch_oci(&self, name: &str, image: &OciImage<'_>) -> Result<Container<'_>> {
-        let registry = Registry::start(self)?;
+        let registry = self.registry()?;
         registry.push(self, image)?;
         let name = unique(name);
         let config = BTreeMap::from([(OWNER, owner()), ("boot.autostart", "false".to_owned())]);
         let source = json!({
             "type": "image", "mode": "pull", "protocol": "oci",
-            "server": format!("https://localhost:{}", registry.port), "alias": "app:latest",
+            "server": registry.server(), "alias": "app:latest",
         });
         let wanted = json!({"name": name, "type": "container", "config": config, "source": source});
         self.incus().change("POST", "/1.0/instances?project=default", Some(&wanted))?;
@@ -47,10 +47,19 @@ impl Bed {
         container.change_state("start")?;
         Ok(container)
     }
+
+    /// A registry in the bed's namespace that the server trusts, with nothing in it; it ends on drop.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn registry(&self) -> Result<Registry> {
+        Registry::start(self)
+    }
 }
 
 /// A registry in the bed's namespace; it ends on drop.
-struct Registry {
+#[derive(Debug)]
+pub struct Registry {
     process: Child,
     port: u16,
     /// Where the server's own tool looks for the registry's certificate.
@@ -92,8 +101,17 @@ impl Registry {
         Ok(registry)
     }
 
+    /// Its address for the server.
+    #[must_use]
+    pub fn server(&self) -> String {
+        format!("https://localhost:{}", self.port)
+    }
+
     /// Makes an image of the ordinary one's files and pushes it as `app:latest`.
-    fn push(&self, bed: &Bed, image: &OciImage<'_>) -> Result<()> {
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn push(&self, bed: &Bed, image: &OciImage<'_>) -> Result<()> {
         let layout = self.folder.path().join("layout");
         write_layout(&layout, bed.own_dir(), self.folder.path(), image)?;
         let server = bed.incus().get("/1.0")?["environment"]["server_pid"].as_i64().context("no pid")?;

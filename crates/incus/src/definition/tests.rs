@@ -34,20 +34,3 @@ fn what_is_set_and_taken_back_leaves_it_as_it_was() {
     after.set_config("user.x", None);
     assert_eq!(after, before);
 }
-
-#[test]
-fn only_an_operation_of_the_server_is_waited_for() {
-    let said = |status: u16, body: &str| Said {
-        status: StatusCode::from_u16(status).unwrap(),
-        headers: hyper::HeaderMap::new(),
-        body: body.to_owned().into(),
-    };
-    let path = |operation: &str| format!(r#"{{"type":"async","operation":"{operation}"}}"#);
-    let good = accepted("PUT x", &said(202, &path("/1.0/operations/ab-12"))).unwrap();
-    assert_eq!(good.as_deref(), Some("/1.0/operations/ab-12"));
-    for operation in ["", "/1.0/operations/", "/1.0/operations/../instances", "/1.0/operations/a?b"] {
-        accepted("PUT x", &said(202, &path(operation))).unwrap_err();
-    }
-    let error = accepted("PUT x", &said(412, r#"{"type":"error","error":"ETag"}"#)).unwrap_err();
-    assert!(error.is_outdated() && error.to_string() == "PUT x was answered with 412: ETag", "{error}");
-}
