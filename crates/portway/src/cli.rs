@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::output::Format;
 
+pub(crate) mod compose;
 pub(crate) mod keys;
 pub(crate) mod notes;
 pub(crate) mod ssh;
@@ -61,6 +62,13 @@ pub(crate) enum Command {
     /// Let people and tools into instances over SSH
     #[command(subcommand, arg_required_else_help = true)]
     Ssh(ssh::SshCommand),
+    /// Read Compose files
+    ///
+    /// Options stand before the command. Without `--file` it is the first of compose.yaml, compose.yml,
+    /// docker-compose.yaml and docker-compose.yml here or in the nearest folder above, with its override file laid
+    /// over it.
+    #[command(arg_required_else_help = true)]
+    Compose(compose::ComposeArgs),
     /// Show the daemon, the servers it follows and its workers
     Status(StatusArgs),
     /// Show devices by their traffic, again and again

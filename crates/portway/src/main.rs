@@ -3,6 +3,7 @@
 mod apply;
 mod cli;
 mod completion;
+mod compose;
 mod demo;
 mod device;
 mod doctor;
@@ -53,6 +54,7 @@ fn dispatch(command: &Command) -> Outcome<ExitCode> {
         Command::Device(command) => device::run(command),
         Command::Apply(args) => apply::run(args),
         Command::Ssh(command) => ssh::run(command),
+        Command::Compose(args) => compose::run(args),
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),
         Command::Events(args) => events::run(args),

@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 30] = [
+const COMMANDS: [&[&str]; 32] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -27,6 +27,8 @@ const COMMANDS: [&[&str]; 30] = [
     &["ssh", "import"],
     &["ssh", "policy"],
     &["ssh", "policy", "check"],
+    &["compose"],
+    &["compose", "config"],
     &["status"],
     &["top"],
     &["events"],

@@ -1,0 +1,48 @@
+//! Words and arguments of `portway compose`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+pub(crate) mod config;
+
+/// `portway compose`.
+#[derive(Debug, Args)]
+pub(crate) struct ComposeArgs {
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: ComposeCommand,
+}
+
+/// Which files, and what they are read with: the same for every command.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct FileArgs {
+    /// Compose file; given again, the later is laid over the earlier; `-` is standard input
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Name of the project
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) project_name: Option<String>,
+    /// Folder that relative paths and `.env` begin in; that of the first file when left out
+    #[arg(short = 'P', long, value_name = "DIR")]
+    pub(crate) project_directory: Option<PathBuf>,
+    /// File of variables, instead of `.env`
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub(crate) env_files: Vec<PathBuf>,
+    /// Profile to enable; `*` is all
+    #[arg(long = "profile", value_name = "NAME")]
+    pub(crate) profiles: Vec<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ComposeCommand {
+    /// Print the project in canonical form
+    ///
+    /// Files merged, variables filled in, short forms written long, paths absolute: the form of `docker compose
+    /// config`. Nothing is asked of a server. Names of services keep those, and what they depend on.
+    Config(config::ConfigArgs),
+}

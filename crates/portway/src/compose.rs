@@ -1,0 +1,55 @@
+//! `portway compose`: Compose files, and what is done with the project they describe.
+
+mod config;
+mod files;
+
+use std::io::{self, Write as _};
+
+use portway_composefile::{Fault, Kind, Project, load};
+use portway_control::api::FailureKind;
+
+use crate::cli::compose::{ComposeArgs, ComposeCommand, FileArgs};
+use crate::failure::{Outcome, Stop, printable};
+use files::Disk;
+
+/// Runs a subcommand.
+pub(crate) fn run(args: &ComposeArgs) -> Outcome {
+    match &args.command {
+        ComposeCommand::Config(config) => config::run(&args.files, config),
+    }
+}
+
+/// Whether variables are filled in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Variables {
+    Filled,
+    AsWritten,
+}
+
+/// The project of the files, with `services` only and what they depend on when there are any. What was noticed
+/// is said on standard error.
+fn project(args: &FileArgs, services: &[String], variables: Variables) -> Outcome<Project> {
+    let mut options = files::options(args)?;
+    options.services = services.to_vec();
+    options.interpolate = variables == Variables::Filled;
+    let project = load(&options, &Disk).map_err(stop)?;
+    for warning in &project.warnings {
+        // Nothing is left to do when standard error cannot be written.
+        let _unheard = writeln!(io::stderr(), "warning: {}", printable(warning));
+    }
+    Ok(project)
+}
+
+/// A fault of a file as the end of a command.
+fn stop(fault: Fault) -> Stop {
+    let kind = match fault.kind {
+        Kind::Malformed | Kind::Inconsistent | Kind::TooLarge => FailureKind::Usage,
+        Kind::Missing => FailureKind::Missing,
+        Kind::Unreadable => FailureKind::Refused,
+    };
+    let stop = Stop::of(kind, fault.to_string());
+    match fault.hint {
+        Some(hint) => stop.hint(hint),
+        None => stop,
+    }
+}

@@ -1,0 +1,148 @@
+//! Which Compose files are read, and how.
+
+use std::io::{self, Read as _};
+use std::path::{Component, Path, PathBuf};
+
+use portway_composefile::{Environment, Host, MAX_FILE_BYTES, Options, Source};
+use portway_config::files::{self, FileError, Trust};
+use portway_control::api::FailureKind;
+
+use crate::cli::compose::FileArgs;
+use crate::failure::{Outcome, Stop};
+
+/// Names of Compose files, the preferred ones first.
+const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+
+/// What the arguments say, and below them the variables of incus-compose and those of docker compose.
+pub(super) fn options(args: &FileArgs) -> Outcome<Options> {
+    let here = std::env::current_dir()
+        .map_err(|error| Stop::refused(format!("cannot tell this folder: {error}")))?;
+    let environment: Environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let said = |name: &str| environment.get(name).filter(|said| !said.is_empty());
+    let dir = args.project_directory.clone();
+    let dir = dir.or_else(|| said("INCUS_COMPOSE_PROJECT_DIRECTORY").map(PathBuf::from));
+    let dir = dir.map(|dir| here.join(dir));
+    let sources = sources(&named(args, &environment), &here, dir.as_deref())?;
+    let first = sources.iter().find_map(|source| match source {
+        Source::File(path) => path.parent().map(Path::to_path_buf),
+        Source::Text(_) => None,
+    });
+    let env_files = match (&args.env_files[..], said("INCUS_COMPOSE_ENV_FILE").or(said("COMPOSE_ENV_FILES")))
+    {
+        ([], None) => None,
+        ([], Some(said)) => Some(said.split(',').map(|file| here.join(file)).collect()),
+        (files, _) => Some(files.iter().map(|file| here.join(file)).collect()),
+    };
+    let profiles = match (&args.profiles[..], said("INCUS_COMPOSE_PROFILES")) {
+        ([], Some(said)) => said.split(',').map(|name| name.trim().to_owned()).collect(),
+        (profiles, _) => profiles.to_vec(),
+    };
+    Ok(Options {
+        dir: normal(&dir.or(first).unwrap_or(here)),
+        sources,
+        name: args.project_name.clone().or_else(|| said("INCUS_COMPOSE_PROJECT_NAME").cloned()),
+        env_files,
+        profiles,
+        services: Vec::new(),
+        interpolate: true,
+        environment,
+    })
+}
+
+/// A path without `.` and `..`, by its text: what is printed must not depend on links.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                normal.pop();
+            }
+            part => normal.push(part),
+        }
+    }
+    normal
+}
+
+/// The files that are named: by arguments, else by a variable.
+fn named(args: &FileArgs, environment: &Environment) -> Vec<PathBuf> {
+    if !args.files.is_empty() {
+        return args.files.clone();
+    }
+    let separator = environment.get("COMPOSE_PATH_SEPARATOR").map_or(":", String::as_str);
+    for (name, separator) in [("INCUS_COMPOSE_FILE", ","), ("COMPOSE_FILE", separator)] {
+        if let Some(said) = environment.get(name).filter(|said| !said.is_empty()) {
+            return said.split(separator).map(PathBuf::from).collect();
+        }
+    }
+    Vec::new()
+}
+
+/// The named files, else the ones that are found; behind them all, what is for Incus only.
+fn sources(named: &[PathBuf], here: &Path, dir: Option<&Path>) -> Outcome<Vec<Source>> {
+    let mut sources = Vec::new();
+    for file in named {
+        if file.as_os_str() == "-" {
+            sources.push(Source::Text(standard_input()?));
+        } else {
+            sources.push(Source::File(normal(&here.join(file))));
+        }
+    }
+    if sources.is_empty() {
+        sources = found(dir.unwrap_or(here))?;
+    }
+    let overlays: Vec<Source> = sources.iter().filter_map(overlay).collect();
+    sources.extend(overlays);
+    Ok(sources)
+}
+
+/// `compose.incus.yaml` beside `compose.yaml`, as incus-compose has it.
+fn overlay(source: &Source) -> Option<Source> {
+    let Source::File(path) = source else { return None };
+    let ending = path.extension()?.to_str()?;
+    let path = path.with_extension(format!("incus.{ending}"));
+    path.is_file().then_some(Source::File(path))
+}
+
+fn standard_input() -> Outcome<String> {
+    let mut text = String::new();
+    let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let read = io::stdin().take(limit).read_to_string(&mut text);
+    read.map_err(|error| Stop::usage(format!("cannot read standard input: {error}")))?;
+    Ok(text)
+}
+
+/// The Compose file in `dir` or the nearest folder above, and the one beside it that is laid over it.
+fn found(dir: &Path) -> Outcome<Vec<Source>> {
+    for dir in dir.ancestors() {
+        let Some(name) = NAMES.iter().find(|name| dir.join(name).is_file()) else { continue };
+        let mut sources = vec![Source::File(dir.join(name))];
+        let stem = name.split('.').next().unwrap_or_default();
+        let over = ["yaml", "yml"].map(|ending| dir.join(format!("{stem}.override.{ending}")));
+        sources.extend(over.into_iter().find(|path| path.is_file()).map(Source::File));
+        return Ok(sources);
+    }
+    let what = format!("there is no {} in {} or above", NAMES.join(", "), dir.display());
+    Err(Stop::of(FailureKind::Missing, what).hint("name one with --file"))
+}
+
+/// Real files.
+pub(super) struct Disk;
+
+impl Host for Disk {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
+        let bytes = files::read(path, limit, Trust::Named).map_err(|error| match error {
+            FileError::Read { source, .. } => source,
+            FileError::Missing { .. } => io::ErrorKind::NotFound.into(),
+            other => io::Error::other(other.to_string()),
+        })?;
+        String::from_utf8(bytes).map_err(|_| io::Error::other("it is no UTF-8 text"))
+    }
+
+    fn is_file(&self, path: &Path) -> bool {
+        path.is_file()
+    }
+}
