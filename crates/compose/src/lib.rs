@@ -2,11 +2,14 @@
 //!
 //! [`want`] is what a project comes to on a server: the mapping fills it from the canonical form. [`observe`] is what
 //! the server has, known by labels ([`label`]), never by guessing names. [`plan`] is the difference as steps, each
-//! after those it needs.
+//! after those it needs. [`look`] sees, [`engine`] carries out, [`apply`] is what each step does.
 
 pub mod address;
+pub mod apply;
 pub mod difference;
+pub mod engine;
 pub mod label;
+pub mod look;
 pub mod observe;
 pub mod order;
 mod place;

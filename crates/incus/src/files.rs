@@ -84,10 +84,29 @@ impl Client {
     }
 }
 
+/// Whose a file is, and what may be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileOwner {
+    /// Owner inside.
+    pub uid: u32,
+    /// Group inside.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl FileOwner {
+    /// Root's.
+    #[must_use]
+    pub const fn root(mode: u32) -> Self {
+        Self { uid: 0, gid: 0, mode }
+    }
+}
+
 /// What is made.
 #[derive(Debug)]
 enum Make {
-    File { mode: u32, bytes: Vec<u8> },
+    File(Vec<u8>),
     Directory,
 }
 
@@ -105,7 +124,22 @@ impl Client {
         mode: u32,
         bytes: Vec<u8>,
     ) -> Result<Option<()>> {
-        self.make(project, name, path, Make::File { mode, bytes }).await
+        self.put_file_of(project, name, path, FileOwner::root(mode), bytes).await
+    }
+
+    /// The same with an owner.
+    ///
+    /// # Errors
+    /// [`IncusError`], any.
+    pub async fn put_file_of(
+        &self,
+        project: &str,
+        name: &str,
+        path: &str,
+        owner: FileOwner,
+        bytes: Vec<u8>,
+    ) -> Result<Option<()>> {
+        self.make((project, name, path), owner, Make::File(bytes)).await
     }
 
     /// Makes a folder that only root may enter; `None` when the project or the instance does not exist.
@@ -113,7 +147,21 @@ impl Client {
     /// # Errors
     /// [`IncusError`], any.
     pub async fn make_dir(&self, project: &str, name: &str, path: &str) -> Result<Option<()>> {
-        self.make(project, name, path, Make::Directory).await
+        self.make_dir_of(project, name, path, FileOwner::root(0o700)).await
+    }
+
+    /// The same with an owner. A folder that is there becomes that owner's.
+    ///
+    /// # Errors
+    /// [`IncusError`], any.
+    pub async fn make_dir_of(
+        &self,
+        project: &str,
+        name: &str,
+        path: &str,
+        owner: FileOwner,
+    ) -> Result<Option<()>> {
+        self.make((project, name, path), owner, Make::Directory).await
     }
 
     /// Removes a file or an empty folder; `None` when there is none.
@@ -125,14 +173,24 @@ impl Client {
         self.change(project, name, path, saying).await
     }
 
-    async fn make(&self, project: &str, name: &str, path: &str, make: Make) -> Result<Option<()>> {
-        let (kind, mode, bytes) = match make {
-            Make::File { mode, bytes } => ("file", mode, bytes),
-            Make::Directory => ("directory", 0o700, Vec::new()),
+    async fn make(
+        &self,
+        (project, name, path): (&str, &str, &str),
+        owner: FileOwner,
+        make: Make,
+    ) -> Result<Option<()>> {
+        let (kind, bytes) = match make {
+            Make::File(bytes) => ("file", bytes),
+            Make::Directory => ("directory", Vec::new()),
         };
-        let mode = format!("{mode:04o}");
-        let fields =
-            [("uid", "0"), ("gid", "0"), ("mode", mode.as_str()), ("type", kind), ("write", "overwrite")];
+        let (uid, gid, mode) = (owner.uid.to_string(), owner.gid.to_string(), format!("{:04o}", owner.mode));
+        let fields = [
+            ("uid", uid.as_str()),
+            ("gid", gid.as_str()),
+            ("mode", mode.as_str()),
+            ("type", kind),
+            ("write", "overwrite"),
+        ];
         // LXD's headers have its own name.
         let named =
             |prefix: &str| fields.map(|(field, value)| (format!("x-{prefix}-{field}"), value.to_owned()));

@@ -97,7 +97,7 @@ pub use definition::{Definition, Device};
 pub use error::{IncusError, Refusal};
 pub use events::{Event, Events};
 pub use exec::{Control, Ended, Exec, ExecEnd, ExecSockets, ExecSpec, Input, Outcome, Output, Pipe, Size};
-pub use files::{FileContent, InstanceFile};
+pub use files::{FileContent, FileOwner, InstanceFile};
 pub use forwards::Forward;
 pub use images::{Image, ImageProtocol, RemoteImage};
 pub use lifecycle::{InstanceSource, Interface, Listed, Measured, NewInstance, StateChange};

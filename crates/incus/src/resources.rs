@@ -278,6 +278,30 @@ impl Client {
         absent_is_none(self.carry_out(Method::DELETE, &target, None::<&Value>, None).await)
     }
 
+    /// Addresses that a network's interface has on the server's host, as `10.1.2.1/24`; none when there is no such
+    /// network, or nothing of its name.
+    ///
+    /// # Errors
+    /// [`IncusError`](crate::IncusError), any.
+    pub async fn host_addresses(&self, network: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(default)]
+            addresses: Option<Vec<Address>>,
+        }
+        #[derive(Deserialize)]
+        struct Address {
+            address: String,
+            netmask: String,
+        }
+        let id = ResourceId::Network { project: "default".to_owned(), name: network.to_owned() };
+        let Some((shelf, query)) = id.shelf() else { return Ok(Vec::new()) };
+        let target = format!("{shelf}/{}/state{query}", percent_encode(network));
+        let found: Option<State> = self.door().get(&target, self.limits().answer_bytes).await?;
+        let addresses = found.and_then(|state| state.addresses).unwrap_or_default();
+        Ok(addresses.into_iter().map(|one| format!("{}/{}", one.address, one.netmask)).collect())
+    }
+
     /// The storage pools.
     ///
     /// # Errors

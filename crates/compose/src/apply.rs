@@ -1,0 +1,402 @@
+//! What each step of a plan does to the server.
+//!
+//! Every step may be carried out again: what is there already, gone already or in that state already is no failure. So
+//! a plan that was cut short anywhere is taken up by the next one.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use portway_control::ClientError;
+use portway_control::api::AddDevice;
+use portway_incus::{
+    Client, Image, ImageProtocol, IncusError, InstanceSource, NewInstance, Refusal, RemoteImage, ResourceId,
+    StateChange,
+};
+use portway_model::{DeviceKey, InstanceKey, Provider};
+use tokio::sync::watch;
+
+use crate::difference::Difference;
+use crate::plan::Action;
+use crate::render::Rendered;
+use crate::want::{ComposeProject, ImageSource, Keys};
+
+mod awaiting;
+mod files;
+
+pub use awaiting::{EXIT_PATH, exit_code, probe};
+
+/// Between two tries of a change that another one is in the way of.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Tries of it: another change of one instance takes seconds, a stop as long as it is given.
+const TRIES: u32 = 80;
+
+/// Tries of a change that somebody else's change has overtaken.
+const OVERTAKEN: u32 = 10;
+
+/// What steps are carried out with.
+#[derive(Debug)]
+pub struct Hands<'a> {
+    /// The server.
+    pub client: &'a Client,
+    /// The server's project.
+    pub project: &'a str,
+    /// What is wanted; to end things nothing is.
+    pub want: Option<&'a ComposeProject>,
+    /// Fingerprints of the images that are there.
+    pub images: Mutex<BTreeMap<String, String>>,
+    /// The daemon that has the published ports.
+    pub portway: Option<&'a portway_control::Client>,
+    /// Turns true when waiting is to end.
+    pub halt: watch::Receiver<bool>,
+}
+
+/// Why a step has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The server refuses, or does not answer.
+    #[error("{what}")]
+    Server {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: IncusError,
+    },
+    /// The daemon refuses, or does not answer.
+    #[error("{what}")]
+    Portway {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: ClientError,
+    },
+    /// A name of an instance or a device that Portway does not take.
+    #[error("it cannot be published: {0}")]
+    Name(String),
+    /// Published ports and no daemon.
+    #[error("it cannot be published: no daemon answers")]
+    NoDaemon,
+    /// An image that is nowhere.
+    #[error("there is no image {0} on the server")]
+    NoImage(String),
+    /// An image of no known name.
+    #[error("image {0} is not in the project")]
+    UnknownImage(String),
+    /// Changed by somebody else again and again.
+    #[error("somebody else changes it all the time")]
+    Overtaken,
+    /// A folder for a file cannot be had.
+    #[error("{0} is no folder")]
+    NoFolder(String),
+    /// An instance that is gone.
+    #[error("{0} is gone")]
+    Gone(String),
+    /// Its health says so.
+    #[error("{0} is unhealthy")]
+    Unhealthy(String),
+    /// It was to run.
+    #[error("{0} has stopped")]
+    Stopped(String),
+    /// It was to end well.
+    #[error("{instance} has ended with exit code {code}")]
+    Code {
+        /// Instance.
+        instance: String,
+        /// Its exit code.
+        code: i32,
+    },
+    /// It has ended, and nothing says how.
+    #[error("{0} has ended, and nothing tells its exit code")]
+    NoCode(String),
+    /// Waiting was ended.
+    #[error("waiting was ended")]
+    Halted,
+}
+
+fn server(what: &'static str) -> impl FnOnce(IncusError) -> ApplyError {
+    move |source| ApplyError::Server { what, source }
+}
+
+/// Whether a failure is a certain refusal.
+fn refused(error: &IncusError, refusal: Refusal) -> bool {
+    error.refusal() == Some(refusal)
+}
+
+impl Hands<'_> {
+    /// Carries out one step.
+    ///
+    /// # Errors
+    /// [`ApplyError`], any.
+    pub async fn perform(&self, action: &Action) -> Result<(), ApplyError> {
+        match action {
+            Action::Project { name, set, .. } => {
+                self.ensure(&ResourceId::Project { name: name.clone() }, set).await
+            }
+            Action::Image { image } => self.image(image).await,
+            Action::Network { name, set, .. } => self.ensure(&self.network(name), set).await,
+            Action::Volume { pool, name, config } => self.ensure(&self.volume(pool, name), config).await,
+            Action::Create(one) => Box::pin(self.create(one)).await,
+            Action::Change(one, difference) => Box::pin(self.change(one, difference)).await,
+            Action::Start { instance, paused } => {
+                let change = if *paused { StateChange::Unfreeze } else { StateChange::Start };
+                self.state(instance, change, "it cannot be started").await
+            }
+            Action::Await { condition, instances, health, .. } => {
+                self.reached(*condition, instances, health.as_ref()).await
+            }
+            Action::Publish { instance, set, gone } => self.publish(instance, set, gone).await,
+            Action::Stop { instance, grace } => self.stop(instance, *grace).await,
+            Action::Remove { instance } => self.remove(instance).await,
+            Action::RemoveNetwork { name } => self.remove_resource(&self.network(name)).await,
+            Action::RemoveVolume { pool, name } => self.remove_resource(&self.volume(pool, name)).await,
+            Action::RemoveProject { name } => {
+                self.remove_resource(&ResourceId::Project { name: name.clone() }).await
+            }
+        }
+    }
+
+    /// Networks are the default project's: a project of ours has none of its own.
+    fn network(&self, name: &str) -> ResourceId {
+        ResourceId::Network { project: "default".to_owned(), name: name.to_owned() }
+    }
+
+    fn volume(&self, pool: &str, name: &str) -> ResourceId {
+        let (project, pool, name) = (self.project.to_owned(), pool.to_owned(), name.to_owned());
+        ResourceId::Volume { project, pool, name }
+    }
+
+    /// Makes it, or gives it these keys.
+    async fn ensure(&self, id: &ResourceId, set: &Keys) -> Result<(), ApplyError> {
+        for _ in 0..OVERTAKEN {
+            match self.client.resource(id).await.map_err(server("it cannot be read"))? {
+                None => match self.client.create(id, "", set).await {
+                    Err(error) if refused(&error, Refusal::Exists) => {}
+                    made => return made.map_err(server("it cannot be made")),
+                },
+                Some(mut there) => {
+                    there.config.extend(set.clone());
+                    match self.client.put(&there).await {
+                        Err(error) if error.is_outdated() => {}
+                        put => return put.map_err(server("it cannot be changed")),
+                    }
+                }
+            }
+        }
+        Err(ApplyError::Overtaken)
+    }
+
+    async fn remove_resource(&self, id: &ResourceId) -> Result<(), ApplyError> {
+        self.client.remove(id).await.map(|_| ()).map_err(server("it cannot be removed"))
+    }
+
+    async fn image(&self, name: &str) -> Result<(), ApplyError> {
+        let image = self.want.and_then(|want| want.images.get(name));
+        let image = image.ok_or_else(|| ApplyError::UnknownImage(name.to_owned()))?;
+        let remote = match &image.source {
+            ImageSource::Local(alias) | ImageSource::Built(alias) => {
+                let found = self.client.image(self.project, alias).await;
+                let found = found.map_err(server("it cannot be looked for"))?;
+                let Image { fingerprint, .. } = found.ok_or_else(|| ApplyError::NoImage(alias.clone()))?;
+                self.know(name, fingerprint);
+                return Ok(());
+            }
+            ImageSource::Simplestreams { url, alias } => {
+                RemoteImage::new(ImageProtocol::Simplestreams, url, alias)
+            }
+            ImageSource::Oci { url, name } => RemoteImage::new(ImageProtocol::Oci, url, name),
+        };
+        let pulled = self.client.pull(self.project, &remote, &[]).await;
+        let pulled = pulled.map_err(server("it cannot be fetched"))?;
+        let left = self.client.finish(&pulled, None, |_| ()).await;
+        let left = left.map_err(server("it cannot be fetched"))?;
+        if let Some(fingerprint) = left.get("fingerprint").and_then(serde_json::Value::as_str) {
+            self.know(name, fingerprint.to_owned());
+        }
+        Ok(())
+    }
+
+    fn know(&self, image: &str, fingerprint: String) {
+        if let Ok(mut images) = self.images.lock() {
+            images.insert(image.to_owned(), fingerprint);
+        }
+    }
+
+    async fn create(&self, one: &Rendered) -> Result<(), ApplyError> {
+        let known = self.images.lock().ok().and_then(|images| images.get(&one.image).cloned());
+        let fingerprint = known.ok_or_else(|| ApplyError::UnknownImage(one.image.clone()))?;
+        let new = NewInstance {
+            name: one.name.clone(),
+            source: InstanceSource::Fingerprint(fingerprint),
+            description: String::new(),
+            config: without_files(one),
+            devices: one.devices.clone(),
+            profiles: None,
+        };
+        let made = self.client.create_instance(self.project, &new).await;
+        let made = made.map_err(server("it cannot be made"))?;
+        self.client.finish(&made, None, |_| ()).await.map_err(server("it cannot be made"))?;
+        self.write_files(one).await
+    }
+
+    /// A proxy that differs goes and comes again: one that is changed in place and fails is dead and looks alive.
+    async fn change(&self, one: &Rendered, difference: &Difference) -> Result<(), ApplyError> {
+        let proxies: Vec<&String> = difference
+            .devices
+            .iter()
+            .filter(|(_, device)| device.get("type").is_some_and(|kind| kind == "proxy"))
+            .map(|(name, _)| name)
+            .collect();
+        self.redefine(one, |definition| {
+            let there = definition.devices();
+            let before = proxies.iter().filter(|name| there.contains_key(name.as_str()));
+            before.map(|name| definition.set_device(name, None)).count() > 0
+        })
+        .await?;
+        self.redefine(one, |definition| {
+            difference.set.iter().for_each(|(key, value)| definition.set_config(key, Some(value)));
+            if difference.files {
+                definition.set_config(crate::label::FILES, None);
+            }
+            difference.unset.iter().for_each(|key| definition.set_config(key, None));
+            difference.devices.iter().for_each(|(name, device)| definition.set_device(name, Some(device)));
+            difference.gone.iter().for_each(|name| definition.set_device(name, None));
+            true
+        })
+        .await?;
+        if difference.files { self.write_files(one).await } else { Ok(()) }
+    }
+
+    /// Changes a definition; not when `edit` says that nothing is to be changed.
+    async fn redefine(
+        &self,
+        one: &Rendered,
+        edit: impl Fn(&mut portway_incus::Definition) -> bool,
+    ) -> Result<(), ApplyError> {
+        for _ in 0..TRIES {
+            let there = self.client.definition(self.project, &one.name).await;
+            let there = there.map_err(server("it cannot be read"))?;
+            let mut definition = there.ok_or_else(|| ApplyError::Gone(one.name.clone()))?;
+            if !edit(&mut definition) {
+                return Ok(());
+            }
+            match self.client.replace(&definition).await {
+                Err(error) if error.is_outdated() => {}
+                Err(error) if refused(&error, Refusal::Busy) => tokio::time::sleep(AGAIN).await,
+                done => return done.map_err(server("it cannot be changed")),
+            }
+        }
+        Err(ApplyError::Overtaken)
+    }
+
+    /// Brings about a state; one that is there already is no failure.
+    async fn state(&self, instance: &str, change: StateChange, what: &'static str) -> Result<(), ApplyError> {
+        let mut tries = 0;
+        loop {
+            let done = match self.client.change_state(self.project, instance, change).await {
+                Ok(operation) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            tries += 1;
+            match done {
+                Err(error) if refused(&error, Refusal::State) => return Ok(()),
+                Err(error) if refused(&error, Refusal::Busy) && tries < TRIES => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                done => return done.map_err(server(what)),
+            }
+        }
+    }
+
+    /// Stops one: by its signal, and when that does not end it in time, by force.
+    async fn stop(&self, instance: &str, grace: Duration) -> Result<(), ApplyError> {
+        if !grace.is_zero() {
+            let gone = |error: &IncusError| refused(error, Refusal::State) || refused(error, Refusal::Absent);
+            let asked = self.client.change_state(self.project, instance, StateChange::Stop { grace }).await;
+            let ended = match asked {
+                Ok(operation) => {
+                    let limit = grace + Duration::from_secs(5);
+                    self.client.finish(&operation, Some(limit), |_| ()).await.map(|_| ())
+                }
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => return Ok(()),
+                Err(error) if gone(&error) => return Ok(()),
+                Err(_) => {}
+            }
+        }
+        match self.state(instance, StateChange::Kill, "it cannot be stopped").await {
+            Err(ApplyError::Server { source, .. }) if refused(&source, Refusal::Absent) => Ok(()),
+            done => done,
+        }
+    }
+
+    async fn remove(&self, instance: &str) -> Result<(), ApplyError> {
+        let mut tries = 0;
+        loop {
+            let done = match self.client.remove_instance(self.project, instance).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(operation)) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            tries += 1;
+            match done {
+                Err(error) if refused(&error, Refusal::Absent) => return Ok(()),
+                Err(error) if refused(&error, Refusal::Busy) && tries < TRIES => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                done => return done.map_err(server("it cannot be removed")),
+            }
+        }
+    }
+
+    async fn publish(
+        &self,
+        instance: &str,
+        set: &BTreeMap<String, Keys>,
+        gone: &[String],
+    ) -> Result<(), ApplyError> {
+        let daemon = self.portway.ok_or(ApplyError::NoDaemon)?;
+        let key = InstanceKey::new(Provider::Incus, Some(self.project), instance)
+            .map_err(|error| ApplyError::Name(error.to_string()))?;
+        let device = |name: &str| {
+            let name = name.parse().map_err(|_| ApplyError::Name(format!("device {name}")))?;
+            Ok::<_, ApplyError>(DeviceKey { instance: key.clone(), device: name })
+        };
+        // Those that are made anew go first: another may take the port of one that goes.
+        let there = daemon.devices(Some(&key)).await;
+        let there = match there {
+            Err(error) if error.kind() == portway_control::api::FailureKind::Missing => Vec::new(),
+            there => there.map_err(|source| ApplyError::Portway {
+                what: "its devices cannot be read".to_owned(),
+                source,
+            })?,
+        };
+        let there = |name: &str| there.iter().any(|device| device.name.as_str() == name);
+        for name in gone.iter().chain(set.keys()).filter(|name| there(name)) {
+            let removed = daemon.remove(&device(name)?).await;
+            removed.map_err(|source| ApplyError::Portway {
+                what: format!("{name} cannot be withdrawn"),
+                source,
+            })?;
+        }
+        for (name, keys) in set {
+            let device = device(name)?;
+            let add = AddDevice { instance: device.instance, name: device.device, keys: keys.clone() };
+            let added = daemon.add(&add).await;
+            added.map_err(|source| ApplyError::Portway {
+                what: format!("{name} cannot be published"),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Configuration of an instance that has none of its files yet: until it has, the label does not say that it does.
+fn without_files(one: &Rendered) -> Keys {
+    let mut config = one.config.clone();
+    config.remove(crate::label::FILES);
+    config
+}
