@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use crate::encode::{addressable, percent_encode};
 use crate::network::{self, Assigned, Holder, Lease, Network, Nic};
-use crate::transport::{Door, protocol};
+use crate::transport::{Dial, Door, protocol};
 use crate::types::wire;
 use crate::{Events, IncusError, Instance, Result, Server, State, Summary, discover};
 
@@ -48,6 +49,7 @@ impl Default for Limits {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    dial: Option<Arc<dyn Dial>>,
     limits: Limits,
 }
 
@@ -61,7 +63,13 @@ impl Client {
     /// The same with limits of one's own.
     #[must_use]
     pub fn with_limits(socket: PathBuf, limits: Limits) -> Self {
-        Self { socket, limits }
+        Self { socket, dial: None, limits }
+    }
+
+    /// A client of a server that is reached otherwise than by a socket of its own; errors name it as this.
+    #[must_use]
+    pub fn through(name: impl Into<PathBuf>, dial: Arc<dyn Dial>) -> Self {
+        Self { socket: name.into(), dial: Some(dial), limits: Limits::default() }
     }
 
     /// The Incus socket: `INCUS_SOCKET`, else `unix.socket` in `INCUS_DIR`, else the default
@@ -77,7 +85,7 @@ impl Client {
         discover::discover_lxd(env)
     }
 
-    /// The socket.
+    /// The socket, or what the server is named instead.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -104,6 +112,19 @@ impl Client {
         };
         let answer: Option<wire::Instance> = self.ask(&target).await?;
         Ok(answer.map(Instance::from))
+    }
+
+    /// What an instance's programs are built for, in the kernel's words; `None` when the project or the instance does not
+    /// exist.
+    ///
+    /// # Errors
+    /// [`IncusError`], any; it says nothing about whether the instance exists.
+    pub async fn architecture(&self, project: &str, name: &str) -> Result<Option<String>> {
+        let Some(target) = instance_target(project, name, "") else {
+            return Ok(None);
+        };
+        let answer: Option<wire::Built> = self.ask(&target).await?;
+        Ok(answer.map(|built| built.architecture))
     }
 
     /// Its run-time state, with init's pid; `None` when the project or the instance does not
@@ -263,7 +284,7 @@ impl Client {
     }
 
     pub(crate) fn door(&self) -> Door<'_> {
-        Door { socket: &self.socket, limits: &self.limits }
+        Door { socket: &self.socket, dial: self.dial.as_deref(), limits: &self.limits }
     }
 
     async fn ask<T: DeserializeOwned>(&self, target: &str) -> Result<Option<T>> {

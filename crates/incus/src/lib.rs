@@ -1,4 +1,5 @@
-//! Client of the Incus API on its unix socket, and of LXD's, which is the same where we use it.
+//! Client of the Incus API on its unix socket, and of LXD's, which is the same where we use it. Who reaches a server
+//! otherwise brings the connections ([`Dial`]).
 //!
 //! It reads: the server, instances, their run-time state, addresses and proxy devices, network forwards, and the
 //! stream of lifecycle events, and files of an instance. It changes the definition of an instance ([`Definition`]), runs
@@ -105,6 +106,7 @@ pub use network::{Assigned, Holder, Lease};
 pub use operation::{Left, Operation, Progress};
 pub use proxies::LedProxy;
 pub use resources::{Keys, Pool, Resource, ResourceId, Shelf};
+pub use transport::Dial;
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};
 
 /// Whether the servers take the text of a key for yes.

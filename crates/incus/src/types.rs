@@ -157,6 +157,13 @@ pub(crate) mod wire {
         expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
     }
 
+    /// What an instance is built for.
+    #[derive(Deserialize)]
+    pub(crate) struct Built {
+        #[serde(default)]
+        pub(crate) architecture: String,
+    }
+
     #[derive(Deserialize)]
     pub(crate) struct Network {
         #[serde(default, rename = "type")]

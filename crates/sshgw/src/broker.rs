@@ -6,6 +6,7 @@
 //! - `gate`: who may be connected without having logged in (pure);
 //! - `child`: one connection's process, from its start to its end;
 //! - `judge`, `login`, `grant`: who somebody is, how that one gets in and what that one may do;
+//! - `servers`: ways to servers; `fresh`: files that are read again when they have changed;
 //! - `door`: where clients connect, and how one gateway hands over to the next;
 //! - `count`: metrics;
 //! - `account`, `open`, `helper`: from a grant to a program inside an instance;
@@ -15,6 +16,7 @@ mod account;
 mod child;
 mod count;
 mod door;
+mod fresh;
 mod gate;
 mod grant;
 mod helper;
@@ -22,6 +24,7 @@ mod judge;
 mod login;
 mod open;
 mod roll;
+mod servers;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,7 +36,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portway_config::{LogFilter, UserIds};
-use portway_incus::Client;
 use portway_sys::{pidfd, process, sandbox};
 use russh::keys::ssh_key::LineEnding;
 use serde::Serialize;
@@ -48,8 +50,11 @@ use crate::options::Options;
 use count::{Count, bump};
 use door::Door;
 use gate::{Entry, Fault, Gate};
-use judge::{Judge, Places};
+use judge::{Judge, Places as JudgePlaces};
 use roll::Roll;
+use servers::{Servers, Setting};
+
+pub use servers::Places as ServerPlaces;
 
 pub(crate) use grant::Grant;
 pub(crate) use open::{is_accepted, kind};
@@ -87,8 +92,8 @@ pub struct ServeOptions {
     pub sessions: PathBuf,
     /// Log of who did what.
     pub audit: PathBuf,
-    /// The server's socket.
-    pub incus: PathBuf,
+    /// Where servers are.
+    pub servers: ServerPlaces,
     /// Who may do what; need not be there.
     pub policy: PathBuf,
     /// What decides who gets in beyond the flags; need not be there. One-time secrets are beside it, in `ssh-totp`.
@@ -147,7 +152,7 @@ pub enum ServeError {
 /// What all connections share.
 struct Broker {
     options: ServeOptions,
-    client: Client,
+    servers: Arc<Servers>,
     /// In OpenSSH's format; of two with one algorithm the first counts.
     host_keys: Vec<String>,
     judge: Judge,
@@ -178,13 +183,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     let texts = keys.iter().map(|key| key.to_openssh(LineEnding::LF).map(|text| text.to_string()));
     let host_keys: Result<Vec<_>, _> = texts.collect();
     let host_keys = host_keys.map_err(io::Error::other).map_err(system("use the host key"))?;
-    let places = Places {
-        policy: options.policy.clone(),
-        settings: options.auth.clone(),
-        totp_dir: options.auth.with_file_name("ssh-totp"),
-    };
-    let judge = Judge::new(Arc::clone(&options.options), places, Client::new(options.incus.clone()));
-    judge.check().map_err(ServeError::Rules)?;
+    let (servers, judge) = rules(&options)?;
     let failed = |source| ServeError::Audit { path: options.audit.clone(), source };
     let audit = Audit::open(options.audit.clone()).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -203,10 +202,9 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
         options.options.auth.check_address(at).map_err(|error| ServeError::Rules(error.to_string()))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("catch signals"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch signals"))?;
-        let client = Client::new(options.incus.clone());
         let broker = Arc::new(Broker {
             judge,
-            client,
+            servers,
             host_keys,
             audit,
             roll,
@@ -243,6 +241,22 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     })
 }
 
+/// Where servers are and who may get to them; what is wrong with either is wrong at the start.
+fn rules(options: &ServeOptions) -> Result<(Arc<Servers>, Judge), ServeError> {
+    let places = JudgePlaces {
+        policy: options.policy.clone(),
+        settings: options.auth.clone(),
+        totp_dir: options.auth.with_file_name("ssh-totp"),
+    };
+    let setting =
+        Setting { ids: options.ids.map(|ids| (ids.uid, ids.gid)), log: options.log.as_str().to_owned() };
+    let servers = Arc::new(Servers::new(options.servers.clone(), setting));
+    servers.default().map_err(|error| ServeError::Rules(error.to_string()))?;
+    let judge = Judge::new(Arc::clone(&options.options), places, Arc::clone(&servers));
+    judge.check().map_err(ServeError::Rules)?;
+    Ok((servers, judge))
+}
+
 fn tell_systemd(state: sd_notify::NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd not told");
@@ -274,11 +288,14 @@ impl Broker {
     async fn check_health(self: Arc<Self>, every: Duration) {
         let mut was_down = false;
         loop {
-            let answer = self.client.server().await;
+            let answer = match self.servers.default() {
+                Ok(client) => client.server().await.map(|_| ()).map_err(|error| judge::why(&error)),
+                Err(error) => Err(error.to_string()),
+            };
             let is_down = answer.is_err();
             match answer {
-                Err(error) if !was_down => tracing::error!(%error, "the server does not answer"),
-                Ok(_) if was_down => tracing::info!("the server answers again"),
+                Err(error) if !was_down => tracing::error!(error, "the server does not answer"),
+                Ok(()) if was_down => tracing::info!("the server answers again"),
                 _ => {}
             }
             was_down = is_down;
@@ -389,6 +406,8 @@ pub struct SessionState {
     pub person: String,
     /// SHA-256 fingerprint of that key.
     pub key: String,
+    /// Server of the instance.
+    pub remote: String,
     /// Project of the instance.
     pub project: String,
     /// The instance.
@@ -447,8 +466,8 @@ pub fn end_session(dir: &Path, id: &str) -> io::Result<bool> {
 impl From<roll::Listed> for SessionState {
     fn from(listed: roll::Listed) -> Self {
         let roll::Listed { session, pid, since, peer, grant, .. } = listed;
-        let roll::ListedGrant { person, key, project, instance, instance_user } = grant;
-        Self { id: session, person, key, project, instance, instance_user, peer, since, pid }
+        let roll::ListedGrant { person, key, remote, project, instance, instance_user } = grant;
+        Self { id: session, person, key, remote, project, instance, instance_user, peer, since, pid }
     }
 }
 

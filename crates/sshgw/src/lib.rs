@@ -6,6 +6,7 @@
 mod audit;
 pub mod auth;
 pub mod broker;
+mod confine;
 pub mod explain;
 pub mod fuzz;
 mod greeting;
@@ -15,6 +16,8 @@ pub mod import;
 mod logging;
 pub mod options;
 pub mod policy;
+pub mod remotes;
 pub mod session;
+pub mod tunnel;
 mod watched;
 mod wire;

@@ -12,6 +12,8 @@ use portway_model::parse_duration;
 use portway_proto::login::Dialect;
 use serde::{Deserialize, Serialize};
 
+use crate::remotes::{Https, Proof};
+
 mod flags;
 mod values;
 
@@ -28,8 +30,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Unix socket of the server; `None` is where it is found.
     pub socket: Option<PathBuf>,
-    /// URL of the server, instead of a socket.
-    pub url: Option<String>,
+    /// URL of the server, instead of a socket, and what proves who is who.
+    pub url: Option<Https>,
     /// Server of a login that names none.
     pub remote: Option<String>,
     /// Groups of the host that may log in; root always may. Empty lets in everybody whom the policy knows.
@@ -144,6 +146,14 @@ pub enum OptionsError {
         /// The other.
         other: &'static str,
     },
+    /// A flag that means nothing without another.
+    #[error("{one} means nothing without {other}")]
+    Needs {
+        /// It.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
     /// Everybody would be let in from everywhere.
     #[error("noauth lets in everybody who reaches {listen}")]
     OpenToAll {
@@ -160,7 +170,7 @@ impl OptionsError {
             Self::OpenToAll { .. } => {
                 Some("listen on 127.0.0.1 or [::1], or add noauth-anywhere if that is meant")
             }
-            Self::Value { .. } | Self::Together { .. } => None,
+            Self::Value { .. } | Self::Together { .. } | Self::Needs { .. } => None,
         }
     }
 }
@@ -185,7 +195,7 @@ impl Options {
             read.map(|time| Some(time).filter(|time| !time.is_zero()))
                 .map_err(|_| values.wrong(name, "a duration such as 10m or 1h, 0 for never, at most 168h"))
         };
-        let (socket, url) = (text("socket"), text("url"));
+        let (socket, url) = (text("socket"), url(values)?);
         if socket.is_some() && url.is_some() {
             return Err(OptionsError::Together { one: "socket", other: "url" });
         }
@@ -222,6 +232,22 @@ impl Options {
             debug: values.is_on("debug")?,
         })
     }
+}
+
+/// The server elsewhere that is the gateway's own.
+fn url(values: &Values) -> Result<Option<Https>, OptionsError> {
+    let file = |name| Some(values.text(name)).filter(|text| !text.is_empty()).map(PathBuf::from);
+    let needs = |one, other| OptionsError::Needs { one, other };
+    if values.text("url").is_empty() {
+        let alone =
+            ["client-cert", "client-key", "server-cert"].into_iter().find(|name| file(name).is_some());
+        return alone.map_or(Ok(None), |one| Err(needs(one, "url")));
+    }
+    let cert = file("client-cert").ok_or_else(|| needs("url", "client-cert"))?;
+    let key = file("client-key").ok_or_else(|| needs("client-cert", "client-key"))?;
+    let proof = file("server-cert").map_or(Proof::Known, Proof::Pinned);
+    let made = Https::new(values.text("url"), cert, key, proof);
+    made.map(Some).map_err(|_| values.wrong("url", "https://HOST:PORT"))
 }
 
 /// `HOST:PORT`; without a host every address of the host, both families. Port 0 is one that is free.

@@ -26,10 +26,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portway_sys::process;
 use portway_sys::seqpacket::Channel;
-use portway_sys::{process, sandbox};
 use tokio::net::TcpStream;
 
+use crate::confine::{NotConfined, confine};
 use crate::logging;
 use crate::options::Method;
 use crate::wire::{self, Init, PROTOCOL_VERSION};
@@ -58,6 +59,8 @@ enum SessionError {
     Init,
     #[error("cannot {0}")]
     System(&'static str, #[source] io::Error),
+    #[error(transparent)]
+    NotConfined(#[from] NotConfined),
     #[error("the host key cannot be used")]
     Key(#[source] russh::keys::ssh_key::Error),
 }
@@ -102,32 +105,10 @@ fn serve() -> Result<(), SessionError> {
     stream.set_nonblocking(true).map_err(system("use the connection"))?;
     let stream = TcpStream::from_std(stream).map_err(system("use the connection"))?;
     let link = Arc::new(Link::new(channel).map_err(system("use the link"))?);
-    confine(init.ids)?;
+    confine("portway-ssh", init.ids)?;
     let grace = Duration::from_secs(init.grace_secs);
     runtime.block_on(converse(stream, keys, link, init.methods, grace, init.banner));
     Ok(())
-}
-
-/// Gives up everything that is not needed from here on. With a user to become, all of it has to work.
-fn confine(ids: Option<(u32, u32)>) -> Result<(), SessionError> {
-    let step = |what| move |source| SessionError::System(what, source);
-    process::set_name("portway-ssh");
-    match sandbox::private_root() {
-        Err(source) if ids.is_some() => return Err(SessionError::System("hide the file system", source)),
-        _ => {}
-    }
-    if let Some((uid, gid)) = ids {
-        sandbox::drop_ids(uid, gid, &[]).map_err(step("become the session's user"))?;
-    }
-    sandbox::drop_all_caps().map_err(step("drop capabilities"))?;
-    sandbox::no_new_privs().map_err(step("forbid new privileges"))?;
-    sandbox::undumpable().map_err(step("forbid tracing"))?;
-    match sandbox::landlock() {
-        // A kernel without it: the ids and the private root stand alone.
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-        other => other.map_err(step("leave the other processes of its user"))?,
-    }
-    sandbox::session_seccomp().map_err(step("limit system calls"))
 }
 
 /// Serves the client until it has gone and its programs have ended.

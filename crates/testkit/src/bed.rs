@@ -10,6 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+mod https;
+
+pub use https::{HTTPS_ADDRESS, Trusted, certificate};
+
 use crate::testbed::{self, InUse, Place, Server};
 use crate::{Container, ContainerSpec, Incus, Netns, process, require};
 

@@ -35,7 +35,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 pub use api::{Answer, Api, Incus};
-pub use bed::{Bed, Project, bed, bed_of};
+pub use bed::{Bed, HTTPS_ADDRESS, Project, Trusted, bed, bed_of, certificate};
 pub use clients::client;
 pub use container::{Container, ContainerSpec, Image};
 pub use daemon::{Daemon, DaemonSpec};

@@ -9,8 +9,9 @@ use portway_config::{LogFilter, Paths, Settings};
 use portway_control::api::FailureKind;
 use portway_daemon::Companion;
 use portway_incus::Client;
-use portway_sshgw::broker::{self, ServeError, ServeOptions};
+use portway_sshgw::broker::{self, ServeError, ServeOptions, ServerPlaces};
 use portway_sshgw::options::{Flag, NOT_YET, Options, Values};
+use portway_sshgw::remotes::{self, At, LOCAL, Named, Remotes, RemotesError};
 use portway_sshgw::{auth, policy};
 
 use crate::cli::ssh::ServeArgs;
@@ -18,6 +19,13 @@ use crate::failure::{Outcome, Stop, chain};
 use crate::output::Out;
 use crate::service::{settings, wrong_settings};
 use crate::session::{paths, wrong_paths};
+
+/// Flags about certificates, and the variables that say the same.
+const CERTIFICATES: [(&str, &str); 3] = [
+    ("client-cert", "INCUS_CLIENT_CERT"),
+    ("client-key", "INCUS_CLIENT_KEY"),
+    ("server-cert", "INCUS_SERVER_CERT"),
+];
 
 /// Runs the gateway until it is told to end.
 pub(super) fn run(args: &ServeArgs) -> Outcome {
@@ -27,6 +35,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     let paths = paths()?;
     let settings = settings(&paths)?;
     let values = args.values.clone().over(of_settings(&paths, &settings)?);
+    let values = with_environment(values);
     let options = checked(&values)?;
     if values.is_on("dump").is_ok_and(|on| on) {
         return Out::new().text(&values.dump());
@@ -43,7 +52,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         None
     };
     let options = ServeOptions {
-        incus: server(&options, &settings)?,
+        servers: servers(&options, &settings)?,
         log: log(&options, settings.daemon.log),
         options: Arc::new(options),
         policy: policy::path(&paths),
@@ -68,7 +77,11 @@ pub(crate) fn companion(paths: &Paths, settings: &Settings) -> Outcome<Companion
     if is_wanted {
         checked(&of_settings(paths, settings)?)?;
     }
-    let passed = ["PATH", DIR_VARIABLE, "INCUS_SOCKET", "INCUS_DIR"];
+    let passed = [
+        &["PATH", "HOME", DIR_VARIABLE, "INCUS_SOCKET", "INCUS_DIR", "INCUS_CONF", "LXD_CONF"][..],
+        &CERTIFICATES.map(|(_, variable)| variable),
+    ]
+    .concat();
     let env = passed.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     Ok(Companion {
         is_wanted,
@@ -110,14 +123,56 @@ fn checked(values: &Values) -> Outcome<Options> {
     }
 }
 
-/// The server's socket.
-fn server(options: &Options, settings: &Settings) -> Outcome<PathBuf> {
-    let discovered = || Client::discover(|name| std::env::var(name).ok());
-    let incus = options.socket.clone().or_else(|| settings.incus.socket.clone()).or_else(discovered);
-    incus.ok_or_else(|| {
-        Stop::of(FailureKind::Unreachable, "there is no Incus on this host")
-            .hint("INCUS_SOCKET names its socket")
-    })
+/// What the environment says of the server at a URL, where nothing else does.
+fn with_environment(values: Values) -> Values {
+    if values.text("url").is_empty() {
+        return values;
+    }
+    let given = CERTIFICATES.into_iter().filter_map(|(flag, variable)| {
+        let value = std::env::var(variable).ok().filter(|value| !value.is_empty())?;
+        Some((flag.to_owned(), value))
+    });
+    match Values::from_pairs(given) {
+        Ok(lower) => values.over(lower),
+        Err(_) => values,
+    }
+}
+
+/// Where servers are, and which one counts where a login names none.
+fn servers(options: &Options, settings: &Settings) -> Outcome<ServerPlaces> {
+    let env = |name: &str| std::env::var(name).ok();
+    let named = options.socket.clone().or_else(|| settings.incus.socket.clone()).map(At::Socket);
+    let named = named.or_else(|| options.url.clone().map(At::Https));
+    let folder = remotes::folder(env);
+    let known = match &folder {
+        Some(folder) => Remotes::load(folder).map_err(|error| malformed(&error))?,
+        None => Remotes::default(),
+    };
+    // Who names a server means it.
+    let usual = known.default.clone().filter(|_| named.is_none());
+    let default = options.remote.clone().or(usual).unwrap_or_else(|| LOCAL.to_owned());
+    let own = named.or_else(|| Client::discover(env).map(At::Socket));
+    match known.find(&default) {
+        Ok(Named::Own) if own.is_none() => {
+            let stop = Stop::of(FailureKind::Unreachable, "there is no Incus on this host");
+            Err(stop.hint("INCUS_SOCKET names its socket, --remote or --url another server"))
+        }
+        Ok(_) => Ok(ServerPlaces { own, folder, default }),
+        Err(error) => {
+            let stop = Stop::usage(error.to_string());
+            let hint =
+                folder.map(|folder| format!("servers are those in {}", folder.join("config.yml").display()));
+            Err(hint.into_iter().fold(stop, |stop, hint| stop.hint(&hint)))
+        }
+    }
+}
+
+fn malformed(error: &RemotesError) -> Stop {
+    match error {
+        RemotesError::Syntax { .. } => Stop::usage(chain(error)),
+        RemotesError::File(file) if file.is_malformed() => Stop::usage(chain(error)),
+        RemotesError::File(_) => Stop::refused(chain(error)),
+    }
 }
 
 /// What is logged.

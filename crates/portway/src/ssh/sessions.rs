@@ -4,6 +4,7 @@ use std::io;
 
 use portway_control::api::FailureKind;
 use portway_sshgw::broker::{self, SessionState};
+use portway_sshgw::remotes::LOCAL;
 
 use super::serve::sessions_dir;
 use crate::cli::ssh::{KillArgs, SessionsArgs};
@@ -43,14 +44,13 @@ fn unreadable(error: &io::Error) -> Stop {
     if error.kind() == io::ErrorKind::PermissionDenied { stop.hint("run as root") } else { stop }
 }
 
-/// `user@c1`, `user@c1.project`.
+/// `user@c1`, `user@c1.project`, `server:user@c1`.
 fn place(session: &SessionState) -> String {
-    let SessionState { instance_user, instance, project, .. } = session;
-    if project == "default" {
-        format!("{instance_user}@{instance}")
-    } else {
-        format!("{instance_user}@{instance}.{project}")
-    }
+    let SessionState { instance_user, instance, project, remote, .. } = session;
+    // Of before there were others, nothing is said of the server.
+    let remote = if remote.is_empty() || remote == LOCAL { String::new() } else { format!("{remote}:") };
+    let project = if project == "default" { String::new() } else { format!(".{project}") };
+    format!("{remote}{instance_user}@{instance}{project}")
 }
 
 fn table_text(sessions: &[SessionState], look: Look) -> String {
@@ -61,10 +61,12 @@ fn table_text(sessions: &[SessionState], look: Look) -> String {
 }
 
 fn csv_text(sessions: &[SessionState]) -> String {
-    let header = ["id", "person", "key", "project", "instance", "instance_user", "peer", "since", "pid"];
+    let header =
+        ["id", "person", "key", "project", "instance", "instance_user", "peer", "since", "pid", "remote"];
     let lines = sessions.iter().map(|session| {
-        let SessionState { id, person, key, project, instance, instance_user, peer, since, pid } = session;
-        csv::line([id, person, key, project, instance, instance_user, peer, since, &pid.to_string()])
+        let SessionState { id, person, key, remote, project, instance, instance_user, peer, since, pid } =
+            session;
+        csv::line([id, person, key, project, instance, instance_user, peer, since, &pid.to_string(), remote])
     });
     csv::line(header) + &lines.collect::<String>()
 }
@@ -80,6 +82,7 @@ mod tests {
             id: text("0badcafe"),
             person: text("root"),
             key: text("SHA256:x"),
+            remote: text("local"),
             project: text("default"),
             instance: text("c1"),
             instance_user: text("bob"),
@@ -88,11 +91,15 @@ mod tests {
             pid: 7,
         };
         let two = SessionState { project: text("dev"), ..one.clone() };
-        assert_eq!((place(&one), place(&two)), (text("bob@c1"), text("bob@c1.dev")));
+        let three = SessionState { remote: text("r1"), ..two.clone() };
+        assert_eq!(
+            [place(&one), place(&two), place(&three)],
+            ["bob@c1", "bob@c1.dev", "r1:bob@c1.dev"].map(str::to_owned)
+        );
         let csv = csv_text(std::slice::from_ref(&one));
         assert_eq!(
             csv.lines().nth(1),
-            Some("0badcafe,root,SHA256:x,default,c1,bob,192.0.2.1:4711,2026-01-02T03:04:05.678Z,7")
+            Some("0badcafe,root,SHA256:x,default,c1,bob,192.0.2.1:4711,2026-01-02T03:04:05.678Z,7,local")
         );
         let table = table_text(&[one], Look { width: None, colour: false });
         assert!(

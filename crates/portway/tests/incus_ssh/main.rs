@@ -8,6 +8,7 @@ mod floods;
 mod inside;
 mod proofs;
 mod refusals;
+mod remotes;
 mod scene;
 mod service;
 mod survival;

@@ -77,7 +77,7 @@ impl Scene {
     /// Keys, a home for root with one of them, and a user database that says so.
     fn furnish(&self) -> Result<()> {
         let private = fs::Permissions::from_mode(0o700);
-        for name in ["home/.ssh", "p", "etc"] {
+        for name in ["home/.ssh", "p", "etc", "incus"] {
             fs::create_dir_all(self.path(name))?;
             fs::set_permissions(self.path(name), private.clone())?;
         }
@@ -122,7 +122,11 @@ impl Scene {
             Some(listener) => Stdio::from(listener.try_clone()?),
             None => Stdio::null(),
         });
-        command.env("INCUS_SOCKET", &self.incus).stdout(Stdio::piped()).stderr(log);
+        command
+            .env("INCUS_SOCKET", &self.incus)
+            .env("INCUS_CONF", self.path("incus"))
+            .stdout(Stdio::piped())
+            .stderr(log);
         self.bed.netns().spawn(&mut command)
     }
 
@@ -147,6 +151,10 @@ impl Scene {
     /// Another command of ours beside this gateway, which has to succeed; what it printed.
     pub(crate) fn portway(&self, words: &[&str]) -> Result<String> {
         run(Command::new(PORTWAY).args(words).env("PORTWAY_DIR", self.path("p")))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -245,7 +253,7 @@ fn sessions_below(log: &Path) -> Vec<i32> {
 }
 
 /// All processes that log to this file.
-fn processes_below(log: &Path) -> Vec<i32> {
+pub(crate) fn processes_below(log: &Path) -> Vec<i32> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|at| at == log)).collect()

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use portway_incus::Client;
 use portway_model::rfc3339;
 use portway_sys::pidfd;
 use portway_sys::process::{self, Exit};
@@ -23,7 +24,7 @@ use super::gate::Fault;
 use super::helper::{self, May};
 use super::judge::Reason;
 use super::login::Entrance;
-use super::open::{self, Opened, Order};
+use super::open::{self, Opened, Order, Refusal};
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, lock};
 use crate::audit::{Event, bounded};
@@ -405,8 +406,9 @@ impl Child {
         let (what, terminal) = (order.what, order.terminal.is_some());
         // Whoever is asked after this broker is not to run it once more.
         self.say(id, Reply::Starting, Vec::new()).await;
-        let opened = match open::permitted(grant, order, |action| self.broker.judge.decide(grant, action)) {
-            Ok(order) => open::open(&self.broker.client, grant, order).await,
+        let permitted = open::permitted(grant, order, |action| self.broker.judge.decide(grant, action));
+        let opened = match permitted.and_then(|order| Ok((order, self.client(grant)?))) {
+            Ok((order, client)) => open::open(&client, grant, order).await,
             Err(refusal) => Err(refusal),
         };
         match opened {
@@ -433,11 +435,21 @@ impl Child {
         }
     }
 
+    /// The way to the server of a grant.
+    fn client(&self, grant: &Grant) -> Result<Client, Refusal> {
+        self.broker.servers.client(&grant.remote).map_err(|error| Refusal::of_server(&error))
+    }
+
     /// Starts the helper inside.
     async fn help(&self, id: u64, grant: &Grant, place: usize) {
         let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
         let may = May::of(grant, |action| self.broker.judge.decide(grant, action).allowed);
-        match helper::start(&self.broker.client, grant, &may, environment, place).await {
+        let is_far = self.broker.servers.is_far(&grant.remote);
+        let started = match self.client(grant) {
+            Ok(client) => helper::start(&client, is_far, grant, &may, environment, place).await,
+            Err(refusal) => Err(refusal),
+        };
+        match started {
             Ok((build, sockets)) => self.say(id, Reply::Helped { build }, sockets.into_fds()).await,
             Err(refusal) => {
                 let reply = Reply::Refused { status: refusal.status, message: bounded(&refusal.message) };

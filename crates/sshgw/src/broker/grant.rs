@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::auth::grant as keys;
 use crate::policy::{Person, Target};
+use crate::remotes::LOCAL;
 
 /// Made once, when a login is proven, and never changed after that. What the policy says of it is asked anew for each
 /// program: a rule that is taken away counts at once.
@@ -44,11 +45,9 @@ pub(crate) struct Grant {
     pub(crate) options: keys::Grant,
 }
 
-/// The server of logins that name none.
-pub(crate) const DEFAULT_REMOTE: &str = "local";
-
+/// The server of sessions of a time that knew no other.
 fn default_remote() -> String {
-    DEFAULT_REMOTE.to_owned()
+    LOCAL.to_owned()
 }
 
 impl Grant {
@@ -82,12 +81,13 @@ impl Grant {
             person: &'a str,
             key: &'a str,
             proof: &'a str,
+            remote: &'a str,
             project: &'a str,
             instance: &'a str,
             instance_user: &'a str,
         }
-        let Self { person, key, proof, project, instance, instance_user, .. } = grant;
-        Identity { person, key, proof, project, instance, instance_user }.serialize(serializer)
+        let Self { person, key, proof, remote, project, instance, instance_user, .. } = grant;
+        Identity { person, key, proof, remote, project, instance, instance_user }.serialize(serializer)
     }
 }
 

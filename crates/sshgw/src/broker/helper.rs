@@ -54,6 +54,7 @@ struct Way {
     client: Client,
     project: String,
     instance: String,
+    architecture: String,
     /// Of the helper, and so of all that it runs.
     environment: BTreeMap<String, String>,
 }
@@ -71,9 +72,8 @@ fn done<T>(result: Result<Option<T>, portway_incus::IncusError>) -> io::Result<T
 impl Instance for Way {
     type Streams = ExecSockets;
 
-    /// The server's machine is that of its containers.
     fn architecture(&self) -> &str {
-        std::env::consts::ARCH
+        &self.architecture
     }
 
     async fn make_dir(&self, path: &str) -> io::Result<()> {
@@ -109,6 +109,7 @@ impl Instance for Way {
 /// Starts a helper, in the first of its places from this one on where that can be done. Its SHA-256, and its streams.
 pub(super) async fn start(
     client: &Client,
+    is_far: bool,
     grant: &Grant,
     may: &May,
     environment: impl FnOnce(&Account) -> BTreeMap<String, String>,
@@ -130,7 +131,15 @@ pub(super) async fn start(
         Refusal::new(NO_HELPER, text)
     };
     let environment = environment(&account);
-    let way = Way { client: client.clone(), project, instance: grant.instance.clone(), environment };
+    // This machine is that of its containers; another is to be asked.
+    let architecture = if is_far {
+        let found = client.architecture(&project, &instance).await.map_err(failed)?;
+        found.ok_or_else(|| absent(&project, &instance))?
+    } else {
+        std::env::consts::ARCH.to_owned()
+    };
+    let way =
+        Way { client: client.clone(), project, instance: grant.instance.clone(), architecture, environment };
     let hash = build(way.architecture()).map_err(|error| unable(&error))?;
     let launched = launch(&way, place, &limits).await.map_err(|error| unable(&error))?;
     let (streams, launched) = launched.into_parts();

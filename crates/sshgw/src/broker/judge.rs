@@ -5,9 +5,8 @@
 //! there. No server is asked before, except for the users of an instance ([`inside`]) where the gateway lets those in.
 //!
 //! - `people`: users of the host and their groups; `keys`: their keys;
-//! - `inside`: users of instances; `fresh`: files that are read again when they have changed.
+//! - `inside`: users of instances.
 
-mod fresh;
 mod inside;
 mod keys;
 mod people;
@@ -19,15 +18,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portway_config::files::{self, Trust};
-use portway_incus::Client;
 use portway_proto::login::{Keep, Login, Wish};
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::Certificate;
 use zeroize::Zeroizing;
 
+use super::fresh::{Fresh, Read};
 use super::gate::Crowd;
-use super::grant::{DEFAULT_REMOTE, Grant};
+use super::grant::Grant;
 use super::lock;
+use super::servers::Servers;
 use crate::auth::accounts::{Expired, Shadow};
 use crate::auth::authorized_keys::KeyRefusal;
 use crate::auth::certificate::CertificateError;
@@ -40,7 +40,6 @@ use crate::auth::totp::{Totp, Used};
 use crate::options::{AuthOptions, Method, Options};
 use crate::policy::{Action, Decision, Policy, Target};
 use crate::wire::Strange;
-use fresh::{Fresh, Read};
 use inside::Inside;
 use keys::{Lists, OwnKeys, Shown};
 use people::{HostUser, People};
@@ -134,7 +133,7 @@ pub(super) enum Reason {
 }
 
 /// An error with its causes.
-fn why(error: &dyn Error) -> String {
+pub(super) fn why(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -158,7 +157,7 @@ pub(super) struct Places {
 pub(super) struct Judge {
     options: Arc<Options>,
     places: Places,
-    client: Client,
+    servers: Arc<Servers>,
     policy: Fresh<Policy>,
     settings: Fresh<Settings>,
     lists: Lists,
@@ -198,11 +197,11 @@ struct Claim {
 }
 
 impl Judge {
-    pub(super) fn new(options: Arc<Options>, places: Places, client: Client) -> Self {
+    pub(super) fn new(options: Arc<Options>, places: Places, servers: Arc<Servers>) -> Self {
         Self {
             options,
             places,
-            client,
+            servers,
             policy: Fresh::default(),
             settings: Fresh::default(),
             lists: Lists::default(),
@@ -305,7 +304,7 @@ impl Judge {
         if !self.options.auth.instance {
             return Err(reason);
         }
-        let found = self.inside.find(&self.client, &claim.place).await.ok_or_else(|| claim.not_inside())?;
+        let found = self.inside.find(&self.servers, &claim.place).await.ok_or_else(|| claim.not_inside())?;
         let found = match shown {
             Shown::Key(key) => found.keys.find_key(key.key_data(), &circumstances),
             Shown::Certificate(certificate) => {
@@ -362,7 +361,7 @@ impl Judge {
             self.check_password(&claim.host_user, shadow.as_ref(), password).await?;
             return Ok(proof(Who::Host(user)));
         }
-        let found = self.inside.find(&self.client, &claim.place).await;
+        let found = self.inside.find(&self.servers, &claim.place).await;
         let shadow = found.as_ref().and_then(|user| user.shadow.as_ref());
         self.check_password(&claim.inside(), shadow, password).await?;
         Ok(proof(Who::Inside))
@@ -446,11 +445,8 @@ impl Judge {
         if session.keep != Keep::No {
             return Err(Reason::Wish("a session that stays"));
         }
-        if session.place.remote.is_some() {
-            return Err(Reason::Wish("another server"));
-        }
         let place = Target {
-            remote: DEFAULT_REMOTE.to_owned(),
+            remote: self.servers.name(session.place.remote.as_ref().map(|remote| remote.as_str())),
             project: session.place.project.to_string(),
             instance: session.place.instance.to_string(),
             instance_user: session.place.instance_user.as_str().to_owned(),

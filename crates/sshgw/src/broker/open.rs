@@ -10,6 +10,7 @@ use portway_proto::guest::is_clients_variable;
 use super::account::{self, Account, Found};
 use super::grant::Grant;
 use crate::policy::{Action, Decision};
+use crate::remotes::RemoteError;
 use crate::wire::{Terminal, What};
 
 /// Exit status of the gateway's own: there is no such instance or user.
@@ -63,6 +64,15 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) fn new(status: u8, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
+    }
+
+    /// There is no way to the server of a login.
+    pub(super) fn of_server(error: &RemoteError) -> Self {
+        let status = match error {
+            RemoteError::Unknown(_) => ABSENT,
+            RemoteError::Unusable(..) => UNREACHABLE,
+        };
+        Self::new(status, error.to_string())
     }
 }
 
@@ -280,6 +290,9 @@ pub(super) fn failure(instance: &str, error: &IncusError) -> Refusal {
         }
         IncusError::Status { message, .. } | IncusError::Operation { message, .. } => {
             Refusal::new(UNREACHABLE, format!("instance {instance}: {message}"))
+        }
+        IncusError::Denied { .. } => {
+            Refusal::new(UNREACHABLE, "the server of the instance turns the gateway away")
         }
         // Paths of the host are none of a user's business.
         _ => Refusal::new(UNREACHABLE, "the server of the instance does not answer"),

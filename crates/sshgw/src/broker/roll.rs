@@ -74,6 +74,7 @@ pub(super) struct Listed {
 pub(super) struct ListedGrant {
     pub(super) person: String,
     pub(super) key: String,
+    pub(super) remote: String,
     pub(super) project: String,
     pub(super) instance: String,
     pub(super) instance_user: String,

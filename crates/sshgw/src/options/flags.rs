@@ -58,7 +58,12 @@ pub const FLAGS: &[Flag] = &[
     value("url", Some('u'), "", "URL of the server instead, https://HOST:PORT").noted(SESSIONS_TOO),
     value("client-cert", Some('c'), "", "Certificate that the server at this URL knows, a file"),
     value("client-key", Some('k'), "", "Its key, a file"),
-    value("server-cert", Some('t'), "", "Certificate of the server at this URL, a file"),
+    value(
+        "server-cert",
+        Some('t'),
+        "",
+        "Certificate of the server at this URL, a file; without one the host's authorities count",
+    ),
     value("remote", Some('r'), "", "Server of a login that names none, as in `incus remote list`"),
     value(
         "groups",
@@ -116,20 +121,8 @@ pub const FLAGS: &[Flag] = &[
 ];
 
 /// Flags whose effect is not there yet: they are refused.
-pub const NOT_YET: &[&str] = &[
-    "url",
-    "client-cert",
-    "client-key",
-    "server-cert",
-    "remote",
-    "allow-create",
-    "chroot-sftp",
-    "shell",
-    "term-mux",
-    "welcome",
-    "idle-timeout",
-    "dump-create",
-];
+pub const NOT_YET: &[&str] =
+    &["allow-create", "chroot-sftp", "shell", "term-mux", "welcome", "idle-timeout", "dump-create"];
 
 impl Flag {
     /// The flag of a long name.

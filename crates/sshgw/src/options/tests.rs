@@ -67,7 +67,11 @@ fn what_cannot_be_read_is_told() {
             "--auth-methods none",
             "auth-methods: \"none\" is not a list of publickey, password and keyboard-interactive",
         ),
-        ("-s /a -u https://b", "socket and url cannot stand together"),
+        ("-s /a -u https://b -c c -k k", "socket and url cannot stand together"),
+        ("-u https://b", "url means nothing without client-cert"),
+        ("-u https://b -c c", "client-cert means nothing without client-key"),
+        ("-t s", "server-cert means nothing without url"),
+        ("-u http://b -c c -k k", "url: \"http://b\" is not https://HOST:PORT"),
         ("--dialect 1", "dialect: \"1\" is not auto, 0.7 or 0.10"),
         (
             "--idle-timeout soon",

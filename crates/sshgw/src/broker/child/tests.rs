@@ -6,15 +6,16 @@ use std::process::{Child as StdChild, Command, Stdio};
 use std::sync::atomic::AtomicU64;
 
 use portway_config::LogFilter;
-use portway_incus::Client;
 
 use super::*;
 use crate::audit::Audit;
-use crate::broker::ServeOptions;
 use crate::broker::count::Count;
 use crate::broker::judge::{Judge, Places};
 use crate::broker::roll::Roll;
+use crate::broker::servers::{Servers, Setting};
+use crate::broker::{ServeOptions, ServerPlaces};
 use crate::options::{Options, Values};
+use crate::remotes::{At, LOCAL};
 
 /// A broker that listens nowhere.
 fn broker(dir: &std::path::Path) -> Arc<Broker> {
@@ -26,7 +27,11 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         banner: dir.join("banner.txt"),
         sessions: dir.join("ssh"),
         audit: dir.join("audit"),
-        incus: dir.join("incus"),
+        servers: ServerPlaces {
+            own: Some(At::Socket(dir.join("incus"))),
+            folder: None,
+            default: LOCAL.to_owned(),
+        },
         ids: None,
         log: LogFilter::default(),
         replace: false,
@@ -36,10 +41,11 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         settings: options.auth.clone(),
         totp_dir: dir.join("ssh-totp"),
     };
-    let client = Client::new(options.incus.clone());
+    let setting = Setting { ids: None, log: String::new() };
+    let servers = Arc::new(Servers::new(options.servers.clone(), setting));
     Arc::new(Broker {
-        judge: Judge::new(Arc::clone(&options.options), places, client),
-        client: Client::new(options.incus.clone()),
+        judge: Judge::new(Arc::clone(&options.options), places, Arc::clone(&servers)),
+        servers,
         host_keys: Vec::new(),
         audit: Audit::open(options.audit.clone()).expect("a log"),
         roll: Roll::open(options.sessions.clone(), Duration::ZERO).expect("a roll"),

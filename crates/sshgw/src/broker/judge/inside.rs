@@ -12,6 +12,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::super::account;
 use super::super::lock;
+use super::super::servers::Servers;
 use crate::auth::accounts::{self, Shadow, User};
 use crate::auth::authorized_keys::{AuthorizedKeys, FILE_MAX_BYTES};
 use crate::policy::Target;
@@ -28,6 +29,9 @@ const READING: usize = 4;
 /// How long a question takes at least: ten times what reading the files takes on an idle machine.
 const LEAST: Duration = Duration::from_millis(100);
 
+/// The same of a server elsewhere, where each file takes a few ways there and back.
+const LEAST_FAR: Duration = Duration::from_secs(1);
+
 /// And at most, with its turn.
 const MOST: Duration = Duration::from_secs(10);
 
@@ -40,8 +44,8 @@ pub(super) struct InsideUser {
     pub(super) shadow: Option<Shadow>,
 }
 
-/// Where, and who: project, instance, user.
-type Key = (String, String, String);
+/// Where, and who: server, project, instance, user.
+type Key = [String; 4];
 type Cell = Arc<OnceCell<Option<Arc<InsideUser>>>>;
 
 /// Reads users of instances.
@@ -59,12 +63,14 @@ impl Default for Inside {
 
 impl Inside {
     /// The user of a place; `None` when he, the instance, the project or an answer is not there.
-    pub(super) async fn find(&self, client: &Client, place: &Target) -> Option<Arc<InsideUser>> {
-        let least = tokio::time::sleep(LEAST);
+    pub(super) async fn find(&self, servers: &Servers, place: &Target) -> Option<Arc<InsideUser>> {
+        let is_far = servers.is_far(&place.remote);
+        let least = tokio::time::sleep(if is_far { LEAST_FAR } else { LEAST });
         let cell = self.cell(place);
         let reading = cell.get_or_init(|| async {
             let _turn = self.reading.acquire().await.ok();
-            Files { client, place }.user().await.map(Arc::new)
+            let client = servers.client(&place.remote).ok()?;
+            Files { client: &client, place }.user().await.map(Arc::new)
         });
         let found = tokio::time::timeout(MOST, reading).await.ok().and_then(Clone::clone);
         least.await;
@@ -74,7 +80,8 @@ impl Inside {
     fn cell(&self, place: &Target) -> Cell {
         let now = Instant::now();
         let mut known = lock(&self.known);
-        let key = (place.project.clone(), place.instance.clone(), place.instance_user.clone());
+        let Target { remote, project, instance, instance_user } = place.clone();
+        let key = [remote, project, instance, instance_user];
         if let Some((until, cell)) = known.get(&key)
             && *until > now
         {

@@ -7,7 +7,7 @@ use nix::unistd::User;
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::Certificate;
 
-use super::fresh::{Fresh, Read};
+use super::super::fresh::{Fresh, Read};
 use super::people::HostUser;
 use super::{Reason, why};
 use crate::auth::authorized_keys::{AuthorizedKeys, FILE_MAX_BYTES, Found, KeyRefusal};

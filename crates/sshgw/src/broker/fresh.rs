@@ -5,10 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::super::lock;
+use super::lock;
 
 /// What tells one state of a file from another: device, inode, length, and when it was last written and changed.
-type Stamp = [i64; 7];
+pub(super) type Stamp = [i64; 7];
 
 /// What was made of a file, as long as that stays as it is.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl<T> Fresh<T> {
     }
 }
 
-fn stamp(path: &Path) -> io::Result<Stamp> {
+/// The state of a file.
+pub(super) fn stamp(path: &Path) -> io::Result<Stamp> {
     let meta = std::fs::metadata(path)?;
     let number = |number: u64| number.cast_signed();
     Ok([

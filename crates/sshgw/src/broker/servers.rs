@@ -1,0 +1,267 @@
+//! Ways to servers: the gateway's own, and those that the configuration of Incus' client names.
+//!
+//! A server on this host is its socket. One elsewhere has a process of its own that speaks TLS with it ([`crate::tunnel`]);
+//! connections are made here, where names can be looked up and sockets opened, and handed over unread.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as UnixStd;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use portway_config::files::{self, Trust};
+use portway_incus::{Client, Dial};
+use portway_sys::seqpacket::Channel;
+use portway_sys::{process, sockopt};
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::fresh::{Fresh, Stamp, stamp};
+use super::lock;
+use crate::remotes::{At, Https, LOCAL, Named, Proof, RemoteError, Remotes, authorities};
+use crate::tunnel::{Init, InitProof, ROLE};
+use crate::watched::{send, watched, watched_channel};
+use crate::wire::{self, PROTOCOL_VERSION};
+
+/// How long a server may take to be connected to.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// When a server that says nothing is asked whether it is there, how often, and when it is given up.
+const IDLE: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_secs(15);
+const PROBES: u32 = 3;
+const UNHEARD: Duration = Duration::from_secs(75);
+
+/// Longest certificate or key, PEM.
+const PEM_BYTES: u64 = 64 << 10;
+
+/// How often the log says that there is no way to a server.
+const SAID: Duration = Duration::from_secs(10);
+
+/// Where servers are looked for.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The gateway's own server; `None`: there is none.
+    pub own: Option<At>,
+    /// The folder of the client's configuration.
+    pub folder: Option<PathBuf>,
+    /// The server of a login that names none.
+    pub default: String,
+}
+
+/// What a process for TLS is told besides.
+#[derive(Debug, Clone)]
+pub(super) struct Setting {
+    pub(super) ids: Option<(u32, u32)>,
+    pub(super) log: String,
+}
+
+/// Gives clients of servers.
+#[derive(Debug)]
+pub(super) struct Servers {
+    places: Places,
+    named: Fresh<Remotes>,
+    tunnels: Mutex<BTreeMap<String, Arc<Tunnel>>>,
+    setting: Setting,
+}
+
+impl Servers {
+    pub(super) fn new(places: Places, setting: Setting) -> Self {
+        Self { places, named: Fresh::default(), tunnels: Mutex::default(), setting }
+    }
+
+    /// What a login's server is called.
+    pub(super) fn name(&self, named: Option<&str>) -> String {
+        named.unwrap_or(&self.places.default).to_owned()
+    }
+
+    /// A client of the server of logins that name none.
+    pub(super) fn default(&self) -> Result<Client, RemoteError> {
+        self.client(&self.places.default)
+    }
+
+    /// A client of a server. Nothing is connected yet.
+    pub(super) fn client(&self, name: &str) -> Result<Client, RemoteError> {
+        let own = || {
+            let own = self.places.own.clone();
+            own.ok_or_else(|| RemoteError::Unusable(name.to_owned(), "there is none on this host".to_owned()))
+        };
+        let at = match self.find(name)? {
+            Named::Own => own()?,
+            Named::At(at) => at,
+        };
+        Ok(match at {
+            At::Socket(path) => Client::new(path),
+            At::Https(https) => {
+                let url = https.url.clone();
+                Client::through(url, self.tunnel(name, https))
+            }
+        })
+    }
+
+    /// Whether it is spoken to over a network.
+    pub(super) fn is_far(&self, name: &str) -> bool {
+        let own = || matches!(self.places.own, Some(At::Https(_)));
+        match self.find(name) {
+            Ok(Named::Own) => own(),
+            Ok(Named::At(at)) => matches!(at, At::Https(_)),
+            Err(_) => false,
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<Named, RemoteError> {
+        if name == LOCAL {
+            return Ok(Named::Own);
+        }
+        let Some(folder) = &self.places.folder else { return Err(RemoteError::Unknown(name.to_owned())) };
+        let load = |path: &Path| {
+            let dir = path.parent().unwrap_or(path);
+            Remotes::load(dir).map_err(|error| super::judge::why(&error))
+        };
+        match self.named.get(&folder.join("config.yml"), load) {
+            Ok(remotes) => remotes.find(name),
+            Err(error) => {
+                tracing::warn!(error, "servers elsewhere are not known");
+                Err(RemoteError::Unknown(name.to_owned()))
+            }
+        }
+    }
+
+    /// The tunnel to a server: the one there is, or a new one where it has moved.
+    fn tunnel(&self, name: &str, https: Https) -> Arc<Tunnel> {
+        let mut tunnels = lock(&self.tunnels);
+        if let Some(tunnel) = tunnels.get(name)
+            && tunnel.https == https
+        {
+            return Arc::clone(tunnel);
+        }
+        let tunnel = Arc::new(Tunnel {
+            name: name.to_owned(),
+            https,
+            setting: self.setting.clone(),
+            running: tokio::sync::Mutex::default(),
+            said: Mutex::default(),
+        });
+        tunnels.insert(name.to_owned(), Arc::clone(&tunnel));
+        tunnel
+    }
+}
+
+/// The way to a server elsewhere.
+#[derive(Debug)]
+struct Tunnel {
+    name: String,
+    https: Https,
+    setting: Setting,
+    running: tokio::sync::Mutex<Option<Running>>,
+    /// When the log had a line about it.
+    said: Mutex<Option<Instant>>,
+}
+
+/// Its process. It ends after this, and its connections.
+#[derive(Debug)]
+struct Running {
+    channel: AsyncFd<Channel>,
+    /// Of the files it was given.
+    stamps: Vec<Stamp>,
+}
+
+impl Dial for Tunnel {
+    fn dial(&self) -> Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send + '_>> {
+        Box::pin(async move {
+            let dialled = self.connect().await;
+            if let Err(error) = &dialled {
+                let mut said = lock(&self.said);
+                if said.is_none_or(|at| at.elapsed() >= SAID) {
+                    *said = Some(Instant::now());
+                    tracing::warn!(%error, server = self.name, url = self.https.url, "no way to a server");
+                }
+            }
+            dialled
+        })
+    }
+}
+
+impl Tunnel {
+    async fn connect(&self) -> io::Result<UnixStream> {
+        let Https { host, port, .. } = &self.https;
+        let connecting = TcpStream::connect((host.as_str(), *port));
+        let far = tokio::time::timeout(CONNECT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        far.set_nodelay(true)?;
+        let far = OwnedFd::from(far.into_std()?);
+        sockopt::keepalive(std::os::fd::AsFd::as_fd(&far), IDLE, PROBE, PROBES)?;
+        sockopt::user_timeout(std::os::fd::AsFd::as_fd(&far), UNHEARD)?;
+        let (ours, theirs) = UnixStd::pair()?;
+        ours.set_nonblocking(true)?;
+        self.hand_over(&[far, theirs.into()]).await?;
+        UnixStream::from_std(ours)
+    }
+
+    /// To the process there is, if it was given the files as they are; else to a new one.
+    async fn hand_over(&self, fds: &[OwnedFd; 2]) -> io::Result<()> {
+        let stamps = self.stamps()?;
+        let mut running = self.running.lock().await;
+        if let Some(process) = running.as_ref().filter(|process| process.stamps == stamps)
+            && send(&process.channel, b"\n", fds).await.is_ok()
+        {
+            return Ok(());
+        }
+        let process = self.start(stamps)?;
+        send(&process.channel, b"\n", fds).await?;
+        *running = Some(process);
+        Ok(())
+    }
+
+    fn stamps(&self) -> io::Result<Vec<Stamp>> {
+        let Https { cert, key, proof, .. } = &self.https;
+        let needed = |path: &PathBuf| {
+            stamp(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        };
+        let mut stamps = vec![needed(cert)?, needed(key)?];
+        match proof {
+            Proof::Pinned(path) => stamps.push(needed(path)?),
+            Proof::PinnedOrKnown(path) => stamps.extend(stamp(path).ok()),
+            Proof::Known => {}
+        }
+        Ok(stamps)
+    }
+
+    fn start(&self, stamps: Vec<Stamp>) -> io::Result<Running> {
+        let read = |path: &Path| {
+            let bytes = files::read(path, PEM_BYTES, Trust::Own).and_then(|bytes| files::text(path, bytes));
+            bytes.map_err(|error| io::Error::other(super::judge::why(&error)))
+        };
+        let Https { cert, key, proof, host, .. } = &self.https;
+        let known = || {
+            let none = || io::Error::other("this host has no file of authorities that it trusts");
+            authorities().ok_or_else(none).map(InitProof::Known)
+        };
+        let init = Init {
+            version: PROTOCOL_VERSION,
+            host: host.clone(),
+            cert: read(cert)?,
+            key: read(key)?,
+            proof: match proof {
+                Proof::Pinned(path) => InitProof::Pinned(read(path)?),
+                Proof::PinnedOrKnown(path) if path.exists() => InitProof::Pinned(read(path)?),
+                Proof::PinnedOrKnown(_) | Proof::Known => known()?,
+            },
+            ids: self.setting.ids,
+            log: self.setting.log.clone(),
+        };
+        let (ours, theirs) = Channel::pair()?;
+        ours.send(&wire::encode(&init, &[])?, &[])?;
+        let channel = watched_channel(ours)?;
+        let process = process::spawn_role(&ROLE, vec![theirs.into()], Vec::new())?;
+        tokio::spawn(async move {
+            if let Ok(ended) = watched(process.pidfd) {
+                let _ended = ended.readable().await;
+            }
+            let _reaped = process::reap(process.pid);
+        });
+        Ok(Running { channel, stamps })
+    }
+}
