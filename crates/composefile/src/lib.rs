@@ -16,6 +16,7 @@ mod forms;
 mod host;
 mod include;
 mod instant;
+pub mod keys;
 mod load;
 mod merge;
 mod name;

@@ -1,6 +1,6 @@
 //! From files to one tree: `include`, interpolation, checks, `extends`, merging, in the order in which they happen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path as FilePath, PathBuf};
 use std::{cell::RefCell, io};
 
@@ -30,6 +30,8 @@ pub(crate) struct Loader<'h> {
     pub(crate) warnings: RefCell<Vec<String>>,
     pub(crate) variables: RefCell<Vec<Variable>>,
     pub(crate) read: RefCell<usize>,
+    /// Files that were read.
+    pub(crate) files: RefCell<BTreeSet<PathBuf>>,
     pub(crate) grown: RefCell<usize>,
 }
 
@@ -64,6 +66,7 @@ impl Loader<'_> {
         if *self.read.borrow() > MAX_FILES {
             return Err(fault(Kind::TooLarge, format!("the project has more than {MAX_FILES} files")));
         }
+        self.files.borrow_mut().insert(path.to_owned());
         self.host.read(path).map_err(|error| {
             let kind = if error.kind() == io::ErrorKind::NotFound { Kind::Missing } else { Kind::Unreadable };
             let why = if kind == Kind::Missing { "no such file".to_owned() } else { error.to_string() };

@@ -55,6 +55,7 @@ pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
         warnings: RefCell::default(),
         variables: RefCell::default(),
         read: RefCell::default(),
+        files: RefCell::default(),
         grown: RefCell::default(),
     };
     let mut environment = environment(&loader, options)?;
@@ -84,6 +85,7 @@ pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
         variables: loader.variables.take(),
         profiles,
         environment,
+        files: loader.files.take(),
         raw: loader.raw,
     };
     project.keep(&options.services)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
@@ -26,6 +27,8 @@ pub struct Project {
     pub profiles: BTreeSet<String>,
     /// The variables of the outside and of `.env`.
     pub environment: Environment,
+    /// Files that were read, each once.
+    pub files: BTreeSet<PathBuf>,
     /// Texts stand as they are written.
     pub(crate) raw: bool,
 }

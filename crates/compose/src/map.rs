@@ -1,0 +1,215 @@
+//! From a project in canonical form to what is wanted of a server. Pure: contents of files are given in.
+//!
+//! What cannot be had is refused here, before anything is made; what is left out is in the warnings; what reaches out
+//! of the instances is in the privileges. [`crate::keys`] says it key by key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use portway_composefile::tree::{Map, Node, Value};
+use portway_composefile::{Fault, Kind, Project, keys as said};
+
+use crate::keys;
+use crate::want::{ComposeProject, Keys, Privilege};
+
+mod extension;
+mod file;
+mod image;
+mod limits;
+mod mount;
+mod name;
+mod network;
+mod port;
+mod process;
+mod service;
+
+/// Most replicas of a service.
+const MAX_REPLICAS: u32 = 1_000;
+
+/// What carries published ports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// Devices of Portway.
+    #[default]
+    Portway,
+    /// Proxy devices of the server.
+    Incus,
+}
+
+/// What the mapping depends on besides the project.
+#[derive(Debug, Clone, Default)]
+pub struct Setting {
+    /// What the server can, by the names of its API extensions.
+    pub extensions: BTreeSet<String>,
+    /// What carries published ports.
+    pub engine: Engine,
+    /// Replicas by service: wins over what the file says.
+    pub scale: BTreeMap<String, u32>,
+    /// Folder of the project.
+    pub dir: PathBuf,
+    /// Contents of the files that [`reads`] names.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+impl Setting {
+    /// Whether the server runs images of registries.
+    fn oci(&self) -> bool {
+        self.can("instance_oci")
+    }
+
+    fn can(&self, extension: &str) -> bool {
+        self.extensions.contains(extension)
+    }
+}
+
+/// Files that the mapping of `project` needs: those of secrets and configs.
+#[must_use]
+pub fn reads(project: &Project) -> BTreeSet<PathBuf> {
+    file::sources(project)
+}
+
+/// What `project` comes to.
+///
+/// # Errors
+/// The first thing that cannot be had, with its place.
+pub fn map(project: &Project, setting: &Setting) -> Result<ComposeProject, Fault> {
+    let mut work = Work {
+        project,
+        setting,
+        want: ComposeProject {
+            name: project.name.clone(),
+            incus_project: name::slug(&project.name),
+            config: pairs(&[
+                ("features.images", "false"),
+                ("features.networks", "false"),
+                ("features.profiles", "true"),
+                ("features.storage.volumes", "true"),
+            ]),
+            ..ComposeProject::default()
+        },
+    };
+    work.want.warnings = keys::check(&said::said(&project.tree))?;
+    work.extensions_of_project()?;
+    work.networks()?;
+    work.volumes()?;
+    for (name, node) in project.services() {
+        work.service(name, node)?;
+    }
+    work.links()?;
+    work.names_differ()?;
+    Ok(work.want)
+}
+
+/// A mapping under way.
+struct Work<'w> {
+    project: &'w Project,
+    setting: &'w Setting,
+    want: ComposeProject,
+}
+
+impl Work<'_> {
+    fn warn(&mut self, node: &Node, path: &str, what: &str) {
+        let line = format!("{}: {path}: {what}", node.place);
+        if !self.want.warnings.contains(&line) {
+            self.want.warnings.push(line);
+        }
+    }
+
+    /// Notes something that not every file may have.
+    fn privilege(&mut self, service: &str, node: &Node, what: impl Into<String>) {
+        let privilege =
+            Privilege { service: service.to_owned(), what: what.into(), place: node.place.to_string() };
+        if !self.want.privileges.contains(&privilege) {
+            self.want.privileges.push(privilege);
+        }
+    }
+
+    /// The members of a section.
+    fn section(&self, name: &str) -> impl Iterator<Item = (&String, &Node)> + use<'_> {
+        self.project.tree.get(name).and_then(Node::as_map).into_iter().flatten()
+    }
+
+    /// Two instances of one name would be one.
+    fn names_differ(&self) -> Result<(), Fault> {
+        let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+        for (service, instance) in self.want.instances() {
+            // Names are looked up without regard to their case.
+            if let Some(other) = seen.insert(instance.name.to_lowercase(), &service.name) {
+                let node = self.section("services").find(|(name, _)| **name == service.name);
+                let what = format!("the instance {} is also one of {other}", instance.name);
+                let path = format!("services.{}", service.name);
+                return Err(node.map_or_else(
+                    || Fault::of(Kind::Inconsistent, what.clone()),
+                    |(_, node)| refused(node, &path, what.clone()),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A fault of what is well formed and cannot be had.
+fn refused(node: &Node, path: &str, what: impl Into<String>) -> Fault {
+    node.fault(path, what).kind(Kind::Inconsistent)
+}
+
+/// The text of a number, a truth value or a text that the server can hold.
+fn plain(node: &Node, path: &str) -> Result<String, Fault> {
+    let Some(text) = node.as_word() else {
+        return Err(refused(node, path, format!("must be a text or a number, not {}", node.value.noun())));
+    };
+    if text.contains(['\n', '\r', '\0']) {
+        return Err(refused(node, path, "has a line break in it, or a NUL, which the server does not take"));
+    }
+    Ok(text)
+}
+
+fn int(node: Option<&Node>) -> Option<i128> {
+    match node?.value {
+        Value::Int(value) => Some(value),
+        _ => None,
+    }
+}
+
+/// Labels of users.
+fn labels(node: &Node, prefix: &str, path: &str, into: &mut Keys) -> Result<(), Fault> {
+    for (name, value) in node.as_map().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if name.is_empty() || name.contains(['\n', '\r', '\0', '=']) {
+            return Err(refused(value, &path, "is no name of a label"));
+        }
+        into.insert(format!("{prefix}{name}"), plain(value, &path)?);
+    }
+    Ok(())
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Keys {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// Whether `path` is in `dir` by its text. Links are the server's to follow, and nobody's to promise.
+fn is_inside(path: &str, dir: &Path) -> bool {
+    let path = Path::new(path);
+    path.starts_with(dir) && path.components().all(|part| part != std::path::Component::ParentDir)
+}
+
+/// Adds lines to what is passed to LXC as it is.
+fn raw(config: &mut Keys, lines: &[String]) {
+    for line in lines {
+        let text = config.entry("raw.lxc".to_owned()).or_default();
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(line);
+    }
+}
+
+/// The members of a mapping in the order of the file.
+fn in_order(map: &Map) -> Vec<(&String, &Node)> {
+    let mut members: Vec<(&String, &Node)> = map.iter().collect();
+    members.sort_by_key(|(_, node)| (node.place.file.clone(), node.place.line, node.place.column));
+    members
+}
+
+#[cfg(test)]
+mod tests;

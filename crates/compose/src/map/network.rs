@@ -1,0 +1,212 @@
+//! Networks, and the interfaces of instances in them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use portway_composefile::Fault;
+use portway_composefile::tree::{Node, Value};
+
+use super::{Work, in_order, int, labels, name, plain, refused};
+use crate::want::{Instance, Keys, Network, Nic, Owner};
+
+/// The option of Docker's bridges that has a counterpart.
+const MTU: &str = "com.docker.network.driver.mtu";
+
+impl Work<'_> {
+    pub(super) fn networks(&mut self) -> Result<(), Fault> {
+        let members: Vec<(String, Node)> =
+            self.section("networks").map(|(key, node)| (key.clone(), node.clone())).collect();
+        for (key, node) in members {
+            let path = format!("networks.{key}");
+            let usual = format!("{}_{key}", self.project.name);
+            let external = node.is_true_at("external");
+            let own = node.at("x-incus-compose").and_then(|own| own.text_at("network"));
+            let called = own.or(node.text_at("name").filter(|said| external || *said != usual));
+            let called = match called {
+                None => name::bridge(&self.project.name, &key),
+                Some(said) if name::is_bridge(said) => said.to_owned(),
+                Some(said) => {
+                    let what =
+                        format!("`{said}` is no name of a bridge: at most 15 letters, digits, `-`, `_`, `.`");
+                    return Err(refused(&node, &path, what));
+                }
+            };
+            if let Some((other, _)) = self.want.networks.iter().find(|(_, other)| other.name == called) {
+                return Err(refused(
+                    &node,
+                    &path,
+                    format!("would be the same bridge as `{other}`: {called}"),
+                ));
+            }
+            let config = if external { Keys::new() } else { self.bridge(&node, &path)? };
+            let owner = if external { Owner::External } else { Owner::Project };
+            self.want.networks.insert(key, Network { name: called, owner, config });
+        }
+        Ok(())
+    }
+
+    fn bridge(&mut self, node: &Node, path: &str) -> Result<Keys, Fault> {
+        if let Some(driver) =
+            node.text_at("driver").filter(|driver| !matches!(*driver, "" | "bridge" | "default"))
+        {
+            return Err(refused(node, &format!("{path}.driver"), format!("`{driver}` cannot be had")));
+        }
+        let is_false = |key: &str| node.at(key).is_some_and(|node| node.value == Value::Bool(false));
+        let nat = if node.is_true_at("internal") { "false" } else { "true" };
+        let mut config = Keys::from([("ipv4.nat".to_owned(), nat.to_owned())]);
+        let mut set = |key: &str, value: String| config.insert(key.to_owned(), value);
+        if is_false("enable_ipv4") {
+            set("ipv4.address", "none".to_owned());
+        }
+        if node.is_true_at("enable_ipv6") {
+            set("ipv6.address", "auto".to_owned());
+            set("ipv6.nat", nat.to_owned());
+        }
+        let pools = node.at("ipam").map(|ipam| ipam.items("config")).unwrap_or_default();
+        for (at, pool) in pools.iter().enumerate() {
+            for (key, value) in subnet(pool, &format!("{path}.ipam.config[{at}]"))? {
+                set(key, value);
+            }
+        }
+        for (key, value) in node.members("driver_opts") {
+            let path = format!("{path}.driver_opts.{key}");
+            if key == MTU {
+                config.insert("bridge.mtu".to_owned(), plain(value, &path)?);
+            } else {
+                self.warn(value, &path, "ignored: means something to Docker's engine only");
+            }
+        }
+        if let Some(said) = node.at("labels") {
+            labels(said, "user.label.", &format!("{path}.labels"), &mut config)?;
+        }
+        self.extensions("", node, path, &mut config)?;
+        Ok(config)
+    }
+
+    /// The interfaces of an instance: the most important first, then in the order of the file.
+    pub(super) fn nics(
+        &mut self,
+        service: &Node,
+        path: &str,
+        replicas: u32,
+        instance: &mut Instance,
+    ) -> Result<(), Fault> {
+        let Some(networks) = service.at("networks").and_then(Node::as_map) else { return Ok(()) };
+        let mut networks = in_order(networks);
+        let rank = |node: &Node| {
+            let gateway = match node.at("gw_priority").map(|node| &node.value) {
+                Some(Value::Int(value)) => *value,
+                Some(Value::Float(value)) if *value > 0.0 => 1,
+                _ => 0,
+            };
+            (-gateway, -int(node.at("priority")).unwrap_or(0))
+        };
+        networks.sort_by_key(|(_, node)| rank(node));
+        for (key, node) in networks {
+            let path = format!("{path}.networks.{key}");
+            let mut nic = Nic { network: key.clone(), ipv4: None, aliases: Vec::new(), keys: Keys::new() };
+            for address in ["ipv4_address", "ipv6_address", "mac_address"] {
+                if let Some(said) = node.at(address).filter(|_| replicas > 1) {
+                    let what = format!("is one, and there are {replicas} replicas");
+                    return Err(refused(said, &format!("{path}.{address}"), what));
+                }
+            }
+            if let Some(text) = node.text_at("ipv4_address") {
+                let address: Result<Ipv4Addr, _> = text.parse();
+                nic.ipv4 =
+                    Some(address.map_err(|_| refused(node, &path, format!("`{text}` is no address")))?);
+            }
+            if let Some(text) = node.text_at("ipv6_address") {
+                let address: Result<Ipv6Addr, _> = text.parse();
+                let address = address.map_err(|_| refused(node, &path, format!("`{text}` is no address")))?;
+                nic.keys.insert("ipv6.address".to_owned(), address.to_string());
+            }
+            if let Some(text) = node.text_at("mac_address") {
+                nic.keys.insert("hwaddr".to_owned(), mac(node, &path, text)?);
+            }
+            for alias in node.items("aliases") {
+                nic.aliases.push(plain(alias, &format!("{path}.aliases"))?);
+            }
+            self.extensions("", node, &path, &mut nic.keys)?;
+            instance.nics.push(nic);
+        }
+        if let (Some(said), Some(first)) = (service.at("mac_address"), instance.nics.first_mut()) {
+            let path = format!("{path}.mac_address");
+            let text = mac(said, &path, said.as_text().unwrap_or_default())?;
+            first.keys.entry("hwaddr".to_owned()).or_insert(text);
+        }
+        Ok(())
+    }
+
+    /// `links: [db:database]`: another name for a service.
+    pub(super) fn links(&mut self) -> Result<(), Fault> {
+        let project = self.project;
+        for (name, node) in project.services() {
+            for link in node.items("links") {
+                let text = plain(link, &format!("services.{name}.links"))?;
+                let Some((other, alias)) = text.split_once(':') else { continue };
+                let Some(other) = self.want.services.get_mut(other) else { continue };
+                let nics = other.instances.iter_mut().flat_map(|instance| &mut instance.nics);
+                for nic in nics.filter(|nic| !nic.aliases.iter().any(|known| known == alias)) {
+                    nic.aliases.push(alias.to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A network of `ipam.config`.
+fn subnet(pool: &Node, path: &str) -> Result<Vec<(&'static str, String)>, Fault> {
+    let bad = |text: &str, what: &str| refused(pool, path, format!("`{text}` is no {what}"));
+    let Some(text) = pool.text_at("subnet") else {
+        return Err(refused(pool, path, "has no `subnet`"));
+    };
+    let Some((address, prefix)) = text.split_once('/') else { return Err(bad(text, "subnet")) };
+    let (Ok(address), Ok(prefix)) = (address.parse::<IpAddr>(), prefix.parse::<u8>()) else {
+        return Err(bad(text, "subnet"));
+    };
+    let gateway = match pool.text_at("gateway") {
+        Some(said) => said.parse::<IpAddr>().map_err(|_| bad(said, "address"))?,
+        None => match address {
+            IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(u32::from(base).wrapping_add(1))),
+            IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base).wrapping_add(1))),
+        },
+    };
+    match (address, gateway) {
+        (IpAddr::V4(base), IpAddr::V4(gateway)) if (8..=30).contains(&prefix) => {
+            let mask = u32::MAX << (32 - prefix);
+            if u32::from(base) & mask != u32::from(gateway) & mask {
+                return Err(refused(pool, path, format!("the gateway {gateway} is not in {text}")));
+            }
+            let mut keys = vec![("ipv4.address", format!("{gateway}/{prefix}"))];
+            if let Some(range) = pool.text_at("ip_range") {
+                keys.push(("ipv4.dhcp.ranges", dhcp(range).ok_or_else(|| bad(range, "range"))?));
+            }
+            Ok(keys)
+        }
+        (IpAddr::V6(_), IpAddr::V6(gateway)) if (8..=126).contains(&prefix) => Ok(vec![
+            ("ipv6.address", format!("{gateway}/{prefix}")),
+            ("ipv6.dhcp.stateful", "true".to_owned()),
+        ]),
+        _ => Err(bad(text, "subnet that can be had")),
+    }
+}
+
+/// First and last address of a block.
+fn dhcp(range: &str) -> Option<String> {
+    let (base, prefix) = range.split_once('/')?;
+    let prefix: u32 = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix))?;
+    let base = u32::from(base.parse::<Ipv4Addr>().ok()?) & (u32::MAX << (32 - prefix));
+    let last = base | (u32::MAX >> prefix);
+    Some(format!("{}-{}", Ipv4Addr::from(base + 1), Ipv4Addr::from(last - 1)))
+}
+
+fn mac(node: &Node, path: &str, text: &str) -> Result<String, Fault> {
+    let text = text.to_ascii_lowercase().replace('-', ":");
+    let parts: Vec<&str> = text.split(':').collect();
+    let fine = |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    if parts.len() == 6 && parts.iter().all(fine) {
+        return Ok(text);
+    }
+    Err(refused(node, path, format!("`{text}` is no address of an interface")))
+}

@@ -1,0 +1,308 @@
+use std::io;
+
+use portway_composefile::{Environment, Host, Options, Source, load};
+
+use super::*;
+use crate::want::{Addressing, Instance, Owner, Restart};
+
+mod effects;
+mod ports;
+
+struct Nothing;
+
+impl Host for Nothing {
+    fn read(&self, _path: &Path) -> io::Result<String> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn is_file(&self, _path: &Path) -> bool {
+        false
+    }
+}
+
+/// The project of a text.
+fn project(text: &str) -> Project {
+    let options = Options {
+        sources: vec![Source::Text(text.to_owned())],
+        dir: PathBuf::from("/srv/shop"),
+        name: Some("shop".to_owned()),
+        environment: Environment::from([("TOKEN".to_owned(), "t0k".to_owned())]),
+        env_files: Some(Vec::new()),
+        profiles: Vec::new(),
+        services: Vec::new(),
+        interpolate: true,
+    };
+    load(&options, &Nothing).unwrap_or_else(|fault| panic!("{fault}\n{text}"))
+}
+
+/// A server of 6.0.
+fn old() -> Setting {
+    let extensions = ["instance_auto_restart", "disk_volume_subpath", "instance_memory_swap_bytes"];
+    let files = BTreeMap::from([(PathBuf::from("/srv/shop/sec"), b"s3cret".to_vec())]);
+    Setting {
+        extensions: extensions.map(str::to_owned).into(),
+        dir: PathBuf::from("/srv/shop"),
+        files,
+        ..Setting::default()
+    }
+}
+
+/// A server of 7.0.
+fn new() -> Setting {
+    let mut setting = old();
+    let more = ["instance_oci", "instance_oci_entrypoint", "instance_limits_oom", "container_disk_tmpfs"];
+    setting.extensions.extend(more.map(str::to_owned));
+    setting
+}
+
+fn mapped(text: &str, setting: &Setting) -> ComposeProject {
+    map(&project(text), setting).unwrap_or_else(|fault| panic!("{fault}\n{text}"))
+}
+
+fn fault(text: &str, setting: &Setting) -> String {
+    map(&project(text), setting).map(|_| ()).expect_err(text).to_string()
+}
+
+fn first(want: &ComposeProject) -> &Instance {
+    want.instances().next().expect("an instance").1
+}
+
+#[test]
+fn a_small_project_on_the_old_server() {
+    let want = mapped(
+        "services:\n\
+         \x20 web:\n\
+         \x20   image: busybox\n\
+         \x20   command: httpd -f -p 80\n\
+         \x20   environment: {A: 1, B: }\n\
+         \x20   ports: ['8080:80']\n\
+         \x20   restart: unless-stopped\n\
+         \x20   volumes: ['data:/data', './html:/var/www:ro', '/cache']\n\
+         volumes: {data: }\n",
+        &old(),
+    );
+    assert_eq!(want.incus_project, "shop");
+    let web = first(&want);
+    assert_eq!((web.name.as_str(), web.addressing), ("web-1", Addressing::Outside));
+    let config: Vec<String> = web.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(
+        config,
+        [
+            "boot.autorestart=true",
+            "environment.A=1",
+            "raw.lxc=lxc.init.cmd = /.portway/run\nlxc.signal.halt = SIGTERM",
+        ]
+    );
+    let bind = pairs(&[
+        ("type", "disk"),
+        ("shift", "true"),
+        ("source", "/srv/shop/html"),
+        ("path", "/var/www"),
+        ("readonly", "true"),
+    ]);
+    assert_eq!(web.devices, BTreeMap::from([("bind-srv-shop-html".to_owned(), bind)]));
+    let port = pairs(&[("listen", "tcp:[::]:8080"), ("connect", "tcp:127.0.0.1:80")]);
+    assert_eq!(web.ports, BTreeMap::from([("proxy-8080".to_owned(), port)]));
+    let mounts: Vec<(&str, &str)> =
+        web.mounts.iter().map(|mount| (mount.device.as_str(), mount.volume.as_str())).collect();
+    assert_eq!(mounts, [("vol-data", "data"), ("vol-cache", "web-1:/cache")]);
+    assert_eq!(want.volumes["data"].name, "vol-data");
+    assert_eq!(want.networks["default"].name, "shop-default");
+    assert_eq!(want.services["web"].restart, Restart::UnlessStopped);
+    assert!(want.privileges.is_empty() && want.warnings.is_empty(), "{want:?}");
+    let run = web.files.iter().find(|file| file.path == "/.portway/run").expect("a script");
+    assert!(String::from_utf8_lossy(&run.content).contains("\nhttpd -f -p 80 &\n"));
+}
+
+#[test]
+fn an_image_of_a_registry_on_the_new_server() {
+    let text = "services: {db: {image: 'postgres:16', entrypoint: [docker-entrypoint.sh], command: [postgres, -c, 'a b'], \
+                user: '999:998', working_dir: /data, stop_signal: SIGINT}}";
+    let want = mapped(text, &new());
+    let db = first(&want);
+    assert_eq!(db.addressing, Addressing::Inside);
+    let config: Vec<String> = db.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(
+        config,
+        [
+            "boot.autostart=false",
+            "oci.cwd=/data",
+            "oci.entrypoint=docker-entrypoint.sh postgres -c 'a b'",
+            "oci.gid=998",
+            "oci.uid=999",
+            "raw.lxc=lxc.signal.halt = SIGINT",
+        ]
+    );
+    let said = fault("services: {db: {image: postgres, command: x}}", &new());
+    assert!(said.ends_with("say `entrypoint` too"), "{said}");
+    let said = fault("services: {db: {image: ghcr.io/a/b}}", &old());
+    assert!(said.ends_with("this server runs system images only"), "{said}");
+}
+
+/// What a service says, and what is said of it.
+const REFUSED: &[(&str, &str)] = &[
+    ("build: .", "services.web.build: cannot be had: images are not built yet"),
+    ("container_name: ../../x", "is no name of an instance"),
+    ("container_name: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'", "at most 63"),
+    ("environment: {A: \"x\\ny\"}", "services.web.environment.A: has a line break"),
+    ("labels: {A: \"x\\ry\"}", "services.web.labels.A: has a line break"),
+    ("command: [sh, \"a\\0b\"]", "services.web.command: has a line break in it, or a NUL"),
+    ("network_mode: host", "`host` cannot be had"),
+    ("pid: host", "`host` cannot be had"),
+    ("userns_mode: host", "`host` cannot be had"),
+    ("scale: 1000000", "has more than 1000 replicas"),
+    ("healthcheck: {test: [CMD, x], interval: 1ms}", "a time of less than 100ms"),
+    ("user: nobody", "names of users are known inside only"),
+    ("command: x\n    user: nobody", "names of users are known inside only"),
+    ("user: '1'", "counts for a command"),
+    ("ports: ['80']", "no port of the host is said"),
+    ("ports: ['80:80/sctp']", "the protocol sctp cannot be had"),
+    ("ports: ['80:80']\n    scale: 2", "2 replicas cannot publish 80"),
+    ("ports: ['80-81:80']\n    scale: 3", "3 replicas cannot publish 80-81"),
+    ("networks: {default: {ipv4_address: 10.1.1.5}}\n    scale: 2", "is one, and there are 2 replicas"),
+    ("volumes: [{type: npipe, target: /x}]", "the type `npipe` cannot be had"),
+    ("tmpfs: ['/a b']", "is not PATH[:OPTIONS]"),
+    ("tmpfs: ['/a:size=1,lxc=x y']", "is not PATH[:OPTIONS]"),
+    ("devices: ['/etc/shadow:/x']", "is no device"),
+    ("cap_drop: [EVERYTHING]", "is no capability"),
+    ("hostname: \"a\\nlxc.x\"", "has a line break"),
+    ("hostname: 'a b'", "is no name of a host"),
+    ("sysctls: {'a b': 1}", "is no name of a setting"),
+    ("cpus: 0.001", "between 0.01 and 4096"),
+    ("mem_limit: -5", "is no size"),
+    ("cpuset: 'x'", "is no set of processors"),
+    ("stop_signal: SIGFOO\n    command: x", "is no signal"),
+    ("restart: sometimes", "is none of no, always"),
+    ("x-incus: {user.portway.project: y}", "is not the file's to set"),
+    ("x-incus: {volatile.uuid: y}", "is not the file's to set"),
+    ("x-incus: {nat-proxy: perhaps}\n    ports: ['1:1']", "neither true nor false"),
+    ("ports: ['1:1']\n    x-portway: {hold: soon}", "cannot be published"),
+    ("post_start: [{command: x}]", "nothing runs it yet"),
+    ("volumes_from: [other]", "name the volumes in both services"),
+    ("extra_hosts: ['a=host-gateway']", "is not known before the start"),
+    ("dns_search: [a]", "counts with `dns` only"),
+    ("secrets: [{source: sec, target: ../../etc/passwd}]", "is no path of a file"),
+    ("deploy: {mode: global}", "`global` cannot be had"),
+    ("gpus: [{count: 2}]", "must be all or 1"),
+    (
+        "deploy: {resources: {reservations: {devices: [{capabilities: [tpu]}]}}}",
+        "only devices with the capability `gpu` can be had",
+    ),
+    ("depends_on: {other: {condition: service_healthy}}", "which has no test of it"),
+];
+
+/// Fails when something that cannot be had is only found out while it is made.
+#[test]
+fn what_cannot_be_had_is_refused_with_its_place() {
+    for (service, what) in REFUSED {
+        let text = format!(
+            "services:\n  other: {{image: busybox}}\n  web:\n    image: busybox\n    {service}\nsecrets: {{sec: {{file: sec}}}}\n"
+        );
+        let said = fault(&text, &old());
+        assert!(said.contains(what), "{service}: {said}");
+        assert!(said.starts_with("-:") && said.lines().count() == 1, "{service}: {said}");
+    }
+    for (text, what) in [
+        ("networks: {n: {driver: overlay}}", "`overlay` cannot be had"),
+        (
+            "networks: {n: {ipam: {config: [{subnet: 10.0.0.0/24, gateway: 10.1.0.1}]}}}",
+            "is not in 10.0.0.0/24",
+        ),
+        ("networks: {n: {name: far-too-long-a-name}}", "is no name of a bridge"),
+        ("volumes: {vol: {driver_opts: {type: nfs}}}", "say `x-incus` or a bind mount"),
+    ] {
+        let text = format!("services: {{a: {{image: x, networks: [n], volumes: ['vol:/vol']}}}}\n{text}\n");
+        let text = if text.contains("\nnetworks:") {
+            text.replace(", volumes: ['vol:/vol']", "")
+        } else {
+            text.replace(", networks: [n]", "")
+        };
+        let said = fault(&text, &old());
+        assert!(said.contains(what), "{said}");
+    }
+}
+
+/// Fails when two things get one name without a word.
+#[test]
+fn names_that_would_meet_are_refused() {
+    let said = fault("services: {a_b: {image: x}, a-b: {image: x}}", &old());
+    assert!(
+        said.contains("the instance a-b-1 is also one of a-b") || said.contains("is also one of a_b"),
+        "{said}"
+    );
+    let said = fault("services: {Web: {image: x}, web: {image: x}}", &old());
+    assert!(said.contains("is also one of"), "{said}");
+    let said =
+        fault("services: {a: {image: x, volumes: ['d_b:/a', 'd-b:/b']}}\nvolumes: {d_b: , d-b: }", &old());
+    assert!(said.contains("would have the name of the volume"), "{said}");
+}
+
+/// Fails when a file gets something from the host that nobody was asked for.
+#[test]
+fn privileges_are_listed_with_their_places() {
+    let text = "services:\n\
+                \x20 web:\n\
+                \x20   image: busybox\n\
+                \x20   privileged: true\n\
+                \x20   devices: ['/dev/kvm']\n\
+                \x20   gpus: all\n\
+                \x20   volumes: ['/:/host', '../other:/o:ro', './in:/in', '/var/lib/incus/unix.socket:/s']\n\
+                \x20   x-incus: {raw.lxc: 'lxc.x = 1', security.nesting: true, limits.cpu: 2}\n\
+                \x20   x-incus-compose: {devices: {tpm: {type: tpm}}}\n\
+                x-incus: {restricted: false, limits.instances: 5}\n";
+    let want = mapped(text, &old());
+    let said: Vec<String> =
+        want.privileges.iter().map(|one| format!("{} {}: {}", one.place, one.service, one.what)).collect();
+    insta::assert_snapshot!(said.join("\n"));
+    assert_eq!(want.config["limits.instances"], "5");
+    assert!(first(&want).config["raw.lxc"].ends_with("lxc.x = 1"));
+}
+
+/// Fails when a key is left out without a word, or one word is said for each service.
+#[test]
+fn what_is_left_out_is_said_once() {
+    let text = "services: {a: {image: x, tty: true, logging: {driver: none}}, b: {image: x, tty: true}}";
+    assert_eq!(
+        mapped(text, &old()).warnings,
+        [
+            "-:1:37: services.a.logging: ignored: the server keeps the output",
+            "-:1:26: services.a.tty (and 1 more): ignored: output is kept as it comes",
+        ]
+    );
+}
+
+#[test]
+fn interfaces_stand_in_the_order_of_the_file_but_for_priorities() {
+    let text = "services: {a: {image: x, networks: {z: , m: {priority: 5, mac_address: 00-16-3E-00-00-01}, b: {ipv4_address: 10.9.0.7}}}}\n\
+                networks:\n\
+                \x20 z: {internal: true}\n\
+                \x20 m: {external: true, name: incusbr0}\n\
+                \x20 b: {ipam: {config: [{subnet: 10.9.0.0/24, ip_range: 10.9.0.128/25}]}, enable_ipv6: true}\n";
+    let want = mapped(text, &old());
+    let nics: Vec<&str> = first(&want).nics.iter().map(|nic| nic.network.as_str()).collect();
+    assert_eq!(nics, ["m", "z", "b"]);
+    assert_eq!(first(&want).nics[0].keys["hwaddr"], "00:16:3e:00:00:01");
+    assert_eq!((want.networks["m"].owner, want.networks["m"].name.as_str()), (Owner::External, "incusbr0"));
+    assert_eq!(want.networks["z"].config, pairs(&[("ipv4.nat", "false")]));
+    let b = pairs(&[
+        ("ipv4.address", "10.9.0.1/24"),
+        ("ipv4.dhcp.ranges", "10.9.0.129-10.9.0.254"),
+        ("ipv4.nat", "true"),
+        ("ipv6.address", "auto"),
+        ("ipv6.nat", "true"),
+    ]);
+    assert_eq!(want.networks["b"].config, b);
+}
+
+#[test]
+fn equal_files_come_to_equal_wants() {
+    let text = "services: {a: {image: x, command: y, secrets: [s], scale: 2, volumes: [/v]}}\nsecrets: {s: {environment: TOKEN}}";
+    let (one, two) = (mapped(text, &old()), mapped(text, &old()));
+    assert_eq!(one, two);
+    assert_eq!(
+        first(&one).files.iter().find(|file| file.path == "/run/secrets/s").expect("written").content,
+        b"t0k"
+    );
+    let volumes: BTreeSet<&str> = one.volumes.values().map(|volume| volume.name.as_str()).collect();
+    assert_eq!(volumes.len(), 2, "each replica has its own");
+}
