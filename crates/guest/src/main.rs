@@ -13,6 +13,7 @@ mod serve;
 mod settle;
 mod sftp;
 mod terminal;
+mod way;
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use portway_proto::guest::{DATA_MAX_BYTES, Frame, FrameError, Hello, Inbox, Start, Step, Stream, VERSION};
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use crate::channel::{Channel, Fault, Wait};
 use crate::limits::Limits;
 use crate::outbox::Outbox;
+use crate::way;
 
 /// Most channels: with four descriptors each they stay below the usual limit of 1,024, which programs inherit.
 const CHANNELS_MAX_COUNT: usize = 240;
@@ -68,9 +70,9 @@ pub(crate) fn serve(build: [u8; 32], limits: Option<Limits>) -> Result<(), Serve
         limits.take_effect().map_err(ServeError::User)?;
     }
     let (channels, outbox) = (BTreeMap::new(), Outbox::default());
-    let mut server = Server { own, limits, channels, greeted: false, outbox };
+    let mut server = Server { own, limits, channels, greeted: false, settled: false, socket: None, outbox };
     server.outbox.push(&Frame::Hello(Hello { version: VERSION, build }));
-    let ended = server.run(stdin.as_fd());
+    let ended = server.run();
     server.take_leave();
     ended
 }
@@ -82,6 +84,10 @@ struct Server {
     channels: BTreeMap<u32, Channel>,
     /// The gateway has said hello.
     greeted: bool,
+    /// The streams stay what they are.
+    settled: bool,
+    /// What took their place: the streams of the exec carry nothing any more.
+    socket: Option<Rc<OwnedFd>>,
     outbox: Outbox,
 }
 
@@ -94,15 +100,20 @@ enum Source {
 }
 
 impl Server {
-    fn run(&mut self, stdin: BorrowedFd<'_>) -> Result<(), ServeError> {
-        let stdout = std::io::stdout();
+    fn run(&mut self) -> Result<(), ServeError> {
+        let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
         let mut inbox = Inbox::default();
         let mut scratch = vec![0; DATA_MAX_BYTES];
         loop {
-            for (source, flags) in self.wait(stdin, stdout.as_fd())? {
+            let socket = self.socket.clone();
+            let (from, to) = match socket.as_deref() {
+                Some(socket) => (socket.as_fd(), socket.as_fd()),
+                None => (stdin.as_fd(), stdout.as_fd()),
+            };
+            for (source, flags) in self.wait(from, to)? {
                 match source {
                     Source::Gateway => {
-                        if self.read(stdin, &mut inbox)? == Input::Ended {
+                        if self.read(from, &mut inbox)? == Input::Ended {
                             return Ok(());
                         }
                     }
@@ -113,25 +124,21 @@ impl Server {
             self.press(Instant::now());
             self.close_what_is_over();
             // At once, without waiting to be told that there is room: mostly there is.
-            self.outbox.flush(stdout.as_fd()).map_err(ServeError::Pipes)?;
+            self.outbox.flush(to).map_err(ServeError::Pipes)?;
         }
     }
 
     /// Waits until something can be done, and says what.
-    fn wait(
-        &self,
-        stdin: BorrowedFd<'_>,
-        stdout: BorrowedFd<'_>,
-    ) -> Result<Vec<(Source, PollFlags)>, ServeError> {
+    fn wait(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<Vec<(Source, PollFlags)>, ServeError> {
         let (mut sources, mut polled) = (Vec::new(), Vec::new());
         let mut add = |source, fd, flags| {
             sources.push(source);
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         };
         let input = if self.outbox.is_stuck() { PollFlags::empty() } else { PollFlags::IN };
-        add(Source::Gateway, stdin, input);
+        add(Source::Gateway, from, input);
         if !self.outbox.is_empty() {
-            add(Source::Outbox, stdout, PollFlags::OUT);
+            add(Source::Outbox, to, PollFlags::OUT);
         }
         for (number, channel) in &self.channels {
             for (wait, fd) in channel.waits(self.outbox.is_full()) {
@@ -153,8 +160,8 @@ impl Server {
     }
 
     /// Reads once from the gateway and does what it says.
-    fn read(&mut self, stdin: BorrowedFd<'_>, inbox: &mut Inbox) -> Result<Input, ServeError> {
-        match rustix::io::read(stdin, inbox.room()) {
+    fn read(&mut self, from: BorrowedFd<'_>, inbox: &mut Inbox) -> Result<Input, ServeError> {
+        match rustix::io::read(from, inbox.room()) {
             Ok(0) => return Ok(Input::Ended),
             Ok(count) => inbox.filled(count),
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Input::Open),
@@ -188,7 +195,19 @@ impl Server {
             })
         };
         match frame {
-            Frame::Start(start) => self.start(*start),
+            Frame::Start(start) => {
+                self.settled = true;
+                self.start(*start)
+            }
+            Frame::Move(_) if std::mem::replace(&mut self.settled, true) => {
+                Err(ServeError::Order("another way when one was taken"))
+            }
+            Frame::Move(way) => {
+                let old = std::io::stdout();
+                let socket = way::take(&way, &mut self.outbox, old.as_fd()).map_err(ServeError::Pipes)?;
+                self.socket = socket.map(Rc::new);
+                Ok(())
+            }
             // A channel that is gone: the gateway did not know when it sent this.
             Frame::Data { channel, stream: Stream::In, bytes } => {
                 let Some(channel) = self.channels.get_mut(&channel) else { return Ok(()) };
@@ -220,7 +239,8 @@ impl Server {
             | Frame::Started(_)
             | Frame::Refused { .. }
             | Frame::Exited { .. }
-            | Frame::Closed { .. } => Err(ServeError::Order("a frame that is the guest's to send")),
+            | Frame::Closed { .. }
+            | Frame::Moved { .. } => Err(ServeError::Order("a frame that is the guest's to send")),
         }
     }
 

@@ -2,11 +2,15 @@
 
 mod client;
 
+use std::io::Read as _;
+use std::net::Shutdown;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 use client::{CREDIT, Client, exec, sh};
-use portway_proto::guest::{Environment, Exit, Frame, Hello, Pty, Signal, Size, Step, Stream};
+use portway_proto::guest::{Environment, Exit, Frame, Hello, Pty, Signal, Size, Step, Stream, Way};
 use portway_testkit::wait_for;
 
 const TERM: u8 = 15;
@@ -222,6 +226,56 @@ fn nonsense_ends_the_guest() {
     Frame::Hello(Hello::GATEWAY).write(&mut twice).unwrap();
     twice.extend(twice.clone());
     assert!(said(&twice).contains("second hello"));
+}
+
+/// A way that no other test has.
+fn way(number: u8) -> Way {
+    let mut name = [number; 32];
+    name[..4].copy_from_slice(&std::process::id().to_be_bytes());
+    Way { name, token: [7; 32] }
+}
+
+/// Fails when: bytes go by the pipes after the move, the guest ends with them, or not with the socket.
+#[test]
+fn everything_goes_on_by_the_socket() {
+    let mut client = Client::new();
+    let way = way(1);
+    let address = SocketAddr::from_abstract_name(way.name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    client.send(&Frame::Move(way.clone()));
+    assert!(client.moves());
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut token = [0; 32];
+    stream.read_exact(&mut token).unwrap();
+    assert_eq!(token, way.token);
+    client.go_on(&stream);
+    let input: Vec<u8> = (0..1_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    let heard = client.run(sh(1, "cat; echo late >&2"), &input);
+    assert!(heard.out == input && heard.error == b"late\n");
+    let heard = client.start(sh(2, "sleep 1000"));
+    let pid = heard.started.unwrap().pid.to_string();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(client.end().success());
+    gone(&[&pid]);
+}
+
+/// Fails when: a way that leads nowhere, or that is full, ends the guest or holds it up.
+#[test]
+fn who_cannot_move_stays() {
+    let mut client = Client::new();
+    client.send(&Frame::Move(way(2)));
+    assert!(!client.moves());
+    assert_eq!(client.run(sh(1, "cat"), b"as before").out, b"as before");
+}
+
+/// Fails when: what programs write could go by two ways.
+#[test]
+fn a_way_is_taken_first_or_never() {
+    let mut client = Client::new();
+    client.start(sh(1, "sleep 1000"));
+    client.send(&Frame::Move(way(3)));
+    assert_eq!(client.end().code(), Some(1));
+    assert!(client.complaint().contains("another way"));
 }
 
 /// Frames about a channel that has just gone are no fault.

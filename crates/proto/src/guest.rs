@@ -1,7 +1,7 @@
 //! The protocol between the SSH gateway and the small program it runs inside an instance.
 //!
 //! It is spoken over a pair of byte streams, the standard input and output of that program. Each side begins with
-//! [`Frame::Hello`]; then the gateway starts programs, each on a channel whose number it chooses, and both sides send
+//! [`Frame::Hello`]; the gateway may move both to one socket then ([`Frame::Move`]). The gateway starts programs, each on a channel whose number it chooses, and both sides send
 //! frames about channels until the gateway closes the stream. A channel lives from [`Frame::Start`] to
 //! [`Frame::Closed`], or to [`Frame::Refused`]; its number may be used again after that.
 //!
@@ -20,7 +20,9 @@ mod start;
 mod variables;
 
 pub use credit::{Allowance, Exceeded, Grant};
-pub use frame::{Exit, Frame, Hello, Signal, Size, Started, Step, Stream};
+pub use frame::{
+    Exit, Frame, Hello, Signal, Size, Started, Step, Stream, WAY_NAME_BYTES, WAY_TOKEN_BYTES, Way,
+};
 pub use inbox::Inbox;
 pub use start::{Credits, Environment, Ids, Program, Pty, Start};
 pub use variables::is_clients_variable;

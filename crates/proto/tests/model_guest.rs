@@ -3,7 +3,7 @@
 
 use portway_proto::guest::{
     Allowance, Credits, DATA_MAX_BYTES, Environment, Exit, FRAME_MAX_BYTES, Frame, Grant, Hello, Ids, Inbox,
-    Program, Pty, Signal, Size, Start, Started, Step, Stream, VERSION,
+    Program, Pty, Signal, Size, Start, Started, Step, Stream, VERSION, Way,
 };
 use proptest::prelude::*;
 
@@ -116,6 +116,8 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
             signal: Signal::new(number).expect("1 to 64")
         }),
         any::<u32>().prop_map(|channel| Frame::Close { channel }),
+        any::<([u8; 32], [u8; 32])>().prop_map(|(name, token)| Frame::Move(Way { name, token })),
+        any::<bool>().prop_map(|moved| Frame::Moved { moved }),
     ]
 }
 

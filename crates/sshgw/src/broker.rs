@@ -25,6 +25,7 @@ mod login;
 mod open;
 mod roll;
 mod servers;
+mod way;
 
 use std::collections::BTreeMap;
 use std::io;

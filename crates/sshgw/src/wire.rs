@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use portway_proto::guest::{WAY_NAME_BYTES, WAY_TOKEN_BYTES};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -217,10 +218,13 @@ pub(crate) enum Reply {
         /// Whether it gets the terminal that was asked for.
         terminal: bool,
     },
-    /// The helper was started; its connections come with this.
+    /// The helper was started; its connections come with this, and a listener for it after them.
     Helped {
         /// SHA-256 of it.
         build: [u8; 32],
+        /// Name of the listener and the helper's token, if there is one.
+        #[serde(default)]
+        way: Option<([u8; WAY_NAME_BYTES], [u8; WAY_TOKEN_BYTES])>,
     },
     /// It cannot.
     Refused {

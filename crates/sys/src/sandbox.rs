@@ -38,14 +38,15 @@ const DAEMON_CAPS: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::DAC_READ_SEARCH);
 
 /// What the broker of the SSH gateway works with: the private roots, users and capabilities of its connections'
-/// processes, files of its host's users, its port. It makes nobody else's files its own, and changes no network.
+/// processes, files of its host's users, its port, the network namespaces of containers. It makes nobody else's files its own, and changes no network.
 const GATEWAY_CAPS: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::NET_BIND_SERVICE)
-    .union(CapabilitySet::DAC_READ_SEARCH);
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::SYS_PTRACE);
 
 /// Capability numbers are asked for one by one up to here; the kernel says which of them exist.
 const CAP_LIMIT: u32 = 64;

@@ -1,8 +1,9 @@
 //! A gateway for tests: talks to the guest program over pipes.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use portway_proto::guest::{
     Credits, DATA_MAX_BYTES, Environment, Exit, Frame, Hello, Ids, Inbox, Program, Start, Started, Step,
@@ -14,9 +15,11 @@ pub(crate) const CREDIT: u32 = 1 << 20;
 
 pub(crate) struct Client {
     pub(crate) guest: Child,
-    pub(crate) stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
+    pub(crate) stdin: Option<Box<dyn Write>>,
+    stdout: Box<dyn Read>,
     inbox: Inbox,
+    /// Whether it has moved, once it has said so.
+    pub(crate) moved: Option<bool>,
     /// What has been heard of each channel.
     pub(crate) heard: BTreeMap<u32, Heard>,
 }
@@ -50,7 +53,23 @@ impl Client {
         command.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut guest = command.spawn().expect("the guest starts");
         let (stdin, stdout) = (guest.stdin.take(), guest.stdout.take().expect("it is piped"));
-        Self { guest, stdin, stdout, inbox: Inbox::default(), heard: BTreeMap::new() }
+        let stdin = stdin.map(|stdin| Box::new(stdin) as Box<dyn Write>);
+        let (inbox, heard) = (Inbox::default(), BTreeMap::new());
+        Self { guest, stdin, stdout: Box::new(stdout), inbox, moved: None, heard }
+    }
+
+    /// Speaks by another stream; the pipes are closed.
+    pub(crate) fn go_on(&mut self, stream: &UnixStream) {
+        self.stdin = Some(Box::new(stream.try_clone().expect("a descriptor")));
+        self.stdout = Box::new(stream.try_clone().expect("a descriptor"));
+    }
+
+    /// Listens until the guest has said whether it moves.
+    pub(crate) fn moves(&mut self) -> bool {
+        while self.moved.is_none() {
+            assert!(self.listen(), "the guest is gone: {}", self.complaint());
+        }
+        self.moved == Some(true)
     }
 
     pub(crate) fn send(&mut self, frame: &Frame<'_>) {
@@ -111,6 +130,10 @@ impl Client {
         self.inbox.filled(count);
         let mut granted = Vec::new();
         while let Some(frame) = self.inbox.next().expect("the guest speaks in frames") {
+            if let Ok(Frame::Moved { moved }) = Frame::read(frame) {
+                self.moved = Some(moved);
+                continue;
+            }
             if let Some(credit) = hear(&mut self.heard, Frame::read(frame).expect("it is a frame")) {
                 granted.push(credit);
             }

@@ -6,6 +6,12 @@ use super::{DATA_MAX_BYTES, FrameError, Start, VERSION};
 /// First bytes of a hello: what a program that is not the guest's would hardly say.
 const MAGIC: [u8; 8] = *b"pw-guest";
 
+/// Length of the name of a [`Way`], bytes.
+pub const WAY_NAME_BYTES: usize = 32;
+
+/// Length of the token of a [`Way`], bytes.
+pub const WAY_TOKEN_BYTES: usize = 32;
+
 /// The id that is none: system calls take it for "unchanged".
 pub(super) const NO_ID: u32 = u32::MAX;
 
@@ -83,6 +89,28 @@ pub enum Frame<'a> {
         /// Channel.
         channel: u32,
     },
+    /// Gateway, before anything but its hello: go on by another stream.
+    Move(Way),
+    /// Guest: whether everything from here on goes by the stream it was told of, or by this one as before.
+    Moved {
+        /// By the other one.
+        moved: bool,
+    },
+}
+
+/// A stream that somebody listens for in the guest's network namespace.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Way {
+    /// Name of the unix socket, an abstract one.
+    pub name: [u8; WAY_NAME_BYTES],
+    /// What the guest says there first: anybody may come by.
+    pub token: [u8; WAY_TOKEN_BYTES],
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Way").finish_non_exhaustive()
+    }
 }
 
 /// What each side says first.
@@ -207,6 +235,8 @@ const CLOSED: u8 = 9;
 const RESIZE: u8 = 10;
 const SIGNAL: u8 = 11;
 const CLOSE: u8 = 12;
+const MOVE: u8 = 13;
+const MOVED: u8 = 14;
 
 impl<'a> Frame<'a> {
     /// Reads a frame, without its length, as [`super::Inbox::next`] finds it.
@@ -248,6 +278,11 @@ impl<'a> Frame<'a> {
             RESIZE => Self::Resize { channel: from.u32()?, size: Size::read(from)? },
             SIGNAL => Self::Signal { channel: from.u32()?, signal: read_signal(from)? },
             CLOSE => Self::Close { channel: from.u32()? },
+            MOVE => Self::Move(Way { name: from.array()?, token: from.array()? }),
+            MOVED => match from.u8()? {
+                moved @ (0 | 1) => Self::Moved { moved: moved == 1 },
+                _ => return Err(from.wrong("way")),
+            },
             other => return Err(FrameError::Kind(other)),
         })
     }
@@ -305,6 +340,11 @@ impl<'a> Frame<'a> {
                 to.u32(*channel);
                 to.u8(signal.0);
             }
+            Self::Move(way) => {
+                to.raw(&way.name);
+                to.raw(&way.token);
+            }
+            Self::Moved { moved } => to.u8(u8::from(*moved)),
         }
         to.end()
     }
@@ -323,6 +363,8 @@ impl<'a> Frame<'a> {
             Self::Resize { .. } => RESIZE,
             Self::Signal { .. } => SIGNAL,
             Self::Close { .. } => CLOSE,
+            Self::Move(_) => MOVE,
+            Self::Moved { .. } => MOVED,
         }
     }
 }

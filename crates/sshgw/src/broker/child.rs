@@ -450,7 +450,12 @@ impl Child {
             Err(refusal) => Err(refusal),
         };
         match started {
-            Ok((build, sockets)) => self.say(id, Reply::Helped { build }, sockets.into_fds()).await,
+            Ok(helper::Started { build, streams, listener }) => {
+                let way = listener.as_ref().map(|listener| (listener.way.name, listener.way.token));
+                let listener = listener.map(|listener| listener.fd);
+                let fds = streams.into_fds().into_iter().chain(listener).collect();
+                self.say(id, Reply::Helped { build, way }, fds).await;
+            }
             Err(refusal) => {
                 let reply = Reply::Refused { status: refusal.status, message: bounded(&refusal.message) };
                 self.say(id, reply, Vec::new()).await;

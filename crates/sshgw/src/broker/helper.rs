@@ -11,6 +11,7 @@ use portway_incus::{Client, ExecSockets, ExecSpec};
 use super::account::{self, Account, Found};
 use super::grant::Grant;
 use super::open::{Refusal, absent, failure};
+use super::way::{self, Listener};
 use crate::guest::{Instance, Launched, build, launch};
 use crate::policy::Action;
 
@@ -106,7 +107,17 @@ impl Instance for Way {
     }
 }
 
-/// Starts a helper, in the first of its places from this one on where that can be done. Its SHA-256, and its streams.
+/// A helper that runs.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// Its SHA-256.
+    pub(super) build: [u8; 32],
+    pub(super) streams: ExecSockets,
+    /// Where it may come to.
+    pub(super) listener: Option<Listener>,
+}
+
+/// Starts a helper, in the first of its places from this one on where that can be done.
 pub(super) async fn start(
     client: &Client,
     is_far: bool,
@@ -114,7 +125,7 @@ pub(super) async fn start(
     may: &May,
     environment: impl FnOnce(&Account) -> BTreeMap<String, String>,
     place: usize,
-) -> Result<([u8; 32], ExecSockets), Refusal> {
+) -> Result<Started, Refusal> {
     let (project, instance) = (grant.project.clone(), grant.instance.clone());
     let failed = |error| failure(&instance, &error);
     let found = account::find(client, &project, &instance, &grant.instance_user).await.map_err(failed)?;
@@ -138,13 +149,15 @@ pub(super) async fn start(
     } else {
         std::env::consts::ARCH.to_owned()
     };
-    let way =
-        Way { client: client.clone(), project, instance: grant.instance.clone(), architecture, environment };
-    let hash = build(way.architecture()).map_err(|error| unable(&error))?;
-    let launched = launch(&way, place, &limits).await.map_err(|error| unable(&error))?;
-    let (streams, launched) = launched.into_parts();
+    let name = project.clone();
+    let way = Way { client: client.clone(), project, instance: instance.clone(), architecture, environment };
+    let build = build(way.architecture()).map_err(|error| unable(&error))?;
+    // A pid of another machine's is nobody's here.
+    let beside = async { if is_far { None } else { way::open(client, &name, &instance).await } };
+    let (launched, listener) = tokio::join!(launch(&way, place, &limits), beside);
+    let (streams, launched) = launched.map_err(|error| unable(&error))?.into_parts();
     tokio::spawn(sweep(way, Arc::new(launched)));
-    Ok((hash, streams))
+    Ok(Started { build, streams, listener })
 }
 
 /// A helper that runs has removed its file at once; one that could not be run has left it.

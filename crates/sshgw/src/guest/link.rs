@@ -358,7 +358,9 @@ impl Shared {
             | Frame::Credit { .. }
             | Frame::Resize { .. }
             | Frame::Signal { .. }
-            | Frame::Close { .. } => return Err(wrong("a frame that is the gateway's to send")),
+            | Frame::Close { .. }
+            | Frame::Move(_)
+            | Frame::Moved { .. } => return Err(wrong("a frame that has no place here")),
         }
         Ok(())
     }
@@ -386,7 +388,7 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-fn written(frame: &Frame<'_>) -> Result<Vec<u8>, FrameError> {
+pub(super) fn written(frame: &Frame<'_>) -> Result<Vec<u8>, FrameError> {
     let mut bytes = Vec::new();
     frame.write(&mut bytes).map(|()| bytes)
 }
@@ -422,7 +424,7 @@ where
     if ours && !inbox.is_amid() { Ok(()) } else { Err(GuestError::Other) }
 }
 
-async fn fill<R: AsyncRead + Unpin>(reader: &mut R, inbox: &mut Inbox) -> io::Result<()> {
+pub(super) async fn fill<R: AsyncRead + Unpin>(reader: &mut R, inbox: &mut Inbox) -> io::Result<()> {
     match reader.read(inbox.room()).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         count => {

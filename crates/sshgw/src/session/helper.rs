@@ -3,16 +3,19 @@
 //! The broker puts it there and says by its arguments what it may do; this process only speaks to it. It ends with its
 //! streams, and hangs up what it runs.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portway_incus::{Control, Exec, ExecSockets, Outcome, Output};
-use portway_proto::guest::Step;
+use portway_proto::guest::{Step, Way};
+use tokio::net::UnixListener;
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use super::link::{Link, Lost};
-use crate::guest::{Guest, Process, StartError, Wanted, greet};
+use crate::guest::{Guest, Process, StartError, Wanted, greet, lead};
 use crate::wire::{HELPER_PLACES, Reply, Request};
 
 /// How long a helper may take to say hello. It starts in some milliseconds.
@@ -71,7 +74,7 @@ impl Helper {
             StartError::Gone => Unable::Helper(error.to_string()),
             StartError::TooLong => Unable::Program(126, error.to_string()),
             StartError::Refused { step: Step::Exec, source } => {
-                let status = if source.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+                let status = if source.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
                 Unable::Program(status, format!("cannot run {shell}: {source}"))
             }
             StartError::Refused { step: Step::Terminal, source } => {
@@ -120,25 +123,49 @@ impl Helper {
     }
 
     async fn try_place(&self, place: usize) -> Result<Guest, String> {
-        let (build, fds) = match self.link.ask(Request::Helper { place }, &[]).await {
-            Ok((Reply::Helped { build }, fds)) => (build, fds),
+        let (build, way, mut fds) = match self.link.ask(Request::Helper { place }, &[]).await {
+            Ok((Reply::Helped { build, way }, fds)) => (build, way, fds),
             Ok((Reply::Refused { message, .. }, _)) => return Err(message),
             Ok(_) => return Err("the gateway does not know of helpers".to_owned()),
             Err(lost @ Lost) => return Err(lost.to_string()),
         };
         let strange = || "the helper's streams are none".to_owned();
+        let way = match way {
+            Some((name, token)) => {
+                let listener = fds.pop().and_then(|fd| listener(fd).ok()).ok_or_else(strange)?;
+                Some((listener, Way { name, token }))
+            }
+            None => None,
+        };
         let sockets = ExecSockets::from_fds(fds).ok_or_else(strange)?;
         let exec = Exec::new(sockets).await.map_err(|_| strange())?;
         let (mut pipe, control, errors, outcome) = exec.into_pipe();
-        let said = tokio::time::timeout(GREETING, greet(&mut pipe, &build)).await;
-        match said {
-            Ok(Ok(())) => {}
+        let met = async {
+            greet(&mut pipe, &build).await?;
+            match &way {
+                Some((listener, way)) => lead(&mut pipe, listener, way).await,
+                None => Ok(None),
+            }
+        };
+        let stream = match tokio::time::timeout(GREETING, met).await {
+            Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(format!("the helper does not start: {error}")),
             Err(_) => return Err("the helper does not start: it says nothing".to_owned()),
-        }
+        };
         self.keepers.spawn(keep(control, errors, outcome));
-        Ok(Guest::adopt(pipe))
+        tracing::debug!(beside = stream.is_some(), "the helper serves");
+        Ok(match stream {
+            Some(stream) => Guest::adopt(stream),
+            None => Guest::adopt(pipe),
+        })
     }
+}
+
+/// A listener that was handed over.
+fn listener(fd: OwnedFd) -> io::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(fd);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 /// Holds the helper until it has ended: without this it would be killed.
