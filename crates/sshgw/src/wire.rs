@@ -112,6 +112,9 @@ pub(crate) enum Request {
         /// Whether it may be run by the helper.
         #[serde(default)]
         inside: bool,
+        /// Whether it is the first of its connection.
+        #[serde(default)]
+        first: bool,
     },
     /// Start the helper inside.
     Helper {

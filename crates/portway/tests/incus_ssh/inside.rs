@@ -92,6 +92,29 @@ fn a_user_is_who_he_is() {
     wait_for("the end of the helper", || (helpers(&scene) == 0).then_some(())).unwrap();
 }
 
+/// Fails when the server of the instance carries what the helper says, for a user or from the second command of root's on.
+#[test]
+fn a_helper_is_spoken_to_beside_the_server() {
+    let Some(scene) = Scene::start(Server::Incus6, "direct").unwrap() else { return };
+    let master = format!("ControlPath={}", scene.path("cm").display());
+    let options = ["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", &master];
+    let name = scene.container.name();
+    let sockets = |options: &[&str], at: &str| {
+        let output = scene.talk(scene.client(options).args([at, "cat /proc/net/unix"]), b"").unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("RefCount"), "{said}");
+        said.lines().filter(|line| line.contains(" @portway-")).count()
+    };
+    assert_eq!(
+        sockets(&[], &Scene::at(&format!("bob@{name}"))),
+        1,
+        "one connection, and no listener any more"
+    );
+    let at = Scene::at(name);
+    assert_eq!((sockets(&options, &at), sockets(&options, &at)), (0, 1));
+    scene.talk(scene.client(&options).args(["-O", "exit", &at]), b"").unwrap();
+}
+
 /// Fails when a byte of a command that is no text is changed.
 #[test]
 fn a_command_may_be_any_bytes() {

@@ -18,13 +18,18 @@ fn a_status_is_the_programs() {
         let output = scene.talk(scene.client(&options).args([&at, &format!("exit {status}")]), b"").unwrap();
         assert_eq!(output.status.code(), Some(status), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    for (words, status) in [("/nowhere", 127), ("kill -TERM $$", 143), ("umask >/dev/null", 0)] {
+    // The end by a signal is no status; OpenSSH's client ends with 255.
+    for (words, status) in [("/nowhere", 127), ("kill -TERM $$", 255), ("umask >/dev/null", 0)] {
         let output = scene.talk(scene.client(&options).args([&at, words]), b"").unwrap();
         assert_eq!(output.status.code(), Some(status), "{words}");
     }
     assert_eq!(scene.sessions().len(), 1, "one connection carried all of them");
     scene.talk(scene.client(&options).args(["-O", "exit", &at]), b"").unwrap();
     wait_for("the end of the connection", || scene.sessions().is_empty().then_some(())).unwrap();
+    // Who is the first of a connection is run by the server, which tells a signal as shells do.
+    for (words, status) in [("exit 255", 255), ("/nowhere", 127), ("kill -TERM $$", 143)] {
+        assert_eq!(scene.command(words, b"").unwrap().status.code(), Some(status), "{words}");
+    }
 }
 
 /// Fails when a command is quoted or cut, an end of input is lost, the two outputs are mixed, or a connection waits for

@@ -316,7 +316,7 @@ impl Child {
                 self.say(id, reply, listener.into_iter().collect()).await;
             }
             Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
-            Request::Open { channel, what, terminal, environment, inside } => {
+            Request::Open { channel, what, terminal, environment, inside, first } => {
                 let Some(grant) = grant.clone() else { return };
                 let (connection, session) = (self.connection.clone(), self.session.clone());
                 let original = None;
@@ -326,6 +326,7 @@ impl Child {
                     terminal,
                     environment,
                     inside,
+                    first,
                     connection,
                     session,
                     original,

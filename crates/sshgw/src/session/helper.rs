@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portway_incus::{Control, Exec, ExecSockets, Outcome, Output};
@@ -52,11 +53,18 @@ pub(super) struct Helper {
     link: Arc<Link>,
     guest: Mutex<Kept>,
     keepers: TaskTracker,
+    /// Whether a program was asked for.
+    asked: AtomicBool,
 }
 
 impl Helper {
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, guest: Mutex::default(), keepers: TaskTracker::new() }
+        Self { link, guest: Mutex::default(), keepers: TaskTracker::new(), asked: AtomicBool::new(false) }
+    }
+
+    /// Whether no program was asked for before; once.
+    pub(super) fn is_first(&self) -> bool {
+        !self.asked.swap(true, Ordering::Relaxed)
     }
 
     /// Starts a process inside.

@@ -150,8 +150,9 @@ pub(super) async fn say(channel: &ChannelWriteHalf<Msg>, message: &str, on_termi
 async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Running, (u8, String)> {
     let failed = || (GATEWAY_FAILED, "the gateway could not start the program".to_owned());
     let mut why = String::new();
+    let first = gateway.helper.is_first();
     for inside in [true, false] {
-        match gateway.link.ask(request(channel, wanted, inside), &wanted.command).await {
+        match gateway.link.ask(request(channel, wanted, inside, first), &wanted.command).await {
             Ok((Reply::Opened, fds)) => {
                 let exec = match ExecSockets::from_fds(fds) {
                     Some(sockets) => Exec::new(sockets).await.ok(),
@@ -191,14 +192,14 @@ async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Runnin
     Err(failed())
 }
 
-fn request(channel: u32, wanted: &Wanted, inside: bool) -> Request {
+fn request(channel: u32, wanted: &Wanted, inside: bool, first: bool) -> Request {
     let terminal = wanted.screen.as_ref().map(|screen| Terminal {
         kind: screen.kind.clone(),
         width: screen.size.columns,
         height: screen.size.rows,
     });
     let environment = wanted.environment.clone();
-    Request::Open { channel, what: wanted.what, terminal, environment, inside }
+    Request::Open { channel, what: wanted.what, terminal, environment, inside, first }
 }
 
 /// The end of a program that never was.

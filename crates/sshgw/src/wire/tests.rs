@@ -9,7 +9,14 @@ fn proven() -> Request {
 }
 
 fn open(channel: u32) -> Request {
-    Request::Open { channel, what: What::Shell, terminal: None, environment: Vec::new(), inside: true }
+    Request::Open {
+        channel,
+        what: What::Shell,
+        terminal: None,
+        environment: Vec::new(),
+        inside: true,
+        first: true,
+    }
 }
 
 fn closed(channel: u32) -> Request {
