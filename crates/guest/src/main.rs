@@ -3,6 +3,9 @@
 //!
 //! `portway-guest serve [SHA256 [LIMITS]]` checks and hides its own file and serves, `serving` does so from memory, and
 //! `sftp` is the server of one user. One thread, a poll loop; it ends with its standard input and hangs up what it started.
+//!
+//! It is also the first process of a Compose service: `portway-guest service DIR` runs what a file there says, and `tail
+//! DIR SECONDS.NANOSECONDS` says what that service has said since.
 
 mod channel;
 mod environment;
@@ -10,6 +13,7 @@ mod limits;
 mod modes;
 mod outbox;
 mod serve;
+mod service;
 mod settle;
 mod sftp;
 mod terminal;
@@ -17,7 +21,10 @@ mod way;
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
+
+use portway_proto::service::Stamp;
 
 /// Everything a call can end with, as exit status.
 mod status {
@@ -37,15 +44,24 @@ fn main() -> ExitCode {
         [Some("serve")] => settle::settle(None, &[]),
         [Some("serve"), Some(hash), ..] => settle::settle(Some(hash), &args[2..]),
         [Some("serving"), Some(hash), ..] => settle::serving(hash, &args[2..]),
+        [Some("service"), _] => return service::run(Path::new(args[1])).map_or_else(said, ExitCode::from),
+        [Some("tail"), _, Some(since)] => match Stamp::read(since) {
+            // Nobody reads any more: the usual end.
+            Some(since) => service::tail(Path::new(args[1]), since).or(Ok(())),
+            None => Err((status::USAGE, "what follows the folder is no time".to_owned())),
+        },
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
-        _ => Err((status::USAGE, "serve [SHA256 [LIMITS]] or sftp expected".to_owned())),
+        _ => Err((
+            status::USAGE,
+            "serve [SHA256 [LIMITS]], service DIR, tail DIR SINCE or sftp expected".to_owned(),
+        )),
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((status, said)) => {
-            // Nobody is left to tell when this fails.
-            let _ = writeln!(io::stderr(), "portway-guest: {said}");
-            ExitCode::from(status)
-        }
-    }
+    ended.map_or_else(said, |()| ExitCode::SUCCESS)
+}
+
+/// Says why, and ends with that status.
+fn said((status, why): (u8, String)) -> ExitCode {
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(io::stderr(), "portway-guest: {why}");
+    ExitCode::from(status)
 }

@@ -1,6 +1,6 @@
 //! Protocol logic without I/O and without a clock: half-close of byte streams, the table of UDP
 //! flows, PROXY protocol headers, datagrams in a byte stream, admission of clients; of the SSH gateway: login names,
-//! frames to and from its program inside an instance, requests of SFTP. Time is an argument of every call that needs it.
+//! frames to and from its program inside an instance, requests of SFTP; what a service of a Compose project runs and keeps. Time is an argument of every call that needs it.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -10,6 +10,7 @@ pub mod half_close;
 pub mod len16;
 pub mod login;
 pub mod proxy_protocol;
+pub mod service;
 pub mod sftp;
 pub mod udp_flow;
 

@@ -4,7 +4,8 @@
 //! namespace and with which capabilities it has to be called. There is no policy here.
 //!
 //! - [`netns`], [`userns`], [`sandbox`]: namespaces, ids, capabilities, seccomp;
-//! - [`process`], [`pidfd`], [`sched`]: starting our own roles, watching foreign processes, when a thread runs;
+//! - [`process`], [`pidfd`], [`sched`], [`signals`]: starting our own roles, watching foreign processes, when a thread
+//!   runs, what it is told;
 //! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`]: sockets and
 //!   pipes of the data path;
 //! - [`seqpacket`], [`shm`]: what daemon and worker share;
@@ -24,6 +25,7 @@ pub mod sandbox;
 pub mod sched;
 pub mod seqpacket;
 pub mod shm;
+pub mod signals;
 pub mod sockopt;
 pub mod tcp_info;
 #[cfg(test)]

@@ -1,0 +1,279 @@
+//! The first process of a service: runs one program, keeps what it says and how it ends, and ends with it.
+//!
+//! It is told what to run by a file and by nobody else ([`portway_proto::service`]). Signals go on to the program; the
+//! one by which an instance is asked to stop (SIGPWR) as the service's own stop signal. Processes that lost their parent
+//! are reaped. When the program has ended, what is left of its output is kept, its status is kept, and this process
+//! ends with the same status, and the instance with it: whether the service is started again is not decided here.
+
+mod log;
+mod tail;
+mod user;
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use portway_proto::guest::{Environment, Size};
+use portway_proto::service::{NOT_RUN, SPEC, STATE, Source, Spec, State};
+use portway_sys::process::program::{Ids, Image, Input, Program, ProgramError, spawn};
+use portway_sys::signals::Signals;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal, WaitOptions};
+
+use crate::{environment, status, terminal};
+use log::Log;
+
+pub(crate) use tail::tail;
+
+/// By which LXC asks an init to stop (lxc.container.conf(5), `lxc.signal.halt`).
+const HALT: i32 = 30;
+
+/// SIGCHLD and SIGTERM.
+const CHILD: i32 = 17;
+const TERM: u8 = 15;
+
+/// Most bytes that are read at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// How long what is left of the output is waited for when the program has ended and others hold it open.
+const REST: Duration = Duration::from_millis(200);
+
+/// Descriptors and what they carry.
+type Outputs = Vec<(OwnedFd, Source)>;
+
+/// A program that runs.
+struct Service {
+    pid: Pid,
+    outputs: Outputs,
+    signals: Signals,
+    stop: i32,
+    log: Log,
+}
+
+/// Runs what the file in `dir` says and returns the exit status of this process.
+pub(crate) fn run(dir: &Path) -> Result<u8, (u8, String)> {
+    let failed = |what: &str, error: io::Error| (status::FAILED, format!("cannot {what}: {error}"));
+    // Before anything can be told to end.
+    let signals = Signals::take().map_err(|error| failed("take signals", error))?;
+    let mut log = Log::open(dir).map_err(|error| failed("open the log", error))?;
+    let wanted = fs::read(dir.join(SPEC)).map_err(|error| format!("cannot read what to run: {error}"));
+    let spec = wanted
+        .and_then(|bytes| Spec::read(&bytes).map_err(|error| format!("what to run is not said: {error}")));
+    let spec = match spec {
+        Ok(spec) => spec,
+        Err(why) => return Ok(end(dir, &mut log, NOT_RUN[0], &why)),
+    };
+    match start(&spec) {
+        Ok((pid, outputs)) => {
+            keep(dir, State::Running(log.stamp()));
+            let stop = i32::from(spec.stop.unwrap_or(TERM));
+            let mut service = Service { pid, outputs, signals, stop, log };
+            let exit = service.serve().map_err(|error| failed("wait", error))?;
+            let how = match exit {
+                0..=128 => format!("exited with status {exit}"),
+                _ => format!("ended with status {exit}"),
+            };
+            Ok(end(dir, &mut service.log, exit, &how))
+        }
+        Err((exit, why)) => Ok(end(dir, &mut log, exit, &why)),
+    }
+}
+
+/// Keeps the end and returns its status.
+fn end(dir: &Path, log: &mut Log, exit: u8, how: &str) -> u8 {
+    log.own(how);
+    keep(dir, State::Exited(exit, log.stamp()));
+    exit
+}
+
+/// Keeps a state. A folder that is full costs the state and not the service.
+fn keep(dir: &Path, state: State) {
+    let new = dir.join(format!("{STATE}.new"));
+    if fs::write(&new, state.write()).is_ok() {
+        let _ = fs::rename(&new, dir.join(STATE));
+    }
+}
+
+/// Starts the program. What fails has a status as of a shell.
+fn start(spec: &Spec) -> Result<(Pid, Outputs), (u8, String)> {
+    let cannot = |why: String| (NOT_RUN[0], why);
+    let who = user::find(Path::new("/etc"), &spec.user, &spec.groups).map_err(cannot)?;
+    let mut entries = spec.env.clone();
+    if let Some(home) = &who.home {
+        // What the file says, and what the instance gives, comes before it.
+        if std::env::var_os("HOME").is_none() {
+            entries.insert(0, [b"HOME=", &home[..]].concat());
+        }
+    }
+    let env = environment::build(Environment::Instance, entries);
+    let strings = |of: &[Vec<u8>]| -> Vec<CString> {
+        of.iter().filter_map(|text| CString::new(text.clone()).ok()).collect()
+    };
+    let args = strings(&spec.args);
+    let cwd = CString::new(if spec.cwd.is_empty() { b"/".to_vec() } else { spec.cwd.clone() });
+    let path = find(&spec.args[0], &env).ok_or_else(|| {
+        let name = String::from_utf8_lossy(&spec.args[0]).into_owned();
+        (NOT_RUN[1], format!("{name}: not found"))
+    })?;
+    let (outputs, theirs) = streams(spec.terminal, who.uid)
+        .map_err(|error| cannot(format!("cannot make its streams: {error}")))?;
+    if who.uid != 0 {
+        // As container engines have it: a service that is not root takes port 80. Ours alone, or not ours to say.
+        let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    }
+    let keeps_ids = rustix::process::geteuid().as_raw() == who.uid && who.uid != 0;
+    let [input, out, error] = &theirs;
+    let running = spawn(&Program {
+        image: Image::Path(&path),
+        args: &args,
+        env: &env,
+        cwd: &cwd.unwrap_or_default(),
+        ids: if keeps_ids { None } else { Some(Ids { uid: who.uid, gid: who.gid, groups: &who.groups }) },
+        umask: 0o022,
+        stdio: [input.as_fd(), out.as_fd(), error.as_fd()],
+        input: if spec.terminal { Input::Terminal } else { Input::Stream },
+    })
+    .map_err(|error| refusal(&spec.args[0], &error))?;
+    let pid = Pid::from_raw(running.child.pid).ok_or_else(|| cannot("it has no number".to_owned()))?;
+    Ok((pid, outputs))
+}
+
+/// What it reads from and writes to, and our sides of it.
+fn streams(on_terminal: bool, uid: u32) -> io::Result<(Outputs, [OwnedFd; 3])> {
+    let (outputs, theirs): (Outputs, _) = if on_terminal {
+        let size = Size { columns: 80, rows: 24, width: 0, height: 0 };
+        let (master, slave, _) = terminal::open(uid, &size, &[])?;
+        let theirs = [slave.try_clone()?, slave.try_clone()?, slave];
+        (vec![(master, Source::Out)], theirs)
+    } else {
+        let input = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let (out, out_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (error, error_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        (vec![(out, Source::Out), (error, Source::Error)], [input, out_end, error_end])
+    };
+    for (fd, _) in &outputs {
+        let flags = rustix::fs::fcntl_getfl(fd)?;
+        rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
+    }
+    Ok((outputs, theirs))
+}
+
+fn refusal(name: &[u8], error: &ProgramError) -> (u8, String) {
+    let name = String::from_utf8_lossy(name);
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let missing = matches!(error, ProgramError::Exec(error) if error.kind() == io::ErrorKind::NotFound);
+    (NOT_RUN[usize::from(missing)], format!("{name}: {error}: {source}"))
+}
+
+/// The file of a program, as a shell looks for it.
+fn find(name: &[u8], env: &[CString]) -> Option<CString> {
+    if name.contains(&b'/') {
+        return CString::new(name).ok();
+    }
+    let path = env.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+    let path = path.unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let candidates = path.split(|byte| *byte == b':').filter(|dir| !dir.is_empty()).map(|dir| {
+        let mut file = PathBuf::from(std::ffi::OsStr::from_bytes(dir));
+        file.push(std::ffi::OsStr::from_bytes(name));
+        file
+    });
+    let runs = |file: &PathBuf| {
+        let access = rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok();
+        access && fs::metadata(file).is_ok_and(|entry| entry.is_file())
+    };
+    candidates.into_iter().find(runs).and_then(|file| CString::new(file.as_os_str().as_bytes()).ok())
+}
+
+impl Service {
+    /// Until the program has ended and its output is kept; its status.
+    fn serve(&mut self) -> io::Result<u8> {
+        let mut ended: Option<(u8, Instant)> = None;
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let left = ended.map(|(_, at)| REST.saturating_sub(at.elapsed()));
+            if let Some((exit, _)) = ended
+                && (self.outputs.is_empty() || left.is_some_and(|left| left.is_zero()))
+            {
+                self.log.flush();
+                return Ok(exit);
+            }
+            self.wait(left)?;
+            while let Some(number) = self.signals.read()? {
+                self.take(number);
+            }
+            self.read(&mut piece);
+            let before = ended.is_some();
+            ended = self.reap().map(|exit| (exit, Instant::now())).or(ended);
+            if !before && ended.is_some() {
+                // What it has said itself is there; for others' a moment.
+                self.read(&mut piece);
+            }
+        }
+    }
+
+    fn wait(&self, left: Option<Duration>) -> io::Result<()> {
+        let outputs = self.outputs.iter().map(|(fd, _)| fd.as_fd());
+        let fds = outputs.chain([self.signals.as_fd()]);
+        let mut polled: Vec<PollFd<'_>> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let limit = left.map(|left| rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: left.subsec_nanos().max(1_000_000).into(),
+        });
+        match rustix::event::poll(&mut polled, limit.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Passes a signal on.
+    fn take(&self, number: i32) {
+        let number = match number {
+            CHILD => return,
+            HALT => self.stop,
+            number => number,
+        };
+        if let Some(signal) = Signal::from_named_raw(number) {
+            // It may have ended.
+            let _ = rustix::process::kill_process(self.pid, signal);
+        }
+    }
+
+    /// Reads what is there, and closes what has come to its end.
+    fn read(&mut self, piece: &mut [u8]) {
+        let log = &mut self.log;
+        self.outputs.retain(|(fd, source)| {
+            loop {
+                match rustix::io::read(fd, &mut *piece) {
+                    // A terminal that nobody has open any more is an error.
+                    Ok(0) | Err(Errno::IO) => {
+                        log.end_line(*source);
+                        return false;
+                    }
+                    Ok(count) => log.take(*source, &piece[..count]),
+                    Err(Errno::INTR) => {}
+                    Err(_) => return true,
+                }
+            }
+        });
+        log.write();
+    }
+
+    /// Reaps whatever has ended; the status of the program when it is among them.
+    fn reap(&self) -> Option<u8> {
+        let mut own = None;
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid == self.pid {
+                let code = status.exit_status().or_else(|| Some(128 + status.terminating_signal()?));
+                own = Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX));
+            }
+        }
+        own
+    }
+}

@@ -1,0 +1,182 @@
+//! The first process of a service, here as any process: what it runs, keeps and passes on.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use portway_proto::service::{LOGS, Record, SPEC, STATE, Source, Spec, Stamp, State};
+use portway_testkit::wait_for;
+use rustix::process::{Pid, Signal, kill_process};
+
+const GUEST: &str = env!("CARGO_BIN_EXE_portway-guest");
+
+fn bytes(of: &[&str]) -> Vec<Vec<u8>> {
+    of.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+fn shell(script: &str) -> Spec {
+    let user = format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    Spec { args: bytes(&["sh", "-c", script]), user: user.into_bytes(), ..Spec::default() }
+}
+
+fn start(dir: &Path, spec: &Spec) -> Child {
+    fs::write(dir.join(SPEC), spec.write().expect("it can be written")).expect("a file");
+    Command::new(GUEST).arg("service").arg(dir).env("GIVEN", "by the instance").spawn().expect("it starts")
+}
+
+/// Its status, and what it has kept.
+fn run(dir: &Path, spec: &Spec) -> (Option<i32>, Vec<(Source, String)>) {
+    let status = start(dir, spec).wait().expect("it ends");
+    (status.code(), said(dir))
+}
+
+fn said(dir: &Path) -> Vec<(Source, String)> {
+    let log = fs::read(dir.join(LOGS[0])).unwrap_or_default();
+    let text = |record: Record<'_>| (record.source, String::from_utf8_lossy(record.text).into_owned());
+    Record::all(&log).map(text).collect()
+}
+
+fn state(dir: &Path) -> Option<State> {
+    State::read(&fs::read(dir.join(STATE)).ok()?)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("it lives");
+}
+
+/// Fails when a status is lost, the two outputs are mixed, or what was said last is.
+#[test]
+fn its_end_and_its_words_are_kept() {
+    for exit in [0, 3, 128, 255] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let script = format!("echo out; echo error >&2; printf '%s' \"$GIVEN $OWN\"; exit {exit}");
+        let spec = Spec { env: bytes(&["OWN=a\nb"]), ..shell(&script) };
+        let (status, mut said) = run(dir.path(), &spec);
+        assert_eq!(status, Some(exit));
+        assert!(matches!(state(dir.path()), Some(State::Exited(kept, _)) if i32::from(kept) == exit));
+        assert!(said.last().is_some_and(|(source, _)| *source == Source::Own), "{said:?}");
+        said.pop();
+        // The order of the two outputs is anybody's guess.
+        let of = |wanted: Source| {
+            said.iter().filter(move |(source, _)| *source == wanted).map(|(_, text)| text.as_str())
+        };
+        assert_eq!(of(Source::Error).collect::<Vec<_>>(), ["error"]);
+        assert_eq!(of(Source::Out).collect::<Vec<_>>(), ["out", "by the instance a", "b"]);
+    }
+}
+
+#[test]
+fn what_cannot_run_has_a_shells_status() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (args, exit) in [(&["no-such-program"][..], 127), (&["/no/such"], 127), (&["/etc/passwd"], 126)] {
+        let (status, said) = run(dir.path(), &Spec { args: bytes(args), ..shell("") });
+        assert_eq!(status, Some(exit), "{said:?}");
+        assert!(matches!(state(dir.path()), Some(State::Exited(kept, _)) if i32::from(kept) == exit));
+    }
+    let (status, said) = run(dir.path(), &Spec { user: b"no-such-user".to_vec(), ..shell("true") });
+    assert_eq!(status, Some(126));
+    assert!(said.last().is_some_and(|(_, text)| text.contains("no user no-such-user")), "{said:?}");
+    fs::write(dir.path().join(SPEC), "nonsense").expect("a file");
+    let status = Command::new(GUEST).arg("service").arg(dir.path()).status().expect("it starts");
+    assert_eq!(status.code(), Some(126));
+    assert_eq!(
+        Command::new(GUEST).args(["service", "/no/such"]).status().expect("it starts").code(),
+        Some(1)
+    );
+}
+
+/// Fails when SIGPWR is passed on as it is, or a signal ends the first process itself.
+#[test]
+fn signals_go_on_to_the_program() {
+    let script = "trap 'echo usr' USR1; trap 'echo hup' HUP; trap 'echo int; exit 7' INT; echo ready; while :; do sleep 0.05; done";
+    let dir = tempfile::tempdir().expect("a folder");
+    let spec = Spec { stop: Some(2), ..shell(script) };
+    let mut child = start(dir.path(), &spec);
+    let until = |text: &str| {
+        let is_there = || said(dir.path()).iter().any(|(_, line)| line == text).then_some(());
+        wait_for(text, is_there).expect(text);
+    };
+    until("ready");
+    assert!(matches!(state(dir.path()), Some(State::Running(_))));
+    signal(&child, Signal::USR1);
+    until("usr");
+    signal(&child, Signal::HUP);
+    until("hup");
+    signal(&child, Signal::POWER);
+    assert_eq!(child.wait().expect("it ends").code(), Some(7));
+    until("int");
+}
+
+/// Fails when a program that was killed counts as one that has ended well.
+#[test]
+fn a_signals_end_has_its_number() {
+    let dir = tempfile::tempdir().expect("a folder");
+    assert_eq!(run(dir.path(), &shell("kill -KILL $$")).0, Some(137));
+    // Somebody else still has the output open: it is not waited for.
+    assert_eq!(run(dir.path(), &shell("sleep 1000 & echo $!; exit 4")).0, Some(4));
+    let left = said(dir.path()).into_iter().filter_map(|(_, text)| text.parse::<i32>().ok()).next_back();
+    let left = left.and_then(Pid::from_raw).expect("its number");
+    kill_process(left, Signal::KILL).expect("it is left to whoever the parent is");
+}
+
+#[test]
+fn a_terminal_is_one() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = "test -t 0 && test -t 1 && test -t 2 && echo yes; echo more >&2";
+    let (status, mut said) = run(dir.path(), &Spec { terminal: true, ..shell(script) });
+    said.pop();
+    let out = |text: &str| (Source::Out, text.to_owned());
+    assert_eq!((status, said), (Some(0), vec![out("yes"), out("more")]));
+}
+
+/// Fails when a record is shown twice, or lost where the files change their places.
+#[test]
+fn the_tail_shows_each_record_once() {
+    const COUNT: usize = 60_000;
+    const STEP: usize = 10_000;
+    let dir = tempfile::tempdir().expect("a folder");
+    // Three times a file's length; the service waits until what it has said is seen, so that nothing is gone before.
+    let line = "x".repeat(90);
+    let seen = |number: usize| dir.path().join(format!("seen-{number}"));
+    let script = format!(
+        "i=0; while [ $i -lt {COUNT} ]; do i=$((i+1)); echo $i {line}; [ $((i%{STEP})) = 0 ] || continue; \
+         while [ ! -e {}/seen-$i ]; do sleep 0.02; done; done",
+        dir.path().display()
+    );
+    let mut child = start(dir.path(), &shell(&script));
+    let mut tail = Command::new(GUEST);
+    tail.arg("tail").arg(dir.path()).arg("0.000000000").stdout(Stdio::piped());
+    let mut tail = tail.spawn().expect("it starts");
+    let (mut expected, mut last) = (1, Stamp::default());
+    for line in BufReader::new(tail.stdout.take().expect("a pipe")).split(b'\n') {
+        let line = line.expect("a line");
+        let record = Record::read(&line).expect("a record");
+        assert!(record.at > last, "in order");
+        last = record.at;
+        let text = String::from_utf8_lossy(record.text);
+        let number: usize = text.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
+        assert_eq!(number, expected);
+        expected += 1;
+        if number % STEP == 0 {
+            fs::write(seen(number), "").expect("a file");
+        }
+        if number == COUNT {
+            break;
+        }
+    }
+    // The pipe is closed: it ends.
+    assert!(tail.wait().expect("it ends").success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    let mut again = Command::new(GUEST);
+    again.arg("tail").arg(dir.path()).arg(last.to_string()).stdout(Stdio::piped());
+    let mut again = again.spawn().expect("it starts");
+    let mut first = Vec::new();
+    let mut lines = BufReader::new(again.stdout.take().expect("a pipe"));
+    lines.read_until(b'\n', &mut first).expect("a line");
+    let text = String::from_utf8_lossy(&first);
+    assert!(text.contains(" n exited with status 0"), "only what is later: {text}");
+    drop(lines);
+    assert!(again.wait().expect("it ends").success());
+}

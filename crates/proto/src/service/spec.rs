@@ -1,0 +1,158 @@
+//! What a service runs: fields `name=value`, each with a zero byte after it, so that a value is any text a program
+//! can be given.
+
+/// What a service runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spec {
+    /// The program and its arguments; it is looked for in `PATH` when it has no slash.
+    pub args: Vec<Vec<u8>>,
+    /// `NAME=VALUE`, over what the instance gives.
+    pub env: Vec<Vec<u8>>,
+    /// Its folder; `/` when there is none.
+    pub cwd: Vec<u8>,
+    /// `USER[:GROUP]`, names or numbers; root when there is none.
+    pub user: Vec<u8>,
+    /// Further groups, names or numbers.
+    pub groups: Vec<Vec<u8>>,
+    /// Number of the signal that asks it to end; SIGTERM when there is none.
+    pub stop: Option<u8>,
+    /// Whether it runs on a terminal.
+    pub terminal: bool,
+}
+
+/// Why bytes are no [`Spec`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// The last field has no end.
+    #[error("it is cut short")]
+    Short,
+    /// A field nobody knows, or one that has no value.
+    #[error("a field that is none")]
+    Field,
+    /// The number is none, or no signal.
+    #[error("a signal that is none")]
+    Signal,
+    /// There is nothing to run.
+    #[error("no program")]
+    NoProgram,
+    /// A value holds a zero byte, which no program can be given.
+    #[error("a value with a zero byte")]
+    Zero,
+}
+
+/// Greatest number of a signal.
+const SIGNAL_MAX: u8 = 64;
+
+impl Spec {
+    /// As it is kept.
+    ///
+    /// # Errors
+    /// [`SpecError::Zero`], [`SpecError::NoProgram`].
+    pub fn write(&self) -> Result<Vec<u8>, SpecError> {
+        let mut fields: Vec<(&str, Vec<u8>)> = Vec::new();
+        fields.extend(self.args.iter().map(|arg| ("arg", arg.clone())));
+        fields.extend(self.env.iter().map(|entry| ("env", entry.clone())));
+        fields.extend(self.groups.iter().map(|group| ("group", group.clone())));
+        for (name, value) in [("cwd", &self.cwd), ("user", &self.user)] {
+            if !value.is_empty() {
+                fields.push((name, value.clone()));
+            }
+        }
+        if let Some(signal) = self.stop {
+            fields.push(("stop", signal.to_string().into_bytes()));
+        }
+        if self.terminal {
+            fields.push(("terminal", b"1".to_vec()));
+        }
+        let mut out = Vec::new();
+        for (name, value) in fields {
+            if value.contains(&0) {
+                return Err(SpecError::Zero);
+            }
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            out.extend_from_slice(&value);
+            out.push(0);
+        }
+        Spec::read(&out).map(|_| out)
+    }
+
+    /// The reverse.
+    ///
+    /// # Errors
+    /// [`SpecError`], any.
+    pub fn read(bytes: &[u8]) -> Result<Self, SpecError> {
+        let mut spec = Spec::default();
+        let fields = match bytes.split_last() {
+            None => return Err(SpecError::NoProgram),
+            Some((0, fields)) => fields,
+            Some(_) => return Err(SpecError::Short),
+        };
+        for field in fields.split(|byte| *byte == 0) {
+            let at = field.iter().position(|byte| *byte == b'=').ok_or(SpecError::Field)?;
+            let value = field[at + 1..].to_vec();
+            match &field[..at] {
+                b"arg" => spec.args.push(value),
+                b"env" => spec.env.push(value),
+                b"group" => spec.groups.push(value),
+                b"cwd" => spec.cwd = value,
+                b"user" => spec.user = value,
+                b"stop" => {
+                    let number = str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+                    spec.stop =
+                        Some(number.filter(|n| (1..=SIGNAL_MAX).contains(n)).ok_or(SpecError::Signal)?);
+                }
+                b"terminal" => spec.terminal = value == b"1",
+                _ => return Err(SpecError::Field),
+            }
+        }
+        if spec.args.first().is_none_or(Vec::is_empty) {
+            return Err(SpecError::NoProgram);
+        }
+        Ok(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(of: &[&str]) -> Vec<Vec<u8>> {
+        of.iter().map(|text| text.as_bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn a_service_is_read_as_it_was_written() {
+        let full = Spec {
+            args: bytes(&["sh", "", "-c", "echo \"$A\"\n=x"]),
+            env: bytes(&["A=b\nc", "B="]),
+            cwd: b"/srv".to_vec(),
+            user: b"bob:29".to_vec(),
+            groups: bytes(&["audio", "7"]),
+            stop: Some(2),
+            terminal: true,
+        };
+        for spec in [full, Spec { args: bytes(&["true"]), ..Spec::default() }] {
+            assert_eq!(Spec::read(&spec.write().expect("it can be written")), Ok(spec));
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for (text, error) in [
+            ("", SpecError::NoProgram),
+            ("cwd=/\0", SpecError::NoProgram),
+            ("arg=\0", SpecError::NoProgram),
+            ("arg=a", SpecError::Short),
+            ("arg=a\0x=\0", SpecError::Field),
+            ("arg=a\0\0", SpecError::Field),
+            ("arg=a\0stop=0\0", SpecError::Signal),
+            ("arg=a\0stop=65\0", SpecError::Signal),
+        ] {
+            assert_eq!(Spec::read(text.as_bytes()), Err(error), "{text:?}");
+        }
+        let zero = Spec { args: bytes(&["a\0b"]), ..Spec::default() };
+        assert_eq!(zero.write(), Err(SpecError::Zero));
+        assert_eq!(Spec::default().write(), Err(SpecError::NoProgram));
+    }
+}
