@@ -159,7 +159,7 @@ fn the_tail_shows_each_record_once() {
         let number: usize = text.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
         assert_eq!(number, expected);
         expected += 1;
-        if number % STEP == 0 {
+        if number.is_multiple_of(STEP) {
             fs::write(seen(number), "").expect("a file");
         }
         if number == COUNT {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use portway_proto::service::{DIR, LOGS, PROGRAM, Record, SPEC, STATE, Spec, State};
 use portway_testkit::{Bed, Container, ContainerSpec, Server, bed_of, is_root, wait_for};
 use serde_json::json;
 
@@ -21,35 +20,38 @@ fn incus7_runs_a_service() {
 /// A stopped container whose first process the program is, and what the program is told.
 fn scene(server: Server, script: &str) -> Option<(&'static Bed, Container<'static>)> {
     let bed = if is_root() { bed_of(server)? } else { return None };
-    let config = [("raw.lxc", format!("lxc.init.cmd = {DIR}/{PROGRAM} service {DIR}"))];
+    let config = [("raw.lxc", format!("lxc.init.cmd = {DIR}/init service {DIR}"))];
     let config = config.map(|(key, value)| (key.to_owned(), value)).into_iter().collect::<BTreeMap<_, _>>();
     let container =
         bed.launch("service", &ContainerSpec { config, stopped: true, ..ContainerSpec::default() });
     let container = container.expect("a container");
-    let spec = Spec {
-        args: ["sh", "-c", script].map(|word| word.as_bytes().to_vec()).to_vec(),
-        user: b"bob".to_vec(),
-        cwd: b"/home/bob".to_vec(),
-        ..Spec::default()
-    };
+    // As `portway_proto::service` has it.
+    let spec = format!("arg=sh\0arg=-c\0arg={script}\0user=bob\0cwd=/home/bob\0");
     let program = portway_guestbin::program(std::env::consts::ARCH).expect("there is one");
     let dir = container.rootfs().join(DIR.trim_start_matches('/'));
     fs::create_dir(&dir).expect("a folder");
-    let spec = spec.write().expect("it can be written");
-    for (name, mode, bytes) in [(PROGRAM, 0o755, program), (SPEC, 0o600, &spec[..])] {
+    for (name, mode, bytes) in [("init", 0o755, program), ("service", 0o600, spec.as_bytes())] {
         fs::write(dir.join(name), bytes).expect("a file");
         fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).expect("its mode");
     }
     Some((bed, container))
 }
 
+/// Folder of what is ours inside.
+const DIR: &str = "/.portway";
+
 fn kept(container: &Container<'_>, name: &str) -> Vec<u8> {
     fs::read(container.rootfs().join(DIR.trim_start_matches('/')).join(name)).unwrap_or_default()
 }
 
+/// What it has said: after the time and the letter of the output.
 fn lines(container: &Container<'_>) -> Vec<String> {
-    let log = kept(container, LOGS[0]);
-    Record::all(&log).map(|record| String::from_utf8_lossy(record.text).into_owned()).collect()
+    let log = String::from_utf8_lossy(&kept(container, "log.0")).into_owned();
+    log.lines().filter_map(|line| line.splitn(3, ' ').nth(2)).map(str::to_owned).collect()
+}
+
+fn state(container: &Container<'_>) -> String {
+    String::from_utf8_lossy(&kept(container, "state")).into_owned()
 }
 
 fn wait_stopped(container: &Container<'_>) {
@@ -67,7 +69,7 @@ fn a_service(server: Server) {
     let said = || Some(lines(&container)).filter(|lines| lines.iter().any(|line| line == "ready"));
     let said = wait_for("the service", said).expect("it speaks");
     assert_eq!(said[..2], ["bob", "/home/bob"]);
-    assert!(matches!(State::read(&kept(&container, STATE)), Some(State::Running(_))));
+    assert!(state(&container).starts_with("running "));
     let listens = || container.sh("netstat -ltn").ok().filter(|text| text.contains(":80 "));
     wait_for("port 80", listens).expect("a user may take it");
     // The child of a child that has gone is the first process's to reap.
@@ -79,7 +81,7 @@ fn a_service(server: Server) {
     let stop = json!({"action": "stop", "timeout": 30});
     let target = format!("/1.0/instances/{}/state", container.name());
     bed.incus().change("PUT", &target, Some(&stop)).expect("it hears the stop");
-    assert!(matches!(State::read(&kept(&container, STATE)), Some(State::Exited(5, _))));
+    assert!(state(&container).starts_with("exited 5 "));
     assert!(lines(&container).iter().any(|line| line == "term"));
 
     // The instance ends with its service, of itself; what was said before stays.
@@ -90,5 +92,5 @@ fn a_service(server: Server) {
     .expect("it speaks");
     container.sh("kill -KILL $(cat /proc/1/task/1/children | cut -d' ' -f1)").expect("it is killed");
     wait_stopped(&container);
-    assert!(matches!(State::read(&kept(&container, STATE)), Some(State::Exited(137, _))));
+    assert!(state(&container).starts_with("exited 137 "));
 }

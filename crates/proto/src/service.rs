@@ -6,9 +6,11 @@
 
 mod record;
 mod spec;
+mod user;
 
 pub use record::{Record, Source, Stamp};
 pub use spec::{Spec, SpecError};
+pub use user::User;
 
 /// The folder.
 pub const DIR: &str = "/.portway";
