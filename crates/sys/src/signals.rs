@@ -52,8 +52,7 @@ mod tests {
         let read = std::thread::spawn(|| {
             let mut signals = Signals::take().expect("a descriptor");
             assert_eq!(signals.read().expect("an answer"), None);
-            nix::sys::pthread::pthread_kill(nix::sys::pthread::pthread_self(), Signal::SIGTERM)
-                .expect("sent");
+            nix::sys::signal::raise(Signal::SIGTERM).expect("sent");
             signals.read().expect("an answer")
         });
         assert_eq!(read.join().expect("it lives"), Some(libc::SIGTERM));
