@@ -1,4 +1,4 @@
-//! Checks of the documentation: links, command examples, the table of keys, example configurations.
+//! Checks of the documentation: links, command examples, the table of keys, example configurations, names of tests.
 //!
 //! A `portway` command in a `console` block is run for real, in a folder where no daemon answers: it may
 //! fail to reach one, but not to understand its arguments. The keys of a device are read by the same
@@ -14,6 +14,7 @@ use portway_config::Settings;
 use portway_config::devices::{self, Form, Meaning};
 use portway_model::{DeviceName, DeviceSpec, InstanceRef, Provider};
 
+use crate::named;
 use crate::shell::{Example, blocks, examples};
 use crate::workspace::Workspace;
 
@@ -58,6 +59,7 @@ pub(crate) fn check(workspace: &Workspace, portway: &Path) -> anyhow::Result<()>
             }
         }
         faults.extend(block_faults(&name, &text));
+        faults.extend(named::faults(workspace.root(), &name, &text));
         if name == KEYS_PAGE {
             faults.extend(key_faults(&text));
         }

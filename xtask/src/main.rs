@@ -11,6 +11,7 @@ mod docs;
 mod figures;
 mod licences;
 mod man;
+mod named;
 mod needs;
 mod shell;
 mod sizes;

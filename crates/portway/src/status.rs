@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use portway_control::api::{DeviceTotals, ProviderStatus, Refusals, Server};
 use portway_sshgw::broker;
+use serde::Serialize;
 
 use crate::cli::{StatusArgs, target};
 use crate::failure::{Outcome, printable};
@@ -26,10 +27,32 @@ pub(crate) fn run(args: &StatusArgs) -> Outcome {
                 None => Ok(()),
             }
         }
-        Format::Json => out.json(&server),
-        Format::Yaml => out.yaml(&server),
+        Format::Json => out.json(&whole(&server)?),
+        Format::Yaml => out.yaml(&whole(&server)?),
         Format::Csv => out.text(&csv_text(&server)),
     }
+}
+
+/// The daemon and the gateway beside it, whoever started that.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    server: &'a Server,
+    /// `null` where none runs, or this user may not know.
+    ssh: Option<Gateway>,
+}
+
+#[derive(Serialize)]
+struct Gateway {
+    pid: i32,
+    /// Connections that have logged in.
+    sessions: Option<usize>,
+}
+
+fn whole(server: &Server) -> Outcome<Whole<'_>> {
+    let dir = ssh::sessions_dir(&paths()?);
+    let gateway = |pid| Gateway { pid, sessions: broker::sessions(&dir).ok().map(|sessions| sessions.len()) };
+    Ok(Whole { server, ssh: broker::running(&dir).map(gateway) })
 }
 
 fn text(server: &Server, look: Look) -> String {

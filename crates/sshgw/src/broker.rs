@@ -89,6 +89,8 @@ pub struct ServeOptions {
     pub host_key: PathBuf,
     /// Text before a login.
     pub banner: PathBuf,
+    /// Text after it.
+    pub welcome: PathBuf,
     /// Folder of the records of sessions.
     pub sessions: PathBuf,
     /// Log of who did what.

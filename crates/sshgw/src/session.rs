@@ -106,9 +106,21 @@ fn serve() -> Result<(), SessionError> {
     let stream = TcpStream::from_std(stream).map_err(system("use the connection"))?;
     let link = Arc::new(Link::new(channel).map_err(system("use the link"))?);
     confine("portway-ssh", init.ids)?;
-    let grace = Duration::from_secs(init.grace_secs);
-    runtime.block_on(converse(stream, keys, link, init.methods, grace, init.banner));
+    let setting = Setting {
+        grace: Duration::from_secs(init.grace_secs),
+        idle: Some(Duration::from_secs(init.idle_secs)).filter(|limit| !limit.is_zero()),
+        banner: init.banner,
+    };
+    runtime.block_on(converse(stream, keys, link, init.methods, setting));
     Ok(())
+}
+
+/// How a client is served.
+struct Setting {
+    grace: Duration,
+    /// Until a connection without traffic ends.
+    idle: Option<Duration>,
+    banner: String,
 }
 
 /// Serves the client until it has gone and its programs have ended.
@@ -117,16 +129,21 @@ async fn converse(
     keys: Vec<russh::keys::PrivateKey>,
     link: Arc<Link>,
     methods: Vec<Method>,
-    grace: Duration,
-    banner: String,
+    setting: Setting,
 ) {
-    let config = Arc::new(algorithms::config(keys, &methods));
+    let Setting { grace, idle, banner } = setting;
+    let mut config = algorithms::config(keys, &methods);
+    if idle.is_some() {
+        // An answer that we have asked for would be traffic.
+        config.keepalive_interval = None;
+    }
+    let config = Arc::new(config);
     let client = Client::new(Arc::clone(&link), methods, banner);
     let (logged_in, programs, pace) = (client.logged_in(), client.programs(), client.pace());
     let helper = client.helper();
     let reading = tokio::spawn(async move { link.read().await });
     let serving = async {
-        match russh::server::run_stream(config, Paced::new(stream, pace), client).await {
+        match russh::server::run_stream(config, Paced::new(stream, pace).idle_after(idle), client).await {
             Ok(session) => session.await,
             Err(error) => Err(error),
         }

@@ -37,6 +37,9 @@ pub(crate) struct Init {
     pub(crate) ids: Option<(u32, u32)>,
     /// Methods of authentication that are tried first.
     pub(crate) methods: Vec<Method>,
+    /// Seconds without a byte either way until a connection ends; 0 is never.
+    #[serde(default)]
+    pub(crate) idle_secs: u64,
     /// Seconds until a client must have logged in.
     pub(crate) grace_secs: u64,
     /// What is logged on standard error.
@@ -134,6 +137,21 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    /// Whether it is a question of the time before somebody is in.
+    pub(crate) const fn is_proof(&self) -> bool {
+        match self {
+            Self::Offer { .. }
+            | Self::Proven { .. }
+            | Self::Certificate { .. }
+            | Self::Password { .. }
+            | Self::Code { .. }
+            | Self::Strange { .. } => true,
+            Self::Resume { .. } | Self::Open { .. } | Self::Helper { .. } | Self::Closed { .. } => false,
+        }
+    }
+}
+
 /// What a client says that is nothing to be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
@@ -207,6 +225,9 @@ pub(crate) enum Reply {
         methods: Vec<Method>,
         /// It was good, and another has to follow.
         is_partial: bool,
+        /// Text before a shell on a terminal; empty for none.
+        #[serde(default)]
+        welcome: String,
     },
     /// The program may run from here on. What is answered follows.
     Starting,

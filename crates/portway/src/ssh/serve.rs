@@ -59,6 +59,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         auth: auth::settings::path(&paths),
         sessions: sessions_dir(&paths),
         banner: paths.config.with_file_name("banner.txt"),
+        welcome: paths.config.with_file_name("welcome.txt"),
         host_key: paths.ssh_host_key,
         audit: paths.ssh_audit,
         ids,

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portway_testkit::{Server, wait_for};
 
@@ -27,27 +27,50 @@ fn crowd(scene: &Scene, count: usize, word: &[u8]) -> Vec<TcpStream> {
     scene.bed.netns().enter(connect).unwrap()
 }
 
+/// One that is logging in keeps its place however many come that say nothing, from the same source: they lose their own.
+///
 /// Fails when: those who are silent take the places or the turns of those who speak.
 #[test]
 fn the_silent_keep_nobody_out() {
     let Some(scene) = Scene::start(Server::Incus6, "silent").unwrap() else { return };
     let name = scene.container.name().to_owned();
+    let mut slow = crowd(&scene, 1, b"SSH-2.0-slow\r\n").pop().unwrap();
+    let mut greeting = [0; 11];
+    slow.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"SSH-2.0-Por");
+    // Three times as many as have places: most of them have lost theirs when the last one is there.
     let silent = crowd(&scene, 300, b"");
     assert!(enters(&scene, &name, "key", None, &[]).unwrap(), "{}", scene.log());
+    let is_open = |stream: &TcpStream| {
+        let mut rest = [0; 4096];
+        stream.set_nonblocking(true).unwrap();
+        loop {
+            match (&mut &*stream).read(&mut rest) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+            }
+        }
+    };
+    let places = || (silent.iter().filter(|stream| is_open(stream)).count() < 100).then_some(());
+    wait_for("the silent to lose their places", places).unwrap();
+    assert!(is_open(&slow), "who came first and spoke has lost its place: {}", scene.log());
     assert!(scene.sessions().len() <= 100, "{}", scene.sessions().len());
-    drop(silent);
+    drop((silent, slow));
     wait_for("their end", || scene.sessions().is_empty().then_some(())).unwrap();
 }
 
-/// Fails when: somebody who does not log in is never sent away.
+/// Fails when: somebody who does not log in is never sent away, or has no time to.
 #[test]
 fn whoever_does_not_log_in_has_to_go() {
     let Some(scene) = Scene::start(Server::Incus6, "grace").unwrap() else { return };
+    let begin = Instant::now();
     let mut slow = crowd(&scene, 1, b"SSH-2.0-slow\r\n").pop().unwrap();
-    slow.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
     let mut said = Vec::new();
     // Its end comes after 30 seconds; a reset is one too.
     let ended = slow.read_to_end(&mut said);
     let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
     assert!(!timed_out && said.starts_with(b"SSH-2.0-Portway"), "{}", scene.log());
+    assert!(begin.elapsed() >= Duration::from_secs(29), "after {:?}: {}", begin.elapsed(), scene.log());
 }

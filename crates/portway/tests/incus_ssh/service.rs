@@ -100,11 +100,9 @@ fn a_client_waits_for_the_next_gateway() {
     assert_eq!(client.wait().unwrap().code(), Some(7));
 }
 
-/// Banner, the host's keys and the health check are what the flags say.
-///
-/// Fails when a flag changes nothing.
+/// Fails when the banner says something of a login, or is there without being asked for.
 #[test]
-fn flags_have_their_effect() {
+fn a_banner_is_shown_where_it_is_asked_for() {
     let Some(mut scene) = Scene::start(Server::Incus6, "flags").unwrap() else { return };
     let banner = |scene: &Scene| {
         let mut client = scene.client(&["-o", "PreferredAuthentications=none"]);
@@ -117,11 +115,91 @@ fn flags_have_their_effect() {
     std::fs::write(scene.path("p/banner.txt"), "Mind the gap, [HOSTNAME]\nto [INSTANCE]\n").unwrap();
     assert!(!banner(&scene).contains("Mind the gap"));
     scene.stop(Signal::SIGTERM).unwrap();
-    scene.arguments = ["--banner", "-H", "1s", "-m"].map(str::to_owned).to_vec();
+    scene.arguments = ["--banner", "-m"].map(str::to_owned).to_vec();
     scene.launch().unwrap();
     let said = banner(&scene);
     assert!(said.contains("Mind the gap, ") && !said.contains('[') && !said.contains("to "), "{said}");
     assert!(scene.log().contains("sessions outlive a restart"), "{}", scene.log());
+}
+
+/// Fails when the server's absence, or its return, is not told.
+#[test]
+fn a_server_that_does_not_answer_is_noticed() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "health").unwrap() else { return };
+    scene.stop(Signal::SIGTERM).unwrap();
+    scene.incus = scene.path("incus.socket");
+    scene.arguments = ["-H", "1s"].map(str::to_owned).to_vec();
+    scene.launch().unwrap();
+    let logged = |words: &str| {
+        wait_for(words, || scene.log().contains(words).then_some(())).unwrap();
+    };
+    logged("the server does not answer");
+    std::os::unix::fs::symlink(scene.bed.socket(), &scene.incus).unwrap();
+    logged("the server answers again");
+    assert_eq!(scene.log().matches("the server does not answer").count(), 1, "{}", scene.log());
+}
+
+/// Fails when the host's key is not offered, or the gateway's own is although the host's has its place.
+#[test]
+fn the_hosts_keys_are_offered_where_that_is_asked_for() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "hostkey").unwrap() else { return };
+    scene.stop(Signal::SIGTERM).unwrap();
+    std::fs::create_dir(scene.path("etc/ssh")).unwrap();
+    let path = scene.path("etc/ssh/ssh_host_ed25519_key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&path).status();
+    assert!(made.unwrap().success());
+    let hosts = std::fs::read_to_string(path.with_extension("pub")).unwrap();
+    let hosts = hosts.split(' ').nth(1).unwrap().to_owned();
+    let shown = |scene: &Scene| {
+        let mut scan = Command::new("ssh-keyscan");
+        scan.args(["-t", "ed25519", "-p", &scene.port.to_string(), "127.0.0.1"]);
+        String::from_utf8(scene.talk(&mut scan, b"").unwrap().stdout).unwrap()
+    };
+    scene.launch().unwrap();
+    let own = shown(&scene);
+    assert!(own.contains("ssh-ed25519 ") && !own.contains(&hosts), "{own}");
+    scene.stop(Signal::SIGTERM).unwrap();
+    scene.arguments = vec!["--host-key".to_owned()];
+    scene.launch().unwrap();
+    let offered = shown(&scene);
+    assert!(offered.contains(&hosts), "{offered} {}", scene.log());
+}
+
+/// Fails when somebody on a terminal is not greeted, or a program without one gets a text that is not its own.
+#[test]
+fn whoever_comes_in_is_greeted() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "welcome").unwrap() else { return };
+    let text = "[INSTANCE_USER]/[INSTANCE]/[PROJECT]/[REMOTE]/[HOSTNAME].\n";
+    std::fs::write(scene.path("p/welcome.txt"), text).unwrap();
+    scene.stop(Signal::SIGTERM).unwrap();
+    scene.arguments = vec!["-w".to_owned()];
+    scene.launch().unwrap();
+    let name = scene.container.name().to_owned();
+    let at = Scene::at(&format!("bob@{name}"));
+    let said = |options: &[&str], words: &[&str], input: &[u8]| {
+        let output = scene.talk(scene.client(options).arg(&at).args(words), input).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let greeted = said(&["-tt"], &[], b"exit\n");
+    assert!(greeted.starts_with(&format!("bob/{name}/default/local/")), "{greeted:?} {}", scene.log());
+    assert!(greeted.contains(".\r\n") && !greeted.contains('['), "{greeted:?}");
+    assert_eq!(said(&["-T"], &[], b"echo on\n"), "on\n");
+    assert_eq!(said(&["-tt"], &["echo on"], b""), "on\r\n");
+}
+
+/// Fails when a connection is ended on which something moves, or one that is idle is left alone.
+#[test]
+fn an_idle_connection_is_ended_where_that_is_asked_for() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "idle").unwrap() else { return };
+    scene.stop(Signal::SIGTERM).unwrap();
+    scene.arguments = ["--idle-timeout", "4s"].map(str::to_owned).to_vec();
+    scene.launch().unwrap();
+    // Busy for more than twice as long, then idle for ever.
+    let words = "n=0; while [ $n -lt 20 ]; do echo $n; n=$((n+1)); sleep 0.5; done; sleep 1000";
+    let output = scene.command(words, b"").unwrap();
+    let lines = String::from_utf8_lossy(&output.stdout).lines().count();
+    assert_eq!((lines, output.status.code()), (20, Some(255)), "{}", scene.log());
+    wait_for("the end of the session", || scene.sessions().is_empty().then_some(())).unwrap();
 }
 
 /// Fails when the filter for fail2ban does not find a refused login, or finds one that a client made up.
@@ -179,6 +257,10 @@ fn the_daemon_runs_a_gateway() {
     let running = daemon();
     let first = wait_for("the gateway", || named(&scene)).unwrap();
     wait_for("the first login", is_open).unwrap();
+    let status: Value =
+        serde_json::from_str(&scene.portway(&["status", "--format", "json"]).unwrap()).unwrap();
+    assert_eq!(status["ssh"]["pid"], first, "{status}");
+    assert!(status["ssh"]["sessions"].is_u64() && status["generation"].is_u64(), "{status}");
     let counted = metrics(&scene);
     assert!(counted.contains("\nportway_ssh_logins_total{result=\"accepted\"} 1\n"), "{counted}");
     end(running);

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::Signal;
-use portway_testkit::{Server, process, wait_for};
+use portway_testkit::{ContainerSpec, Server, process, wait_for};
 
 use crate::scene::Scene;
 
@@ -107,6 +107,40 @@ fn a_gateway_takes_over_the_connections_of_the_last() {
     scene.portway(&["ssh", "kill", listed[0]["id"].as_str().unwrap()]).unwrap();
     wait_for("the end of the connection", || scene.sessions().is_empty().then_some(())).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(255));
+}
+
+/// An instance that was deleted and made again under its name is another one: a connection to the first does not reach it,
+/// neither with the gateway that has let it in nor with the next one.
+///
+/// Fails when an instance is known by its name alone.
+#[test]
+fn a_namesake_inherits_no_connection() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "namesake").unwrap() else { return };
+    let first = scene.bed.container("twin").unwrap();
+    let name = first.name().to_owned();
+    let path = format!("ControlPath={}", scene.path("cm").display());
+    let options = ["-o", "ControlMaster=auto", "-o", "ControlPersist=120", "-o", &path];
+    let on = |scene: &Scene| {
+        let output = scene.talk(scene.client(&options).args([&Scene::at(&name), "echo in"]), b"").unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    assert_eq!(on(&scene), (Some(0), "in\n".to_owned()), "{}", scene.log());
+    let noted = || {
+        let names = fs::read_dir(scene.path("p/ssh")).unwrap().flatten().map(|entry| entry.path());
+        let mut records = names.filter(|path| path.extension().is_some_and(|kind| kind == "json"));
+        fs::read_to_string(records.next()?).ok()?.contains("\"identity\":\"").then_some(())
+    };
+    wait_for("the instance in the record", noted).unwrap();
+    drop(first);
+    let _second = scene.bed.launch_exactly(&name, &ContainerSpec::default()).unwrap();
+    let refused = (Some(1), format!("portway: instance {name} is another than it was\n"));
+    assert_eq!(on(&scene), refused, "{}", scene.log());
+    scene.stop(Signal::SIGTERM).unwrap();
+    scene.launch().unwrap();
+    assert_eq!(on(&scene), refused, "{}", scene.log());
+    scene.talk(scene.client(&options).args(["-O", "exit", &Scene::at(&name)]), b"").unwrap();
+    assert_eq!(on(&scene), (Some(0), "in\n".to_owned()), "a new connection");
+    scene.talk(scene.client(&options).args(["-O", "exit", &Scene::at(&name)]), b"").unwrap();
 }
 
 /// A client that goes leaves no program behind, whether that one listens to signals or not. None of them reads, so

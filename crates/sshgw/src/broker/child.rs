@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use portway_incus::Client;
 use portway_model::rfc3339;
@@ -24,7 +24,7 @@ use super::gate::Fault;
 use super::helper::{self, May};
 use super::judge::Reason;
 use super::login::Entrance;
-use super::open::{self, Opened, Order, Refusal};
+use super::open::{self, ABSENT, Opened, Order, Refusal};
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, lock};
 use crate::audit::{Event, bounded};
@@ -38,6 +38,9 @@ const END: Duration = Duration::from_secs(30);
 
 /// Beyond the time a client has, for the process to say so itself.
 const GRACE_BEYOND: Duration = Duration::from_secs(2);
+
+/// How long the instance of a name is taken to be the one it was.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Exit status where one program more is one too many.
 const TOO_MANY: u8 = 255;
@@ -69,6 +72,8 @@ struct Child {
     entrance: Entrance,
     /// Channels whose programs were started and have not ended.
     running: Mutex<BTreeSet<u32>>,
+    /// Which instance it is, beyond its name, and since when that is known.
+    identity: Mutex<Option<(String, Instant)>>,
 }
 
 /// Serves a connection to its end, and says what its source is to be blamed for.
@@ -136,7 +141,9 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
             return;
         }
     };
-    let Record { session, pid, peer, connection, grant, since_seconds, .. } = record;
+    let Record { session, pid, peer, connection, grant, since_seconds, identity, .. } = record;
+    // What is known is not known to be so still.
+    let identity = identity.and_then(|uuid| Some((uuid, Instant::now().checked_sub(FRESH)?)));
     tracing::info!(session, "a session was taken over");
     bump(&broker.count.sessions);
     broker.judge.entered(&grant, peer.ip());
@@ -153,6 +160,7 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         ledger,
         entrance,
         running: Mutex::default(),
+        identity: Mutex::new(identity),
     };
     let child = Arc::new(child);
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(since_seconds);
@@ -202,6 +210,8 @@ fn start(
         },
         ids: broker.options.ids.map(|ids| (ids.uid, ids.gid)),
         methods: entrance.methods(),
+        // Less than a second would be never.
+        idle_secs: broker.options.options.idle_timeout.map_or(0, |limit| limit.as_secs().max(1)),
         grace_secs: GRACE.as_secs(),
         log: broker.options.log.as_str().to_owned(),
     };
@@ -221,6 +231,7 @@ fn start(
         ledger: Mutex::default(),
         entrance,
         running: Mutex::default(),
+        identity: Mutex::default(),
     };
     Ok((child, process))
 }
@@ -233,6 +244,11 @@ fn name() -> io::Result<String> {
     let number = u128::from_ne_bytes(bytes);
     let letter = |at: u32| char::from(LETTERS[usize::from((number >> (5 * at)).to_le_bytes()[0] & 31)]);
     Ok((0..26).map(letter).collect())
+}
+
+/// The instance of a grant by what stays through its names.
+async fn uuid(client: &Client, grant: &Grant) -> Option<String> {
+    client.instance(&grant.project, &grant.instance).await.ok().flatten().and_then(|instance| instance.uuid)
 }
 
 /// Waits for the end of a child, killed first if it is to be.
@@ -296,25 +312,45 @@ impl Child {
             if let Err(breach) = lock(&self.ledger).note(&asked.request, raw.len()) {
                 return Told::Breach(breach);
             }
-            self.answer(asked, raw.to_vec(), grant).await;
+            if !asked.request.is_proof() {
+                self.answer(asked, raw.to_vec(), grant);
+                continue;
+            }
+            let judged =
+                self.entrance.answer(&self.broker.judge, asked.request, raw.to_vec(), self.peer.ip());
+            // Whoever loses its place loses it now, not when there is an answer.
+            let (reply, admitted) = tokio::select! {
+                judged = judged => judged,
+                () = &mut late => return Told::Ended,
+                () = end.notified() => return Told::Ended,
+            };
+            let listener = admitted.as_ref().and_then(|admitted| self.enter(admitted));
+            let reply = self.greeted(reply, admitted.as_ref());
+            *grant = admitted;
+            self.say(asked.id, reply, listener.into_iter().collect()).await;
         }
     }
 
-    async fn answer(self: &Arc<Self>, asked: Asked, raw: Vec<u8>, grant: &mut Option<Grant>) {
+    /// A verdict, with a welcome for whoever is in.
+    fn greeted(&self, mut reply: Reply, admitted: Option<&Grant>) -> Reply {
+        if let (Some(admitted), Reply::Verdict { welcome, .. }) = (admitted, &mut reply)
+            && self.broker.options.options.welcome
+        {
+            *welcome = greeting::welcome(&self.broker.options.welcome, &admitted.place());
+        }
+        reply
+    }
+
+    /// Answers what somebody who is in asks.
+    fn answer(self: &Arc<Self>, asked: Asked, raw: Vec<u8>, grant: &mut Option<Grant>) {
         let id = asked.id;
         match asked.request {
-            request @ (Request::Offer { .. }
+            Request::Offer { .. }
             | Request::Proven { .. }
             | Request::Certificate { .. }
             | Request::Password { .. }
             | Request::Code { .. }
-            | Request::Strange { .. }) => {
-                let peer = self.peer.ip();
-                let (reply, admitted) = self.entrance.answer(&self.broker.judge, request, raw, peer).await;
-                let listener = admitted.as_ref().and_then(|admitted| self.enter(admitted));
-                *grant = admitted;
-                self.say(id, reply, listener.into_iter().collect()).await;
-            }
+            | Request::Strange { .. } => {}
             Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
             Request::Open { channel, what, terminal, environment, inside, first } => {
                 let Some(grant) = grant.clone() else { return };
@@ -351,7 +387,7 @@ impl Child {
     }
 
     /// Somebody has logged in. Where the next broker is to knock, if that can be had.
-    fn enter(&self, grant: &Grant) -> Option<OwnedFd> {
+    fn enter(self: &Arc<Self>, grant: &Grant) -> Option<OwnedFd> {
         lock(&self.ledger).logged_in();
         self.broker.leave(self.id);
         self.note(&Event::Login { grant });
@@ -370,9 +406,45 @@ impl Child {
             peer: self.peer,
             connection: self.connection.clone(),
             grant: grant.clone(),
+            identity: None,
         };
-        let entered = pidfd::start_time(self.pid).and_then(|time| self.broker.roll.enter(&record(time)));
+        let entered = pidfd::start_time(self.pid).and_then(|time| {
+            let record = record(time);
+            let listener = self.broker.roll.enter(&record)?;
+            let child = Arc::clone(self);
+            tokio::spawn(async move { child.identify(record).await });
+            Ok(listener)
+        });
         entered.inspect_err(|error| tracing::warn!(%error, "a session will not outlive the gateway")).ok()
+    }
+
+    /// Notes which instance a session is about, so that none of the same name takes its place.
+    async fn identify(&self, record: Record) {
+        let Ok(client) = self.client(&record.grant) else { return };
+        let Some(uuid) = uuid(&client, &record.grant).await else { return };
+        lock(&self.identity).get_or_insert((uuid.clone(), Instant::now()));
+        if let Err(error) = self.broker.roll.change(&Record { identity: Some(uuid), ..record }) {
+            tracing::debug!(%error, "the instance of a session is not noted");
+        }
+    }
+
+    /// Whether the instance of a grant is the one it was. What is not known is not another.
+    async fn check_identity(&self, client: &Client, grant: &Grant) -> Result<(), Refusal> {
+        let known = lock(&self.identity).clone();
+        if known.as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH) {
+            return Ok(());
+        }
+        let Some(found) = uuid(client, grant).await else { return Ok(()) };
+        let mut identity = lock(&self.identity);
+        match &*identity {
+            Some((uuid, _)) if *uuid != found => {
+                Err(Refusal::new(ABSENT, format!("instance {} is another than it was", grant.instance)))
+            }
+            _ => {
+                *identity = Some((found, Instant::now()));
+                Ok(())
+            }
+        }
     }
 
     /// Who had logged in has gone, and what ran with it.
@@ -409,7 +481,10 @@ impl Child {
         self.say(id, Reply::Starting, Vec::new()).await;
         let permitted = open::permitted(grant, order, |action| self.broker.judge.decide(grant, action));
         let opened = match permitted.and_then(|order| Ok((order, self.client(grant)?))) {
-            Ok((order, client)) => open::open(&client, grant, order).await,
+            Ok((order, client)) => match self.check_identity(&client, grant).await {
+                Ok(()) => open::open(&client, grant, order).await,
+                Err(refusal) => Err(refusal),
+            },
             Err(refusal) => Err(refusal),
         };
         match opened {
@@ -447,7 +522,10 @@ impl Child {
         let may = May::of(grant, |action| self.broker.judge.decide(grant, action).allowed);
         let is_far = self.broker.servers.is_far(&grant.remote);
         let started = match self.client(grant) {
-            Ok(client) => helper::start(&client, is_far, grant, &may, environment, place).await,
+            Ok(client) => match self.check_identity(&client, grant).await {
+                Ok(()) => helper::start(&client, is_far, grant, &may, environment, place).await,
+                Err(refusal) => Err(refusal),
+            },
             Err(refusal) => Err(refusal),
         };
         match started {

@@ -111,7 +111,8 @@ impl Entrance {
         if let Err(reason) = verdict {
             state.refused = Some((login, reason));
         }
-        Reply::Verdict { accepted, methods: state.progress.methods(), is_partial: false }
+        let methods = state.progress.methods();
+        Reply::Verdict { accepted, methods, is_partial: false, welcome: String::new() }
     }
 
     fn proven(
@@ -154,6 +155,7 @@ impl Entrance {
             }
         };
         let is_partial = matches!(next, Next::Partial(_));
-        (Reply::Verdict { accepted: grant.is_some(), methods: state.progress.methods(), is_partial }, grant)
+        let (accepted, methods) = (grant.is_some(), state.progress.methods());
+        (Reply::Verdict { accepted, methods, is_partial, welcome: String::new() }, grant)
     }
 }

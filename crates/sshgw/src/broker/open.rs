@@ -14,7 +14,7 @@ use crate::remotes::RemoteError;
 use crate::wire::{Terminal, What};
 
 /// Exit status of the gateway's own: there is no such instance or user.
-const ABSENT: u8 = 1;
+pub(super) const ABSENT: u8 = 1;
 
 /// The instance cannot run anything as it is.
 const NOT_RUNNING: u8 = 3;

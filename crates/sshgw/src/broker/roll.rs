@@ -46,6 +46,9 @@ pub(super) struct Record {
     pub(super) connection: String,
     /// What it may do.
     pub(super) grant: Grant,
+    /// Which instance it is, beyond its name; `None` while that is not known.
+    #[serde(default)]
+    pub(super) identity: Option<String>,
 }
 
 /// What every version's record says: enough to know whether its session lives.
@@ -147,11 +150,28 @@ impl Roll {
     /// Notes a session, and gives the listener its process is to have.
     pub(super) fn enter(&self, record: &Record) -> io::Result<OwnedFd> {
         let listener = Channel::listen(&self.path(&record.session, "sock"))?;
+        self.write(record)?;
+        Ok(listener)
+    }
+
+    /// Notes more of a session, unless it has ended.
+    pub(super) fn change(&self, record: &Record) -> io::Result<()> {
+        if !self.path(&record.session, "json").exists() {
+            return Ok(());
+        }
+        self.write(record)?;
+        // It may have ended on the way; its socket was removed last.
+        if !self.path(&record.session, "sock").exists() {
+            self.leave(&record.session);
+        }
+        Ok(())
+    }
+
+    fn write(&self, record: &Record) -> io::Result<()> {
         let draft = self.path(&record.session, "new");
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(&serde_json::to_vec(record)?)?;
-        fs::rename(&draft, self.path(&record.session, "json"))?;
-        Ok(listener)
+        fs::rename(&draft, self.path(&record.session, "json"))
     }
 
     /// It has ended.
@@ -251,6 +271,7 @@ mod tests {
             peer: "192.0.2.1:4711".parse().expect("an address"),
             connection: text("192.0.2.1 4711 192.0.2.2 2222"),
             grant: Grant::of_root(),
+            identity: None,
         }
     }
 
@@ -274,6 +295,10 @@ mod tests {
         assert_eq!(roll.sweep().expect("a list"), [alive]);
         assert_eq!(names(&dir.path().join("ssh")).expect("names"), ["alive.json", "alive.sock"]);
         roll.connect("alive").expect("connected");
+        let more = Record { identity: Some("u".to_owned()), ..record("alive", own) };
+        roll.change(&more).expect("noted");
+        assert_eq!(roll.sweep().expect("a list"), [more]);
+        roll.change(&record("gone", own)).expect("nothing to note");
         roll.leave("alive");
         assert!(names(&dir.path().join("ssh")).expect("names").is_empty());
         assert!(living(&dir.path().join("none")).expect("a list").is_empty());

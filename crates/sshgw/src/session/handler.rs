@@ -126,7 +126,9 @@ impl Client {
         };
         session.channel_success(id)?;
         let Idle { channel, outlet, screen, environment } = idle;
-        let wanted = Wanted { what, command: command.to_vec(), screen, environment };
+        let is_greeted = what == What::Shell && screen.is_some();
+        let welcome = if is_greeted { self.login.welcome().to_owned() } else { String::new() };
+        let wanted = Wanted { what, command: command.to_vec(), screen, environment, welcome };
         let (link, helper) = (Arc::clone(&self.link), Arc::clone(&self.helper));
         let gateway = Gateway { link, helper, handle: session.handle() };
         self.programs.spawn(program::run(gateway, channel, outlet, wanted));

@@ -23,11 +23,18 @@ pub(super) struct Login {
     link: Arc<Link>,
     /// What can be tried, by the broker's last word.
     methods: Vec<Method>,
+    /// Text before a shell on a terminal, by the broker's last word.
+    welcome: String,
 }
 
 impl Login {
     pub(super) fn new(link: Arc<Link>, methods: Vec<Method>) -> Self {
-        Self { link, methods }
+        Self { link, methods, welcome: String::new() }
+    }
+
+    /// What is said before a shell on a terminal.
+    pub(super) fn welcome(&self) -> &str {
+        &self.welcome
     }
 
     /// The client asks how it could log in.
@@ -114,10 +121,11 @@ impl Login {
             return self.strange(login, Strange::Login).await;
         }
         let answer = self.link.ask(request(login.to_owned()), raw).await;
-        let Ok((Reply::Verdict { accepted, methods, is_partial }, fds)) = answer else {
+        let Ok((Reply::Verdict { accepted, methods, is_partial, welcome }, fds)) = answer else {
             return self.refusal(false);
         };
         self.methods = methods;
+        self.welcome = welcome;
         if !accepted {
             return self.refusal(is_partial);
         }

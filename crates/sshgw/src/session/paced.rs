@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// How long a client may take nothing at all: as long as one that says nothing is asked whether it is there.
 const STUCK: Duration = Duration::from_secs(120);
@@ -42,11 +42,50 @@ pub(super) struct Paced<S> {
     rest: Option<Pin<Box<Sleep>>>,
     stuck: Option<Pin<Box<Sleep>>>,
     goodbye: Option<Pin<Box<Sleep>>>,
+    idle: Option<Idle>,
+}
+
+/// When nothing has gone either way for long enough.
+#[derive(Debug)]
+struct Idle {
+    limit: Duration,
+    /// When something did.
+    last: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            let until = self.last + self.limit;
+            if until <= Instant::now() {
+                return true;
+            }
+            self.sleep.as_mut().reset(until);
+        }
+        false
+    }
 }
 
 impl<S> Paced<S> {
     pub(super) const fn new(stream: S, pace: Pace) -> Self {
-        Self { stream, pace, rest: None, stuck: None, goodbye: None }
+        Self { stream, pace, rest: None, stuck: None, goodbye: None, idle: None }
+    }
+
+    /// Ends as if the client had closed when nothing has gone either way for this long.
+    pub(super) fn idle_after(mut self, limit: Option<Duration>) -> Self {
+        self.idle = limit.map(|limit| Idle {
+            limit,
+            last: Instant::now(),
+            sleep: Box::pin(tokio::time::sleep(limit)),
+        });
+        self
+    }
+
+    fn moved(&mut self) {
+        if let Some(idle) = &mut self.idle {
+            idle.last = Instant::now();
+        }
     }
 
     /// Not for ever.
@@ -73,6 +112,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             // As if it had closed.
             return Poll::Ready(Ok(()));
         }
+        if let Some(idle) = &mut this.idle
+            && idle.is_over(cx)
+        {
+            tracing::info!("a connection was idle for too long");
+            return Poll::Ready(Ok(()));
+        }
         if this.rest.is_none() {
             this.rest = this.pace.take().map(|pause| Box::pin(tokio::time::sleep(pause)));
         }
@@ -80,13 +125,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             ready!(rest.as_mut().poll(cx));
             this.rest = None;
         }
-        Pin::new(&mut this.stream).poll_read(cx, buf)
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if polled.is_ready() {
+            this.moved();
+        }
+        polled
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if polled.is_ready() {
+            self.moved();
+        }
         self.limit(cx, polled)
     }
 
@@ -136,6 +188,26 @@ mod tests {
         let begin = Instant::now();
         assert_eq!(paced.read(&mut [0; 8]).await.expect("an end"), 0);
         assert!(begin.elapsed() >= GOODBYE);
+    }
+
+    /// Fails when a connection on which something moves is ended, in either direction, or one that is idle is not.
+    #[tokio::test(start_paused = true)]
+    async fn who_says_and_hears_nothing_is_ended() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let (ours, mut theirs) = tokio::io::duplex(10);
+        let mut paced = Paced::new(ours, Pace::default()).idle_after(Some(LIMIT));
+        for _ in 0..3 {
+            let (read, ()) = tokio::join!(paced.read_u8(), async {
+                tokio::time::sleep(LIMIT - Duration::from_secs(1)).await;
+                theirs.write_all(b"a").await.expect("room");
+            });
+            assert_eq!(read.expect("a byte"), b'a');
+            tokio::time::sleep(LIMIT - Duration::from_secs(1)).await;
+            paced.write_all(b"b").await.expect("room");
+        }
+        let begin = Instant::now();
+        assert_eq!(paced.read(&mut [0; 8]).await.expect("an end"), 0);
+        assert_eq!(begin.elapsed(), LIMIT);
     }
 
     #[tokio::test(start_paused = true)]

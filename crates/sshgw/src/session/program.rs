@@ -42,6 +42,8 @@ pub(super) struct Wanted {
     pub(super) command: Vec<u8>,
     pub(super) screen: Option<Screen>,
     pub(super) environment: Vec<(String, String)>,
+    /// Said before it says something.
+    pub(super) welcome: String,
 }
 
 /// The client's terminal.
@@ -121,6 +123,10 @@ pub(super) async fn run(
         open(&gateway, number, &wanted).await
     };
     wanted.command = Vec::new();
+    if opened.is_ok() && !wanted.welcome.is_empty() {
+        // Who does not hear it has gone.
+        let _gone = channel.data_bytes(Bytes::from(std::mem::take(&mut wanted.welcome))).await;
+    }
     let counts = Arc::new(Counts::default());
     let end = match opened {
         Ok(Running::Exec(exec)) => converse(&channel, outlet, exec, &counts).await.map(End::Status),

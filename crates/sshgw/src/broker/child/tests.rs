@@ -25,6 +25,7 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         policy: dir.join("ssh-policy.toml"),
         auth: dir.join("ssh-auth.toml"),
         banner: dir.join("banner.txt"),
+        welcome: dir.join("welcome.txt"),
         sessions: dir.join("ssh"),
         audit: dir.join("audit"),
         servers: ServerPlaces {
@@ -77,6 +78,7 @@ fn record(process: &StdChild) -> Record {
         peer: "192.0.2.1:4711".parse().expect("an address"),
         connection: "192.0.2.1 4711 192.0.2.2 2222".to_owned(),
         grant: serde_json::from_value(grant).expect("a grant"),
+        identity: None,
     }
 }
 

@@ -1,0 +1,96 @@
+//! Tests that pages name: a table whose last column is headed `test` says which test shows what its row claims.
+//!
+//! `module::name` is a test of the binary that the text above the table named last, `` `name` of `binary` `` one of
+//! another. All are those of `crates/portway/tests`.
+
+use std::fs;
+use std::path::Path;
+
+/// Names in a page for which there is no test, each with its line.
+pub(crate) fn faults(root: &Path, page: &str, text: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let (mut binary, mut is_table) = (String::new(), false);
+    for (number, line) in text.lines().enumerate() {
+        if !line.starts_with('|') {
+            is_table = false;
+            binary = quoted(line)
+                .map(|(word, _)| word)
+                .rfind(|word| is_binary(word))
+                .map_or(binary, str::to_owned);
+            continue;
+        }
+        let last = line.trim().trim_matches('|').rsplit('|').next().unwrap_or_default().trim();
+        if last == "test" {
+            is_table = true;
+            continue;
+        }
+        for (name, of) in quoted(last).filter(|(word, _)| is_table && !is_binary(word)) {
+            let of = of.unwrap_or(&binary);
+            if !is_there(root, of, name) {
+                faults.push(format!("{page}:{}: there is no test {name} in {of}", number + 1));
+            }
+        }
+    }
+    faults
+}
+
+/// Words between backticks, each with the one that follows it after ` of `.
+fn quoted(text: &str) -> impl DoubleEndedIterator<Item = (&str, Option<&str>)> {
+    let parts: Vec<&str> = text.split('`').collect();
+    let words = (1..parts.len()).step_by(2).map(|at| {
+        let of = (parts.get(at + 1) == Some(&" of ")).then(|| parts.get(at + 2).copied()).flatten();
+        (parts[at], of)
+    });
+    words.collect::<Vec<_>>().into_iter()
+}
+
+fn is_binary(word: &str) -> bool {
+    ["incus_", "netns_"].iter().any(|kind| word.starts_with(kind)) && !word.contains("::")
+}
+
+/// Whether a binary of tests has one of this name.
+fn is_there(root: &Path, binary: &str, name: &str) -> bool {
+    let tests = root.join("crates/portway/tests");
+    let (file, name) = match name.split_once("::") {
+        Some((module, name)) => (tests.join(binary).join(module).with_extension("rs"), name),
+        None => (tests.join(binary).with_extension("rs"), name),
+    };
+    fs::read_to_string(file).is_ok_and(|text| has_test(&text, name))
+}
+
+/// A function of this name with `#[test]` above it.
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_it =
+        |line: &&str| line.strip_prefix("fn ").is_some_and(|rest| rest.starts_with(&format!("{name}(")));
+    let at = lines.iter().position(is_it);
+    let above = at.map(|at| lines[..at].iter().rev().take_while(|line| line.starts_with("#[")));
+    above.is_some_and(|mut above| above.any(|line| *line == "#[test]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::faults;
+
+    /// Fails when a test that is not there passes for one, or a table of something else is read.
+    #[test]
+    fn a_test_that_is_not_there_is_a_fault() {
+        let root = tempfile::tempdir().expect("a folder");
+        let tests = root.path().join("crates/portway/tests");
+        std::fs::create_dir_all(tests.join("incus_ssh")).expect("made");
+        let source = "#[test]\nfn one() {}\n\n#[test]\n#[ignore = \"x\"]\nfn two() {}\nfn three() {}\n";
+        std::fs::write(tests.join("incus_ssh/walk.rs"), source).expect("written");
+        std::fs::write(tests.join("netns_x.rs"), source).expect("written");
+        let page = "Tests of `incus_ssh`, others of `x`.\n\n| claim | test |\n|---|---|\n\
+            | `a::b` | `walk::one`, `walk::two` |\n| a | `one` of `netns_x` and `walk::one` |\n\
+            | a | `walk::three` |\n| a | `gone::one` |\n| a | `four` of `netns_x` |\n\n\
+            | name | value |\n|---|---|\n| `walk::nothing` | `walk::nothing` |\n";
+        let found = faults(root.path(), "p.md", page);
+        let expected = [
+            "p.md:7: there is no test walk::three in incus_ssh",
+            "p.md:8: there is no test gone::one in incus_ssh",
+            "p.md:9: there is no test four in netns_x",
+        ];
+        assert_eq!(found, expected);
+    }
+}
