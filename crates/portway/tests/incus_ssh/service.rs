@@ -100,6 +100,22 @@ fn a_client_waits_for_the_next_gateway() {
     assert_eq!(client.wait().unwrap().code(), Some(7));
 }
 
+/// A socket of systemd's says what is listened on, whatever the flags say.
+///
+/// Fails when everybody is let in from everywhere by a socket that somebody else has opened.
+#[test]
+fn a_passed_socket_is_not_open_to_all() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "anybody").unwrap() else { return };
+    scene.stop(Signal::SIGTERM).unwrap();
+    let bind = || TcpListener::bind(("0.0.0.0", 0));
+    let listener = scene.bed.netns().enter(bind).unwrap().unwrap();
+    scene.listener = Some(OwnedFd::from(listener));
+    let words = ["ssh", "serve", "--noauth", "--listen", "127.0.0.1:0"].map(str::to_owned);
+    let output = scene.serve(&words).unwrap().wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{}", scene.log());
+    assert!(scene.log().contains("noauth lets in everybody who reaches 0.0.0.0:"), "{}", scene.log());
+}
+
 /// Fails when the banner says something of a login, or is there without being asked for.
 #[test]
 fn a_banner_is_shown_where_it_is_asked_for() {
@@ -187,6 +203,30 @@ fn whoever_comes_in_is_greeted() {
     assert_eq!(said(&["-tt"], &["echo on"], b""), "on\r\n");
 }
 
+/// Fails when a login shell is another program's than the flag says, its user another, or a command goes by it too.
+#[test]
+fn a_login_shell_is_started_as_the_flag_says() {
+    let Some(mut scene) = Scene::start(Server::Incus6, "modes").unwrap() else { return };
+    let script =
+        "printf '#!/bin/sh\\necho by sush $#:$1,$LC_X.; exit 4\\n' >/usr/bin/sush; chmod 755 /usr/bin/sush";
+    scene.container.sh(script).unwrap();
+    let bob = Scene::at(&format!("bob@{}", scene.container.name()));
+    for (mode, words, status) in
+        [("su", "bob,/home/bob,.", 5), ("login", "bob,/home/bob,.", 5), ("sush", "by sush 1:bob,.", 4)]
+    {
+        scene.stop(Signal::SIGTERM).unwrap();
+        scene.arguments = ["-S", mode].map(str::to_owned).to_vec();
+        scene.launch().unwrap();
+        let mut client = scene.client(&["-tt", "-o", "SetEnv=LC_X=x"]);
+        let output = scene.talk(client.arg(&bob), b"echo $(id -un),$PWD,$LC_X.; exit 5\n").unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.lines().any(|line| line.trim_end() == words), "{mode}: {said:?} {}", scene.log());
+        assert_eq!(output.status.code(), Some(status), "{mode}: {said:?}");
+        let output = scene.talk(scene.client(&["-T"]).args([&bob, "id -un; exit 6"]), b"").unwrap();
+        assert_eq!((output.stdout.as_slice(), output.status.code()), (&b"bob\n"[..], Some(6)), "{mode}");
+    }
+}
+
 /// Fails when a connection is ended on which something moves, or one that is idle is left alone.
 #[test]
 fn an_idle_connection_is_ended_where_that_is_asked_for() {
@@ -253,7 +293,12 @@ fn the_daemon_runs_a_gateway() {
         kill(Pid::from_raw(i32::try_from(daemon.id()).unwrap()), Signal::SIGTERM).unwrap();
         daemon.wait().unwrap();
     };
-    let is_open = || scene.said("true").is_ok().then_some(());
+    let bob = Scene::at(&format!("bob@{}", scene.container.name()));
+    // Root by the server, the user by the helper.
+    let is_open = || {
+        let user = scene.talk(scene.client(&[]).args([&bob, "id -un"]), b"").ok()?;
+        (scene.said("true").is_ok() && user.stdout == b"bob\n").then_some(())
+    };
     let running = daemon();
     let first = wait_for("the gateway", || named(&scene)).unwrap();
     wait_for("the first login", is_open).unwrap();
@@ -262,7 +307,7 @@ fn the_daemon_runs_a_gateway() {
     assert_eq!(status["ssh"]["pid"], first, "{status}");
     assert!(status["ssh"]["sessions"].is_u64() && status["generation"].is_u64(), "{status}");
     let counted = metrics(&scene);
-    assert!(counted.contains("\nportway_ssh_logins_total{result=\"accepted\"} 1\n"), "{counted}");
+    assert!(counted.contains("\nportway_ssh_logins_total{result=\"accepted\"} 2\n"), "{counted}");
     end(running);
     assert!(process::is_alive(first));
     wait_for("a login without a daemon", is_open).unwrap();

@@ -9,10 +9,20 @@ use portway_testkit::{ContainerSpec, Server, process, wait_for};
 
 use crate::scene::Scene;
 
-/// A client that talks to `cat` inside.
+/// A client of root's that talks to `cat` inside.
 fn echo(scene: &Scene, options: &[&str], words: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    echo_as(scene, scene.container.name(), options, words)
+}
+
+/// The same of another login.
+fn echo_as(
+    scene: &Scene,
+    login: &str,
+    options: &[&str],
+    words: &str,
+) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut client = scene.client(options);
-    client.args([&Scene::at(scene.container.name()), words]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    client.args([&Scene::at(login), words]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = scene.bed.netns().spawn(&mut client).unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     ask(&mut child, &mut output, "hello");
@@ -52,21 +62,38 @@ fn a_session_has_no_privilege() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-/// A gateway is ended and another started: what ran goes on to its right end, and new clients come in.
+/// A gateway is ended and another started: what ran goes on to its right end, which is written down, and new clients come
+/// in. Root's program is the server's, the user's is the helper's.
 ///
-/// Fails when a byte of a session passes the gateway, or its end is asked for there.
+/// Fails when a byte of a session passes the gateway, its end is asked for there, or is not in the log.
 #[test]
 fn sessions_outlive_the_gateway() {
     let Some(mut scene) = Scene::start(Server::Incus6, "outlive").unwrap() else { return };
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        let (mut child, mut output) = echo(&scene, &[], "cat; exit 33");
+    let bob = format!("bob@{}", scene.container.name());
+    for (signal, [one, two]) in [(Signal::SIGTERM, [33, 34]), (Signal::SIGKILL, [35, 36])] {
+        let mut root = echo(&scene, &[], &format!("cat; exit {one}"));
+        let mut user = echo_as(&scene, &bob, &[], &format!("cat; exit {two}"));
         scene.stop(signal).unwrap();
-        ask(&mut child, &mut output, "alone");
+        for (child, output) in [&mut root, &mut user] {
+            ask(child, output, "alone");
+        }
         scene.launch().unwrap();
-        ask(&mut child, &mut output, "again");
+        for (child, output) in [&mut root, &mut user] {
+            ask(child, output, "again");
+        }
         assert_eq!(scene.said("echo new").unwrap(), "new\n");
-        drop(child.stdin.take());
-        assert_eq!(child.wait().unwrap().code(), Some(33));
+        for ((child, _), status) in [(&mut root, one), (&mut user, two)] {
+            drop(child.stdin.take());
+            assert_eq!(child.wait().unwrap().code(), Some(status));
+            let ended = || {
+                scene
+                    .audit()
+                    .ok()?
+                    .into_iter()
+                    .find(|line| line["event"] == "ended" && line["status"] == status)
+            };
+            wait_for("the end in the audit log", ended).unwrap();
+        }
     }
 }
 

@@ -482,7 +482,7 @@ impl Child {
         let permitted = open::permitted(grant, order, |action| self.broker.judge.decide(grant, action));
         let opened = match permitted.and_then(|order| Ok((order, self.client(grant)?))) {
             Ok((order, client)) => match self.check_identity(&client, grant).await {
-                Ok(()) => open::open(&client, grant, order).await,
+                Ok(()) => open::open(&client, grant, order, self.broker.options.options.shell).await,
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),

@@ -9,6 +9,7 @@ use portway_proto::guest::is_clients_variable;
 
 use super::account::{self, Account, Found};
 use super::grant::Grant;
+use crate::options::ShellMode;
 use crate::policy::{Action, Decision};
 use crate::remotes::RemoteError;
 use crate::wire::{Terminal, What};
@@ -132,8 +133,13 @@ pub(super) fn permitted(
     Ok(order)
 }
 
-/// Starts it, or says that the helper is to.
-pub(super) async fn open(client: &Client, grant: &Grant, order: Order) -> Result<Opened, Refusal> {
+/// Starts it, or says that the helper is to. `mode` is how login shells are started.
+pub(super) async fn open(
+    client: &Client,
+    grant: &Grant,
+    order: Order,
+    mode: ShellMode,
+) -> Result<Opened, Refusal> {
     let (project, instance) = (grant.project.as_str(), grant.instance.as_str());
     let absent = || absent(project, instance);
     let failed = |error: &IncusError| failure(instance, error);
@@ -148,6 +154,11 @@ pub(super) async fn open(client: &Client, grant: &Grant, order: Order) -> Result
     };
     if account.shell.ends_with("/nologin") {
         return Err(no_login(client, project, instance).await);
+    }
+    if order.what == What::Shell && mode != ShellMode::User {
+        let spec = entering(&account, &order, mode)?;
+        let sockets = client.exec(project, instance, &spec).await.map_err(|error| failed(&error))?;
+        return sockets.map(Opened::Exec).ok_or_else(absent);
     }
     if goes_inside(&account, &order) {
         let state = client.instance(project, instance).await.map_err(|error| failed(&error))?;
@@ -196,6 +207,36 @@ fn frozen(instance: &str) -> Refusal {
 
 fn not_running(instance: &str) -> Refusal {
     Refusal::new(NOT_RUNNING, format!("instance {instance} is not running"))
+}
+
+/// A login shell by a program of the instance's, which is root until it has made the user of itself: of what the client
+/// sets it gets nothing.
+fn entering(account: &Account, order: &Order, mode: ShellMode) -> Result<ExecSpec, Refusal> {
+    let name = account.name.as_str();
+    // It would be an option.
+    if name.starts_with('-') {
+        return Err(Refusal::new(
+            ABSENT,
+            format!("user {name} cannot be named to the program for login shells"),
+        ));
+    }
+    let address = order.connection.split(' ').next().unwrap_or_default();
+    let command = match mode {
+        ShellMode::Login => ["login", "-h", address, "-f", name].map(str::to_owned).to_vec(),
+        ShellMode::Su => ["su", "-", name].map(str::to_owned).to_vec(),
+        ShellMode::Sush => ["sush", name].map(str::to_owned).to_vec(),
+        ShellMode::User => vec![account.shell.clone(), "-l".to_owned()],
+    };
+    let term = order.terminal.as_ref().map(|terminal| ("TERM".to_owned(), kind(&terminal.kind)));
+    let size = order.terminal.as_ref();
+    Ok(ExecSpec {
+        command,
+        environment: term.into_iter().collect(),
+        user: 0,
+        group: 0,
+        cwd: "/".to_owned(),
+        terminal: size.map(|terminal| Size { width: terminal.width, height: terminal.height }),
+    })
 }
 
 /// What the server is asked to run.
@@ -356,6 +397,25 @@ mod tests {
         assert!(!goes_inside(&bob(), &without));
         let terminal = Some(Terminal { kind: "xterm".to_owned(), width: 80, height: 24 });
         assert!(goes_inside(&root, &Order { terminal, ..order(What::Command, b"id") }));
+    }
+
+    /// Fails when a program that begins as root gets a word or a variable of the client's.
+    #[test]
+    fn what_makes_a_login_shell_is_nobody_elses() {
+        let with = |mode| {
+            let mut order = order(What::Shell, b"rm -rf /");
+            order.environment = vec![("LC_ALL".to_owned(), "x".to_owned())];
+            order.terminal = Some(Terminal { kind: "xterm".to_owned(), width: 80, height: 24 });
+            entering(&bob(), &order, mode).expect("a program")
+        };
+        assert_eq!(with(ShellMode::Login).command, ["login", "-h", "192.0.2.1", "-f", "bob"]);
+        assert_eq!(with(ShellMode::Sush).command, ["sush", "bob"]);
+        let su = with(ShellMode::Su);
+        assert_eq!((su.command, su.user), (["su", "-", "bob"].map(str::to_owned).to_vec(), 0));
+        let set: Vec<_> = su.environment.into_iter().collect();
+        assert_eq!(set, [("TERM".to_owned(), "xterm".to_owned())]);
+        let odd = Account { name: "-c".to_owned(), ..bob() };
+        assert!(entering(&odd, &order(What::Shell, b""), ShellMode::Su).is_err());
     }
 
     fn grant(options: &str) -> Grant {
