@@ -11,9 +11,10 @@ pub(crate) use serve::{companion, sessions_dir};
 
 use portway_proto::login::{Command, Dialect, Keep, Login, Wish};
 use portway_sshgw::explain::{Created, Explained, Kind};
+use portway_sshgw::remotes::{self, Remotes};
 
 use crate::cli::ssh::{DialectArg, ExplainArgs, SshCommand};
-use crate::failure::{Outcome, Stop, printable};
+use crate::failure::{Outcome, Stop, chain, printable};
 use crate::output::{Format, Out, csv};
 
 /// Runs a subcommand.
@@ -46,13 +47,24 @@ fn parse(login: &str, dialect: DialectArg) -> Outcome<Login> {
 
 fn explain(args: &ExplainArgs) -> Outcome {
     let login = parse(&args.login, args.dialect)?;
-    let explained = Explained::new(&login);
+    let mut explained = Explained::new(&login);
+    explained.warnings.extend(explained.remote.as_deref().and_then(unknown));
     let mut out = Out::new();
     match args.format.format {
         Format::Table => out.text(&text(&login, &explained)),
         Format::Json => out.json(&explained),
         Format::Yaml => out.yaml(&explained),
         Format::Csv => out.text(&csv_text(&explained)),
+    }
+}
+
+/// What is wrong with a login's server, as far as this user's configuration says.
+fn unknown(remote: &str) -> Option<String> {
+    let folder = remotes::folder(|name| std::env::var(name).ok())?;
+    let place = folder.join("config.yml");
+    match Remotes::load(&folder) {
+        Ok(remotes) => remotes.find(remote).err().map(|error| format!("{error} (in {})", place.display())),
+        Err(error) => Some(chain(&error)),
     }
 }
 

@@ -15,6 +15,9 @@ pub const LOCAL: &str = "local";
 /// Longest `config.yml`.
 const FILE_BYTES: u64 = 1 << 20;
 
+/// Longest certificate or key, PEM.
+pub(crate) const PEM_BYTES: u64 = 64 << 10;
+
 /// Where programs of a system find whom it trusts, the first that is there.
 const AUTHORITIES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -176,6 +179,22 @@ impl Https {
         let port: u16 = port.ok_or_else(wrong)?;
         let shown = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         Ok(Self { url: format!("https://{shown}:{port}"), host: host.to_owned(), port, cert, key, proof })
+    }
+
+    /// Whether its files can be read and be trusted. Nobody is asked.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub fn check(&self) -> Result<(), FileError> {
+        let pinned = match &self.proof {
+            Proof::Pinned(path) => Some(path),
+            Proof::PinnedOrKnown(path) => Some(path).filter(|path| path.exists()),
+            Proof::Known => None,
+        };
+        for path in [&self.cert, &self.key].into_iter().chain(pinned) {
+            files::read(path, PEM_BYTES, Trust::Own)?;
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) enum SshCommand {
     /// Say how a login name is read
     ///
     /// Nobody is asked: neither the daemon nor a server. Names that do not exist are not noticed; a name that no
-    /// server would allow is.
+    /// server would allow is, and a server that is not among those of `incus remote list`.
     #[command(after_help = LOGINS)]
     Explain(ExplainArgs),
     /// Show who may do what, and where

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use portway_config::files::FileError;
 use portway_config::paths::DIR_VARIABLE;
 use portway_config::{LogFilter, Paths, Settings};
 use portway_control::api::FailureKind;
@@ -153,6 +154,13 @@ fn servers(options: &Options, settings: &Settings) -> Outcome<ServerPlaces> {
     let usual = known.default.clone().filter(|_| named.is_none());
     let default = options.remote.clone().or(usual).unwrap_or_else(|| LOCAL.to_owned());
     let own = named.or_else(|| Client::discover(env).map(At::Socket));
+    let used = match known.find(&default) {
+        Ok(Named::At(at)) => Some(at),
+        _ => own.clone(),
+    };
+    if let Some(At::Https(https)) = used {
+        https.check().map_err(|error| unusable(&error))?;
+    }
     match known.find(&default) {
         Ok(Named::Own) if own.is_none() => {
             let stop = Stop::of(FailureKind::Unreachable, "there is no Incus on this host");
@@ -163,7 +171,7 @@ fn servers(options: &Options, settings: &Settings) -> Outcome<ServerPlaces> {
             let stop = Stop::usage(error.to_string());
             let hint =
                 folder.map(|folder| format!("servers are those in {}", folder.join("config.yml").display()));
-            Err(hint.into_iter().fold(stop, |stop, hint| stop.hint(&hint)))
+            Err(hint.into_iter().fold(stop, Stop::hint))
         }
     }
 }
@@ -171,9 +179,14 @@ fn servers(options: &Options, settings: &Settings) -> Outcome<ServerPlaces> {
 fn malformed(error: &RemotesError) -> Stop {
     match error {
         RemotesError::Syntax { .. } => Stop::usage(chain(error)),
-        RemotesError::File(file) if file.is_malformed() => Stop::usage(chain(error)),
-        RemotesError::File(_) => Stop::refused(chain(error)),
+        RemotesError::File(file) => unusable(file),
     }
+}
+
+fn unusable(error: &FileError) -> Stop {
+    let text = chain(error);
+    let stop = if error.is_malformed() { Stop::usage(text) } else { Stop::refused(text) };
+    error.hint().into_iter().fold(stop, |stop, hint| stop.hint(hint))
 }
 
 /// What is logged.

@@ -26,6 +26,42 @@ fn logins_are_explained_in_every_format() {
     insta::assert_snapshot!(text);
 }
 
+/// Fails when a server that a gateway of this user would not find is passed over in silence.
+#[test]
+fn a_server_that_is_not_known_is_told() {
+    let place = Place::new();
+    let warned = |login: &str| {
+        let said = place.run(&["ssh", "explain", login]);
+        said.lines().find(|line| line.starts_with("warning: ")).unwrap_or_default().to_owned()
+    };
+    assert_eq!(warned("r1:c1"), "warning: there is no server r1 (in DIR/incus/config.yml)");
+    assert_eq!(warned("local:c1"), "");
+    std::fs::create_dir(place.path().join("incus")).unwrap();
+    let config = "remotes: {r1: {addr: 'https://192.0.2.1:8443'}, images: {addr: 'https://h', protocol: simplestreams}}\n";
+    std::fs::write(place.path().join("incus/config.yml"), config).unwrap();
+    assert_eq!(warned("r1:c1"), "");
+    let images = "warning: server images: it has images and no instances (in DIR/incus/config.yml)";
+    assert_eq!(warned("images:c1"), images);
+    let said = place.run(&["ssh", "serve", "--listen", "127.0.0.1:0", "--remote", "r2"]);
+    assert!(said.contains("there is no server r2") && said.ends_with("[exit 2]\n"), "{said}");
+    let said = place.run(&[
+        "ssh",
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "-u",
+        "https://h:1",
+        "-c",
+        "/nowhere/c",
+        "-k",
+        "k",
+    ]);
+    assert!(said.contains("/nowhere/c does not exist") && said.ends_with("[exit 1]\n"), "{said}");
+    std::fs::write(place.path().join("incus/config.yml"), "remotes: [").unwrap();
+    let said = place.run(&["ssh", "serve", "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("incus/config.yml: ") && said.ends_with("[exit 2]\n"), "{said}");
+}
+
 #[test]
 fn a_malformed_login_is_a_usage_error_with_its_column() {
     let place = Place::new();

@@ -31,6 +31,7 @@ impl Place {
             .env("PORTWAY_DIR", self.path())
             // Names an Incus, so that it is the default provider wherever the test runs.
             .env("INCUS_SOCKET", self.path().join("incus.sock"))
+            .env("INCUS_CONF", self.path().join("incus"))
             .stdin(Stdio::null());
         command
     }

@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::fresh::{Fresh, Stamp, stamp};
 use super::lock;
-use crate::remotes::{At, Https, LOCAL, Named, Proof, RemoteError, Remotes, authorities};
+use crate::remotes::{At, Https, LOCAL, Named, PEM_BYTES, Proof, RemoteError, Remotes, authorities};
 use crate::tunnel::{Init, InitProof, ROLE};
 use crate::watched::{send, watched, watched_channel};
 use crate::wire::{self, PROTOCOL_VERSION};
@@ -34,9 +34,6 @@ const IDLE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 const UNHEARD: Duration = Duration::from_secs(75);
-
-/// Longest certificate or key, PEM.
-const PEM_BYTES: u64 = 64 << 10;
 
 /// How often the log says that there is no way to a server.
 const SAID: Duration = Duration::from_secs(10);
