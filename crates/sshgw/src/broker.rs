@@ -43,6 +43,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
 use crate::hostkey::{self, HostKeyError};
@@ -166,6 +167,8 @@ struct Broker {
     waiting: Mutex<BTreeMap<u64, Arc<Notify>>>,
     next: AtomicU64,
     count: Count,
+    /// Programs that are being started.
+    starting: TaskTracker,
 }
 
 /// Listens and serves until it is told to end (SIGTERM, SIGINT). Connections that are open live on: their processes
@@ -215,6 +218,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
             waiting: Mutex::default(),
             next: AtomicU64::new(0),
             count: Count::default(),
+            starting: TaskTracker::new(),
             options,
         });
         broker.take_over();
@@ -307,11 +311,13 @@ impl Broker {
         }
     }
 
-    /// Waits until nobody is logging in.
+    /// Waits until nobody is logging in, and no program is half started: nobody else could finish that.
     async fn drained(&self) {
         while !lock(&self.waiting).is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        self.starting.close();
+        self.starting.wait().await;
     }
 
     /// Takes clients, for ever.

@@ -299,6 +299,11 @@ impl Child {
             let Some((asked, raw)) = wire::decode::<Asked>(&packet) else {
                 return Told::Breach(Breach::Length);
             };
+            // It has no answer, so the next gateway is asked.
+            let is_start = matches!(asked.request, Request::Open { .. } | Request::Helper { .. });
+            if is_start && self.broker.starting.is_closed() {
+                continue;
+            }
             let comes_to = lock(&self.ledger).comes_to(&asked.request);
             match comes_to {
                 wire::Outcome::Answer => {}
@@ -368,12 +373,12 @@ impl Child {
                     original,
                 };
                 let child = Arc::clone(self);
-                tokio::spawn(async move { child.open(id, channel, &grant, order).await });
+                self.broker.starting.spawn(async move { child.open(id, channel, &grant, order).await });
             }
             Request::Helper { place } => {
                 let Some(grant) = grant.clone() else { return };
                 let child = Arc::clone(self);
-                tokio::spawn(async move { child.help(id, &grant, place).await });
+                self.broker.starting.spawn(async move { child.help(id, &grant, place).await });
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
                 if let Some(grant) = grant {

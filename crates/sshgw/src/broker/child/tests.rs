@@ -54,6 +54,7 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         waiting: Mutex::new(BTreeMap::new()),
         next: AtomicU64::new(0),
         count: Count::default(),
+        starting: tokio_util::task::TaskTracker::new(),
         options,
     })
 }
