@@ -72,8 +72,16 @@ struct Child {
     entrance: Entrance,
     /// Channels whose programs were started and have not ended.
     running: Mutex<BTreeSet<u32>>,
-    /// Which instance it is, beyond its name, and since when that is known.
-    identity: Mutex<Option<(String, Instant)>>,
+    /// Which instance it is, beyond its name.
+    identity: Mutex<Identity>,
+}
+
+/// What tells an instance from others of its name.
+#[derive(Debug, Default)]
+struct Identity {
+    uuid: Option<String>,
+    /// When it was looked at, or somebody has logged in.
+    at: Option<Instant>,
 }
 
 /// Serves a connection to its end, and says what its source is to be blamed for.
@@ -142,8 +150,7 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         }
     };
     let Record { session, pid, peer, connection, grant, since_seconds, identity, .. } = record;
-    // What is known is not known to be so still.
-    let identity = identity.and_then(|uuid| Some((uuid, Instant::now().checked_sub(FRESH)?)));
+    let identity = Identity { uuid: identity, at: None };
     tracing::info!(session, "a session was taken over");
     bump(&broker.count.sessions);
     broker.judge.entered(&grant, peer.ip());
@@ -394,6 +401,7 @@ impl Child {
     /// Somebody has logged in. Where the next broker is to knock, if that can be had.
     fn enter(self: &Arc<Self>, grant: &Grant) -> Option<OwnedFd> {
         lock(&self.ledger).logged_in();
+        lock(&self.identity).at = Some(Instant::now());
         self.broker.leave(self.id);
         self.note(&Event::Login { grant });
         let (person, proof) = (grant.person.as_str(), grant.proof.as_str());
@@ -427,7 +435,7 @@ impl Child {
     async fn identify(&self, record: Record) {
         let Ok(client) = self.client(&record.grant) else { return };
         let Some(uuid) = uuid(&client, &record.grant).await else { return };
-        lock(&self.identity).get_or_insert((uuid.clone(), Instant::now()));
+        lock(&self.identity).uuid.get_or_insert_with(|| uuid.clone());
         if let Err(error) = self.broker.roll.change(&Record { identity: Some(uuid), ..record }) {
             tracing::debug!(%error, "the instance of a session is not noted");
         }
@@ -435,18 +443,17 @@ impl Child {
 
     /// Whether the instance of a grant is the one it was. What is not known is not another.
     async fn check_identity(&self, client: &Client, grant: &Grant) -> Result<(), Refusal> {
-        let known = lock(&self.identity).clone();
-        if known.as_ref().is_some_and(|(_, at)| at.elapsed() < FRESH) {
+        if lock(&self.identity).at.is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
         }
         let Some(found) = uuid(client, grant).await else { return Ok(()) };
         let mut identity = lock(&self.identity);
-        match &*identity {
-            Some((uuid, _)) if *uuid != found => {
+        match &identity.uuid {
+            Some(uuid) if *uuid != found => {
                 Err(Refusal::new(ABSENT, format!("instance {} is another than it was", grant.instance)))
             }
             _ => {
-                *identity = Some((found, Instant::now()));
+                *identity = Identity { uuid: Some(found), at: Some(Instant::now()) };
                 Ok(())
             }
         }
