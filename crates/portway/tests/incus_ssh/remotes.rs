@@ -164,7 +164,9 @@ fn a_server_that_cannot_be_used_is_told() {
     assert_eq!(told("none"), (Some(1), says("there is no server none")));
     assert_eq!(told("other"), no_way("its certificate is another than the one it has to have"));
     assert_eq!(told("known"), no_way("its certificate is signed by nobody whom this host trusts"));
-    assert_eq!(told("mute"), no_way("it does not answer"));
+    // By the tunnel, or on a slow machine by whoever waits for it.
+    let (status, words) = told("mute");
+    assert!(status == Some(255) && words.ends_with("does not answer\n"), "{status:?} {words}");
     assert_eq!(told("dead"), (Some(255), says("the server of the instance does not answer")));
     assert!(scene.log().contains("no way to a server") && scene.log().contains("dead"), "{}", scene.log());
     assert_eq!(
