@@ -14,9 +14,6 @@ use crate::output::table::{self, Text, Tone};
 use crate::output::{Format, Out, csv};
 use crate::session::{self, runtime};
 
-/// Server of a login that names none, when no gateway is asked.
-const DEFAULT_REMOTE: &str = "local";
-
 /// Runs it.
 pub(super) fn run(args: &PolicyArgs) -> Outcome {
     match &args.command {
@@ -53,9 +50,10 @@ fn check(args: &PolicyCheckArgs) -> Outcome {
         None => policy_path()?,
     };
     let policy = load(&path)?;
+    let usual = super::serve::usual_remote()?;
     let (place, actions) = asked(&login.wish);
     let place = place.map(|place| Target {
-        remote: place.remote.as_ref().map_or(DEFAULT_REMOTE, |remote| remote.as_str()).to_owned(),
+        remote: place.remote.as_ref().map_or_else(|| usual.clone(), ToString::to_string),
         project: place.project.to_string(),
         instance: place.instance.to_string(),
         instance_user: place.instance_user.to_string(),

@@ -140,6 +140,19 @@ fn with_environment(values: Values) -> Values {
     }
 }
 
+/// The server of a login that names none, of a gateway without flags.
+pub(super) fn usual_remote() -> Outcome<String> {
+    let paths = paths()?;
+    let settings = settings(&paths)?;
+    let values = of_settings(&paths, &settings)?;
+    let given = |name| Some(values.text(name)).filter(|text| !text.is_empty());
+    let is_named = given("socket").is_some() || given("url").is_some() || settings.incus.socket.is_some();
+    let known = remotes::folder(|name| std::env::var(name).ok()).map(|folder| Remotes::load(&folder));
+    let known = known.transpose().map_err(|error| malformed(&error))?.unwrap_or_default();
+    let usual = known.default.filter(|_| !is_named);
+    Ok(given("remote").map(str::to_owned).or(usual).unwrap_or_else(|| LOCAL.to_owned()))
+}
+
 /// Where servers are, and which one counts where a login names none.
 fn servers(options: &Options, settings: &Settings) -> Outcome<ServerPlaces> {
     let env = |name: &str| std::env::var(name).ok();

@@ -57,6 +57,16 @@ fn a_server_that_is_not_known_is_told() {
         "k",
     ]);
     assert!(said.contains("/nowhere/c does not exist") && said.ends_with("[exit 1]\n"), "{said}");
+    let rule = "[[rule]]\nremotes = [\"r1\"]\nallow = [\"shell\"]\n";
+    std::fs::write(place.path().join("ssh-policy.toml"), rule).unwrap();
+    let allowed = |login: &str| {
+        place
+            .run(&["ssh", "policy", "check", login, "--as", "ann", "--group", "x", "--format", "csv"])
+            .contains("shell,true")
+    };
+    assert!(!allowed("c1") && allowed("r1:c1"));
+    std::fs::write(place.path().join("incus/config.yml"), format!("default-remote: r1\n{config}")).unwrap();
+    assert!(allowed("c1") && !allowed("local:c1"));
     std::fs::write(place.path().join("incus/config.yml"), "remotes: [").unwrap();
     let said = place.run(&["ssh", "serve", "--listen", "127.0.0.1:0"]);
     assert!(said.contains("incus/config.yml: ") && said.ends_with("[exit 2]\n"), "{said}");

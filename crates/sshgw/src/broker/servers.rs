@@ -63,11 +63,28 @@ pub(super) struct Servers {
     named: Fresh<Remotes>,
     tunnels: Mutex<BTreeMap<String, Arc<Tunnel>>>,
     setting: Setting,
+    said: Said,
+}
+
+/// When the log had a line that clients can cause.
+#[derive(Debug, Default)]
+struct Said(Mutex<Option<Instant>>);
+
+impl Said {
+    /// Whether it may have another.
+    fn again(&self) -> bool {
+        let mut last = lock(&self.0);
+        let may = last.is_none_or(|at| at.elapsed() >= SAID);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
 }
 
 impl Servers {
     pub(super) fn new(places: Places, setting: Setting) -> Self {
-        Self { places, named: Fresh::default(), tunnels: Mutex::default(), setting }
+        Self { places, named: Fresh::default(), tunnels: Mutex::default(), setting, said: Said::default() }
     }
 
     /// What a login's server is called.
@@ -121,7 +138,9 @@ impl Servers {
         match self.named.get(&folder.join("config.yml"), load) {
             Ok(remotes) => remotes.find(name),
             Err(error) => {
-                tracing::warn!(error, "servers elsewhere are not known");
+                if self.said.again() {
+                    tracing::warn!(error, "servers elsewhere are not known");
+                }
                 Err(RemoteError::Unknown(name.to_owned()))
             }
         }
@@ -140,7 +159,7 @@ impl Servers {
             https,
             setting: self.setting.clone(),
             running: tokio::sync::Mutex::default(),
-            said: Mutex::default(),
+            said: Said::default(),
         });
         tunnels.insert(name.to_owned(), Arc::clone(&tunnel));
         tunnel
@@ -154,8 +173,7 @@ struct Tunnel {
     https: Https,
     setting: Setting,
     running: tokio::sync::Mutex<Option<Running>>,
-    /// When the log had a line about it.
-    said: Mutex<Option<Instant>>,
+    said: Said,
 }
 
 /// Its process. It ends after this, and its connections.
@@ -170,12 +188,10 @@ impl Dial for Tunnel {
     fn dial(&self) -> Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send + '_>> {
         Box::pin(async move {
             let dialled = self.connect().await;
-            if let Err(error) = &dialled {
-                let mut said = lock(&self.said);
-                if said.is_none_or(|at| at.elapsed() >= SAID) {
-                    *said = Some(Instant::now());
-                    tracing::warn!(%error, server = self.name, url = self.https.url, "no way to a server");
-                }
+            if let Err(error) = &dialled
+                && self.said.again()
+            {
+                tracing::warn!(%error, server = self.name, url = self.https.url, "no way to a server");
             }
             dialled
         })
