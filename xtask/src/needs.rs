@@ -33,6 +33,11 @@ const NEEDS: &[Need] = &[
     Need { program: "pw-cli", package: "pipewire-bin", used_for: "the worked example of sound" },
     Need { program: "docker-registry", package: "docker-registry", used_for: "application containers" },
     Need { program: "openssl", package: "openssl", used_for: "the certificate of that registry" },
+    Need {
+        program: "/etc/ssl/certs/ca-certificates.crt",
+        package: "ca-certificates",
+        used_for: "servers of the SSH gateway that no authority knows",
+    },
     Need { program: "zsh", package: "zsh", used_for: "completion in zsh" },
     Need { program: "fish", package: "fish", used_for: "completion in fish" },
     Need { program: "haproxy", package: "haproxy", used_for: "PROXY headers, the benchmark" },
