@@ -143,9 +143,12 @@ fn scale(service: &Node, path: &str) -> Result<(), Fault> {
         let what = "`mem_reservation` and `deploy.resources.reservations.memory` are not the same".to_owned();
         return Err(inconsistent(own, path, what));
     }
+    // Limits that are said at all say every one: what is left out of them is none.
+    let said = deploy(&["resources", "limits"]).is_some();
     for (key, other, value) in pairs {
-        if let (Some(own), Some(value)) = (service.at(key), value)
-            && own != value
+        if let Some(own) = service.at(key)
+            && (value.is_some() || (said && key != "scale"))
+            && Some(own) != value
         {
             return Err(inconsistent(own, path, format!("`{key}` and `{other}` are not the same")));
         }

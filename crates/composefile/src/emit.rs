@@ -32,31 +32,34 @@ pub(crate) fn project_json(name: &str, tree: &Map, raw: bool) -> Json {
     whole.insert("name".to_owned(), Json::from(name));
     for (key, node) in tree {
         let mut section = json(node, raw);
-        let members = section
-            .as_object_mut()
-            .into_iter()
-            .flat_map(|map| map.values_mut())
-            .filter_map(Json::as_object_mut);
+        let members = section.as_object_mut().into_iter().flat_map(|map| map.values_mut());
         for member in members {
-            let mut always = |key: &str, value: Json| {
-                member.entry(key.to_owned()).or_insert(value);
-            };
             match key.as_str() {
-                "services" => {
-                    always("command", Json::Null);
-                    always("entrypoint", Json::Null);
-                    if let Some(deploy) = member.get_mut("deploy").and_then(Json::as_object_mut) {
-                        deploy.entry("placement").or_insert(serde_json::json!({}));
-                        deploy.entry("resources").or_insert(serde_json::json!({}));
-                    }
-                }
-                "networks" => always("ipam", serde_json::json!({})),
+                "services" => complete_service(member),
+                "networks" => always(member, "ipam", serde_json::json!({})),
                 _ => {}
             }
         }
         whole.insert(key.clone(), section);
     }
     Json::Object(whole)
+}
+
+/// Members that a service always has in the JSON form.
+pub(crate) fn complete_service(service: &mut Json) {
+    always(service, "command", Json::Null);
+    always(service, "entrypoint", Json::Null);
+    if let Some(deploy) = service.get_mut("deploy") {
+        always(deploy, "placement", serde_json::json!({}));
+        always(deploy, "resources", serde_json::json!({}));
+    }
+}
+
+/// Gives a mapping a member that it has not got.
+pub(crate) fn always(member: &mut Json, key: &str, value: Json) {
+    if let Some(map) = member.as_object_mut() {
+        map.entry(key.to_owned()).or_insert(value);
+    }
 }
 
 /// The whole project as YAML, in block style.

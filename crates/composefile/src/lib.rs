@@ -13,6 +13,7 @@ mod emit;
 mod extends;
 mod fault;
 mod forms;
+mod hash;
 mod host;
 mod include;
 mod instant;

@@ -79,7 +79,8 @@ impl Loader<'_> {
         let mut whole = Map::new();
         for (path, text) in files {
             let documents = yaml::documents(&path.display().to_string(), text)?;
-            for document in documents {
+            for mut document in documents {
+                lone_texts(&mut document, &whole)?;
                 let tree = self.document(path, document, setting)?;
                 merge::merge_maps(&mut whole, tree);
             }
@@ -179,6 +180,26 @@ impl Loader<'_> {
             Fault::at(&place, "", fault.what)
         })
     }
+}
+
+/// A text over a list: for a few keys it is one more item, and for one a contradiction.
+fn lone_texts(document: &mut Node, below: &Map) -> Result<(), Fault> {
+    let Some(services) = document.as_map_mut().and_then(|map| map.get_mut("services")?.as_map_mut()) else {
+        return Ok(());
+    };
+    for (name, service) in services {
+        let Some(base) = below.get("services").and_then(|services| services.at(name)) else { continue };
+        for key in ["dns_opt", "extra_hosts", "gpus"] {
+            let listed = base.at(key).is_some_and(|old| old.as_list().is_some());
+            let node = service.as_map_mut().and_then(|map| map.get_mut(key));
+            let Some(node) = node.filter(|node| listed && node.as_text().is_some()) else { continue };
+            if key == "gpus" {
+                return Err(node.fault(&format!("services.{name}.gpus"), "a text cannot stand over a list"));
+            }
+            node.value = Value::List(vec![node.clone()]);
+        }
+    }
+    Ok(())
 }
 
 /// `external: {name: N}` of old files.

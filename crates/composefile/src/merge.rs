@@ -14,13 +14,13 @@ pub(crate) fn merge_maps(base: &mut Map, over: Map) {
     for (key, node) in over {
         match node.tag {
             Tag::Reset => {
-                base.remove(&key);
+                reset(base, &key);
             }
             Tag::Override => {
                 let node = settled_under(&key, Node { tag: Tag::Plain, ..node });
                 base.insert(key, node);
             }
-            Tag::Plain => match base.get_mut(&key) {
+            Tag::Plain | Tag::Listed => match base.get_mut(&key) {
                 Some(old) if !is_extension(&key) => merge(old, node, &key),
                 _ => {
                     let node = settled_under(&key, node);
@@ -28,6 +28,12 @@ pub(crate) fn merge_maps(base: &mut Map, over: Map) {
                 }
             },
         }
+    }
+}
+
+fn reset(base: &mut Map, key: &str) {
+    if base.get(key).is_some_and(|old| old.tag != Tag::Listed) {
+        base.remove(key);
     }
 }
 
@@ -40,10 +46,10 @@ fn merge(base: &mut Node, over: Node, key: &str) {
         (Value::Map(base), Value::Map(over)) if matches!(key, "environment" | "args") => {
             for (name, node) in over {
                 if node.tag == Tag::Reset {
-                    base.remove(&name)
+                    reset(base, &name);
                 } else {
-                    base.insert(name, node)
-                };
+                    base.insert(name, node);
+                }
             }
         }
         // Below these stand names, which mean nothing here.

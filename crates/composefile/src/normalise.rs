@@ -28,7 +28,9 @@ pub(crate) fn project(
             small_defaults(map);
             env_files(loader, map, &path, environment)?;
             label_files(loader, map, &path)?;
-            from_environment(map.get_mut("environment"), environment);
+            if !loader.raw {
+                from_environment(map.get_mut("environment"), environment);
+            }
         }
         needs_default |= service.at("networks").is_some_and(|networks| networks.at("default").is_some());
     }
@@ -132,6 +134,9 @@ fn small_defaults(service: &mut Map) {
         service.get_mut("pull_policy").filter(|node| node.as_text() == Some("if_not_present"))
     {
         policy.value = Value::Text("missing".to_owned());
+    }
+    if let Some(Value::List(hosts)) = service.get_mut("extra_hosts").map(|node| &mut node.value) {
+        hosts.sort_by(|a, b| a.as_text().cmp(&b.as_text()));
     }
     if let Some(Value::List(secrets)) = service.get_mut("secrets").map(|node| &mut node.value) {
         for secret in secrets {

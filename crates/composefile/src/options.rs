@@ -71,10 +71,13 @@ pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
     let place = crate::fault::Place::of_file("");
     tree.entry("services".to_owned()).or_insert_with(|| Node::new(Value::empty_map(), &place));
     let profiles = all_profiles(&tree);
-    let disabled = disable(&mut tree, options, &environment);
+    // Without variables nothing is known of what is enabled or used: all of it is shown.
+    let disabled = if loader.raw { BTreeSet::new() } else { disable(&mut tree, options, &environment) };
     normalise::project(&loader, &mut tree, &name, &options.dir, &environment)?;
     let mut whole = Node::new(Value::Map(tree), &place);
-    shape::prune(&mut whole, &schema::FILE);
+    if !loader.raw {
+        shape::prune(&mut whole, &schema::FILE);
+    }
     let Value::Map(tree) = whole.value else {
         return Err(Fault::of(Kind::Malformed, "the Compose file is empty"));
     };
@@ -90,7 +93,9 @@ pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
     };
     project.keep(&options.services)?;
     consistency::check(&project.tree, &disabled)?;
-    project.drop_unused();
+    if !loader.raw {
+        project.drop_unused();
+    }
     project.warnings = loader.warnings.take();
     Ok(project)
 }

@@ -1,13 +1,11 @@
 //! A loaded project: what `config` prints and everything later is planned from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::PathBuf;
-
-use sha2::{Digest as _, Sha256};
 
 use crate::emit;
 use crate::fault::{Fault, Kind, nearest};
+use crate::hash;
 use crate::load::Environment;
 use crate::template::Variable;
 use crate::tree::{Map, Node, Value};
@@ -90,7 +88,7 @@ impl Project {
 
     /// A hash of what a service is, for each of `names`; all of them when one is `*`.
     ///
-    /// Replicas and the order of the file do not count.
+    /// The hash of docker compose. Replicas, `build` and `pull_policy` do not count.
     ///
     /// # Errors
     /// A service that is not there.
@@ -102,19 +100,7 @@ impl Project {
         let services = self.tree.get("services").and_then(Node::as_map).unwrap_or(&none);
         let hash = |name: &str| {
             let Some(service) = services.get(name) else { return Err(self.no_service(name)) };
-            let mut service = service.clone();
-            if let Some(map) = service.as_map_mut() {
-                map.remove("scale");
-                if let Some(deploy) = map.get_mut("deploy").and_then(Node::as_map_mut) {
-                    deploy.remove("replicas");
-                }
-            }
-            let text = emit::json(&service, false).to_string();
-            let mut hex = String::new();
-            for byte in Sha256::digest(text.as_bytes()) {
-                let _infallible = write!(hex, "{byte:02x}");
-            }
-            Ok((name.to_owned(), hex))
+            Ok((name.to_owned(), hash::of(service)))
         };
         names.into_iter().map(hash).collect()
     }

@@ -379,7 +379,8 @@ fn dict(node: &mut Node, absent: Absent, path: &Path<'_>) -> Result<(), Fault> {
                 Some((name, value)) => (name, Value::Text(value.to_owned())),
                 None => (line, blank()),
             };
-            map.insert(name.to_owned(), Node::new(value, &item.place));
+            let tag = if item.tag == Tag::Plain { Tag::Listed } else { item.tag };
+            map.insert(name.to_owned(), Node { tag, ..Node::new(value, &item.place) });
         }
         node.value = Value::Map(map);
         return Ok(());

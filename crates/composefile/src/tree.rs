@@ -14,6 +14,8 @@ pub enum Tag {
     /// Nothing: it merges by the rules of its key.
     #[default]
     Plain,
+    /// Nothing, and it came from an item of a list: no path names it, so no later `!reset` finds it.
+    Listed,
     /// `!reset`: what earlier files said is dropped, and so is this.
     Reset,
     /// `!override`: it replaces what earlier files said.

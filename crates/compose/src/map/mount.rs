@@ -180,6 +180,9 @@ impl Work<'_> {
                 keys.insert("propagation".to_owned(), propagation.to_owned());
             }
             match bind.text_at("recursive") {
+                Some("enabled") if keys.contains_key("readonly") => {
+                    return Err(refused(mount, path, "`recursive` and `read_only` cannot be had together"));
+                }
                 Some("enabled") => drop(keys.insert("recursive".to_owned(), "true".to_owned())),
                 Some("disabled") | None => {}
                 Some(other) => {

@@ -12,6 +12,7 @@
 mod difference;
 mod fixtures;
 mod generate;
+mod outputs;
 mod pools;
 mod run;
 
@@ -34,6 +35,20 @@ fn every_form_of_every_key_and_every_fixture() {
     let tally = run::all(&oracle, &[pools::matrix(), fixtures::all()].concat());
     println!("{tally}");
     assert!(tally.different.is_empty(), "{}", tally.different.join("\n"));
+}
+
+/// JSON, hashes and lists are those of Docker Compose.
+///
+/// Fails when: a hash, a list or a member of the JSON form differs without a reason.
+#[test]
+fn everything_else_that_is_printed() {
+    let Some(oracle) = oracle() else { return };
+    let generated = (0..24).map(|number| generate::case(3, number));
+    let cases: Vec<Case> = fixtures::all().into_iter().chain(generated).collect();
+    let (same, different) = outputs::compare(&oracle, &cases);
+    println!("{same} answers are the same");
+    assert!(different.is_empty(), "{}", different.join("\n"));
+    assert!(same >= 150, "{same}");
 }
 
 /// Documents of each of the tests below, which run side by side.

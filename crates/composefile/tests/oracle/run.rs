@@ -99,7 +99,7 @@ fn note(tally: &mut Tally, case: &Case, theirs: &Answer, ours: &Answer) {
     }
 }
 
-fn write(dir: &Path, case: &Case) {
+pub(crate) fn write(dir: &Path, case: &Case) {
     for (name, text) in &case.files {
         let path = dir.join(name);
         fs::create_dir_all(path.parent().expect("it has one")).expect("a folder can be made");
@@ -107,7 +107,8 @@ fn write(dir: &Path, case: &Case) {
     }
 }
 
-fn ask(oracle: &Path, dir: &Path, case: &Case) -> Answer {
+/// The oracle's `config` of a case.
+pub(crate) fn command(oracle: &Path, dir: &Path, case: &Case) -> Command {
     let mut command = Command::new(oracle);
     command.args(["-p", "p"]);
     for profile in &case.profiles {
@@ -115,7 +116,12 @@ fn ask(oracle: &Path, dir: &Path, case: &Case) -> Answer {
     }
     command.arg("config").current_dir(dir).env_clear().env("HOME", "/home/u").env("PATH", "/usr/bin:/bin");
     command.envs(case.environment.iter().map(|(name, value)| (name, value)));
-    let output = command.stdin(Stdio::null()).output().expect("the oracle can be run");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn ask(oracle: &Path, dir: &Path, case: &Case) -> Answer {
+    let output = command(oracle, dir, case).output().expect("the oracle can be run");
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
     }
@@ -124,10 +130,16 @@ fn ask(oracle: &Path, dir: &Path, case: &Case) -> Answer {
 
 /// What this crate prints, read by another reader than its own.
 pub(crate) fn own(dir: &Path, case: &Case) -> Answer {
+    let project = load(&options(dir, case), &Disk).map_err(|fault| fault.to_string())?;
+    Ok(parse(&project.yaml()))
+}
+
+/// How this crate reads a case.
+pub(crate) fn options(dir: &Path, case: &Case) -> Options {
     let names = ["compose.yaml", "compose.override.yaml"];
     let mut environment: Environment = case.environment.iter().cloned().collect();
     environment.insert("HOME".to_owned(), "/home/u".to_owned());
-    let options = Options {
+    Options {
         sources: names
             .iter()
             .map(|name| dir.join(name))
@@ -141,9 +153,7 @@ pub(crate) fn own(dir: &Path, case: &Case) -> Answer {
         profiles: case.profiles.clone(),
         services: Vec::new(),
         interpolate: true,
-    };
-    let project = load(&options, &Disk).map_err(|fault| fault.to_string())?;
-    Ok(parse(&project.yaml()))
+    }
 }
 
 fn parse(text: &str) -> Value {
@@ -151,7 +161,7 @@ fn parse(text: &str) -> Value {
 }
 
 /// Real files.
-struct Disk;
+pub(crate) struct Disk;
 
 impl Host for Disk {
     fn read(&self, path: &Path) -> std::io::Result<String> {
