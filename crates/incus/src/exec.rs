@@ -324,6 +324,22 @@ impl Client {
             .map(Some)
     }
 
+    /// Starts a program that nobody talks to and that lives on without us; `None` when the project or the instance does
+    /// not exist.
+    ///
+    /// # Errors
+    /// As [`exec`](Self::exec).
+    pub async fn exec_detached(&self, project: &str, name: &str, spec: &ExecSpec) -> Result<Option<()>> {
+        let Some(target) = instance_target(project, name, "/exec") else { return Ok(None) };
+        if spec.user > ID_MAX || spec.group > ID_MAX {
+            return Err(protocol(&target, "no program can have this user or group"));
+        }
+        let request =
+            Request { spec, wait_for_websocket: false, interactive: false, width: None, height: None };
+        let started = self.submit(hyper::Method::POST, &target, Some(&request), None).await;
+        Ok(crate::resources::absent_is_none(started)?.map(|_| ()))
+    }
+
     async fn started(&self, target: &str, spec: &ExecSpec) -> Result<Option<Operation>> {
         let request = Request {
             spec,

@@ -84,6 +84,27 @@ impl Client {
     }
 }
 
+impl Client {
+    /// What an instance has said on its console; `None` when the project or the instance does not exist, or it has none.
+    /// **Of one that runs the server says it once**: what was read, by anybody, is gone.
+    ///
+    /// # Errors
+    /// [`IncusError`], any.
+    pub async fn console(&self, project: &str, name: &str) -> Result<Option<Bytes>> {
+        let Some(target) = instance_target(project, name, "/console") else { return Ok(None) };
+        let (limit, bytes) = (self.limits().request, self.limits().answer_bytes);
+        let said = self.door().say(&target, Saying::get(), limit, bytes).await?;
+        if said.status == StatusCode::OK {
+            return Ok(Some(said.body));
+        }
+        let nothing: Option<serde_json::Value> = self.door().decode(&target, said.status, &said.body)?;
+        match nothing {
+            None => Ok(None),
+            Some(_) => Err(protocol(&target, "an answer that is no console")),
+        }
+    }
+}
+
 /// Whose a file is, and what may be done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileOwner {

@@ -1,7 +1,12 @@
 //! `portway compose`: Compose files, and what is done with the project they describe.
 
 mod config;
+mod exec;
 mod files;
+mod found;
+mod lists;
+mod logs;
+mod measure;
 
 use std::io::{self, Write as _};
 
@@ -16,6 +21,14 @@ use files::Disk;
 pub(crate) fn run(args: &ComposeArgs) -> Outcome {
     match &args.command {
         ComposeCommand::Config(config) => config::run(&args.files, config),
+        ComposeCommand::Exec(exec) => exec::run(&args.files, exec),
+        ComposeCommand::Logs(logs) => logs::run(&args.files, logs),
+        ComposeCommand::Port(port) => lists::port(&args.files, port),
+        ComposeCommand::Top(top) => measure::top(&args.files, top),
+        ComposeCommand::Stats(stats) => measure::stats(&args.files, stats),
+        ComposeCommand::Images(list) => lists::images(&args.files, list),
+        ComposeCommand::Volumes(list) => lists::volumes(&args.files, list),
+        ComposeCommand::Ls(list) => lists::projects(list),
     }
 }
 

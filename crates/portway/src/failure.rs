@@ -17,6 +17,8 @@ pub(crate) enum Stop {
     ReaderGone,
     /// Checks failed and have been printed.
     Found,
+    /// A program of the user's has ended with this status, and so does this one.
+    Status(u8),
 }
 
 /// Result of a command.
@@ -59,6 +61,7 @@ impl Stop {
         let failure = match self {
             Stop::Failed(failure) => failure,
             Stop::ReaderGone | Stop::Found => return ExitCode::from(1),
+            Stop::Status(status) => return ExitCode::from(*status),
         };
         let mut stderr = io::stderr().lock();
         let colour = stderr.is_terminal() && colour_allowed();

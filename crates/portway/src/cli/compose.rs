@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub(crate) mod config;
+pub(crate) mod inside;
 
 /// `portway compose`.
 #[derive(Debug, Args)]
@@ -45,4 +46,26 @@ pub(crate) enum ComposeCommand {
     /// Files merged, variables filled in, short forms written long, paths absolute: the form of `docker compose
     /// config`. Nothing is asked of a server. Names of services keep those, and what they depend on.
     Config(config::ConfigArgs),
+    /// Run a program in a running service
+    ///
+    /// With its input and output, on a terminal when this is one, and with its exit status. It has the user, the folder
+    /// and the variables of the service where they are known.
+    Exec(inside::ExecArgs),
+    /// Print what services have said
+    ///
+    /// Of a service whose first process is Portway's: standard output and error, with times. Of any other the
+    /// console of its instance, which the server says only once while it runs.
+    Logs(inside::LogsArgs),
+    /// Print where a port of a service is published
+    Port(inside::PortArgs),
+    /// Print the processes of services
+    Top(inside::TopArgs),
+    /// Print what services use of processors, memory and network
+    Stats(inside::StatsArgs),
+    /// Print the images of a project's instances
+    Images(inside::ListArgs),
+    /// Print a project's volumes
+    Volumes(inside::ListArgs),
+    /// Print the projects of the server
+    Ls(inside::ProjectsArgs),
 }

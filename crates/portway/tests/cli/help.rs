@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 32] = [
+const COMMANDS: [&[&str]; 40] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -29,6 +29,14 @@ const COMMANDS: [&[&str]; 32] = [
     &["ssh", "policy", "check"],
     &["compose"],
     &["compose", "config"],
+    &["compose", "exec"],
+    &["compose", "logs"],
+    &["compose", "port"],
+    &["compose", "top"],
+    &["compose", "stats"],
+    &["compose", "images"],
+    &["compose", "volumes"],
+    &["compose", "ls"],
     &["status"],
     &["top"],
     &["events"],

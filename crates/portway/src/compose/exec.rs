@@ -1,0 +1,217 @@
+//! `portway compose exec`: a program in a running service.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Read as _};
+
+use bytes::Bytes;
+use portway_incus::{Client, Control, Exec, ExecEnd, ExecSpec, FileContent, Input, Output, Size};
+use portway_proto::service::{DIR, SPEC, Spec, User};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::found::{self, Replica};
+use crate::cli::compose::FileArgs;
+use crate::cli::compose::inside::ExecArgs;
+use crate::failure::{Outcome, Stop, chain};
+use crate::session::runtime;
+
+/// Longest file of users, or of what a service runs, that is read, bytes.
+const FILE_MAX_BYTES: usize = 4 << 20;
+
+/// Most bytes of standard input in one message.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// Signals that go on to the program when it has no terminal to be told by: SIGHUP, SIGINT, SIGTERM.
+const FORWARDED: [(SignalKind, i32); 3] =
+    [(SignalKind::hangup(), 1), (SignalKind::interrupt(), 2), (SignalKind::terminate(), 15)];
+
+/// Runs it, and ends with its status.
+pub(super) fn run(files: &FileArgs, args: &ExecArgs) -> Outcome {
+    let name = found::name(files)?;
+    let client = found::client()?;
+    let runtime = runtime()?;
+    let end = runtime.block_on(async {
+        let replica = found::replica(&client, &name, &args.service, args.index).await?;
+        if !replica.runs() {
+            return Err(Stop::refused(format!("the service {} does not run", args.service)));
+        }
+        let on_terminal =
+            !args.no_tty && !args.detach && io::stdin().is_terminal() && io::stdout().is_terminal();
+        let spec = spec(&client, &replica, args, on_terminal).await?;
+        if args.detach {
+            let started = client.exec_detached(replica.project(), replica.name(), &spec).await;
+            return started.map_err(found::failed)?.map(|()| None).ok_or_else(|| gone(&replica));
+        }
+        converse(&client, &replica, &spec).await.map(Some)
+    })?;
+    // A thread may still wait for standard input: nobody waits for it.
+    runtime.shutdown_background();
+    match end {
+        None | Some(ExecEnd::Status(0)) => Ok(()),
+        Some(ExecEnd::Status(status)) => Err(Stop::Status(status)),
+        Some(ExecEnd::Failed(why)) => Err(Stop::refused(format!("the program could not be run: {why}"))),
+    }
+}
+
+fn gone(replica: &Replica) -> Stop {
+    Stop::refused(format!("the instance {} is gone", replica.name()))
+}
+
+/// What is run: in the surroundings of the service, as far as they are known.
+async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: bool) -> Outcome<ExecSpec> {
+    let own = text(client, replica, &format!("{DIR}/{SPEC}")).await?;
+    let own = own.and_then(|bytes| Spec::read(&bytes).ok()).unwrap_or_default();
+    let user = args.user.as_ref().map_or(&own.user[..], |user| user.as_bytes());
+    let (passwd, group) = if user.is_empty() {
+        (None, None)
+    } else {
+        (text(client, replica, "/etc/passwd").await?, text(client, replica, "/etc/group").await?)
+    };
+    let who = User::find(&passwd.unwrap_or_default(), &group.unwrap_or_default(), user, &[])
+        .map_err(Stop::refused)?;
+    let mut environment: BTreeMap<String, String> = BTreeMap::new();
+    for entry in &own.env {
+        if let Some((name, value)) = str::from_utf8(entry).ok().and_then(|entry| entry.split_once('=')) {
+            environment.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    if on_terminal && let Ok(kind) = std::env::var("TERM") {
+        environment.insert("TERM".to_owned(), kind);
+    }
+    for entry in &args.env {
+        let (name, value) = match entry.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (entry.as_str(), std::env::var(entry).ok()),
+        };
+        if name.is_empty() {
+            return Err(Stop::usage(format!("{entry:?} is no variable: its name is missing")));
+        }
+        environment.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    let cwd = args.workdir.clone().or_else(|| String::from_utf8(own.cwd.clone()).ok());
+    Ok(ExecSpec {
+        command: args.command.clone(),
+        environment,
+        user: who.uid,
+        group: who.gid,
+        cwd: cwd.filter(|cwd| !cwd.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        terminal: on_terminal.then(size),
+    })
+}
+
+/// A file of the instance's, when it is a plain one.
+async fn text(client: &Client, replica: &Replica, path: &str) -> Outcome<Option<Vec<u8>>> {
+    let file = client.file(replica.project(), replica.name(), path, FILE_MAX_BYTES).await;
+    Ok(file.map_err(found::failed)?.and_then(|file| match file.content {
+        FileContent::Plain(bytes) => Some(bytes.to_vec()),
+        FileContent::Link(_) | FileContent::Directory => None,
+    }))
+}
+
+/// Size of this terminal.
+fn size() -> Size {
+    let known = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    let (width, height) = known.map_or((80, 24), |size| (size.ws_col, size.ws_row));
+    Size { width: width.max(1), height: height.max(1) }
+}
+
+/// This terminal without line editing and echo; as it was on drop.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // Nothing is left to do about a terminal that is gone.
+        let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
+/// Runs the program with our standard streams as its own, to its end.
+async fn converse(client: &Client, replica: &Replica, spec: &ExecSpec) -> Outcome<ExecEnd> {
+    let broken = |error: io::Error| Stop::refused(format!("cannot talk to the program: {}", chain(&error)));
+    let sockets = client.exec(replica.project(), replica.name(), spec).await.map_err(found::failed)?;
+    let exec = Exec::new(sockets.ok_or_else(|| gone(replica))?).await.map_err(broken)?;
+    let raw = if spec.terminal.is_some() { Some(Raw::enter().map_err(broken)?) } else { None };
+    let Exec { mut control, mut input, mut output, mut errors, outcome } = exec;
+    let reading = async {
+        let said = copy(&mut output, io::stdout());
+        match errors.as_mut() {
+            Some(errors) => tokio::try_join!(said, copy(errors, io::stderr())).map(drop),
+            None => said.await,
+        }
+    };
+    let done = tokio::select! {
+        done = reading => done,
+        never = feed(&mut input) => match never {},
+        never = steer(&mut control, spec.terminal.is_some()) => match never {},
+    };
+    drop(raw);
+    done?;
+    drop(input);
+    let end = outcome.wait().await.map_err(broken)?;
+    drop(control);
+    Ok(end)
+}
+
+async fn copy(from: &mut Output, mut to: impl io::Write) -> Outcome {
+    while let Some(bytes) = from.next().await {
+        to.write_all(&bytes).and_then(|()| to.flush()).map_err(|error| Stop::output(&error))?;
+    }
+    Ok(())
+}
+
+/// Passes standard input on, and its end.
+async fn feed(input: &mut Input) -> std::convert::Infallible {
+    let (send, mut pieces) = mpsc::channel::<Bytes>(4);
+    // Reading blocks, and nothing ends it but this process's end.
+    std::thread::spawn(move || {
+        let mut piece = vec![0; PIECE_BYTES];
+        while let Ok(count) = io::stdin().read(&mut piece) {
+            if count == 0 || send.blocking_send(Bytes::copy_from_slice(&piece[..count])).is_err() {
+                return;
+            }
+        }
+    });
+    while let Some(bytes) = pieces.recv().await {
+        if input.send(bytes).await.is_err() {
+            break;
+        }
+    }
+    // It may have ended.
+    let _ended = input.finish().await;
+    input.closed().await;
+    std::future::pending().await
+}
+
+/// Tells the program of signals and of the terminal's size.
+async fn steer(control: &mut Control, on_terminal: bool) -> std::convert::Infallible {
+    let (send, mut told) = mpsc::channel::<i32>(4);
+    let kinds = FORWARDED.into_iter().filter(|_| !on_terminal).chain([(SignalKind::window_change(), 0)]);
+    let mut waiting = tokio::task::JoinSet::new();
+    for (kind, number) in kinds {
+        let Ok(mut signals) = signal(kind) else { continue };
+        let send = send.clone();
+        waiting
+            .spawn(async move { while signals.recv().await.is_some() && send.send(number).await.is_ok() {} });
+    }
+    loop {
+        tokio::select! {
+            () = control.closed() => return std::future::pending().await,
+            number = told.recv() => match number {
+                Some(0) if on_terminal => drop(control.resize(size()).await),
+                Some(number) if number > 0 => drop(control.signal(number).await),
+                _ => {}
+            },
+        }
+    }
+}
