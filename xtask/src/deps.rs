@@ -39,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "relay",
             "nat",
             "sshgw",
+            "guestbin",
             "composefile",
             "compose",
             "daemon",
