@@ -1,19 +1,23 @@
 //! From the pipes of an exec to a socket of the gateway's own, which nobody carries bytes for.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use portway_proto::guest::{Frame, Way};
-use rustix::event::{PollFd, PollFlags};
+use portway_proto::guest::{Frame, WAY_TOKEN_BYTES, Way};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::outbox::Outbox;
+
+/// How long the gateway may take to answer.
+const ANSWER: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Tells the gateway by `outbox`, which goes to `old`, whether it moves. The socket by which everything goes from then
 /// on; `None` when it cannot be reached and all stays as it is.
 ///
 /// # Errors
-/// When the gateway cannot be told.
+/// When the gateway cannot be told, or who is there is not the gateway.
 pub(crate) fn take(way: &Way, outbox: &mut Outbox, old: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     let socket = reach(way).ok();
     outbox.push(&Frame::Moved { moved: socket.is_some() });
@@ -23,7 +27,30 @@ pub(crate) fn take(way: &Way, outbox: &mut Outbox, old: BorrowedFd<'_>) -> io::R
             rustix::event::poll(&mut [PollFd::from_borrowed_fd(old, PollFlags::OUT)], None)?;
         }
     }
-    Ok(socket)
+    match socket {
+        Some(socket) => answered(&socket, way).map(|()| Some(socket)),
+        None => Ok(None),
+    }
+}
+
+/// Waits until the gateway has shown that it is there. Whoever else listens by that name learns the token, and nothing
+/// of what follows is obeyed.
+fn answered(socket: &OwnedFd, way: &Way) -> io::Result<()> {
+    let mut said = [0; WAY_TOKEN_BYTES];
+    let mut length = 0;
+    while let Some(room) = said.get_mut(length..).filter(|room| !room.is_empty()) {
+        let mut polled = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
+        if rustix::event::poll(&mut polled, Some(&ANSWER))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match rustix::io::read(socket, room) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => length += count,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if said == way.answer { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
 /// Connects, and says the token. Never waits.

@@ -2,7 +2,7 @@
 
 mod client;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -232,7 +232,7 @@ fn nonsense_ends_the_guest() {
 fn way(number: u8) -> Way {
     let mut name = [number; 32];
     name[..4].copy_from_slice(&std::process::id().to_be_bytes());
-    Way { name, token: [7; 32] }
+    Way { name, token: [7; 32], answer: [9; 32] }
 }
 
 /// Fails when: bytes go by the pipes after the move, the guest ends with them, or not with the socket.
@@ -248,6 +248,7 @@ fn everything_goes_on_by_the_socket() {
     let mut token = [0; 32];
     stream.read_exact(&mut token).unwrap();
     assert_eq!(token, way.token);
+    stream.write_all(&way.answer).unwrap();
     client.go_on(&stream);
     let input: Vec<u8> = (0..1_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
     let heard = client.run(sh(1, "cat; echo late >&2"), &input);
@@ -257,6 +258,19 @@ fn everything_goes_on_by_the_socket() {
     stream.shutdown(Shutdown::Write).unwrap();
     assert!(client.end().success());
     gone(&[&pid]);
+}
+
+/// Fails when: whoever listens by the gateway's name is obeyed.
+#[test]
+fn nobody_else_is_the_gateway() {
+    let mut client = Client::new();
+    let way = way(4);
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(way.name).unwrap()).unwrap();
+    client.send(&Frame::Move(way.clone()));
+    assert!(client.moves());
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(&way.token).unwrap();
+    assert_eq!(client.end().code(), Some(1));
 }
 
 /// Fails when: a way that leads nowhere, or that is full, ends the guest or holds it up.

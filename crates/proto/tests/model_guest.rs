@@ -116,7 +116,7 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
             signal: Signal::new(number).expect("1 to 64")
         }),
         any::<u32>().prop_map(|channel| Frame::Close { channel }),
-        any::<([u8; 32], [u8; 32])>().prop_map(|(name, token)| Frame::Move(Way { name, token })),
+        any::<[[u8; 32]; 3]>().prop_map(|[name, token, answer]| Frame::Move(Way { name, token, answer })),
         any::<bool>().prop_map(|moved| Frame::Moved { moved }),
     ]
 }

@@ -123,6 +123,9 @@ pub(crate) enum Request {
     Helper {
         /// In which of the places it can be put, beginning with the one of this number.
         place: usize,
+        /// Whether a listener for it may come with the answer: a session from before an upgrade takes none.
+        #[serde(default)]
+        beside: bool,
     },
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
     Closed {
@@ -246,9 +249,9 @@ pub(crate) enum Reply {
     Helped {
         /// SHA-256 of it.
         build: [u8; 32],
-        /// Name of the listener and the helper's token, if there is one.
+        /// Name of the listener, the helper's token and the answer to it, if there is one.
         #[serde(default)]
-        way: Option<([u8; WAY_NAME_BYTES], [u8; WAY_TOKEN_BYTES])>,
+        way: Option<([u8; WAY_NAME_BYTES], [u8; WAY_TOKEN_BYTES], [u8; WAY_TOKEN_BYTES])>,
     },
     /// It cannot.
     Refused {
@@ -412,7 +415,7 @@ impl Ledger {
                 }
                 if self.open.insert(*channel) { Ok(()) } else { Err(Breach::Channel) }
             }
-            Request::Helper { place } => {
+            Request::Helper { place, .. } => {
                 self.helpers += 1;
                 if self.helpers > most || *place >= HELPER_PLACES || raw_bytes > 0 {
                     return Err(Breach::Count);

@@ -9,7 +9,7 @@ const MAGIC: [u8; 8] = *b"pw-guest";
 /// Length of the name of a [`Way`], bytes.
 pub const WAY_NAME_BYTES: usize = 32;
 
-/// Length of the token of a [`Way`], bytes.
+/// Length of the token of a [`Way`], and of its answer, bytes.
 pub const WAY_TOKEN_BYTES: usize = 32;
 
 /// The id that is none: system calls take it for "unchanged".
@@ -105,6 +105,8 @@ pub struct Way {
     pub name: [u8; WAY_NAME_BYTES],
     /// What the guest says there first: anybody may come by.
     pub token: [u8; WAY_TOKEN_BYTES],
+    /// What it is answered: anybody may listen, once the listener has gone.
+    pub answer: [u8; WAY_TOKEN_BYTES],
 }
 
 impl std::fmt::Debug for Way {
@@ -278,7 +280,7 @@ impl<'a> Frame<'a> {
             RESIZE => Self::Resize { channel: from.u32()?, size: Size::read(from)? },
             SIGNAL => Self::Signal { channel: from.u32()?, signal: read_signal(from)? },
             CLOSE => Self::Close { channel: from.u32()? },
-            MOVE => Self::Move(Way { name: from.array()?, token: from.array()? }),
+            MOVE => Self::Move(Way { name: from.array()?, token: from.array()?, answer: from.array()? }),
             MOVED => match from.u8()? {
                 moved @ (0 | 1) => Self::Moved { moved: moved == 1 },
                 _ => return Err(from.wrong("way")),
@@ -343,6 +345,7 @@ impl<'a> Frame<'a> {
             Self::Move(way) => {
                 to.raw(&way.name);
                 to.raw(&way.token);
+                to.raw(&way.answer);
             }
             Self::Moved { moved } => to.u8(u8::from(*moved)),
         }

@@ -14,6 +14,7 @@ use portway_model::rfc3339;
 use portway_sys::pidfd;
 use portway_sys::process::{self, Exit};
 use portway_sys::seqpacket::Channel;
+use portway_sys::sockopt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -38,6 +39,11 @@ const END: Duration = Duration::from_secs(30);
 
 /// Beyond the time a client has, for the process to say so itself.
 const GRACE_BEYOND: Duration = Duration::from_secs(2);
+
+/// When a client that says nothing is asked by TCP whether it is there, how often, and when it is given up.
+const GONE: Duration = Duration::from_secs(60);
+const GONE_PROBE: Duration = Duration::from_secs(15);
+const GONE_PROBES: u32 = 4;
 
 /// How long the instance of a name is taken to be the one it was.
 const FRESH: Duration = Duration::from_secs(1);
@@ -204,6 +210,8 @@ fn start(
     let ip = |address: SocketAddr| address.ip().to_canonical();
     let connection = format!("{} {} {} {}", ip(peer), peer.port(), ip(local), local.port());
     stream.set_nodelay(true)?;
+    // One that has vanished is noticed where no questions are asked over SSH either.
+    sockopt::keepalive(stream.as_fd(), GONE, GONE_PROBE, GONE_PROBES)?;
     let stream = stream.into_std()?;
     let (ours, theirs) = Channel::pair()?;
     let entrance = Entrance::new(&broker.judge);
@@ -382,10 +390,10 @@ impl Child {
                 let child = Arc::clone(self);
                 self.broker.starting.spawn(async move { child.open(id, channel, &grant, order).await });
             }
-            Request::Helper { place } => {
+            Request::Helper { place, beside } => {
                 let Some(grant) = grant.clone() else { return };
                 let child = Arc::clone(self);
-                self.broker.starting.spawn(async move { child.help(id, &grant, place).await });
+                self.broker.starting.spawn(async move { child.help(id, &grant, place, beside).await });
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
                 if let Some(grant) = grant {
@@ -529,20 +537,24 @@ impl Child {
     }
 
     /// Starts the helper inside.
-    async fn help(&self, id: u64, grant: &Grant, place: usize) {
+    async fn help(&self, id: u64, grant: &Grant, place: usize, beside: bool) {
         let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
         let may = May::of(grant, |action| self.broker.judge.decide(grant, action).allowed);
         let is_far = self.broker.servers.is_far(&grant.remote);
+        // A pid of another machine's is nobody's here.
+        let beside = beside && !is_far;
         let started = match self.client(grant) {
             Ok(client) => match self.check_identity(&client, grant).await {
-                Ok(()) => helper::start(&client, is_far, grant, &may, environment, place).await,
+                Ok(()) => helper::start(&client, is_far, beside, grant, &may, environment, place).await,
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
         };
         match started {
             Ok(helper::Started { build, streams, listener }) => {
-                let way = listener.as_ref().map(|listener| (listener.way.name, listener.way.token));
+                let way = listener
+                    .as_ref()
+                    .map(|listener| (listener.way.name, listener.way.token, listener.way.answer));
                 let listener = listener.map(|listener| listener.fd);
                 let fds = streams.into_fds().into_iter().chain(listener).collect();
                 self.say(id, Reply::Helped { build, way }, fds).await;

@@ -121,6 +121,7 @@ pub(super) struct Started {
 pub(super) async fn start(
     client: &Client,
     is_far: bool,
+    beside: bool,
     grant: &Grant,
     may: &May,
     environment: impl FnOnce(&Account) -> BTreeMap<String, String>,
@@ -152,8 +153,7 @@ pub(super) async fn start(
     let name = project.clone();
     let way = Way { client: client.clone(), project, instance: instance.clone(), architecture, environment };
     let build = build(way.architecture()).map_err(|error| unable(&error))?;
-    // A pid of another machine's is nobody's here.
-    let beside = async { if is_far { None } else { way::open(client, &name, &instance).await } };
+    let beside = async { if beside { way::open(client, &name, &instance).await } else { None } };
     let (launched, listener) = tokio::join!(launch(&way, place, &limits), beside);
     let (streams, launched) = launched.map_err(|error| unable(&error))?.into_parts();
     tokio::spawn(sweep(way, Arc::new(launched)));

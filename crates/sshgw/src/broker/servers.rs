@@ -33,7 +33,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
-const UNHEARD: Duration = Duration::from_secs(75);
 
 /// How often the log says that there is no way to a server.
 const SAID: Duration = Duration::from_secs(10);
@@ -87,9 +86,21 @@ impl Servers {
         Self { places, named: Fresh::default(), tunnels: Mutex::default(), setting, said: Said::default() }
     }
 
-    /// What a login's server is called.
+    /// What a login's server is called, by rules too: the gateway's own has one name, whatever else it is called.
     pub(super) fn name(&self, named: Option<&str>) -> String {
-        named.unwrap_or(&self.places.default).to_owned()
+        let name = named.unwrap_or(&self.places.default);
+        if self.is_own(name) { LOCAL.to_owned() } else { name.to_owned() }
+    }
+
+    fn is_own(&self, name: &str) -> bool {
+        match (self.find(name), &self.places.own) {
+            (Ok(Named::Own), _) => true,
+            (Ok(Named::At(At::Socket(path))), Some(At::Socket(own))) => path == *own,
+            (Ok(Named::At(At::Https(https))), Some(At::Https(own))) => {
+                (&https.host, https.port) == (&own.host, own.port)
+            }
+            _ => false,
+        }
     }
 
     /// A client of the server of logins that name none.
@@ -205,8 +216,9 @@ impl Tunnel {
         let far = tokio::time::timeout(CONNECT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
         far.set_nodelay(true)?;
         let far = OwnedFd::from(far.into_std()?);
+        // No TCP_USER_TIMEOUT: it ends a connection whose other side takes nothing for that long, though it is there
+        // (tcp(7)); what a program reads may stay unread for hours.
         sockopt::keepalive(std::os::fd::AsFd::as_fd(&far), IDLE, PROBE, PROBES)?;
-        sockopt::user_timeout(std::os::fd::AsFd::as_fd(&far), UNHEARD)?;
         let (ours, theirs) = UnixStd::pair()?;
         ours.set_nonblocking(true)?;
         self.hand_over(&[far, theirs.into()]).await?;
@@ -276,5 +288,27 @@ impl Tunnel {
             let _reaped = process::reap(process.pid);
         });
         Ok(Running { channel, stamps })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when rules for the gateway's own server are passed by with another name of it.
+    #[test]
+    fn the_own_server_has_one_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = "remotes:\n  here: {addr: 'unix://'}\n  there: {addr: 'unix:///other'}\n  same: {addr: 'unix:///own'}\n";
+        std::fs::write(folder.path().join("config.yml"), text).expect("written");
+        let own = Some(At::Socket("/own".into()));
+        let default = "same".to_owned();
+        let places = Places { own, folder: Some(folder.path().to_owned()), default };
+        let servers = Servers::new(places, Setting { ids: None, log: String::new() });
+        let names = [None, Some("here"), Some("same"), Some("local"), Some("there"), Some("none")];
+        assert_eq!(
+            names.map(|name| servers.name(name)),
+            ["local", "local", "local", "local", "there", "none"]
+        );
     }
 }

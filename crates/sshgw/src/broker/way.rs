@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
 use portway_incus::Client;
 use portway_proto::guest::{WAY_NAME_BYTES, WAY_TOKEN_BYTES, Way};
@@ -16,6 +17,9 @@ use rustix::net::SocketType;
 /// What their names begin with: ss(8) and /proc/net/unix show them.
 const PREFIX: &[u8] = b"portway-";
 
+/// How long a listener may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where a helper may come to.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -23,14 +27,17 @@ pub(super) struct Listener {
     pub(super) way: Way,
 }
 
-/// Listens in the namespace of a container; `None` where that cannot be had, and the helper stays where it is: a virtual
-/// machine, a server of another machine, a container that shares our namespace. Takes one request, 5 ms.
+/// Listens in the namespace of a container; `None` where that cannot be had in a second, and the helper stays where it is:
+/// a virtual machine, a container that shares our namespace, a machine that is too busy. Takes one request, 5 ms.
 pub(super) async fn open(client: &Client, project: &str, instance: &str) -> Option<Listener> {
-    let state = client.state(project, instance).await;
-    let pid =
-        state.inspect_err(|error| tracing::debug!(%error, instance, "no way beside the server")).ok()??.pid?;
-    let bound = tokio::task::spawn_blocking(move || bind(pid)).await.ok()?;
-    bound.inspect_err(|error| tracing::debug!(%error, instance, "no way beside the server")).ok()
+    let opened = async {
+        let state = client.state(project, instance).await.map_err(io::Error::other)?;
+        let pid = state.and_then(|state| state.pid).ok_or(io::ErrorKind::NotFound)?;
+        tokio::task::spawn_blocking(move || bind(pid)).await?
+    };
+    let opened =
+        tokio::time::timeout(PATIENCE, opened).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    opened.inspect_err(|error| tracing::debug!(%error, instance, "no way beside the server")).ok()
 }
 
 /// The emulator of a virtual machine is in our namespace, which no helper is in. A number that is another process' by
@@ -46,13 +53,15 @@ fn bind(pid: i32) -> io::Result<Listener> {
     Ok(Listener { fd, way })
 }
 
-/// A name of 120 bits that nobody else has, and a token.
+/// A name of 120 bits that nobody else has, a token and an answer.
 fn way() -> io::Result<Way> {
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut way = Way { name: [0; WAY_NAME_BYTES], token: [0; WAY_TOKEN_BYTES] };
+    let mut way =
+        Way { name: [0; WAY_NAME_BYTES], token: [0; WAY_TOKEN_BYTES], answer: [0; WAY_TOKEN_BYTES] };
     let mut random = File::open("/dev/urandom")?;
     random.read_exact(&mut way.name)?;
     random.read_exact(&mut way.token)?;
+    random.read_exact(&mut way.answer)?;
     for (at, byte) in way.name.iter_mut().enumerate() {
         *byte = *PREFIX.get(at).unwrap_or(&LETTERS[usize::from(*byte & 31)]);
     }

@@ -2,7 +2,7 @@
 //!
 //! The server of the instance carries every byte of an exec through a process of its own. Here it carries the greeting:
 //! the broker listens for the program where the program can reach it, and this side tells the program where that is and
-//! by what token it is known. Whoever else comes by is turned away.
+//! by what token it is known. Whoever else comes by is turned away, and whoever else listened would not know the answer.
 
 use std::io;
 
@@ -49,8 +49,9 @@ where
     }
     // It has said its token before it said that it had moved.
     for _ in 0..STRANGERS_MAX_COUNT {
-        let (stream, _unnamed) = listener.accept().await.map_err(GuestError::Stream)?;
+        let (mut stream, _unnamed) = listener.accept().await.map_err(GuestError::Stream)?;
         if says(&stream, &way.token).map_err(GuestError::Stream)? {
+            stream.write_all(&way.answer).await.map_err(GuestError::Stream)?;
             return Ok(Some(stream));
         }
     }

@@ -96,8 +96,13 @@ impl Helper {
 
     async fn try_start(&self, wanted: Wanted) -> Result<Result<Process, StartError>, Unable> {
         let guest = self.guest().await?;
-        let started = tokio::time::timeout(START, guest.start(wanted)).await;
-        started.map_err(|_| Unable::Program(255, "the helper in the instance does not answer".to_owned()))
+        if let Ok(started) = tokio::time::timeout(START, guest.start(wanted)).await {
+            return Ok(started);
+        }
+        // It goes with its last program, and takes with it what it may start late.
+        let why = "the helper in the instance does not answer".to_owned();
+        *self.guest.lock().await = Kept::Absent(why.clone(), Instant::now());
+        Err(Unable::Helper(why))
     }
 
     /// Lets the helper end once its processes have; returns when it has ended.
@@ -131,7 +136,7 @@ impl Helper {
     }
 
     async fn try_place(&self, place: usize) -> Result<Guest, String> {
-        let (build, way, mut fds) = match self.link.ask(Request::Helper { place }, &[]).await {
+        let (build, way, mut fds) = match self.link.ask(Request::Helper { place, beside: true }, &[]).await {
             Ok((Reply::Helped { build, way }, fds)) => (build, way, fds),
             Ok((Reply::Refused { message, .. }, _)) => return Err(message),
             Ok(_) => return Err("the gateway does not know of helpers".to_owned()),
@@ -139,9 +144,9 @@ impl Helper {
         };
         let strange = || "the helper's streams are none".to_owned();
         let way = match way {
-            Some((name, token)) => {
+            Some((name, token, answer)) => {
                 let listener = fds.pop().and_then(|fd| listener(fd).ok()).ok_or_else(strange)?;
-                Some((listener, Way { name, token }))
+                Some((listener, Way { name, token, answer }))
             }
             None => None,
         };

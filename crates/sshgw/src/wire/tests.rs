@@ -88,11 +88,11 @@ fn questions_are_counted() {
     assert_eq!(ledger.note(&open(5), 0), Ok(()));
     ledger.refused(5);
     assert_eq!(ledger.note(&open(5), 0), Ok(()));
-    assert_eq!(ledger.note(&Request::Helper { place: 2 }, 0), Err(Breach::Count));
+    assert_eq!(ledger.note(&Request::Helper { place: 2, beside: true }, 0), Err(Breach::Count));
     for _ in 0..63 {
-        assert_eq!(ledger.note(&Request::Helper { place: 1 }, 0), Ok(()));
+        assert_eq!(ledger.note(&Request::Helper { place: 1, beside: true }, 0), Ok(()));
     }
-    assert_eq!(ledger.note(&Request::Helper { place: 0 }, 0), Err(Breach::Count));
+    assert_eq!(ledger.note(&Request::Helper { place: 0, beside: true }, 0), Err(Breach::Count));
 }
 
 /// Fails when one program too many, or the end of one whose start nobody waited for, ends the connection; or when it is

@@ -23,7 +23,7 @@ const KEPT: Duration = Duration::from_secs(10);
 /// Most users of instances that are remembered.
 const KEPT_MAX: usize = 256;
 
-/// Instances that are read at the same time.
+/// Instances of one server that are read at the same time: one that does not answer keeps nobody from the others.
 const READING: usize = 4;
 
 /// How long a question takes at least: ten times what reading the files takes on an idle machine.
@@ -49,16 +49,11 @@ type Key = [String; 4];
 type Cell = Arc<OnceCell<Option<Arc<InsideUser>>>>;
 
 /// Reads users of instances.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Inside {
     known: Mutex<HashMap<Key, (Instant, Cell)>>,
-    reading: Semaphore,
-}
-
-impl Default for Inside {
-    fn default() -> Self {
-        Self { known: Mutex::default(), reading: Semaphore::new(READING) }
-    }
+    /// Of each server that there is: no more than the configuration names.
+    reading: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 impl Inside {
@@ -68,13 +63,20 @@ impl Inside {
         let least = tokio::time::sleep(if is_far { LEAST_FAR } else { LEAST });
         let cell = self.cell(place);
         let reading = cell.get_or_init(|| async {
-            let _turn = self.reading.acquire().await.ok();
             let client = servers.client(&place.remote).ok()?;
+            let turns = self.turns(&place.remote);
+            let _turn = turns.acquire().await.ok();
             Files { client: &client, place }.user().await.map(Arc::new)
         });
         let found = tokio::time::timeout(MOST, reading).await.ok().and_then(Clone::clone);
         least.await;
         found
+    }
+
+    fn turns(&self, remote: &str) -> Arc<Semaphore> {
+        let mut reading = lock(&self.reading);
+        let turns = reading.entry(remote.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(READING)));
+        Arc::clone(turns)
     }
 
     fn cell(&self, place: &Target) -> Cell {
