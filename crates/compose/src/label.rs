@@ -29,6 +29,12 @@ pub const KEYS: &str = "user.portway.keys";
 /// Services it depends on, separated by commas: the order of stopping when no file says it; on instances.
 pub const DEPENDS: &str = "user.portway.depends";
 
+/// Milliseconds it has to stop before force is used; on instances.
+pub const GRACE: &str = "user.portway.grace";
+
+/// What the files have been allowed beyond what every file may have, a JSON text; on the server's project.
+pub const GRANTED: &str = "user.portway.granted";
+
 /// Of an instance that `run` made: not part of its service's scale.
 pub const ONE_OFF: &str = "user.portway.one-off";
 

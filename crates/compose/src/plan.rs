@@ -13,7 +13,7 @@ use crate::want::{Condition, Health, Keys};
 mod down;
 mod up;
 
-pub use down::{Down, Select, Volumes, down, remove, stop};
+pub use down::{Down, Hold, Select, Volumes, down, hold, remove, restart, start, stop};
 pub use up::{Orphans, Recreate, Start, Up, up};
 
 /// Steps and what is to be said.
@@ -108,6 +108,11 @@ pub enum Action {
         instance: String,
         /// Before force is used.
         grace: Duration,
+    },
+    /// Holds an instance: its processes stand still.
+    Hold {
+        /// Name.
+        instance: String,
     },
     /// Removes an instance that does not run.
     Remove {
@@ -235,6 +240,7 @@ impl Action {
             | Action::Change(..)
             | Action::Start { .. }
             | Action::Stop { .. }
+            | Action::Hold { .. }
             | Action::Remove { .. } => "instance",
         }
     }
@@ -254,6 +260,7 @@ impl Action {
             Action::Start { instance, .. }
             | Action::Publish { instance, .. }
             | Action::Stop { instance, .. }
+            | Action::Hold { instance }
             | Action::Remove { instance } => instance,
             Action::Await { service, .. } => service,
         }
@@ -276,6 +283,7 @@ impl Action {
             Action::Await { condition: Condition::Completed, .. } => ("waiting", "completed"),
             Action::Publish { .. } => ("publishing", "published"),
             Action::Stop { .. } => ("stopping", "stopped"),
+            Action::Hold { .. } => ("holding", "held"),
             Action::Remove { .. }
             | Action::RemoveNetwork { .. }
             | Action::RemoveVolume { .. }
@@ -299,6 +307,7 @@ impl fmt::Display for Action {
             Action::Await { .. } => "await",
             Action::Publish { .. } => "publish",
             Action::Stop { .. } => "stop",
+            Action::Hold { .. } => "hold",
             Action::Remove { .. }
             | Action::RemoveNetwork { .. }
             | Action::RemoveVolume { .. }

@@ -150,6 +150,7 @@ impl Rendered {
             (label::FILES, self.files_hash()),
             (label::KEYS, serde_json::to_string(&written).unwrap_or_default()),
             (label::DEPENDS, depends.join(",")),
+            (label::GRACE, service.stop.grace.as_millis().to_string()),
         ];
         // An empty value is how the server says that there is none.
         let labels = labels.into_iter().filter(|(_, value)| !value.is_empty());

@@ -116,6 +116,9 @@ pub(crate) fn after(mut seen: Observed, plan: &Plan) -> Observed {
             Action::Stop { instance, .. } => {
                 seen.instances.get_mut(&instance).expect("an instance").life = Life::Stopped;
             }
+            Action::Hold { instance } => {
+                seen.instances.get_mut(&instance).expect("an instance").life = Life::Paused;
+            }
             Action::Remove { instance } => {
                 let gone = seen.instances.remove(&instance).expect("an instance");
                 assert_eq!(gone.life, Life::Stopped, "{instance} runs");

@@ -7,9 +7,15 @@ mod found;
 mod lists;
 mod logs;
 mod measure;
+mod lifecycle;
+mod ps;
+mod show;
+mod stage;
+mod up;
 
 use std::io::{self, Write as _};
 
+use portway_compose::plan::Hold;
 use portway_composefile::{Fault, Kind, Project, load};
 use portway_control::api::FailureKind;
 
@@ -19,8 +25,8 @@ use files::Disk;
 
 /// Runs a subcommand.
 pub(crate) fn run(args: &ComposeArgs) -> Outcome {
+    let files = &args.files;
     match &args.command {
-        ComposeCommand::Config(config) => config::run(&args.files, config),
         ComposeCommand::Exec(exec) => exec::run(&args.files, exec),
         ComposeCommand::Logs(logs) => logs::run(&args.files, logs),
         ComposeCommand::Port(port) => lists::port(&args.files, port),
@@ -29,6 +35,20 @@ pub(crate) fn run(args: &ComposeArgs) -> Outcome {
         ComposeCommand::Images(list) => lists::images(&args.files, list),
         ComposeCommand::Volumes(list) => lists::volumes(&args.files, list),
         ComposeCommand::Ls(list) => lists::projects(list),
+        ComposeCommand::Config(config) => config::run(files, config),
+        ComposeCommand::Up(args) => up::up(files, args),
+        ComposeCommand::Create(args) => up::create(files, args),
+        ComposeCommand::Scale(args) => up::rescale(files, args),
+        ComposeCommand::Down(args) => lifecycle::down(files, args),
+        ComposeCommand::Start(args) => lifecycle::start(files, args),
+        ComposeCommand::Stop(args) => lifecycle::stop(files, args),
+        ComposeCommand::Restart(args) => lifecycle::restart(files, args),
+        ComposeCommand::Kill(args) => lifecycle::kill(files, args),
+        ComposeCommand::Pause(args) => lifecycle::hold(files, args, Hold::On),
+        ComposeCommand::Unpause(args) => lifecycle::hold(files, args, Hold::Off),
+        ComposeCommand::Rm(args) => lifecycle::remove(files, args),
+        ComposeCommand::Ps(args) => ps::run(files, args),
+        ComposeCommand::Wait(args) => lifecycle::wait(files, args),
     }
 }
 
@@ -51,6 +71,11 @@ fn project(args: &FileArgs, services: &[String], variables: Variables) -> Outcom
         let _unheard = writeln!(io::stderr(), "warning: {}", printable(warning));
     }
     Ok(project)
+}
+
+/// The whole project of the files, without a word about what was noticed.
+fn quiet(args: &FileArgs) -> Outcome<Project> {
+    load(&files::options(args)?, &Disk).map_err(stop)
 }
 
 /// A fault of a file as the end of a command.

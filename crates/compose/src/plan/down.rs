@@ -29,12 +29,19 @@ pub struct Select {
     pub project: String,
     /// Only these services; all when empty.
     pub services: Vec<String>,
-    /// Before force is used, by service.
-    pub graces: BTreeMap<String, Duration>,
-    /// The same for all of them, whatever the services say.
+    /// Before force is used, instead of what each service says.
     pub grace: Option<Duration>,
     /// Whether those that `run` made are meant too.
     pub one_offs: bool,
+}
+
+/// Whether instances are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// They are.
+    On,
+    /// They go on.
+    Off,
 }
 
 /// What becomes of volumes.
@@ -56,7 +63,7 @@ impl Select {
 
     /// How long an instance has.
     fn grace(&self, seen: &Seen) -> Duration {
-        let own = || seen.service().and_then(|service| self.graces.get(service)).copied();
+        let own = || seen.label(label::GRACE)?.parse().ok().map(Duration::from_millis);
         self.grace.or_else(own).unwrap_or(GRACE)
     }
 
@@ -85,12 +92,7 @@ fn stops(plan: &mut Plan, seen: &Observed, select: &Select) -> BTreeMap<String, 
     let (instances, order) = select.of(seen);
     let mut by_service: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     let mut steps = BTreeMap::new();
-    let sorted = order.sorted();
-    // Labels are anybody's to write: services that lead round come last, in no order.
-    let mut rest: Vec<&str> = instances.iter().filter_map(|(_, one)| one.service()).collect();
-    rest.retain(|name| !sorted.contains(name));
-    rest.dedup();
-    for service in sorted.into_iter().chain(rest) {
+    for service in listed(&order, &instances) {
         let after: Vec<usize> = order
             .of(service)
             .flat_map(|before| by_service.get(before).into_iter().flatten())
@@ -103,12 +105,77 @@ fn stops(plan: &mut Plan, seen: &Observed, select: &Select) -> BTreeMap<String, 
             by_service.entry(service).or_default().push(step);
             steps.insert((*name).clone(), step);
         }
-        if !by_service.contains_key(service) {
-            // What stands still passes on what it would have waited for.
-            by_service.insert(service, after);
-        }
+        // What stands still passes on what it would have waited for.
+        by_service.entry(service).or_insert(after);
     }
     steps
+}
+
+/// Starts what does not run: who is depended on first.
+#[must_use]
+pub fn start(seen: &Observed, select: &Select) -> Plan {
+    let mut plan = Plan::default();
+    starts(&mut plan, seen, select, &BTreeMap::new());
+    plan
+}
+
+/// Stops all of it, then starts all of it.
+#[must_use]
+pub fn restart(seen: &Observed, select: &Select) -> Plan {
+    let mut plan = Plan::default();
+    let stopped = stops(&mut plan, seen, select);
+    starts(&mut plan, seen, select, &stopped);
+    plan
+}
+
+/// Holds what runs, or lets go on what is held.
+#[must_use]
+pub fn hold(seen: &Observed, select: &Select, hold: Hold) -> Plan {
+    let mut plan = Plan::default();
+    for (name, one) in select.of(seen).0 {
+        let instance = name.clone();
+        match (hold, one.life) {
+            (Hold::On, Life::Running) => drop(plan.push(Action::Hold { instance }, Vec::new())),
+            (Hold::Off, Life::Paused) => {
+                plan.push(Action::Start { instance, paused: true }, Vec::new());
+            }
+            _ => {}
+        }
+    }
+    plan
+}
+
+/// Adds the starts of what is stopped, and of what `stopped` says is stopped by then.
+fn starts(plan: &mut Plan, seen: &Observed, select: &Select, stopped: &BTreeMap<String, usize>) {
+    let (instances, order) = select.of(seen);
+    let order = order.reversed();
+    let mut by_service: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let all: Vec<usize> = stopped.values().copied().collect();
+    for service in listed(&order, &instances) {
+        let needs: Vec<usize> =
+            order.of(service).flat_map(|on| by_service.get(on).into_iter().flatten()).copied().collect();
+        let of_service = instances.iter().filter(|(_, one)| one.service().unwrap_or_default() == service);
+        for (name, one) in of_service {
+            let held = one.life == Life::Paused && !stopped.contains_key(*name);
+            if one.life != Life::Stopped && !held && !stopped.contains_key(*name) {
+                continue;
+            }
+            let action = Action::Start { instance: (*name).clone(), paused: held };
+            let step = plan.add(Step { action, needs: needs.clone(), after: all.clone() });
+            by_service.entry(service).or_default().push(step);
+        }
+        by_service.entry(service).or_insert(needs);
+    }
+}
+
+/// The services of instances in their order. Labels are anybody's to write: those that lead round come last.
+fn listed<'a>(order: &'a Order, instances: &[(&'a String, &'a Seen)]) -> Vec<&'a str> {
+    let mut all = order.sorted();
+    let mut rest: BTreeSet<&str> =
+        instances.iter().map(|(_, one)| one.service().unwrap_or_default()).collect();
+    rest.retain(|name| !all.contains(name));
+    all.extend(rest);
+    all
 }
 
 /// Removes instances: those that do not run, or all of them when `running`, which stops them first.

@@ -338,3 +338,24 @@ fn ports_of_portway_are_published_after_the_start() {
     assert_eq!(lines(&plan).last().map(String::as_str), Some("publish ports web-1 (not p) <- 0"));
     assert_eq!(seen.instances["web-1"].label(label::SERVICE), Some("web"));
 }
+
+#[test]
+fn a_restart_stops_all_and_starts_all_in_order() {
+    let want = project(vec![service("web"), service("db")], &[("web", "db", Condition::Started)]);
+    let seen = with(&want);
+    let select = Select { project: "p".to_owned(), ..Select::default() };
+    assert_eq!(
+        lines(&restart(&seen, &select)),
+        [
+            "stop instance web-1",
+            "stop instance db-1 <- 0",
+            "start instance db-1 <- 0 1",
+            "start instance web-1 <- 0 1 2"
+        ]
+    );
+    let held = after(seen.clone(), &hold(&seen, &select, Hold::On));
+    assert_eq!(lines(&hold(&held, &select, Hold::Off)), ["resume instance db-1", "resume instance web-1"]);
+    let stopped = after(seen.clone(), &stop(&seen, &select));
+    assert_eq!(lines(&start(&stopped, &select)), ["start instance db-1", "start instance web-1 <- 0"]);
+    assert!(start(&seen, &select).steps.is_empty());
+}

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 pub(crate) mod config;
 pub(crate) mod inside;
+pub(crate) mod lifecycle;
 
 /// `portway compose`.
 #[derive(Debug, Args)]
@@ -68,4 +69,35 @@ pub(crate) enum ComposeCommand {
     Volumes(inside::ListArgs),
     /// Print the projects of the server
     Ls(inside::ProjectsArgs),
+    /// Make and start what the files say, and no more than is missing
+    ///
+    /// What is there and has changed is changed while it runs, restarted, or made anew, whichever is enough. Nothing
+    /// else is touched. Cut short at any point, it is taken up by the next one.
+    Up(lifecycle::UpArgs),
+    /// Make what the files say, and start nothing
+    Create(lifecycle::CreateArgs),
+    /// Set the number of replicas of services
+    Scale(lifecycle::ScaleArgs),
+    /// Stop and remove the instances and networks of the project
+    ///
+    /// Volumes stay unless asked for. What others use stays too, and is named.
+    Down(lifecycle::DownArgs),
+    /// Start what is stopped
+    Start(lifecycle::ServiceArgs),
+    /// Stop instances: who depends on others first
+    Stop(lifecycle::StopArgs),
+    /// Stop instances and start them again
+    Restart(lifecycle::StopArgs),
+    /// Stop instances at once
+    Kill(lifecycle::ServiceArgs),
+    /// Hold the processes of instances
+    Pause(lifecycle::ServiceArgs),
+    /// Let held processes go on
+    Unpause(lifecycle::ServiceArgs),
+    /// Remove stopped instances
+    Rm(lifecycle::RmArgs),
+    /// List instances
+    Ps(lifecycle::PsArgs),
+    /// Wait until the instances of services stop; prints their exit codes
+    Wait(lifecycle::WaitArgs),
 }

@@ -1,0 +1,139 @@
+//! `down`, `start`, `stop`, `restart`, `kill`, `pause`, `unpause`, `rm`, `wait`: what is there, by its labels.
+//!
+//! The files only say which project is meant. One that is nowhere has nothing to be done for it.
+
+use std::time::Duration;
+
+use portway_compose::apply::exit_code;
+use portway_compose::observe::{Life, Observed};
+use portway_compose::plan::{self, Down, Hold, Plan, Select, Volumes};
+use portway_compose::want::Keys;
+use portway_control::api::FailureKind;
+
+use super::stage::{Change, Stage, server};
+use crate::cli::compose::FileArgs;
+use crate::cli::compose::lifecycle::{ChangeArgs, DownArgs, RmArgs, ServiceArgs, StopArgs, WaitArgs};
+use crate::failure::{Outcome, Stop};
+use crate::output::Out;
+
+/// Between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Runs `down`.
+pub(super) fn down(files: &FileArgs, args: &DownArgs) -> Outcome {
+    let mut one =
+        Select { services: args.services.clone(), grace: seconds(args.timeout), ..Select::default() };
+    one.one_offs = true;
+    let volumes = if args.volumes { Volumes::Remove } else { Volumes::Keep };
+    change(files, &args.change, one, &|seen, select, project| {
+        let options = Down { select: select.clone(), volumes, project: Some(project.to_owned()) };
+        plan::down(seen, &options)
+    })
+}
+
+/// Runs `start`.
+pub(super) fn start(files: &FileArgs, args: &ServiceArgs) -> Outcome {
+    change(files, &args.change, select(args, None), &|seen, select, _| plan::start(seen, select))
+}
+
+/// Runs `stop`.
+pub(super) fn stop(files: &FileArgs, args: &StopArgs) -> Outcome {
+    let select = select(&args.of, seconds(args.timeout));
+    change(files, &args.of.change, select, &|seen, select, _| plan::stop(seen, select))
+}
+
+/// Runs `restart`.
+pub(super) fn restart(files: &FileArgs, args: &StopArgs) -> Outcome {
+    let select = select(&args.of, seconds(args.timeout));
+    change(files, &args.of.change, select, &|seen, select, _| plan::restart(seen, select))
+}
+
+/// Runs `kill`.
+pub(super) fn kill(files: &FileArgs, args: &ServiceArgs) -> Outcome {
+    let select = select(args, Some(Duration::ZERO));
+    change(files, &args.change, select, &|seen, select, _| plan::stop(seen, select))
+}
+
+/// Runs `pause` and `unpause`.
+pub(super) fn hold(files: &FileArgs, args: &ServiceArgs, hold: Hold) -> Outcome {
+    change(files, &args.change, select(args, None), &|seen, select, _| plan::hold(seen, select, hold))
+}
+
+/// Runs `rm`.
+pub(super) fn remove(files: &FileArgs, args: &RmArgs) -> Outcome {
+    change(files, &args.of.change, select(&args.of, None), &|seen, select, _| {
+        plan::remove(seen, select, args.stop)
+    })
+}
+
+/// Runs `wait`.
+pub(super) fn wait(files: &FileArgs, args: &WaitArgs) -> Outcome {
+    let (stage, name, project) = open(files)?;
+    let project = project.ok_or_else(|| nowhere(&name))?;
+    let mut out = Out::new();
+    loop {
+        let seen = stage.look(&project, None)?;
+        let mut ours = meant(&seen, &name, &args.services)?;
+        if let Some((instance, _)) = ours.find(|(_, life)| *life == Life::Stopped) {
+            let code = stage.runtime.block_on(exit_code(&stage.client, &project, &instance));
+            return match code.map_err(|error| server(&error))? {
+                Some(code) => out.line(&code.to_string()),
+                None => Err(Stop::refused(format!("nothing tells the exit code of {instance}"))),
+            };
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Instances of these services, and what they do.
+fn meant(
+    seen: &Observed,
+    name: &str,
+    services: &[String],
+) -> Outcome<impl Iterator<Item = (String, Life)> + use<>> {
+    let of = |service: &String| seen.ours(name).any(|(_, one)| one.service() == Some(service));
+    if let Some(none) = services.iter().find(|service| !of(service)) {
+        return Err(Stop::of(FailureKind::Missing, format!("service {none} has no instance")));
+    }
+    let ours =
+        seen.ours(name).filter(|(_, one)| one.service().is_some_and(|own| services.iter().any(|s| s == own)));
+    Ok(ours.map(|(name, one)| (name.clone(), one.life)).collect::<Vec<_>>().into_iter())
+}
+
+fn nowhere(name: &str) -> Stop {
+    Stop::of(FailureKind::Missing, format!("project {name} is not there"))
+}
+
+fn select(args: &ServiceArgs, grace: Option<Duration>) -> Select {
+    Select { services: args.services.clone(), grace, ..Select::default() }
+}
+
+fn seconds(timeout: Option<u32>) -> Option<Duration> {
+    timeout.map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+/// The server, the name of the project that the files or the command line say, and where it is.
+pub(super) fn open(files: &FileArgs) -> Outcome<(Stage, String, Option<String>)> {
+    let name = match &files.project_name {
+        Some(name) => name.clone(),
+        None => super::quiet(files)?.name,
+    };
+    let mut stage = Stage::open()?;
+    let project = stage.incus_project(&name)?;
+    Ok((stage, name, project))
+}
+
+/// Plans from what is there, and carries it out.
+fn change(
+    files: &FileArgs,
+    args: &ChangeArgs,
+    mut select: Select,
+    plan: &dyn Fn(&Observed, &Select, &str) -> Plan,
+) -> Outcome {
+    let (stage, name, project) = open(files)?;
+    // Down twice, or of what was never up: nothing to be done, and no failure.
+    let Some(project) = project else { return Ok(()) };
+    select.project = name;
+    let change = Change { project: &project, config: Keys::new(), want: None, args };
+    stage.change(&change, &|seen| Ok(plan(seen, &select, &project))).map(|_| ())
+}

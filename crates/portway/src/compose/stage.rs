@@ -1,0 +1,259 @@
+//! What a command that changes a project needs: the server, the daemon, the project, and a plan carried out.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{self, Write as _};
+use std::sync::Mutex;
+
+use portway_compose::apply::Hands;
+use portway_compose::engine::{self, Note, Report};
+use portway_compose::label;
+use portway_compose::lock::{self, LockError};
+use portway_compose::look::{LookError, look};
+use portway_compose::observe::Observed;
+use portway_compose::plan::{Plan, PlanError};
+use portway_compose::want::{ComposeProject, Keys};
+use portway_control::api::FailureKind;
+use portway_incus::{Client, IncusError, Shelf};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::show::Show;
+use crate::cli::compose::lifecycle::ChangeArgs;
+use crate::failure::{Outcome, Stop, chain, printable};
+use crate::output::Out;
+use crate::session;
+
+/// The server and the daemon.
+pub(super) struct Stage {
+    /// The server.
+    pub(super) client: Client,
+    /// The daemon, when it answers.
+    pub(super) portway: Option<portway_control::Client>,
+    /// What everything runs on.
+    pub(super) runtime: Runtime,
+}
+
+impl Stage {
+    /// Finds the server. Does not connect.
+    pub(super) fn open() -> Outcome<Stage> {
+        let socket = Client::discover(|name| env::var(name).ok()).ok_or_else(|| {
+            Stop::of(FailureKind::Unreachable, "there is no Incus server on this host").hint(
+                "its socket is taken from INCUS_SOCKET or INCUS_DIR, else looked for in the usual places",
+            )
+        })?;
+        Ok(Stage { client: Client::new(socket), portway: None, runtime: session::runtime()? })
+    }
+
+    /// Looks for the daemon; whether it answers.
+    pub(super) fn find_daemon(&mut self) -> Outcome<bool> {
+        let client = portway_control::Client::new(session::paths()?.socket);
+        match self.runtime.block_on(client.server()) {
+            Ok(_) => {
+                self.portway = Some(client);
+                Ok(true)
+            }
+            Err(error) if error.kind() == FailureKind::Unreachable => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The server's project that holds a Compose project, by its label.
+    pub(super) fn incus_project(&mut self, compose: &str) -> Outcome<Option<String>> {
+        let all =
+            self.runtime.block_on(self.client.resources(&Shelf::Projects)).map_err(|error| server(&error))?;
+        let own =
+            all.into_iter().find(|one| one.config.get(label::PROJECT).is_some_and(|name| name == compose));
+        let Some(own) = own else { return Ok(None) };
+        if own.config.get(label::ENGINE).is_some_and(|engine| engine == "portway") {
+            self.find_daemon()?;
+        }
+        Ok(Some(own.id.name().to_owned()))
+    }
+
+    /// What is there.
+    pub(super) fn look(&self, project: &str, want: Option<&ComposeProject>) -> Outcome<Observed> {
+        let seen = look(&self.client, project, want, self.portway.as_ref());
+        self.runtime.block_on(seen).map_err(|error| look_failed(&error))
+    }
+
+    /// Plans, and carries out what is planned: nothing when nothing is to be done, else locked and planned again, for
+    /// what was there may have changed meanwhile.
+    pub(super) fn change(
+        &self,
+        of: &Change<'_>,
+        plan: &dyn Fn(&Observed) -> Result<Plan, PlanError>,
+    ) -> Outcome<Observed> {
+        let make = |seen: &Observed| plan(seen).map_err(|error| plan_failed(&error));
+        let seen = self.look(of.project, of.want)?;
+        let first = make(&seen)?;
+        if of.args.dry_run {
+            notes(&first);
+            let lines: String =
+                first.steps.iter().map(|step| format!("{}\n", printable(&step.action.to_string()))).collect();
+            Out::new().text(&lines)?;
+            return Ok(seen);
+        }
+        if first.is_empty() {
+            notes(&first);
+            if first.steps.is_empty() {
+                return Ok(seen);
+            }
+            return self.carry_out(of, &first, &seen).map(|()| seen);
+        }
+        let lock = self.runtime.block_on(lock::take(&self.client, of.project, &of.config));
+        let lock = lock.map_err(|error| lock_failed(&error))?;
+        let done = self.look(of.project, of.want).and_then(|seen| {
+            let second = make(&seen)?;
+            notes(&second);
+            self.carry_out(of, &second, &seen).map(|()| seen)
+        });
+        let released = self.runtime.block_on(lock.release(&self.client)).map_err(|error| lock_failed(&error));
+        done.and_then(|seen| released.map(|()| seen))
+    }
+
+    fn carry_out(&self, of: &Change<'_>, plan: &Plan, seen: &Observed) -> Outcome {
+        let (halt, halted) = watch::channel(false);
+        let hands = Hands {
+            client: &self.client,
+            project: of.project,
+            want: of.want,
+            images: Mutex::new(seen.images.clone()),
+            portway: self.portway.as_ref(),
+            halt: halted.clone(),
+        };
+        let show = Show::new(plan);
+        let report = self.runtime.block_on(async {
+            let work = engine::run(
+                plan,
+                usize::from(of.args.parallel),
+                halted,
+                async |action| hands.perform(action).await.map_err(|error| chain(&error)),
+                |step, note: Note<'_>| show.tell(step, note),
+            );
+            tokio::select! {
+                report = work => Ok(report),
+                stop = interrupted(&halt) => Err(stop),
+            }
+        });
+        show.end();
+        ended(plan, &report?)
+    }
+}
+
+/// A change of a project.
+pub(super) struct Change<'a> {
+    /// The server's project.
+    pub(super) project: &'a str,
+    /// Its configuration, should it have to be made.
+    pub(super) config: Keys,
+    /// What is wanted; to end things nothing is.
+    pub(super) want: Option<&'a ComposeProject>,
+    /// How it is carried out.
+    pub(super) args: &'a ChangeArgs,
+}
+
+/// The first signal to end halts, the second is the end.
+async fn interrupted(halt: &watch::Sender<bool>) -> Stop {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return std::future::pending().await };
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    next().await;
+    halt.send_replace(true);
+    warn("stopping: what is under way is brought to its end; once more ends at once");
+    next().await;
+    Stop::refused("ended in the middle").hint("the same command goes on where this one was")
+}
+
+fn ended(plan: &Plan, report: &Report) -> Outcome {
+    if report.is_whole() {
+        return Ok(());
+    }
+    let name = |step: &usize| {
+        let action = plan.steps.get(*step).map(|step| &step.action);
+        action.map(|action| format!("{} {}", action.kind(), action.name())).unwrap_or_default()
+    };
+    for (step, why) in report.failed.iter().skip(1) {
+        warn(&format!("{}: {why}", name(step)));
+    }
+    let left = report.skipped.len();
+    let stop = match report.failed.first() {
+        Some((step, why)) => Stop::refused(format!("{}: {why}", name(step))),
+        None => Stop::refused(format!("stopped before its end; {left} steps were not begun")),
+    };
+    Err(if left > 0 {
+        stop.hint(format!("{left} steps were not begun; the same command goes on from here"))
+    } else {
+        stop
+    })
+}
+
+fn notes(plan: &Plan) {
+    plan.notes.iter().for_each(|note| warn(note));
+}
+
+/// A line on standard error.
+pub(super) fn warn(text: &str) {
+    // Nothing is left to do when standard error cannot be written.
+    let _unheard = writeln!(io::stderr(), "warning: {}", printable(text));
+}
+
+/// A failure of the server as the end of a command.
+pub(super) fn server(error: &IncusError) -> Stop {
+    let kind = match error {
+        IncusError::Unreachable { .. } | IncusError::TimedOut { .. } | IncusError::StreamEnded { .. } => {
+            FailureKind::Unreachable
+        }
+        _ => FailureKind::Refused,
+    };
+    Stop::of(kind, chain(error))
+}
+
+fn look_failed(error: &LookError) -> Stop {
+    match error {
+        LookError::Server(error) => server(error),
+        LookError::Portway(error) => Stop::of(error.kind(), chain(error)),
+        LookError::NoPool => Stop::refused(error.to_string()),
+    }
+}
+
+fn lock_failed(error: &LockError) -> Stop {
+    match error {
+        LockError::Server(error) => server(error),
+        LockError::Held { .. } | LockError::Overtaken(_) => Stop::refused(error.to_string()),
+    }
+}
+
+fn plan_failed(error: &PlanError) -> Stop {
+    let kind = match error {
+        PlanError::NoService(_) => FailureKind::Missing,
+        PlanError::Cycle(_) | PlanError::NoDependency { .. } | PlanError::NoHealth { .. } => {
+            FailureKind::Usage
+        }
+        PlanError::Missing { .. }
+        | PlanError::Taken { .. }
+        | PlanError::NoSubnet { .. }
+        | PlanError::NoAddress { .. }
+        | PlanError::Address { .. }
+        | PlanError::Port { .. } => FailureKind::Refused,
+    };
+    Stop::of(kind, error.to_string())
+}
+
+/// `SERVICE=NUMBER`, each.
+pub(super) fn scale(texts: &[String]) -> Outcome<BTreeMap<String, u32>> {
+    let one = |text: &String| {
+        let (service, count) = text.split_once('=')?;
+        Some((service.to_owned(), count.parse().ok()?))
+    };
+    texts
+        .iter()
+        .map(|text| one(text).ok_or_else(|| Stop::usage(format!("`{text}`: say SERVICE=NUMBER"))))
+        .collect()
+}

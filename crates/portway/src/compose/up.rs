@@ -1,0 +1,306 @@
+//! `up`, `create`, `scale`: what the files say is brought about.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portway_compose::apply::Hands;
+use portway_compose::label;
+use portway_compose::map::{self, Engine, Setting};
+use portway_compose::plan::{Action, Orphans, Recreate, Start, Up, up as plan_up};
+use portway_compose::want::{ComposeProject, ImageSource, Pull};
+use portway_composefile::Project;
+use portway_config::files::{self, Trust};
+use portway_incus::ResourceId;
+use portway_model::DeviceSpec;
+use tokio::sync::watch;
+
+use super::stage::{Change, Stage, scale, server, warn};
+use super::{Variables, project, stop};
+use crate::cli::compose::FileArgs;
+use crate::cli::compose::lifecycle::{CreateArgs, EngineArg, MakeArgs, PullArg, ScaleArgs, UpArgs};
+use crate::failure::{Outcome, Stop, chain, printable};
+
+/// Longest file that a secret or a config is read from.
+const FILE_BYTES: u64 = 16 << 20;
+
+/// Runs `up`.
+pub(super) fn up(files: &FileArgs, args: &UpArgs) -> Outcome {
+    if !(args.detach || args.wait || args.no_start || args.make.change.dry_run) {
+        return Err(Stop::usage("up in the foreground is not there yet").hint("say --detach"));
+    }
+    let options = Up {
+        no_deps: args.no_deps,
+        start: match (args.no_start, args.wait) {
+            (true, _) => Start::No,
+            (false, true) => Start::Wait,
+            (false, false) => Start::Yes,
+        },
+        grace: args.timeout.map(|seconds| Duration::from_secs(seconds.into())),
+        ..Up::default()
+    };
+    let limit = args.wait_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+    if limit.is_some() {
+        return Err(Stop::usage("--wait-timeout is not there yet"));
+    }
+    bring_about(files, &args.make, options)
+}
+
+/// Runs `create`.
+pub(super) fn create(files: &FileArgs, args: &CreateArgs) -> Outcome {
+    bring_about(files, &args.make, Up { start: Start::No, ..Up::default() })
+}
+
+/// Runs `scale`: what is there stays as it is.
+pub(super) fn rescale(files: &FileArgs, args: &ScaleArgs) -> Outcome {
+    let make = MakeArgs {
+        force_recreate: false,
+        no_recreate: true,
+        remove_orphans: false,
+        scale: args.scale.clone(),
+        pull: None,
+        proxy_engine: None,
+        allow: false,
+        change: crate::cli::compose::lifecycle::ChangeArgs {
+            dry_run: args.change.dry_run,
+            parallel: args.change.parallel,
+        },
+        services: scale(&args.scale)?.into_keys().collect(),
+    };
+    bring_about(files, &make, Up { no_deps: args.no_deps, ..Up::default() })
+}
+
+fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
+    let scale = scale(&make.scale)?;
+    let whole = project(files, &[], Variables::Filled)?;
+    let known: BTreeSet<String> = whole.services().map(|(name, _)| name.clone()).collect();
+    // A service that no profile enables is enabled by its name.
+    let hidden = make.services.iter().any(|name| !known.contains(name));
+    let project = if hidden { project(files, &make.services, Variables::Filled)? } else { whole };
+    if let Some(unknown) = scale.keys().find(|name| !project.services().any(|(key, _)| key == *name)) {
+        return Err(Stop::of(
+            portway_control::api::FailureKind::Missing,
+            format!("there is no service `{unknown}`"),
+        ));
+    }
+    let mut stage = Stage::open()?;
+    let dir = super::files::options(files)?.dir;
+    let (mut want, engine) = wanted(&mut stage, &project, make, (scale, dir))?;
+    options.services = make.services.clone();
+    options.disabled = disabled(&project, &known, files)?;
+    options.orphans = if make.remove_orphans { Orphans::Remove } else { Orphans::Keep };
+    options.recreate = match (make.force_recreate, make.no_recreate) {
+        (true, _) => Recreate::All,
+        (_, true) => Recreate::None,
+        _ => Recreate::Changed,
+    };
+    for image in want.images.values_mut() {
+        image.pull = match make.pull {
+            Some(PullArg::Always) => Pull::Always,
+            Some(PullArg::Missing) => Pull::Missing,
+            Some(PullArg::Never) => Pull::Never,
+            None => image.pull,
+        };
+    }
+    want.config.insert(label::ENGINE.to_owned(), engine.to_owned());
+    grant(&stage, &mut want, make)?;
+    let mut config = want.config.clone();
+    config.insert(label::PROJECT.to_owned(), want.name.clone());
+    if !make.change.dry_run {
+        fetch(&stage, &want)?;
+    }
+    let change = Change { project: &want.incus_project, config, want: Some(&want), args: &make.change };
+    stage.change(&change, &|seen| plan_up(&want, seen, &options)).map(|_| ())
+}
+
+/// Services that are known and not enabled: those that any profile enables, without those that are.
+fn disabled(project: &Project, known: &BTreeSet<String>, files: &FileArgs) -> Outcome<BTreeSet<String>> {
+    let enabled: BTreeSet<&String> = project.services().map(|(name, _)| name).collect();
+    let mut all: BTreeSet<String> = known.iter().filter(|name| !enabled.contains(name)).cloned().collect();
+    if !project.profiles.is_empty() {
+        let files = FileArgs {
+            files: files.files.clone(),
+            project_name: files.project_name.clone(),
+            project_directory: files.project_directory.clone(),
+            env_files: files.env_files.clone(),
+            profiles: vec!["*".to_owned()],
+        };
+        // What only stands in a profile that is off may well be wrong.
+        if let Ok(whole) = super::quiet(&files) {
+            all.extend(whole.services().map(|(name, _)| name.clone()).filter(|name| !enabled.contains(name)));
+        }
+    }
+    Ok(all)
+}
+
+/// What the project comes to on this server, and what carries its ports.
+fn wanted(
+    stage: &mut Stage,
+    project: &Project,
+    make: &MakeArgs,
+    (scale, dir): (BTreeMap<String, u32>, PathBuf),
+) -> Outcome<(ComposeProject, &'static str)> {
+    let facts = stage.runtime.block_on(stage.client.server()).map_err(|error| server(&error))?;
+    let mut setting = Setting {
+        extensions: facts.api_extensions.into_iter().collect(),
+        scale,
+        dir,
+        files: contents(project)?,
+        ..Setting::default()
+    };
+    let first = map::map(project, &setting).map_err(stop)?;
+    setting.engine = engine(stage, &first, make)?;
+    let mut want = map::map(project, &setting).map_err(stop)?;
+    want.warnings.iter().for_each(|line| warn(line));
+    if setting.engine == Engine::Incus {
+        return Ok((want, "incus"));
+    }
+    for instance in want.services.values_mut().flat_map(|service| &mut service.instances) {
+        for (name, keys) in &mut instance.ports {
+            // An instance made anew has the ports of the one before it.
+            keys.entry("follow".to_owned()).or_insert_with(|| "name".to_owned());
+            let spec = DeviceSpec::from_keys(std::mem::take(keys));
+            let spec = spec.map_err(|error| {
+                Stop::usage(format!("port {name} of {}: {}", instance.name, chain(&error)))
+            })?;
+            *keys = spec.to_keys();
+        }
+    }
+    Ok((want, "portway"))
+}
+
+/// What carries ports: what was decided at the first `up`, what is asked for, else whether a daemon answers.
+fn engine(stage: &mut Stage, want: &ComposeProject, make: &MakeArgs) -> Outcome<Engine> {
+    let id = ResourceId::Project { name: want.incus_project.clone() };
+    let own = stage.runtime.block_on(stage.client.resource(&id)).map_err(|error| server(&error))?;
+    let said = own.and_then(|own| own.config.get(label::ENGINE).cloned());
+    let known = match said.as_deref() {
+        Some("portway") => Some(Engine::Portway),
+        Some(_) => Some(Engine::Incus),
+        None => None,
+    };
+    let asked = make.proxy_engine.map(|engine| match engine {
+        EngineArg::Portway => Engine::Portway,
+        EngineArg::Incus => Engine::Incus,
+    });
+    if let (Some(known), Some(asked)) = (known, asked)
+        && known != asked
+    {
+        return Err(Stop::refused("the project's ports are carried by the other engine")
+            .hint("take the project down first"));
+    }
+    let publishes = want.instances().any(|(_, one)| !one.ports.is_empty());
+    match known.or(asked) {
+        Some(Engine::Incus) => Ok(Engine::Incus),
+        Some(Engine::Portway) => {
+            if !stage.find_daemon()? && publishes {
+                return Err(Stop::of(
+                    portway_control::api::FailureKind::Unreachable,
+                    "the project's ports are devices of Portway, and no daemon answers",
+                )
+                .hint("start `portway daemon`, or take the project down and say --proxy-engine incus"));
+            }
+            Ok(Engine::Portway)
+        }
+        None if !publishes => Ok(if stage.find_daemon()? { Engine::Portway } else { Engine::Incus }),
+        None if stage.find_daemon()? => Ok(Engine::Portway),
+        None => {
+            warn("no daemon of Portway answers: ports are proxy devices of Incus from here on");
+            Ok(Engine::Incus)
+        }
+    }
+}
+
+/// Files of secrets and configs.
+fn contents(project: &Project) -> Outcome<BTreeMap<PathBuf, Vec<u8>>> {
+    let read = |path: PathBuf| match files::read(&path, FILE_BYTES, Trust::Named) {
+        Ok(bytes) => Ok((path, bytes)),
+        Err(error) => Err(Stop::of(portway_control::api::FailureKind::Missing, chain(&error))),
+    };
+    map::reads(project).into_iter().map(read).collect()
+}
+
+/// Asks for what the files want beyond their own instances, once.
+fn grant(stage: &Stage, want: &mut ComposeProject, make: &MakeArgs) -> Outcome {
+    if want.privileges.is_empty() {
+        return Ok(());
+    }
+    let id = ResourceId::Project { name: want.incus_project.clone() };
+    let own = stage.runtime.block_on(stage.client.resource(&id)).map_err(|error| server(&error))?;
+    let said = own.and_then(|own| own.config.get(label::GRANTED).cloned()).unwrap_or_default();
+    let mut granted: BTreeSet<String> = serde_json::from_str(&said).unwrap_or_default();
+    let asked = want.privileges.iter().map(|one| (format!("{}: {}", one.service, one.what), &one.place));
+    let open: Vec<(String, &String)> = asked.filter(|(what, _)| !granted.contains(what)).collect();
+    if !open.is_empty() && !make.allow && !make.change.dry_run {
+        let mut err = io::stderr().lock();
+        for (what, place) in &open {
+            // Nothing is left to do when standard error cannot be written.
+            let _unheard = writeln!(err, "{}", printable(&format!("{place}: {what}")));
+        }
+        drop(err);
+        if !agreed(open.len())? {
+            return Err(Stop::refused(format!(
+                "the files ask for {} privileges that were not granted",
+                open.len()
+            ))
+            .hint("read them, then say --allow"));
+        }
+    }
+    granted.extend(open.into_iter().map(|(what, _)| what));
+    if let Ok(text) = serde_json::to_string(&granted) {
+        want.config.insert(label::GRANTED.to_owned(), text);
+    }
+    Ok(())
+}
+
+/// The answer of whoever sits at the terminal; nobody there is a no.
+fn agreed(count: usize) -> Outcome<bool> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Ok(false);
+    }
+    let mut err = io::stderr().lock();
+    let _unheard = write!(err, "grant the {count} above? [y/N] ").and_then(|()| err.flush());
+    drop(err);
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    read.map_err(|error| Stop::refused(format!("cannot read the answer: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Fetches the images that are fetched each time, and refuses those that are not to be fetched and are not there.
+fn fetch(stage: &Stage, want: &ComposeProject) -> Outcome {
+    let remote = |source: &ImageSource| !matches!(source, ImageSource::Local(_) | ImageSource::Built(_));
+    let always: Vec<&String> = want
+        .images
+        .iter()
+        .filter(|(_, image)| image.pull == Pull::Always && remote(&image.source))
+        .map(|(name, _)| name)
+        .collect();
+    let (_halt, halted) = watch::channel(false);
+    let hands = Hands {
+        client: &stage.client,
+        project: "default",
+        want: Some(want),
+        images: std::sync::Mutex::default(),
+        portway: None,
+        halt: halted,
+    };
+    for name in always {
+        let action = Action::Image { image: name.clone() };
+        let fetched = stage.runtime.block_on(hands.perform(&action));
+        fetched.map_err(|error| Stop::refused(format!("image {name}: {}", chain(&error))))?;
+    }
+    if want.images.values().any(|image| image.pull == Pull::Never) {
+        let seen = stage.look(&want.incus_project, Some(want))?;
+        let missing = |(name, image): &(&String, &portway_compose::want::Image)| {
+            image.pull == Pull::Never && !seen.images.contains_key(*name)
+        };
+        if let Some((name, _)) = want.images.iter().find(missing) {
+            return Err(Stop::refused(format!(
+                "image {name} is not on the server, and is not to be fetched"
+            )));
+        }
+    }
+    Ok(())
+}

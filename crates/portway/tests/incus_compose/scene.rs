@@ -1,0 +1,207 @@
+//! A project of a test's own: a folder with a Compose file, and the program run on it beside the server.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use portway_testkit::{Bed, Server, bed_of, is_root, wait_for};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::PORTWAY;
+
+/// What the names of all projects of these tests begin with.
+const PREFIX: &str = "pwc-";
+
+/// A project. Drop takes it down with all that is in it.
+pub(crate) struct Scene {
+    pub(crate) bed: &'static Bed,
+    pub(crate) name: String,
+    dir: TempDir,
+    /// `PORTWAY_DIR` of a daemon.
+    portway: Option<std::path::PathBuf>,
+}
+
+/// What a command has said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Scene {
+    /// A project called after `name`; `None` where no server can be had.
+    pub(crate) fn open(name: &str) -> Option<Scene> {
+        let bed = if is_root() { bed_of(Server::Incus6)? } else { return None };
+        let name = format!("{PREFIX}{}-{name}", std::process::id());
+        let scene = Scene { bed, name, dir: tempfile::tempdir().unwrap(), portway: None };
+        scene.sweep();
+        Some(scene)
+    }
+
+    /// With a daemon of Portway.
+    pub(crate) fn with_daemon(mut self, dir: &Path) -> Scene {
+        self.portway = Some(dir.to_owned());
+        self
+    }
+
+    /// Takes down what tests have left that were killed.
+    fn sweep(&self) {
+        let projects = self.bed.incus().get("/1.0/projects?recursion=1").unwrap();
+        for project in projects.as_array().unwrap() {
+            let Some(name) = project["config"]["user.portway.project"].as_str() else { continue };
+            let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                self.command(&["-p", name, "down", "-v", "-t", "0"]).output().unwrap();
+            }
+        }
+    }
+
+    /// Writes the Compose file: `text` with the image that every service needs.
+    pub(crate) fn write(&self, text: &str) {
+        std::fs::write(self.dir.path().join("compose.yaml"), text).unwrap();
+    }
+
+    /// `portway compose ARGS` in the project's folder, in the server's namespace when it is run there.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(PORTWAY);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.dir.path()).env("LC_ALL", "C.UTF-8");
+        command.env("COMPOSE_PROJECT_NAME", &self.name).env("INCUS_SOCKET", self.bed.socket());
+        let nowhere = self.dir.path().join("none");
+        command.env("PORTWAY_DIR", self.portway.as_ref().unwrap_or(&nowhere));
+        command.current_dir(self.dir.path()).arg("compose").args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Said {
+        Said::of(self.command(args).output().unwrap())
+    }
+
+    /// The same, which must succeed.
+    pub(crate) fn ok(&self, args: &[&str]) -> Said {
+        let said = self.run(args);
+        assert_eq!(said.code, Some(0), "{args:?}: {said:?}");
+        said
+    }
+
+    /// Starts it, with its standard error to be read.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn get(&self, target: &str) -> Value {
+        self.bed.incus().get(target).unwrap()
+    }
+
+    /// An instance as the server has it; `None` when there is none.
+    pub(crate) fn instance(&self, name: &str) -> Option<Value> {
+        self.bed.incus().find(&format!("/1.0/instances/{name}?project={}", self.name)).unwrap()
+    }
+
+    /// Names of the instances and their states: `web-1 Running`.
+    pub(crate) fn instances(&self) -> Vec<String> {
+        let found =
+            self.bed.incus().find(&format!("/1.0/instances?recursion=1&project={}", self.name)).unwrap();
+        let found = found.unwrap_or_default();
+        let mut names: Vec<String> = found
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|one| format!("{} {}", one["name"].as_str().unwrap(), one["status"].as_str().unwrap()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Pid of an instance's first process: another after each start.
+    pub(crate) fn pid(&self, instance: &str) -> i64 {
+        self.get(&format!("/1.0/instances/{instance}/state?project={}", self.name))["pid"].as_i64().unwrap()
+    }
+
+    /// Networks of the server that were made for the project.
+    pub(crate) fn networks(&self) -> Vec<Value> {
+        let all = self.get("/1.0/networks?recursion=1");
+        let own = |one: &&Value| one["config"]["user.portway.project"] == self.name.as_str();
+        all.as_array().unwrap().iter().filter(own).cloned().collect()
+    }
+
+    /// Everything the server has of the project.
+    pub(crate) fn all(&self) -> Value {
+        let project = &self.name;
+        let get = |target: String| self.bed.incus().find(&target).unwrap();
+        serde_json::json!({
+            "project": get(format!("/1.0/projects/{project}")),
+            "instances": get(format!("/1.0/instances?recursion=1&project={project}")),
+            "volumes": get(format!("/1.0/storage-pools/default/volumes/custom?recursion=1&project={project}")),
+            "networks": self.networks(),
+        })
+    }
+
+    /// Nothing of the project is left.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.bed.incus().find(&format!("/1.0/projects/{}", self.name)).unwrap().is_none()
+            && self.networks().is_empty()
+    }
+
+    /// What a program in an instance prints.
+    pub(crate) fn exec(&self, instance: &str, script: &str) -> Output {
+        self.bed
+            .client_output(&["exec", "--project", &self.name, instance, "--", "sh", "-c", script])
+            .unwrap()
+    }
+
+    /// A port of the server's host that nobody has at present.
+    pub(crate) fn free_port(&self) -> u16 {
+        let port = self.bed.netns().enter(|| TcpListener::bind("127.0.0.1:0")?.local_addr());
+        port.unwrap().unwrap().port()
+    }
+
+    /// What is answered to a web client on the server's host, once something answers.
+    pub(crate) fn fetch(&self, port: u16, path: &str) -> String {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let ask = || {
+            let limit = Duration::from_secs(5);
+            let mut stream = TcpStream::connect_timeout(&address, limit)?;
+            stream.set_read_timeout(Some(limit))?;
+            write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        wait_for("an answer of the web server", || {
+            let answer = self.bed.netns().enter(ask).unwrap().ok()?;
+            answer
+                .split_once("\r\n\r\n")
+                .filter(|(head, _)| head.contains(" 200 "))
+                .map(|(_, body)| body.to_owned())
+        })
+        .unwrap()
+    }
+
+    /// Whether somebody takes connections to a port on the server's host.
+    pub(crate) fn is_open(&self, port: u16) -> bool {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        self.bed.netns().enter(|| TcpStream::connect(address)).unwrap().is_ok()
+    }
+}
+
+impl Said {
+    pub(crate) fn of(output: Output) -> Said {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let down = Said::of(self.command(&["-p", &self.name, "down", "-v", "-t", "0"]).output().unwrap());
+        if !std::thread::panicking() {
+            assert_eq!(down.code, Some(0), "{down:?}");
+            assert!(self.is_gone(), "{:#}", self.all());
+        }
+    }
+}
