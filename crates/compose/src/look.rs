@@ -2,13 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use portway_control::ClientError;
 use portway_incus::{Client, IncusError, Listed, Resource, ResourceId, Shelf, status_code};
 use portway_model::{InstanceKey, Provider};
 
+use crate::label;
 use crate::observe::{Life, Observed, Seen, SeenNetwork, SeenVolume};
 use crate::want::{ComposeProject, ImageSource, Owner};
+
+/// Looks at networks of which one is half made, and the time between two: two seconds, of which the server needs a tenth.
+const SETTLED: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Why nothing can be seen.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +79,7 @@ async fn networks(
     want: Option<&ComposeProject>,
     seen: &mut Observed,
 ) -> Result<(), IncusError> {
-    let found = client.resources(&Shelf::Networks { project: "default".to_owned() }).await?;
+    let found = settled(client, want).await?;
     for Resource { id, config, used_by, is_managed, .. } in found {
         let network = SeenNetwork { managed: is_managed, config, used_by, ..SeenNetwork::default() };
         seen.networks.insert(id.name().to_owned(), network);
@@ -102,6 +108,24 @@ async fn networks(
         }
     }
     Ok(())
+}
+
+/// The networks, once those of the project are complete: one that is being made is listed before its keys are.
+async fn settled(client: &Client, want: Option<&ComposeProject>) -> Result<Vec<Resource>, IncusError> {
+    let half = |found: &Resource| {
+        let mut wanted = want.into_iter().flat_map(|want| want.networks.values());
+        let own = wanted.any(|one| one.owner == Owner::Project && one.name == found.id.name());
+        own && !found.config.contains_key(label::PROJECT)
+    };
+    let mut tries = 0;
+    loop {
+        let found = client.resources(&Shelf::Networks { project: "default".to_owned() }).await?;
+        tries += 1;
+        if tries > SETTLED || !found.iter().any(half) {
+            return Ok(found);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 async fn volumes(
