@@ -72,7 +72,7 @@ pub(crate) enum ComposeCommand {
     /// Make and start what the files say, and no more than is missing
     ///
     /// What is there and has changed is changed while it runs, restarted, or made anew, whichever is enough. Nothing
-    /// else is touched. Cut short at any point, it is taken up by the next one.
+    /// else is touched. After a failure or a signal the next one goes on from there.
     Up(lifecycle::UpArgs),
     /// Make what the files say, and start nothing
     Create(lifecycle::CreateArgs),

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use portway_testkit::{Bed, Server, bed_of, is_root, wait_for};
@@ -87,11 +87,6 @@ impl Scene {
         let said = self.run(args);
         assert_eq!(said.code, Some(0), "{args:?}: {said:?}");
         said
-    }
-
-    /// Starts it, with its standard error to be read.
-    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
-        self.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     fn get(&self, target: &str) -> Value {
