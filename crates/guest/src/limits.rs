@@ -2,12 +2,13 @@
 //!
 //! The gateway's privileged side starts the guest, a process without privilege speaks to it. Whatever that process says, a
 //! guest is one user from before the first frame on, and runs only what that user may: `UID GID GROUPS KINDS [COMMAND]`,
-//! where GROUPS and KINDS are lists with commas or `-`, kinds are `shell`, `exec`, `sftp` and `pty`, and COMMAND runs
-//! instead of everything that is asked for.
+//! where GROUPS and KINDS are lists with commas or `-`, kinds are `shell`, `exec`, `sftp`, `pty` and `jail`, and COMMAND
+//! runs instead of everything that is asked for. With `jail` the user's home, by `HOME`, is all there is.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use portway_proto::guest::{Ids, Program, Start, Step, is_clients_variable};
 use portway_sys::process::program::{self, Ids as SystemIds};
@@ -16,8 +17,9 @@ use rustix::io::Errno;
 /// Argument for an empty list.
 const NONE: &str = "-";
 
-/// Variable with the user's shell.
+/// Variables with the user's shell and home.
 const SHELL: &str = "SHELL";
+const HOME: &str = "HOME";
 
 /// What was asked for where something else runs.
 const ORIGINAL: &[u8] = b"SSH_ORIGINAL_COMMAND=";
@@ -34,6 +36,8 @@ pub(crate) struct Limits {
     runs_exec: bool,
     runs_sftp: bool,
     has_pty: bool,
+    /// The home, where nothing else is to be seen.
+    jail: Option<PathBuf>,
     command: Option<Vec<u8>>,
 }
 
@@ -48,19 +52,21 @@ impl Limits {
         let [uid, gid, groups, kinds] = words.as_slice() else { return None };
         let groups = list(groups).map(id).collect::<Option<_>>()?;
         let (mut runs_shell, mut runs_exec, mut runs_sftp, mut has_pty) = (false, false, false, false);
+        let mut jail = None;
         for kind in list(kinds) {
             match kind {
                 "shell" => runs_shell = true,
                 "exec" => runs_exec = true,
                 "sftp" => runs_sftp = true,
                 "pty" => has_pty = true,
+                "jail" => jail = Some(std::env::var_os(HOME)?.into()),
                 _ => return None,
             }
         }
         let shell =
             std::env::var_os(SHELL).map_or_else(|| b"/bin/sh".to_vec(), |shell| shell.as_bytes().to_vec());
         let (uid, gid) = (id(uid)?, id(gid)?);
-        Some(Self { uid, gid, groups, shell, runs_shell, runs_exec, runs_sftp, has_pty, command })
+        Some(Self { uid, gid, groups, shell, runs_shell, runs_exec, runs_sftp, has_pty, jail, command })
     }
 
     /// Becomes the user, for good.
@@ -68,6 +74,10 @@ impl Limits {
     /// # Errors
     /// When the system does not let it.
     pub(crate) fn take_effect(&self) -> io::Result<()> {
+        if let Some(home) = &self.jail {
+            rustix::process::chdir(home)?;
+            rustix::process::chroot(".")?;
+        }
         program::become_for_good(SystemIds { uid: self.uid, gid: self.gid, groups: &self.groups })
     }
 
@@ -88,6 +98,10 @@ impl Limits {
             Program::Sftp => None,
             Program::Exec { path, args } => Some(self.asked(path, args).ok_or((Step::Exec, Errno::PERM))?),
         };
+        if self.jail.is_some() {
+            start.cwd = b"/".to_vec();
+            start.env.push(b"HOME=/".to_vec());
+        }
         if let Some(command) = &self.command {
             let original =
                 asked.map_or_else(|| Some(b"sftp".to_vec()), |command| command.map(<[u8]>::to_vec));
@@ -181,6 +195,16 @@ mod tests {
             assert_eq!(limits(wrong), None, "{wrong:?}");
         }
         assert_eq!(limits(&["0", "0", "-", "shell,other"]), None);
+    }
+
+    /// Fails when who speaks to the guest chooses where it starts though it is to see its home alone.
+    #[test]
+    fn a_jail_begins_at_its_root() {
+        let limits = limits(&["7", "8", "-", "sftp,jail"]).expect("limits");
+        let mut start = Start { cwd: b"/home/bob".to_vec(), ..start(Program::Sftp) };
+        limits.admit(&mut start).expect("it may");
+        assert_eq!((start.cwd.as_slice(), start.env.last()), (&b"/"[..], Some(&b"HOME=/".to_vec())));
+        assert!(limits.jail.is_some());
     }
 
     /// Fails when who speaks to the guest chooses the user, or a variable that changes what runs.

@@ -15,7 +15,9 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use portway_proto::guest::Inbox;
-use portway_proto::sftp::{Operation, PACKET_MAX_BYTES, Request, RequestError, Status, VERSION};
+use portway_proto::sftp::{
+    DATA_MAX_BYTES, Operation, PACKET_MAX_BYTES, Request, RequestError, Status, VERSION,
+};
 use rustix::io::Errno;
 
 use handles::Handles;
@@ -44,6 +46,8 @@ const EXTENSIONS: [(&str, &str); 11] = [
 pub(crate) fn serve_stdio() -> io::Result<()> {
     // Else a client that may have files would have all of this process: /proc/self/mem is a file.
     portway_sys::sandbox::undumpable()?;
+    // It runs nothing.
+    portway_sys::sandbox::no_new_privs()?;
     let (stdin, stdout) = (io::stdin(), io::stdout());
     serve(stdin.as_fd(), stdout.as_fd())
 }
@@ -189,6 +193,8 @@ impl Server {
         };
         let users: Vec<Vec<u8>> = ids(uids).into_iter().map(|uid| self.names.user(uid)).collect();
         let groups: Vec<Vec<u8>> = ids(gids).into_iter().map(|gid| self.names.group(gid)).collect();
-        reply.id_names(&users, &groups);
+        let bytes: usize = users.iter().chain(&groups).map(|name| name.len() + size_of::<u32>()).sum();
+        // What no client takes as one packet is not said.
+        if bytes > DATA_MAX_BYTES { reply.status(Status::Failure) } else { reply.id_names(&users, &groups) }
     }
 }

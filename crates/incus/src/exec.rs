@@ -31,7 +31,7 @@ use crate::{Client, IncusError, Result};
 mod outcome;
 mod pipe;
 mod tolerant;
-mod upgrade;
+pub(crate) mod upgrade;
 
 use tolerant::Tolerant;
 

@@ -2,12 +2,14 @@
 //! link is followed.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 
 use crate::client::instance_target;
 use crate::encode::percent_encode;
+use crate::exec::upgrade;
 use crate::transport::{Said, Saying, protocol};
 use crate::{Client, IncusError, Result};
 
@@ -121,6 +123,22 @@ impl FileOwner {
     #[must_use]
     pub const fn root(mode: u32) -> Self {
         Self { uid: 0, gid: 0, mode }
+    }
+}
+
+impl Client {
+    /// A connection on which the server speaks SFTP, as root inside and from the instance's root on, whether it runs or not;
+    /// `None` when the project or the instance does not exist, or the server knows no such thing. Whoever has the
+    /// descriptor has those files and nothing else of the API.
+    ///
+    /// # Errors
+    /// [`IncusError`], any.
+    pub async fn sftp(&self, project: &str, name: &str) -> Result<Option<OwnedFd>> {
+        let Some(target) = instance_target(project, name, "/sftp") else { return Ok(None) };
+        let limit = self.limits().request;
+        tokio::time::timeout(limit, upgrade::sftp(self.door(), &target))
+            .await
+            .map_err(|_| IncusError::TimedOut { request: format!("GET {target}"), limit })?
     }
 }
 

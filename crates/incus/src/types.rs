@@ -19,6 +19,8 @@ pub mod status_code {
     pub const STOPPING: u16 = 107;
     /// Paused: its processes exist and do not run.
     pub const FROZEN: u16 = 110;
+    /// Running, and has said so itself.
+    pub const READY: u16 = 113;
     /// In error: the server cannot tell, for instance because its monitor is gone.
     pub const ERROR: u16 = 112;
 }
@@ -83,6 +85,14 @@ pub struct Instance {
     pub uuid: Option<String>,
 }
 
+impl Instance {
+    /// Whether programs can run in it.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        matches!(self.status_code, status_code::RUNNING | status_code::READY)
+    }
+}
+
 /// Run-time state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -93,6 +103,8 @@ pub struct State {
     /// Init's pid as the server's pid namespace numbers it; a virtual machine's is its emulator.
     /// `None` while there is no such process.
     pub pid: Option<i32>,
+    /// Processes inside; `None` when that cannot be told, of a virtual machine because its agent does not answer.
+    pub process_count: Option<u32>,
 }
 
 /// One line of the list of instances.
@@ -186,6 +198,8 @@ pub(crate) mod wire {
         status_code: u16,
         #[serde(deserialize_with = "pid")]
         pid: Option<i32>,
+        #[serde(default)]
+        processes: i64,
         /// Absent, or null, of one that does not run.
         #[serde(default)]
         pub(crate) network: Option<BTreeMap<String, Interface>>,
@@ -278,7 +292,8 @@ pub(crate) mod wire {
 
     impl From<State> for super::State {
         fn from(from: State) -> Self {
-            Self { status: from.status, status_code: from.status_code, pid: from.pid }
+            let process_count = u32::try_from(from.processes).ok().filter(|count| *count > 0);
+            Self { status: from.status, status_code: from.status_code, pid: from.pid, process_count }
         }
     }
 

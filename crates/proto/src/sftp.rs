@@ -6,10 +6,14 @@
 //! arguments of a symlink come in OpenSSH's order, the target first, which all clients follow.
 
 mod attributes;
+mod home;
 mod request;
+mod watch;
 
 pub use attributes::Attributes;
+pub use home::from_home;
 pub use request::{Open, Operation, Request};
+pub use watch::{Ended, Transfer, Watch};
 
 /// Version that is spoken.
 pub const VERSION: u32 = 3;

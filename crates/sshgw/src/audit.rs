@@ -1,4 +1,4 @@
-//! Who did what: one line of JSON for each login, refusal and program. Never a key, a password or what was typed.
+//! Who did what: one line of JSON for each login, refusal, program and file. Never a key, a password or what was typed.
 //!
 //! Lines are written in their order by a thread of their own, so that a slow disk holds nobody up. Lines that cannot
 //! be written wait, up to a bound, and are tried again; how many were lost beyond it is a line too.
@@ -16,11 +16,12 @@ use portway_model::rfc3339;
 use serde::Serialize;
 
 use crate::broker::Grant;
+use crate::wire::FileEnd;
 
 /// Longest text of a stranger's in a line, characters.
 const TEXT_CHARS: usize = 300;
 
-/// Lines that wait for the disk. A line is below 2 kB.
+/// Lines that wait for the disk. A line is below 2 kB, that of a file below 8.
 const LINES: usize = 8192;
 
 /// Pause after a line could not be written.
@@ -64,6 +65,26 @@ pub(crate) enum Event<'a> {
         bytes_in: u64,
         bytes_out: u64,
     },
+    /// A file that was opened over SFTP, or was to be, and what became of it.
+    File {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        channel: u32,
+        /// As the client said it.
+        path: &'a str,
+        direction: Direction,
+        bytes_in: u64,
+        bytes_out: u64,
+        millis: u64,
+        result: FileEnd,
+    },
+    /// An instance was started for it, or could not be.
+    InstanceStarted {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        failed: Option<String>,
+    },
     /// The connection's process asked for what it may not, and was killed.
     Breach { breach: String },
     /// The connection has ended.
@@ -74,6 +95,31 @@ pub(crate) enum Event<'a> {
     },
     /// Lines that could not be written, as many.
     Lost { lines: u64 },
+}
+
+/// What a file was opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Direction {
+    /// To be read by the client.
+    Read,
+    /// To be written.
+    Write,
+    /// Both.
+    Both,
+    /// Neither.
+    None,
+}
+
+impl Direction {
+    pub(crate) const fn of(reads: bool, writes: bool) -> Self {
+        match (reads, writes) {
+            (true, true) => Self::Both,
+            (true, false) => Self::Read,
+            (false, true) => Self::Write,
+            (false, false) => Self::None,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -121,8 +167,10 @@ impl Audit {
 
     /// Has a line written.
     pub(crate) fn write(&self, session: &str, peer: &str, event: &Event<'_>) {
+        // A client opens files as fast as it likes: logins and programs are not lost for that.
+        let room = if matches!(event, Event::File { .. }) { LINES / 2 } else { LINES };
         match line(session, peer, event) {
-            Ok(line) => self.shared.put(line),
+            Ok(line) => self.shared.put(line, room),
             Err(error) => tracing::error!(%error, "audit line lost"),
         }
     }
@@ -140,9 +188,9 @@ impl Drop for Audit {
 }
 
 impl Shared {
-    fn put(&self, line: Vec<u8>) {
+    fn put(&self, line: Vec<u8>, room: usize) {
         let mut queue = self.queue();
-        if queue.lines.len() < LINES {
+        if queue.lines.len() < room {
             queue.lines.push_back(line);
         } else {
             queue.lost += 1;
@@ -256,6 +304,38 @@ mod tests {
             assert_eq!((value["event"].as_str(), value["session"].as_str()), (Some("refused"), Some("s")));
             assert!(line.len() < 1000 && !line.contains('\u{1b}'), "{line}");
         }
+    }
+
+    /// Fails when files displace what people did, or a name that is no text is no line.
+    #[test]
+    fn files_leave_room_for_people() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("log");
+        let audit = Audit::open(path.clone()).expect("a log");
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::create_dir(&path).expect("a folder");
+        let grant = Grant::of_root();
+        let file = Event::File {
+            grant: &grant,
+            channel: 0,
+            path: "a\n\u{1b}\u{fffd}",
+            direction: Direction::of(true, false),
+            bytes_in: 0,
+            bytes_out: 5,
+            millis: 7,
+            result: FileEnd::Closed,
+        };
+        (0..LINES).for_each(|_| audit.write("s", "192.0.2.1:1", &file));
+        audit.write("s", "192.0.2.1:1", &Event::Left { grant: &grant, seconds: 1 });
+        std::fs::remove_dir(&path).expect("removed");
+        drop(audit);
+        let text = std::fs::read_to_string(&path).expect("a log");
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let of = |event: &str| lines.iter().filter(|line| line["event"] == event).count();
+        assert_eq!((of("file"), of("left"), of("lost")), (LINES / 2, 1, 1));
+        assert_eq!(lines[0]["path"], "a\n\u{1b}\u{fffd}");
+        assert_eq!((&lines[0]["direction"], &lines[0]["result"]), (&"read".into(), &"closed".into()));
     }
 
     /// Fails when a disk that takes nothing loses a line, or holds up who writes.

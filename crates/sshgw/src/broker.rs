@@ -10,6 +10,7 @@
 //! - `door`: where clients connect, and how one gateway hands over to the next;
 //! - `count`: metrics;
 //! - `account`, `open`, `helper`: from a grant to a program inside an instance;
+//! - `starts`, `stored`: an instance that does not run, and its files;
 //! - `roll`: what the next broker needs to know of sessions.
 
 mod account;
@@ -25,6 +26,8 @@ mod login;
 mod open;
 mod roll;
 mod servers;
+mod starts;
+mod stored;
 mod way;
 
 use std::collections::BTreeMap;
@@ -55,6 +58,7 @@ use gate::{Entry, Fault, Gate};
 use judge::{Judge, Places as JudgePlaces};
 use roll::Roll;
 use servers::{Servers, Setting};
+use starts::Starts;
 
 pub use servers::Places as ServerPlaces;
 
@@ -169,6 +173,7 @@ struct Broker {
     count: Count,
     /// Programs that are being started.
     starting: TaskTracker,
+    starts: Starts,
 }
 
 /// Listens and serves until it is told to end (SIGTERM, SIGINT). Connections that are open live on: their processes
@@ -219,13 +224,11 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
             next: AtomicU64::new(0),
             count: Count::default(),
             starting: TaskTracker::new(),
+            starts: Starts::default(),
             options,
         });
-        broker.take_over();
+        broker.begin();
         let given = Arc::new(Notify::new());
-        if let Some(every) = broker.options.options.healthcheck {
-            tokio::spawn(Arc::clone(&broker).check_health(every));
-        }
         broker.open_door(&door, &given).map_err(system("be spoken to"))?;
         ready(at);
         tell_systemd(sd_notify::NotifyState::Ready);
@@ -271,6 +274,14 @@ fn tell_systemd(state: sd_notify::NotifyState<'_>) {
 }
 
 impl Broker {
+    /// Begins what goes on beside clients.
+    fn begin(self: &Arc<Self>) {
+        self.take_over();
+        if let Some(every) = self.options.options.healthcheck {
+            tokio::spawn(Arc::clone(self).check_health(every));
+        }
+    }
+
     /// Takes over the sessions of a gateway that has ended.
     fn take_over(self: &Arc<Self>) {
         match self.roll.sweep() {

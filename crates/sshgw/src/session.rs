@@ -7,6 +7,8 @@
 //! - `link`: questions to the broker; `algorithms`: what SSH may be made of;
 //! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
 //! - `helper`: what is started inside for all of them; `inside`: a channel with a process of it behind it;
+//! - `stored`: a channel with the files of an instance behind it that does not run;
+//! - `transfers`: which files go over a channel;
 //! - `inbox`: what waits for a program, bounded; `paced`: the connection at that pace; `signals`: their names and numbers.
 
 mod algorithms;
@@ -19,6 +21,8 @@ mod login;
 mod paced;
 mod program;
 mod signals;
+mod stored;
+mod transfers;
 
 use std::io;
 use std::net::TcpStream as StdStream;

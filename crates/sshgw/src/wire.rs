@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use portway_proto::guest::{WAY_NAME_BYTES, WAY_TOKEN_BYTES};
+use portway_proto::sftp::Ended;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +127,28 @@ pub(crate) enum Request {
         /// Whether a listener for it may come with the answer: a session from before an upgrade takes none.
         #[serde(default)]
         beside: bool,
+        /// The one that sees the home alone, and serves files.
+        #[serde(default)]
+        jail: bool,
+    },
+    /// A file that went over a channel with files, or could not. No answer.
+    Transferred {
+        /// The channel.
+        channel: u32,
+        /// As the client says it.
+        path: String,
+        /// It was opened to be read.
+        reads: bool,
+        /// It was opened to be written.
+        writes: bool,
+        /// Bytes from the client.
+        bytes_in: u64,
+        /// Bytes to the client.
+        bytes_out: u64,
+        /// From its opening to its end.
+        millis: u64,
+        /// What became of it.
+        end: FileEnd,
     },
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
     Closed {
@@ -150,7 +173,11 @@ impl Request {
             | Self::Password { .. }
             | Self::Code { .. }
             | Self::Strange { .. } => true,
-            Self::Resume { .. } | Self::Open { .. } | Self::Helper { .. } | Self::Closed { .. } => false,
+            Self::Resume { .. }
+            | Self::Open { .. }
+            | Self::Helper { .. }
+            | Self::Transferred { .. }
+            | Self::Closed { .. } => false,
         }
     }
 }
@@ -171,6 +198,31 @@ pub(crate) enum Strange {
     /// A signature that is not accepted, of whatever key.
     #[error("the kind of signature is not accepted")]
     Signature,
+}
+
+/// How a file ended for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FileEnd {
+    /// It was closed.
+    Closed,
+    /// Closing it failed.
+    Failed,
+    /// It could not be opened.
+    Refused,
+    /// Its client went first.
+    Unfinished,
+}
+
+impl From<Ended> for FileEnd {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Closed => Self::Closed,
+            Ended::Failed => Self::Failed,
+            Ended::Refused => Self::Refused,
+            Ended::Unfinished => Self::Unfinished,
+        }
+    }
 }
 
 /// What is to run.
@@ -244,6 +296,17 @@ pub(crate) enum Reply {
         home: String,
         /// Whether it gets the terminal that was asked for.
         terminal: bool,
+        /// Whether it is the server of files.
+        #[serde(default)]
+        files: bool,
+        /// Whether that is the helper that sees the home alone.
+        #[serde(default)]
+        jail: bool,
+    },
+    /// The server serves the files of an instance that does not run; a connection that speaks SFTP comes with this.
+    Stored {
+        /// Where relative paths begin.
+        home: String,
     },
     /// The helper was started; its connections come with this, and a listener for it after them.
     Helped {
@@ -307,7 +370,9 @@ const fn rule(request: &Request) -> (Phase, u32) {
         Request::Resume { .. } => (Phase::Resuming, 1),
         // An instance may be started anew under a connection, and each time takes them one by one.
         Request::Helper { .. } => (Phase::After, 64),
-        Request::Open { .. } | Request::Closed { .. } => (Phase::After, u32::MAX),
+        Request::Open { .. } | Request::Closed { .. } | Request::Transferred { .. } => {
+            (Phase::After, u32::MAX)
+        }
     }
 }
 
@@ -358,6 +423,9 @@ pub(crate) const KEY_BYTES: usize = 32 << 10;
 
 /// Longest password or code.
 pub(crate) const SECRET_BYTES: usize = 1 << 10;
+
+/// Longest path of a file: what is told of one has 1,024 bytes, which as text are three times as many at most.
+const PATH_BYTES: usize = 4 << 10;
 
 /// Variables of one program.
 const VARIABLES: usize = 128;
@@ -422,6 +490,11 @@ impl Ledger {
                 }
                 Ok(())
             }
+            Request::Transferred { channel, path, .. } => match self.open.contains(channel) {
+                true if path.len() <= PATH_BYTES && raw_bytes == 0 => Ok(()),
+                true => Err(Breach::Length),
+                false => Err(Breach::Channel),
+            },
             Request::Closed { channel, .. } => {
                 if self.open.remove(channel) {
                     Ok(())
@@ -461,7 +534,9 @@ impl Ledger {
             Request::Helper { .. } if self.phase == Phase::After && self.helpers >= rule(request).1 => {
                 Outcome::TooMany
             }
-            Request::Closed { channel, .. } if self.phase == Phase::After && !self.open.contains(channel) => {
+            Request::Closed { channel, .. } | Request::Transferred { channel, .. }
+                if self.phase == Phase::After && !self.open.contains(channel) =>
+            {
                 Outcome::Nothing
             }
             _ => Outcome::Answer,

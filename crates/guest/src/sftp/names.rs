@@ -10,6 +10,9 @@ const GROUP: &str = "/etc/group";
 /// Most that is read of either file, bytes.
 const FILE_MAX_BYTES: u64 = 4 << 20;
 
+/// Longest name that counts: the longest a login has (`LOGIN_NAME_MAX`).
+const NAME_MAX_BYTES: usize = 256;
+
 /// Both lists, each read when it is asked for first.
 #[derive(Default)]
 pub(super) struct Names {
@@ -39,7 +42,7 @@ fn by_id(text: &[u8]) -> BTreeMap<u32, Vec<u8>> {
     let mut names = BTreeMap::new();
     for fields in lines(text) {
         let id = fields.get(2).and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
-        if let (Some(id), Some(name)) = (id, fields.first()) {
+        if let (Some(id), Some(name)) = (id, fields.first().filter(|name| name.len() <= NAME_MAX_BYTES)) {
             names.entry(id).or_insert_with(|| name.to_vec());
         }
     }
@@ -72,6 +75,7 @@ mod tests {
     fn strange_lines_name_nobody() {
         let names =
             by_id(b"root:x:0:0\n\n:::\nx\nbob:x:1000\nagain:x:1000\nbad:x:-1\nbig:x:4294967296\n\xff:x:7:\n");
+        assert!(by_id(format!("{}:x:5\n", "x".repeat(257)).as_bytes()).is_empty());
         let found: Vec<(u32, &[u8])> = names.iter().map(|(id, name)| (*id, &name[..])).collect();
         assert_eq!(found, [(0, &b"root"[..]), (7, b"\xff"), (1000, b"bob")]);
     }

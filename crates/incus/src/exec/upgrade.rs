@@ -1,4 +1,4 @@
-//! A connection turned into a websocket, and not read a byte further.
+//! A connection turned into a websocket, or into SFTP, and not read a byte further.
 //!
 //! What comes after the server's answer belongs to whoever gets the descriptor, possibly another process: a reader
 //! with a buffer would keep the first messages to itself.
@@ -36,6 +36,32 @@ pub(super) async fn websocket(door: Door<'_>, target: &str) -> Result<OwnedFd> {
     check(&head, &key).map_err(|reason| protocol(target, reason))?;
     let stream = stream.into_std().map_err(|source| door.unreachable(source))?;
     Ok(stream.into())
+}
+
+/// Turns a connection into one of SFTP; `None` where the server has nothing at `target`.
+pub(crate) async fn sftp(door: Door<'_>, target: &str) -> Result<Option<OwnedFd>> {
+    let mut stream = door.connect().await?;
+    let request =
+        format!("GET {target} HTTP/1.1\r\nHost: incus\r\nConnection: Upgrade\r\nUpgrade: sftp\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|source| door.unreachable(source))?;
+    let head = head(&stream).await.map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData => protocol(target, source),
+        _ => door.unreachable(source),
+    })?;
+    let status = status(&head).ok_or_else(|| protocol(target, "the answer is not HTTP's"))?;
+    match status {
+        "101" => {}
+        "404" => return Ok(None),
+        "403" => return Err(door.denied()),
+        other => return Err(protocol(target, format!("status {other:.10?} instead of SFTP"))),
+    }
+    let stream = stream.into_std().map_err(|source| door.unreachable(source))?;
+    Ok(Some(stream.into()))
+}
+
+/// The status in the head of an answer.
+fn status(head: &[u8]) -> Option<&str> {
+    str::from_utf8(head).ok()?.lines().next()?.split(' ').nth(1)
 }
 
 /// The head of an answer, with nothing taken of what follows it.
@@ -116,6 +142,13 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         drop(theirs);
         assert_eq!(head(&ours).await.expect_err("no answer").kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_status_is_found_in_its_line() {
+        assert_eq!(status(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: sftp\r\n\r\n"), Some("101"));
+        assert_eq!(status(b"HTTP/1.1 404 Not Found\r\n\r\n"), Some("404"));
+        assert_eq!((status(b"\xff\r\n\r\n"), status(b"x\r\n\r\n"), status(b"")), (None, None, None));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::{driver, run, scene_of};
 const ASYNCSSH: &str = include_str!("drivers/asyncssh_client.py");
 const PARAMIKO: &str = include_str!("drivers/paramiko_client.py");
 const LOAD: &str = include_str!("drivers/load.py");
+const STALLS: &str = include_str!("drivers/stalls.py");
 
 /// Fails when one of the 256 statuses, a signal, a byte, or one of a hundred channels of a connection is lost.
 #[test]
@@ -30,6 +31,18 @@ fn two_hundred_sessions_echo_at_once() {
     let Some(scene) = scene_of(Image::Busybox, "load") else { return };
     let mut load = driver(&scene, LOAD, scene.container.name());
     assert_eq!(run(&scene, load.args(["200", "1000000"])), "done\n", "{}", scene.log());
+}
+
+/// One of a hundred channels has a program that does not read, and the others go on. Another client sends more than it may.
+///
+/// Fails when a channel waits for another one's program, or a client that ignores its window is kept, or is not alone in
+/// being ended.
+#[test]
+fn a_stall_is_its_channels_and_greed_its_connections() {
+    let Some(scene) = scene_of(Image::Busybox, "stalls") else { return };
+    let said = run(&scene, &mut driver(&scene, STALLS, scene.container.name()));
+    assert_eq!(said, "done\n", "{}", scene.log());
+    assert!(scene.log().contains("the client sends more than its window"), "{}", scene.log());
 }
 
 /// Fails when what is offered to clients has a name that a checker of algorithms warns of.

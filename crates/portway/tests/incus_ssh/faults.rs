@@ -1,7 +1,7 @@
 //! What gateways of this kind have got wrong, each shown to be absent here.
 
-use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Stdio};
 
@@ -157,6 +157,26 @@ fn errors_of_programs_are_not_kept() {
     assert!(!scene.log().contains("password-of-mine") && !audit.contains("password-of-mine"));
 }
 
+/// What the gateway and its processes listen on, in whatever family: sorted, of paths the last part.
+fn listeners(scene: &Scene) -> Vec<String> {
+    let text = scene.bed.netns().run(std::process::Command::new("ss").args(["-Hlntxup"])).unwrap();
+    let pids = scene.processes();
+    let is_ours = |line: &&str| pids.iter().any(|pid| line.contains(&format!("pid={pid},")));
+    let mut names: Vec<String> = text
+        .lines()
+        .filter(is_ours)
+        .map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let kind = fields[0].trim_start_matches("u_");
+            let kind = if fields[0].starts_with("u_") { "unix" } else { kind };
+            format!("{kind} {}", fields[4].rsplit('/').next().unwrap_or_default())
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// Nothing listens but the gateway's own address, no device is made in an instance, and a forward leads nowhere: the
 /// gateway dials nothing for a client.
 ///
@@ -166,9 +186,10 @@ fn no_way_is_opened_beside_the_session() {
     let Some(scene) = Scene::start(Server::Incus6, "ways").unwrap() else { return };
     let devices = || -> Value { scene.container.read().unwrap()["expanded_devices"].clone() };
     let before = devices();
-    let listening = scene.bed.netns().run(std::process::Command::new("ss").args(["-Hltnx"])).unwrap();
     let at = Scene::at(scene.container.name());
     let port = scene.port;
+    let own = [format!("tcp 127.0.0.1:{port}"), "unix gateway".to_owned()];
+    assert_eq!(listeners(&scene), own);
     for (words, told) in [
         (vec!["-W".to_owned(), format!("127.0.0.1:{port}"), at.clone()], 255),
         (
@@ -202,11 +223,19 @@ fn no_way_is_opened_beside_the_session() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(told), "{words:?} {said}");
     }
-    let after = scene.bed.netns().run(std::process::Command::new("ss").args(["-Hltnx"])).unwrap();
-    let names = |text: &str| -> BTreeSet<String> {
-        text.lines().filter(|line| line.contains(&format!(":{port} "))).map(str::to_owned).collect()
-    };
-    assert_eq!((names(&listening).len(), names(&after).len()), (1, 1), "{after}");
+    // While somebody is in there is one more, where the next gateway knocks.
+    let mut client = scene.client(&["-A"]);
+    client.args([&at, "echo in; cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = scene.bed.netns().spawn(&mut client).unwrap();
+    let mut said = [0; 3];
+    client.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    let mut found = listeners(&scene);
+    let session = found.iter().position(|name| name.starts_with("unix ") && name.ends_with(".sock"));
+    found.remove(session.unwrap_or_else(|| panic!("{found:?}")));
+    assert_eq!(found, own);
+    drop(client.stdin.take());
+    client.wait().unwrap();
+    wait_for("nothing but its own", || (listeners(&scene) == own).then_some(())).unwrap();
     assert_eq!(devices(), before);
     assert_eq!(scene.said("echo on").unwrap(), "on\n");
 }

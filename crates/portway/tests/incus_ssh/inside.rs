@@ -10,7 +10,7 @@ use portway_testkit::{Server, wait_for};
 use crate::scene::Scene;
 
 /// A client of OpenSSH's that copies files, with the options of `ssh`.
-fn copier(scene: &Scene, program: &str) -> Command {
+pub(crate) fn copier(scene: &Scene, program: &str) -> Command {
     let client = scene.client(&["-o", &format!("Port={}", scene.port)]);
     let args: Vec<_> = client.get_args().collect();
     let mut command = Command::new(program);
@@ -20,13 +20,13 @@ fn copier(scene: &Scene, program: &str) -> Command {
 }
 
 /// Runs `sftp` with these commands.
-fn sftp(scene: &Scene, login: &str, commands: &str) -> Output {
+pub(crate) fn sftp(scene: &Scene, login: &str, commands: &str) -> Output {
     let mut client = copier(scene, "sftp");
     client.args(["-q", "-b", "-", &Scene::at(login)]);
     scene.talk(&mut client, commands.as_bytes()).unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -36,7 +36,7 @@ fn text(output: &Output) -> String {
 }
 
 /// Waits until a script in the container says this. The server's own client may lose what a short program says.
-fn shows(scene: &Scene, script: &str, expected: &str) {
+pub(crate) fn shows(scene: &Scene, script: &str, expected: &str) {
     let mut said = String::new();
     let is_right = || {
         said = scene.container.sh(script).unwrap();

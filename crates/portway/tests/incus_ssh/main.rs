@@ -4,6 +4,7 @@
 
 mod auth;
 mod faults;
+mod files;
 mod floods;
 mod inside;
 mod proofs;
@@ -11,5 +12,6 @@ mod refusals;
 mod remotes;
 mod scene;
 mod service;
+mod stopped;
 mod survival;
 mod walk;

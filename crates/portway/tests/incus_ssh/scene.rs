@@ -226,6 +226,11 @@ impl Scene {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Pids of the gateway and of all that it has started on this host.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        processes_below(&self.path("log"))
+    }
+
     /// Pids of the processes of connections.
     pub(crate) fn sessions(&self) -> Vec<i32> {
         sessions_below(&self.path("log"))

@@ -150,7 +150,7 @@ pub enum Operation<'a> {
 
 /// Fields of a packet, in order.
 #[derive(Debug)]
-pub(super) struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {

@@ -32,6 +32,13 @@ pub(super) struct Account {
     pub(super) shell: String,
 }
 
+impl Account {
+    /// Whether somebody may be this user: not one whose shell only says no (nologin(8), false(1)).
+    pub(super) fn logs_in(&self) -> bool {
+        !matches!(self.shell.rsplit('/').next(), Some("nologin" | "false"))
+    }
+}
+
 /// What became of a search.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {

@@ -22,13 +22,13 @@ use tokio::sync::Notify;
 use super::account::Account;
 use super::count::bump;
 use super::gate::Fault;
-use super::helper::{self, May};
+use super::helper::{self, Kind, May};
 use super::judge::Reason;
 use super::login::Entrance;
 use super::open::{self, ABSENT, Opened, Order, Refusal};
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, lock};
-use crate::audit::{Event, bounded};
+use crate::audit::{Direction, Event, bounded};
 use crate::greeting;
 use crate::session::{CHANNEL_FD, CONNECTION_FD, ROLE};
 use crate::watched::{receive, send, watched, watched_channel};
@@ -376,6 +376,8 @@ impl Child {
                 let Some(grant) = grant.clone() else { return };
                 let (connection, session) = (self.connection.clone(), self.session.clone());
                 let original = None;
+                let (shell, jails) =
+                    (self.broker.options.options.shell, self.broker.options.options.chroot_sftp);
                 let order = Order {
                     what,
                     command: raw,
@@ -383,6 +385,8 @@ impl Child {
                     environment,
                     inside,
                     first,
+                    shell,
+                    jails,
                     connection,
                     session,
                     original,
@@ -390,10 +394,25 @@ impl Child {
                 let child = Arc::clone(self);
                 self.broker.starting.spawn(async move { child.open(id, channel, &grant, order).await });
             }
-            Request::Helper { place, beside } => {
+            Request::Helper { place, beside, jail } => {
                 let Some(grant) = grant.clone() else { return };
                 let child = Arc::clone(self);
-                self.broker.starting.spawn(async move { child.help(id, &grant, place, beside).await });
+                self.broker.starting.spawn(async move { child.help(id, &grant, place, beside, jail).await });
+            }
+            Request::Transferred { channel, path, reads, writes, bytes_in, bytes_out, millis, end } => {
+                if let Some(grant) = grant {
+                    let (path, direction, result) = (path.as_str(), Direction::of(reads, writes), end);
+                    self.note(&Event::File {
+                        grant,
+                        channel,
+                        path,
+                        direction,
+                        bytes_in,
+                        bytes_out,
+                        millis,
+                        result,
+                    });
+                }
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
                 if let Some(grant) = grant {
@@ -502,7 +521,7 @@ impl Child {
         let permitted = open::permitted(grant, order, |action| self.broker.judge.decide(grant, action));
         let opened = match permitted.and_then(|order| Ok((order, self.client(grant)?))) {
             Ok((order, client)) => match self.check_identity(&client, grant).await {
-                Ok(()) => open::open(&client, grant, order, self.broker.options.options.shell).await,
+                Ok(()) => self.opened(&client, grant, &order).await,
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
@@ -514,9 +533,10 @@ impl Child {
                 self.note(&Event::Started { grant, channel, what: what.name(), terminal });
                 let (reply, fds) = match opened {
                     Opened::Exec(sockets) => (Reply::Opened, sockets.into_fds()),
-                    Opened::Inside { shell, home, terminal } => {
-                        (Reply::Inside { shell, home, terminal }, Vec::new())
+                    Opened::Inside { shell, home, terminal, files, jail } => {
+                        (Reply::Inside { shell, home, terminal, files, jail }, Vec::new())
                     }
+                    Opened::Stored { files, home } => (Reply::Stored { home }, vec![files]),
                 };
                 self.say(id, reply, fds).await;
             }
@@ -537,15 +557,19 @@ impl Child {
     }
 
     /// Starts the helper inside.
-    async fn help(&self, id: u64, grant: &Grant, place: usize, beside: bool) {
+    async fn help(&self, id: u64, grant: &Grant, place: usize, beside: bool, jail: bool) {
         let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
         let may = May::of(grant, |action| self.broker.judge.decide(grant, action).allowed);
         let is_far = self.broker.servers.is_far(&grant.remote);
         // A pid of another machine's is nobody's here.
         let beside = beside && !is_far;
+        let jails = self.broker.options.options.chroot_sftp;
+        let kind = if jail { Kind::Jailed } else { Kind::General { jails } };
         let started = match self.client(grant) {
             Ok(client) => match self.check_identity(&client, grant).await {
-                Ok(()) => helper::start(&client, is_far, beside, grant, &may, environment, place).await,
+                Ok(()) => {
+                    helper::start(&client, is_far, beside, grant, (may, kind), environment, place).await
+                }
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
@@ -579,5 +603,6 @@ impl Child {
     }
 }
 
+mod starting;
 #[cfg(test)]
 mod tests;

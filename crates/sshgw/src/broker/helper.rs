@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use portway_incus::{Client, ExecSockets, ExecSpec};
 
-use super::account::{self, Account, Found};
+use super::account::{self, Account};
 use super::grant::Grant;
-use super::open::{Refusal, absent, failure};
+use super::open::{self, Refusal, absent, failure};
 use super::way::{self, Listener};
 use crate::guest::{Instance, Launched, build, launch};
 use crate::policy::Action;
@@ -32,6 +32,8 @@ pub(super) struct May {
     pub(super) sftp: bool,
     /// Terminals.
     pub(super) pty: bool,
+    /// Nothing but the home is to be seen.
+    pub(super) jail: bool,
     /// Runs instead of all of them.
     pub(super) command: Option<String>,
 }
@@ -44,9 +46,33 @@ impl May {
             exec: allowed(Action::Exec),
             sftp: allowed(Action::Sftp),
             pty: grant.options.pty,
+            jail: false,
             command: grant.options.command.clone(),
         }
     }
+
+    /// What of it one helper of a user may: with a jail only files, and beside it everything but files.
+    fn of_helper(self, kind: Kind, account: &Account) -> Self {
+        let none = Self { shell: false, exec: false, sftp: false, pty: false, jail: false, command: None };
+        match kind {
+            // A forced command is no server of files.
+            Kind::Jailed => Self { sftp: self.sftp && self.command.is_none(), jail: true, ..none },
+            Kind::General { jails } if jails && account.uid != 0 => Self { sftp: false, ..self },
+            Kind::General { .. } => self,
+        }
+    }
+}
+
+/// Which helper of a connection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The one for everything.
+    General {
+        /// Files of others than root are not its business.
+        jails: bool,
+    },
+    /// The one for files of a home.
+    Jailed,
 }
 
 /// The way into an instance by the server's API.
@@ -107,6 +133,15 @@ impl Instance for Way {
     }
 }
 
+/// The machine that runs programs of an architecture, as the servers name it.
+fn machine(architecture: &str) -> &str {
+    match architecture {
+        "i686" => "x86_64",
+        "armv6l" | "armv7l" | "armv8l" => "aarch64",
+        other => other,
+    }
+}
+
 /// A helper that runs.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -123,16 +158,15 @@ pub(super) async fn start(
     is_far: bool,
     beside: bool,
     grant: &Grant,
-    may: &May,
+    (may, kind): (May, Kind),
     environment: impl FnOnce(&Account) -> BTreeMap<String, String>,
     place: usize,
 ) -> Result<Started, Refusal> {
     let (project, instance) = (grant.project.clone(), grant.instance.clone());
     let failed = |error| failure(&instance, &error);
-    let found = account::find(client, &project, &instance, &grant.instance_user).await.map_err(failed)?;
-    let Found::Account(account) = found else { return Err(absent(&project, &instance)) };
+    let account = open::account(client, grant).await?;
     let groups = account::groups(client, &project, &instance, &account).await.map_err(failed)?;
-    let limits = limits(&account, &groups, may);
+    let limits = limits(&account, &groups, &may.of_helper(kind, &account));
     let unable = |error: &dyn std::error::Error| {
         let mut text = format!("{instance}: {error}");
         let mut source = error.source();
@@ -146,7 +180,7 @@ pub(super) async fn start(
     // This machine is that of its containers; another is to be asked.
     let architecture = if is_far {
         let found = client.architecture(&project, &instance).await.map_err(failed)?;
-        found.ok_or_else(|| absent(&project, &instance))?
+        machine(&found.ok_or_else(|| absent(&project, &instance))?).to_owned()
     } else {
         std::env::consts::ARCH.to_owned()
     };
@@ -170,6 +204,7 @@ async fn sweep(way: Way, launched: Arc<Launched<()>>) {
 fn limits(account: &Account, groups: &[u32], may: &May) -> Vec<String> {
     let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(",") };
     let kinds = [(may.shell, "shell"), (may.exec, "exec"), (may.sftp, "sftp"), (may.pty, "pty")];
+    let kinds = [&kinds[..], &[(may.jail, "jail")]].concat();
     let kinds = kinds.iter().filter(|(is_allowed, _)| *is_allowed).map(|(_, kind)| (*kind).to_owned());
     let groups = list(groups.iter().map(u32::to_string).collect());
     let fields = [account.uid.to_string(), account.gid.to_string(), groups, list(kinds.collect())];
@@ -186,9 +221,33 @@ mod tests {
         let text = |text: &str| text.to_owned();
         let bob =
             Account { name: text("bob"), uid: 7, gid: 8, home: text("/home/bob"), shell: text("/bin/sh") };
-        let all = May { shell: true, exec: true, sftp: true, pty: true, command: None };
+        let all = May { shell: true, exec: true, sftp: true, pty: true, jail: false, command: None };
         assert_eq!(limits(&bob, &[8, 9], &all), ["7", "8", "8,9", "shell,exec,sftp,pty"]);
-        let one = May { shell: false, exec: false, sftp: false, pty: false, command: Some(text("a b")) };
+        let one = May {
+            shell: false,
+            exec: false,
+            sftp: false,
+            pty: false,
+            jail: false,
+            command: Some(text("a b")),
+        };
         assert_eq!(limits(&bob, &[], &one), ["7", "8", "-", "-", "a b"]);
+        // Whose files are those of his home has no others from any helper; root has.
+        let of =
+            |may: &May, kind, account: &Account| limits(account, &[], &may.clone().of_helper(kind, account));
+        let (jailed, general) = (Kind::Jailed, Kind::General { jails: true });
+        assert_eq!(of(&all, jailed, &bob), ["7", "8", "-", "sftp,jail"]);
+        assert_eq!(of(&all, general, &bob), ["7", "8", "-", "shell,exec,pty"]);
+        let root = Account { uid: 0, ..bob.clone() };
+        assert_eq!(of(&all, general, &root), ["0", "8", "-", "shell,exec,sftp,pty"]);
+        assert_eq!(of(&one, jailed, &bob), ["7", "8", "-", "jail"]);
+    }
+
+    #[test]
+    fn a_machine_runs_its_elder_kind_too() {
+        assert_eq!(
+            (machine("i686"), machine("armv7l"), machine("riscv64")),
+            ("x86_64", "aarch64", "riscv64")
+        );
     }
 }

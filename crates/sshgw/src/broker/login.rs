@@ -93,6 +93,7 @@ impl Entrance {
             Request::Resume { .. }
             | Request::Open { .. }
             | Request::Helper { .. }
+            | Request::Transferred { .. }
             | Request::Closed { .. } => (self.offered(String::new(), Err(Reason::Key)), None),
         };
         raw.zeroize();

@@ -1,6 +1,8 @@
 //! From a question for a program to connections of one.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use portway_incus::{Client, ExecSockets, ExecSpec, FileContent, IncusError, Size};
 
@@ -18,7 +20,7 @@ use crate::wire::{Terminal, What};
 pub(super) const ABSENT: u8 = 1;
 
 /// The instance cannot run anything as it is.
-const NOT_RUNNING: u8 = 3;
+pub(super) const NOT_RUNNING: u8 = 3;
 
 /// The command cannot be run: as of a shell (POSIX, XCU 2.8.2).
 const NOT_EXECUTABLE: u8 = 126;
@@ -36,8 +38,12 @@ const NO_LOGIN: &str = "This account is currently not available.";
 const NO_LOGIN_FILE: &str = "/etc/nologin.txt";
 const NO_LOGIN_BYTES: usize = 4 << 10;
 
+/// How often a user is looked up once more when the server could not tell, and the pause before it.
+const ACCOUNT_TRIES: u32 = 5;
+const ACCOUNT_PAUSE: Duration = Duration::from_millis(200);
+
 /// What a program is to be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Order {
     pub(super) what: What,
     /// Of [`What::Command`].
@@ -49,6 +55,10 @@ pub(super) struct Order {
     pub(super) inside: bool,
     /// Whether it is the first program of its connection.
     pub(super) first: bool,
+    /// How login shells are started.
+    pub(super) shell: ShellMode,
+    /// Whether others than root see their home alone in files.
+    pub(super) jails: bool,
     /// `SSH_CONNECTION`: address and port of the client, then ours.
     pub(super) connection: String,
     /// Name of the session in the audit log.
@@ -62,11 +72,13 @@ pub(super) struct Order {
 pub(super) struct Refusal {
     pub(super) status: u8,
     pub(super) message: String,
+    /// The instance does not run, and nothing else is known to be in the way.
+    pub(super) is_stopped: bool,
 }
 
 impl Refusal {
     pub(super) fn new(status: u8, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), is_stopped: false }
     }
 
     /// There is no way to the server of a login.
@@ -92,6 +104,16 @@ pub(super) enum Opened {
         home: String,
         /// Whether it gets a terminal.
         terminal: bool,
+        /// Whether it is the server of files.
+        files: bool,
+        /// Whether that is the helper that sees the home alone.
+        jail: bool,
+    },
+    /// The server serves files itself: a connection that speaks SFTP.
+    Stored {
+        files: OwnedFd,
+        /// Where relative paths begin.
+        home: String,
     },
 }
 
@@ -126,53 +148,62 @@ pub(super) fn permitted(
             What::Command => Some(String::from_utf8_lossy(&asked).replace('\0', "")),
             What::Sftp => Some("sftp".to_owned()),
         };
+        // The helper has it among its arguments, and runs nothing else.
         order.what = What::Command;
-        // The server runs it: what the connection's process would have the helper run is the client's wish.
-        order.inside = false;
     }
     Ok(order)
 }
 
-/// Starts it, or says that the helper is to. `mode` is how login shells are started.
-pub(super) async fn open(
-    client: &Client,
-    grant: &Grant,
-    order: Order,
-    mode: ShellMode,
-) -> Result<Opened, Refusal> {
+/// Starts it, or says that the helper is to.
+pub(super) async fn open(client: &Client, grant: &Grant, order: &Order) -> Result<Opened, Refusal> {
     let (project, instance) = (grant.project.as_str(), grant.instance.as_str());
     let absent = || absent(project, instance);
     let failed = |error: &IncusError| failure(instance, error);
-    let found = account::find(client, project, instance, &grant.instance_user).await;
-    let account = match found.map_err(|error| failed(&error))? {
-        Found::Account(account) => account,
-        Found::NoInstance => return Err(absent()),
-        Found::NoUser => {
-            let text = format!("there is no user {} in {instance}", grant.instance_user.escape_default());
-            return Err(Refusal::new(ABSENT, text));
-        }
-    };
-    if account.shell.ends_with("/nologin") {
-        return Err(no_login(client, project, instance).await);
-    }
-    if order.what == What::Shell && mode != ShellMode::User {
-        let spec = entering(&account, &order, mode)?;
+    let account = account(client, grant).await?;
+    if order.what == What::Shell && order.shell != ShellMode::User {
+        let spec = entering(&account, order, order.shell)?;
         let sockets = client.exec(project, instance, &spec).await.map_err(|error| failed(&error))?;
         return sockets.map(Opened::Exec).ok_or_else(absent);
     }
-    if goes_inside(&account, &order) {
+    if goes_inside(&account, order) {
         let state = client.instance(project, instance).await.map_err(|error| failed(&error))?;
-        match state.ok_or_else(absent)?.status_code {
-            status_code::RUNNING => {}
+        let state = state.ok_or_else(absent)?;
+        match state.status_code {
+            _ if state.is_running() => {}
             status_code::FROZEN => return Err(frozen(instance)),
             _ => return Err(not_running(instance)),
         }
-        let terminal = order.terminal.is_some();
-        return Ok(Opened::Inside { shell: account.shell, home: account.home, terminal });
+        let (terminal, files) = (order.terminal.is_some(), order.what == What::Sftp);
+        let jail = files && order.jails && account.uid != 0;
+        return Ok(Opened::Inside { shell: account.shell, home: account.home, terminal, files, jail });
     }
     let spec = spec(&account, order)?;
     let sockets = client.exec(project, instance, &spec).await.map_err(|error| failed(&error))?;
     sockets.map(Opened::Exec).ok_or_else(absent)
+}
+
+/// The user of a grant, who may log in.
+pub(super) async fn account(client: &Client, grant: &Grant) -> Result<Account, Refusal> {
+    let (project, instance) = (grant.project.as_str(), grant.instance.as_str());
+    let mut tries = 0..ACCOUNT_TRIES;
+    let found = loop {
+        match account::find(client, project, instance, &grant.instance_user).await {
+            // Its files are not to be had in the moment in which an instance starts or stops.
+            Err(IncusError::Status { code: 500.., .. }) if tries.next().is_some() => {
+                tokio::time::sleep(ACCOUNT_PAUSE).await;
+            }
+            found => break found,
+        }
+    };
+    match found.map_err(|error| failure(instance, &error))? {
+        Found::Account(account) if account.logs_in() => Ok(account),
+        Found::Account(_) => Err(no_login(client, project, instance).await),
+        Found::NoInstance => Err(absent(project, instance)),
+        Found::NoUser => {
+            let text = format!("there is no user {} in {instance}", grant.instance_user.escape_default());
+            Err(Refusal::new(ABSENT, text))
+        }
+    }
 }
 
 /// What the server can do as well it does: it needs nothing inside. A login shell has a name and modes that it cannot
@@ -201,12 +232,13 @@ pub(super) fn absent(project: &str, instance: &str) -> Refusal {
     Refusal::new(ABSENT, format!("there is no instance {instance} in project {project}"))
 }
 
-fn frozen(instance: &str) -> Refusal {
+pub(super) fn frozen(instance: &str) -> Refusal {
     Refusal::new(NOT_RUNNING, format!("instance {instance} is frozen"))
 }
 
-fn not_running(instance: &str) -> Refusal {
-    Refusal::new(NOT_RUNNING, format!("instance {instance} is not running"))
+pub(super) fn not_running(instance: &str) -> Refusal {
+    let refusal = Refusal::new(NOT_RUNNING, format!("instance {instance} is not running"));
+    Refusal { is_stopped: true, ..refusal }
 }
 
 /// A login shell by a program of the instance's, which is root until it has made the user of itself: of what the client
@@ -228,27 +260,26 @@ fn entering(account: &Account, order: &Order, mode: ShellMode) -> Result<ExecSpe
         ShellMode::User => vec![account.shell.clone(), "-l".to_owned()],
     };
     let term = order.terminal.as_ref().map(|terminal| ("TERM".to_owned(), kind(&terminal.kind)));
-    let size = order.terminal.as_ref();
     Ok(ExecSpec {
         command,
         environment: term.into_iter().collect(),
         user: 0,
         group: 0,
         cwd: "/".to_owned(),
-        terminal: size.map(|terminal| Size { width: terminal.width, height: terminal.height }),
+        terminal: size(order),
     })
 }
 
 /// What the server is asked to run.
-fn spec(account: &Account, order: Order) -> Result<ExecSpec, Refusal> {
-    let environment = environment(account, &order);
+fn spec(account: &Account, order: &Order) -> Result<ExecSpec, Refusal> {
+    let environment = environment(account, order);
     let command = match order.what {
         // A login shell: what its profile sets is set.
         What::Shell => vec![account.shell.clone(), "-l".to_owned()],
         What::Sftp => return Err(Refusal::new(UNREACHABLE, "files cannot be served")),
         What::Command => {
             // Never quoted and never split: it is one argument.
-            let text = String::from_utf8(order.command).map_err(|_| {
+            let text = String::from_utf8(order.command.clone()).map_err(|_| {
                 Refusal::new(NOT_EXECUTABLE, "the command is not UTF-8, which the server cannot run")
             })?;
             if text.contains('\0') {
@@ -264,8 +295,12 @@ fn spec(account: &Account, order: Order) -> Result<ExecSpec, Refusal> {
         group: account.gid,
         // The servers take `/` when it is not there, as sshd does.
         cwd: account.home.clone(),
-        terminal: order.terminal.map(|terminal| Size { width: terminal.width, height: terminal.height }),
+        terminal: size(order),
     })
+}
+
+fn size(order: &Order) -> Option<Size> {
+    order.terminal.as_ref().map(|terminal| Size { width: terminal.width, height: terminal.height })
 }
 
 fn environment(account: &Account, order: &Order) -> BTreeMap<String, String> {
@@ -361,6 +396,8 @@ mod tests {
             environment: Vec::new(),
             inside: true,
             first: true,
+            shell: ShellMode::User,
+            jails: false,
             connection: "192.0.2.1 40000 198.51.100.1 2222".to_owned(),
             session: "s1".to_owned(),
             original: None,
@@ -371,15 +408,15 @@ mod tests {
     #[test]
     fn a_command_is_one_argument_as_it_came() {
         for text in ["", "ls", "a\nb\t'c' \"d\" $(e) \\ \u{fc}\u{7f}\r", "-c", "umask"] {
-            let spec = spec(&bob(), order(What::Command, text.as_bytes())).expect("a program");
+            let spec = spec(&bob(), &order(What::Command, text.as_bytes())).expect("a program");
             assert_eq!(spec.command, ["/bin/ash", "-c", text]);
             assert_eq!((spec.user, spec.group, spec.cwd.as_str()), (1000, 1000, "/home/bob"));
         }
         for bad in [&b"\xff"[..], b"a\0b"] {
-            let refusal = spec(&bob(), order(What::Command, bad)).expect_err("it is refused");
+            let refusal = spec(&bob(), &order(What::Command, bad)).expect_err("it is refused");
             assert_eq!(refusal.status, NOT_EXECUTABLE);
         }
-        let spec = spec(&bob(), order(What::Shell, b"")).expect("a program");
+        let spec = spec(&bob(), &order(What::Shell, b"")).expect("a program");
         assert_eq!(spec.command, ["/bin/ash", "-l"]);
     }
 

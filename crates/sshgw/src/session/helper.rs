@@ -51,7 +51,8 @@ enum Kept {
 #[derive(Debug)]
 pub(super) struct Helper {
     link: Arc<Link>,
-    guest: Mutex<Kept>,
+    /// The one for everything, and the one that sees the home alone.
+    guests: [Mutex<Kept>; 2],
     keepers: TaskTracker,
     /// Whether a program was asked for.
     asked: AtomicBool,
@@ -59,7 +60,7 @@ pub(super) struct Helper {
 
 impl Helper {
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, guest: Mutex::default(), keepers: TaskTracker::new(), asked: AtomicBool::new(false) }
+        Self { link, guests: Default::default(), keepers: TaskTracker::new(), asked: AtomicBool::new(false) }
     }
 
     /// Whether no program was asked for before; once.
@@ -67,16 +68,16 @@ impl Helper {
         !self.asked.swap(true, Ordering::Relaxed)
     }
 
-    /// Starts a process inside.
-    pub(super) async fn start(&self, wanted: Wanted) -> Result<Process, Unable> {
+    /// Starts a process inside; with `jail` by the helper that sees the home alone.
+    pub(super) async fn start(&self, wanted: Wanted, jail: bool) -> Result<Process, Unable> {
         let shell = match &wanted.program {
             portway_proto::guest::Program::Exec { path, .. } => String::from_utf8_lossy(path).into_owned(),
             portway_proto::guest::Program::Sftp => "the server of files".to_owned(),
         };
         // The instance may have been started anew since the last one.
-        let mut started = self.try_start(wanted.clone()).await?;
+        let mut started = self.try_start(wanted.clone(), jail).await?;
         if matches!(started, Err(StartError::Gone)) {
-            started = self.try_start(wanted).await?;
+            started = self.try_start(wanted, jail).await?;
         }
         started.map_err(|error| match error {
             StartError::Gone => Unable::Helper(error.to_string()),
@@ -94,27 +95,34 @@ impl Helper {
         })
     }
 
-    async fn try_start(&self, wanted: Wanted) -> Result<Result<Process, StartError>, Unable> {
-        let guest = self.guest().await?;
+    async fn try_start(&self, wanted: Wanted, jail: bool) -> Result<Result<Process, StartError>, Unable> {
+        let guest = self.guest(jail).await?;
         if let Ok(started) = tokio::time::timeout(START, guest.start(wanted)).await {
             return Ok(started);
         }
         // It goes with its last program, and takes with it what it may start late.
         let why = "the helper in the instance does not answer".to_owned();
-        *self.guest.lock().await = Kept::Absent(why.clone(), Instant::now());
+        *self.kept(jail).lock().await = Kept::Absent(why.clone(), Instant::now());
         Err(Unable::Helper(why))
     }
 
     /// Lets the helper end once its processes have; returns when it has ended.
     pub(super) async fn close(&self) {
-        *self.guest.lock().await = Kept::Nothing;
+        for guest in &self.guests {
+            *guest.lock().await = Kept::Nothing;
+        }
         self.keepers.close();
         self.keepers.wait().await;
     }
 
+    fn kept(&self, jail: bool) -> &Mutex<Kept> {
+        let [general, jailed] = &self.guests;
+        if jail { jailed } else { general }
+    }
+
     /// The helper that runs, or a new one.
-    async fn guest(&self) -> Result<Guest, Unable> {
-        let mut kept = self.guest.lock().await;
+    async fn guest(&self, jail: bool) -> Result<Guest, Unable> {
+        let mut kept = self.kept(jail).lock().await;
         match &*kept {
             Kept::Runs(guest) if !guest.is_gone() => return Ok(guest.clone()),
             Kept::Absent(why, since) if since.elapsed() < ABSENCE => return Err(Unable::Helper(why.clone())),
@@ -122,7 +130,7 @@ impl Helper {
         }
         let mut why = String::new();
         for place in 0..HELPER_PLACES {
-            match self.try_place(place).await {
+            match self.try_place(place, jail).await {
                 Ok(guest) => {
                     *kept = Kept::Runs(guest.clone());
                     return Ok(guest);
@@ -135,13 +143,14 @@ impl Helper {
         Err(Unable::Helper(why))
     }
 
-    async fn try_place(&self, place: usize) -> Result<Guest, String> {
-        let (build, way, mut fds) = match self.link.ask(Request::Helper { place, beside: true }, &[]).await {
-            Ok((Reply::Helped { build, way }, fds)) => (build, way, fds),
-            Ok((Reply::Refused { message, .. }, _)) => return Err(message),
-            Ok(_) => return Err("the gateway does not know of helpers".to_owned()),
-            Err(lost @ Lost) => return Err(lost.to_string()),
-        };
+    async fn try_place(&self, place: usize, jail: bool) -> Result<Guest, String> {
+        let (build, way, mut fds) =
+            match self.link.ask(Request::Helper { place, beside: true, jail }, &[]).await {
+                Ok((Reply::Helped { build, way }, fds)) => (build, way, fds),
+                Ok((Reply::Refused { message, .. }, _)) => return Err(message),
+                Ok(_) => return Err("the gateway does not know of helpers".to_owned()),
+                Err(lost @ Lost) => return Err(lost.to_string()),
+            };
         let strange = || "the helper's streams are none".to_owned();
         let way = match way {
             Some((name, token, answer)) => {

@@ -116,6 +116,9 @@ async fn farewell(control: &Control, exit: oneshot::Receiver<Exit>) {
 /// What the client sends, to the process.
 async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) {
     while let Some(bytes) = pieces.next().await {
+        if let Some(transfers) = &counts.transfers {
+            transfers.asks(&bytes);
+        }
         if !input.write(&bytes).await {
             return;
         }
@@ -132,6 +135,9 @@ async fn carry(
     counts: &Counts,
 ) -> bool {
     while let Some(bytes) = output.read().await {
+        if let (Some(transfers), None) = (&counts.transfers, ext) {
+            transfers.answers(&bytes).await;
+        }
         let (count, bytes) = (bytes.len(), Bytes::from(bytes));
         let sent = match ext {
             None => channel.data_bytes(bytes).await,

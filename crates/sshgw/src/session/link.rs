@@ -20,6 +20,9 @@ use crate::wire::{self, Answered, Asked, PROGRAMS, Reply, Request};
 /// How long a question waits for an answer, and with it for another broker.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What is kept for a broker to come.
+const UNTOLD: usize = 2 * PROGRAMS;
+
 /// The number of what has no answer.
 const UNANSWERED: u64 = u64::MAX;
 
@@ -63,6 +66,15 @@ struct Question {
     opens: Option<u32>,
     /// It may run: nobody else is to be asked for it.
     is_starting: bool,
+}
+
+impl State {
+    /// Keeps something for the next broker, if that leaves room for the ends of all programs.
+    fn keep(&mut self, request: Request) {
+        if self.untold.len() < UNTOLD - PROGRAMS {
+            self.untold.push(request);
+        }
+    }
 }
 
 impl Link {
@@ -119,7 +131,7 @@ impl Link {
     pub(super) async fn closed(&self, channel: u32, request: Request) {
         let broker = {
             let mut state = self.state();
-            if state.channel.is_none() && state.untold.len() < PROGRAMS {
+            if state.channel.is_none() && state.untold.len() < UNTOLD {
                 state.untold.push(request);
                 return;
             }
@@ -132,10 +144,25 @@ impl Link {
         {
             tracing::debug!(%error, "the gateway was not told, the next one will be");
             let mut state = self.state();
-            if state.untold.len() < PROGRAMS {
+            if state.untold.len() < UNTOLD {
                 state.running.insert(channel);
                 state.untold.push(request);
             }
+        }
+    }
+
+    /// Tells of something beside the life of a program. What does not fit while there is no broker is lost.
+    pub(super) async fn tell(&self, request: Request) {
+        let broker = {
+            let mut state = self.state();
+            match state.channel.clone() {
+                Some(broker) => broker,
+                None => return state.keep(request),
+            }
+        };
+        let Ok(packet) = packet(&Asked { id: UNANSWERED, request: request.clone() }, &[]) else { return };
+        if send(&broker, &packet, &[]).await.is_err() {
+            self.state().keep(request);
         }
     }
 
@@ -178,7 +205,9 @@ impl Link {
                 continue;
             }
             let Some(question) = state.waiting.remove(&id) else { continue };
-            if let (Some(channel), Reply::Opened | Reply::Inside { .. }) = (question.opens, &reply) {
+            if let (Some(channel), Reply::Opened | Reply::Inside { .. } | Reply::Stored { .. }) =
+                (question.opens, &reply)
+            {
                 state.running.insert(channel);
             }
             drop(state);

@@ -18,6 +18,8 @@ use russh::server::{Handle, Msg};
 use super::helper::{Helper, Unable};
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Link, Lost};
+use super::stored::{self, Stored};
+use super::transfers::Transfers;
 use super::{inside, signals};
 use crate::guest::Process;
 use crate::wire::{COMMAND_BYTES, Reply, Request, Terminal, What};
@@ -87,13 +89,19 @@ enum Running {
     Exec(Exec),
     /// The helper does.
     Inside(Process),
+    /// The helper does, and it is its server of files.
+    Files(Process),
+    /// Nobody does: the server serves files.
+    Stored(Stored),
 }
 
-/// Bytes of a program, as the audit has them.
+/// What goes over a channel, as the audit has it.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     from_client: AtomicU64,
     to_client: AtomicU64,
+    /// Of a server of files.
+    pub(super) transfers: Option<Transfers>,
 }
 
 impl Counts {
@@ -127,10 +135,15 @@ pub(super) async fn run(
         // Who does not hear it has gone.
         let _gone = channel.data_bytes(Bytes::from(std::mem::take(&mut wanted.welcome))).await;
     }
-    let counts = Arc::new(Counts::default());
+    let is_files = matches!(opened, Ok(Running::Files(_) | Running::Stored(_)));
+    let transfers = is_files.then(|| Transfers::new(Arc::clone(&gateway.link), number));
+    let counts = Arc::new(Counts { transfers, ..Counts::default() });
     let end = match opened {
         Ok(Running::Exec(exec)) => converse(&channel, outlet, exec, &counts).await.map(End::Status),
-        Ok(Running::Inside(process)) => inside::converse(&channel, outlet, process, &counts).await,
+        Ok(Running::Inside(process) | Running::Files(process)) => {
+            inside::converse(&channel, outlet, process, &counts).await
+        }
+        Ok(Running::Stored(files)) => stored::converse(&channel, outlet, files, &counts).await,
         Err((status, message)) => {
             say(&channel, &message, on_terminal).await;
             finish(&channel, &gateway.handle, End::Status(status)).await;
@@ -139,6 +152,9 @@ pub(super) async fn run(
     };
     if let Some(end) = end {
         finish(&channel, &gateway.handle, end).await;
+    }
+    if let Some(transfers) = &counts.transfers {
+        transfers.end().await;
     }
     let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let (bytes_in, bytes_out) = (read(&counts.from_client), read(&counts.to_client));
@@ -170,9 +186,17 @@ async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Runnin
                 gateway.link.closed(channel, never(channel)).await;
                 return Err(failed());
             }
-            Ok((Reply::Inside { shell, home, terminal }, _)) => {
+            Ok((Reply::Stored { home }, fds)) => {
+                if let Some(stored) = Stored::new(fds, home) {
+                    return Ok(Running::Stored(stored));
+                }
+                gateway.link.closed(channel, never(channel)).await;
+                return Err(failed());
+            }
+            Ok((Reply::Inside { shell, home, terminal, files, jail }, _)) => {
                 let start = inside::start(wanted, &shell, &home, terminal);
-                match gateway.helper.start(start).await {
+                match gateway.helper.start(start, jail).await {
+                    Ok(process) if files => return Ok(Running::Files(process)),
                     Ok(process) => return Ok(Running::Inside(process)),
                     Err(unable) => {
                         gateway.link.closed(channel, never(channel)).await;

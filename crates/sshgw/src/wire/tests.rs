@@ -35,6 +35,24 @@ fn a_packet_is_a_message_and_bytes() {
     }
 }
 
+/// Fails when the most that a client may set, with the longest command, is more than the link carries.
+#[test]
+fn the_largest_question_is_a_packet() {
+    // As JSON has it a control character is six bytes; what a session lets through is counted as that.
+    let environment = vec![("LC_A".to_owned(), "\u{1}".repeat((64 << 10) / 6))];
+    let terminal = Some(Terminal { kind: "x".repeat(64), width: u16::MAX, height: u16::MAX });
+    let request = Request::Open {
+        channel: u32::MAX,
+        what: What::Command,
+        terminal,
+        environment,
+        inside: true,
+        first: true,
+    };
+    let packet = encode(&Asked { id: u64::MAX, request }, &[b'x'; COMMAND_BYTES]).expect("a packet");
+    assert!(packet.len() <= portway_sys::seqpacket::MAX_PACKET_BYTES, "{}", packet.len());
+}
+
 /// Fails when a question of one phase is let through in the other.
 #[test]
 fn each_question_has_its_phase() {
@@ -88,11 +106,11 @@ fn questions_are_counted() {
     assert_eq!(ledger.note(&open(5), 0), Ok(()));
     ledger.refused(5);
     assert_eq!(ledger.note(&open(5), 0), Ok(()));
-    assert_eq!(ledger.note(&Request::Helper { place: 2, beside: true }, 0), Err(Breach::Count));
+    assert_eq!(ledger.note(&Request::Helper { place: 2, beside: true, jail: false }, 0), Err(Breach::Count));
     for _ in 0..63 {
-        assert_eq!(ledger.note(&Request::Helper { place: 1, beside: true }, 0), Ok(()));
+        assert_eq!(ledger.note(&Request::Helper { place: 1, beside: true, jail: false }, 0), Ok(()));
     }
-    assert_eq!(ledger.note(&Request::Helper { place: 0, beside: true }, 0), Err(Breach::Count));
+    assert_eq!(ledger.note(&Request::Helper { place: 0, beside: true, jail: false }, 0), Err(Breach::Count));
 }
 
 /// Fails when one program too many, or the end of one whose start nobody waited for, ends the connection; or when it is

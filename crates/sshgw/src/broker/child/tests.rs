@@ -13,6 +13,7 @@ use crate::broker::count::Count;
 use crate::broker::judge::{Judge, Places};
 use crate::broker::roll::Roll;
 use crate::broker::servers::{Servers, Setting};
+use crate::broker::starts::Starts;
 use crate::broker::{ServeOptions, ServerPlaces};
 use crate::options::{Options, Values};
 use crate::remotes::{At, LOCAL};
@@ -55,6 +56,7 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         next: AtomicU64::new(0),
         count: Count::default(),
         starting: tokio_util::task::TaskTracker::new(),
+        starts: Starts::default(),
         options,
     })
 }

@@ -53,3 +53,87 @@ async fn a_new_broker_is_told_before_it_is_asked() {
     }
     assert!(link.state().untold.is_empty());
 }
+
+/// A gateway says that a program may start, and dies.
+///
+/// Fails when the next one is asked to start it once more, or whoever asked waits for it.
+#[tokio::test]
+async fn what_may_have_started_is_not_started_twice() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("sock");
+    let (first, ours) = Channel::pair().expect("a pair");
+    let first = watched_channel(first).expect("a broker");
+    let link = Arc::new(Link::new(ours).expect("a link"));
+    link.await_next(Channel::listen(&path).expect("a listener")).expect("a listener");
+    let mut tasks = JoinSet::new();
+    let reader = Arc::clone(&link);
+    tasks.spawn(async move { reader.read().await });
+    let open = |channel| Request::Open {
+        channel,
+        what: wire::What::Command,
+        terminal: None,
+        environment: Vec::new(),
+        inside: false,
+        first: true,
+    };
+    let mut asking = JoinSet::new();
+    for channel in [1, 2] {
+        let asker = Arc::clone(&link);
+        let request = open(channel);
+        asking.spawn(async move { (channel, asker.ask(request, b"echo x >>f").await.is_err()) });
+        let Asked { id, .. } = heard(&first).await;
+        if channel == 1 {
+            let starting = wire::encode(&Answered { id, reply: Reply::Starting }, &[]).expect("a packet");
+            send(&first, &starting, &[]).await.expect("told");
+        }
+    }
+    drop(first);
+    let lost = asking.join_next().await.expect("an answer").expect("no panic");
+    assert_eq!(lost, (1, true), "the one that may run is given up at once");
+    let next = watched_channel(Channel::connect(&path).expect("connected")).expect("a broker");
+    assert!(matches!(heard(&next).await.request, Request::Resume { .. }));
+    assert_eq!(heard(&next).await.request, open(2), "and the other one is asked for again");
+    link.closed(9, closed(9)).await;
+    assert_eq!(heard(&next).await.request, closed(9), "nothing else was asked");
+}
+
+/// Fails when a question that fits into no packet is waited for, or holds up the others.
+#[tokio::test]
+async fn a_question_that_is_too_long_has_no_answer_at_once() {
+    let (broker, ours) = Channel::pair().expect("a pair");
+    let broker = watched_channel(broker).expect("a broker");
+    let link = Link::new(ours).expect("a link");
+    let long = Request::Offer { login: "x".repeat(1 << 20), key: String::new() };
+    assert!(link.ask(long, &[]).await.is_err());
+    assert!(link.state().waiting.is_empty());
+    link.closed(3, closed(3)).await;
+    assert_eq!(heard(&broker).await.request, closed(3));
+}
+
+/// Fails when files that are told of take the room of the ends of programs, or are told after them.
+#[tokio::test]
+async fn files_are_kept_for_the_next_broker_within_bounds() {
+    let (first, ours) = Channel::pair().expect("a pair");
+    let link = Link::new(ours).expect("a link");
+    drop(first);
+    link.state().channel = None;
+    let file = |channel| Request::Transferred {
+        channel,
+        path: "x".to_owned(),
+        reads: true,
+        writes: false,
+        bytes_in: 0,
+        bytes_out: 1,
+        millis: 0,
+        end: wire::FileEnd::Closed,
+    };
+    for _ in 0..1000 {
+        link.tell(file(1)).await;
+    }
+    for channel in 0..128 {
+        link.closed(channel, closed(channel)).await;
+    }
+    let untold = link.state().untold.clone();
+    assert_eq!(untold.len(), 256);
+    assert_eq!((&untold[0], &untold[255]), (&file(1), &closed(127)));
+}
