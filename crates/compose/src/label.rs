@@ -1,11 +1,17 @@
 //! Keys by which what is ours is known again: `user.portway.*` in the configuration of projects, instances, networks
 //! and volumes of the server.
 
+use crate::want::Keys;
+
 /// What all of them begin with.
 pub const PREFIX: &str = "user.portway.";
 
 /// Name of the Compose project: on everything that was made for one.
 pub const PROJECT: &str = "user.portway.project";
+
+/// Its own name; on instances and volumes. A copy has the labels of what it was copied from and another name, and is
+/// nobody's.
+pub const NAME: &str = "user.portway.name";
 
 /// Name of the service; on instances.
 pub const SERVICE: &str = "user.portway.service";
@@ -49,3 +55,11 @@ pub const LOCK: &str = "user.portway.lock";
 
 /// Folder of the Compose files; on the server's project.
 pub const DIR: &str = "user.portway.dir";
+
+/// Whether these labels say that what is called `name` was made for a Compose project.
+#[must_use]
+pub fn are_of(labels: &Keys, project: &str, name: &str) -> bool {
+    let is = |key: &str, said: &str| labels.get(key).map(|text| text == said);
+    // Without a name of its own it was made by an earlier version.
+    is(PROJECT, project) == Some(true) && is(NAME, name) != Some(false)
+}

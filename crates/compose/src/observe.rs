@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::label;
 use crate::want::Keys;
@@ -79,7 +80,20 @@ pub struct SeenVolume {
 impl Observed {
     /// Instances of a Compose project.
     pub fn ours<'a>(&'a self, project: &'a str) -> impl Iterator<Item = (&'a String, &'a Seen)> {
-        self.instances.iter().filter(move |(_, seen)| seen.label(label::PROJECT) == Some(project))
+        self.instances.iter().filter(move |(name, seen)| label::are_of(&seen.config, project, name))
+    }
+
+    /// What has the labels of a Compose project and another name than they say, and is left alone: a line for each.
+    #[must_use]
+    pub fn copies(&self, project: &str) -> Vec<String> {
+        let instances = self.instances.iter().map(|(name, seen)| ("instance", name, &seen.config));
+        let volumes = self.volumes.iter().map(|((_, name), seen)| ("volume", name, &seen.config));
+        let line = |(kind, name, config): (&str, &String, &Keys)| {
+            let origin = config.get(label::NAME).filter(|origin| *origin != name)?;
+            let of = config.get(label::PROJECT).is_some_and(|of| of == project);
+            of.then(|| format!("{kind} {name} was copied or renamed from {origin} and is left alone"))
+        };
+        instances.chain(volumes).filter_map(line).collect()
     }
 
     /// Networks of a Compose project, by the server's name.
@@ -98,9 +112,7 @@ impl Observed {
         &'a self,
         project: &'a str,
     ) -> impl Iterator<Item = (&'a (String, String), &'a SeenVolume)> {
-        let ours =
-            move |volume: &SeenVolume| volume.config.get(label::PROJECT).map(String::as_str) == Some(project);
-        self.volumes.iter().filter(move |(_, volume)| ours(volume))
+        self.volumes.iter().filter(move |((_, name), volume)| label::are_of(&volume.config, project, name))
     }
 }
 
@@ -132,6 +144,12 @@ impl Seen {
     /// Services it depends on, by its label.
     pub fn depends(&self) -> impl Iterator<Item = &str> {
         self.label(label::DEPENDS).unwrap_or_default().split(',').filter(|name| !name.is_empty())
+    }
+
+    /// How long it has to stop before force is used, by its label.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        self.label(label::GRACE)?.parse().ok().map(Duration::from_millis)
     }
 
     /// The image it was made from.

@@ -90,8 +90,15 @@ fn addresses<'a>(
         .collect();
     let mut taken: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
     let own: BTreeSet<&str> = inside.iter().map(|(instance, _)| instance.name.as_str()).collect();
+    let mut copied = BTreeSet::new();
     for (name, other) in seen.instances.iter().filter(|(name, _)| !own.contains(name.as_str())) {
-        taken.extend(other.address_in(&place.network.name).map(|address| (address, name.as_str())));
+        let Some(address) = other.address_in(&place.network.name) else { continue };
+        // A copy has the address of what it was copied from, which keeps it.
+        if other.label(label::NAME).is_some_and(|origin| origin != name) {
+            copied.insert(address);
+        } else {
+            taken.insert(address, name.as_str());
+        }
     }
     let kept = |instance: &Instance| {
         let address = seen.instances.get(&instance.name)?.address_in(&place.network.name)?;
@@ -123,7 +130,7 @@ fn addresses<'a>(
             facts.addresses.insert((&instance.name, key), address);
         }
     }
-    let mut used: BTreeSet<Ipv4Addr> = taken.keys().copied().chain(leased).collect();
+    let mut used: BTreeSet<Ipv4Addr> = taken.keys().copied().chain(leased).chain(copied).collect();
     for (instance, _) in open {
         if facts.addresses.contains_key(&(instance.name.as_str(), key)) {
             continue;

@@ -69,7 +69,7 @@ pub(crate) fn check(want: &ComposeProject, seen: &Observed) -> Result<(), PlanEr
         }
     }
     for (other, there) in &seen.instances {
-        let ours = there.label(crate::label::PROJECT) == Some(&want.name);
+        let ours = crate::label::are_of(&there.config, &want.name, other);
         if ours || there.life == Life::Stopped || taken.contains_key(other.as_str()) {
             continue;
         }

@@ -143,6 +143,7 @@ impl Rendered {
             instance.mounts.iter().map(|mount| (mount.volume.as_str(), mount.path.as_str())).collect();
         let labels = [
             (label::PROJECT, facts.project.to_owned()),
+            (label::NAME, instance.name.clone()),
             (label::SERVICE, service.name.clone()),
             (label::INDEX, instance.index.to_string()),
             (label::HASH, instance.hash()),

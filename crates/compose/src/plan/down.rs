@@ -9,7 +9,7 @@ use crate::observe::{Life, Observed, Seen};
 use crate::order::Order;
 
 /// How long an instance has before force is used, when nothing says it: as Compose has it.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// What goes down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,8 +63,7 @@ impl Select {
 
     /// How long an instance has.
     fn grace(&self, seen: &Seen) -> Duration {
-        let own = || seen.label(label::GRACE)?.parse().ok().map(Duration::from_millis);
-        self.grace.or_else(own).unwrap_or(GRACE)
+        self.grace.or(seen.grace()).unwrap_or(GRACE)
     }
 
     /// The instances, with the order of their services.
@@ -201,6 +200,7 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
     if !select.services.is_empty() {
         return plan;
     }
+    plan.notes.extend(seen.copies(&select.project));
     let all: Vec<usize> = (0..plan.steps.len()).collect();
     let going: BTreeSet<String> = select.of(seen).0.into_iter().map(|(name, _)| name.clone()).collect();
     let project = options.project.as_deref().unwrap_or_default();

@@ -183,6 +183,63 @@ fn orphans_are_told_by_their_label_and_strangers_are_left_alone() {
     assert_eq!(names, ["p-default", "old-1", "old-1"]);
 }
 
+/// Fails when labels that were copied make a backup somebody's to remove.
+#[test]
+fn a_copy_is_nobodys() {
+    let mut want = project(vec![service("db")], &[]);
+    let one = &mut want.services.get_mut("db").expect("db").instances[0];
+    one.mounts = vec![Mount { device: "v".into(), volume: "v".into(), path: "/v".into(), keys: keys(&[]) }];
+    let volume = Volume { name: "vol-v".into(), pool: None, owner: Owner::Project, config: keys(&[]) };
+    want.volumes.insert("v".to_owned(), volume);
+    let mut seen = with(&want);
+    let copy = seen.instances["db-1"].clone();
+    seen.instances.insert("a-backup".to_owned(), copy);
+    let pool = "default".to_owned();
+    let copy = seen.volumes[&(pool.clone(), "vol-v".to_owned())].clone();
+    seen.volumes.insert((pool, "vol-backup".to_owned()), copy);
+    let all = Up { orphans: Orphans::Remove, ..Up::default() };
+    let notes = [
+        "instance a-backup was copied or renamed from db-1 and is left alone",
+        "volume vol-backup was copied or renamed from vol-v and is left alone",
+    ];
+    let plan = planned(&want, &seen, &all);
+    assert_eq!((lines(&plan), &plan.notes[..]), (Vec::new(), &notes.map(str::to_owned)[..]));
+    let select = Select { project: "p".to_owned(), ..Select::default() };
+    let options = Down { select, volumes: Volumes::Remove, project: Some("p".to_owned()) };
+    let plan = down(&seen, &options);
+    assert_eq!(plan.notes, notes);
+    let left = after(seen, &plan);
+    assert!(left.project.is_some());
+    assert_eq!(left.instances.into_keys().collect::<Vec<_>>(), ["a-backup"]);
+    assert_eq!(left.volumes.into_keys().map(|(_, name)| name).collect::<Vec<_>>(), ["vol-backup"]);
+    // Nor does a copy stand for a replica of its name.
+    let mut seen = with(&project(vec![service("db")], &[]));
+    let copy = seen.instances["db-1"].clone();
+    seen.instances.insert("db-2".to_owned(), copy);
+    let more = up(&project(vec![scaled("db", 2)], &[]), &seen, &Up::default());
+    assert_eq!(more, Err(PlanError::Taken { what: "instance db-2".to_owned() }));
+}
+
+/// Fails when the time a service has is forgotten with the files.
+#[test]
+fn an_orphan_has_the_time_its_service_had() {
+    let mut old = service("old");
+    old.stop.grace = Duration::from_secs(300);
+    let seen = with(&project(vec![service("web"), old], &[]));
+    let want = project(vec![service("web")], &[]);
+    let grace = |options: Up| {
+        let plan = planned(&want, &seen, &Up { orphans: Orphans::Remove, ..options });
+        let mut stops = plan.steps.iter().filter_map(|step| match &step.action {
+            Action::Stop { grace, .. } => Some(grace.as_secs()),
+            _ => None,
+        });
+        stops.next()
+    };
+    assert_eq!(grace(Up::default()), Some(300));
+    let said = Some(Duration::from_secs(1));
+    assert_eq!(grace(Up { grace: said, ..Up::default() }), Some(1));
+}
+
 #[test]
 fn naming_a_service_brings_all_it_needs() {
     let plan = planned(&chain(), &server(), &Up { services: vec!["web".to_owned()], ..Up::default() });

@@ -79,7 +79,7 @@ pub fn up(want: &ComposeProject, seen: &Observed, options: &Up) -> Result<Plan, 
         want.instances().map(|(service, one)| (one.name.as_str(), service.name.as_str())).collect();
     let counts = |one: &Instance| {
         let there = seen.instances.get(&one.name);
-        let ours = there.is_some_and(|there| there.label(label::PROJECT) == Some(project));
+        let ours = there.is_some_and(|there| label::are_of(&there.config, project, &one.name));
         ours || service_of.get(one.name.as_str()).is_some_and(|service| selected.contains(*service))
     };
     let facts = facts(want, seen, &counts)?;
@@ -101,6 +101,7 @@ pub fn up(want: &ComposeProject, seen: &Observed, options: &Up) -> Result<Plan, 
     builder.networks();
     builder.volumes()?;
     builder.surplus();
+    builder.plan.notes.extend(seen.copies(project));
     for name in order.sorted() {
         if let Some(service) = want.services.get(name).filter(|_| builder.selected.contains(name)) {
             builder.service(service)?;
@@ -243,6 +244,7 @@ impl<'a> Builder<'a> {
             let mut config = volume.config.clone();
             config.insert(label::PROJECT.to_owned(), self.want.name.clone());
             config.insert(label::KEY.to_owned(), key.clone());
+            config.insert(label::NAME.to_owned(), volume.name.clone());
             let action = Action::Volume { pool, name: volume.name.clone(), config };
             let step = self.plan.push(action, self.base.clone());
             self.made.insert(("volume", key), step);
@@ -281,7 +283,10 @@ impl<'a> Builder<'a> {
         let mut last: Option<(&str, usize)> = None;
         for (service, _, name, seen) in gone {
             let after = last.filter(|(before, _)| *before == service).map(|(_, step)| step);
-            let grace = self.grace(self.want.services.get(service));
+            let grace = match self.want.services.get(service) {
+                Some(service) => self.grace(service),
+                None => self.options.grace.or(seen.grace()).unwrap_or(super::down::GRACE),
+            };
             let step =
                 super::down::remove_one(&mut self.plan, name, seen, grace, after.into_iter().collect());
             super::down::unpublish(&mut self.plan, self.seen, name, vec![step]);
@@ -289,9 +294,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn grace(&self, service: Option<&Service>) -> Duration {
-        let own = || service.map(|service| service.stop.grace).unwrap_or_else(|| Duration::from_secs(10));
-        self.options.grace.unwrap_or_else(own)
+    fn grace(&self, service: &Service) -> Duration {
+        self.options.grace.unwrap_or(service.stop.grace)
     }
 
     fn service(&mut self, service: &'a Service) -> Result<(), PlanError> {
@@ -311,7 +315,7 @@ impl<'a> Builder<'a> {
         disturbed: bool,
     ) -> Result<(), PlanError> {
         let there = self.seen.instances.get(&instance.name);
-        if there.is_some_and(|there| there.label(label::PROJECT) != Some(&self.want.name)) {
+        if there.is_some_and(|there| !label::are_of(&there.config, &self.want.name, &instance.name)) {
             return Err(PlanError::Taken { what: format!("instance {}", instance.name) });
         }
         let rendered = render(service, instance, &self.facts);
@@ -335,7 +339,7 @@ impl<'a> Builder<'a> {
         let needs = if takes.is_some() { self.needs(service, instance) } else { self.base.clone() };
         let mut before = Vec::new();
         if stops {
-            let (instance, grace) = (instance.name.clone(), self.grace(Some(service)));
+            let (instance, grace) = (instance.name.clone(), self.grace(service));
             before.push(self.plan.push(Action::Stop { instance, grace }, needs.clone()));
         }
         if let Some(difference) = difference {

@@ -123,7 +123,9 @@ pub(super) async fn replicas(
 
 fn of(listed: Listed, name: &str) -> Option<Replica> {
     let label = |key: &str| listed.definition.config(key);
-    if label(label::PROJECT) != Some(name) {
+    // A copy has the labels of what it was copied from.
+    let is_copy = label(label::NAME).is_some_and(|origin| origin != listed.definition.name);
+    if label(label::PROJECT) != Some(name) || is_copy {
         return None;
     }
     let service = label(label::SERVICE)?.to_owned();

@@ -187,7 +187,7 @@ async fn volumes_of(client: &Client, name: &str, services: &[String]) -> Outcome
         for pool in client.pools().await.map_err(found::failed)? {
             let shelf = Shelf::Volumes { project: project.clone(), pool: pool.name.clone() };
             for volume in client.resources(&shelf).await.map_err(found::failed)? {
-                let ours = volume.config.get(label::PROJECT).map(String::as_str) == Some(name);
+                let ours = label::are_of(&volume.config, name, volume.id.name());
                 if ours && (services.is_empty() || mounted(volume.id.name())) {
                     rows.push((volume.id.name().to_owned(), pool.name.clone()));
                 }
