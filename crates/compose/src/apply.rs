@@ -17,6 +17,7 @@ use portway_model::{DeviceKey, InstanceKey, Provider};
 use tokio::sync::watch;
 
 use crate::difference::Difference;
+use crate::label;
 use crate::plan::Action;
 use crate::render::Rendered;
 use crate::want::{ComposeProject, ImageSource, Keys};
@@ -89,6 +90,9 @@ pub enum ApplyError {
     /// Changed by somebody else again and again.
     #[error("somebody else changes it all the time")]
     Overtaken,
+    /// It has come since it was planned, and is somebody else's.
+    #[error("it was made by somebody else meanwhile")]
+    Taken,
     /// A folder for a file cannot be had.
     #[error("{0} is no folder")]
     NoFolder(String),
@@ -140,12 +144,14 @@ impl Hands<'_> {
     /// [`ApplyError`], any.
     pub async fn perform(&self, action: &Action) -> Result<(), ApplyError> {
         match action {
-            Action::Project { name, set, .. } => {
-                self.ensure(&ResourceId::Project { name: name.clone() }, set).await
+            Action::Project { name, set, there } => {
+                self.ensure(&ResourceId::Project { name: name.clone() }, set, *there).await
             }
             Action::Image { image } => self.image(image).await,
-            Action::Network { name, set, .. } => self.ensure(&self.network(name), set).await,
-            Action::Volume { pool, name, config } => self.ensure(&self.volume(pool, name), config).await,
+            Action::Network { name, set, there } => self.ensure(&self.network(name), set, *there).await,
+            Action::Volume { pool, name, config } => {
+                self.ensure(&self.volume(pool, name), config, false).await
+            }
             Action::Create(one) => Box::pin(self.create(one)).await,
             Action::Change(one, difference) => Box::pin(self.change(one, difference)).await,
             Action::Start { instance, paused } => {
@@ -177,15 +183,26 @@ impl Hands<'_> {
         ResourceId::Volume { project, pool, name }
     }
 
-    /// Makes it, or gives it these keys.
-    async fn ensure(&self, id: &ResourceId, set: &Keys) -> Result<(), ApplyError> {
-        for _ in 0..OVERTAKEN {
+    /// Makes it, or gives it these keys. What was not `there` when it was planned and has come is ours by its label only.
+    async fn ensure(&self, id: &ResourceId, set: &Keys, there: bool) -> Result<(), ApplyError> {
+        let planned = there;
+        for tries in 1..=OVERTAKEN {
             match self.client.resource(id).await.map_err(server("it cannot be read"))? {
                 None => match self.client.create(id, "", set).await {
                     Err(error) if refused(&error, Refusal::Exists) => {}
                     made => return made.map_err(server("it cannot be made")),
                 },
                 Some(mut there) => {
+                    match (there.config.get(label::PROJECT), set.get(label::PROJECT)) {
+                        (Some(has), Some(of)) if has != of => return Err(ApplyError::Taken),
+                        (None, Some(_)) if !planned && tries == OVERTAKEN => return Err(ApplyError::Taken),
+                        // Whoever was killed while the server made it: its keys come after its name.
+                        (None, Some(_)) if !planned => {
+                            tokio::time::sleep(AGAIN).await;
+                            continue;
+                        }
+                        _ => {}
+                    }
                     there.config.extend(set.clone());
                     match self.client.put(&there).await {
                         Err(error) if error.is_outdated() => {}
@@ -244,10 +261,32 @@ impl Hands<'_> {
             devices: one.devices.clone(),
             profiles: None,
         };
-        let made = self.client.create_instance(self.project, &new).await;
-        let made = made.map_err(server("it cannot be made"))?;
-        self.client.finish(&made, None, |_| ()).await.map_err(server("it cannot be made"))?;
+        let made = match self.client.create_instance(self.project, &new).await {
+            Ok(operation) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match made {
+            Err(error) if refused(&error, Refusal::Exists) => self.adopt(one).await?,
+            made => made.map_err(server("it cannot be made"))?,
+        }
         self.write_files(one).await
+    }
+
+    /// Takes one that has come since it was planned: made of the same, it gets what differs still, such as addresses.
+    async fn adopt(&self, one: &Rendered) -> Result<(), ApplyError> {
+        let there = self.client.definition(self.project, &one.name).await;
+        let there = there.map_err(server("it cannot be read"))?;
+        let there = there.ok_or_else(|| ApplyError::Gone(one.name.clone()))?;
+        let same = [label::PROJECT, label::NAME, label::HASH, label::BORN];
+        if same.iter().any(|key| there.config(key) != one.config.get(*key).map(String::as_str)) {
+            return Err(ApplyError::Taken);
+        }
+        self.redefine(one, |definition| {
+            without_files(one).iter().for_each(|(key, value)| definition.set_config(key, Some(value)));
+            one.devices.iter().for_each(|(name, device)| definition.set_device(name, Some(device)));
+            true
+        })
+        .await
     }
 
     /// A proxy that differs goes and comes again: one that is changed in place and fails is dead and looks alive.
@@ -267,7 +306,7 @@ impl Hands<'_> {
         self.redefine(one, |definition| {
             difference.set.iter().for_each(|(key, value)| definition.set_config(key, Some(value)));
             if difference.files {
-                definition.set_config(crate::label::FILES, None);
+                definition.set_config(label::FILES, None);
             }
             difference.unset.iter().for_each(|key| definition.set_config(key, None));
             difference.devices.iter().for_each(|(name, device)| definition.set_device(name, Some(device)));
@@ -409,6 +448,9 @@ impl Hands<'_> {
 /// Configuration of an instance that has none of its files yet: until it has, the label does not say that it does.
 fn without_files(one: &Rendered) -> Keys {
     let mut config = one.config.clone();
-    config.remove(crate::label::FILES);
+    config.remove(label::FILES);
     config
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,12 @@ pub async fn look(
     let first = pools.iter().find(|pool| pool.name == "default").or(pools.first());
     let mut seen = Observed {
         pool: first.ok_or(LookError::NoPool)?.name.clone(),
+        inhabitants: own
+            .iter()
+            .flat_map(|own| &own.used_by)
+            .filter(|path| !is_default(path))
+            .cloned()
+            .collect(),
         project: own.map(|own| own.config),
         ..Observed::default()
     };
@@ -60,6 +66,11 @@ pub async fn look(
         seen.published = published(daemon, project).await?;
     }
     Ok(seen)
+}
+
+/// Whether it is the profile that every project has.
+fn is_default(path: &str) -> bool {
+    path.split('?').next() == Some("/1.0/profiles/default")
 }
 
 fn instance(listed: Listed) -> (String, Seen) {

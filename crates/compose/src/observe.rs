@@ -14,6 +14,8 @@ use crate::want::Keys;
 pub struct Observed {
     /// Configuration of the server's project; `None` when there is no such project.
     pub project: Option<Keys>,
+    /// Paths of what is in the server's project, the profile apart that each has.
+    pub inhabitants: Vec<String>,
     /// Pool of root disks and volumes that say none.
     pub pool: String,
     /// Instances of the server's project.

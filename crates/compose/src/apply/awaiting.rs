@@ -15,6 +15,9 @@ pub const EXIT_PATH: &str = "/.portway/exit";
 /// Between two looks at an instance. A look takes the server 2 to 5 ms.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// After so long of nothing but errors an instance is broken, and not about to start or stop.
+const BLIND: Duration = Duration::from_secs(30);
+
 impl Hands<'_> {
     /// Waits until all of `instances` have reached `condition`, one after the other: the slowest decides.
     pub(super) async fn reached(
@@ -46,11 +49,17 @@ impl Hands<'_> {
         Ok(())
     }
 
-    /// Its state. An answer of 500 while it starts or stops is none.
+    /// Its state. An answer of 500 while it starts or stops is none, for a while.
     async fn look(&self, instance: &str) -> Result<State, ApplyError> {
+        self.look_for(instance, BLIND).await
+    }
+
+    /// The same, with how long a while is.
+    pub(super) async fn look_for(&self, instance: &str, limit: Duration) -> Result<State, ApplyError> {
+        let begin = Instant::now();
         loop {
             match self.client.state(self.project, instance).await {
-                Err(IncusError::Status { code: 500.., .. }) => sleep(LOOK).await,
+                Err(IncusError::Status { code: 500.., .. }) if begin.elapsed() < limit => sleep(LOOK).await,
                 Ok(None) => return Err(ApplyError::Gone(instance.to_owned())),
                 Ok(Some(state)) => return Ok(state),
                 Err(error) => return Err(server("it cannot be looked at")(error)),

@@ -274,6 +274,17 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     seen = server();
     seen.instances.insert("a-1".to_owned(), Seen::default());
     assert_eq!(refused(&want, &seen), "instance a-1 is there and was not made for this project");
+    seen = server();
+    let label = |of: &str| Some(keys(&[(label::PROJECT, of)]));
+    seen.project = label("p_");
+    assert_eq!(refused(&want, &seen), "the server's project p is there and was not made for this project");
+    seen.project = Some(keys(&[("features.images", "true")]));
+    seen.inhabitants = vec!["/1.0/instances/mine?project=p".to_owned()];
+    assert_eq!(refused(&want, &seen), "the server's project p is there and was not made for this project");
+    seen.project = label("p");
+    assert!(up(&want, &seen, &Up::default()).is_ok(), "ours");
+    (seen.project, seen.inhabitants) = (Some(keys(&[])), Vec::new());
+    assert_eq!(lines(&planned(&want, &seen, &Up::default()))[0], "change project p", "nobody's");
     let port = |address: &str| keys(&[("listen", address), ("connect", "tcp:127.0.0.1:80")]);
     want = project(vec![scaled("a", 2)], &[]);
     for one in &mut want.services.get_mut("a").expect("a").instances {

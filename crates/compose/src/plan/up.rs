@@ -97,7 +97,7 @@ pub fn up(want: &ComposeProject, seen: &Observed, options: &Up) -> Result<Plan, 
         awaited: BTreeMap::new(),
         disturbed: BTreeSet::new(),
     };
-    builder.project();
+    builder.project()?;
     builder.networks();
     builder.volumes()?;
     builder.surplus();
@@ -173,8 +173,14 @@ fn changed(wanted: Keys, there: &Keys) -> Keys {
 }
 
 impl<'a> Builder<'a> {
-    fn project(&mut self) {
+    /// A project of the server's that says nothing is taken when nothing is in it, and is somebody's otherwise.
+    fn project(&mut self) -> Result<(), PlanError> {
         let name = self.want.incus_project.clone();
+        let labelled = self.seen.project.as_ref().and_then(|there| there.get(label::PROJECT));
+        let free = labelled.map_or(self.seen.inhabitants.is_empty(), |of| *of == self.want.name);
+        if self.seen.project.is_some() && !free {
+            return Err(PlanError::Taken { what: format!("the server's project {name}") });
+        }
         let mut set = self.want.config.clone();
         set.insert(label::PROJECT.to_owned(), self.want.name.clone());
         let there = self.seen.project.as_ref();
@@ -184,6 +190,7 @@ impl<'a> Builder<'a> {
         if there.is_none() || !set.is_empty() {
             self.base.push(self.plan.push(Action::Project { name, set, there: there.is_some() }, Vec::new()));
         }
+        Ok(())
     }
 
     fn networks(&mut self) {
