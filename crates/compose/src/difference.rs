@@ -46,6 +46,16 @@ pub(crate) struct Written {
     pub(crate) config: BTreeSet<String>,
     #[serde(default)]
     pub(crate) devices: BTreeSet<String>,
+    /// Devices of Portway.
+    #[serde(default)]
+    pub(crate) ports: BTreeSet<String>,
+}
+
+impl Written {
+    /// What an instance's label says; nothing without one.
+    pub(crate) fn of(seen: &Seen) -> Written {
+        seen.label(label::KEYS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
 }
 
 /// Keys that the server takes while an instance runs.
@@ -73,8 +83,7 @@ fn takes_device(device: Option<&Keys>) -> Takes {
 pub fn difference(wanted: &Rendered, seen: &Seen, image: Option<&str>) -> Option<Difference> {
     let mut found = Difference::nothing();
     found.born(wanted, seen, image);
-    let written: Written =
-        seen.label(label::KEYS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let written = Written::of(seen);
     found.keys(wanted, seen, &written);
     found.of_devices(wanted, seen, &written);
     if seen.label(label::FILES).unwrap_or_default() != wanted.files_hash() {

@@ -28,8 +28,8 @@ pub const BORN: &str = "user.portway.born";
 /// Hash of the files that were written into it; on instances.
 pub const FILES: &str = "user.portway.files";
 
-/// Names of the configuration keys and devices that are ours, a JSON text: what is no longer wanted goes, what somebody
-/// has set by hand stays; on instances.
+/// Names of the configuration keys, devices and devices of Portway that are ours, a JSON text: what is no longer wanted
+/// goes, what somebody has set by hand stays; on instances.
 pub const KEYS: &str = "user.portway.keys";
 
 /// Services it depends on, separated by commas: the order of stopping when no file says it; on instances.

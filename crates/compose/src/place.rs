@@ -58,7 +58,9 @@ fn subnet(
         }
         _ => {}
     }
-    let said = network.config.get("ipv4.address").filter(|_| network.owner == Owner::Project);
+    // `auto` is any: one that is free.
+    let said = network.config.get("ipv4.address").filter(|text| *text != "auto");
+    let said = said.filter(|_| network.owner == Owner::Project);
     match said.or_else(|| there.and_then(|there| there.config.get("ipv4.address"))) {
         Some(text) => Ok(Subnet::parse(text)),
         None if network.owner == Owner::External => Ok(None),

@@ -137,6 +137,7 @@ impl Rendered {
         let written = Written {
             config: self.config.keys().cloned().collect(),
             devices: self.devices.keys().cloned().collect(),
+            ports: instance.ports.keys().cloned().collect(),
         };
         let depends: Vec<&str> = service.depends_on.keys().map(String::as_str).collect();
         let mounts: BTreeSet<(&str, &str)> =

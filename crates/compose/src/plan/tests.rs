@@ -392,6 +392,23 @@ fn addresses_stay_and_names_lead_to_them() {
     assert_eq!(all.len(), 4);
 }
 
+/// Fails when each up has the server choose another prefix.
+#[test]
+fn an_address_that_the_server_chooses_is_chosen_once() {
+    let mut want = project(vec![service("web")], &[]);
+    let network = want.networks.get_mut("default").expect("default");
+    network.config = keys(&[("ipv4.address", "auto"), ("ipv6.address", "auto")]);
+    let seen = with(&want);
+    let subnet = &seen.networks["p-default"].config["ipv4.address"];
+    assert!(crate::address::Subnet::parse(subnet).is_some(), "{subnet}");
+    assert!(seen.instances["web-1"].devices["eth0"].contains_key("ipv4.address"));
+    let plan = planned(&want, &seen, &Up::default());
+    assert!(plan.steps.is_empty(), "{:?}", lines(&plan));
+    let mut none = seen.clone();
+    none.networks.get_mut("p-default").expect("it").config.insert("ipv6.address".into(), "none".into());
+    assert_eq!(lines(&planned(&want, &none, &Up::default())), ["change network p-default"]);
+}
+
 #[test]
 fn ports_of_portway_are_published_after_the_start() {
     let mut want = project(vec![service("web")], &[]);
@@ -403,8 +420,44 @@ fn ports_of_portway_are_published_after_the_start() {
     assert!(planned(&want, &seen, &Up::default()).steps.is_empty());
     want.services.get_mut("web").expect("web").instances[0].ports.clear();
     let plan = planned(&want, &seen, &Up::default());
-    assert_eq!(lines(&plan).last().map(String::as_str), Some("publish ports web-1 (not p) <- 0"));
+    // The label forgets it when it is gone, and not before.
+    assert_eq!(lines(&plan)[..2], ["publish ports web-1 (not p)", "change instance web-1 (live) <- 0"]);
+    assert!(planned(&want, &after(seen.clone(), &plan), &Up::default()).steps.is_empty());
     assert_eq!(seen.instances["web-1"].label(label::SERVICE), Some("web"));
+}
+
+/// Fails when a device of Portway that somebody has added is withdrawn by the next up.
+#[test]
+fn ports_that_somebody_has_published_by_hand_stay() {
+    let mut want = project(vec![service("web")], &[]);
+    let listen = |port: &str| keys(&[("listen", port), ("connect", "tcp:127.0.0.1:80")]);
+    let ports = |want: &mut ComposeProject, ports: &[(&str, &str)]| {
+        let one = &mut want.services.get_mut("web").expect("web").instances[0];
+        one.ports = ports.iter().map(|(name, port)| ((*name).to_owned(), listen(port))).collect();
+    };
+    ports(&mut want, &[("p", "tcp:0.0.0.0:80")]);
+    let mut seen = with(&want);
+    let published = seen.published.get_mut("web-1").expect("web-1");
+    published.insert("debug".to_owned(), listen("tcp:0.0.0.0:81"));
+    assert!(planned(&want, &seen, &Up::default()).steps.is_empty());
+    ports(&mut want, &[]);
+    want.services.get_mut("web").expect("web").instances[0].image = "other".to_owned();
+    let plan = planned(&want, &seen, &Up { start: Start::No, ..Up::default() });
+    let left = |plan: &Plan| {
+        let mut seen = seen.clone();
+        seen.images.insert("other".to_owned(), "f01".to_owned());
+        after(seen, plan).published["web-1"].keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(left(&plan), ["debug"], "{:?}", lines(&plan));
+    // Cut short after any step, the next up withdraws what this one has not.
+    for cut in 0..plan.steps.len() {
+        let part = Plan { steps: plan.steps[..cut].to_vec(), notes: Vec::new() };
+        let mut there = seen.clone();
+        there.images.insert("other".to_owned(), "f01".to_owned());
+        let there = after(there, &part);
+        let rest = planned(&want, &there, &Up::default());
+        assert_eq!(after(there, &rest).published["web-1"].len(), 1, "cut at {cut}");
+    }
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Action, Plan, PlanError, Step};
-use crate::difference::{Difference, Takes, difference};
+use crate::difference::{Difference, Takes, Written, difference};
 use crate::label;
-use crate::observe::{Life, Observed, Seen};
+use crate::observe::{Life, Observed, Seen, SeenNetwork};
 use crate::order::Order;
 use crate::place::{self, facts};
 use crate::ports;
@@ -172,6 +172,12 @@ fn changed(wanted: Keys, there: &Keys) -> Keys {
     wanted.into_iter().filter(|(key, value)| there.get(key) != Some(value)).collect()
 }
 
+/// Whether a network's key has an address that somebody has chosen.
+fn has_address(there: &SeenNetwork, key: &str) -> bool {
+    let has = there.config.get(key).is_some_and(|value| value != "none" && value != "auto");
+    has && matches!(key, "ipv4.address" | "ipv6.address")
+}
+
 impl<'a> Builder<'a> {
     /// A project of the server's that says nothing is taken when nothing is in it, and is somebody's otherwise.
     fn project(&mut self) -> Result<(), PlanError> {
@@ -199,11 +205,15 @@ impl<'a> Builder<'a> {
                 continue;
             }
             let mut set = place.network.config.clone();
+            if place.subnet.is_some() {
+                set.retain(|key, value| key != "ipv4.address" || value != "auto");
+            }
+            let choose = !set.contains_key("ipv4.address");
             let mut default = |key: &str, value: String| {
                 set.entry(key.to_owned()).or_insert(value);
             };
             if let Some(subnet) = place.subnet {
-                if !place.network.config.contains_key("ipv4.address") {
+                if choose {
                     default("ipv4.dhcp.ranges", subnet.dhcp_range());
                 }
                 default("ipv4.address", subnet.to_string());
@@ -220,6 +230,8 @@ impl<'a> Builder<'a> {
             let there = self.seen.networks.get(&place.network.name);
             if let Some(there) = there {
                 set = changed(set, &there.config);
+                // The server has chosen, and would choose again.
+                set.retain(|key, value| value != "auto" || !has_address(there, key));
             }
             if there.is_none() || !set.is_empty() {
                 let (name, there) = (place.network.name.clone(), there.is_some());
@@ -343,7 +355,8 @@ impl<'a> Builder<'a> {
             self.disturbed.insert(&service.name);
         }
         // What it is made of is there before it stops.
-        let needs = if takes.is_some() { self.needs(service, instance) } else { self.base.clone() };
+        let mut needs = if takes.is_some() { self.needs(service, instance) } else { self.base.clone() };
+        needs.extend(self.withdraw(instance, there));
         let mut before = Vec::new();
         if stops {
             let (instance, grace) = (instance.name.clone(), self.grace(service));
@@ -468,11 +481,21 @@ impl<'a> Builder<'a> {
             .filter(|(name, keys)| there.get(*name) != Some(keys))
             .map(|(name, keys)| (name.clone(), keys.clone()))
             .collect();
-        let gone: Vec<String> =
-            there.keys().filter(|name| !instance.ports.contains_key(*name)).cloned().collect();
-        if !set.is_empty() || !gone.is_empty() {
-            self.plan.push(Action::Publish { instance: instance.name.clone(), set, gone }, needs);
+        if !set.is_empty() {
+            let (instance, gone) = (instance.name.clone(), Vec::new());
+            self.plan.push(Action::Publish { instance, set, gone }, needs);
         }
+    }
+
+    /// Withdraws the devices of Portway that are ours and no longer wanted, before the label forgets that they are.
+    fn withdraw(&mut self, instance: &Instance, there: &Seen) -> Option<usize> {
+        let published = self.seen.published.get(&instance.name)?;
+        let ours = Written::of(there).ports;
+        let gone = ours.into_iter().filter(|name| !instance.ports.contains_key(name));
+        let gone: Vec<String> = gone.filter(|name| published.contains_key(name)).collect();
+        let (instance, set) = (instance.name.clone(), BTreeMap::new());
+        let action = Action::Publish { instance, set, gone: gone.clone() };
+        (!gone.is_empty()).then(|| self.plan.push(action, self.base.clone()))
     }
 
     /// Waits for every service that was asked for.
