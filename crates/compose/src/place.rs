@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use crate::address::Subnet;
 use crate::label;
-use crate::observe::{Observed, SeenNetwork};
+use crate::observe::{Observed, Seen, SeenNetwork};
 use crate::plan::PlanError;
 use crate::render::{Facts, Place};
 use crate::want::{Addressing, ComposeProject, Instance, Network, Nic, Owner};
@@ -145,22 +145,46 @@ fn addresses<'a>(
     Ok(())
 }
 
-/// What the project's resolver says of its instances: each by its own name, its service's and its aliases.
-pub(crate) fn names(key: &str, want: &ComposeProject, facts: &Facts<'_>) -> String {
-    let mut lines = Vec::new();
+/// What the project's resolver says of its instances: each by its own name, its service's and its aliases. Those that
+/// stay without being wanted are `kept`: what was said of them goes on being said.
+pub(crate) fn names<'s>(
+    key: &str,
+    want: &ComposeProject,
+    facts: &Facts<'_>,
+    (seen, kept): (&Observed, impl Iterator<Item = (&'s String, &'s Seen)>),
+) -> String {
+    let mut lines = BTreeMap::new();
     for (service, instance) in want.instances() {
         let Some(address) = facts.addresses.get(&(instance.name.as_str(), key)) else { continue };
         let aliases = instance.nics.iter().filter(|nic| nic.network == key).flat_map(|nic| &nic.aliases);
         let mut names: Vec<&str> = vec![&instance.name, &service.name];
         names.extend(aliases.map(String::as_str));
-        let mut said = BTreeSet::new();
-        names.retain(|name| said.insert(*name) && is_host_name(name));
-        let names: Vec<String> = names.iter().map(|name| format!("{name},{name}.incus")).collect();
-        if !names.is_empty() {
-            lines.push(format!("host-record={},{address}", names.join(",")));
-        }
+        lines.extend(record(names, *address).map(|line| (instance.name.as_str(), line)));
     }
-    lines.join("\n")
+    let Some(place) = facts.networks.get(key) else { return String::new() };
+    let there = seen.networks.get(&place.network.name);
+    let said = there.and_then(|there| there.config.get("raw.dnsmasq")).map_or("", String::as_str);
+    for (name, one) in kept {
+        let Some(address) = one.address_in(&place.network.name) else { continue };
+        let begin = format!("{RECORD}{name},");
+        let end = format!(",{address}");
+        let known = said.lines().find(|line| line.starts_with(&begin) && line.ends_with(&end));
+        let service = one.service().filter(|_| !one.is_one_off());
+        let names = [name.as_str()].into_iter().chain(service).collect();
+        let line = known.map(str::to_owned).or_else(|| record(names, address));
+        lines.extend(line.map(|line| (name.as_str(), line)));
+    }
+    lines.into_values().collect::<Vec<_>>().join("\n")
+}
+
+const RECORD: &str = "host-record=";
+
+/// The resolver's line for an address; `None` when nothing can be its name.
+fn record(mut names: Vec<&str>, address: Ipv4Addr) -> Option<String> {
+    let mut said = BTreeSet::new();
+    names.retain(|name| said.insert(*name) && is_host_name(name));
+    let names: Vec<String> = names.iter().map(|name| format!("{name},{name}.incus")).collect();
+    (!names.is_empty()).then(|| format!("{RECORD}{},{address}", names.join(",")))
 }
 
 /// Whether a text can stand in the resolver's configuration as a name and as nothing else.

@@ -39,6 +39,8 @@ pub struct Options {
     pub profiles: Vec<String>,
     /// Only these services and what they depend on; all when empty.
     pub services: Vec<String>,
+    /// Services that are enabled whatever their profiles; a name that is none enables nothing.
+    pub enabled: Vec<String>,
     /// Variables are filled in.
     pub interpolate: bool,
 }
@@ -87,12 +89,13 @@ pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
         warnings: Vec::new(),
         variables: loader.variables.take(),
         profiles,
+        disabled,
         environment,
         files: loader.files.take(),
         raw: loader.raw,
     };
     project.keep(&options.services)?;
-    consistency::check(&project.tree, &disabled)?;
+    consistency::check(&project.tree, &project.disabled)?;
     if !loader.raw {
         project.drop_unused();
     }
@@ -183,11 +186,60 @@ fn disable(tree: &mut Map, options: &Options, environment: &Environment) -> BTre
     services.retain(|name, service| {
         let profiles = service.items("profiles");
         let any = profiles.iter().any(|profile| profile.as_text().is_some_and(|name| enabled.contains(name)));
-        let keep = profiles.is_empty() || any || enabled.contains("*") || options.services.contains(name);
+        let named = options.services.contains(name) || options.enabled.contains(name);
+        let keep = profiles.is_empty() || any || enabled.contains("*") || named;
         if !keep {
             disabled.insert(name.clone());
         }
         keep
     });
     disabled
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Host for Nothing {
+        fn read(&self, _path: &Path) -> io::Result<String> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+
+        fn is_file(&self, _path: &Path) -> bool {
+            false
+        }
+    }
+
+    /// Fails when naming a service leaves out the others, or one that a profile leaves out is forgotten.
+    #[test]
+    fn a_service_is_enabled_by_name_beside_the_others() {
+        let text = "services: {web: {image: a}, debug: {image: a, profiles: [debug]}, \
+                    test: {image: a, profiles: [test]}, mail: {image: a, profiles: [on], depends_on: [none]}}";
+        let names = |enabled: &[&str], services: &[&str]| {
+            let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let options = Options {
+                sources: vec![Source::Text(text.to_owned())],
+                dir: PathBuf::from("/srv/shop"),
+                name: Some("shop".to_owned()),
+                environment: Environment::new(),
+                env_files: Some(Vec::new()),
+                profiles: Vec::new(),
+                services: texts(services),
+                enabled: texts(enabled),
+                interpolate: true,
+            };
+            let project = load(&options, &Nothing).expect("a project");
+            let disabled: Vec<String> = project.disabled.iter().cloned().collect();
+            (project.service_names().join(" "), disabled.join(" "))
+        };
+        let pair = |one: &str, other: &str| (one.to_owned(), other.to_owned());
+        assert_eq!(names(&[], &[]), pair("web", "debug mail test"));
+        assert_eq!(names(&["debug", "nowhere"], &[]), pair("debug web", "mail test"));
+        assert_eq!(names(&[], &["test"]), pair("test", "debug mail"));
+    }
 }

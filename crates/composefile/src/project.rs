@@ -23,6 +23,8 @@ pub struct Project {
     pub variables: Vec<Variable>,
     /// Every profile that a service names.
     pub profiles: BTreeSet<String>,
+    /// Services that the files name and that are left out, for no profile of theirs is enabled.
+    pub disabled: BTreeSet<String>,
     /// The variables of the outside and of `.env`.
     pub environment: Environment,
     /// Files that were read, each once.

@@ -16,7 +16,7 @@ mod up;
 use std::io::{self, Write as _};
 
 use portway_compose::plan::Hold;
-use portway_composefile::{Fault, Kind, Project, load};
+use portway_composefile::{Fault, Kind, Options, Project, load};
 use portway_control::api::FailureKind;
 
 use crate::cli::compose::{ComposeArgs, ComposeCommand, FileArgs};
@@ -65,7 +65,19 @@ fn project(args: &FileArgs, services: &[String], variables: Variables) -> Outcom
     let mut options = files::options(args)?;
     options.services = services.to_vec();
     options.interpolate = variables == Variables::Filled;
-    let project = load(&options, &Disk).map_err(stop)?;
+    read(&options)
+}
+
+/// The whole project of the files, with `services` in it whatever their profiles. What was noticed is said on standard
+/// error.
+fn enabling(args: &FileArgs, services: &[String]) -> Outcome<Project> {
+    let mut options = files::options(args)?;
+    options.enabled = services.to_vec();
+    read(&options)
+}
+
+fn read(options: &Options) -> Outcome<Project> {
+    let project = load(options, &Disk).map_err(stop)?;
     for warning in &project.warnings {
         // Nothing is left to do when standard error cannot be written.
         let _unheard = writeln!(io::stderr(), "warning: {}", printable(warning));

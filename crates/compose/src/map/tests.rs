@@ -30,6 +30,7 @@ fn project(text: &str) -> Project {
         env_files: Some(Vec::new()),
         profiles: Vec::new(),
         services: Vec::new(),
+        enabled: Vec::new(),
         interpolate: true,
     };
     load(&options, &Nothing).unwrap_or_else(|fault| panic!("{fault}\n{text}"))

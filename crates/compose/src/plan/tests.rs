@@ -183,6 +183,31 @@ fn orphans_are_told_by_their_label_and_strangers_are_left_alone() {
     assert_eq!(names, ["p-default", "old-1", "old-1"]);
 }
 
+/// Fails when what stays without being named, by the files or by whoever calls, cannot be found by its neighbours.
+#[test]
+fn who_stays_keeps_its_names() {
+    let mut off = service("off");
+    off.instances[0].nics[0].aliases = vec!["alias".to_owned()];
+    let want = project(vec![service("web"), service("db"), off, service("old")], &[]);
+    let seen = with(&want);
+    let before = &seen.networks["p-default"].config["raw.dnsmasq"];
+    assert!(before.contains("alias") && before.contains("host-record=old-1"), "{before}");
+    let want = project(vec![service("web"), service("db")], &[]);
+    let options = Up { disabled: ["off".to_owned()].into(), services: vec!["web".into()], ..Up::default() };
+    let plan = planned(&want, &seen, &options);
+    assert!(plan.steps.is_empty(), "{:?}", lines(&plan));
+    let plan = planned(&want, &seen, &Up { orphans: Orphans::Remove, ..options.clone() });
+    let then = after(seen.clone(), &plan);
+    let names = &then.networks["p-default"].config["raw.dnsmasq"];
+    assert!(names.contains("alias") && names.contains("db.incus") && !names.contains("old"), "{names}");
+    // What is not said any more is said again, as far as labels tell it.
+    let mut lost = seen;
+    lost.networks.get_mut("p-default").expect("it").config.remove("raw.dnsmasq");
+    let then = after(lost.clone(), &planned(&want, &lost, &options));
+    let names = &then.networks["p-default"].config["raw.dnsmasq"];
+    assert!(names.contains("host-record=off-1,off-1.incus,off,off.incus,10."), "{names}");
+}
+
 /// Fails when labels that were copied make a backup somebody's to remove.
 #[test]
 fn a_copy_is_nobodys() {

@@ -148,6 +148,17 @@ fn selected(want: &ComposeProject, order: &Order, options: &Up) -> Result<BTreeS
     })
 }
 
+/// What becomes of an instance of the project that is no replica the files name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It goes: a replica beyond the scale, or an orphan that is to go.
+    Goes,
+    /// It stays, and a note names it.
+    Orphan,
+    /// It stays: a service that is disabled or not meant, or what `run` made.
+    Stays,
+}
+
 /// A plan while it is made.
 struct Builder<'a> {
     want: &'a ComposeProject,
@@ -222,7 +233,11 @@ impl<'a> Builder<'a> {
             default("ipv6.address", "none".to_owned());
             default(label::PROJECT, self.want.name.clone());
             default(label::KEY, key.to_owned());
-            let names = place::names(key, self.want, &self.facts);
+            let kept = self
+                .unwanted()
+                .filter(|(_, _, fate)| *fate != Fate::Goes)
+                .map(|(name, seen, _)| (name, seen));
+            let names = place::names(key, self.want, &self.facts, (self.seen, kept));
             let raw = set.get("raw.dnsmasq").map(|said| format!("{said}\n")).unwrap_or_default() + &names;
             if !raw.is_empty() {
                 set.insert("raw.dnsmasq".to_owned(), raw);
@@ -271,25 +286,34 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Instances of the project that are no replica the files name, and what becomes of them.
+    fn unwanted(&self) -> impl Iterator<Item = (&'a String, &'a Seen, Fate)> + use<'a, '_> {
+        let wanted: BTreeSet<&str> = self.want.instances().map(|(_, one)| one.name.as_str()).collect();
+        let of = move |(name, seen): (&'a String, &'a Seen)| {
+            let service = seen.service().unwrap_or_default();
+            let fate = if seen.is_one_off() || self.options.disabled.contains(service) {
+                Fate::Stays
+            } else if self.want.services.contains_key(service) {
+                if self.selected.contains(service) { Fate::Goes } else { Fate::Stays }
+            } else if self.options.orphans == Orphans::Remove {
+                Fate::Goes
+            } else {
+                Fate::Orphan
+            };
+            (!wanted.contains(name.as_str())).then_some((name, seen, fate))
+        };
+        self.seen.ours(&self.want.name).filter_map(of)
+    }
+
     /// Replicas beyond the scale go, the highest number first; instances of no service stay unless told otherwise.
     fn surplus(&mut self) {
-        let wanted: BTreeSet<&str> = self.want.instances().map(|(_, one)| one.name.as_str()).collect();
         let mut gone: Vec<(&str, u32, &String, &Seen)> = Vec::new();
         let mut orphans = Vec::new();
-        for (name, seen) in self.seen.ours(&self.want.name) {
-            let service = seen.service().unwrap_or_default();
-            if seen.is_one_off() || wanted.contains(name.as_str()) || self.options.disabled.contains(service)
-            {
-                continue;
-            }
-            if self.want.services.contains_key(service) {
-                if self.selected.contains(service) {
-                    gone.push((service, seen.index(), name, seen));
-                }
-            } else if self.options.orphans == Orphans::Remove {
-                gone.push((service, seen.index(), name, seen));
-            } else {
-                orphans.push(name.as_str());
+        for (name, seen, fate) in self.unwanted() {
+            match fate {
+                Fate::Stays => {}
+                Fate::Orphan => orphans.push(name.as_str()),
+                Fate::Goes => gone.push((seen.service().unwrap_or_default(), seen.index(), name, seen)),
             }
         }
         if !orphans.is_empty() {

@@ -152,6 +152,7 @@ pub(crate) fn options(dir: &Path, case: &Case) -> Options {
         env_files: None,
         profiles: case.profiles.clone(),
         services: Vec::new(),
+        enabled: Vec::new(),
         interpolate: true,
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn options(args: &FileArgs) -> Outcome<Options> {
         env_files,
         profiles,
         services: Vec::new(),
+        enabled: Vec::new(),
         interpolate: true,
         environment,
     })

@@ -17,7 +17,7 @@ use portway_model::DeviceSpec;
 use tokio::sync::watch;
 
 use super::stage::{Change, Stage, scale, server, warn};
-use super::{Variables, project, stop};
+use super::{enabling, stop};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::lifecycle::{CreateArgs, EngineArg, MakeArgs, PullArg, ScaleArgs, UpArgs};
 use crate::failure::{Outcome, Stop, chain, printable};
@@ -73,12 +73,10 @@ pub(super) fn rescale(files: &FileArgs, args: &ScaleArgs) -> Outcome {
 
 fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     let scale = scale(&make.scale)?;
-    let whole = project(files, &[], Variables::Filled)?;
-    let known: BTreeSet<String> = whole.services().map(|(name, _)| name.clone()).collect();
-    // A service that no profile enables is enabled by its name.
-    let hidden = make.services.iter().any(|name| !known.contains(name));
-    let project = if hidden { project(files, &make.services, Variables::Filled)? } else { whole };
-    if let Some(unknown) = scale.keys().find(|name| !project.services().any(|(key, _)| key == *name)) {
+    // A service that no profile enables is enabled by its name; the others are looked at too, for theirs stay.
+    let project = enabling(files, &make.services)?;
+    let mut named = scale.keys().chain(&make.services);
+    if let Some(unknown) = named.find(|name| !project.services().any(|(key, _)| key == *name)) {
         return Err(Stop::of(
             portway_control::api::FailureKind::Missing,
             format!("there is no service `{unknown}`"),
@@ -88,7 +86,7 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     let dir = super::files::options(files)?.dir;
     let (mut want, engine) = wanted(&mut stage, &project, make, (scale, dir))?;
     options.services = make.services.clone();
-    options.disabled = disabled(&project, &known, files)?;
+    options.disabled = project.disabled.clone();
     options.orphans = if make.remove_orphans { Orphans::Remove } else { Orphans::Keep };
     options.recreate = match (make.force_recreate, make.no_recreate) {
         (true, _) => Recreate::All,
@@ -112,26 +110,6 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     }
     let change = Change { project: &want.incus_project, config, want: Some(&want), args: &make.change };
     stage.change(&change, &|seen| plan_up(&want, seen, &options)).map(|_| ())
-}
-
-/// Services that are known and not enabled: those that any profile enables, without those that are.
-fn disabled(project: &Project, known: &BTreeSet<String>, files: &FileArgs) -> Outcome<BTreeSet<String>> {
-    let enabled: BTreeSet<&String> = project.services().map(|(name, _)| name).collect();
-    let mut all: BTreeSet<String> = known.iter().filter(|name| !enabled.contains(name)).cloned().collect();
-    if !project.profiles.is_empty() {
-        let files = FileArgs {
-            files: files.files.clone(),
-            project_name: files.project_name.clone(),
-            project_directory: files.project_directory.clone(),
-            env_files: files.env_files.clone(),
-            profiles: vec!["*".to_owned()],
-        };
-        // What only stands in a profile that is off may well be wrong.
-        if let Ok(whole) = super::quiet(&files) {
-            all.extend(whole.services().map(|(name, _)| name.clone()).filter(|name| !enabled.contains(name)));
-        }
-    }
-    Ok(all)
 }
 
 /// What the project comes to on this server, and what carries its ports.
