@@ -229,10 +229,14 @@ async fn refuse(near: &mut UnixStream, why: &str) {
         body.len()
     );
     let said = async {
+        let mut piece = [0; 4096];
+        // An answer before the question is none.
+        if near.read(&mut piece).await? == 0 {
+            return Ok(());
+        }
         near.write_all(answer.as_bytes()).await?;
         near.shutdown().await?;
         // Closed with something unread, the answer would be lost.
-        let mut piece = [0; 4096];
         while near.read(&mut piece).await? > 0 {}
         io::Result::Ok(())
     };

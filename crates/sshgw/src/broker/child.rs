@@ -316,6 +316,8 @@ impl Child {
             };
             // It has no answer, so the next gateway is asked.
             let is_start = matches!(asked.request, Request::Open { .. } | Request::Helper { .. });
+            // Held until it is begun: whoever waits for the last one sees it.
+            let _begun = is_start.then(|| self.broker.starting.token());
             if is_start && self.broker.starting.is_closed() {
                 continue;
             }
@@ -468,12 +470,16 @@ impl Child {
         }
     }
 
-    /// Whether the instance of a grant is the one it was. What is not known is not another.
+    /// Whether the instance of a grant is the one it was. One without an identity is not another; a server that cannot be
+    /// asked is refused as such.
     async fn check_identity(&self, client: &Client, grant: &Grant) -> Result<(), Refusal> {
         if lock(&self.identity).at.is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
         }
-        let Some(found) = uuid(client, grant).await else { return Ok(()) };
+        let found = client.instance(&grant.project, &grant.instance).await;
+        let found = found.map_err(|error| open::failure(&grant.instance, &error))?;
+        // That there is none is told by whoever looks for it.
+        let Some(found) = found.and_then(|instance| instance.uuid) else { return Ok(()) };
         let mut identity = lock(&self.identity);
         match &identity.uuid {
             Some(uuid) if *uuid != found => {
