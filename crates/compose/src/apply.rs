@@ -206,6 +206,7 @@ impl Hands<'_> {
                     there.config.extend(set.clone());
                     match self.client.put(&there).await {
                         Err(error) if error.is_outdated() => {}
+                        Err(error) if refused(&error, Refusal::Busy) => tokio::time::sleep(AGAIN).await,
                         put => return put.map_err(server("it cannot be changed")),
                     }
                 }
@@ -215,7 +216,16 @@ impl Hands<'_> {
     }
 
     async fn remove_resource(&self, id: &ResourceId) -> Result<(), ApplyError> {
-        self.client.remove(id).await.map(|_| ()).map_err(server("it cannot be removed"))
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.client.remove(id).await {
+                Err(error) if refused(&error, Refusal::Busy) && tries < TRIES => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                done => return done.map(|_| ()).map_err(server("it cannot be removed")),
+            }
+        }
     }
 
     async fn image(&self, name: &str) -> Result<(), ApplyError> {

@@ -117,7 +117,7 @@ pub enum Refusal {
     Exists,
     /// It was changed since it was read.
     Outdated,
-    /// Another change of the same instance is under way: the same request succeeds after it.
+    /// Another change of the same thing is under way: the same request succeeds after it.
     Busy,
     /// Others use what is to be deleted, or it is not empty.
     InUse,
@@ -135,7 +135,8 @@ impl Refusal {
     /// By the code where it says enough, else by the words of Incus 6.0, 7.0 and LXD 5.0.
     fn of(code: u16, message: &str) -> Refusal {
         let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
-        if says(&["Instance is busy running"]) {
+        // The second: an interface that the network's bridge had a moment ago has gone with its instance.
+        if says(&["Instance is busy running", "Failed to delete bridge children interfaces"]) {
             return Refusal::Busy;
         }
         if says(&["already used on network"]) {
@@ -186,6 +187,11 @@ mod tests {
             (500, "Failed creating project: UNIQUE constraint failed: projects.name", Refusal::Exists),
             (412, "ETag doesn't match: a vs b", Refusal::Outdated),
             (500, "Failed to create: Instance is busy running a \"start\" operation", Refusal::Busy),
+            (
+                500,
+                "Failed to delete bridge children interfaces: Failed to run: ip -d -j link show veth0: exit status 1",
+                Refusal::Busy,
+            ),
             (400, "The network is currently in use", Refusal::InUse),
             (400, "The storage volume is still in use", Refusal::InUse),
             (500, "Only empty projects can be removed.", Refusal::InUse),

@@ -122,7 +122,14 @@ impl Scene {
     pub(crate) fn networks(&self) -> Vec<Value> {
         let all = self.get("/1.0/networks?recursion=1");
         let own = |one: &&Value| one["config"]["user.portway.project"] == self.name.as_str();
-        all.as_array().unwrap().iter().filter(own).cloned().collect()
+        let mut own: Vec<Value> = all.as_array().unwrap().iter().filter(own).cloned().collect();
+        for one in &mut own {
+            // In another order each time.
+            if let Some(users) = one["used_by"].as_array_mut() {
+                users.sort_by_key(Value::to_string);
+            }
+        }
+        own
     }
 
     /// Everything the server has of the project.
