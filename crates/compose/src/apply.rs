@@ -186,14 +186,19 @@ impl Hands<'_> {
     /// Makes it, or gives it these keys. What was not `there` when it was planned and has come is ours by its label only.
     async fn ensure(&self, id: &ResourceId, set: &Keys, there: bool) -> Result<(), ApplyError> {
         let planned = there;
+        // What is there already is only told what differs.
+        let ours = set.get(label::PROJECT).or(self.want.map(|want| &want.name));
         for tries in 1..=OVERTAKEN {
             match self.client.resource(id).await.map_err(server("it cannot be read"))? {
                 None => match self.client.create(id, "", set).await {
                     Err(error) if refused(&error, Refusal::Exists) => {}
+                    Err(error) if refused(&error, Refusal::Busy) && tries < OVERTAKEN => {
+                        tokio::time::sleep(AGAIN).await;
+                    }
                     made => return made.map_err(server("it cannot be made")),
                 },
                 Some(mut there) => {
-                    match (there.config.get(label::PROJECT), set.get(label::PROJECT)) {
+                    match (there.config.get(label::PROJECT), ours) {
                         (Some(has), Some(of)) if has != of => return Err(ApplyError::Taken),
                         (None, Some(_)) if !planned && tries == OVERTAKEN => return Err(ApplyError::Taken),
                         // Whoever was killed while the server made it: its keys come after its name.

@@ -107,8 +107,11 @@ fn hands(client: &Client) -> Hands<'_> {
 async fn ensured(answer: Answer, there: bool) -> (Result<(), ApplyError>, usize) {
     let server = Scripted::new(answer);
     let client = server.client();
-    let action = Action::Network { name: "n".to_owned(), set: keys(&[(label::PROJECT, "p")]), there };
-    let done = hands(&client).perform(&action).await;
+    let want = ComposeProject { name: "p".to_owned(), ..ComposeProject::default() };
+    // What is there has its label, and is told only what differs.
+    let set = if there { keys(&[("ipv4.nat", "true")]) } else { keys(&[(label::PROJECT, "p")]) };
+    let action = Action::Network { name: "n".to_owned(), set, there };
+    let done = Hands { want: Some(&want), ..hands(&client) }.perform(&action).await;
     (done, server.bodies("PUT").len())
 }
 
@@ -143,6 +146,27 @@ async fn what_came_meanwhile_is_ours_by_its_label_only() {
     };
     let (done, puts) = ensured(late, false).await;
     assert!(done.is_ok() && puts == 1, "{done:?}, {puts}");
+}
+
+/// Fails when an interface of any instance that goes at that moment makes a change of a network a failure.
+#[tokio::test]
+async fn a_network_is_changed_past_interfaces_that_go() {
+    let passing: Answer = |line, before| match line.split(' ').next() {
+        Some("GET") if line.contains("/networks/n") => network(&json!({"user.portway.project": "p"})),
+        _ if before < 2 => bad(
+            500,
+            "Failed to delete bridge children interfaces: Failed to run: ip -d -j link show veth1: exit status 1 \
+             (Device \"veth1\" does not exist.)",
+        ),
+        _ => good(&Value::Null),
+    };
+    let (done, puts) = ensured(passing, true).await;
+    assert!(done.is_ok() && puts == 2, "{done:?}, {puts}");
+    let server = Scripted::new(passing);
+    let client = server.client();
+    let removal = Action::RemoveNetwork { name: "n".to_owned() };
+    hands(&client).perform(&removal).await.expect("removed");
+    assert_eq!(server.bodies("DELETE").len(), 3);
 }
 
 fn rendered() -> Rendered {
