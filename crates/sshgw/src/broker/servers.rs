@@ -28,6 +28,7 @@ use crate::wire::{self, PROTOCOL_VERSION};
 
 /// How long a server may take to be connected to.
 const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_ADDRESS: Duration = Duration::from_secs(2);
 
 /// When a server that says nothing is asked whether it is there, how often, and when it is given up.
 const IDLE: Duration = Duration::from_secs(30);
@@ -209,11 +210,24 @@ impl Dial for Tunnel {
     }
 }
 
+/// To the first of its addresses that takes it: one that nobody answers at has only a part of the time.
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut failed = io::ErrorKind::NotFound.into();
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match tokio::time::timeout(CONNECT_ADDRESS, TcpStream::connect(address)).await {
+            Ok(Ok(far)) => return Ok(far),
+            Ok(Err(error)) => failed = error,
+            Err(_) => failed = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failed)
+}
+
 impl Tunnel {
     async fn connect(&self) -> io::Result<UnixStream> {
         let Https { host, port, .. } = &self.https;
-        let connecting = TcpStream::connect((host.as_str(), *port));
-        let far = tokio::time::timeout(CONNECT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let far = tokio::time::timeout(CONNECT, connect(host, *port));
+        let far = far.await.map_err(|_| io::ErrorKind::TimedOut)??;
         far.set_nodelay(true)?;
         let far = OwnedFd::from(far.into_std()?);
         // No TCP_USER_TIMEOUT: it ends a connection whose other side takes nothing for that long, though it is there
