@@ -97,9 +97,8 @@ async fn networks(
     }
     let Some(want) = want else { return Ok(()) };
     let wanted = want.networks.values();
-    let new = wanted
-        .clone()
-        .any(|network| network.owner == Owner::Project && !seen.networks.contains_key(&network.name));
+    let new =
+        wanted.clone().any(|network| crate::place::takes_new(network, seen.networks.get(&network.name)));
     if new {
         // Where a subnet has to be found, all that the server's host has are taken.
         for (name, network) in seen.networks.iter_mut().filter(|(_, network)| !network.managed) {

@@ -19,7 +19,11 @@ pub(crate) fn facts<'a>(
     let mut facts = Facts { project: &want.name, pool: &seen.pool, ..Facts::default() };
     let used = used(want, counts);
     let mut subnets = Vec::new();
-    for (key, network) in want.networks.iter().filter(|(key, _)| used.contains(key.as_str())) {
+    let mut networks: Vec<(&String, &Network)> =
+        want.networks.iter().filter(|(key, _)| used.contains(key.as_str())).collect();
+    // Those that are said first: what is free is chosen beside them.
+    networks.sort_by_key(|(_, network)| said(network).is_none());
+    for (key, network) in networks {
         let subnet = subnet(want, network, seen, &subnets)?;
         subnets.extend(subnet);
         facts.networks.insert(key, Place { network, subnet });
@@ -58,22 +62,43 @@ fn subnet(
         }
         _ => {}
     }
-    // `auto` is any: one that is free.
-    let said = network.config.get("ipv4.address").filter(|text| *text != "auto");
-    let said = said.filter(|_| network.owner == Owner::Project);
-    match said.or_else(|| there.and_then(|there| there.config.get("ipv4.address"))) {
-        Some(text) => Ok(Subnet::parse(text)),
+    let others = seen.networks.iter().filter(|(name, _)| **name != network.name);
+    let others = others.flat_map(|(name, other)| {
+        let addresses = other.addresses.iter().chain(other.config.get("ipv4.address"));
+        addresses.filter_map(|text| Subnet::parse(text)).map(move |subnet| (name.as_str(), subnet))
+    });
+    let others = others.chain(chosen.iter().map(|subnet| (want.name.as_str(), *subnet)));
+    match said(network).or_else(|| there.and_then(|there| there.config.get("ipv4.address"))) {
+        Some(text) => {
+            let subnet = Subnet::parse(text);
+            let mut taken = others.filter(|(_, other)| subnet.is_some_and(|own| own.overlaps(other)));
+            match taken.next().filter(|_| takes_new(network, there)) {
+                Some((name, other)) => Err(PlanError::Address {
+                    what: format!("{text} of network {}", network.name),
+                    why: format!("{other} is {name}'s"),
+                }),
+                None => Ok(subnet),
+            }
+        }
         None if network.owner == Owner::External => Ok(None),
         None => {
-            let others = seen.networks.iter().filter(|(name, _)| **name != network.name);
-            let addresses =
-                others.flat_map(|(_, other)| other.addresses.iter().chain(other.config.get("ipv4.address")));
-            let taken: Vec<Subnet> =
-                addresses.filter_map(|text| Subnet::parse(text)).chain(chosen.iter().copied()).collect();
+            let taken: Vec<Subnet> = others.map(|(_, subnet)| subnet).collect();
             let free = Subnet::unused(&network.name, &taken);
             free.map(Some).ok_or_else(|| PlanError::NoSubnet { network: network.name.clone() })
         }
     }
+}
+
+/// The subnet that the files say. `auto` is any: one that is free.
+fn said(network: &Network) -> Option<&String> {
+    let said = network.config.get("ipv4.address").filter(|text| *text != "auto");
+    said.filter(|_| network.owner == Owner::Project)
+}
+
+/// Whether a network of the project is to have addresses that it has not yet.
+pub(crate) fn takes_new(network: &Network, there: Option<&SeenNetwork>) -> bool {
+    let has = there.and_then(|there| there.config.get("ipv4.address"));
+    network.owner == Owner::Project && (has.is_none() || said(network).is_some_and(|said| has != Some(said)))
 }
 
 /// Gives the interfaces in one network their addresses: what is said, what they have, what is free.

@@ -250,7 +250,10 @@ pub const KEYS: &[Key] = &[
     ignored("networks.ipam.config.aux_addresses", "no address is taken that the file does not name"),
     mapped("networks.ipam.config.gateway", "address of the bridge; the first of the subnet when left out"),
     mapped("networks.ipam.config.ip_range", "`ipv4.dhcp.ranges`"),
-    mapped("networks.ipam.config.subnet", "`ipv4.address`, `ipv6.address`"),
+    mapped(
+        "networks.ipam.config.subnet",
+        "`ipv4.address`, `ipv6.address`; a privilege when it is not private",
+    ),
     ignored("networks.ipam.driver", "the server gives addresses itself"),
     ignored("networks.ipam.options", "the server gives addresses itself"),
     mapped("networks.labels", "`user.label.*`"),

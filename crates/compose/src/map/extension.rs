@@ -9,9 +9,34 @@ use crate::want::{Instance, Keys};
 /// Our own key among those of the server.
 const NAT: &str = "nat-proxy";
 
-/// What any file may set of an instance. All other keys reach out of it, or may.
-const HARMLESS: [&str; 9] =
-    ["limits.", "user.", "boot.", "environment.", "snapshots.", "linux.sysctl.", "oci.", "ipv4.", "ipv6."];
+/// What `x-incus` stands at. Each has keys that any file may set; all others reach out of it, or may.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Of<'n> {
+    Service,
+    Network(&'n str),
+    /// An interface in a network.
+    Nic(&'n str),
+    Volume(&'n str),
+}
+
+/// Keys of our own devices that any file may set. Where they listen and dial, and as whom, is not the file's to say.
+const DEVICE_KEYS: [&str; 15] = [
+    "accept_proxy",
+    "allow",
+    "connect.timeout",
+    "deny",
+    "hold",
+    "limits.connections",
+    "limits.per_source",
+    "limits.rate",
+    "nat",
+    "proxy_protocol",
+    "tcp.keepalive",
+    "tcp.timeout",
+    "udp.idle",
+    "udp.max_flows",
+    "v6only",
+];
 
 /// What a file may not set at all: what we know our things by, and what the server keeps for itself.
 const RESERVED: [&str; 3] = ["user.portway.", "volatile.", "image."];
@@ -23,7 +48,7 @@ impl Work<'_> {
             let node = said.clone();
             for (key, value) in copied(&node, "x-incus")? {
                 if key.starts_with("features.") || key.starts_with("restricted") {
-                    self.privilege("", &node, format!("set {key} of the project"));
+                    self.privilege("", &node, format!("set {} of the project", pair(&key, &value)));
                 }
                 self.want.config.insert(key, value);
             }
@@ -43,18 +68,24 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// `x-incus` of anything but a service: copied.
+    /// `x-incus`: copied.
     pub(super) fn extensions(
         &mut self,
-        service: &str,
+        (service, of): (&str, Of<'_>),
         node: &Node,
         path: &str,
         keys: &mut Keys,
     ) -> Result<(), Fault> {
         let Some(said) = node.at("x-incus") else { return Ok(()) };
         for (key, value) in copied(said, &format!("{path}.x-incus"))? {
-            if !HARMLESS.iter().any(|prefix| key.starts_with(prefix)) {
-                self.privilege(service, said, format!("set {key}"));
+            if !of.is_harmless(&key) {
+                let place = match of {
+                    Of::Service => String::new(),
+                    Of::Network(name) => format!(" of the network {name}"),
+                    Of::Nic(name) => format!(" of the interface in {name}"),
+                    Of::Volume(name) => format!(" of the volume {name}"),
+                };
+                self.privilege(service, said, format!("set {}{place}", pair(&key, &value)));
             }
             keys.insert(key, value);
         }
@@ -70,7 +101,7 @@ impl Work<'_> {
         instance: &mut Instance,
     ) -> Result<(), Fault> {
         let mut keys = Keys::new();
-        self.extensions(service, node, path, &mut keys)?;
+        self.extensions((service, Of::Service), node, path, &mut keys)?;
         for (key, value) in keys {
             if key == "raw.lxc" {
                 raw(&mut instance.config, &[value]);
@@ -91,12 +122,69 @@ impl Work<'_> {
                 if name.is_empty() || name.len() > 63 || !device_keys.contains_key("type") {
                     return Err(refused(device, &path, "is no device with a `type`"));
                 }
-                self.privilege(service, device, format!("have the device {name}"));
+                let kind = device_keys.get("type").map(|kind| shown(kind)).unwrap_or_default();
+                let rest = device_keys.iter().filter(|(key, _)| *key != "type");
+                let rest: String = rest.map(|(key, value)| format!(" {}", pair(key, value))).collect();
+                self.privilege(service, device, format!("have the device {}: {kind}{rest}", shown(name)));
                 instance.devices.insert(name.clone(), device_keys);
             }
         }
         Ok(())
     }
+}
+
+impl Of<'_> {
+    /// Whether a key concerns nothing but what it is set of.
+    fn is_harmless(self, key: &str) -> bool {
+        let (exact, prefixes): (&[&str], &[&str]) = match self {
+            Of::Service => {
+                (&[], &["limits.", "user.", "boot.", "environment.", "snapshots.", "linux.sysctl.", "oci."])
+            }
+            // Which addresses it has is judged where they are known.
+            Of::Network(_) => (
+                &[
+                    "ipv4.address",
+                    "ipv4.dhcp",
+                    "ipv4.dhcp.expiry",
+                    "ipv4.dhcp.gateway",
+                    "ipv4.dhcp.ranges",
+                    "ipv4.nat",
+                    "ipv6.address",
+                    "ipv6.dhcp",
+                    "ipv6.dhcp.expiry",
+                    "ipv6.dhcp.ranges",
+                    "ipv6.dhcp.stateful",
+                    "ipv6.nat",
+                ],
+                &["user."],
+            ),
+            Of::Nic(_) => (&["boot.priority", "ipv4.address", "ipv6.address"], &["limits.", "user."]),
+            Of::Volume(_) => (&[], &["user.", "snapshots."]),
+        };
+        exact.contains(&key) || prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
+}
+
+/// A key and its whole value, so that two that differ never look the same.
+fn pair(key: &str, value: &str) -> String {
+    format!("{}={}", shown(key), shown(value))
+}
+
+/// A text as it is when nothing in it could be taken for something else, and in quotes otherwise.
+fn shown(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\' | '=');
+    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("{text:?}") }
+}
+
+/// What `x-portway` of a service or of a port says of the device that publishes.
+pub(super) fn of_device(own: &Node, path: &str) -> Result<Keys, Fault> {
+    let known = |key: &str| DEVICE_KEYS.contains(&key);
+    if let Some((key, value)) = own.as_map().into_iter().flatten().find(|(key, _)| !known(key)) {
+        let hint = format!("one of {}", DEVICE_KEYS.join(", "));
+        let what = "is not the file's to set";
+        return Err(refused(value, &format!("{path}.{key}"), what).hint(Some(hint)));
+    }
+    copied(own, path)
 }
 
 /// Whether a service asks for NAT for all its ports.

@@ -3,6 +3,7 @@
 use portway_composefile::Fault;
 use portway_composefile::tree::Node;
 
+use super::extension::Of;
 use super::{Work, int, is_inside, labels, name, pairs, plain, raw, refused};
 use crate::want::{Instance, Keys, Mount, Owner, Volume};
 
@@ -37,7 +38,7 @@ impl Work<'_> {
                 }
             }
             let pool = node.at("x-incus-compose").and_then(|own| own.text_at("pool")).map(str::to_owned);
-            self.extensions("", &node, &path, &mut config)?;
+            self.extensions(("", Of::Volume(&key)), &node, &path, &mut config)?;
             let owner = if external { Owner::External } else { Owner::Project };
             self.want.volumes.insert(key, Volume { name: called, pool, owner, config });
         }
@@ -242,7 +243,8 @@ impl Work<'_> {
                     "`count` must be all or 1: name `device_ids`",
                 ));
             }
-            self.privilege(service, said, "use graphics processors of the host");
+            let which = if ids.is_empty() { String::new() } else { format!(" {}", ids.join(", ")) };
+            self.privilege(service, said, format!("use graphics processors{which} of the host"));
             let one = |id: Option<&String>| {
                 let mut device = pairs(&[("type", "gpu")]);
                 device.extend(id.map(|id| ("id".to_owned(), id.clone())));

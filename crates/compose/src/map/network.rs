@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use portway_composefile::Fault;
 use portway_composefile::tree::{Node, Value};
 
+use super::extension::Of;
 use super::{Work, in_order, int, labels, name, plain, refused};
 use crate::want::{Instance, Keys, Network, Nic, Owner};
 
@@ -37,14 +38,14 @@ impl Work<'_> {
                     format!("would be the same bridge as `{other}`: {called}"),
                 ));
             }
-            let config = if external { Keys::new() } else { self.bridge(&node, &path)? };
+            let config = if external { Keys::new() } else { self.bridge(&key, &node, &path)? };
             let owner = if external { Owner::External } else { Owner::Project };
             self.want.networks.insert(key, Network { name: called, owner, config });
         }
         Ok(())
     }
 
-    fn bridge(&mut self, node: &Node, path: &str) -> Result<Keys, Fault> {
+    fn bridge(&mut self, name: &str, node: &Node, path: &str) -> Result<Keys, Fault> {
         if let Some(driver) =
             node.text_at("driver").filter(|driver| !matches!(*driver, "" | "bridge" | "default"))
         {
@@ -78,14 +79,20 @@ impl Work<'_> {
         if let Some(said) = node.at("labels") {
             labels(said, "user.label.", &format!("{path}.labels"), &mut config)?;
         }
-        self.extensions("", node, path, &mut config)?;
+        self.extensions(("", Of::Network(name)), node, path, &mut config)?;
+        for key in ["ipv4.address", "ipv6.address"] {
+            if let Some(subnet) = config.get(key).filter(|subnet| !is_private(subnet)) {
+                // What others have out there would be led into the project.
+                self.privilege("", node, format!("have the public subnet {subnet} in the network {name}"));
+            }
+        }
         Ok(config)
     }
 
     /// The interfaces of an instance: the most important first, then in the order of the file.
     pub(super) fn nics(
         &mut self,
-        service: &Node,
+        (name, service): (&str, &Node),
         path: &str,
         replicas: u32,
         instance: &mut Instance,
@@ -126,7 +133,7 @@ impl Work<'_> {
             for alias in node.items("aliases") {
                 nic.aliases.push(plain(alias, &format!("{path}.aliases"))?);
             }
-            self.extensions("", node, &path, &mut nic.keys)?;
+            self.extensions((name, Of::Nic(key)), node, &path, &mut nic.keys)?;
             instance.nics.push(nic);
         }
         if let (Some(said), Some(first)) = (service.at("mac_address"), instance.nics.first_mut()) {
@@ -189,6 +196,27 @@ fn subnet(pool: &Node, path: &str) -> Result<Vec<(&'static str, String)>, Fault>
             ("ipv6.dhcp.stateful", "true".to_owned()),
         ]),
         _ => Err(bad(text, "subnet that can be had")),
+    }
+}
+
+/// Whether a bridge's addresses are nobody's elsewhere: those of RFC 1918 and RFC 4193, or none that the file chooses.
+fn is_private(subnet: &str) -> bool {
+    if matches!(subnet, "" | "auto" | "none") {
+        return true;
+    }
+    let Some((address, prefix)) = subnet.split_once('/') else { return false };
+    let (Ok(address), Ok(prefix)) = (address.parse::<IpAddr>(), prefix.parse::<u8>()) else { return false };
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            match (first, second) {
+                (10, _) => prefix >= 8,
+                (172, 16..=31) => prefix >= 12,
+                (192, 168) => prefix >= 16,
+                _ => false,
+            }
+        }
+        IpAddr::V6(address) => prefix >= 7 && address.is_unique_local(),
     }
 }
 

@@ -6,7 +6,7 @@ use portway_composefile::Fault;
 use portway_composefile::tree::Node;
 use portway_model::DeviceSpec;
 
-use super::extension::{copied, nat_proxy, truth};
+use super::extension::{nat_proxy, of_device, truth};
 use super::{Engine, Work, int, refused};
 use crate::want::{Instance, Keys};
 
@@ -29,8 +29,16 @@ impl Work<'_> {
         instance: &mut Instance,
     ) -> Result<(), Fault> {
         let all = nat_proxy(node, path)?;
+        let all_path = format!("{path}.x-portway");
         for (at, said) in node.items("ports").iter().enumerate() {
             let path = format!("{path}.ports[{at}]");
+            let own_path = format!("{path}.x-portway");
+            let mut own = Keys::new();
+            for (node, path) in [(node, &all_path), (said, &own_path)] {
+                if let Some(said) = node.at("x-portway") {
+                    own.extend(of_device(said, path)?);
+                }
+            }
             let port = published(said, &path, replica)?;
             let taken =
                 |name: &String| instance.ports.contains_key(name) || instance.devices.contains_key(name);
@@ -43,11 +51,7 @@ impl Work<'_> {
             match self.setting.engine {
                 Engine::Portway => {
                     let mut keys = port.ours(nat);
-                    for own in [node, said] {
-                        if let Some(own) = own.at("x-portway") {
-                            keys.extend(copied(own, &format!("{path}.x-portway"))?);
-                        }
-                    }
+                    keys.extend(own);
                     if let Err(error) = DeviceSpec::from_keys(&keys) {
                         return Err(refused(said, &path, format!("cannot be published: {error}")));
                     }

@@ -93,7 +93,7 @@ impl Work<'_> {
         self.config(node, path, restart, &mut instance.config)?;
         self.process(node, path, &mut instance)?;
         self.limits(node, path, &mut instance)?;
-        self.nics(node, path, replicas, &mut instance)?;
+        self.nics((service, node), path, replicas, &mut instance)?;
         self.mounts(service, node, path, &mut instance)?;
         self.files(service, node, path, &mut instance)?;
         self.hardware(service, node, path, &mut instance)?;

@@ -7,6 +7,7 @@ use crate::want::{Addressing, Instance, Owner, Restart};
 
 mod effects;
 mod ports;
+mod reach;
 
 struct Nothing;
 
