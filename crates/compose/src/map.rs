@@ -47,6 +47,9 @@ pub struct Setting {
     pub scale: BTreeMap<String, u32>,
     /// Folder of the project.
     pub dir: PathBuf,
+    /// Where the paths that [`paths`] names lead when links are followed. One that is not among them leads nobody
+    /// knows where.
+    pub real: BTreeMap<PathBuf, PathBuf>,
     /// Contents of the files that [`reads`] names.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
 }
@@ -66,6 +69,19 @@ impl Setting {
 #[must_use]
 pub fn reads(project: &Project) -> BTreeSet<PathBuf> {
     file::sources(project)
+}
+
+/// Paths of the host of which the mapping has to know where they lead: the project's folder, and what is read or shared.
+#[must_use]
+pub fn paths(project: &Project, dir: &Path) -> BTreeSet<PathBuf> {
+    let binds = project.services().flat_map(|(_, service)| service.items("volumes"));
+    let binds = binds.filter(|mount| mount.text_at("type") == Some("bind"));
+    let mut paths: BTreeSet<PathBuf> =
+        binds.filter_map(|mount| mount.text_at("source")).map(PathBuf::from).collect();
+    paths.extend(reads(project));
+    paths.extend(project.files.iter().cloned());
+    paths.insert(dir.to_owned());
+    paths
 }
 
 /// What `project` comes to.
@@ -112,6 +128,19 @@ impl Work<'_> {
         let line = format!("{}: {path}: {what}", node.place);
         if !self.want.warnings.contains(&line) {
             self.want.warnings.push(line);
+        }
+    }
+
+    /// Where a path of the host leads, and whether that is in the project's folder.
+    fn real(&self, path: &str) -> (String, bool) {
+        let real = &self.setting.real;
+        let (Some(path), Some(dir)) = (real.get(Path::new(path)), real.get(&self.setting.dir)) else {
+            return (path.to_owned(), false);
+        };
+        // What is no text cannot be said to the server, and must not be taken for another path.
+        match path.to_str() {
+            Some(text) => (text.to_owned(), path.starts_with(dir)),
+            None => (path.display().to_string(), false),
         }
     }
 
@@ -185,12 +214,6 @@ fn labels(node: &Node, prefix: &str, path: &str, into: &mut Keys) -> Result<(), 
 
 fn pairs(pairs: &[(&str, &str)]) -> Keys {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-}
-
-/// Whether `path` is in `dir` by its text. Links are the server's to follow, and nobody's to promise.
-fn is_inside(path: &str, dir: &Path) -> bool {
-    let path = Path::new(path);
-    path.starts_with(dir) && path.components().all(|part| part != std::path::Component::ParentDir)
 }
 
 /// Adds lines to what is passed to LXC as it is.

@@ -3,7 +3,7 @@
 use portway_composefile::Fault;
 use portway_composefile::tree::{Node, Value};
 
-use super::{Work, is_inside, plain, raw, refused};
+use super::{Work, plain, raw, refused};
 use crate::want::{Instance, Keys};
 
 /// Our own key among those of the server.
@@ -59,8 +59,9 @@ impl Work<'_> {
         }
         for file in &self.project.files {
             let path = file.display().to_string();
-            if !is_inside(&path, &self.setting.dir) {
-                let what = format!("read {path}, which is outside of the project's folder");
+            let (real, inside) = self.real(&path);
+            if !inside {
+                let what = format!("read {real}, which is outside of the project's folder");
                 let place = portway_composefile::Place::of_file(&path);
                 self.privilege("", &Node::new(Value::Null, &place), what);
             }

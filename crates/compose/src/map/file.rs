@@ -83,8 +83,9 @@ impl Work<'_> {
             return value.map(|value| value.as_bytes().to_vec()).ok_or_else(missing);
         }
         let file = said.text_at("file").unwrap_or_default();
-        if !super::is_inside(file, &self.setting.dir) {
-            self.privilege(service, said, format!("read {file}, which is outside of the project's folder"));
+        let (real, inside) = self.real(file);
+        if !inside {
+            self.privilege(service, said, format!("read {real}, which is outside of the project's folder"));
         }
         let content = self.setting.files.get(Path::new(file)).cloned();
         content.ok_or_else(|| said.fault(&path, format!("{file} is not there")).kind(Kind::Missing))

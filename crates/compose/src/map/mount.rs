@@ -4,7 +4,7 @@ use portway_composefile::Fault;
 use portway_composefile::tree::Node;
 
 use super::extension::Of;
-use super::{Work, int, is_inside, labels, name, pairs, plain, raw, refused};
+use super::{Work, int, labels, name, pairs, plain, raw, refused};
 use crate::want::{Instance, Keys, Mount, Owner, Volume};
 
 impl Work<'_> {
@@ -171,11 +171,16 @@ impl Work<'_> {
         if mount.at("x-incus-compose").is_some_and(|own| own.at("seed").is_some()) {
             return Err(refused(mount, path, "`seed` cannot be had yet"));
         }
-        if !is_inside(source, &self.setting.dir) {
-            let verb = if mount.is_true_at("read_only") { "read" } else { "read and write" };
-            self.privilege(service, mount, format!("{verb} {source} of the host"));
+        // The server gets what was judged: a link that is changed later changes nothing.
+        let (real, inside) = self.real(source);
+        if real.contains(['\n', '\0']) {
+            return Err(refused(mount, path, format!("`{}` is no path of a mount", real.escape_debug())));
         }
-        let mut device = pairs(&[("type", "disk"), ("shift", "true"), ("source", source), ("path", target)]);
+        if !inside {
+            let verb = if mount.is_true_at("read_only") { "read" } else { "read and write" };
+            self.privilege(service, mount, format!("{verb} {real} of the host"));
+        }
+        let mut device = pairs(&[("type", "disk"), ("shift", "true"), ("source", &real), ("path", target)]);
         if let Some(bind) = mount.at("bind") {
             if let Some(propagation) = bind.text_at("propagation") {
                 keys.insert("propagation".to_owned(), propagation.to_owned());

@@ -129,6 +129,27 @@ fn found(dir: &Path) -> Outcome<Vec<Source>> {
     Err(Stop::of(FailureKind::Missing, what).hint("name one with --file"))
 }
 
+/// Most links that are followed beyond what is there.
+const MAX_LINKS: u32 = 40;
+
+/// Where a path leads when links are followed, also when its last parts are not there yet; `None` when nobody can tell.
+pub(super) fn real(path: &Path) -> Option<PathBuf> {
+    real_after(path, MAX_LINKS)
+}
+
+fn real_after(path: &Path, links: u32) -> Option<PathBuf> {
+    match std::fs::canonicalize(path) {
+        Ok(real) => return Some(real),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return None,
+        Err(_) => {}
+    }
+    // A link to what is not there is still a link.
+    if let Ok(target) = std::fs::read_link(path) {
+        return real_after(&path.parent()?.join(target), links.checked_sub(1)?);
+    }
+    Some(real_after(path.parent()?, links)?.join(path.file_name()?))
+}
+
 /// Real files.
 pub(super) struct Disk;
 
@@ -145,5 +166,46 @@ impl Host for Disk {
 
     fn is_file(&self, path: &Path) -> bool {
         path.is_file()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Fails when a link of any kind is taken for what it is called.
+    #[test]
+    fn links_are_followed_as_far_as_there_is_something() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path().canonicalize().expect("it is there");
+        let at = |name: &str| root.join(name);
+        std::fs::create_dir_all(at("shop/in")).expect("made");
+        for (target, link) in [
+            ("/", "shop/all"),
+            ("../other/new", "shop/dangling"),
+            ("dangling", "shop/twice"),
+            ("round", "shop/round"),
+            ("gone/../../etc", "shop/climbs"),
+            ("shop", "link"),
+        ] {
+            symlink(target, at(link)).expect("a link");
+        }
+        for (path, leads) in [
+            ("shop/in", Some(at("shop/in"))),
+            ("link/in", Some(at("shop/in"))),
+            ("shop/all/etc", Path::new("/etc").canonicalize().ok()),
+            ("shop/all/no/such", Some(PathBuf::from("/no/such"))),
+            ("shop/new/folder", Some(at("shop/new/folder"))),
+            ("shop/dangling", Some(at("other/new"))),
+            ("shop/dangling/below", Some(at("other/new/below"))),
+            ("shop/twice", Some(at("other/new"))),
+            ("shop/new/../..", None),
+            ("shop/round", None),
+            ("shop/climbs", None),
+        ] {
+            assert_eq!(real(&at(path)), leads, "{path}");
+        }
     }
 }

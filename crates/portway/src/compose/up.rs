@@ -120,11 +120,15 @@ fn wanted(
     (scale, dir): (BTreeMap<String, u32>, PathBuf),
 ) -> Outcome<(ComposeProject, &'static str)> {
     let facts = stage.runtime.block_on(stage.client.server()).map_err(|error| server(&error))?;
+    let named = map::paths(project, &dir).into_iter();
+    let real: BTreeMap<PathBuf, PathBuf> =
+        named.filter_map(|path| Some((path.clone(), super::files::real(&path)?))).collect();
     let mut setting = Setting {
         extensions: facts.api_extensions.into_iter().collect(),
         scale,
+        files: contents(project, &real)?,
+        real,
         dir,
-        files: contents(project)?,
         ..Setting::default()
     };
     let first = map::map(project, &setting).map_err(stop)?;
@@ -190,9 +194,9 @@ fn engine(stage: &mut Stage, want: &ComposeProject, make: &MakeArgs) -> Outcome<
     }
 }
 
-/// Files of secrets and configs.
-fn contents(project: &Project) -> Outcome<BTreeMap<PathBuf, Vec<u8>>> {
-    let read = |path: PathBuf| match files::read(&path, FILE_BYTES, Trust::Named) {
+/// Files of secrets and configs, read from where they were found to lead.
+fn contents(project: &Project, real: &BTreeMap<PathBuf, PathBuf>) -> Outcome<BTreeMap<PathBuf, Vec<u8>>> {
+    let read = |path: PathBuf| match files::read(real.get(&path).unwrap_or(&path), FILE_BYTES, Trust::Named) {
         Ok(bytes) => Ok((path, bytes)),
         Err(error) => Err(Stop::of(portway_control::api::FailureKind::Missing, chain(&error))),
     };

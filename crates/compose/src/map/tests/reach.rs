@@ -127,3 +127,35 @@ fn a_subnet_that_overlaps_another_is_refused() {
     let said = place::facts(&both, &scene::server(), &|_| true).map(|_| ()).expect_err("they overlap");
     assert!(said.to_string().contains("10.1.2.1/24 of network shop-n"), "{said}");
 }
+
+/// Fails when a link in the project's folder leads out of it, and nobody is asked.
+#[test]
+fn a_link_is_where_it_leads() {
+    let text = "services: {a: {image: x, volumes: ['./data:/host', './in:/in', '/elsewhere:/b'], secrets: [sec]}}\n\
+                secrets: {sec: {file: ./sec}}\n";
+    let mut setting = old();
+    for (path, real) in [
+        ("/srv/shop", "/data/shop"),
+        ("/srv/shop/data", "/"),
+        ("/srv/shop/in", "/data/shop/in"),
+        ("/srv/shop/sec", "/root/.ssh/id_ed25519"),
+        ("/elsewhere", "/data/shop/inside"),
+    ] {
+        setting.real.insert(PathBuf::from(path), PathBuf::from(real));
+    }
+    let want = mapped(text, &setting);
+    let said: Vec<&str> = want.privileges.iter().map(|one| one.what.as_str()).collect();
+    assert_eq!(
+        said,
+        [
+            "read and write / of the host",
+            "read /root/.ssh/id_ed25519, which is outside of the project's folder"
+        ]
+    );
+    let sources: Vec<&String> = first(&want).devices.values().map(|device| &device["source"]).collect();
+    assert_eq!(sources, ["/data/shop/inside", "/", "/data/shop/in"]);
+    // Where nobody has looked, everything is outside.
+    let blind = Setting { real: BTreeMap::new(), ..old() };
+    let want = map(&project(text), &blind).expect("mapped");
+    assert_eq!(want.privileges.len(), 4, "{:?}", want.privileges);
+}
