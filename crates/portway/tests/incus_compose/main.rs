@@ -9,6 +9,8 @@ mod replicas;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod strangers;
+#[cfg(test)]
 mod together;
 
 /// The program.
