@@ -59,6 +59,8 @@ fn service(
     let Some(node) = services.get(name) else {
         return Err(Fault::of(Kind::Malformed, format!("{}: there is no service {name}", file.display())));
     };
+    // Counted before it is copied.
+    loader.make(node.weight(), &node.place, &format!("services.{name}"))?;
     let Some(extends) = node.at("extends") else { return Ok(node.clone()) };
     let path = format!("services.{name}.extends");
     let here = (file.to_path_buf(), name.to_owned());
@@ -121,4 +123,57 @@ fn other_file<'s>(
     };
     loader.prepare(&mut tree, &setting)?;
     Ok((tree, setting))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::{Environment, Host, Options, Source, load};
+
+    struct Nothing;
+
+    impl Host for Nothing {
+        fn read(&self, _path: &FilePath) -> io::Result<String> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+
+        fn is_file(&self, _path: &FilePath) -> bool {
+            false
+        }
+    }
+
+    fn loaded(text: String) -> Result<usize, Fault> {
+        let options = Options {
+            sources: vec![Source::Text(text)],
+            dir: PathBuf::from("/p"),
+            name: Some("p".to_owned()),
+            environment: Environment::new(),
+            env_files: Some(Vec::new()),
+            profiles: Vec::new(),
+            services: Vec::new(),
+            enabled: Vec::new(),
+            interpolate: true,
+        };
+        load(&options, &Nothing).map(|project| project.services().count())
+    }
+
+    /// Fails when a small file takes memory without end: many services on one base that is large, by values or by text.
+    #[test]
+    fn what_bases_are_copied_to_is_counted() {
+        let many: String = (0..5_000).map(|n| format!("      V{n}: x\n")).collect();
+        let long = format!("      V: {}\n", "x".repeat(1 << 20));
+        for base in [many, long] {
+            let file = |count: usize| {
+                let others: String =
+                    (0..count).map(|n| format!("  s{n}: {{extends: {{service: base}}}}\n")).collect();
+                format!("services:\n  base:\n    image: x\n    environment:\n{base}{others}")
+            };
+            assert_eq!(loaded(file(20)).expect("small"), 21);
+            let fault = loaded(file(300)).expect_err("large");
+            assert_eq!(fault.kind, Kind::TooLarge);
+            assert!(fault.to_string().contains("the project comes to more than 1000000 values"), "{fault}");
+        }
+    }
 }

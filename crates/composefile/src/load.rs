@@ -8,7 +8,7 @@ use crate::fault::{Fault, Kind, Place};
 use crate::host::Host;
 use crate::shape::{self, Path, Step};
 use crate::template::{self, Scope, Variable};
-use crate::tree::{Map, Node, Value};
+use crate::tree::{Map, Node, Value, text_weight};
 use crate::{dotenv, extends, include, merge, paths, schema, yaml};
 
 /// Most bytes that interpolation adds to a project.
@@ -16,6 +16,9 @@ const MAX_GROWTH: usize = 16 << 20;
 
 /// Most files of one project.
 const MAX_FILES: usize = 1_000;
+
+/// Most that a project comes to: nodes of its files and of what `extends` copies, each with its text by [`Node::weight`].
+const MAX_WEIGHT: usize = 1_000_000;
 
 /// Variables and their values.
 pub type Environment = BTreeMap<String, String>;
@@ -33,6 +36,8 @@ pub(crate) struct Loader<'h> {
     /// Files that were read.
     pub(crate) files: RefCell<BTreeSet<PathBuf>>,
     pub(crate) grown: RefCell<usize>,
+    /// What was made so far, against [`MAX_WEIGHT`].
+    pub(crate) made: RefCell<usize>,
 }
 
 /// Where a file is read: what its paths and variables refer to, and what reads it.
@@ -51,6 +56,17 @@ impl Loader<'_> {
         if warnings.len() < 1_000 && !warnings.contains(&line) {
             warnings.push(line);
         }
+    }
+
+    /// Counts what is about to be made.
+    pub(crate) fn make(&self, weight: usize, place: &Place, path: &str) -> Result<(), Fault> {
+        let mut made = self.made.borrow_mut();
+        *made = made.saturating_add(weight);
+        if *made > MAX_WEIGHT {
+            let what = format!("the project comes to more than {MAX_WEIGHT} values");
+            return Err(Fault::at(place, path, what).kind(Kind::TooLarge));
+        }
+        Ok(())
     }
 
     /// The text of a file, with what is wrong said in one line.
@@ -115,6 +131,7 @@ impl Loader<'_> {
         if node.as_map().is_none() {
             return Err(node.fault("", "a Compose file is a mapping"));
         }
+        self.make(node.weight(), &node.place, "")?;
         self.interpolate(node, &root, setting.environment)?;
         external_names(node, self);
         shape::check(node, &schema::FILE, &root, self.raw)?;
@@ -175,10 +192,13 @@ impl Loader<'_> {
         let lookup = |name: &str| outside.get(name).cloned();
         let mut unset = |name: &str| self.warn(format!("the variable {name} is not set: it is empty"));
         let variables = dotenv::parse(&text, &mut Scope { lookup: &lookup, unset: &mut unset });
-        variables.map(|list| list.into_iter().collect()).map_err(|fault| {
+        let variables = variables.map_err(|fault| {
             let place = Place { file: path.display().to_string().into(), line: fault.line, column: 1 };
             Fault::at(&place, "", fault.what)
-        })
+        })?;
+        let weights = variables.iter().map(|(name, value)| 1 + text_weight(name) + text_weight(value));
+        self.make(weights.sum(), &Place::of_file(&path.display().to_string()), "")?;
+        Ok(variables.into_iter().collect())
     }
 }
 

@@ -59,6 +59,7 @@ pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
         read: RefCell::default(),
         files: RefCell::default(),
         grown: RefCell::default(),
+        made: RefCell::default(),
     };
     let mut environment = environment(&loader, options)?;
     let files = texts(&loader, options)?;

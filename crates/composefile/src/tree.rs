@@ -143,10 +143,25 @@ impl Node {
         }
     }
 
+    /// What it takes up: one for each value in it, and one more for each 64 bytes of text.
+    pub(crate) fn weight(&self) -> usize {
+        1 + match &self.value {
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+            Value::Text(text) => text_weight(text),
+            Value::List(list) => list.iter().map(Node::weight).sum(),
+            Value::Map(map) => map.iter().map(|(key, node)| text_weight(key) + node.weight()).sum(),
+        }
+    }
+
     /// A malformed node.
     pub fn fault(&self, path: &str, what: impl Into<String>) -> Fault {
         Fault::at(&self.place, path, what)
     }
+}
+
+/// What a text takes up besides the value it is.
+pub(crate) fn text_weight(text: &str) -> usize {
+    text.len() / 64
 }
 
 impl Value {
