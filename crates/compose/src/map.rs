@@ -26,6 +26,12 @@ mod service;
 /// Most replicas of a service.
 const MAX_REPLICAS: u32 = 1_000;
 
+/// Most services of a project.
+const MAX_SERVICES: usize = 1_000;
+
+/// Most instances of a project.
+const MAX_INSTANCES: usize = 1_000;
+
 /// What carries published ports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Engine {
@@ -108,11 +114,16 @@ pub fn map(project: &Project, setting: &Setting) -> Result<ComposeProject, Fault
     work.extensions_of_project()?;
     work.networks()?;
     work.volumes()?;
+    if let Some((name, node)) = project.services().nth(MAX_SERVICES) {
+        let what = format!("the project has more than {MAX_SERVICES} services");
+        return Err(refused(node, &format!("services.{name}"), what).kind(Kind::TooLarge));
+    }
     for (name, node) in project.services() {
         work.service(name, node)?;
     }
     work.links()?;
     work.names_differ()?;
+    kept(&mut work.want.config);
     Ok(work.want)
 }
 
@@ -210,6 +221,11 @@ fn labels(node: &Node, prefix: &str, path: &str, into: &mut Keys) -> Result<(), 
         into.insert(format!("{prefix}{name}"), plain(value, &path)?);
     }
     Ok(())
+}
+
+/// What the server keeps of a configuration: an empty value is none, and would be missed at each look.
+fn kept(config: &mut Keys) {
+    config.retain(|_, value| !value.is_empty());
 }
 
 fn pairs(pairs: &[(&str, &str)]) -> Keys {

@@ -142,6 +142,11 @@ pub(crate) fn after(mut seen: Observed, plan: &Plan) -> Observed {
         }
     }
     seen.published.retain(|_, devices| !devices.is_empty());
+    // The server keeps no empty values.
+    let configs = seen.instances.values_mut().map(|one| &mut one.config).chain(&mut seen.project);
+    let configs = configs.chain(seen.networks.values_mut().map(|one| &mut one.config));
+    let configs = configs.chain(seen.volumes.values_mut().map(|one| &mut one.config));
+    configs.for_each(|config| config.retain(|_, value| !value.is_empty()));
     seen
 }
 

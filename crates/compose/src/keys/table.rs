@@ -120,7 +120,7 @@ pub const KEYS: &[Key] = &[
     mapped("services.env_file.format", LOADED),
     mapped(
         "services.environment",
-        "`environment.*`; a value with a line break is refused, as the server does",
+        "`environment.*`; a value with a line break is refused, as the server does; an empty one is not set, and a warning says so",
     ),
     mapped("services.expose", "nothing is to be done: inside a network every port can be reached"),
     mapped("services.extends", LOADED),

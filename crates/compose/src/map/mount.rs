@@ -4,7 +4,7 @@ use portway_composefile::Fault;
 use portway_composefile::tree::Node;
 
 use super::extension::Of;
-use super::{Work, int, labels, name, pairs, plain, raw, refused};
+use super::{Work, int, kept, labels, name, pairs, plain, raw, refused};
 use crate::want::{Instance, Keys, Mount, Owner, Volume};
 
 impl Work<'_> {
@@ -39,6 +39,7 @@ impl Work<'_> {
             }
             let pool = node.at("x-incus-compose").and_then(|own| own.text_at("pool")).map(str::to_owned);
             self.extensions(("", Of::Volume(&key)), &node, &path, &mut config)?;
+            kept(&mut config);
             let owner = if external { Owner::External } else { Owner::Project };
             self.want.volumes.insert(key, Volume { name: called, pool, owner, config });
         }

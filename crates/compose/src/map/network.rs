@@ -6,7 +6,7 @@ use portway_composefile::Fault;
 use portway_composefile::tree::{Node, Value};
 
 use super::extension::Of;
-use super::{Work, in_order, int, labels, name, plain, refused};
+use super::{Work, in_order, int, kept, labels, name, plain, refused};
 use crate::want::{Instance, Keys, Network, Nic, Owner};
 
 /// The option of Docker's bridges that has a counterpart.
@@ -86,6 +86,7 @@ impl Work<'_> {
                 self.privilege("", node, format!("have the public subnet {subnet} in the network {name}"));
             }
         }
+        kept(&mut config);
         Ok(config)
     }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use portway_composefile::Fault;
 use portway_composefile::tree::{Node, Value};
+use portway_composefile::{Fault, Kind};
 
-use super::{MAX_REPLICAS, Work, int, labels, name, plain, raw, refused};
+use super::{MAX_INSTANCES, MAX_REPLICAS, Work, int, kept, labels, name, plain, raw, refused};
 use crate::want::{Addressing, Condition, Dependency, Health, Instance, Keys, Restart, Service, Stopping};
 
 /// Shortest time between two health tests: each is a program that the server starts.
@@ -19,6 +19,11 @@ impl Work<'_> {
         let image = self.image(node, &path)?;
         let replicas = self.replicas(service, node, &path)?;
         let restart = restart(node, &path)?;
+        let others: usize = self.want.services.values().map(|other| other.instances.len()).sum();
+        if others.saturating_add(usize::try_from(replicas).unwrap_or(usize::MAX)) > MAX_INSTANCES {
+            let what = format!("the project has more than {MAX_INSTANCES} instances");
+            return Err(refused(node, &path, what).kind(Kind::TooLarge));
+        }
         if node.is_true_at("privileged") {
             self.privilege(service, node, "run privileged: root inside is root of the host");
         }
@@ -99,10 +104,11 @@ impl Work<'_> {
         self.hardware(service, node, path, &mut instance)?;
         self.ports(service, node, path, (index, replicas), &mut instance)?;
         self.extensions_of_service(service, node, path, &mut instance)?;
+        kept(&mut instance.config);
         Ok(instance)
     }
 
-    fn config(&self, node: &Node, path: &str, restart: Restart, config: &mut Keys) -> Result<(), Fault> {
+    fn config(&mut self, node: &Node, path: &str, restart: Restart, config: &mut Keys) -> Result<(), Fault> {
         for (name, value) in node.members("environment") {
             let path = format!("{path}.environment.{name}");
             if value.value == Value::Null {
@@ -111,7 +117,12 @@ impl Work<'_> {
             if name.is_empty() || name.contains(['=', '\n', '\r', '\0']) {
                 return Err(refused(value, &path, "is no name of a variable"));
             }
-            config.insert(format!("environment.{name}"), plain(value, &path)?);
+            let text = plain(value, &path)?;
+            if text.is_empty() {
+                let what = "ignored: the server keeps no variable that is empty, so it is not set";
+                self.warn(value, &path, what);
+            }
+            config.insert(format!("environment.{name}"), text);
         }
         for (key, prefix) in [("labels", "user.label."), ("annotations", "user.annotation.")] {
             if let Some(said) = node.at(key) {

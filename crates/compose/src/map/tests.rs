@@ -5,6 +5,8 @@ use portway_composefile::{Environment, Host, Options, Source, load};
 use super::*;
 use crate::want::{Addressing, Instance, Owner, Restart};
 
+mod again;
+mod bounds;
 mod effects;
 mod ports;
 mod reach;
