@@ -98,6 +98,7 @@ pub fn map(project: &Project, setting: &Setting) -> Result<ComposeProject, Fault
     let mut work = Work {
         project,
         setting,
+        written: 0,
         want: ComposeProject {
             name: project.name.clone(),
             incus_project: name::slug(&project.name),
@@ -132,6 +133,8 @@ struct Work<'w> {
     project: &'w Project,
     setting: &'w Setting,
     want: ComposeProject,
+    /// Bytes of secrets and configs so far.
+    written: usize,
 }
 
 impl Work<'_> {

@@ -13,6 +13,9 @@ use crate::want::{File, Instance};
 /// Permissions of a file for which none are said.
 const MODE: u32 = 0o444;
 
+/// Most bytes in the secrets and configs of all instances together.
+const MAX_BYTES: usize = 128 << 20;
+
 /// Files that secrets and configs are read from.
 pub(super) fn sources(project: &Project) -> BTreeSet<PathBuf> {
     let sections = ["secrets", "configs"].into_iter().filter_map(|section| project.tree.get(section));
@@ -34,6 +37,11 @@ impl Work<'_> {
                 let file = self.granted(name, section, grant, &path)?;
                 if instance.files.iter().any(|other| other.path == file.path) {
                     return Err(refused(grant, &path, format!("{} is written twice", file.path)));
+                }
+                self.written = self.written.saturating_add(file.content.len());
+                if self.written > MAX_BYTES {
+                    let what = format!("the files of all instances have more than {} MiB", MAX_BYTES >> 20);
+                    return Err(refused(grant, &path, what).kind(Kind::TooLarge));
                 }
                 instance.files.push(file);
             }

@@ -15,3 +15,17 @@ fn services_and_instances_are_counted() {
     let said = fault(&services(1_001, 0), &old());
     assert!(said.contains("services.s01000: the project has more than 1000 services"), "{said}");
 }
+
+/// Fails when one secret fills the memory by many replicas.
+#[test]
+fn files_of_all_replicas_are_counted() {
+    let text = "services: {a: {image: x, scale: 200, secrets: [s]}}\nsecrets: {s: {file: ./big}}\n";
+    let mut setting = old();
+    setting.files.insert(PathBuf::from("/srv/shop/big"), vec![0; 1 << 20]);
+    let said = fault(text, &setting);
+    assert!(
+        said.contains("services.a.secrets[0]: the files of all instances have more than 128 MiB"),
+        "{said}"
+    );
+    assert_eq!(mapped(&text.replace("200", "3"), &setting).instances().count(), 3);
+}
