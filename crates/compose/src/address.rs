@@ -72,20 +72,20 @@ impl Subnet {
         format!("{}-{}", Ipv4Addr::from(from), Ipv4Addr::from(self.last() - 1))
     }
 
-    /// The lowest address that nobody has.
+    /// The lowest address that nobody has, from the first to the last of `range` where there is one.
     #[must_use]
-    pub fn free(&self, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
-        let addresses = (self.base() + 1..self.last()).map(Ipv4Addr::from);
+    pub fn free(&self, range: Option<(Ipv4Addr, Ipv4Addr)>, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
+        let (first, last) = range.map_or((self.base() + 1, self.last()), |(first, last)| {
+            (u32::from(first).max(self.base() + 1), u32::from(last).saturating_add(1).min(self.last()))
+        });
+        let addresses = (first..last).map(Ipv4Addr::from);
         addresses.filter(|address| self.offers(*address)).find(|address| !taken.contains(address))
     }
 
     /// A /24 that overlaps with none of `taken`. Where the search begins follows from `name`.
     #[must_use]
     pub fn unused(name: &str, taken: &[Subnet]) -> Option<Subnet> {
-        // FNV-1a: spreads names, and is the same on every machine.
-        let start = name
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let start = spread(name);
         let candidates = (0..COUNT).map(|step| {
             let nth = start.wrapping_add(step) % COUNT;
             Subnet { gateway: FIRST + (nth << 8) + 1, prefix: 24 }
@@ -93,6 +93,11 @@ impl Subnet {
         let mut candidates = candidates.filter(|subnet| taken.iter().all(|other| !subnet.overlaps(other)));
         candidates.next()
     }
+}
+
+/// Where the search for something free begins: FNV-1a spreads names, and is the same on every machine.
+pub(crate) fn spread(name: &str) -> u32 {
+    name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 impl fmt::Display for Subnet {
@@ -125,9 +130,13 @@ mod tests {
             assert_eq!(subnet.offers(Ipv4Addr::new(10, 1, 2, address)), offered, "{address}");
         }
         let taken = (2..=5).map(|last| Ipv4Addr::new(10, 1, 2, last)).collect();
-        assert_eq!(subnet.free(&taken), Some(Ipv4Addr::new(10, 1, 2, 6)));
+        assert_eq!(subnet.free(None, &taken), Some(Ipv4Addr::new(10, 1, 2, 6)));
         let all = (2..=6).map(|last| Ipv4Addr::new(10, 1, 2, last)).collect();
-        assert_eq!(subnet.free(&all), None);
+        assert_eq!(subnet.free(None, &all), None);
+        let range = |first, last| Some((Ipv4Addr::new(10, 1, 2, first), Ipv4Addr::new(10, 1, 2, last)));
+        assert_eq!(subnet.free(range(4, 5), &BTreeSet::new()), Some(Ipv4Addr::new(10, 1, 2, 4)));
+        assert_eq!(subnet.free(range(4, 5), &taken), None, "the rest is not its");
+        assert_eq!(subnet.free(range(0, 255), &taken), Some(Ipv4Addr::new(10, 1, 2, 6)));
     }
 
     #[test]

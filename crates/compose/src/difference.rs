@@ -78,6 +78,35 @@ fn takes_device(device: Option<&Keys>) -> Takes {
     }
 }
 
+/// Whether all that differs between two interfaces is that the server reserves the address that the instance has, or
+/// that it does no longer.
+fn is_pin(name: &str, there: &Keys, wanted: &Keys, seen: &Seen) -> bool {
+    const PIN: &str = "ipv4.address";
+    let rest = |keys: &Keys| {
+        keys.iter().filter(|(key, _)| *key != PIN).map(|(k, v)| (k.clone(), v.clone())).collect::<Keys>()
+    };
+    if there.get("type").map(String::as_str) != Some("nic") || rest(there) != rest(wanted) {
+        return false;
+    }
+    let written = |address: &String| {
+        let line = |line: &str| {
+            let rest = line
+                .strip_prefix("lxc.net.")
+                .and_then(|rest| rest.strip_prefix(name.trim_start_matches("eth")));
+            rest.and_then(|rest| rest.strip_prefix(".ipv4.address = "))
+                .is_some_and(|has| has.split('/').next() == Some(address))
+        };
+        seen.label("raw.lxc").is_some_and(|raw| raw.lines().any(line))
+    };
+    match (there.get(PIN), wanted.get(PIN)) {
+        (None, Some(address)) => {
+            written(address) || seen.leased.get(name).is_some_and(|leased| leased.to_string() == *address)
+        }
+        (Some(_), None) => true,
+        _ => false,
+    }
+}
+
 /// What is to be done to `seen` for it to be `wanted`; `None` when nothing is. `image` is the fingerprint its image has.
 #[must_use]
 pub fn difference(wanted: &Rendered, seen: &Seen, image: Option<&str>) -> Option<Difference> {
@@ -163,7 +192,12 @@ impl Difference {
             }
             self.devices.insert(name.clone(), device.clone());
             let takes = there.map_or(Takes::Live, |there| takes_device(Some(there)));
-            self.note(takes.max(takes_device(Some(device))), format!("device {name}"));
+            let takes = if there.is_some_and(|there| is_pin(name, there, device, seen)) {
+                Takes::Live
+            } else {
+                takes.max(takes_device(Some(device)))
+            };
+            self.note(takes, format!("device {name}"));
         }
         let gone = written.devices.iter().filter(|name| !wanted.devices.contains_key(*name));
         for name in gone.filter(|name| seen.devices.contains_key(*name)) {

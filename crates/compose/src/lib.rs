@@ -11,6 +11,7 @@ pub mod difference;
 pub mod engine;
 pub mod keys;
 pub mod label;
+mod lead;
 pub mod lock;
 pub mod look;
 pub mod map;

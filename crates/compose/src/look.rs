@@ -1,16 +1,16 @@
 //! A look at the server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use portway_control::ClientError;
 use portway_incus::{Client, IncusError, Listed, Resource, ResourceId, Shelf, status_code};
-use portway_model::{InstanceKey, Provider};
+use portway_model::Provider;
 
 use crate::label;
 use crate::observe::{Life, Observed, Seen, SeenNetwork, SeenVolume};
-use crate::want::{ComposeProject, ImageSource, Owner};
+use crate::want::{ComposeProject, ImageSource, Instance, Keys, Owner, Privilege};
 
 /// Looks at networks of which one is half made, and the time between two: two seconds, of which the server needs a tenth.
 const SETTLED: u32 = 20;
@@ -60,10 +60,14 @@ pub async fn look(
         volumes(client, project, want, &mut seen).await?;
     }
     if let Some(want) = want {
+        leases(client, want, &mut seen).await?;
+        rivals(client, project, want, &mut seen).await?;
+    }
+    if let Some(want) = want {
         images(client, project, want, &mut seen).await?;
     }
     if let Some(daemon) = portway {
-        seen.published = published(daemon, project).await?;
+        published(daemon, project, &mut seen).await?;
     }
     Ok(seen)
 }
@@ -81,7 +85,8 @@ fn instance(listed: Listed) -> (String, Seen) {
         _ => Life::Unknown,
     };
     let config = listed.definition.config_below("").map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let seen = Seen { config: config.collect(), devices: listed.definition.devices(), life };
+    let (config, devices) = (config.collect(), listed.definition.devices());
+    let seen = Seen { config, devices, life, ..Seen::default() };
     (listed.definition.name, seen)
 }
 
@@ -96,25 +101,60 @@ async fn networks(
         seen.networks.insert(id.name().to_owned(), network);
     }
     let Some(want) = want else { return Ok(()) };
-    let wanted = want.networks.values();
-    let new =
-        wanted.clone().any(|network| crate::place::takes_new(network, seen.networks.get(&network.name)));
-    if new {
-        // Where a subnet has to be found, all that the server's host has are taken.
-        for (name, network) in seen.networks.iter_mut().filter(|(_, network)| !network.managed) {
-            network.addresses = client.host_addresses(name).await?;
+    let mut wanted = want.networks.values();
+    let new = wanted.any(|network| crate::place::takes_new(network, seen.networks.get(&network.name)));
+    let leads = want.instances().any(|(_, instance)| !instance.leads.is_empty());
+    // Where a subnet has to be found, all that the server's host has are taken; where it leads, its addresses count.
+    for (name, network) in seen.networks.iter_mut().filter(|(_, one)| leads || (new && !one.managed)) {
+        network.addresses = client.host_addresses(name).await?;
+    }
+    Ok(())
+}
+
+/// Who has which address in the networks that others use too, and in those in which an instance has none reserved.
+async fn leases(client: &Client, want: &ComposeProject, seen: &mut Observed) -> Result<(), IncusError> {
+    for network in want.networks.values() {
+        let Some(there) = seen.networks.get_mut(&network.name) else { continue };
+        let bare = |one: &Seen| {
+            let nic = one.nic_in(&network.name).filter(|_| one.service().is_some());
+            nic.is_some_and(|(_, nic)| !nic.contains_key("ipv4.address"))
+        };
+        if network.owner == Owner::Project && !seen.instances.values().any(bare) {
+            continue;
+        }
+        for lease in client.leases("default", &network.name).await?.unwrap_or_default() {
+            if let IpAddr::V4(address) = lease.address() {
+                there.leases.entry(address).or_default().insert(lease.hwaddr().to_ascii_lowercase());
+            }
+        }
+        for one in seen.instances.values_mut() {
+            let Some(name) = one.nic_in(&network.name).map(|(name, _)| name.clone()) else { continue };
+            let Some(hwaddr) = one.hwaddr(&name) else { continue };
+            let own = there.leases.iter().find(|(_, has)| has.contains(&hwaddr));
+            one.leased.extend(own.map(|(address, _)| (name, *address)));
         }
     }
-    for network in wanted.filter(|network| network.owner == Owner::External) {
-        if let Some(there) = seen.networks.get_mut(&network.name) {
-            let leases = client.leases("default", &network.name).await?.unwrap_or_default();
-            there.taken = leases
-                .iter()
-                .filter_map(|lease| match lease.address() {
-                    IpAddr::V4(address) => Some(address),
-                    IpAddr::V6(_) => None,
-                })
-                .collect();
+    Ok(())
+}
+
+/// Proxy devices of instances in the server's other projects, when the project publishes something.
+async fn rivals(
+    client: &Client,
+    project: &str,
+    want: &ComposeProject,
+    seen: &mut Observed,
+) -> Result<(), IncusError> {
+    let is_proxy = |device: &Keys| device.get("type").is_some_and(|kind| kind == "proxy");
+    let publishes = |one: &Instance| !one.ports.is_empty() || one.devices.values().any(is_proxy);
+    if !want.instances().any(|(_, instance)| publishes(instance)) {
+        return Ok(());
+    }
+    let runs = |one: &Listed| one.status_code != status_code::STOPPED && one.definition.project != project;
+    for one in client.list_everywhere().await?.into_iter().filter(runs) {
+        let one = one.definition;
+        let devices: Vec<Keys> = one.expanded_devices.into_values().filter(is_proxy).collect();
+        if !devices.is_empty() {
+            seen.rivals.insert(format!("{} of the server's project {}", one.name, one.project), devices);
         }
     }
     Ok(())
@@ -190,18 +230,45 @@ async fn images(
     Ok(())
 }
 
-/// Devices of Portway in the instances of a project.
+/// Devices of Portway: those in the instances of the project, and those of others.
 async fn published(
     daemon: &portway_control::Client,
     project: &str,
-) -> Result<BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>>, ClientError> {
-    let ours = |key: &InstanceKey| {
-        key.provider() == Provider::Incus && key.project().is_some_and(|name| name.as_str() == project)
-    };
-    let mut found: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
-    for device in daemon.devices(None).await?.into_iter().filter(|device| ours(&device.instance)) {
-        let of = found.entry(device.instance.name().to_string()).or_default();
-        of.insert(device.name.to_string(), device.keys);
+    seen: &mut Observed,
+) -> Result<(), ClientError> {
+    for device in daemon.devices(None).await? {
+        let key = &device.instance;
+        let ours =
+            key.provider() == Provider::Incus && key.project().is_some_and(|name| name.as_str() == project);
+        if ours {
+            let of = seen.published.entry(key.name().to_string()).or_default();
+            of.insert(device.name.to_string(), device.keys);
+        } else {
+            let of = seen.rivals.entry(format!("{} of {key}", device.name)).or_default();
+            of.push(device.keys);
+        }
+    }
+    Ok(())
+}
+
+/// What the files ask for by naming networks of other Compose projects.
+///
+/// # Errors
+/// [`IncusError`], any.
+pub async fn strangers(client: &Client, want: &ComposeProject) -> Result<Vec<Privilege>, IncusError> {
+    let mut found = Vec::new();
+    for (key, network) in want.networks.iter().filter(|(_, network)| network.owner == Owner::External) {
+        let id = ResourceId::Network { project: "default".to_owned(), name: network.name.clone() };
+        let there = client.resource(&id).await?;
+        let other = there.and_then(|there| there.config.get(label::PROJECT).cloned());
+        let Some(other) = other.filter(|other| *other != want.name) else { continue };
+        for service in want.services.values() {
+            if service.instances.iter().any(|one| one.nics.iter().any(|nic| nic.network == *key)) {
+                let what = format!("be in the network {} of the project {other}", network.name);
+                let place = network.place.clone();
+                found.push(Privilege { service: service.name.clone(), what, place });
+            }
+        }
     }
     Ok(found)
 }

@@ -2,7 +2,7 @@
 //!
 //! What is ours is told by labels. Everything else is looked at only for what it takes up: names, subnets, addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Observed {
     pub images: BTreeMap<String, String>,
     /// Devices of Portway, by instance and name, with the keys they were made with.
     pub published: BTreeMap<String, BTreeMap<String, Keys>>,
+    /// Devices by which others take ports of the host, by whose they are: the server's, with a type, and Portway's.
+    pub rivals: BTreeMap<String, Vec<Keys>>,
 }
 
 /// An instance.
@@ -39,6 +41,8 @@ pub struct Seen {
     pub devices: BTreeMap<String, Keys>,
     /// What it does.
     pub life: Life,
+    /// Addresses that its interfaces have been leased, by their devices.
+    pub leased: BTreeMap<String, Ipv4Addr>,
 }
 
 /// What an instance does.
@@ -66,8 +70,9 @@ pub struct SeenNetwork {
     pub addresses: Vec<String>,
     /// Paths of what uses it.
     pub used_by: Vec<String>,
-    /// Addresses that somebody has in it.
-    pub taken: Vec<Ipv4Addr>,
+    /// Addresses that somebody has in it, with the hardware addresses of those who do; of a network that others use
+    /// too, or in which an instance of the project has no address of its own.
+    pub leases: BTreeMap<Ipv4Addr, BTreeSet<String>>,
 }
 
 /// A custom volume.
@@ -160,12 +165,25 @@ impl Seen {
         self.label("volatile.base_image")
     }
 
-    /// The address that its interface in a network has been given.
+    /// The address that its interface in a network has been given, or has leased.
     #[must_use]
     pub fn address_in(&self, network: &str) -> Option<Ipv4Addr> {
-        let mut nics =
-            self.devices.values().filter(|device| device.get("type").is_some_and(|kind| kind == "nic"));
-        let nic = nics.find(|device| device.get("network").is_some_and(|name| name == network))?;
-        nic.get("ipv4.address")?.parse().ok()
+        let (name, nic) = self.nic_in(network)?;
+        let said = nic.get("ipv4.address").and_then(|text| text.parse().ok());
+        said.or_else(|| self.leased.get(name).copied())
+    }
+
+    /// Name and keys of the interface in a network.
+    #[must_use]
+    pub fn nic_in(&self, network: &str) -> Option<(&String, &Keys)> {
+        let is = |device: &Keys, key: &str, value: &str| device.get(key).is_some_and(|has| has == value);
+        self.devices.iter().find(|(_, device)| is(device, "type", "nic") && is(device, "network", network))
+    }
+
+    /// The hardware address of an interface.
+    #[must_use]
+    pub fn hwaddr(&self, device: &str) -> Option<String> {
+        let said = self.devices.get(device).and_then(|nic| nic.get("hwaddr")).map(String::as_str);
+        Some(said.or_else(|| self.label(&format!("volatile.{device}.hwaddr")))?.to_ascii_lowercase())
     }
 }

@@ -1,11 +1,11 @@
 //! Which networks, volumes and addresses the instances of a project get.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::address::Subnet;
 use crate::label;
-use crate::observe::{Observed, Seen, SeenNetwork};
+use crate::observe::{Life, Observed, Seen, SeenNetwork};
 use crate::plan::PlanError;
 use crate::render::{Facts, Place};
 use crate::want::{Addressing, ComposeProject, Instance, Network, Nic, Owner};
@@ -26,7 +26,21 @@ pub(crate) fn facts<'a>(
     for (key, network) in networks {
         let subnet = subnet(want, network, seen, &subnets)?;
         subnets.extend(subnet);
-        facts.networks.insert(key, Place { network, subnet });
+        let has = seen.networks.get(&network.name).map_or(&network.config, |there| &there.config);
+        let is_off = |key: &str| has.get(key).or(network.config.get(key)).is_some_and(|said| said == "false");
+        let is_closed = network.is_internal || is_off("ipv4.routing");
+        let place = Place { network, subnet, is_closed, gives_addresses: !is_off("ipv4.dhcp") };
+        facts.networks.insert(key, place);
+    }
+    facts.devices = seen.instances.iter().map(|(name, one)| (name.as_str(), &one.devices)).collect();
+    for network in seen.networks.values() {
+        let ips = network.addresses.iter().filter_map(|text| text.split_once('/')?.0.parse::<IpAddr>().ok());
+        for ip in ips.filter(is_reachable) {
+            facts.host.insert(ip);
+            if !network.managed {
+                facts.outer.insert(ip);
+            }
+        }
     }
     for (key, volume) in &want.volumes {
         facts.volumes.insert(key, (volume.pool.as_deref().unwrap_or(&seen.pool), &volume.name));
@@ -36,6 +50,14 @@ pub(crate) fn facts<'a>(
         addresses(&mut facts, want, (key, &place), there, (seen, counts))?;
     }
     Ok(facts)
+}
+
+/// Whether others than the host itself can reach an address of it.
+fn is_reachable(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified(),
+    }
 }
 
 /// Networks that instances which count are in.
@@ -56,6 +78,9 @@ fn subnet(
     match (network.owner, there) {
         (Owner::External, None) => {
             return Err(PlanError::Missing { what: format!("network {}", network.name) });
+        }
+        (Owner::External, Some(there)) if !there.managed => {
+            return Err(PlanError::NotManaged { network: network.name.clone() });
         }
         (Owner::Project, Some(there)) if !there.managed || !ours(there) => {
             return Err(PlanError::Taken { what: format!("network {}", network.name) });
@@ -117,9 +142,10 @@ fn addresses<'a>(
         .collect();
     let mut taken: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
     let own: BTreeSet<&str> = inside.iter().map(|(instance, _)| instance.name.as_str()).collect();
+    let network = place.network;
     let mut copied = BTreeSet::new();
     for (name, other) in seen.instances.iter().filter(|(name, _)| !own.contains(name.as_str())) {
-        let Some(address) = other.address_in(&place.network.name) else { continue };
+        let Some(address) = other.address_in(&network.name) else { continue };
         // A copy has the address of what it was copied from, which keeps it.
         if other.label(label::NAME).is_some_and(|origin| origin != name) {
             copied.insert(address);
@@ -127,47 +153,92 @@ fn addresses<'a>(
             taken.insert(address, name.as_str());
         }
     }
-    let kept = |instance: &Instance| {
-        let address = seen.instances.get(&instance.name)?.address_in(&place.network.name)?;
-        subnet.offers(address).then_some(address)
-    };
     for (instance, nic) in &inside {
         let Some(address) = nic.ipv4 else { continue };
         let who = || format!("{} of {}", address, instance.name);
         if !subnet.offers(address) {
             return Err(PlanError::Address { what: who(), why: format!("outside of {subnet}") });
         }
+        if network.reserved.contains(&address) {
+            return Err(PlanError::Address { what: who(), why: "it is one of aux_addresses".to_owned() });
+        }
         if let Some(other) = taken.insert(address, &instance.name) {
             return Err(PlanError::Address { what: who(), why: format!("it is {other}'s") });
         }
         facts.addresses.insert((&instance.name, key), address);
     }
-    // A network that others use too has leases nobody told us of; those that are said are not handed out.
-    let leased: BTreeSet<Ipv4Addr> =
-        there.into_iter().flat_map(|there| there.taken.iter().copied()).collect();
-    let open = inside.iter().filter(|(_, nic)| nic.ipv4.is_none());
-    let open: Vec<_> = open
-        .filter(|(instance, _)| {
-            place.network.owner == Owner::Project || instance.addressing == Addressing::Outside
-        })
+    let open: Vec<&Instance> = inside
+        .iter()
+        .filter(|(_, nic)| nic.ipv4.is_none())
+        .map(|(instance, _)| *instance)
+        .filter(|instance| is_given(network, instance))
         .collect();
-    for (instance, _) in &open {
-        if let Some(address) = kept(instance).filter(|address| !taken.contains_key(address)) {
+    for instance in &open {
+        if let Some(address) = kept(network, instance, &subnet, seen).filter(|has| !taken.contains_key(has)) {
             taken.insert(address, &instance.name);
             facts.addresses.insert((&instance.name, key), address);
         }
     }
-    let mut used: BTreeSet<Ipv4Addr> = taken.keys().copied().chain(leased).chain(copied).collect();
-    for (instance, _) in open {
-        if facts.addresses.contains_key(&(instance.name.as_str(), key)) {
+    // A network that others use too has leases nobody told us of; those that are said are not handed out.
+    let leases = there.map(|there| &there.leases);
+    let leased = leases.into_iter().flat_map(|leases| leases.keys().copied());
+    let reserved = network.reserved.iter().copied();
+    let used = taken.keys().copied().chain(leased).chain(copied).chain(reserved);
+    let mut used: BTreeSet<Ipv4Addr> = used.collect();
+    for instance in open {
+        let seen = seen.instances.get(&instance.name);
+        let is_known = facts.addresses.contains_key(&(instance.name.as_str(), key));
+        // It has one that nobody knows yet, and would not take another before its next start.
+        let is_unclear = network.owner == Owner::External
+            && instance.addressing == Addressing::Inside
+            && seen.is_some_and(|seen| seen.life != Life::Stopped);
+        if is_known || is_unclear {
             continue;
         }
-        let free = subnet.free(&used);
-        let address = free.ok_or_else(|| PlanError::NoAddress { network: place.network.name.clone() })?;
+        let free = subnet.free(network.range, &used);
+        let address = free.ok_or_else(|| PlanError::NoAddress { network: network.name.clone() })?;
         used.insert(address);
         facts.addresses.insert((&instance.name, key), address);
     }
+    contested(facts, (key, network), leases, seen);
     Ok(())
+}
+
+/// Whether an instance is given an address in a network, and does not just ask for one. What is led to it is led there.
+fn is_given(network: &Network, instance: &Instance) -> bool {
+    let is_led = !instance.leads.is_empty();
+    network.owner == Owner::Project || instance.addressing == Addressing::Outside || is_led
+}
+
+/// The address that an instance has in a network: reserved, written into it, or leased.
+fn kept(network: &Network, instance: &Instance, subnet: &Subnet, seen: &Observed) -> Option<Ipv4Addr> {
+    let there = seen.instances.get(&instance.name)?;
+    let written = || {
+        let at = there.nic_in(&network.name)?.0.strip_prefix("eth")?;
+        let begin = format!("lxc.net.{at}.ipv4.address = ");
+        let raw = there.label("raw.lxc")?.lines().find_map(|line| line.strip_prefix(begin.as_str()))?;
+        raw.split('/').next()?.parse().ok()
+    };
+    let address = there.address_in(&network.name).or_else(written)?;
+    (subnet.offers(address) && !network.reserved.contains(&address)).then_some(address)
+}
+
+/// Notes the addresses in a network that somebody else has leased.
+fn contested<'a>(
+    facts: &mut Facts<'a>,
+    (key, network): (&'a str, &Network),
+    leases: Option<&BTreeMap<Ipv4Addr, BTreeSet<String>>>,
+    seen: &Observed,
+) {
+    let Some(leases) = leases else { return };
+    let of_others = |(name, of): &(&str, &str), address: &Ipv4Addr| {
+        let Some(there) = seen.instances.get(*name).filter(|_| *of == key) else { return false };
+        let own = there.nic_in(&network.name).and_then(|(device, _)| there.hwaddr(device));
+        leases.get(address).is_some_and(|has| has.iter().any(|one| Some(one) != own.as_ref()))
+    };
+    let found = facts.addresses.iter().filter(|(who, address)| of_others(who, address));
+    let found: Vec<(&str, &str)> = found.map(|(who, _)| *who).collect();
+    facts.contested.extend(found);
 }
 
 /// What the project's resolver says of its instances: each by its own name, its service's and its aliases. Those that
@@ -179,12 +250,18 @@ pub(crate) fn names<'s>(
     (seen, kept): (&Observed, impl Iterator<Item = (&'s String, &'s Seen)>),
 ) -> String {
     let mut lines = BTreeMap::new();
+    let beside = beside(key, want);
     for (service, instance) in want.instances() {
-        let Some(address) = facts.addresses.get(&(instance.name.as_str(), key)) else { continue };
-        let aliases = instance.nics.iter().filter(|nic| nic.network == key).flat_map(|nic| &nic.aliases);
+        let is_in = |nic: &&Nic| nic.network == key;
+        let mut nics = instance.nics.iter().filter(is_in).chain(
+            // Who is here and there asks here.
+            instance.nics.iter().filter(|nic| beside.contains(nic.network.as_str())),
+        );
+        let known = |nic: &Nic| facts.addresses.get(&(instance.name.as_str(), nic.network.as_str())).copied();
+        let Some((nic, address)) = nics.find_map(|nic| Some((nic, known(nic)?))) else { continue };
         let mut names: Vec<&str> = vec![&instance.name, &service.name];
-        names.extend(aliases.map(String::as_str));
-        lines.extend(record(names, *address).map(|line| (instance.name.as_str(), line)));
+        names.extend(nic.aliases.iter().map(String::as_str));
+        lines.extend(record(names, address).map(|line| (instance.name.as_str(), line)));
     }
     let Some(place) = facts.networks.get(key) else { return String::new() };
     let there = seen.networks.get(&place.network.name);
@@ -200,6 +277,47 @@ pub(crate) fn names<'s>(
         lines.extend(line.map(|line| (name.as_str(), line)));
     }
     lines.into_values().collect::<Vec<_>>().join("\n")
+}
+
+/// The other networks of those who are in one.
+fn beside<'w>(key: &str, want: &'w ComposeProject) -> BTreeSet<&'w str> {
+    let is_in = |instance: &&Instance| instance.nics.iter().any(|nic| nic.network == key);
+    let members = want.instances().map(|(_, instance)| instance).filter(is_in);
+    let networks = members.flat_map(|instance| instance.nics.iter().map(|nic| nic.network.as_str()));
+    networks.filter(|network| *network != key).collect()
+}
+
+/// Refuses a name that somebody else's instance has in one of the networks: it could not be started there.
+pub(crate) fn named(
+    want: &ComposeProject,
+    seen: &Observed,
+    counts: &dyn Fn(&Instance) -> bool,
+) -> Result<(), PlanError> {
+    for (_, instance) in want.instances().filter(|(_, instance)| counts(instance)) {
+        for nic in &instance.nics {
+            let Some(network) = want.networks.get(&nic.network) else { continue };
+            let users = seen.networks.get(&network.name).into_iter().flat_map(|there| &there.used_by);
+            let same = users
+                .filter_map(|path| user(path))
+                .find(|(name, project)| *name == instance.name && *project != want.incus_project);
+            if let Some((name, project)) = same {
+                return Err(PlanError::Name {
+                    instance: instance.name.clone(),
+                    network: network.name.clone(),
+                    other: format!("{name} of the server's project {project}"),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Name and project of an instance by its path: `/1.0/instances/web-1?project=shop`.
+fn user(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/1.0/instances/")?;
+    let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut keys = query.split('&').filter_map(|pair| pair.strip_prefix("project="));
+    Some((name, keys.next().unwrap_or("default")))
 }
 
 const RECORD: &str = "host-record=";

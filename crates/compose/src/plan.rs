@@ -195,6 +195,42 @@ pub enum PlanError {
         /// Why.
         why: String,
     },
+    /// As many instances as ports.
+    #[error("{instance} finds no port of the host free from {first} to {last}")]
+    NoPort {
+        /// Instance.
+        instance: String,
+        /// The first that it may have.
+        first: u16,
+        /// The last.
+        last: u16,
+    },
+    /// An interface of the server's host.
+    #[error("network {network} is no network of the server's, only an interface of its host")]
+    NotManaged {
+        /// Name.
+        network: String,
+    },
+    /// Names of instances are one for each network.
+    #[error("instance {instance} cannot be in network {network}: {other} has that name there")]
+    Name {
+        /// Instance.
+        instance: String,
+        /// Network.
+        network: String,
+        /// Who has it.
+        other: String,
+    },
+    /// A volume is not where the project's instances could use it.
+    #[error("volume {name} is said to be external, and is not in the server's project {project}")]
+    NoVolume {
+        /// Name.
+        name: String,
+        /// Pool.
+        pool: String,
+        /// The server's project.
+        project: String,
+    },
     /// Two that publish one port.
     #[error("{one} and {other} both publish {port}")]
     Port {

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::address::Subnet;
 use crate::difference::Written;
 use crate::label;
+use crate::lead;
 use crate::want::{Addressing, File, Instance, Keys, Network, Service, hash};
 
 /// An instance in the words of the server.
@@ -39,6 +40,14 @@ pub(crate) struct Facts<'a> {
     pub(crate) volumes: BTreeMap<&'a str, (&'a str, &'a str)>,
     /// Addresses by instance and by the network's key.
     pub(crate) addresses: BTreeMap<(&'a str, &'a str), Ipv4Addr>,
+    /// Those of them that somebody else has leased.
+    pub(crate) contested: BTreeSet<(&'a str, &'a str)>,
+    /// Addresses of the server's host.
+    pub(crate) host: BTreeSet<IpAddr>,
+    /// Those of interfaces that are not the server's own.
+    pub(crate) outer: BTreeSet<IpAddr>,
+    /// Devices that the instances have.
+    pub(crate) devices: BTreeMap<&'a str, &'a BTreeMap<String, Keys>>,
 }
 
 /// A network as instances see it.
@@ -47,6 +56,10 @@ pub(crate) struct Place<'a> {
     pub(crate) network: &'a Network,
     /// Its subnet; none where the server says none.
     pub(crate) subnet: Option<Subnet>,
+    /// Whether nothing is forwarded in or out.
+    pub(crate) is_closed: bool,
+    /// Whether who asks there gets an address.
+    pub(crate) gives_addresses: bool,
 }
 
 /// `instance` of `service` in the words of the server.
@@ -62,6 +75,7 @@ pub(crate) fn render(service: &Service, instance: &Instance, facts: &Facts<'_>) 
     one.root(instance, facts);
     one.interfaces(instance, facts);
     one.mounts(instance, facts);
+    one.leads(instance, facts);
     one.labels(service, instance, facts);
     one
 }
@@ -81,7 +95,7 @@ impl Rendered {
 
     fn interfaces(&mut self, instance: &Instance, facts: &Facts<'_>) {
         let mut lines = String::new();
-        let mut gateway = None;
+        let (mut gateway, mut resolver) = (None, None);
         for (at, nic) in instance.nics.iter().enumerate() {
             let Some(place) = facts.networks.get(nic.network.as_str()) else { continue };
             let name = format!("eth{at}");
@@ -97,7 +111,8 @@ impl Rendered {
             {
                 let _infallible =
                     write!(lines, "\nlxc.net.{at}.ipv4.address = {address}/{}", subnet.prefix());
-                if gateway.is_none() {
+                resolver.get_or_insert(subnet.gateway());
+                if gateway.is_none() && !place.is_closed {
                     gateway = Some(subnet.gateway());
                     let _infallible = write!(lines, "\nlxc.net.{at}.ipv4.gateway = {}", subnet.gateway());
                 }
@@ -109,8 +124,9 @@ impl Rendered {
             let trimmed = raw.trim_start().to_owned();
             *raw = trimmed;
         }
-        if let Some(gateway) = gateway {
-            self.resolver(gateway);
+        // An internal network's resolver knows nobody outside.
+        if let Some(resolver) = gateway.or(resolver) {
+            self.resolver(resolver);
         }
     }
 
@@ -131,6 +147,12 @@ impl Rendered {
             device.extend(mount.keys.clone());
             self.devices.insert(mount.device.clone(), device);
         }
+    }
+
+    fn leads(&mut self, instance: &Instance, facts: &Facts<'_>) {
+        let led = lead::led(instance, facts);
+        self.devices.retain(|name, _| !led.without.contains(name.as_str()));
+        self.devices.extend(led.devices);
     }
 
     fn labels(&mut self, service: &Service, instance: &Instance, facts: &Facts<'_>) {

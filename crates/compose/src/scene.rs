@@ -1,6 +1,6 @@
 //! Projects and servers for tests of plans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::label;
@@ -37,6 +37,21 @@ pub(crate) fn instance(service: &str, index: u32) -> Instance {
         files: Vec::new(),
         addressing: Addressing::Inside,
         ports: BTreeMap::new(),
+        open: BTreeMap::new(),
+        leads: BTreeMap::new(),
+    }
+}
+
+/// A network of the project.
+pub(crate) fn network(name: &str) -> Network {
+    Network {
+        name: name.to_owned(),
+        owner: Owner::Project,
+        config: Keys::new(),
+        range: None,
+        reserved: BTreeSet::new(),
+        is_internal: false,
+        place: String::new(),
     }
 }
 
@@ -62,7 +77,7 @@ pub(crate) fn project(services: Vec<Service>, depends: &[(&str, &str, Condition)
         services.get_mut(*who).expect("a service").depends_on.insert((*on).to_owned(), dependency);
     }
     let image = Image { source: ImageSource::Local("busybox".to_owned()), pull: Pull::Missing };
-    let network = Network { name: "p-default".to_owned(), owner: Owner::Project, config: Keys::new() };
+    let network = network("p-default");
     ComposeProject {
         name: "p".to_owned(),
         incus_project: "p".to_owned(),
@@ -107,7 +122,7 @@ pub(crate) fn after(mut seen: Observed, plan: &Plan) -> Observed {
             Action::Create(one) => {
                 let mut config = one.config;
                 config.insert("volatile.base_image".to_owned(), seen.images[&one.image].clone());
-                let made = Seen { config, devices: one.devices, life: Life::Stopped };
+                let made = Seen { config, devices: one.devices, ..Seen::default() };
                 assert_eq!(seen.instances.insert(one.name, made), None, "made twice");
             }
             Action::Change(one, difference) => {

@@ -3,9 +3,9 @@
 //! Complete but for what only a look at the server tells: free subnets, addresses, the storage pool, fingerprints of
 //! images. Those the planner adds. Equal files give equal values, and so equal hashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -101,6 +101,14 @@ pub struct Network {
     pub owner: Owner,
     /// Configuration. Without `ipv4.address` it gets a subnet that is free.
     pub config: Keys,
+    /// First and last address that instances are given when they say none; all of the subnet without it.
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Addresses that no instance is given.
+    pub reserved: BTreeSet<Ipv4Addr>,
+    /// Whether it is cut off from everything but itself and the server's host.
+    pub is_internal: bool,
+    /// File, line and column.
+    pub place: String,
 }
 
 /// Who has made something, and so who may remove it.
@@ -239,6 +247,28 @@ pub struct Instance {
     /// Published ports as devices of Portway: keys as `portway device add` takes them, by the device's name. With the
     /// server's own devices they are among `devices` instead.
     pub ports: BTreeMap<String, Keys>,
+    /// Ports of the host that are still to be chosen, first and last that may be, by the name of the device that has one
+    /// of them; it stands there with the first.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub open: BTreeMap<String, (u16, u16)>,
+    /// Ports that the kernel is to lead to it by devices of the server's, by the name of the device that relays them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub leads: BTreeMap<String, Lead>,
+}
+
+/// A published port that the kernel is to lead to an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lead {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Address of the host; everywhere, of this family, when it is the unspecified one.
+    pub address: IpAddr,
+    /// Port of the host.
+    pub port: u16,
+    /// Port inside.
+    pub target: u16,
+    /// Whether nothing relays what the kernel does not lead.
+    pub is_strict: bool,
 }
 
 /// An interface in a network of the project.

@@ -283,6 +283,14 @@ impl Client {
         self.listed(project, 1).await
     }
 
+    /// Those of all projects this connection may see.
+    ///
+    /// # Errors
+    /// [`IncusError`](crate::IncusError), any.
+    pub async fn list_everywhere(&self) -> Result<Vec<Listed>> {
+        self.listed_at("/1.0/instances?recursion=1&all-projects=true").await
+    }
+
     /// The same with what is [`measured`](Listed::measured). About 5 ms for each that runs.
     ///
     /// # Errors
@@ -295,8 +303,12 @@ impl Client {
         if project.is_empty() {
             return Ok(Vec::new());
         }
-        let target = format!("/1.0/instances?recursion={recursion}&project={}", percent_encode(project));
-        let found: Option<Vec<ListedWire>> = self.door().get(&target, self.limits().list_bytes).await?;
+        self.listed_at(&format!("/1.0/instances?recursion={recursion}&project={}", percent_encode(project)))
+            .await
+    }
+
+    async fn listed_at(&self, target: &str) -> Result<Vec<Listed>> {
+        let found: Option<Vec<ListedWire>> = self.door().get(target, self.limits().list_bytes).await?;
         let listed = found.unwrap_or_default().into_iter().map(|wire| {
             let text = |key: &str| {
                 let text = wire.definition.rest.get(key).and_then(Value::as_str);

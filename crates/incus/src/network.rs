@@ -56,6 +56,12 @@ impl Lease {
     pub const fn address(&self) -> IpAddr {
         self.address
     }
+
+    /// The hardware address it is leased to or reserved for; empty where the server says none.
+    #[must_use]
+    pub fn hwaddr(&self) -> &str {
+        &self.hwaddr
+    }
 }
 
 /// Addresses that are an instance's, as far as the server or the instance itself says.

@@ -9,6 +9,7 @@ mod lists;
 mod logs;
 mod measure;
 mod ps;
+mod published;
 mod show;
 mod stage;
 mod up;

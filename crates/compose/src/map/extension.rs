@@ -2,6 +2,7 @@
 
 use portway_composefile::Fault;
 use portway_composefile::tree::{Node, Value};
+use portway_model::Nat;
 
 use super::{Work, plain, raw, refused};
 use crate::want::{Instance, Keys};
@@ -188,21 +189,17 @@ pub(super) fn of_device(own: &Node, path: &str) -> Result<Keys, Fault> {
     copied(own, path)
 }
 
-/// Whether a service asks for NAT for all its ports.
-pub(super) fn nat_proxy(service: &Node, path: &str) -> Result<Option<bool>, Fault> {
-    let Some(said) = service.at("x-incus").and_then(|own| own.at(NAT)) else { return Ok(None) };
-    truth(said, &format!("{path}.x-incus.{NAT}")).map(Some)
-}
-
-/// A truth value, also as a text.
-pub(super) fn truth(node: &Node, path: &str) -> Result<bool, Fault> {
-    match (&node.value, node.as_text()) {
-        (Value::Bool(value), _) => Ok(*value),
-        (_, Some("true")) => Ok(true),
-        (_, Some("false")) => Ok(false),
+/// Whether the kernel is asked for: where it can, or in any case.
+pub(super) fn leads(own: Option<&Node>, key: &str, path: &str) -> Result<Option<Nat>, Fault> {
+    let Some(said) = own.and_then(|own| own.at(key)) else { return Ok(None) };
+    match (&said.value, said.as_text()) {
+        (Value::Bool(true), _) | (_, Some("true")) => Ok(Some(Nat::Auto)),
+        (Value::Bool(false), _) | (_, Some("false")) => Ok(Some(Nat::Off)),
+        (_, Some("strict")) => Ok(Some(Nat::On)),
         _ => {
-            let said = node.as_word().unwrap_or_else(|| node.value.noun().to_owned());
-            Err(refused(node, path, format!("`{said}` is neither true nor false")))
+            let word = said.as_word().unwrap_or_else(|| said.value.noun().to_owned());
+            let what = format!("`{word}` is none of true, false, strict");
+            Err(refused(said, &format!("{path}.{key}"), what))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Networks, and the interfaces of instances in them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portway_composefile::Fault;
@@ -40,7 +41,12 @@ impl Work<'_> {
             }
             let config = if external { Keys::new() } else { self.bridge(&key, &node, &path)? };
             let owner = if external { Owner::External } else { Owner::Project };
-            self.want.networks.insert(key, Network { name: called, owner, config });
+            let reserved = reserved(&node, &path)?;
+            let range = pools(&node).iter().find_map(|pool| range(pool.text_at("ip_range")?));
+            let is_internal = !external && node.is_true_at("internal");
+            let place = node.place.to_string();
+            let network = Network { name: called, owner, config, range, reserved, is_internal, place };
+            self.want.networks.insert(key, network);
         }
         Ok(())
     }
@@ -52,9 +58,15 @@ impl Work<'_> {
             return Err(refused(node, &format!("{path}.driver"), format!("`{driver}` cannot be had")));
         }
         let is_false = |key: &str| node.at(key).is_some_and(|node| node.value == Value::Bool(false));
-        let nat = if node.is_true_at("internal") { "false" } else { "true" };
+        let is_internal = node.is_true_at("internal");
+        let nat = if is_internal { "false" } else { "true" };
         let mut config = Keys::from([("ipv4.nat".to_owned(), nat.to_owned())]);
         let mut set = |key: &str, value: String| config.insert(key.to_owned(), value);
+        if is_internal {
+            // Nobody is told of a gateway, and names outside are not asked for. Not `ipv4.routing=false`: where the host
+            // filters bridged packets (`bridge-nf-call-iptables`), that cuts the instances off from each other too.
+            set("raw.dnsmasq", "dhcp-option=3\nno-resolv".to_owned());
+        }
         if is_false("enable_ipv4") {
             set("ipv4.address", "none".to_owned());
         }
@@ -62,8 +74,7 @@ impl Work<'_> {
             set("ipv6.address", "auto".to_owned());
             set("ipv6.nat", nat.to_owned());
         }
-        let pools = node.at("ipam").map(|ipam| ipam.items("config")).unwrap_or_default();
-        for (at, pool) in pools.iter().enumerate() {
+        for (at, pool) in pools(node).iter().enumerate() {
             for (key, value) in subnet(pool, &format!("{path}.ipam.config[{at}]"))? {
                 set(key, value);
             }
@@ -187,8 +198,17 @@ fn subnet(pool: &Node, path: &str) -> Result<Vec<(&'static str, String)>, Fault>
                 return Err(refused(pool, path, format!("the gateway {gateway} is not in {text}")));
             }
             let mut keys = vec![("ipv4.address", format!("{gateway}/{prefix}"))];
-            if let Some(range) = pool.text_at("ip_range") {
-                keys.push(("ipv4.dhcp.ranges", dhcp(range).ok_or_else(|| bad(range, "range"))?));
+            if let Some(text) = pool.text_at("ip_range") {
+                let (first, last) = range(text).ok_or_else(|| bad(text, "range"))?;
+                let inside = [first, last].iter().all(|end| u32::from(*end) & mask == u32::from(base) & mask);
+                if !inside {
+                    return Err(refused(
+                        pool,
+                        path,
+                        format!("the range {text} is not in {address}/{prefix}"),
+                    ));
+                }
+                keys.push(("ipv4.dhcp.ranges", format!("{first}-{last}")));
             }
             Ok(keys)
         }
@@ -221,13 +241,35 @@ fn is_private(subnet: &str) -> bool {
     }
 }
 
+/// Addresses that no instance is given.
+fn reserved(node: &Node, path: &str) -> Result<BTreeSet<Ipv4Addr>, Fault> {
+    let mut reserved = BTreeSet::new();
+    for (at, pool) in pools(node).iter().enumerate() {
+        for (name, said) in pool.members("aux_addresses") {
+            let path = format!("{path}.ipam.config[{at}].aux_addresses.{name}");
+            let text = plain(said, &path)?;
+            let address: Result<IpAddr, _> = text.parse();
+            match address.map_err(|_| refused(said, &path, format!("`{text}` is no address")))? {
+                IpAddr::V4(address) => drop(reserved.insert(address)),
+                // The server gives those by itself, and they are too many to be in the way.
+                IpAddr::V6(_) => {}
+            }
+        }
+    }
+    Ok(reserved)
+}
+
+fn pools(node: &Node) -> &[Node] {
+    node.at("ipam").map(|ipam| ipam.items("config")).unwrap_or_default()
+}
+
 /// First and last address of a block.
-fn dhcp(range: &str) -> Option<String> {
+fn range(range: &str) -> Option<(Ipv4Addr, Ipv4Addr)> {
     let (base, prefix) = range.split_once('/')?;
     let prefix: u32 = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix))?;
     let base = u32::from(base.parse::<Ipv4Addr>().ok()?) & (u32::MAX << (32 - prefix));
     let last = base | (u32::MAX >> prefix);
-    Some(format!("{}-{}", Ipv4Addr::from(base + 1), Ipv4Addr::from(last - 1)))
+    Some((Ipv4Addr::from(base + 1), Ipv4Addr::from(last - 1)))
 }
 
 fn mac(node: &Node, path: &str, text: &str) -> Result<String, Fault> {

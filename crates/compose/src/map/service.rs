@@ -94,6 +94,8 @@ impl Work<'_> {
             files: Vec::new(),
             addressing: Addressing::Inside,
             ports: BTreeMap::new(),
+            open: BTreeMap::new(),
+            leads: BTreeMap::new(),
         };
         self.config(node, path, restart, &mut instance.config)?;
         self.process(node, path, &mut instance)?;

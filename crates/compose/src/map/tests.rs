@@ -8,6 +8,8 @@ use crate::want::{Addressing, Instance, Owner, Restart};
 mod again;
 mod bounds;
 mod effects;
+mod nat;
+mod networks;
 mod ports;
 mod reach;
 
@@ -170,7 +172,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("user: nobody", "names of users are known inside only"),
     ("command: x\n    user: nobody", "names of users are known inside only"),
     ("user: '1'", "counts for a command"),
-    ("ports: ['80']", "no port of the host is said"),
     ("ports: ['80:80/sctp']", "the protocol sctp cannot be had"),
     ("ports: ['80:80']\n    scale: 2", "2 replicas cannot publish 80"),
     ("ports: ['80-81:80']\n    scale: 3", "3 replicas cannot publish 80-81"),
@@ -190,7 +191,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("restart: sometimes", "is none of no, always"),
     ("x-incus: {user.portway.project: y}", "is not the file's to set"),
     ("x-incus: {volatile.uuid: y}", "is not the file's to set"),
-    ("x-incus: {nat-proxy: perhaps}\n    ports: ['1:1']", "neither true nor false"),
+    ("x-incus: {nat-proxy: perhaps}\n    ports: ['1:1']", "`perhaps` is none of true, false, strict"),
     ("ports: ['1:1']\n    x-portway: {hold: soon}", "cannot be published"),
     ("post_start: [{command: x}]", "nothing runs it yet"),
     ("volumes_from: [other]", "name the volumes in both services"),
@@ -298,7 +299,8 @@ fn interfaces_stand_in_the_order_of_the_file_but_for_priorities() {
     assert_eq!(nics, ["m", "z", "b"]);
     assert_eq!(first(&want).nics[0].keys["hwaddr"], "00:16:3e:00:00:01");
     assert_eq!((want.networks["m"].owner, want.networks["m"].name.as_str()), (Owner::External, "incusbr0"));
-    assert_eq!(want.networks["z"].config, pairs(&[("ipv4.nat", "false")]));
+    let z = pairs(&[("ipv4.nat", "false"), ("raw.dnsmasq", "dhcp-option=3\nno-resolv")]);
+    assert_eq!(want.networks["z"].config, z);
     let b = pairs(&[
         ("ipv4.address", "10.9.0.1/24"),
         ("ipv4.dhcp.ranges", "10.9.0.129-10.9.0.254"),

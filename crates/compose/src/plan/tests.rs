@@ -321,7 +321,10 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     one.mounts = vec![Mount { device: "v".into(), volume: "v".into(), path: "/v".into(), keys: keys(&[]) }];
     let volume = Volume { name: "vol-v".into(), pool: None, owner: Owner::External, config: keys(&[]) };
     want.volumes.insert("v".to_owned(), volume);
-    assert_eq!(refused(&want, &server()), "volume vol-v is said to be external, and is not there");
+    assert_eq!(
+        refused(&want, &server()),
+        "volume vol-v is said to be external, and is not in the server's project p"
+    );
 }
 
 #[test]

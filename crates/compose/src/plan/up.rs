@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Action, Plan, PlanError, Step};
 use crate::difference::{Difference, Takes, Written, difference};
 use crate::label;
+use crate::lead;
 use crate::observe::{Life, Observed, Seen, SeenNetwork};
 use crate::order::Order;
 use crate::place::{self, facts};
@@ -71,6 +72,7 @@ pub enum Start {
 /// # Errors
 /// What cannot be, before anything is done.
 pub fn up(want: &ComposeProject, seen: &Observed, options: &Up) -> Result<Plan, PlanError> {
+    let want = &*ports::settle(want, seen)?;
     let mut plan = Plan::default();
     let order = order(want, &mut plan)?;
     let selected = selected(want, &order, options)?;
@@ -83,7 +85,8 @@ pub fn up(want: &ComposeProject, seen: &Observed, options: &Up) -> Result<Plan, 
         ours || service_of.get(one.name.as_str()).is_some_and(|service| selected.contains(*service))
     };
     let facts = facts(want, seen, &counts)?;
-    ports::check(want, seen)?;
+    ports::check(want, seen, &counts)?;
+    place::named(want, seen, &counts)?;
     let mut builder = Builder {
         want,
         seen,
@@ -266,7 +269,10 @@ impl<'a> Builder<'a> {
             let there = self.seen.volumes.get(&(pool.clone(), volume.name.clone()));
             let what = || format!("volume {}", volume.name);
             match (volume.owner, there) {
-                (Owner::External, None) => return Err(PlanError::Missing { what: what() }),
+                (Owner::External, None) => {
+                    let (name, project) = (volume.name.clone(), self.want.incus_project.clone());
+                    return Err(PlanError::NoVolume { name, pool, project });
+                }
                 (Owner::Project, Some(there))
                     if there.config.get(label::PROJECT).is_some_and(|name| *name != self.want.name) =>
                 {
@@ -362,6 +368,7 @@ impl<'a> Builder<'a> {
             return Err(PlanError::Taken { what: format!("instance {}", instance.name) });
         }
         let rendered = render(service, instance, &self.facts);
+        self.notes(service, instance, there.is_none());
         let Some(there) = there else {
             let needs = self.needs(service, instance);
             let step = self.plan.push(Action::Create(Box::new(rendered)), needs);
@@ -401,6 +408,27 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         self.start(service, instance, before)
+    }
+
+    /// What is to be said of an instance, each line once for all replicas.
+    fn notes(&mut self, service: &Service, instance: &Instance, is_new: bool) {
+        let led = lead::led(instance, &self.facts);
+        let relayed = led.relayed.iter();
+        let mut lines: Vec<String> = relayed
+            .map(|(port, why)| format!("nat-proxy: {}", lead::line(&service.name, port, why)))
+            .collect();
+        for nic in instance.nics.iter().filter(|_| is_new) {
+            let place = self.facts.networks.get(nic.network.as_str());
+            if place.is_some_and(|place| place.network.owner == Owner::External) {
+                let name = &nic.network;
+                lines.push(format!(
+                    "service {} is not found by its name in the network {name}, which is external: only by that of its instances",
+                    service.name
+                ));
+            }
+        }
+        lines.retain(|line| !self.plan.notes.contains(line));
+        self.plan.notes.extend(lines);
     }
 
     /// Steps that an instance is made after.

@@ -1,9 +1,11 @@
 //! `ps`: the instances of a project.
 
 use portway_compose::observe::{Life, Seen};
+use portway_compose::want::Keys;
 use serde::Serialize;
 
 use super::lifecycle::open;
+use super::published;
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::lifecycle::{PsArgs, PsFormat};
 use crate::failure::{Outcome, printable};
@@ -31,12 +33,10 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
             let service = one.service().unwrap_or_default();
             let named = args.services.is_empty() || args.services.iter().any(|name| name == service);
             if named && (args.all || one.life != Life::Stopped) {
-                let devices = seen.published.get(instance).into_iter().flat_map(|devices| devices.values());
-                rows.push(row(
-                    instance,
-                    one,
-                    devices.filter_map(|keys| keys.get("listen")).cloned().collect(),
-                ));
+                let ours = seen.published.get(instance).into_iter().flat_map(|devices| devices.values());
+                let is_proxy = |device: &&Keys| device.get("type").is_some_and(|kind| kind == "proxy");
+                let devices = ours.chain(one.devices.values().filter(is_proxy));
+                rows.push(row(instance, one, published::shown(devices)));
             }
         }
     }
@@ -57,7 +57,7 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
                     Text::new(&row.service),
                     Text::new(row.status).tone(tone),
                     Text::new(row.addresses.join(" ")),
-                    Text::new(row.ports.join(" ")),
+                    Text::new(row.ports.join(", ")),
                 ]
             });
             let header = ["NAME", "SERVICE", "STATUS", "ADDRESSES", "PORTS"];
@@ -67,13 +67,10 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
     }
 }
 
-fn row(name: &str, one: &Seen, mut ports: Vec<String>) -> Row {
+fn row(name: &str, one: &Seen, ports: Vec<String>) -> Row {
     let of = |kind: &'static str| {
         one.devices.values().filter(move |device| device.get("type").is_some_and(|own| own == kind))
     };
-    ports.extend(of("proxy").filter_map(|device| device.get("listen")).cloned());
-    ports.sort();
-    ports.dedup();
     Row {
         name: name.to_owned(),
         service: one.service().unwrap_or_default().to_owned(),

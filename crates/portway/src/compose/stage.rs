@@ -241,9 +241,21 @@ fn plan_failed(error: &PlanError) -> Stop {
         | PlanError::NoSubnet { .. }
         | PlanError::NoAddress { .. }
         | PlanError::Address { .. }
+        | PlanError::NoPort { .. }
+        | PlanError::NotManaged { .. }
+        | PlanError::Name { .. }
+        | PlanError::NoVolume { .. }
         | PlanError::Port { .. } => FailureKind::Refused,
     };
-    Stop::of(kind, error.to_string())
+    let stop = Stop::of(kind, error.to_string());
+    match error {
+        PlanError::Name { .. } => stop.hint("give the service another `container_name`"),
+        PlanError::NoVolume { name, pool, project } => stop.hint(format!(
+            "copy it there: incus project create {project} -c user.portway.project={project}, then \
+             incus storage volume copy {pool}/{name} {pool}/{name} --target-project {project}"
+        )),
+        _ => stop,
+    }
 }
 
 /// `SERVICE=NUMBER`, each.

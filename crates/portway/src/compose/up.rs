@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use portway_compose::apply::Hands;
 use portway_compose::label;
+use portway_compose::look::strangers;
 use portway_compose::map::{self, Engine, Setting};
 use portway_compose::plan::{Action, Orphans, Recreate, Start, Up, up as plan_up};
 use portway_compose::want::{ComposeProject, ImageSource, Pull};
@@ -102,6 +103,8 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
         };
     }
     want.config.insert(label::ENGINE.to_owned(), engine.to_owned());
+    let strange = stage.runtime.block_on(strangers(&stage.client, &want)).map_err(|error| server(&error))?;
+    want.privileges.extend(strange);
     grant(&stage, &mut want, make)?;
     let mut config = want.config.clone();
     config.insert(label::PROJECT.to_owned(), want.name.clone());

@@ -80,7 +80,7 @@ fn up_and_up_again_and_changed_and_down() {
     assert_eq!((scene.pid("web-1") == web, scene.pid("db-1") == db), (false, true));
 
     let ps = scene.ok(&["ps"]).out;
-    assert!(ps.contains("web-1") && ps.contains(&format!("tcp:127.0.0.1:{port}")), "{ps}");
+    assert!(ps.contains("web-1") && ps.contains(&format!("127.0.0.1:{port}->80/tcp")), "{ps}");
     scene.ok(&["stop", "web"]);
     assert_eq!(scene.instances(), ["db-1 Running", "web-1 Stopped"]);
     assert_eq!(scene.ok(&["ps", "-q"]).out, "db-1\n");

@@ -133,6 +133,10 @@ const EFFECTS: &[(&str, &str)] = &[
     ("networks.external", "/networks.net.external: true"),
     ("networks.internal", "/networks.net.internal: true"),
     (
+        "networks.ipam.config.aux_addresses",
+        "/networks.net.ipam: {config: [{subnet: 10.8.0.0/24, aux_addresses: {router: 10.8.0.2}}]}",
+    ),
+    (
         "networks.ipam.config.gateway",
         "/networks.net.ipam: {config: [{subnet: 10.8.0.0/24, gateway: 10.8.0.9}]}",
     ),
