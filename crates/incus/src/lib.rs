@@ -85,6 +85,7 @@ mod forwards;
 #[doc(hidden)]
 pub mod fuzz;
 mod images;
+mod import;
 mod lifecycle;
 mod network;
 mod operation;
@@ -101,6 +102,7 @@ pub use exec::{Control, Ended, Exec, ExecEnd, ExecSockets, ExecSpec, Input, Outc
 pub use files::{FileContent, FileOwner, InstanceFile};
 pub use forwards::Forward;
 pub use images::{Image, ImageProtocol, RemoteImage};
+pub use import::ImageFiles;
 pub use lifecycle::{InstanceSource, Interface, Listed, Measured, NewInstance, StateChange};
 pub use network::{Assigned, Holder, Lease};
 pub use operation::{Left, Operation, Progress};

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
 use hyper::client::conn::http1;
+use hyper::http::request;
 use hyper::{HeaderMap, Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -152,16 +154,12 @@ impl Door<'_> {
     }
 
     async fn exchange(self, target: &str, saying: Saying, limit_bytes: usize) -> Result<Said> {
-        let stream = self.connect().await?;
-        let mut request = Request::builder()
-            .method(saying.method)
-            .uri(target)
-            .header(header::HOST, "incus")
-            .header(header::USER_AGENT, concat!("portway/", env!("CARGO_PKG_VERSION")))
-            .header(header::CONNECTION, "close");
-        if saying.body.is_some() {
-            let kind =
-                if saying.headers.is_empty() { "application/json" } else { "application/octet-stream" };
+        let kind = saying
+            .body
+            .is_some()
+            .then(|| if saying.headers.is_empty() { "application/json" } else { "application/octet-stream" });
+        let mut request = request(saying.method, target);
+        if let Some(kind) = kind {
             request = request.header(header::CONTENT_TYPE, kind);
         }
         for (name, value) in saying.headers {
@@ -173,6 +171,22 @@ impl Door<'_> {
         let request = request
             .body(Full::<Bytes>::from(saying.body.unwrap_or_default()))
             .map_err(|error| protocol(target, error))?;
+        self.answered(target, request, limit_bytes).await
+    }
+
+    /// A request with any body, and its answer. Nothing bounds the time.
+    pub(crate) async fn answered<B>(
+        self,
+        target: &str,
+        request: Request<B>,
+        limit_bytes: usize,
+    ) -> Result<Said>
+    where
+        B: Body + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = self.connect().await?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES)
             .handshake(TokioIo::new(stream))
@@ -242,6 +256,16 @@ impl Door<'_> {
             _ => Err(protocol(target, format!("status {status} without an API error"))),
         }
     }
+}
+
+/// What every request begins with.
+pub(crate) fn request(method: Method, target: &str) -> request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::HOST, "incus")
+        .header(header::USER_AGENT, concat!("portway/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
 }
 
 /// What a successful answer holds.

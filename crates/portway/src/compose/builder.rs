@@ -1,0 +1,191 @@
+//! A program that builds images, and the way of what it has built to the server.
+//!
+//! The program is started with arguments, never through a shell, and does what the files say with the rights of whoever
+//! runs this command. Its result is one archive of files, which the server gets with what the image says of itself.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use portway_compose::build::{self, Build, Builder, Dockerfile, Inspected, Output, tar};
+use portway_incus::{Client, ImageFiles, Refusal};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::stage::server;
+use crate::cli::compose::images::BuilderArg;
+use crate::failure::{Outcome, Stop};
+
+/// A builder that is on this machine.
+#[derive(Debug)]
+pub(super) struct Workshop {
+    builder: Builder,
+    program: PathBuf,
+}
+
+/// The server, and where in it images are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Store<'s> {
+    pub(super) client: &'s Client,
+    /// Its project that has the images.
+    pub(super) place: &'s str,
+    /// The Compose project they are for.
+    pub(super) project: &'s str,
+}
+
+impl Workshop {
+    /// The one that is asked for, else the first that is here.
+    pub(super) fn find(asked: Option<BuilderArg>) -> Outcome<Workshop> {
+        let asked = asked.map(|asked| match asked {
+            BuilderArg::Buildah => Builder::Buildah,
+            BuilderArg::Podman => Builder::Podman,
+            BuilderArg::Docker => Builder::Docker,
+        });
+        let wanted = Builder::ALL.into_iter().filter(|builder| asked.is_none_or(|asked| asked == *builder));
+        let mut found = wanted.filter_map(|builder| Some(Workshop { builder, program: program(builder)? }));
+        found.next().ok_or_else(|| match asked {
+            Some(builder) => Stop::refused(format!("{} is not installed here", builder.program())),
+            None => Stop::refused("images are built by buildah, podman or docker, and none of them is here")
+                .hint("install buildah, or name in `image` what is built elsewhere"),
+        })
+    }
+
+    /// Builds an image, and gives it to the server.
+    pub(super) async fn build(&self, store: Store<'_>, build: &Build, output: &Output<'_>) -> Outcome {
+        let dir = tempfile::Builder::new().prefix("portway-build-").tempdir();
+        let dir = dir.map_err(|error| Stop::refused(format!("cannot make a temporary folder: {error}")))?;
+        let (instructions, rootfs) = (dir.path().join("Dockerfile"), dir.path().join("rootfs.tar"));
+        if let Dockerfile::Inline(text) = &build.dockerfile {
+            std::fs::write(&instructions, text).map_err(|error| {
+                Stop::refused(format!("cannot write {}: {error}", instructions.display()))
+            })?;
+        }
+        let words = self.builder.build(build, &instructions, &rootfs, output);
+        self.run(&words, output, &format!("build {}", build.name)).await?;
+        let said = self.answer(&self.builder.inspect(&build.name)).await?;
+        let image = serde_json::from_slice(&said).ok().and_then(|json| build::inspected(&json));
+        let image = image.ok_or_else(|| {
+            Stop::refused(format!("{} does not say what {} is", self.builder.program(), build.name))
+        })?;
+        if !self.builder.exports_itself() {
+            self.export(&build.name, &rootfs).await?;
+        }
+        send(store, build, &image, &rootfs, dir).await
+    }
+
+    /// Sends an image to its registry.
+    pub(super) async fn push(&self, name: &str, output: &Output<'_>) -> Outcome {
+        self.run(&self.builder.push(name, output), output, &format!("send {name}")).await
+    }
+
+    /// Has the files of an image written, by way of a container that is never started.
+    async fn export(&self, name: &str, rootfs: &Path) -> Outcome {
+        // An image without a command needs one to become a container.
+        let made = self.answer(&["create", name, "/portway"].map(OsStr::new)).await?;
+        let made = String::from_utf8_lossy(&made);
+        let container = made.lines().last().unwrap_or_default().trim().to_owned();
+        let words = ["export".as_ref(), "-o".as_ref(), rootfs.as_os_str(), container.as_ref()];
+        let exported = self.answer(&words).await;
+        let removed = self.answer(&["rm", &container].map(OsStr::new)).await;
+        exported.and(removed).map(|_| ())
+    }
+
+    /// Runs the builder; what it says goes to standard error.
+    async fn run<W: AsRef<OsStr>>(&self, words: &[W], output: &Output<'_>, what: &str) -> Outcome {
+        let said = if output.is_quiet {
+            Stdio::null()
+        } else {
+            io::stderr().as_fd().try_clone_to_owned().map_or_else(|_| Stdio::null(), Stdio::from)
+        };
+        let child = self.command(words).stdout(said).spawn().map_err(|error| self.unstarted(&error))?;
+        match ended(child).await? {
+            status if status.success() => Ok(()),
+            status => Err(Stop::refused(format!("{} could not {what}: {status}", self.builder.program()))),
+        }
+    }
+
+    /// Runs the builder for what it prints.
+    async fn answer<W: AsRef<OsStr>>(&self, words: &[W]) -> Outcome<Vec<u8>> {
+        let child = self.command(words).stdout(Stdio::piped()).spawn();
+        let child = child.map_err(|error| self.unstarted(&error))?;
+        let output = child.wait_with_output().await.map_err(|error| self.unstarted(&error))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let word = words.first().map(|word| word.as_ref().to_string_lossy().into_owned());
+        let what = word.unwrap_or_default();
+        Err(Stop::refused(format!("{} {what} has failed: {}", self.builder.program(), output.status)))
+    }
+
+    fn command<W: AsRef<OsStr>>(&self, words: &[W]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(words).stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    fn unstarted(&self, error: &io::Error) -> Stop {
+        Stop::refused(format!("cannot run {}: {error}", self.program.display()))
+    }
+}
+
+/// Waits for the end of a program, which gets the signals of the terminal itself.
+async fn ended(mut child: Child) -> Outcome<ExitStatus> {
+    let waited = |error: io::Error| Stop::refused(format!("cannot wait for a program: {error}"));
+    tokio::select! {
+        status = child.wait() => status.map_err(waited),
+        _ = tokio::signal::ctrl_c() => {
+            let _status = child.wait().await;
+            Err(Stop::refused("ended in the middle"))
+        }
+    }
+}
+
+/// Where a builder is.
+fn program(builder: Builder) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let is_program = |path: &PathBuf| {
+        path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    let dirs = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
+    dirs.map(|dir| dir.join(builder.program())).find(is_program)
+}
+
+/// Gives the server an image and its name, which the one before loses. `_dir` holds the files.
+async fn send(store: Store<'_>, build: &Build, image: &Inspected, rootfs: &Path, _dir: TempDir) -> Outcome {
+    let Store { client, place, project } = store;
+    let unread = |error: io::Error| Stop::refused(format!("cannot read {}: {error}", rootfs.display()));
+    let (metadata, head) = (tar::metadata(image, project, build), tar::folders());
+    let files = File::open(rootfs).map_err(unread)?;
+    let (fingerprint, files_bytes) = tar::fingerprint(&[&metadata, &head], &files).map_err(unread)?;
+    let before = client.image(place, &build.alias).await.map_err(|error| server(&error))?;
+    if before.as_ref().is_some_and(|before| before.fingerprint == fingerprint) {
+        return Ok(());
+    }
+    if client.image(place, &fingerprint).await.map_err(|error| server(&error))?.is_none() {
+        let files = File::open(rootfs).map_err(unread)?;
+        let sent = ImageFiles { fingerprint: fingerprint.clone(), metadata, head, files, files_bytes };
+        let sent = match client.import(place, sent).await {
+            Ok(operation) => client.finish(&operation, None, |_| ()).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match sent {
+            Err(error) if error.refusal() == Some(Refusal::Exists) => {}
+            sent => sent.map_err(|error| server(&error))?,
+        }
+    }
+    let named = client.name_image(place, &build.alias, &fingerprint).await;
+    named.map_err(|error| server(&error))?;
+    // What nobody names any more is of no use. Instances made of it have copies.
+    let is_left = |before: &portway_incus::Image| {
+        before.aliases == [build.alias.clone()]
+            && before.properties.get(build::PROJECT).is_some_and(|of| of == project)
+    };
+    if let Some(before) = before.filter(is_left) {
+        let _kept = client.remove_image(place, &before.fingerprint).await;
+    }
+    Ok(())
+}

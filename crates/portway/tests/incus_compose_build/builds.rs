@@ -1,0 +1,138 @@
+//! Images that are built.
+
+use portway_testkit::Server;
+
+use crate::scene::Scene;
+
+const DOCKERFILE: &str = "FROM scratch
+COPY bin /bin
+ARG WHO=nobody
+ENV PATH=/bin GREETING=hello
+WORKDIR /srv
+RUN [\"/bin/sh\", \"-c\", \"echo $WHO > who\"]
+USER 1000:1000
+CMD [\"/bin/sh\", \"-c\", \"exec sleep 100000\"]
+";
+
+fn file(who: &str) -> String {
+    format!(
+        "services:
+  app:
+    build: {{context: ., args: {{WHO: {who}}}}}
+    environment: {{OWN: mine}}
+    stop_grace_period: 0s
+  worker:
+    build: {{context: ., args: {{WHO: {who}}}}}
+    image: shop/worker:1
+    command: [/bin/sh, -c, 'exec sleep 50000']
+    stop_grace_period: 0s
+"
+    )
+}
+
+/// What the first process of an instance is, and where it runs as whom.
+fn first(scene: &Scene, instance: &str) -> String {
+    let words =
+        "for f in cmdline environ; do cat /proc/*/$f | /bin/busybox tr '\\0' ' '; echo; done; cat /srv/who";
+    scene.exec(instance, words)
+}
+
+/// Fails when what runs is not what the image says, when an image that has not changed makes an instance anew, or when
+/// one that nobody names is left.
+fn it_is_built(server: Server) {
+    let Some(scene) = Scene::with_builder(server, "built") else { return };
+    scene.write("Dockerfile", DOCKERFILE);
+    scene.write("compose.yaml", &file("alice"));
+    scene.add_busybox();
+    let without = scene.run(&["up", "-d", "--no-build"]);
+    assert!(without.code == Some(1) && without.err.contains("is not built"), "{without:?}");
+    let up = scene.ok(&["up", "-d"]);
+    assert!(up.err.contains("-app  built\n") && up.err.contains("shop/worker:1  built\n"), "{up:?}");
+    let said = first(&scene, "app-1");
+    for words in ["sleep 100000", "GREETING=hello", "OWN=mine", "alice"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(first(&scene, "worker-1").contains("sleep 50000"));
+    assert_eq!(scene.images().len(), 2);
+
+    let uuids = |scene: &Scene| {
+        ["app-1", "worker-1"].map(|name| scene.instance(name).unwrap()["config"]["volatile.uuid"].clone())
+    };
+    let before = uuids(&scene);
+    let again = scene.ok(&["up", "-d"]);
+    assert_eq!((again.out.as_str(), again.err.as_str()), ("", ""), "nothing is built again");
+    scene.ok(&["up", "-d", "--build"]);
+    assert_eq!(uuids(&scene), before, "what is built of the same is the same");
+
+    scene.write("compose.yaml", &file("bob"));
+    scene.ok(&["build", "-q", "app"]);
+    assert_eq!(scene.images().len(), 2, "the one before is gone");
+    scene.ok(&["up", "-d"]);
+    let after = uuids(&scene);
+    assert!(after[0] != before[0] && after[1] == before[1], "{before:?} {after:?}");
+    assert!(first(&scene, "app-1").contains("bob"));
+    let argued = scene.ok(&["build", "--build-arg", "WHO=carol", "app"]);
+    assert!(argued.err.contains("building"), "{argued:?}");
+    scene.ok(&["up", "-d"]);
+    assert!(first(&scene, "app-1").contains("carol"));
+}
+
+#[test]
+fn a_service_is_built_and_runs_what_its_image_says() {
+    it_is_built(Server::Incus6);
+}
+
+#[test]
+fn the_same_where_images_of_registries_run() {
+    it_is_built(Server::Incus7);
+}
+
+/// Fails when something is made of a build that has failed, or when a file reads beyond its folder unasked.
+#[test]
+fn a_build_that_cannot_be_had_is_told() {
+    let Some(scene) = Scene::with_builder(Server::Incus6, "faults") else { return };
+    scene.add_busybox();
+    let is_refused = |file: &str, code: i32, words: &str| {
+        scene.write("compose.yaml", file);
+        let said = scene.run(&["up", "-d"]);
+        assert!(said.code == Some(code) && said.err.contains(words), "{words}: {said:?}");
+        assert!(scene.bed.incus().find(&format!("/1.0/projects/{}", scene.name)).unwrap().is_none());
+    };
+    let inline =
+        |text: &str| format!("services: {{app: {{build: {{context: ., dockerfile_inline: {text:?}}}}}}}\n");
+    let failing = "FROM scratch\nCOPY bin /bin\nRUN [\"/bin/sh\", \"-c\", \"exit 7\"]\n";
+    is_refused(&inline(failing), 1, "buildah could not build");
+    is_refused(&inline("FROM scratch\nCOPY bin /bin\n"), 2, "its image says nothing of what runs in it");
+    std::fs::create_dir(scene.home().join("other")).unwrap();
+    is_refused("services: {app: {build: ../other}}\n", 1, "privileges that were not granted");
+    is_refused("services: {app: {build: {context: ., privileged: true}}}\n", 2, "a build has no privileges");
+    is_refused("services: {app: {image: x, pull_policy: build}}\n", 2, "nothing says how it is built");
+    // The shell is nobody's.
+    let odd = "$(touch hit); `touch hit`";
+    scene.write(&format!("{odd}/Dockerfile"), "FROM scratch\nCOPY Dockerfile /\nCMD [\"/x\"]\n");
+    scene.write("compose.yaml", &format!("services: {{app: {{build: {:?}}}}}\n", format!("./{odd}")));
+    let built = scene.run(&["build"]);
+    assert!(!scene.path("hit").exists() && built.code == Some(0), "{built:?}");
+}
+
+/// Fails when a missing builder is found out after something was made.
+#[test]
+fn without_a_builder_nothing_is_made() {
+    let Some(scene) = Scene::open(Server::Incus6, "none") else { return };
+    scene.write("compose.yaml", "services: {app: {build: .}}\n");
+    scene.write("Dockerfile", "FROM scratch\n");
+    for (args, words) in [
+        (&["up", "-d"][..], "is not built: images are built by buildah, podman or docker"),
+        (&["build"], "none of them is here"),
+        (&["build", "--builder", "podman"], "podman is not installed here"),
+    ] {
+        let said = scene.end(scene.command(args).env("PATH", scene.home()));
+        assert!(said.code == Some(1) && said.err.contains(words), "{said:?}");
+    }
+    assert!(scene.bed.incus().find(&format!("/1.0/projects/{}", scene.name)).unwrap().is_none());
+    scene.write("compose.yaml", "services: {app: {image: bb}}\n");
+    let nothing = scene.ok(&["build"]);
+    assert!(nothing.err.contains("no service has `build`"), "{nothing:?}");
+    let missing = scene.run(&["build", "nobody"]);
+    assert_eq!(missing.code, Some(4), "{missing:?}");
+}

@@ -1,0 +1,12 @@
+//! Compose projects whose images are built here, on real servers: with buildah, from nothing, without a network; and on
+//! servers elsewhere.
+
+#[cfg(test)]
+mod builds;
+#[cfg(test)]
+mod elsewhere;
+#[cfg(test)]
+mod scene;
+
+/// The program.
+const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
