@@ -60,7 +60,7 @@ use roll::Roll;
 use servers::{Servers, Setting};
 use starts::Starts;
 
-pub use servers::Places as ServerPlaces;
+pub use servers::{Places as ServerPlaces, client as server_client};
 
 pub(crate) use grant::Grant;
 pub(crate) use open::{is_accepted, kind};

@@ -178,6 +178,16 @@ impl Servers {
     }
 }
 
+/// A client of a server for a command that ends, and whether it is spoken to over a network. Nothing is connected yet.
+///
+/// # Errors
+/// [`RemoteError`].
+pub fn client(name: &str, places: Places) -> Result<(Client, bool), RemoteError> {
+    let setting = Setting { ids: None, log: "error".to_owned() };
+    let servers = Servers::new(places, setting);
+    Ok((servers.client(name)?, servers.is_far(name)))
+}
+
 /// The way to a server elsewhere.
 #[derive(Debug)]
 struct Tunnel {
