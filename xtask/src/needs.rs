@@ -38,6 +38,7 @@ const NEEDS: &[Need] = &[
         package: "ca-certificates",
         used_for: "servers of the SSH gateway that no authority knows",
     },
+    Need { program: "buildah", package: "buildah", used_for: "images of Compose services" },
     Need { program: "zsh", package: "zsh", used_for: "completion in zsh" },
     Need { program: "fish", package: "fish", used_for: "completion in fish" },
     Need { program: "haproxy", package: "haproxy", used_for: "PROXY headers, the benchmark" },

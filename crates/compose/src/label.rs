@@ -56,6 +56,9 @@ pub const LOCK: &str = "user.portway.lock";
 /// Folder of the Compose files; on the server's project.
 pub const DIR: &str = "user.portway.dir";
 
+/// Pool of instances and volumes that name none; on the server's project.
+pub const POOL: &str = "user.portway.pool";
+
 /// Whether these labels say that what is called `name` was made for a Compose project.
 #[must_use]
 pub fn are_of(labels: &Keys, project: &str, name: &str) -> bool {

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod apply;
+pub mod build;
 pub mod difference;
 pub mod engine;
 pub mod keys;

@@ -28,6 +28,9 @@ pub enum LookError {
     /// It has nowhere to put an instance.
     #[error("the server has no storage pool")]
     NoPool,
+    /// It has no such one.
+    #[error("the server has no storage pool {0}")]
+    UnknownPool(String),
 }
 
 /// What is there, for a project of the server's. What `want` names is looked at more closely.
@@ -42,9 +45,20 @@ pub async fn look(
 ) -> Result<Observed, LookError> {
     let own = client.resource(&ResourceId::Project { name: project.to_owned() }).await?;
     let pools = client.pools().await?;
-    let first = pools.iter().find(|pool| pool.name == "default").or(pools.first());
+    let label = |config: &Keys| config.get(label::POOL).cloned();
+    let said = want.and_then(|want| label(&want.config)).or(own.as_ref().and_then(|own| label(&own.config)));
+    let pool = match said {
+        Some(said) => {
+            let known = pools.iter().any(|pool| pool.name == said);
+            known.then(|| said.clone()).ok_or(LookError::UnknownPool(said))?
+        }
+        None => {
+            let first = pools.iter().find(|pool| pool.name == "default").or(pools.first());
+            first.ok_or(LookError::NoPool)?.name.clone()
+        }
+    };
     let mut seen = Observed {
-        pool: first.ok_or(LookError::NoPool)?.name.clone(),
+        pool,
         inhabitants: own
             .iter()
             .flat_map(|own| &own.used_by)
@@ -220,10 +234,11 @@ async fn images(
         if all.is_none() {
             all = Some(client.images(project).await?);
         }
-        let mut found = all.iter().flatten().filter(|image| {
+        let found = all.iter().flatten().filter(|image| {
             image.source.as_ref().is_some_and(|from| from.server == *url && from.alias == *alias)
         });
-        if let Some(image) = found.next() {
+        // One that was fetched again has another fingerprint, and the one before stays.
+        if let Some(image) = found.max_by_key(|image| &image.uploaded_at) {
             seen.images.insert(name.clone(), image.fingerprint.clone());
         }
     }

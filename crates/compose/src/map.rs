@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use portway_composefile::tree::{Map, Node, Value};
 use portway_composefile::{Fault, Kind, Project, keys as said};
 
+use crate::build::Config;
 use crate::keys;
 use crate::want::{ComposeProject, Keys, Privilege};
 
+mod build;
 mod extension;
 mod file;
 mod image;
@@ -58,6 +60,8 @@ pub struct Setting {
     pub real: BTreeMap<PathBuf, PathBuf>,
     /// Contents of the files that [`reads`] names.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// What the images that were built here say of what runs in them, by the names they have in the files.
+    pub built: BTreeMap<String, Config>,
 }
 
 impl Setting {
@@ -77,14 +81,20 @@ pub fn reads(project: &Project) -> BTreeSet<PathBuf> {
     file::sources(project)
 }
 
+/// Paths that are shared with instances: on the server's host, wherever that is.
+#[must_use]
+pub fn binds(project: &Project) -> BTreeSet<PathBuf> {
+    let binds = project.services().flat_map(|(_, service)| service.items("volumes"));
+    let binds = binds.filter(|mount| mount.text_at("type") == Some("bind"));
+    binds.filter_map(|mount| mount.text_at("source")).map(PathBuf::from).collect()
+}
+
 /// Paths of the host of which the mapping has to know where they lead: the project's folder, and what is read or shared.
 #[must_use]
 pub fn paths(project: &Project, dir: &Path) -> BTreeSet<PathBuf> {
-    let binds = project.services().flat_map(|(_, service)| service.items("volumes"));
-    let binds = binds.filter(|mount| mount.text_at("type") == Some("bind"));
-    let mut paths: BTreeSet<PathBuf> =
-        binds.filter_map(|mount| mount.text_at("source")).map(PathBuf::from).collect();
+    let mut paths = binds(project);
     paths.extend(reads(project));
+    paths.extend(build::sources(project));
     paths.extend(project.files.iter().cloned());
     paths.insert(dir.to_owned());
     paths
@@ -119,6 +129,7 @@ pub fn map(project: &Project, setting: &Setting) -> Result<ComposeProject, Fault
         let what = format!("the project has more than {MAX_SERVICES} services");
         return Err(refused(node, &format!("services.{name}"), what).kind(Kind::TooLarge));
     }
+    work.builds()?;
     for (name, node) in project.services() {
         work.service(name, node)?;
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::build::Build;
+
 /// Configuration keys, or keys of a device.
 pub type Keys = BTreeMap<String, String>;
 
@@ -25,6 +27,8 @@ pub struct ComposeProject {
     pub config: Keys,
     /// Images by what the file calls them.
     pub images: BTreeMap<String, Image>,
+    /// What is built, by the names the images have in the file.
+    pub builds: BTreeMap<String, Build>,
     /// Networks by their key in the file.
     pub networks: BTreeMap<String, Network>,
     /// Volumes by their key in the file.
@@ -90,6 +94,8 @@ pub enum Pull {
     Always,
     /// Not at all.
     Never,
+    /// It is built each time.
+    Build,
 }
 
 /// A network.

@@ -154,10 +154,8 @@ impl Door<'_> {
     }
 
     async fn exchange(self, target: &str, saying: Saying, limit_bytes: usize) -> Result<Said> {
-        let kind = saying
-            .body
-            .is_some()
-            .then(|| if saying.headers.is_empty() { "application/json" } else { "application/octet-stream" });
+        let kind = if saying.headers.is_empty() { "application/json" } else { "application/octet-stream" };
+        let kind = saying.body.is_some().then_some(kind);
         let mut request = request(saying.method, target);
         if let Some(kind) = kind {
             request = request.header(header::CONTENT_TYPE, kind);

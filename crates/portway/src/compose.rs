@@ -1,6 +1,9 @@
 //! `portway compose`: Compose files, and what is done with the project they describe.
 
+mod build;
+mod builder;
 mod config;
+mod dropin;
 mod exec;
 mod files;
 mod found;
@@ -10,6 +13,9 @@ mod logs;
 mod measure;
 mod ps;
 mod published;
+mod pull;
+mod remote;
+mod rmi;
 mod show;
 mod stage;
 mod up;
@@ -27,6 +33,7 @@ use files::Disk;
 /// Runs a subcommand.
 pub(crate) fn run(args: &ComposeArgs) -> Outcome {
     let files = &args.files;
+    remote::wish(&args.place)?;
     match &args.command {
         ComposeCommand::Exec(exec) => exec::run(&args.files, exec),
         ComposeCommand::Logs(logs) => logs::run(&args.files, logs),
@@ -38,6 +45,9 @@ pub(crate) fn run(args: &ComposeArgs) -> Outcome {
         ComposeCommand::Ls(list) => lists::projects(list),
         ComposeCommand::Config(config) => config::run(files, config),
         ComposeCommand::Up(args) => up::up(files, args),
+        ComposeCommand::Build(args) => build::run(files, args),
+        ComposeCommand::Pull(args) => pull::run(files, args),
+        ComposeCommand::Push(args) => build::push(files, args),
         ComposeCommand::Create(args) => up::create(files, args),
         ComposeCommand::Scale(args) => up::rescale(files, args),
         ComposeCommand::Down(args) => lifecycle::down(files, args),
@@ -50,6 +60,10 @@ pub(crate) fn run(args: &ComposeArgs) -> Outcome {
         ComposeCommand::Rm(args) => lifecycle::remove(files, args),
         ComposeCommand::Ps(args) => ps::run(files, args),
         ComposeCommand::Wait(args) => lifecycle::wait(files, args),
+        ComposeCommand::List(args) => dropin::list(files, args),
+        ComposeCommand::Incus(args) => dropin::incus(files, args),
+        ComposeCommand::Healthd(args) => dropin::healthd(args),
+        ComposeCommand::Version(args) => dropin::version(args),
     }
 }
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use portway_control::ClientError;
 use portway_control::api::{Failure, FailureKind};
@@ -126,9 +127,17 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     }
 }
 
+/// Colour was asked not to be.
+static PLAIN: AtomicBool = AtomicBool::new(false);
+
+/// From here on there is no colour.
+pub(crate) fn forbid_colour() {
+    PLAIN.store(true, Ordering::Relaxed);
+}
+
 /// Whether colour is wanted at all, <https://no-color.org>.
 pub(crate) fn colour_allowed() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    !PLAIN.load(Ordering::Relaxed) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn render(failure: &Failure, colour: bool) -> String {

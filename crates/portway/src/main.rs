@@ -23,9 +23,10 @@ mod top;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser as _};
 
+use cli::compose::variables;
 use cli::{Cli, Command};
 use failure::Outcome;
 use output::Out;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     if let Some(code) = role::run(&arguments) {
         return code;
     }
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return say(&error),
     };
@@ -44,6 +45,15 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(stop) => stop.report(),
     }
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    if !variables::are_set() {
+        return Cli::try_parse();
+    }
+    let mut line = variables::with_variables(Cli::command());
+    let mut matches = line.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut line))
 }
 
 fn dispatch(command: &Command) -> Outcome<ExitCode> {

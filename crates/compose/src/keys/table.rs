@@ -19,6 +19,7 @@ const LOADED: &str = "taken in when the file is read";
 const SCHEDULER: &str = "there is one server, and no scheduler";
 const ENGINE: &str = "means something to Docker's engine only";
 const WINDOWS: &str = "for Windows containers";
+const BUILD_FILE: &str = "builders give it to root, and nobody else may read it";
 
 /// Every key of the schema, or one that it stands in.
 pub const KEYS: &[Key] = &[
@@ -29,7 +30,37 @@ pub const KEYS: &[Key] = &[
     mapped("services.annotations", "`user.annotation.*`"),
     ignored("services.attach", "output is asked for with `logs`"),
     ignored("services.blkio_config", "limits of disks belong to the server's devices"),
-    refused("services.build", "images are not built yet: build it with another tool, and name it in `image`"),
+    mapped("services.build", "an image of the server, made by buildah, podman or docker"),
+    mapped(
+        "services.build.additional_contexts",
+        "`--build-context`; from an image of a service it is refused",
+    ),
+    mapped("services.build.args", "`--build-arg`"),
+    ignored("services.build.cache_from", "the builder has a cache of its own"),
+    ignored("services.build.cache_to", "the builder has a cache of its own"),
+    mapped("services.build.context", "a folder, or an address of the builder's"),
+    mapped("services.build.dockerfile", "`--file`"),
+    mapped("services.build.dockerfile_inline", "`--file`, a temporary one"),
+    refused("services.build.entitlements", "a build has no privileges"),
+    mapped("services.build.extra_hosts", "`--add-host`"),
+    ignored("services.build.isolation", WINDOWS),
+    mapped("services.build.labels", "`--label`"),
+    mapped("services.build.network", "`--network`"),
+    mapped("services.build.no_cache", "`--no-cache`"),
+    mapped("services.build.platforms", "`--platform`, one"),
+    refused("services.build.privileged", "a build has no privileges"),
+    mapped("services.build.pull", "`--pull`"),
+    mapped("services.build.secrets", "`--secret`, of files and variables"),
+    mapped("services.build.secrets.source", "the secret"),
+    mapped("services.build.secrets.target", "its name in the build"),
+    ignored("services.build.secrets.uid", BUILD_FILE),
+    ignored("services.build.secrets.gid", BUILD_FILE),
+    ignored("services.build.secrets.mode", BUILD_FILE),
+    mapped("services.build.shm_size", "`--shm-size`"),
+    refused("services.build.ssh", "a build has no agent of keys"),
+    mapped("services.build.tags", "more names where it is built"),
+    mapped("services.build.target", "`--target`"),
+    mapped("services.build.ulimits", "`--ulimit`"),
     mapped(
         "services.cap_add",
         "what `cap_drop: [ALL]` leaves; nobody gets more than the instance's user namespace has",

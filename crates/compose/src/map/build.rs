@@ -32,6 +32,12 @@ pub(super) fn sources(project: &Project) -> impl Iterator<Item = PathBuf> + use<
     })
 }
 
+/// Whether a context is somewhere else, for the builder to fetch. What the loader has left as it is and is none of these is
+/// a path that begins nobody knows where.
+fn is_address(context: &str) -> bool {
+    ["git@", "github.com/"].iter().any(|prefix| context.starts_with(prefix)) || context.contains("://")
+}
+
 /// The file of instructions, where one is named.
 fn dockerfile(context: &str, build: &Node) -> Option<PathBuf> {
     Some(Path::new(context).join(build.text_at("dockerfile")?))
@@ -77,6 +83,9 @@ impl Work<'_> {
         let is_here = context.starts_with('/');
         let context = if is_here {
             self.read_here(service, said, &context)
+        } else if !is_address(&context) {
+            let what = format!("`{context}` is neither a path nor an address");
+            return Err(refused(said, &format!("{path}.context"), what));
         } else {
             self.privilege(service, said, format!("build what is at {context}"));
             context
@@ -149,6 +158,8 @@ impl Work<'_> {
             let from = plain(node, &path)?;
             let from = if from.starts_with('/') {
                 self.read_here(service, node, &from)
+            } else if !is_address(&from) && !from.starts_with("service:") {
+                return Err(refused(node, &path, format!("`{from}` is neither a path nor an address")));
             } else if from.starts_with("service:") {
                 return Err(refused(node, &path, "a build from the image of a service cannot be had"));
             } else {

@@ -3,6 +3,7 @@
 use portway_composefile::Fault;
 use portway_composefile::tree::Node;
 
+use super::build::image_name;
 use super::{Work, refused};
 use crate::want::{Image, ImageSource, Pull};
 
@@ -23,27 +24,32 @@ pub(super) fn is_native(text: &str) -> bool {
 
 impl Work<'_> {
     /// Notes the image of a service, and gives what the file calls it.
-    pub(super) fn image(&mut self, service: &Node, path: &str) -> Result<String, Fault> {
-        let text = service.text_at("image").unwrap_or_default();
+    pub(super) fn image(&mut self, name: &str, service: &Node, path: &str) -> Result<String, Fault> {
+        let text = image_name(self.project, name, service);
         let node = service.at("image").unwrap_or(service);
         let path = format!("{path}.image");
         if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(refused(node, &path, format!("`{}` is no image", text.escape_debug())));
         }
-        let source = self.source(text, node, &path)?;
+        let built = self.want.builds.get(&text).map(|build| ImageSource::Built(build.alias.clone()));
+        let source = match built {
+            Some(built) => built,
+            None => self.source(&text, node, &path)?,
+        };
         let pull = match service.text_at("pull_policy") {
             Some("always") => Pull::Always,
             Some("never") => Pull::Never,
-            Some("build") => return Err(refused(node, &path, "images are not built yet")),
+            Some("build") if matches!(source, ImageSource::Built(_)) => Pull::Build,
+            Some("build") => return Err(refused(node, &path, "nothing says how it is built")),
             _ => Pull::Missing,
         };
         let image = Image { source, pull };
-        let known = self.want.images.entry(text.to_owned()).or_insert_with(|| image.clone());
+        let known = self.want.images.entry(text.clone()).or_insert_with(|| image.clone());
         // Whoever wants it anew gets it anew, and so does everybody.
-        if image.pull == Pull::Always {
-            known.pull = Pull::Always;
+        if matches!(image.pull, Pull::Always | Pull::Build) {
+            known.pull = image.pull;
         }
-        Ok(text.to_owned())
+        Ok(text)
     }
 
     fn source(&self, text: &str, node: &Node, path: &str) -> Result<ImageSource, Fault> {

@@ -40,7 +40,7 @@ impl Work<'_> {
             let what = format!("`{cwd}` must be an absolute path without blanks");
             return Err(refused(service, &format!("{path}.working_dir"), what));
         }
-        if self.setting.oci() && !is_native(service) {
+        if self.setting.oci() && !is_native(service) && !self.is_built(service) {
             return oci(service, path, (entrypoint, command), (ids, cwd), instance);
         }
         let words: Vec<String> = entrypoint.into_iter().chain(command).flatten().collect();
@@ -76,6 +76,14 @@ impl Work<'_> {
         instance.files.push(file(SCRIPT_PATH, 0o755, script(&words, signal)));
         instance.files.push(file(EXIT_PATH, 0o644, String::new()));
         Ok(())
+    }
+}
+
+impl Work<'_> {
+    /// Whether the image is built here, and so a system image.
+    fn is_built(&self, service: &Node) -> bool {
+        service.at("build").is_some()
+            || service.text_at("image").is_some_and(|image| self.want.builds.contains_key(image))
     }
 }
 

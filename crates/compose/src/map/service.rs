@@ -16,7 +16,8 @@ impl Work<'_> {
     pub(super) fn service(&mut self, service: &str, node: &Node) -> Result<(), Fault> {
         let path = format!("services.{service}");
         namespaces(node, &path)?;
-        let image = self.image(node, &path)?;
+        let image = self.image(service, node, &path)?;
+        let node = &self.with_image(&image, node, &path)?;
         let replicas = self.replicas(service, node, &path)?;
         let restart = restart(node, &path)?;
         let others: usize = self.want.services.values().map(|other| other.instances.len()).sum();

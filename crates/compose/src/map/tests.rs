@@ -158,7 +158,10 @@ fn an_image_of_a_registry_on_the_new_server() {
 
 /// What a service says, and what is said of it.
 const REFUSED: &[(&str, &str)] = &[
-    ("build: .", "services.web.build: cannot be had: images are not built yet"),
+    (
+        "build: {context: ., privileged: true}",
+        "services.web.build.privileged: cannot be had: a build has no privileges",
+    ),
     ("container_name: ../../x", "is no name of an instance"),
     ("container_name: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'", "at most 63"),
     ("environment: {A: \"x\\ny\"}", "services.web.environment.A: has a line break"),

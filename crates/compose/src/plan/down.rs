@@ -18,6 +18,10 @@ pub struct Down {
     pub select: Select,
     /// What becomes of volumes.
     pub volumes: Volumes,
+    /// What becomes of networks.
+    pub networks: Networks,
+    /// Whether what others have made in the server's project goes too.
+    pub reach: Reach,
     /// Whether the server's project goes when it is empty.
     pub project: Option<String>,
 }
@@ -54,7 +58,43 @@ pub enum Volumes {
     Remove,
 }
 
+/// What becomes of networks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Networks {
+    /// Those that were made for the project go.
+    #[default]
+    Remove,
+    /// They stay.
+    Keep,
+}
+
+/// How far a plan reaches in the server's project.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// To what was made for the Compose project.
+    #[default]
+    Ours,
+    /// To every instance and volume in it.
+    All,
+}
+
 impl Select {
+    /// With the services that those which are meant depend on, by their labels.
+    #[must_use]
+    pub fn with_dependencies(mut self, seen: &Observed) -> Select {
+        let mut open = self.services.clone();
+        while let Some(name) = open.pop() {
+            let own = seen.ours(&self.project).filter(|(_, one)| one.service() == Some(&name));
+            for on in own.flat_map(|(_, one)| one.depends()) {
+                if !self.services.iter().any(|known| known == on) {
+                    self.services.push(on.to_owned());
+                    open.push(on.to_owned());
+                }
+            }
+        }
+        self
+    }
+
     fn means(&self, seen: &Seen) -> bool {
         let service = seen.service().unwrap_or_default();
         let named = self.services.is_empty() || self.services.iter().any(|name| name == service);
@@ -200,12 +240,23 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
     if !select.services.is_empty() {
         return plan;
     }
-    plan.notes.extend(seen.copies(&select.project));
+    let mut going: BTreeSet<String> = select.of(seen).0.into_iter().map(|(name, _)| name.clone()).collect();
+    let ours = seen.project.as_ref().and_then(|keys| keys.get(label::PROJECT)) == Some(&select.project);
+    let whole = options.reach == Reach::All && ours;
+    if whole {
+        for (name, one) in seen.instances.iter().filter(|(name, _)| !going.contains(*name)) {
+            let step = remove_one(&mut plan, name, one, select.grace(one), Vec::new());
+            unpublish(&mut plan, seen, name, vec![step]);
+        }
+        going.extend(seen.instances.keys().cloned());
+    } else {
+        plan.notes.extend(seen.copies(&select.project));
+    }
     let all: Vec<usize> = (0..plan.steps.len()).collect();
-    let going: BTreeSet<String> = select.of(seen).0.into_iter().map(|(name, _)| name.clone()).collect();
     let project = options.project.as_deref().unwrap_or_default();
     let mut left = Vec::new();
-    for (name, network) in seen.our_networks(&select.project) {
+    let networks = seen.our_networks(&select.project).filter(|_| options.networks == Networks::Remove);
+    for (name, network) in networks {
         let others = network.used_by.iter().filter(|path| !is_one_of(path, project, &going));
         let others: Vec<&str> = others.map(String::as_str).collect();
         if others.is_empty() {
@@ -215,7 +266,8 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
             plan.notes.push(format!("network {name} stays: it is used by {}", others.join(", ")));
         }
     }
-    let volumes: Vec<_> = seen.our_volumes(&select.project).collect();
+    let ours_too = seen.our_volumes(&select.project);
+    let volumes: Vec<_> = if whole { seen.volumes.iter().collect() } else { ours_too.collect() };
     if options.volumes == Volumes::Remove {
         for ((pool, name), _) in &volumes {
             let action = Action::RemoveVolume { pool: pool.clone(), name: name.clone() };
@@ -225,7 +277,6 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
     let stays = (options.volumes == Volumes::Keep && !volumes.is_empty())
         || seen.instances.keys().any(|name| !going.contains(name))
         || seen.volumes.len() > volumes.len();
-    let ours = seen.project.as_ref().and_then(|keys| keys.get(label::PROJECT)) == Some(&select.project);
     if let Some(name) = options.project.as_ref().filter(|_| ours && !stays) {
         let needs = all.into_iter().chain(left).collect();
         plan.push(Action::RemoveProject { name: name.clone() }, needs);

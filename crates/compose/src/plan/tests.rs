@@ -230,7 +230,7 @@ fn a_copy_is_nobodys() {
     let plan = planned(&want, &seen, &all);
     assert_eq!((lines(&plan), &plan.notes[..]), (Vec::new(), &notes.map(str::to_owned)[..]));
     let select = Select { project: "p".to_owned(), ..Select::default() };
-    let options = Down { select, volumes: Volumes::Remove, project: Some("p".to_owned()) };
+    let options = Down { select, volumes: Volumes::Remove, project: Some("p".to_owned()), ..Down::default() };
     let plan = down(&seen, &options);
     assert_eq!(plan.notes, notes);
     let left = after(seen, &plan);
@@ -367,7 +367,7 @@ fn down_leaves_nothing_and_stops_who_depends_first() {
     let mut seen = with(&want);
     seen.published.insert("web-1".to_owned(), [("p".to_owned(), keys(&[]))].into());
     let select = Select { project: "p".to_owned(), ..Select::default() };
-    let options = Down { select, volumes: Volumes::Remove, project: Some("p".to_owned()) };
+    let options = Down { select, volumes: Volumes::Remove, project: Some("p".to_owned()), ..Down::default() };
     let plan = down(&seen, &options);
     assert_eq!(
         lines(&plan)[..4],
@@ -390,7 +390,10 @@ fn down_leaves_what_others_use() {
     let users = ["/1.0/instances/web-1?project=p", "/1.0/instances/web-1?project=other"];
     seen.networks.get_mut("p-default").expect("it").used_by = users.map(str::to_owned).to_vec();
     let select = Select { project: "p".to_owned(), ..Select::default() };
-    let plan = down(&seen, &Down { select, volumes: Volumes::Keep, project: Some("p".to_owned()) });
+    let plan = down(
+        &seen,
+        &Down { select, volumes: Volumes::Keep, project: Some("p".to_owned()), ..Down::default() },
+    );
     assert_eq!(plan.notes, ["network p-default stays: it is used by /1.0/instances/web-1?project=other"]);
     let kinds: Vec<&str> = plan.steps.iter().map(|step| step.action.kind()).collect();
     assert_eq!(kinds, ["instance", "instance", "project"]);

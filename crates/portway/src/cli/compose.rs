@@ -2,20 +2,63 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 pub(crate) mod config;
+pub(crate) mod dropin;
+pub(crate) mod images;
 pub(crate) mod inside;
 pub(crate) mod lifecycle;
+pub(crate) mod variables;
 
 /// `portway compose`.
 #[derive(Debug, Args)]
 pub(crate) struct ComposeArgs {
     #[command(flatten)]
     pub(crate) files: FileArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: ComposeCommand,
+}
+
+/// Which server, and how it is told what happens there: the same for every command.
+#[derive(Debug, Default, Clone, Args)]
+#[group(skip)]
+pub(crate) struct PlaceArgs {
+    /// Server of the configuration of Incus' client; the one on this host when left out
+    #[arg(long, env = "INCUS_REMOTE", hide_env = true, value_name = "NAME")]
+    pub(crate) remote: Option<String>,
+    /// Storage pool of instances and volumes that name none
+    #[arg(long, value_name = "POOL")]
+    pub(crate) storage_pool: Option<String>,
+    /// Steps at a time
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) workers: Option<u16>,
+    /// Whether what happens is shown for a terminal
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) ansi: Option<AnsiArg>,
+    /// A line for each step that begins, too
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// Taken for the sake of incus-compose: variables of the shell are always used
+    #[arg(short = 'E', long, hide = true)]
+    pub(crate) os_env: bool,
+    /// Taken for the sake of incus-compose: projects share the server's images
+    #[arg(long, hide = true, value_name = "PROJECT")]
+    pub(crate) image_cache: Option<String>,
+}
+
+/// Whether what happens is shown for a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AnsiArg {
+    /// Lines without colours
+    Never,
+    /// On a terminal only
+    Always,
+    /// On a terminal
+    Auto,
 }
 
 /// Which files, and what they are read with: the same for every command.
@@ -74,6 +117,15 @@ pub(crate) enum ComposeCommand {
     /// What is there and has changed is changed while it runs, restarted, or made anew, whichever is enough. Nothing
     /// else is touched. After a failure or a signal the next one goes on from there.
     Up(lifecycle::UpArgs),
+    /// Build the images of services
+    ///
+    /// With buildah, podman or docker, whichever is here, on this machine. The server gets the result as an image of
+    /// its own, which is not rebuilt by `up` unless asked for.
+    Build(images::BuildArgs),
+    /// Have the server fetch the images of services
+    Pull(images::PullArgs),
+    /// Send images that were built here to their registries
+    Push(images::PushArgs),
     /// Make what the files say, and start nothing
     Create(lifecycle::CreateArgs),
     /// Set the number of replicas of services
@@ -100,4 +152,14 @@ pub(crate) enum ComposeCommand {
     Ps(lifecycle::PsArgs),
     /// Wait until the instances of services stop; prints their exit codes
     Wait(lifecycle::WaitArgs),
+    /// List everything that was made for the project
+    List(dropin::ResourcesArgs),
+    /// Run the client of Incus in the server's project
+    #[command(disable_help_flag = true)]
+    Incus(dropin::IncusArgs),
+    /// Taken for the sake of incus-compose: no daemon for health is needed
+    #[command(hide = true, disable_help_flag = true)]
+    Healthd(dropin::HealthdArgs),
+    /// Print the version
+    Version(dropin::VersionArgs),
 }

@@ -156,13 +156,13 @@ pub(super) fn known(stage: &Stage, want: &ComposeProject) -> Outcome<BTreeMap<St
     Ok(found)
 }
 
-/// Builds what is needed for these services; whether anything was built.
+/// Builds what is needed for these services.
 pub(super) fn bring(
     stage: &Stage,
     want: &ComposeProject,
     services: &BTreeSet<String>,
     (when, builder): (When, Option<BuilderArg>),
-) -> Outcome<bool> {
+) -> Outcome {
     let there = known(stage, want)?;
     let is_due = |build: &Build| {
         let image = want.images.get(&build.name);
@@ -170,14 +170,14 @@ pub(super) fn bring(
         when == When::All || each_time || !there.contains_key(&build.name)
     };
     let due: Vec<Build> = of(want, services).into_iter().filter(is_due).collect();
-    let Some(first) = due.first() else { return Ok(false) };
+    let Some(first) = due.first() else { return Ok(()) };
     if when == When::Never {
         return match due.iter().find(|build| !there.contains_key(&build.name)) {
             Some(build) => {
                 let stop = Stop::refused(format!("image {} is not built", build.name));
                 Err(stop.hint("leave out --no-build, or run `portway compose build`"))
             }
-            None => Ok(false),
+            None => Ok(()),
         };
     }
     let workshop = Workshop::find(builder).map_err(|stop| match stop {
@@ -187,8 +187,7 @@ pub(super) fn bring(
         }
         other => other,
     })?;
-    make(stage, want, &workshop, &due, &Output::default())?;
-    Ok(true)
+    make(stage, want, &workshop, &due, &Output::default())
 }
 
 fn make(

@@ -46,11 +46,7 @@ impl Replica {
 
 /// The server.
 pub(super) fn client() -> Outcome<Client> {
-    let socket = Client::discover(|name| std::env::var(name).ok()).ok_or_else(|| {
-        let stop = Stop::of(FailureKind::Unreachable, "there is no Incus on this host");
-        stop.hint("INCUS_SOCKET names its socket")
-    })?;
-    Ok(Client::new(socket))
+    super::remote::client()
 }
 
 /// A failure of the server's.

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use portway_compose::apply::exit_code;
 use portway_compose::observe::{Life, Observed};
-use portway_compose::plan::{self, Down, Hold, Plan, Select, Volumes};
+use portway_compose::plan::{self, Down, Hold, Networks, Plan, Reach, Select, Volumes};
 use portway_compose::want::Keys;
 use portway_control::api::FailureKind;
 
 use super::stage::{Change, Stage, server};
 use crate::cli::compose::FileArgs;
-use crate::cli::compose::lifecycle::{ChangeArgs, DownArgs, RmArgs, ServiceArgs, StopArgs, WaitArgs};
+use crate::cli::compose::lifecycle::{ChangeArgs, DownArgs, RmArgs, RmiArg, ServiceArgs, StopArgs, WaitArgs};
 use crate::failure::{Outcome, Stop};
 use crate::output::Out;
 
@@ -21,31 +21,57 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs `down`.
 pub(super) fn down(files: &FileArgs, args: &DownArgs) -> Outcome {
-    let mut one =
-        Select { services: args.services.clone(), grace: seconds(args.timeout), ..Select::default() };
-    one.one_offs = true;
-    let volumes = if args.volumes { Volumes::Remove } else { Volumes::Keep };
-    change(files, &args.change, one, &|seen, select, project| {
-        let options = Down { select: select.clone(), volumes, project: Some(project.to_owned()) };
-        plan::down(seen, &options)
-    })
+    let (stage, name, project) = open(files)?;
+    // Down twice, or of what was never up: nothing to be done but for images, and no failure.
+    let seen = match &project {
+        Some(project) => {
+            let select = Select {
+                project: name.clone(),
+                services: args.services.clone(),
+                grace: seconds(args.timeout),
+                one_offs: true,
+            };
+            let options = Down {
+                select,
+                volumes: if args.volumes || args.project { Volumes::Remove } else { Volumes::Keep },
+                networks: if args.no_networks { Networks::Keep } else { Networks::Remove },
+                reach: if args.project { Reach::All } else { Reach::Ours },
+                project: Some(project.clone()),
+            };
+            let change = Change { project, config: Keys::new(), want: None, args: &args.change };
+            stage.change(&change, &|seen| Ok(plan::down(seen, &options)))?
+        }
+        None => Observed::default(),
+    };
+    let which = match (args.rmi, args.images) {
+        (Some(which), _) => which,
+        (None, true) => RmiArg::All,
+        (None, false) => return Ok(()),
+    };
+    super::rmi::run(&stage, (&name, project.as_deref()), &seen, which, args)
 }
 
 /// Runs `start`.
 pub(super) fn start(files: &FileArgs, args: &ServiceArgs) -> Outcome {
-    change(files, &args.change, select(args, None), &|seen, select, _| plan::start(seen, select))
+    change(files, &args.change, select(args, None), &|seen, select, _| {
+        plan::start(seen, &with(args.with_deps, select, seen))
+    })
 }
 
 /// Runs `stop`.
 pub(super) fn stop(files: &FileArgs, args: &StopArgs) -> Outcome {
     let select = select(&args.of, seconds(args.timeout));
-    change(files, &args.of.change, select, &|seen, select, _| plan::stop(seen, select))
+    change(files, &args.of.change, select, &|seen, select, _| {
+        plan::stop(seen, &with(args.of.with_deps, select, seen))
+    })
 }
 
 /// Runs `restart`.
 pub(super) fn restart(files: &FileArgs, args: &StopArgs) -> Outcome {
     let select = select(&args.of, seconds(args.timeout));
-    change(files, &args.of.change, select, &|seen, select, _| plan::restart(seen, select))
+    change(files, &args.of.change, select, &|seen, select, _| {
+        plan::restart(seen, &with(args.of.with_deps, select, seen))
+    })
 }
 
 /// Runs `kill`.
@@ -98,6 +124,12 @@ fn meant(
     let ours =
         seen.ours(name).filter(|(_, one)| one.service().is_some_and(|own| services.iter().any(|s| s == own)));
     Ok(ours.map(|(name, one)| (name.clone(), one.life)).collect::<Vec<_>>().into_iter())
+}
+
+/// The same, with what it depends on when that is asked for.
+pub(super) fn with(dependencies: bool, select: &Select, seen: &Observed) -> Select {
+    let select = select.clone();
+    if dependencies { select.with_dependencies(seen) } else { select }
 }
 
 fn nowhere(name: &str) -> Stop {

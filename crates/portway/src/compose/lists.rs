@@ -175,7 +175,11 @@ pub(super) fn volumes(files: &FileArgs, args: &ListArgs) -> Outcome {
 }
 
 /// Names and pools; with services only those they mount.
-async fn volumes_of(client: &Client, name: &str, services: &[String]) -> Outcome<Vec<(String, String)>> {
+pub(super) async fn volumes_of(
+    client: &Client,
+    name: &str,
+    services: &[String],
+) -> Outcome<Vec<(String, String)>> {
     let replicas = found::replicas(client, name, services, Detail::Listed).await?;
     let mounted = |volume: &str| {
         let mut devices =

@@ -1,10 +1,11 @@
 //! `ps`: the instances of a project.
 
 use portway_compose::observe::{Life, Seen};
+use portway_compose::plan::Select;
 use portway_compose::want::Keys;
 use serde::Serialize;
 
-use super::lifecycle::open;
+use super::lifecycle::{open, with};
 use super::published;
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::lifecycle::{PsArgs, PsFormat};
@@ -29,9 +30,11 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
     let mut rows = Vec::new();
     if let Some(project) = project {
         let seen = stage.look(&project, None)?;
+        let select = Select { project: name.clone(), services: args.services.clone(), ..Select::default() };
+        let services = with(args.with_deps, &select, &seen).services;
         for (instance, one) in seen.ours(&name) {
             let service = one.service().unwrap_or_default();
-            let named = args.services.is_empty() || args.services.iter().any(|name| name == service);
+            let named = services.is_empty() || services.iter().any(|name| name == service);
             if named && (args.all || one.life != Life::Stopped) {
                 let ours = seen.published.get(instance).into_iter().flat_map(|devices| devices.values());
                 let is_proxy = |device: &&Keys| device.get("type").is_some_and(|kind| kind == "proxy");

@@ -9,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use portway_compose::engine::Note;
 use portway_compose::plan::Plan;
 
+use super::remote;
 use crate::failure::printable;
 
 /// Time between two pictures.
@@ -25,7 +26,7 @@ pub(super) struct Show<'p> {
 
 impl<'p> Show<'p> {
     pub(super) fn new(plan: &'p Plan) -> Show<'p> {
-        let live = io::stderr().is_terminal();
+        let live = io::stderr().is_terminal() && !remote::wishes().plain;
         let live = live.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         let widths = plan.steps.iter().map(|step| step.action.kind().len() + step.action.name().len() + 1);
         let width = widths.max().unwrap_or_default().min(48);
@@ -55,7 +56,12 @@ impl<'p> Show<'p> {
     }
 
     fn begin(&self, step: usize, what: &str) {
-        let Some(live) = &self.live else { return };
+        let Some(live) = &self.live else {
+            if remote::wishes().debug {
+                self.line(&self.text(step, what));
+            }
+            return;
+        };
         let bar = live.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
             bar.set_style(style);

@@ -1,7 +1,6 @@
 //! What a command that changes a project needs: the server, the daemon, the project, and a plan carried out.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::io::{self, Write as _};
 use std::sync::Mutex;
 
@@ -19,6 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::remote;
 use super::show::Show;
 use crate::cli::compose::lifecycle::ChangeArgs;
 use crate::failure::{Outcome, Stop, chain, printable};
@@ -38,16 +38,14 @@ pub(super) struct Stage {
 impl Stage {
     /// Finds the server. Does not connect.
     pub(super) fn open() -> Outcome<Stage> {
-        let socket = Client::discover(|name| env::var(name).ok()).ok_or_else(|| {
-            Stop::of(FailureKind::Unreachable, "there is no Incus server on this host").hint(
-                "its socket is taken from INCUS_SOCKET or INCUS_DIR, else looked for in the usual places",
-            )
-        })?;
-        Ok(Stage { client: Client::new(socket), portway: None, runtime: session::runtime()? })
+        Ok(Stage { client: remote::client()?, portway: None, runtime: session::runtime()? })
     }
 
-    /// Looks for the daemon; whether it answers.
+    /// Looks for the daemon; whether it answers. It is beside the server, or there is none.
     pub(super) fn find_daemon(&mut self) -> Outcome<bool> {
+        if remote::is_far()? {
+            return Ok(false);
+        }
         let client = portway_control::Client::new(session::paths()?.socket);
         match self.runtime.block_on(client.server()) {
             Ok(_) => {
@@ -127,7 +125,7 @@ impl Stage {
         let report = self.runtime.block_on(async {
             let work = engine::run(
                 plan,
-                usize::from(of.args.parallel),
+                usize::from(remote::wishes().workers.unwrap_or(of.args.parallel)),
                 halted,
                 async |action| hands.perform(action).await.map_err(|error| chain(&error)),
                 |step, note: Note<'_>| show.tell(step, note),
@@ -210,6 +208,8 @@ pub(super) fn server(error: &IncusError) -> Stop {
         IncusError::Unreachable { .. } | IncusError::TimedOut { .. } | IncusError::StreamEnded { .. } => {
             FailureKind::Unreachable
         }
+        // What is said in the stead of a server elsewhere.
+        IncusError::Status { code: 502, .. } => FailureKind::Unreachable,
         _ => FailureKind::Refused,
     };
     Stop::of(kind, chain(error))
@@ -220,6 +220,7 @@ fn look_failed(error: &LookError) -> Stop {
         LookError::Server(error) => server(error),
         LookError::Portway(error) => Stop::of(error.kind(), chain(error)),
         LookError::NoPool => Stop::refused(error.to_string()),
+        LookError::UnknownPool(_) => Stop::of(FailureKind::Missing, error.to_string()),
     }
 }
 

@@ -17,6 +17,8 @@ use portway_incus::ResourceId;
 use portway_model::DeviceSpec;
 use tokio::sync::watch;
 
+use super::build::When;
+use super::remote;
 use super::stage::{Change, Stage, scale, server, warn};
 use super::{enabling, stop};
 use crate::cli::compose::FileArgs;
@@ -63,6 +65,9 @@ pub(super) fn rescale(files: &FileArgs, args: &ScaleArgs) -> Outcome {
         pull: None,
         proxy_engine: None,
         allow: false,
+        build: false,
+        no_build: false,
+        builder: None,
         change: crate::cli::compose::lifecycle::ChangeArgs {
             dry_run: args.change.dry_run,
             parallel: args.change.parallel,
@@ -85,7 +90,21 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     }
     let mut stage = Stage::open()?;
     let dir = super::files::options(files)?.dir;
-    let (mut want, engine) = wanted(&mut stage, &project, make, (scale, dir))?;
+    let is_final = make.change.dry_run || make.no_build;
+    let images = if is_final { Images::Built } else { Images::ToBeBuilt };
+    let (mut want, engine) = wanted(&mut stage, &project, make, (scale.clone(), dir.clone()), images)?;
+    want.warnings.iter().for_each(|line| warn(line));
+    let strange = stage.runtime.block_on(strangers(&stage.client, &want)).map_err(|error| server(&error))?;
+    want.privileges.extend(strange);
+    let granting = Granting { allow: make.allow, dry_run: make.change.dry_run };
+    grant(&stage, &mut want, granting)?;
+    if !make.change.dry_run && !want.builds.is_empty() {
+        built(&stage, &want, make, &options)?;
+        let granted = want.config.remove(label::GRANTED);
+        // What runs in the images is known now.
+        (want, _) = wanted(&mut stage, &project, make, (scale, dir), Images::Built)?;
+        want.config.extend(granted.map(|granted| (label::GRANTED.to_owned(), granted)));
+    }
     options.services = make.services.clone();
     options.disabled = project.disabled.clone();
     options.orphans = if make.remove_orphans { Orphans::Remove } else { Orphans::Keep };
@@ -99,13 +118,11 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
             Some(PullArg::Always) => Pull::Always,
             Some(PullArg::Missing) => Pull::Missing,
             Some(PullArg::Never) => Pull::Never,
-            None => image.pull,
+            Some(PullArg::Policy) | None => image.pull,
         };
     }
     want.config.insert(label::ENGINE.to_owned(), engine.to_owned());
-    let strange = stage.runtime.block_on(strangers(&stage.client, &want)).map_err(|error| server(&error))?;
-    want.privileges.extend(strange);
-    grant(&stage, &mut want, make)?;
+    want.config.extend(remote::wishes().pool.map(|pool| (label::POOL.to_owned(), pool)));
     let mut config = want.config.clone();
     config.insert(label::PROJECT.to_owned(), want.name.clone());
     if !make.change.dry_run {
@@ -115,29 +132,59 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     stage.change(&change, &|seen| plan_up(&want, seen, &options)).map(|_| ())
 }
 
+/// What the mapping of a project depends on: the server, and what is on this host.
+fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
+    let facts = stage.runtime.block_on(stage.client.server()).map_err(|error| server(&error))?;
+    let named = map::paths(project, &dir).into_iter();
+    let mut real: BTreeMap<PathBuf, PathBuf> =
+        named.filter_map(|path| Some((path.clone(), super::files::real(&path)?))).collect();
+    if remote::is_far()? {
+        // They are paths of the server's host, and nothing here tells where they lead.
+        map::binds(project).iter().for_each(|path| drop(real.remove(path)));
+    }
+    Ok(Setting {
+        extensions: facts.api_extensions.into_iter().collect(),
+        files: contents(project, &real)?,
+        real,
+        dir,
+        ..Setting::default()
+    })
+}
+
+/// What the project comes to on this server, whatever carries its ports: enough to know its images.
+pub(super) fn mapped(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<ComposeProject> {
+    let setting = setting(stage, project, dir)?;
+    // What runs in an image that is to be built anew is not asked about: it may be what is wrong with it.
+    map::map(project, &setting).map_err(stop)
+}
+
+/// What is known of images that are built here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Images {
+    /// Nothing of those that are built anew.
+    ToBeBuilt,
+    /// All.
+    Built,
+}
+
 /// What the project comes to on this server, and what carries its ports.
 fn wanted(
     stage: &mut Stage,
     project: &Project,
     make: &MakeArgs,
     (scale, dir): (BTreeMap<String, u32>, PathBuf),
+    images: Images,
 ) -> Outcome<(ComposeProject, &'static str)> {
-    let facts = stage.runtime.block_on(stage.client.server()).map_err(|error| server(&error))?;
-    let named = map::paths(project, &dir).into_iter();
-    let real: BTreeMap<PathBuf, PathBuf> =
-        named.filter_map(|path| Some((path.clone(), super::files::real(&path)?))).collect();
-    let mut setting = Setting {
-        extensions: facts.api_extensions.into_iter().collect(),
-        scale,
-        files: contents(project, &real)?,
-        real,
-        dir,
-        ..Setting::default()
-    };
+    let mut setting = Setting { scale, ..setting(stage, project, dir)? };
     let first = map::map(project, &setting).map_err(stop)?;
     setting.engine = engine(stage, &first, make)?;
+    setting.built = super::build::known(stage, &first)?;
+    if images == Images::ToBeBuilt {
+        let is_kept =
+            |name: &String| !make.build && first.images.get(name).is_none_or(|one| one.pull != Pull::Build);
+        setting.built.retain(|name, _| is_kept(name));
+    }
     let mut want = map::map(project, &setting).map_err(stop)?;
-    want.warnings.iter().for_each(|line| warn(line));
     if setting.engine == Engine::Incus {
         return Ok((want, "incus"));
     }
@@ -176,6 +223,16 @@ fn engine(stage: &mut Stage, want: &ComposeProject, make: &MakeArgs) -> Outcome<
             .hint("take the project down first"));
     }
     let publishes = want.instances().any(|(_, one)| !one.ports.is_empty());
+    if remote::is_far()? {
+        return match known.or(asked) {
+            Some(Engine::Portway) => {
+                let what = "ports that are devices of Portway belong to a daemon beside the server";
+                Err(Stop::refused(what)
+                    .hint("run this there, or say --proxy-engine incus before the first up"))
+            }
+            _ => Ok(Engine::Incus),
+        };
+    }
     match known.or(asked) {
         Some(Engine::Incus) => Ok(Engine::Incus),
         Some(Engine::Portway) => {
@@ -206,8 +263,28 @@ fn contents(project: &Project, real: &BTreeMap<PathBuf, PathBuf>) -> Outcome<BTr
     map::reads(project).into_iter().map(read).collect()
 }
 
+/// Builds the images that these services need.
+fn built(stage: &Stage, want: &ComposeProject, make: &MakeArgs, options: &Up) -> Outcome {
+    let services = super::build::selected(want, &make.services, !options.no_deps);
+    let when = match (make.build, make.no_build) {
+        (true, _) => When::All,
+        (_, true) => When::Never,
+        _ => When::Missing,
+    };
+    super::build::bring(stage, want, &services, (when, make.builder))
+}
+
+/// How privileges are granted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Granting {
+    /// All of them are.
+    pub(super) allow: bool,
+    /// Nothing is done anyhow.
+    pub(super) dry_run: bool,
+}
+
 /// Asks for what the files want beyond their own instances, once.
-fn grant(stage: &Stage, want: &mut ComposeProject, make: &MakeArgs) -> Outcome {
+pub(super) fn grant(stage: &Stage, want: &mut ComposeProject, granting: Granting) -> Outcome {
     if want.privileges.is_empty() {
         return Ok(());
     }
@@ -217,7 +294,7 @@ fn grant(stage: &Stage, want: &mut ComposeProject, make: &MakeArgs) -> Outcome {
     let mut granted: BTreeSet<String> = serde_json::from_str(&said).unwrap_or_default();
     let asked = want.privileges.iter().map(|one| (format!("{}: {}", one.service, one.what), &one.place));
     let open: Vec<(String, &String)> = asked.filter(|(what, _)| !granted.contains(what)).collect();
-    if !open.is_empty() && !make.allow && !make.change.dry_run {
+    if !open.is_empty() && !granting.allow && !granting.dry_run {
         let mut err = io::stderr().lock();
         for (what, place) in &open {
             // Nothing is left to do when standard error cannot be written.

@@ -75,6 +75,15 @@ fn it_is_built(server: Server) {
     assert!(argued.err.contains("building"), "{argued:?}");
     scene.ok(&["up", "-d"]);
     assert!(first(&scene, "app-1").contains("carol"));
+
+    let dry = scene.ok(&["down", "--rmi", "all", "--dry-run"]);
+    assert!(dry.out.contains("remove image shop/worker:1\n"), "{dry:?}");
+    scene.ok(&["down", "--rmi", "local"]);
+    let left: Vec<_> =
+        scene.images().iter().map(|image| image["properties"]["description"].clone()).collect();
+    assert_eq!(left, ["shop/worker:1"]);
+    scene.ok(&["down", "--rmi", "all"]);
+    assert!(scene.images().is_empty());
 }
 
 #[test]
@@ -103,12 +112,15 @@ fn a_build_that_cannot_be_had_is_told() {
     let failing = "FROM scratch\nCOPY bin /bin\nRUN [\"/bin/sh\", \"-c\", \"exit 7\"]\n";
     is_refused(&inline(failing), 1, "buildah could not build");
     is_refused(&inline("FROM scratch\nCOPY bin /bin\n"), 2, "its image says nothing of what runs in it");
+    scene.write("compose.yaml", &inline("FROM scratch\nCOPY bin /bin\nCMD [\"/bin/sleep\", \"1\"]\n"));
+    scene.ok(&["build"]);
     std::fs::create_dir(scene.home().join("other")).unwrap();
     is_refused("services: {app: {build: ../other}}\n", 1, "privileges that were not granted");
     is_refused("services: {app: {build: {context: ., privileged: true}}}\n", 2, "a build has no privileges");
+    is_refused("services: {app: {build: './$$(x)'}}\n", 2, "is neither a path nor an address");
     is_refused("services: {app: {image: x, pull_policy: build}}\n", 2, "nothing says how it is built");
     // The shell is nobody's.
-    let odd = "$(touch hit); `touch hit`";
+    let odd = "; touch hit; `touch hit` #";
     scene.write(&format!("{odd}/Dockerfile"), "FROM scratch\nCOPY Dockerfile /\nCMD [\"/x\"]\n");
     scene.write("compose.yaml", &format!("services: {{app: {{build: {:?}}}}}\n", format!("./{odd}")));
     let built = scene.run(&["build"]);

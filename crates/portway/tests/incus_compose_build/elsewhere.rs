@@ -1,6 +1,7 @@
 //! Servers elsewhere.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
 use portway_testkit::{HTTPS_ADDRESS, Server, Trusted, certificate};
@@ -30,18 +31,19 @@ fn elsewhere(scene: &mut Scene) -> Trusted<'static> {
 fn it_is_reached(server: Server) {
     let Some(mut scene) = Scene::open(server, "far") else { return };
     let trusted = elsewhere(&mut scene);
+    let port = scene.bed.netns().enter(|| TcpListener::bind("127.0.0.1:0")?.local_addr()).unwrap();
     scene.write(
         "compose.yaml",
-        "services:
+        &"services:
   web:
     image: local:bb
     command: [sh, -c, 'exec sleep 100000']
-    ports: ['127.0.0.1:0:80']
-    volumes: ['./data:/data']
+    ports: ['127.0.0.1:PORT:80']
+    volumes: ['/usr:/data:ro']
     stop_grace_period: 0s
-",
+"
+        .replace("PORT", &port.unwrap().port().to_string()),
     );
-    fs::create_dir(scene.path("data")).unwrap();
     let none = scene.run(&["--remote", "none", "ps"]);
     assert!(none.code == Some(4) && none.err.contains("there is no server none"), "{none:?}");
     let other = scene.run(&["--remote", "other", "ps"]);
@@ -49,7 +51,7 @@ fn it_is_reached(server: Server) {
     scene.words = ["--remote", "r1"].map(str::to_owned).to_vec();
     // Nothing but TLS leads to the server from here on.
     let asked = scene.end(scene.command(&["up", "-d"]).env("INCUS_SOCKET", "/nowhere"));
-    assert!(asked.code == Some(1) && asked.err.contains("/data of the host"), "{asked:?}");
+    assert!(asked.code == Some(1) && asked.err.contains("read /usr of the host"), "{asked:?}");
     let portway = scene.run(&["up", "-d", "--proxy-engine", "portway"]);
     assert!(portway.code == Some(1) && portway.err.contains("beside the server"), "{portway:?}");
     let up = scene.end(scene.command(&["up", "-d", "--allow"]).env("INCUS_SOCKET", "/nowhere"));

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod builds;
 #[cfg(test)]
+mod dropin;
+#[cfg(test)]
 mod elsewhere;
 #[cfg(test)]
 mod scene;

@@ -6,6 +6,25 @@ use crate::keys::{KEYS, Treatment};
 /// A key, and lines of a service that say it; a line that begins with `/` stands at the top.
 const EFFECTS: &[(&str, &str)] = &[
     ("services.annotations", "annotations: {a: b}"),
+    ("services.build", "build: ."),
+    ("services.build.additional_contexts", "build: {context: ., additional_contexts: {a: ./b}}"),
+    ("services.build.args", "build: {context: ., args: {A: b}}"),
+    ("services.build.context", "build: {context: ./b}"),
+    ("services.build.dockerfile", "build: {context: ., dockerfile: b}"),
+    ("services.build.dockerfile_inline", "build: {context: ., dockerfile_inline: FROM b}"),
+    ("services.build.extra_hosts", "build: {context: ., extra_hosts: ['a=10.0.0.1']}"),
+    ("services.build.labels", "build: {context: ., labels: {a: b}}"),
+    ("services.build.network", "build: {context: ., network: none}"),
+    ("services.build.no_cache", "build: {context: ., no_cache: true}"),
+    ("services.build.platforms", "build: {context: ., platforms: [linux/arm64]}"),
+    ("services.build.pull", "build: {context: ., pull: true}"),
+    ("services.build.secrets", "build: {context: ., secrets: [sec]}"),
+    ("services.build.secrets.source", "build: {context: ., secrets: [{source: tok}]}"),
+    ("services.build.secrets.target", "build: {context: ., secrets: [{source: sec, target: t}]}"),
+    ("services.build.shm_size", "build: {context: ., shm_size: 64m}"),
+    ("services.build.tags", "build: {context: ., tags: ['a:1']}"),
+    ("services.build.target", "build: {context: ., target: t}"),
+    ("services.build.ulimits", "build: {context: ., ulimits: {nofile: 5}}"),
     ("services.cap_add", "cap_drop: [ALL]\n    cap_add: [CHOWN]"),
     ("services.cap_drop", "cap_drop: [NET_RAW]"),
     ("services.command", "command: other"),
@@ -229,11 +248,13 @@ fn every_mapped_key_makes_a_difference() {
         } else {
             "attach: true"
         };
+        let base = if key.starts_with("services.build.") { "build: ." } else { base };
         let (plain, with) = (mapped(&document(base), &setting), mapped(&document(lines), &setting));
         let differ = plain.services != with.services
             || plain.networks != with.networks
             || plain.volumes != with.volumes
-            || plain.images != with.images;
+            || plain.images != with.images
+            || plain.builds != with.builds;
         assert!(differ, "{key} makes no difference");
         assert!(with.warnings.iter().all(|line| !line.contains("ignored")), "{key}: {:?}", with.warnings);
     }

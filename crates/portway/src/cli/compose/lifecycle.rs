@@ -2,6 +2,8 @@
 
 use clap::{Args, ValueEnum};
 
+use super::images::BuilderArg;
+
 /// What carries published ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EngineArg {
@@ -20,6 +22,8 @@ pub(crate) enum PullArg {
     Missing,
     /// Not at all
     Never,
+    /// As each service says
+    Policy,
 }
 
 /// Shared by what changes the project.
@@ -53,6 +57,15 @@ pub(crate) struct MakeArgs {
     /// When images are fetched
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) pull: Option<PullArg>,
+    /// Build images that are there already too
+    #[arg(long, conflicts_with = "no_build")]
+    pub(crate) build: bool,
+    /// Build no image
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// What builds; the first of these that is here when left out
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    pub(crate) builder: Option<BuilderArg>,
     /// What carries published ports; the first `up` decides for good
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub(crate) proxy_engine: Option<EngineArg>,
@@ -108,8 +121,29 @@ pub(crate) struct ScaleArgs {
     pub(crate) scale: Vec<String>,
 }
 
+/// Which images are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RmiArg {
+    /// Those that were built and that the file gives no name
+    Local,
+    /// Those that were built, and those that were fetched
+    All,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DownArgs {
+    /// Remove images of the services too
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub(crate) rmi: Option<RmiArg>,
+    /// The same as `--rmi all`
+    #[arg(long, hide = true)]
+    pub(crate) images: bool,
+    /// Leave the networks
+    #[arg(long)]
+    pub(crate) no_networks: bool,
+    /// Remove the server's project with all that is in it, whoever has made it, volumes too
+    #[arg(long, conflicts_with_all = ["services", "no_networks"])]
+    pub(crate) project: bool,
     /// Remove volumes of the project too
     #[arg(short, long)]
     pub(crate) volumes: bool,
@@ -130,6 +164,9 @@ pub(crate) struct DownArgs {
 pub(crate) struct ServiceArgs {
     #[command(flatten)]
     pub(crate) change: ChangeArgs,
+    /// What the services depend on too
+    #[arg(long)]
+    pub(crate) with_deps: bool,
     /// Services; all when left out
     #[arg(value_name = "SERVICE")]
     pub(crate) services: Vec<String>,
@@ -174,6 +211,9 @@ pub(crate) struct PsArgs {
     /// Names only
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// What the services depend on too
+    #[arg(long)]
+    pub(crate) with_deps: bool,
     /// Names of services only
     #[arg(long, name = "names_of_services", long = "services")]
     pub(crate) only_services: bool,
