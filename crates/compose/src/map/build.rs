@@ -248,9 +248,11 @@ fn fill(node: &mut Node, image: &Config) {
     for (key, said) in
         [("working_dir", &image.working_dir), ("user", &image.user), ("stop_signal", &image.stop_signal)]
     {
-        if !said.is_empty() && !(key == "working_dir" && said == "/") {
-            node.default_at(key, Value::Text(said.clone()));
+        // What everything begins in needs not be said.
+        if said.is_empty() || (key, said.as_str()) == ("working_dir", "/") {
+            continue;
         }
+        node.default_at(key, Value::Text(said.clone()));
     }
     if !image.env.is_empty() {
         node.default_at("environment", Value::empty_map());
