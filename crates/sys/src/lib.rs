@@ -4,8 +4,8 @@
 //! namespace and with which capabilities it has to be called. There is no policy here.
 //!
 //! - [`netns`], [`userns`], [`sandbox`]: namespaces, ids, capabilities, seccomp;
-//! - [`process`], [`pidfd`], [`sched`], [`signals`]: starting our own roles, watching foreign processes, when a thread
-//!   runs, what it is told;
+//! - [`process`], [`pidfd`], [`sched`], [`signals`], [`resident`]: starting our own roles, watching foreign processes,
+//!   when a thread runs, what it is told, what of the program stays in memory;
 //! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`]: sockets and
 //!   pipes of the data path;
 //! - [`seqpacket`], [`shm`]: what daemon and worker share;
@@ -21,6 +21,7 @@ pub mod netns;
 pub mod pidfd;
 pub mod pipe;
 pub mod process;
+pub mod resident;
 pub mod sandbox;
 pub mod sched;
 pub mod seqpacket;

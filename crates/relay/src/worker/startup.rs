@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use portway_sys::seqpacket::Channel;
-use portway_sys::{netns, process, sandbox};
+use portway_sys::{netns, process, resident, sandbox};
 
 use super::engine::{Engine, Parts};
 use crate::wire::{FromWorker, Init, PROTOCOL_VERSION, Sandbox, ToWorker};
@@ -68,6 +68,9 @@ pub fn serve(
     match set_up(channel, adoption, init, fds, confinement) {
         Ok(mut engine) => {
             drop(voice);
+            if confinement == Confinement::Process {
+                resident::shed();
+            }
             engine.say_ready();
             engine.run().map_err(WorkerError::Poll)
         }
