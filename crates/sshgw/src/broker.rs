@@ -21,6 +21,7 @@ mod fresh;
 mod gate;
 mod grant;
 mod helper;
+mod identity;
 mod judge;
 mod login;
 mod open;

@@ -1,20 +1,18 @@
 //! One connection's process, as the broker sees it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use portway_incus::Client;
 use portway_model::rfc3339;
 use portway_sys::pidfd;
 use portway_sys::process::{self, Exit};
 use portway_sys::seqpacket::Channel;
-use portway_sys::sockopt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -23,30 +21,22 @@ use super::account::Account;
 use super::count::bump;
 use super::gate::Fault;
 use super::helper::{self, Kind, May};
+use super::identity::Identity;
 use super::judge::Reason;
 use super::login::Entrance;
-use super::open::{self, ABSENT, Opened, Order, Refusal};
+use super::open::{self, Opened, Order, Refusal};
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, lock};
 use crate::audit::{Direction, Event, bounded};
 use crate::greeting;
-use crate::session::{CHANNEL_FD, CONNECTION_FD, ROLE};
 use crate::watched::{receive, send, watched, watched_channel};
-use crate::wire::{self, Answered, Asked, Breach, Init, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
+use crate::wire::{self, Answered, Asked, Breach, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
 
 /// How long a process may take to end once its client has gone: longer than it leaves its programs.
 const END: Duration = Duration::from_secs(30);
 
 /// Beyond the time a client has, for the process to say so itself.
 const GRACE_BEYOND: Duration = Duration::from_secs(2);
-
-/// When a client that says nothing is asked by TCP whether it is there, how often, and when it is given up.
-const GONE: Duration = Duration::from_secs(60);
-const GONE_PROBE: Duration = Duration::from_secs(15);
-const GONE_PROBES: u32 = 4;
-
-/// How long the instance of a name is taken to be the one it was.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// Exit status where one program more is one too many.
 const TOO_MANY: u8 = 255;
@@ -79,15 +69,7 @@ struct Child {
     /// Channels whose programs were started and have not ended.
     running: Mutex<BTreeSet<u32>>,
     /// Which instance it is, beyond its name.
-    identity: Mutex<Identity>,
-}
-
-/// What tells an instance from others of its name.
-#[derive(Debug, Default)]
-struct Identity {
-    uuid: Option<String>,
-    /// When it was looked at, or somebody has logged in.
-    at: Option<Instant>,
+    identity: Identity,
 }
 
 /// Serves a connection to its end, and says what its source is to be blamed for.
@@ -98,7 +80,7 @@ pub(super) async fn serve(
     peer: SocketAddr,
     end: &Notify,
 ) -> Option<Fault> {
-    let started = start(broker, id, stream, peer);
+    let started = begin::start(broker, id, stream, peer);
     let (child, process) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -156,7 +138,6 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         }
     };
     let Record { session, pid, peer, connection, grant, since_seconds, identity, .. } = record;
-    let identity = Identity { uuid: identity, at: None };
     tracing::info!(session, "a session was taken over");
     bump(&broker.count.sessions);
     broker.judge.entered(&grant, peer.ip());
@@ -173,7 +154,7 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         ledger,
         entrance,
         running: Mutex::default(),
-        identity: Mutex::new(identity),
+        identity: Identity::of(identity),
     };
     let child = Arc::new(child);
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(since_seconds);
@@ -198,72 +179,6 @@ enum Told {
     Ended,
     /// It asked for what it may not.
     Breach(Breach),
-}
-
-fn start(
-    broker: &Arc<Broker>,
-    id: u64,
-    stream: TcpStream,
-    peer: SocketAddr,
-) -> io::Result<(Child, process::Child)> {
-    let local = stream.local_addr()?;
-    let ip = |address: SocketAddr| address.ip().to_canonical();
-    let connection = format!("{} {} {} {}", ip(peer), peer.port(), ip(local), local.port());
-    stream.set_nodelay(true)?;
-    // One that has vanished is noticed where no questions are asked over SSH either.
-    sockopt::keepalive(stream.as_fd(), GONE, GONE_PROBE, GONE_PROBES)?;
-    let stream = stream.into_std()?;
-    let (ours, theirs) = Channel::pair()?;
-    let entrance = Entrance::new(&broker.judge);
-    let init = Init {
-        version: PROTOCOL_VERSION,
-        host_keys: broker.host_keys.clone(),
-        banner: if broker.options.options.banner {
-            greeting::banner(&broker.options.banner)
-        } else {
-            String::new()
-        },
-        ids: broker.options.ids.map(|ids| (ids.uid, ids.gid)),
-        methods: entrance.methods(),
-        // Less than a second would be never.
-        idle_secs: broker.options.options.idle_timeout.map_or(0, |limit| limit.as_secs().max(1)),
-        grace_secs: GRACE.as_secs(),
-        log: broker.options.log.as_str().to_owned(),
-    };
-    ours.send(&wire::encode(&init, &[])?, &[])?;
-    const { assert!(CONNECTION_FD == process::FIRST_FD && CHANNEL_FD == process::FIRST_FD + 1) };
-    // Whatever can fail comes before the process: nobody would look after it.
-    let (session, link) = (name()?, watched_channel(ours)?);
-    let process = process::spawn_role(&ROLE, vec![stream.into(), theirs.into()], Vec::new())?;
-    let child = Child {
-        broker: Arc::clone(broker),
-        id,
-        pid: process.pid,
-        session,
-        peer,
-        connection,
-        link,
-        ledger: Mutex::default(),
-        entrance,
-        running: Mutex::default(),
-        identity: Mutex::default(),
-    };
-    Ok((child, process))
-}
-
-/// A name that no other session has: 128 bits in 26 letters and digits, so that its socket's path stays short.
-fn name() -> io::Result<String> {
-    const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let number = u128::from_ne_bytes(bytes);
-    let letter = |at: u32| char::from(LETTERS[usize::from((number >> (5 * at)).to_le_bytes()[0] & 31)]);
-    Ok((0..26).map(letter).collect())
-}
-
-/// The instance of a grant by what stays through its names.
-async fn uuid(client: &Client, grant: &Grant) -> Option<String> {
-    client.instance(&grant.project, &grant.instance).await.ok().flatten().and_then(|instance| instance.uuid)
 }
 
 /// Waits for the end of a child, killed first if it is to be.
@@ -430,7 +345,7 @@ impl Child {
     /// Somebody has logged in. Where the next broker is to knock, if that can be had.
     fn enter(self: &Arc<Self>, grant: &Grant) -> Option<OwnedFd> {
         lock(&self.ledger).logged_in();
-        lock(&self.identity).at = Some(Instant::now());
+        self.identity.entered();
         self.broker.leave(self.id);
         self.note(&Event::Login { grant });
         let (person, proof) = (grant.person.as_str(), grant.proof.as_str());
@@ -463,32 +378,9 @@ impl Child {
     /// Notes which instance a session is about, so that none of the same name takes its place.
     async fn identify(&self, record: Record) {
         let Ok(client) = self.client(&record.grant) else { return };
-        let Some(uuid) = uuid(&client, &record.grant).await else { return };
-        lock(&self.identity).uuid.get_or_insert_with(|| uuid.clone());
+        let Some(uuid) = self.identity.learn(&client, &record.grant).await else { return };
         if let Err(error) = self.broker.roll.change(&Record { identity: Some(uuid), ..record }) {
             tracing::debug!(%error, "the instance of a session is not noted");
-        }
-    }
-
-    /// Whether the instance of a grant is the one it was. One without an identity is not another; a server that cannot be
-    /// asked is refused as such.
-    async fn check_identity(&self, client: &Client, grant: &Grant) -> Result<(), Refusal> {
-        if lock(&self.identity).at.is_some_and(|at| at.elapsed() < FRESH) {
-            return Ok(());
-        }
-        let found = client.instance(&grant.project, &grant.instance).await;
-        let found = found.map_err(|error| open::failure(&grant.instance, &error))?;
-        // That there is none is told by whoever looks for it.
-        let Some(found) = found.and_then(|instance| instance.uuid) else { return Ok(()) };
-        let mut identity = lock(&self.identity);
-        match &identity.uuid {
-            Some(uuid) if *uuid != found => {
-                Err(Refusal::new(ABSENT, format!("instance {} is another than it was", grant.instance)))
-            }
-            _ => {
-                *identity = Identity { uuid: Some(found), at: Some(Instant::now()) };
-                Ok(())
-            }
         }
     }
 
@@ -526,7 +418,7 @@ impl Child {
         self.say(id, Reply::Starting, Vec::new()).await;
         let permitted = open::permitted(grant, order, |action| self.broker.judge.decide(grant, action));
         let opened = match permitted.and_then(|order| Ok((order, self.client(grant)?))) {
-            Ok((order, client)) => match self.check_identity(&client, grant).await {
+            Ok((order, client)) => match self.identity.check(&client, grant).await {
                 Ok(()) => self.opened(&client, grant, &order).await,
                 Err(refusal) => Err(refusal),
             },
@@ -572,7 +464,7 @@ impl Child {
         let jails = self.broker.options.options.chroot_sftp;
         let kind = if jail { Kind::Jailed } else { Kind::General { jails } };
         let started = match self.client(grant) {
-            Ok(client) => match self.check_identity(&client, grant).await {
+            Ok(client) => match self.identity.check(&client, grant).await {
                 Ok(()) => {
                     helper::start(&client, is_far, beside, grant, (may, kind), environment, place).await
                 }
@@ -609,6 +501,7 @@ impl Child {
     }
 }
 
+mod begin;
 mod starting;
 #[cfg(test)]
 mod tests;
