@@ -21,7 +21,7 @@ use crate::outbox::Outbox;
 use crate::terminal;
 
 /// Bytes for a program's standard input that may be under way: they are kept here while it does not read.
-const INPUT_WINDOW: u32 = 256 * 1024;
+const INPUT_WINDOW: u32 = 1024 * 1024;
 
 /// What a program that was hung up is told after that, each with the time since.
 const FAREWELL: [(Told, Duration); 2] =

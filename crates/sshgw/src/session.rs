@@ -26,12 +26,14 @@ mod transfers;
 
 use std::io;
 use std::net::TcpStream as StdStream;
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portway_sys::process;
 use portway_sys::seqpacket::Channel;
+use portway_sys::sockopt;
 use tokio::net::TcpStream;
 
 use crate::confine::{NotConfined, confine};
@@ -119,6 +121,12 @@ fn serve() -> Result<(), SessionError> {
     Ok(())
 }
 
+/// Has the client go on at once.
+fn acknowledge(stream: &TcpStream) {
+    // The kernel does it in its own time.
+    let _later = sockopt::acknowledge(stream.as_fd());
+}
+
 /// How a client is served.
 struct Setting {
     grace: Duration,
@@ -147,7 +155,8 @@ async fn converse(
     let helper = client.helper();
     let reading = tokio::spawn(async move { link.read().await });
     let serving = async {
-        match russh::server::run_stream(config, Paced::new(stream, pace).idle_after(idle), client).await {
+        let paced = Paced::new(stream, pace).idle_after(idle).prompt(acknowledge);
+        match russh::server::run_stream(config, paced, client).await {
             Ok(session) => session.await,
             Err(error) => Err(error),
         }

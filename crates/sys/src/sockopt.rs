@@ -26,6 +26,15 @@ fn keepalive_time(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().saturating_add(up).clamp(1, MAX_KEEPALIVE_SECS))
 }
 
+/// `TCP_QUICKACK`: what has come is acknowledged now, and not with the next data or 40 ms later. It holds until the kernel
+/// sees fit (tcp(7)), so it is said each time.
+///
+/// # Errors
+/// Those of setsockopt(2): the socket is not tcp.
+pub fn acknowledge(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(sockopt::set_tcp_quickack(fd, true)?)
+}
+
 /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged before the connection is ended.
 /// Zero is the kernel's default (retransmission count).
 ///

@@ -19,6 +19,15 @@ const STUCK: Duration = Duration::from_secs(120);
 /// How long a client may stay after the goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// Read in one go, bytes, before the programs have their turn: they work on one part while the next one comes, and find it
+/// in the processor's cache. Without an end to it a fast client's whole window was read first (measured: 200 MB sent by
+/// SFTP took 1.25 times as long as with OpenSSH's server).
+const TURN_BYTES: usize = 128 << 10;
+
+/// Waits for a client after which its bytes are acknowledged at once. A login takes fewer; OpenSSH's client sends its first
+/// messages by Nagle's rule, each held back until the one before it is acknowledged (measured: 40 ms of 80 of a login).
+const PROMPT_WAITS: u8 = 64;
+
 /// Says when the connection is to rest.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Pace(Arc<Mutex<Option<Duration>>>);
@@ -43,7 +52,14 @@ pub(super) struct Paced<S> {
     stuck: Option<Pin<Box<Sleep>>>,
     goodbye: Option<Pin<Box<Sleep>>>,
     idle: Option<Idle>,
+    /// Read since others had their turn, bytes.
+    turn: usize,
+    /// Acknowledges what has come, so many times more.
+    prompt: Option<Prompt<S>>,
 }
+
+/// Waits that are left, and what is done before each.
+type Prompt<S> = (u8, fn(&S));
 
 /// When nothing has gone either way for long enough.
 #[derive(Debug)]
@@ -69,7 +85,7 @@ impl Idle {
 
 impl<S> Paced<S> {
     pub(super) const fn new(stream: S, pace: Pace) -> Self {
-        Self { stream, pace, rest: None, stuck: None, goodbye: None, idle: None }
+        Self { stream, pace, rest: None, stuck: None, goodbye: None, idle: None, turn: 0, prompt: None }
     }
 
     /// Ends as if the client had closed when nothing has gone either way for this long.
@@ -82,9 +98,25 @@ impl<S> Paced<S> {
         self
     }
 
+    /// Has `acknowledge` called while the connection is young, each time before the client is waited for.
+    pub(super) fn prompt(mut self, acknowledge: fn(&S)) -> Self {
+        self.prompt = Some((PROMPT_WAITS, acknowledge));
+        self
+    }
+
     fn moved(&mut self) {
         if let Some(idle) = &mut self.idle {
             idle.last = Instant::now();
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        if let Some((left, acknowledge)) = &mut self.prompt {
+            acknowledge(&self.stream);
+            *left -= 1;
+            if *left == 0 {
+                self.prompt = None;
+            }
         }
     }
 
@@ -125,9 +157,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             ready!(rest.as_mut().poll(cx));
             this.rest = None;
         }
+        if this.turn >= TURN_BYTES {
+            this.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         if polled.is_ready() {
+            this.turn += buf.filled().len() - before;
             this.moved();
+        } else {
+            this.turn = 0;
+            this.acknowledge();
         }
         polled
     }
@@ -155,6 +197,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::time::Instant;
 
@@ -188,6 +232,34 @@ mod tests {
         let begin = Instant::now();
         assert_eq!(paced.read(&mut [0; 8]).await.expect("an end"), 0);
         assert!(begin.elapsed() >= GOODBYE);
+    }
+
+    /// Fails when what has come is not acknowledged before a wait, or is for ever.
+    #[tokio::test]
+    async fn a_young_connection_is_prompt() {
+        thread_local!(static TOLD: Cell<u8> = const { Cell::new(0) });
+        let (ours, mut theirs) = tokio::io::duplex(10);
+        let mut paced = Paced::new(ours, Pace::default()).prompt(|_| TOLD.set(TOLD.get() + 1));
+        for wait in 1..=PROMPT_WAITS + 1 {
+            let (read, ()) = tokio::join!(paced.read_u8(), async {
+                assert_eq!(TOLD.get(), wait.min(PROMPT_WAITS));
+                theirs.write_all(b"a").await.expect("room");
+            });
+            assert_eq!(read.expect("a byte"), b'a');
+        }
+    }
+
+    /// Fails when a client that sends as fast as it is read keeps everybody else from their turn.
+    #[tokio::test]
+    async fn others_have_their_turn() {
+        let (ours, mut theirs) = tokio::io::duplex(2 * TURN_BYTES);
+        theirs.write_all(&vec![0; 2 * TURN_BYTES]).await.expect("room");
+        let mut paced = Paced::new(ours, Pace::default());
+        let other = tokio::spawn(async {});
+        paced.read_exact(&mut vec![0; TURN_BYTES]).await.expect("what was sent");
+        assert!(!other.is_finished(), "a turn is not cut short");
+        paced.read_exact(&mut [0]).await.expect("what was sent");
+        assert!(other.is_finished());
     }
 
     /// Fails when a connection on which something moves is ended, in either direction, or one that is idle is not.
