@@ -2,10 +2,12 @@
 //!
 //! It is told what to run by a file and by nobody else ([`portway_proto::service`]). Signals go on to the program; the
 //! one by which an instance is asked to stop (SIGPWR) as the service's own stop signal. Processes that lost their parent
-//! are reaped. When the program has ended, what is left of its output is kept, its status is kept, and this process
-//! ends with the same status, and the instance with it: whether the service is started again is not decided here.
+//! are reaped. When the program has ended, what is left of its output is kept, and its status. Then it is started again,
+//! where the file says so and nobody has asked for the end ([`Again`](portway_proto::service::Again)); else this process
+//! ends with the same status, and the instance with it.
 
 mod log;
+mod pace;
 mod tail;
 mod user;
 
@@ -29,6 +31,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::{environment, status, terminal};
 use log::Log;
+use pace::Pace;
 
 pub(crate) use tail::tail;
 
@@ -55,6 +58,8 @@ struct Service {
     signals: Signals,
     stop: i32,
     log: Log,
+    /// Whether the end was asked for.
+    is_halted: bool,
 }
 
 /// Runs what the file in `dir` says and returns the exit status of this process.
@@ -62,6 +67,8 @@ pub(crate) fn run(dir: &Path) -> Result<u8, (u8, String)> {
     let failed = |what: &str, error: io::Error| (status::FAILED, format!("cannot {what}: {error}"));
     // Before anything can be told to end.
     let signals = Signals::take().map_err(|error| failed("take signals", error))?;
+    // What an earlier run has left says nothing of this one.
+    let _none = fs::remove_file(dir.join(STATE));
     let mut log = Log::open(dir).map_err(|error| failed("open the log", error))?;
     let wanted = fs::read(dir.join(SPEC)).map_err(|error| format!("cannot read what to run: {error}"));
     let spec = wanted
@@ -70,20 +77,13 @@ pub(crate) fn run(dir: &Path) -> Result<u8, (u8, String)> {
         Ok(spec) => spec,
         Err(why) => return Ok(end(dir, &mut log, NOT_RUN[0], &why)),
     };
-    match start(&spec) {
-        Ok((pid, outputs)) => {
-            keep(dir, State::Running(log.stamp()));
-            let stop = i32::from(spec.stop.unwrap_or(TERM));
-            let mut service = Service { pid, outputs, signals, stop, log };
-            let exit = service.serve().map_err(|error| failed("wait", error))?;
-            let how = match exit {
-                0..=128 => format!("exited with status {exit}"),
-                _ => format!("ended with status {exit}"),
-            };
-            Ok(end(dir, &mut service.log, exit, &how))
-        }
-        Err((exit, why)) => Ok(end(dir, &mut log, exit, &why)),
-    }
+    let (pid, outputs) = match start(&spec) {
+        Ok(started) => started,
+        Err((exit, why)) => return Ok(end(dir, &mut log, exit, &why)),
+    };
+    let stop = i32::from(spec.stop.unwrap_or(TERM));
+    let mut service = Service { pid, outputs, signals, stop, log, is_halted: false };
+    service.run(dir, &spec).map_err(|error| failed("wait", error))
 }
 
 /// Keeps the end and returns its status.
@@ -122,6 +122,10 @@ fn start(spec: &Spec) -> Result<(Pid, Outputs), (u8, String)> {
         let name = String::from_utf8_lossy(&spec.args[0]).into_owned();
         (NOT_RUN[1], format!("{name}: not found"))
     })?;
+    if !spec.cwd.is_empty() {
+        // As container engines have it; what cannot be is told by the program's start.
+        let _ = fs::create_dir_all(Path::new(std::ffi::OsStr::from_bytes(&spec.cwd)));
+    }
     let (outputs, theirs) = streams(spec.terminal, who.uid)
         .map_err(|error| cannot(format!("cannot make its streams: {error}")))?;
     if who.uid != 0 {
@@ -191,7 +195,62 @@ fn find(name: &[u8], env: &[CString]) -> Option<CString> {
     candidates.into_iter().find(runs).and_then(|file| CString::new(file.as_os_str().as_bytes()).ok())
 }
 
+/// Ends what a program has left behind when it is to be started again, as the end of the instance would have.
+fn clear() {
+    // Anywhere else than as the first process of its own this would be everybody.
+    if rustix::process::getpid().is_init() {
+        let _none = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
+    }
+}
+
 impl Service {
+    /// Until the program has ended for good; its status. One that cannot be started is not tried again.
+    fn run(&mut self, dir: &Path, spec: &Spec) -> io::Result<u8> {
+        let mut pace = Pace::new(spec.delay);
+        let mut times = 0;
+        loop {
+            let begin = Instant::now();
+            keep(dir, State::Running(self.log.stamp()));
+            let exit = self.serve()?;
+            self.outputs.clear();
+            let how = match exit {
+                0..=128 => format!("exited with status {exit}"),
+                _ => format!("ended with status {exit}"),
+            };
+            end(dir, &mut self.log, exit, &how);
+            if self.is_halted || !spec.again.after(exit, times) {
+                return Ok(exit);
+            }
+            clear();
+            if self.halts_within(pace.after(begin.elapsed()))? {
+                return Ok(exit);
+            }
+            times = times.saturating_add(1);
+            match start(spec) {
+                Ok((pid, outputs)) => (self.pid, self.outputs) = (pid, outputs),
+                Err((exit, why)) => return Ok(end(dir, &mut self.log, exit, &why)),
+            }
+        }
+    }
+
+    /// Waits so long before the next start; whether the end was asked for meanwhile.
+    fn halts_within(&mut self, pause: Duration) -> io::Result<bool> {
+        let begin = Instant::now();
+        loop {
+            while let Some(number) = self.signals.read()? {
+                if number == HALT || number == self.stop || number == i32::from(TERM) {
+                    return Ok(true);
+                }
+            }
+            self.reap();
+            let left = pause.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.wait(Some(left))?;
+        }
+    }
+
     /// Until the program has ended and its output is kept; its status.
     fn serve(&mut self) -> io::Result<u8> {
         let mut ended: Option<(u8, Instant)> = None;
@@ -223,7 +282,7 @@ impl Service {
         let fds = outputs.chain([self.signals.as_fd()]);
         let mut polled: Vec<PollFd<'_>> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let limit = left.map(|left| rustix::event::Timespec {
-            tv_sec: 0,
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().max(1_000_000).into(),
         });
         match rustix::event::poll(&mut polled, limit.as_ref()) {
@@ -233,10 +292,13 @@ impl Service {
     }
 
     /// Passes a signal on.
-    fn take(&self, number: i32) {
+    fn take(&mut self, number: i32) {
         let number = match number {
             CHILD => return,
-            HALT => self.stop,
+            HALT => {
+                self.is_halted = true;
+                self.stop
+            }
             number => number,
         };
         if let Some(signal) = Signal::from_named_raw(number) {

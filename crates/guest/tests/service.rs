@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use portway_proto::service::{LOGS, Record, SPEC, STATE, Source, Spec, Stamp, State};
+use portway_proto::service::{Again, LOGS, Record, SPEC, STATE, Source, Spec, Stamp, State};
 use portway_testkit::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -119,6 +120,41 @@ fn a_signals_end_has_its_number() {
     let left = said(dir.path()).into_iter().filter_map(|(_, text)| text.parse::<i32>().ok()).next_back();
     let left = left.and_then(Pid::from_raw).expect("its number");
     kill_process(left, Signal::KILL).expect("it is left to whoever the parent is");
+}
+
+/// Fails when a program is started once too often or too seldom, or after somebody has asked for its end.
+#[test]
+fn a_program_is_started_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let count = dir.path().join("count");
+    let script = |ends: &str| format!("echo >>{0}; n=$(wc -l <{0}); echo run $n; {ends}", count.display());
+    let runs = || fs::read_to_string(&count).unwrap_or_default().lines().count();
+    let spec = |again, ends: &str| Spec { again, delay: Some(Duration::ZERO), ..shell(&script(ends)) };
+    assert_eq!(run(dir.path(), &spec(Again::OnFailure(Some(2)), "exit 5")).0, Some(5));
+    assert_eq!(runs(), 3);
+    assert_eq!(run(dir.path(), &spec(Again::OnFailure(None), "test $n = 6")).0, Some(0));
+    assert_eq!(runs(), 6);
+    assert!(matches!(state(dir.path()), Some(State::Exited(0, _))));
+    let until = |wanted: usize| wait_for("another run", || (runs() >= wanted).then_some(())).expect("runs");
+    let mut child = start(
+        dir.path(),
+        &spec(Again::Always, "trap 'exit 9' TERM; test $n -lt 9 && exit 0; while :; do sleep 0.05; done"),
+    );
+    until(9);
+    wait_for("its words", || said(dir.path()).contains(&(Source::Out, "run 9".to_owned())).then_some(()))
+        .expect("they are kept");
+    signal(&child, Signal::POWER);
+    assert!(child.wait().expect("it ends").code().is_some_and(|code| code == 9 || code == 143));
+    assert_eq!(runs(), 9);
+    // Nothing runs while it waits for its next start, and it hears all the same.
+    let long = Spec { delay: Some(Duration::from_secs(1000)), ..spec(Again::Always, "exit 4") };
+    let mut child = start(dir.path(), &long);
+    until(10);
+    wait_for("its end", || matches!(state(dir.path()), Some(State::Exited(4, _))).then_some(()))
+        .expect("kept");
+    signal(&child, Signal::POWER);
+    assert_eq!(child.wait().expect("it ends").code(), Some(4));
+    assert_eq!(runs(), 10);
 }
 
 #[test]

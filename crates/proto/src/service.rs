@@ -9,7 +9,7 @@ mod spec;
 mod user;
 
 pub use record::{Record, Source, Stamp};
-pub use spec::{Spec, SpecError};
+pub use spec::{Again, Spec, SpecError};
 pub use user::User;
 
 /// The folder.

@@ -1,6 +1,20 @@
 //! What a service runs: fields `name=value`, each with a zero byte after it, so that a value is any text a program
 //! can be given.
 
+use std::time::Duration;
+
+/// When the program is started again after its end, by the service's first process itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Again {
+    /// Never.
+    #[default]
+    No,
+    /// When its status is not 0; so many times at most.
+    OnFailure(Option<u32>),
+    /// However it ends, unless it was asked to.
+    Always,
+}
+
 /// What a service runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spec {
@@ -18,6 +32,10 @@ pub struct Spec {
     pub stop: Option<u8>,
     /// Whether it runs on a terminal.
     pub terminal: bool,
+    /// When it is started again.
+    pub again: Again,
+    /// Before each start after the first, in whole milliseconds; a time that grows from start to start when there is none.
+    pub delay: Option<Duration>,
 }
 
 /// Why bytes are no [`Spec`].
@@ -32,6 +50,9 @@ pub enum SpecError {
     /// The number is none, or no signal.
     #[error("a signal that is none")]
     Signal,
+    /// When it is started again is said in words nobody knows.
+    #[error("a restart that is none")]
+    Again,
     /// There is nothing to run.
     #[error("no program")]
     NoProgram,
@@ -63,6 +84,12 @@ impl Spec {
         }
         if self.terminal {
             fields.push(("terminal", b"1".to_vec()));
+        }
+        if let Some(word) = self.again.word() {
+            fields.push(("again", word.into_bytes()));
+        }
+        if let Some(delay) = self.delay {
+            fields.push(("delay", delay.as_millis().to_string().into_bytes()));
         }
         let mut out = Vec::new();
         for (name, value) in fields {
@@ -103,6 +130,11 @@ impl Spec {
                         Some(number.filter(|n| (1..=SIGNAL_MAX).contains(n)).ok_or(SpecError::Signal)?);
                 }
                 b"terminal" => spec.terminal = value == b"1",
+                b"again" => spec.again = Again::of(&value).ok_or(SpecError::Again)?,
+                b"delay" => {
+                    let number = str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+                    spec.delay = Some(number.map(Duration::from_millis).ok_or(SpecError::Again)?);
+                }
                 _ => return Err(SpecError::Field),
             }
         }
@@ -110,6 +142,36 @@ impl Spec {
             return Err(SpecError::NoProgram);
         }
         Ok(spec)
+    }
+}
+
+impl Again {
+    /// As it is kept; nothing for never.
+    fn word(self) -> Option<String> {
+        match self {
+            Again::No => None,
+            Again::Always => Some("always".to_owned()),
+            Again::OnFailure(None) => Some("on-failure".to_owned()),
+            Again::OnFailure(Some(most)) => Some(format!("on-failure:{most}")),
+        }
+    }
+
+    fn of(word: &[u8]) -> Option<Self> {
+        match str::from_utf8(word).ok()? {
+            "always" => Some(Again::Always),
+            "on-failure" => Some(Again::OnFailure(None)),
+            word => Some(Again::OnFailure(Some(word.strip_prefix("on-failure:")?.parse().ok()?))),
+        }
+    }
+
+    /// Whether a program that ended with `status` is started again when it has been so many times already.
+    #[must_use]
+    pub fn after(self, status: u8, times: u32) -> bool {
+        match self {
+            Again::No => false,
+            Again::Always => true,
+            Again::OnFailure(most) => status != 0 && most.is_none_or(|most| times < most),
+        }
     }
 }
 
@@ -131,8 +193,11 @@ mod tests {
             groups: bytes(&["audio", "7"]),
             stop: Some(2),
             terminal: true,
+            again: Again::OnFailure(Some(3)),
+            delay: Some(Duration::from_millis(1500)),
         };
-        for spec in [full, Spec { args: bytes(&["true"]), ..Spec::default() }] {
+        let again = |again| Spec { args: bytes(&["true"]), again, ..Spec::default() };
+        for spec in [full, again(Again::No), again(Again::Always), again(Again::OnFailure(None))] {
             assert_eq!(Spec::read(&spec.write().expect("it can be written")), Ok(spec));
         }
     }
@@ -148,11 +213,32 @@ mod tests {
             ("arg=a\0\0", SpecError::Field),
             ("arg=a\0stop=0\0", SpecError::Signal),
             ("arg=a\0stop=65\0", SpecError::Signal),
+            ("arg=a\0again=on-failure:\0", SpecError::Again),
+            ("arg=a\0again=sometimes\0", SpecError::Again),
+            ("arg=a\0delay=-1\0", SpecError::Again),
         ] {
             assert_eq!(Spec::read(text.as_bytes()), Err(error), "{text:?}");
         }
         let zero = Spec { args: bytes(&["a\0b"]), ..Spec::default() };
         assert_eq!(zero.write(), Err(SpecError::Zero));
         assert_eq!(Spec::default().write(), Err(SpecError::NoProgram));
+    }
+
+    /// Every policy, status and count.
+    #[test]
+    fn a_program_is_started_again_as_its_policy_says() {
+        for (again, status, times, starts) in [
+            (Again::No, 1, 0, false),
+            (Again::Always, 0, 99, true),
+            (Again::Always, 1, 99, true),
+            (Again::OnFailure(None), 0, 0, false),
+            (Again::OnFailure(None), 1, 99, true),
+            (Again::OnFailure(Some(2)), 0, 0, false),
+            (Again::OnFailure(Some(2)), 1, 1, true),
+            (Again::OnFailure(Some(2)), 1, 2, false),
+            (Again::OnFailure(Some(0)), 1, 0, false),
+        ] {
+            assert_eq!(again.after(status, times), starts, "{again:?} {status} {times}");
+        }
     }
 }
