@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sys", &["model"]),
     ("incus", &["model"]),
     ("composefile", &[]),
-    ("compose", &["model", "config", "control", "incus", "composefile"]),
+    ("compose", &["model", "proto", "config", "control", "incus", "composefile"]),
     ("relay", &["model", "proto", "config", "sys"]),
     ("nat", &["model", "sys"]),
     ("sshgw", &["model", "proto", "config", "control", "sys", "incus", "relay", "guestbin"]),
