@@ -24,8 +24,9 @@ use crate::want::{ComposeProject, ImageSource, Keys};
 
 mod awaiting;
 mod files;
+mod replace;
 
-pub use awaiting::{EXIT_PATH, exit_code, probe};
+pub use awaiting::{exit_code, probe};
 
 /// Between two tries of a change that another one is in the way of.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -84,6 +85,9 @@ pub enum ApplyError {
     /// An image that is nowhere.
     #[error("there is no image {0} on the server")]
     NoImage(String),
+    /// A first process of ours, and nobody has one.
+    #[error("there is no program to be its first process")]
+    NoProgram,
     /// An image of no known name.
     #[error("image {0} is not in the project")]
     UnknownImage(String),
@@ -153,6 +157,8 @@ impl Hands<'_> {
                 self.ensure(&self.volume(pool, name), config, false).await
             }
             Action::Create(one) => Box::pin(self.create(one)).await,
+            Action::Prepare(one) => Box::pin(self.prepare(one)).await,
+            Action::Replace(one) => Box::pin(self.replace(one)).await,
             Action::Change(one, difference) => Box::pin(self.change(one, difference)).await,
             Action::Start { instance, paused } => {
                 let change = if *paused { StateChange::Unfreeze } else { StateChange::Start };
@@ -266,6 +272,13 @@ impl Hands<'_> {
     }
 
     async fn create(&self, one: &Rendered) -> Result<(), ApplyError> {
+        self.make(one).await?;
+        self.write_program(one).await?;
+        self.write_files(one).await
+    }
+
+    /// Makes it without its files.
+    async fn make(&self, one: &Rendered) -> Result<(), ApplyError> {
         let known = self.images.lock().ok().and_then(|images| images.get(&one.image).cloned());
         let fingerprint = known.ok_or_else(|| ApplyError::UnknownImage(one.image.clone()))?;
         let new = NewInstance {
@@ -281,10 +294,9 @@ impl Hands<'_> {
             Err(error) => Err(error),
         };
         match made {
-            Err(error) if refused(&error, Refusal::Exists) => self.adopt(one).await?,
-            made => made.map_err(server("it cannot be made"))?,
+            Err(error) if refused(&error, Refusal::Exists) => self.adopt(one).await,
+            made => made.map_err(server("it cannot be made")),
         }
-        self.write_files(one).await
     }
 
     /// Takes one that has come since it was planned: made of the same, it gets what differs still, such as addresses.
@@ -323,12 +335,18 @@ impl Hands<'_> {
             if difference.files {
                 definition.set_config(label::FILES, None);
             }
+            if difference.program {
+                definition.set_config(label::GUEST, None);
+            }
             difference.unset.iter().for_each(|key| definition.set_config(key, None));
             difference.devices.iter().for_each(|(name, device)| definition.set_device(name, Some(device)));
             difference.gone.iter().for_each(|name| definition.set_device(name, None));
             true
         })
         .await?;
+        if difference.program {
+            self.write_program(one).await?;
+        }
         if difference.files { self.write_files(one).await } else { Ok(()) }
     }
 
@@ -412,6 +430,10 @@ impl Hands<'_> {
                 Err(error) if refused(&error, Refusal::Busy) && tries < TRIES => {
                     tokio::time::sleep(AGAIN).await;
                 }
+                // One that has just ended counts as running for a moment still.
+                Err(error) if refused(&error, Refusal::State) && tries < EARLY => {
+                    tokio::time::sleep(AGAIN).await;
+                }
                 done => return done.map_err(server("it cannot be removed")),
             }
         }
@@ -460,10 +482,11 @@ impl Hands<'_> {
     }
 }
 
-/// Configuration of an instance that has none of its files yet: until it has, the label does not say that it does.
+/// Configuration of an instance that has none of its files yet: until it has, no label says that it does.
 fn without_files(one: &Rendered) -> Keys {
     let mut config = one.config.clone();
     config.remove(label::FILES);
+    config.remove(label::GUEST);
     config
 }
 

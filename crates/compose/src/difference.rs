@@ -37,6 +37,8 @@ pub struct Difference {
     pub gone: Vec<String>,
     /// Whether files are to be written again.
     pub files: bool,
+    /// Whether its first process is another version of ours: it is replaced where it does not run.
+    pub program: bool,
 }
 
 /// Names of what we have written, for [`label::KEYS`].
@@ -119,6 +121,7 @@ pub fn difference(wanted: &Rendered, seen: &Seen, image: Option<&str>) -> Option
         found.files = true;
         found.note(Takes::Restart, "files");
     }
+    found.guest(wanted, seen);
     found.reasons.sort();
     found.reasons.dedup();
     let nothing = found.reasons.is_empty() && found.set.is_empty() && found.unset.is_empty();
@@ -145,6 +148,7 @@ impl Difference {
             devices: BTreeMap::new(),
             gone: Vec::new(),
             files: false,
+            program: false,
         }
     }
 
@@ -165,7 +169,7 @@ impl Difference {
 
     fn keys(&mut self, wanted: &Rendered, seen: &Seen, written: &Written) {
         for (key, value) in &wanted.config {
-            if seen.config.get(key) == Some(value) {
+            if seen.config.get(key) == Some(value) || key == label::GUEST {
                 continue;
             }
             self.set.insert(key.clone(), value.clone());
@@ -174,13 +178,25 @@ impl Difference {
                 self.note(takes_key(key), key.clone());
             }
         }
-        let labels =
-            [label::FILES, label::DEPENDS].into_iter().filter(|key| !wanted.config.contains_key(*key));
+        let labels = [label::FILES, label::DEPENDS, label::GUEST, label::BESIDE]
+            .into_iter()
+            .filter(|key| !wanted.config.contains_key(*key));
         self.unset.extend(labels.filter(|key| seen.config.contains_key(*key)).map(str::to_owned));
         let gone = written.config.iter().filter(|key| !wanted.config.contains_key(*key));
         for key in gone.filter(|key| seen.config.contains_key(*key)) {
             self.unset.push(key.clone());
             self.note(takes_key(key), key.clone());
+        }
+    }
+
+    /// Another version of the first process is no reason to stop a service.
+    fn guest(&mut self, wanted: &Rendered, seen: &Seen) {
+        let Some(guest) = wanted.guest().filter(|guest| seen.label(label::GUEST) != Some(*guest)) else {
+            return;
+        };
+        if seen.life == Life::Stopped || self.takes >= Takes::Restart {
+            self.program = true;
+            self.set.insert(label::GUEST.to_owned(), guest.to_owned());
         }
     }
 

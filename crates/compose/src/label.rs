@@ -13,6 +13,9 @@ pub const PROJECT: &str = "user.portway.project";
 /// nobody's.
 pub const NAME: &str = "user.portway.name";
 
+/// The name that it gets: on an instance that is made beside the one it replaces.
+pub const BESIDE: &str = "user.portway.beside";
+
 /// Name of the service; on instances.
 pub const SERVICE: &str = "user.portway.service";
 
@@ -27,6 +30,12 @@ pub const BORN: &str = "user.portway.born";
 
 /// Hash of the files that were written into it; on instances.
 pub const FILES: &str = "user.portway.files";
+
+/// Hash of the program that is its first process, when that is ours; on instances.
+pub const GUEST: &str = "user.portway.guest";
+
+/// What hashes of secrets are made with, so that who sees a hash cannot guess; on the server's project.
+pub const SEAL: &str = "user.portway.seal";
 
 /// Names of the configuration keys, devices and devices of Portway that are ours, a JSON text: what is no longer wanted
 /// goes, what somebody has set by hand stays; on instances.
@@ -64,5 +73,5 @@ pub const POOL: &str = "user.portway.pool";
 pub fn are_of(labels: &Keys, project: &str, name: &str) -> bool {
     let is = |key: &str, said: &str| labels.get(key).map(|text| text == said);
     // Without a name of its own it was made by an earlier version.
-    is(PROJECT, project) == Some(true) && is(NAME, name) != Some(false)
+    is(PROJECT, project) == Some(true) && (is(NAME, name) != Some(false) || is(BESIDE, name) == Some(true))
 }

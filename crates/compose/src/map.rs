@@ -11,7 +11,7 @@ use portway_composefile::{Fault, Kind, Project, keys as said};
 
 use crate::build::Config;
 use crate::keys;
-use crate::want::{ComposeProject, Keys, Privilege};
+use crate::want::{ComposeProject, Keys, Privilege, Program};
 
 mod build;
 mod extension;
@@ -62,6 +62,10 @@ pub struct Setting {
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// What the images that were built here say of what runs in them, by the names they have in the files.
     pub built: BTreeMap<String, Config>,
+    /// What the server's programs are built for.
+    pub architecture: String,
+    /// The first process of services on system images, built for that; where there is none they are refused.
+    pub program: Option<&'static [u8]>,
 }
 
 impl Setting {
@@ -112,6 +116,7 @@ pub fn map(project: &Project, setting: &Setting) -> Result<ComposeProject, Fault
         want: ComposeProject {
             name: project.name.clone(),
             incus_project: name::slug(&project.name),
+            program: setting.program.map(Program::new).unwrap_or_default(),
             config: pairs(&[
                 ("features.images", "false"),
                 ("features.networks", "false"),

@@ -98,6 +98,7 @@ impl Observed {
         let line = |(kind, name, config): (&str, &String, &Keys)| {
             let origin = config.get(label::NAME).filter(|origin| *origin != name)?;
             let of = config.get(label::PROJECT).is_some_and(|of| of == project);
+            let of = of && config.get(label::BESIDE).is_none_or(|gets| gets != name);
             of.then(|| format!("{kind} {name} was copied or renamed from {origin} and is left alone"))
         };
         instances.chain(volumes).filter_map(line).collect()
@@ -146,6 +147,12 @@ impl Seen {
     #[must_use]
     pub fn is_one_off(&self) -> bool {
         self.label(label::ONE_OFF).is_some()
+    }
+
+    /// Whether it was made to replace another, and whoever made it has not come that far.
+    #[must_use]
+    pub fn is_beside(&self) -> bool {
+        self.label(label::BESIDE).is_some()
     }
 
     /// Services it depends on, by its label.

@@ -16,7 +16,14 @@ pub(crate) fn facts<'a>(
     seen: &'a Observed,
     counts: &dyn Fn(&Instance) -> bool,
 ) -> Result<Facts<'a>, PlanError> {
-    let mut facts = Facts { project: &want.name, pool: &seen.pool, ..Facts::default() };
+    let seal = seen.project.as_ref().and_then(|own| own.get(label::SEAL)).or(want.config.get(label::SEAL));
+    let mut facts = Facts {
+        project: &want.name,
+        pool: &seen.pool,
+        guest: want.program.hash(),
+        seal: seal.map(String::as_str).unwrap_or_default(),
+        ..Facts::default()
+    };
     let used = used(want, counts);
     let mut subnets = Vec::new();
     let mut networks: Vec<(&String, &Network)> =

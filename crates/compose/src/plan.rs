@@ -73,6 +73,11 @@ pub enum Action {
     },
     /// Makes an instance and writes its files.
     Create(Box<Rendered>),
+    /// Makes an instance beside the one that it is to replace.
+    Prepare(Box<Rendered>),
+    /// Removes the one that is replaced, which does not run, and gives the new one its name, its files, and what only one
+    /// can have.
+    Replace(Box<Rendered>),
     /// Changes one.
     Change(Box<Rendered>, Box<Difference>),
     /// Starts one.
@@ -181,6 +186,9 @@ pub enum PlanError {
         /// Name.
         network: String,
     },
+    /// An image that is not to be fetched.
+    #[error("image {0} is not on the server, and is not to be fetched")]
+    NoImage(String),
     /// More instances than addresses.
     #[error("network {network} has no address left")]
     NoAddress {
@@ -273,6 +281,8 @@ impl Action {
             Action::Await { .. } => "service",
             Action::Publish { .. } => "ports",
             Action::Create(_)
+            | Action::Prepare(_)
+            | Action::Replace(_)
             | Action::Change(..)
             | Action::Start { .. }
             | Action::Stop { .. }
@@ -292,7 +302,9 @@ impl Action {
             | Action::RemoveVolume { name, .. }
             | Action::RemoveProject { name } => name,
             Action::Image { image } => image,
-            Action::Create(one) | Action::Change(one, _) => &one.name,
+            Action::Create(one) | Action::Prepare(one) | Action::Replace(one) | Action::Change(one, _) => {
+                &one.name
+            }
             Action::Start { instance, .. }
             | Action::Publish { instance, .. }
             | Action::Stop { instance, .. }
@@ -310,6 +322,8 @@ impl Action {
             | Action::Network { there: false, .. }
             | Action::Volume { .. }
             | Action::Create(_) => ("creating", "created"),
+            Action::Prepare(_) => ("making a new one", "new one made"),
+            Action::Replace(_) => ("replacing", "replaced"),
             Action::Project { .. } | Action::Network { .. } | Action::Change(..) => ("changing", "changed"),
             Action::Image { .. } => ("fetching", "there"),
             Action::Start { paused: false, .. } => ("starting", "started"),
@@ -336,6 +350,8 @@ impl fmt::Display for Action {
             | Action::Network { there: false, .. }
             | Action::Volume { .. }
             | Action::Create(_) => "create",
+            Action::Prepare(_) => "prepare",
+            Action::Replace(_) => "replace",
             Action::Project { .. } | Action::Network { .. } | Action::Change(..) => "change",
             Action::Image { .. } => "fetch",
             Action::Start { paused: false, .. } => "start",

@@ -25,6 +25,8 @@ pub struct Rendered {
     pub devices: BTreeMap<String, Keys>,
     /// Files that are written before it starts.
     pub files: Vec<File>,
+    /// What their hash is made with.
+    pub seal: String,
 }
 
 /// What a look at the server has told.
@@ -34,6 +36,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) project: &'a str,
     /// Pool of root disks.
     pub(crate) pool: &'a str,
+    /// Hash of the first process.
+    pub(crate) guest: &'a str,
+    /// What hashes of secrets are made with.
+    pub(crate) seal: &'a str,
     /// Networks by their key in the file.
     pub(crate) networks: BTreeMap<&'a str, Place<'a>>,
     /// Name and pool of the volumes by their key in the file.
@@ -62,6 +68,13 @@ pub(crate) struct Place<'a> {
     pub(crate) gives_addresses: bool,
 }
 
+/// The name of what is made beside an instance. No longer than an instance's may be, 63.
+pub(crate) fn beside(name: &str) -> String {
+    let begin: String = name.chars().take(48).collect();
+    let mark: String = hash(&name).chars().take(8).collect();
+    format!("{begin}-new-{mark}")
+}
+
 /// `instance` of `service` in the words of the server.
 pub(crate) fn render(service: &Service, instance: &Instance, facts: &Facts<'_>) -> Rendered {
     let mut one = Rendered {
@@ -71,6 +84,7 @@ pub(crate) fn render(service: &Service, instance: &Instance, facts: &Facts<'_>) 
         config: instance.config.clone(),
         devices: instance.devices.clone(),
         files: instance.files.clone(),
+        seal: facts.seal.to_owned(),
     };
     one.root(instance, facts);
     one.interfaces(instance, facts);
@@ -81,10 +95,28 @@ pub(crate) fn render(service: &Service, instance: &Instance, facts: &Facts<'_>) 
 }
 
 impl Rendered {
+    /// The same to be made beside the one that has the name at present: under another name, and with nothing that only
+    /// one of the two can have.
+    pub(crate) fn beside(&self) -> Rendered {
+        let mut one = self.clone();
+        one.name = beside(&self.name);
+        one.config.insert(label::NAME.to_owned(), one.name.clone());
+        one.config.insert(label::BESIDE.to_owned(), self.name.clone());
+        one.devices
+            .retain(|_, device| !matches!(device.get("type").map(String::as_str), Some("nic" | "proxy")));
+        one
+    }
+
     /// Hash of the files; empty without any.
     #[must_use]
     pub fn files_hash(&self) -> String {
-        if self.files.is_empty() { String::new() } else { hash(&self.files) }
+        if self.files.is_empty() { String::new() } else { hash(&(&self.seal, &self.files)) }
+    }
+
+    /// Hash of the program that is to be its first process, when that is ours.
+    #[must_use]
+    pub fn guest(&self) -> Option<&str> {
+        self.config.get(label::GUEST).map(String::as_str)
     }
 
     fn root(&mut self, instance: &Instance, facts: &Facts<'_>) {
@@ -169,9 +201,10 @@ impl Rendered {
             (label::NAME, instance.name.clone()),
             (label::SERVICE, service.name.clone()),
             (label::INDEX, instance.index.to_string()),
-            (label::HASH, instance.hash()),
+            (label::HASH, instance.hash(facts.seal)),
             (label::BORN, hash(&(&instance.image, mounts))),
             (label::FILES, self.files_hash()),
+            (label::GUEST, if instance.is_guest() { facts.guest.to_owned() } else { String::new() }),
             (label::KEYS, serde_json::to_string(&written).unwrap_or_default()),
             (label::DEPENDS, depends.join(",")),
             (label::GRACE, service.stop.grace.as_millis().to_string()),

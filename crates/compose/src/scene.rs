@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::label;
 use crate::observe::{Life, Observed, Seen, SeenVolume};
 use crate::plan::{Action, Plan};
-use crate::render::keys;
+use crate::render::{Rendered, beside, keys};
 use crate::want::*;
 
 /// A service of one replica with no more than an image, in the default network.
@@ -119,11 +119,16 @@ pub(crate) fn after(mut seen: Observed, plan: &Plan) -> Observed {
             Action::Volume { pool, name, config } => {
                 seen.volumes.insert((pool, name), SeenVolume { config, used_by: Vec::new() });
             }
-            Action::Create(one) => {
-                let mut config = one.config;
-                config.insert("volatile.base_image".to_owned(), seen.images[&one.image].clone());
-                let made = Seen { config, devices: one.devices, ..Seen::default() };
-                assert_eq!(seen.instances.insert(one.name, made), None, "made twice");
+            Action::Create(one) => made(&mut seen, *one),
+            Action::Prepare(one) => made(&mut seen, one.beside()),
+            Action::Replace(one) => {
+                let old = seen.instances.remove(&one.name).expect("an instance");
+                assert_eq!(old.life, Life::Stopped, "{} runs", one.name);
+                let mut new = seen.instances.remove(&beside(&one.name)).expect("the new one");
+                new.config.extend(one.config);
+                new.config.remove(label::BESIDE);
+                new.devices = one.devices;
+                seen.instances.insert(one.name, new);
             }
             Action::Change(one, difference) => {
                 let there = seen.instances.get_mut(&one.name).expect("an instance");
@@ -163,6 +168,13 @@ pub(crate) fn after(mut seen: Observed, plan: &Plan) -> Observed {
     let configs = configs.chain(seen.volumes.values_mut().map(|one| &mut one.config));
     configs.for_each(|config| config.retain(|_, value| !value.is_empty()));
     seen
+}
+
+fn made(seen: &mut Observed, one: Rendered) {
+    let mut config = one.config;
+    config.insert("volatile.base_image".to_owned(), seen.images[&one.image].clone());
+    let made = Seen { config, devices: one.devices, ..Seen::default() };
+    assert_eq!(seen.instances.insert(one.name, made), None, "made twice");
 }
 
 /// Whether the server holds anything of the project's.

@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use portway_proto::service;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -35,10 +36,46 @@ pub struct ComposeProject {
     pub volumes: BTreeMap<String, Volume>,
     /// Services by name.
     pub services: BTreeMap<String, Service>,
+    /// The first process of those whose command runs in a system image.
+    pub program: Program,
     /// What the user should know, one line each.
     pub warnings: Vec<String>,
     /// What the file asks for that not every file may have.
     pub privileges: Vec<Privilege>,
+}
+
+/// The program that is the first process of a service. It is no part of what a service is: another version of it is
+/// put in place where a service does not run anyway.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Program {
+    bytes: &'static [u8],
+    hash: String,
+}
+
+impl Program {
+    /// A program.
+    #[must_use]
+    pub fn new(bytes: &'static [u8]) -> Program {
+        Program { bytes, hash: hex(&Sha256::digest(bytes)) }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn bytes(&self) -> &'static [u8] {
+        self.bytes
+    }
+
+    /// What tells it from others.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, {}", self.bytes.len(), self.hash)
+    }
 }
 
 /// Something a file asks for that reaches out of its instances.
@@ -343,18 +380,33 @@ impl ComposeProject {
 }
 
 impl Instance {
-    /// Hash of all that it is: equal when nothing is to be done.
+    /// Hash of all that it is: equal when nothing is to be done. It may hold secrets, which nobody who reads the hash and
+    /// does not know the `seal` can guess at.
     #[must_use]
-    pub fn hash(&self) -> String {
-        hash(self)
+    pub fn hash(&self, seal: &str) -> String {
+        hash(&(seal, self))
     }
+
+    /// Whether its first process is ours.
+    #[must_use]
+    pub fn is_guest(&self) -> bool {
+        is_guest(&self.files)
+    }
+}
+
+/// Whether the first process that reads one of these is ours.
+pub(crate) fn is_guest(files: &[File]) -> bool {
+    files.iter().any(|file| file.path.strip_prefix(service::DIR) == Some(&format!("/{}", service::SPEC)))
 }
 
 /// SHA-256 of a value's JSON, in hexadecimal. Nothing that is hashed holds a map with keys other than texts.
 pub(crate) fn hash<T: Serialize>(value: &T) -> String {
-    let text = serde_json::to_vec(value).unwrap_or_default();
+    hex(&Sha256::digest(serde_json::to_vec(value).unwrap_or_default()))
+}
+
+fn hex(bytes: &[u8]) -> String {
     let mut hex = String::new();
-    for byte in Sha256::digest(text) {
+    for byte in bytes {
         let _infallible = write!(hex, "{byte:02x}");
     }
     hex

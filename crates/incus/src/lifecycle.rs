@@ -266,6 +266,19 @@ impl Client {
         started.map(Some).ok_or_else(|| protocol(&target, "an end without an operation"))
     }
 
+    /// Gives a stopped instance another name.
+    ///
+    /// # Errors
+    /// [`IncusError`](crate::IncusError), any; [`Refusal::State`](crate::Refusal::State) while it runs.
+    pub async fn rename_instance(&self, project: &str, name: &str, to: &str) -> Result<Operation> {
+        let target = named(project, name, "")?;
+        if !addressable(to) {
+            return Err(protocol(to, "no instance can have such a name"));
+        }
+        let started = self.submit(Method::POST, &target, Some(&json!({"name": to})), None).await?;
+        started.ok_or_else(|| protocol(&target, "a name without an operation"))
+    }
+
     /// Sets these keys of an instance and leaves the others; what somebody else changes at the same time stays.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ pub struct Server {
     pub clustered: bool,
     /// Its name: in a cluster what `location` of an instance is compared with.
     pub server_name: String,
+    /// What its programs are built for, in the kernel's words: `x86_64`.
+    pub architecture: String,
 }
 
 impl Server {
@@ -152,6 +154,8 @@ pub(crate) mod wire {
         server_clustered: bool,
         #[serde(default)]
         server_name: String,
+        #[serde(default)]
+        kernel_architecture: String,
     }
 
     #[derive(Deserialize)]
@@ -270,6 +274,7 @@ pub(crate) mod wire {
                 auth: from.auth,
                 clustered: from.environment.server_clustered,
                 server_name: from.environment.server_name,
+                architecture: from.environment.kernel_architecture,
             }
         }
     }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use portway_incus::{Client, Exec, ExecEnd, ExecSpec, FileContent, IncusError, State, status_code};
+use portway_proto::service;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{ApplyError, Hands, server};
 use crate::want::{Condition, Health};
 
-/// Where a service's first process leaves its exit code.
-pub const EXIT_PATH: &str = "/.portway/exit";
+/// Exit code of what was killed: 128 and the number of SIGKILL, as a shell has it.
+const KILLED: i32 = 137;
 
 /// Between two looks at an instance. A look takes the server 2 to 5 ms.
 const LOOK: Duration = Duration::from_millis(100);
@@ -146,14 +147,18 @@ pub async fn probe(
     Ok(timeout(health.timeout, ended).await.unwrap_or(false))
 }
 
-/// The exit code that an instance's service has left; `None` when there is none.
+/// The exit code that the service of an instance that does not run has left; `None` when its first process is not ours.
 ///
 /// # Errors
 /// When the server cannot read it.
 pub async fn exit_code(client: &Client, project: &str, instance: &str) -> Result<Option<i32>, IncusError> {
-    let file = client.file(project, instance, EXIT_PATH, 64).await?;
+    let file = client.file(project, instance, &format!("{}/{}", service::DIR, service::STATE), 64).await?;
     Ok(file.and_then(|file| match file.content {
-        FileContent::Plain(text) => std::str::from_utf8(&text).ok()?.trim().parse().ok(),
+        FileContent::Plain(text) => service::State::read(&text).map(|state| match state {
+            service::State::Exited(code, _) => i32::from(code),
+            // It had no time to say more.
+            service::State::Running(_) => KILLED,
+        }),
         FileContent::Link(_) | FileContent::Directory => None,
     }))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portway_incus::FileOwner;
+use portway_proto::service;
 
 use super::{ApplyError, Hands, server};
 use crate::label;
@@ -31,6 +32,23 @@ impl Hands<'_> {
         let label = BTreeMap::from([(label::FILES.to_owned(), one.files_hash())]);
         let set = self.client.set_keys(self.project, &one.name, &label).await;
         set.map_err(server("its files cannot be noted"))
+    }
+
+    /// Writes the program that is to be its first process, when that is ours, and the label that says which it is.
+    pub(super) async fn write_program(&self, one: &Rendered) -> Result<(), ApplyError> {
+        let Some(guest) = one.guest() else { return Ok(()) };
+        let program = self.want.map(|want| &want.program).filter(|program| program.hash() == guest);
+        let program = program.ok_or(ApplyError::NoProgram)?;
+        let path = format!("{}/{}", service::DIR, service::PROGRAM);
+        self.folders(&one.name, &path, &mut BTreeSet::new()).await?;
+        let owner = FileOwner::root(0o755);
+        let bytes = program.bytes().to_vec();
+        let written = self.client.put_file_of(self.project, &one.name, &path, owner, bytes).await;
+        let written = written.map_err(server("its first process cannot be written"))?;
+        written.ok_or_else(|| ApplyError::Gone(one.name.clone()))?;
+        let label = BTreeMap::from([(label::GUEST.to_owned(), guest.to_owned())]);
+        let set = self.client.set_keys(self.project, &one.name, &label).await;
+        set.map_err(server("its first process cannot be noted"))
     }
 
     /// Makes the folders of a file that are not there.

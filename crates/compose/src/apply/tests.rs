@@ -184,6 +184,7 @@ fn rendered() -> Rendered {
         config,
         devices: BTreeMap::new(),
         files: Vec::new(),
+        seal: String::new(),
     }
 }
 

@@ -209,6 +209,11 @@ impl Work<'_> {
         Ok(format!("--secret=id={id},{from}"))
     }
 
+    /// A service, by its name, with what its image says.
+    pub(super) fn as_run(&self, service: &str, node: &Node) -> Result<Node, Fault> {
+        self.with_image(&image_name(self.project, service, node), node, &format!("services.{service}"))
+    }
+
     /// The service as it is with what its image says: where it is built here, that is known.
     pub(super) fn with_image(&self, name: &str, node: &Node, path: &str) -> Result<Node, Fault> {
         let mut node = node.clone();

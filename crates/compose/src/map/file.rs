@@ -35,6 +35,9 @@ impl Work<'_> {
             for (at, grant) in service.items(section).iter().enumerate() {
                 let path = format!("{path}.{section}[{at}]");
                 let file = self.granted(name, section, grant, &path)?;
+                if let Some(what) = self.hidden(service, instance, &file.path) {
+                    return Err(refused(grant, &path, format!("{} is not seen: {what}", file.path)));
+                }
                 if instance.files.iter().any(|other| other.path == file.path) {
                     return Err(refused(grant, &path, format!("{} is written twice", file.path)));
                 }
@@ -49,6 +52,30 @@ impl Work<'_> {
         instance.files.extend(resolver(service, path)?);
         instance.files.extend(hosts(service, path, &instance.name)?);
         Ok(())
+    }
+
+    /// What is in front of a file of the root disk: what is mounted is mounted over it.
+    fn hidden(&self, service: &Node, instance: &Instance, file: &str) -> Option<String> {
+        let below = |folder: &str| {
+            let rest = file.strip_prefix(folder.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let volumes = instance.mounts.iter().map(|mount| mount.path.as_str());
+        let disks = instance.devices.values().filter_map(|device| device.get("path").map(String::as_str));
+        let raw = instance.config.get("raw.lxc").map(String::as_str).unwrap_or_default();
+        let memory: Vec<String> = raw
+            .lines()
+            .filter_map(|line| line.strip_prefix("lxc.mount.entry = tmpfs ")?.split(' ').next())
+            .map(|target| format!("/{target}"))
+            .collect();
+        let kernel = ["/dev", "/proc", "/sys"];
+        let mut mounts = volumes.chain(disks).chain(memory.iter().map(String::as_str)).chain(kernel);
+        if let Some(mount) = mounts.find(|mount| below(mount)) {
+            return Some(format!("another file system is mounted at {mount}"));
+        }
+        let own_init = !self.is_of_registry(service) && !self.is_guest(service);
+        let made = ["/run", "/var/run", "/tmp"].into_iter().find(|folder| own_init && below(folder))?;
+        Some(format!("the image's init empties {made}; say another `target`, or a `command`"))
     }
 
     fn granted(&mut self, service: &str, section: &str, grant: &Node, path: &str) -> Result<File, Fault> {

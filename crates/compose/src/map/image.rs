@@ -45,10 +45,13 @@ impl Work<'_> {
         };
         let image = Image { source, pull };
         let known = self.want.images.entry(text.clone()).or_insert_with(|| image.clone());
-        // Whoever wants it anew gets it anew, and so does everybody.
-        if matches!(image.pull, Pull::Always | Pull::Build) {
-            known.pull = image.pull;
-        }
+        // Whoever wants it anew gets it anew, and so does everybody; whoever takes what there is takes what is fetched.
+        known.pull = match (known.pull, image.pull) {
+            (Pull::Build, _) | (_, Pull::Build) => Pull::Build,
+            (Pull::Always, _) | (_, Pull::Always) => Pull::Always,
+            (Pull::Never, Pull::Never) => Pull::Never,
+            _ => Pull::Missing,
+        };
         Ok(text)
     }
 

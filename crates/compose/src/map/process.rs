@@ -1,21 +1,16 @@
 //! What an instance runs.
 //!
 //! An image of a registry has its own first process, and the server takes another by `oci.*`. A system image has an
-//! init: a service's command takes its place by `lxc.init.cmd`, which LXC splits at blanks without knowing quotes, so
-//! that it names a script that is written into the instance.
+//! init: a service's command takes its place, run by a first process of Portway's that is told what to run by a file
+//! ([`portway_proto::service`]).
 
 use portway_composefile::Fault;
-use portway_composefile::tree::Node;
+use portway_composefile::tree::{Node, Value};
+use portway_proto::service::{Again, DIR, PROGRAM, SPEC, Spec};
 
+use super::service::duration;
 use super::{Work, plain, raw, refused};
-use crate::want::{Addressing, File, Instance};
-
-/// The script, and what it leaves the exit code in.
-const SCRIPT_PATH: &str = "/.portway/run";
-const EXIT_PATH: &str = "/.portway/exit";
-
-/// Signal that ends a process politely.
-const USUAL_SIGNAL: &str = "SIGTERM";
+use crate::want::{Addressing, File, Instance, Restart};
 
 /// User and group of the first process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,92 +20,145 @@ struct Ids {
 }
 
 impl Work<'_> {
-    pub(super) fn process(&self, service: &Node, path: &str, instance: &mut Instance) -> Result<(), Fault> {
-        let ids = ids(service, path)?;
-        let words = |key: &str| -> Result<Option<Vec<String>>, Fault> {
-            let Some(node) = service.at(key) else { return Ok(None) };
-            let Some(list) = node.as_list() else { return Ok(None) };
-            let words = list.iter().map(|word| plain(word, &format!("{path}.{key}")));
-            words.collect::<Result<Vec<String>, Fault>>().map(Some)
-        };
-        let (entrypoint, command) = (words("entrypoint")?, words("command")?);
-        let cwd =
-            service.at("working_dir").map(|node| plain(node, &format!("{path}.working_dir"))).transpose()?;
-        if let Some(cwd) = cwd.as_deref().filter(|cwd| !cwd.starts_with('/') || cwd.contains(' ')) {
-            let what = format!("`{cwd}` must be an absolute path without blanks");
-            return Err(refused(service, &format!("{path}.working_dir"), what));
-        }
-        if self.setting.oci() && !is_native(service) && !self.is_built(service) {
-            return oci(service, path, (entrypoint, command), (ids, cwd), instance);
-        }
-        let words: Vec<String> = entrypoint.into_iter().chain(command).flatten().collect();
-        if words.is_empty() {
-            for key in ["user", "working_dir", "stop_signal"] {
-                if let Some(node) = service.at(key) {
-                    let what = "counts for a command, and there is none: the image's init runs";
-                    return Err(refused(node, &format!("{path}.{key}"), what));
-                }
+    /// Whether the server runs the service's image as one of a registry.
+    pub(super) fn is_of_registry(&self, service: &Node) -> bool {
+        let image = service.text_at("image").unwrap_or_default();
+        let is_built = service.at("build").is_some() || self.want.builds.contains_key(image);
+        self.setting.oci() && !super::image::is_native(image) && !is_built
+    }
+
+    /// Whether the service's first process is ours: a command in a system image.
+    pub(super) fn is_guest(&self, service: &Node) -> bool {
+        let says = |key: &str| !service.items(key).is_empty();
+        !self.is_of_registry(service) && (says("entrypoint") || says("command"))
+    }
+
+    pub(super) fn process(
+        &mut self,
+        service: &Node,
+        path: &str,
+        restart: Restart,
+        instance: &mut Instance,
+    ) -> Result<(), Fault> {
+        if let Some(cwd) = service.at("working_dir") {
+            let path = format!("{path}.working_dir");
+            if !text(cwd, &path)?.starts_with('/') {
+                return Err(refused(cwd, &path, "must be an absolute path"));
             }
-            return Ok(());
         }
-        let signal = service.text_at("stop_signal").unwrap_or(USUAL_SIGNAL);
-        let Some(signal) = signal_name(signal) else {
-            return Err(refused(service, &format!("{path}.stop_signal"), format!("`{signal}` is no signal")));
+        if self.is_guest(service) {
+            return self.guest(service, path, restart, instance);
+        }
+        for key in ["tty", "group_add"] {
+            if let Some(node) = service.at(key).filter(|node| node.value != Value::Bool(false)) {
+                let what = "ignored: counts for a command in a system image";
+                self.warn(node, &format!("{path}.{key}"), what);
+            }
+        }
+        if let Restart::OnFailure(_) = restart {
+            let node = service.at("restart").or(service.at("deploy")).unwrap_or(service);
+            let what = "ignored: only a command in a system image tells how it has ended; `restart: always` does not ask";
+            self.warn(node, &format!("{path}.restart"), what);
+        }
+        if self.is_of_registry(service) {
+            return oci(service, path, instance);
+        }
+        for key in ["user", "working_dir", "stop_signal"] {
+            if let Some(node) = service.at(key) {
+                let what = "counts for a command, and there is none: the image's init runs";
+                return Err(refused(node, &format!("{path}.{key}"), what));
+            }
+        }
+        Ok(())
+    }
+
+    /// The service's own file, and our first process that reads it.
+    fn guest(
+        &self,
+        service: &Node,
+        path: &str,
+        restart: Restart,
+        instance: &mut Instance,
+    ) -> Result<(), Fault> {
+        if self.setting.program.is_none() {
+            let architecture = &self.setting.architecture;
+            let what = format!(
+                "this build of Portway has no first process for services on a server of architecture `{architecture}`"
+            );
+            return Err(refused(service, path, what));
+        }
+        let texts = |key: &str| -> Result<Vec<Vec<u8>>, Fault> {
+            let path = format!("{path}.{key}");
+            service.items(key).iter().map(|node| text(node, &path).map(String::into_bytes)).collect()
         };
-        let mut lines =
-            vec![format!("lxc.init.cmd = {SCRIPT_PATH}"), format!("lxc.signal.halt = SIG{signal}")];
-        if let Some(ids) = ids {
-            lines.extend([format!("lxc.init.uid = {}", ids.uid), format!("lxc.init.gid = {}", ids.gid)]);
+        let one = |key: &str| -> Result<Vec<u8>, Fault> {
+            let said = service.at(key).map(|node| text(node, &format!("{path}.{key}"))).transpose()?;
+            Ok(said.unwrap_or_default().into_bytes())
+        };
+        let args: Vec<Vec<u8>> = texts("entrypoint")?.into_iter().chain(texts("command")?).collect();
+        let stop = service.at("stop_signal").map(|node| signal(node, path)).transpose()?;
+        let mut env = Vec::new();
+        for (name, value) in service.members("environment").filter(|(_, value)| value.value != Value::Null) {
+            let value = text(value, &format!("{path}.environment.{name}"))?;
+            if !is_kept(&value) {
+                env.push(format!("{name}={value}").into_bytes());
+            }
         }
-        lines.extend(cwd.map(|cwd| format!("lxc.init.cwd = {cwd}")));
-        raw(&mut instance.config, &lines);
+        let policy = service.at("deploy").and_then(|deploy| deploy.at("restart_policy"));
+        let spec = Spec {
+            args,
+            env,
+            cwd: one("working_dir")?,
+            user: one("user")?,
+            groups: texts("group_add")?,
+            stop: stop.map(|(number, _)| number),
+            terminal: service.is_true_at("tty"),
+            again: match restart {
+                Restart::No => Again::No,
+                Restart::Always | Restart::UnlessStopped => Again::Always,
+                Restart::OnFailure(most) => Again::OnFailure(most),
+            },
+            delay: duration(policy.and_then(|policy| policy.at("delay"))),
+        };
+        let Ok(content) = spec.write() else {
+            return Err(refused(service, &format!("{path}.command"), "nothing is said to run"));
+        };
+        raw(&mut instance.config, &[format!("lxc.init.cmd = {DIR}/{PROGRAM} service {DIR}")]);
         instance.addressing = Addressing::Outside;
-        let ids = ids.unwrap_or_default();
-        let file = |path: &str, mode: u32, content: String| File {
-            path: path.to_owned(),
-            uid: ids.uid,
-            gid: ids.gid,
-            mode,
-            content: content.into_bytes(),
-        };
-        instance.files.push(file(SCRIPT_PATH, 0o755, script(&words, signal)));
-        instance.files.push(file(EXIT_PATH, 0o644, String::new()));
+        instance.files.push(File { path: format!("{DIR}/{SPEC}"), uid: 0, gid: 0, mode: 0o400, content });
         Ok(())
     }
 }
 
-impl Work<'_> {
-    /// Whether the image is built here, and so a system image.
-    fn is_built(&self, service: &Node) -> bool {
-        service.at("build").is_some()
-            || service.text_at("image").is_some_and(|image| self.want.builds.contains_key(image))
+/// Whether the server keeps such a value of a variable. One that it does not keep only our first process can give.
+pub(super) fn is_kept(value: &str) -> bool {
+    !value.is_empty() && !value.contains(['\n', '\r'])
+}
+
+/// Any text that a program can be given.
+pub(super) fn text(node: &Node, path: &str) -> Result<String, Fault> {
+    match node.as_word() {
+        Some(text) if text.contains('\0') => Err(refused(node, path, "has a NUL in it")),
+        Some(text) => Ok(text),
+        None => Err(refused(node, path, format!("must be a text or a number, not {}", node.value.noun()))),
     }
 }
 
-/// Whether the image is said to be a system image, whatever else the server runs.
-fn is_native(service: &Node) -> bool {
-    let image = service.text_at("image").unwrap_or_default();
-    super::image::is_native(image)
-}
-
-type Words = (Option<Vec<String>>, Option<Vec<String>>);
-
-fn oci(
-    service: &Node,
-    path: &str,
-    (entrypoint, command): Words,
-    (ids, cwd): (Option<Ids>, Option<String>),
-    instance: &mut Instance,
-) -> Result<(), Fault> {
+fn oci(service: &Node, path: &str, instance: &mut Instance) -> Result<(), Fault> {
+    let words = |key: &str| -> Result<Option<Vec<String>>, Fault> {
+        let Some(list) = service.at(key).and_then(Node::as_list) else { return Ok(None) };
+        let words = list.iter().map(|word| plain(word, &format!("{path}.{key}")));
+        words.collect::<Result<Vec<String>, Fault>>().map(Some)
+    };
     let mut set = |key: &str, value: String| instance.config.insert(key.to_owned(), value);
-    if let Some(ids) = ids {
+    if let Some(ids) = ids(service, path)? {
         set("oci.uid", ids.uid.to_string());
         set("oci.gid", ids.gid.to_string());
     }
-    if let Some(cwd) = cwd {
-        set("oci.cwd", cwd);
+    if let Some(cwd) = service.at("working_dir") {
+        set("oci.cwd", plain(cwd, &format!("{path}.working_dir"))?);
     }
-    match (entrypoint, command) {
+    match (words("entrypoint")?, words("command")?) {
         (None, None) => {}
         (None, Some(_)) => {
             let what = "the server does not tell what the image runs it with: say `entrypoint` too";
@@ -125,11 +173,9 @@ fn oci(
             set("oci.entrypoint", words.join(" "));
         }
     }
-    if let Some(signal) = service.text_at("stop_signal") {
-        let Some(signal) = signal_name(signal) else {
-            return Err(refused(service, &format!("{path}.stop_signal"), format!("`{signal}` is no signal")));
-        };
-        raw(&mut instance.config, &[format!("lxc.signal.halt = SIG{signal}")]);
+    if let Some(node) = service.at("stop_signal") {
+        let (_, name) = signal(node, path)?;
+        raw(&mut instance.config, &[format!("lxc.signal.halt = SIG{name}")]);
     }
     Ok(())
 }
@@ -148,26 +194,25 @@ fn ids(service: &Node, path: &str) -> Result<Option<Ids>, Fault> {
     }
 }
 
-/// The name of a signal without `SIG`; a number is one too.
-fn signal_name(text: &str) -> Option<&'static str> {
-    /// Numbers as on every architecture that Incus runs on.
-    const SIGNALS: [(&str, &str); 12] = [
-        ("1", "HUP"),
-        ("2", "INT"),
-        ("3", "QUIT"),
-        ("6", "ABRT"),
-        ("9", "KILL"),
-        ("10", "USR1"),
-        ("12", "USR2"),
-        ("14", "ALRM"),
-        ("15", "TERM"),
-        ("28", "WINCH"),
-        ("30", "PWR"),
-        ("18", "CONT"),
+/// Number and name, without `SIG`, of the signal that a service is stopped by.
+fn signal(node: &Node, path: &str) -> Result<(u8, &'static str), Fault> {
+    let path = format!("{path}.stop_signal");
+    let text = text(node, &path)?;
+    named(&text).ok_or_else(|| refused(node, &path, format!("`{}` is no signal", text.escape_debug())))
+}
+
+/// Number and name of a signal that is said by either.
+fn named(text: &str) -> Option<(u8, &'static str)> {
+    /// By their numbers from 1 on, as on every architecture that Incus runs on.
+    const SIGNALS: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    SIGNALS.iter().find(|(number, known)| *known == name || *number == name).map(|(_, known)| *known)
+    let mut all = (1_u8..).zip(SIGNALS);
+    all.find(|(number, known)| *known == name || number.to_string() == name)
 }
 
 /// A word as a shell reads it back.
@@ -179,52 +224,20 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// Runs the command, passes the signal on that ends it, and leaves its exit code.
-fn script(words: &[String], signal: &str) -> String {
-    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    format!(
-        "#!/bin/sh\n\
-         : >{EXIT_PATH}\n\
-         {} &\n\
-         child=$!\n\
-         trap 'kill -{signal} $child' {signal}\n\
-         while :; do\n\
-         \x20 wait $child\n\
-         \x20 code=$?\n\
-         \x20 kill -0 $child 2>/dev/null || break\n\
-         done\n\
-         echo $code >{EXIT_PATH}\n\
-         exit $code\n",
-        words.join(" ")
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
 
-    /// Fails when a word reaches the program as another, or the exit code is not the program's.
     #[test]
-    fn a_shell_runs_what_the_file_says() {
-        let dir = std::env::temp_dir().join(format!("portway-script-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a folder");
-        let words = ["sh", "-c", "printf '%s|' \"$@\"; exit 7", "x", "", "a b", "it's", "$HOME", "*", "\\n"];
-        let words: Vec<String> = words.map(str::to_owned).into();
-        let exit = dir.join("exit");
-        let script = script(&words, "TERM").replace(EXIT_PATH, &exit.display().to_string());
-        let ran = Command::new("sh").arg("-c").arg(script).output().expect("a shell");
-        assert_eq!(String::from_utf8_lossy(&ran.stdout), "|a b|it's|$HOME|*|\\n|");
-        assert_eq!(ran.status.code(), Some(7));
-        assert_eq!(std::fs::read_to_string(&exit).expect("written"), "7\n");
-        std::fs::remove_dir_all(dir).expect("removed");
+    fn signals_have_one_name_and_one_number() {
+        assert_eq!(named("sigint"), Some((2, "INT")));
+        assert_eq!(named("9"), Some((9, "KILL")));
+        assert_eq!(named("SIGSYS"), Some((31, "SYS")));
+        assert_eq!((named("X; reboot"), named("0"), named("32"), named("09")), (None, None, None, None));
     }
 
     #[test]
-    fn signals_have_one_name() {
-        assert_eq!(signal_name("sigint"), Some("INT"));
-        assert_eq!(signal_name("9"), Some("KILL"));
-        assert_eq!(signal_name("X; reboot"), None);
+    fn a_word_is_quoted_where_it_has_to_be() {
+        assert_eq!([quoted("a-b"), quoted(""), quoted("it's")], ["a-b", "''", "'it'\\''s'"]);
     }
 }

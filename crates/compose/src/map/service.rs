@@ -6,6 +6,7 @@ use std::time::Duration;
 use portway_composefile::tree::{Node, Value};
 use portway_composefile::{Fault, Kind};
 
+use super::process::{is_kept, text};
 use super::{MAX_INSTANCES, MAX_REPLICAS, Work, int, kept, labels, name, plain, raw, refused};
 use crate::want::{Addressing, Condition, Dependency, Health, Instance, Keys, Restart, Service, Stopping};
 
@@ -99,7 +100,7 @@ impl Work<'_> {
             leads: BTreeMap::new(),
         };
         self.config(node, path, restart, &mut instance.config)?;
-        self.process(node, path, &mut instance)?;
+        self.process(node, path, restart, &mut instance)?;
         self.limits(node, path, &mut instance)?;
         self.nics((service, node), path, replicas, &mut instance)?;
         self.mounts(service, node, path, &mut instance)?;
@@ -119,6 +120,10 @@ impl Work<'_> {
             }
             if name.is_empty() || name.contains(['=', '\n', '\r', '\0']) {
                 return Err(refused(value, &path, "is no name of a variable"));
+            }
+            if self.is_guest(node) && !is_kept(&text(value, &path)?) {
+                // Said to the service's first process.
+                continue;
             }
             let text = plain(value, &path)?;
             if text.is_empty() {
@@ -151,7 +156,7 @@ impl Work<'_> {
             Restart::UnlessStopped | Restart::OnFailure(_) => None,
         };
         config.extend(start.map(|start| ("boot.autostart".to_owned(), start.to_owned())));
-        let again = matches!(restart, Restart::Always | Restart::UnlessStopped | Restart::OnFailure(None));
+        let again = matches!(restart, Restart::Always | Restart::UnlessStopped);
         if again && self.setting.can("instance_auto_restart") {
             config.insert("boot.autorestart".to_owned(), "true".to_owned());
         }
@@ -169,6 +174,12 @@ impl Work<'_> {
             };
             if condition == Condition::Healthy && !has_test(there) {
                 let what = format!("waits for the health of `{other}`, which has no test of it");
+                return Err(refused(said, &format!("{path}.depends_on.{other}"), what));
+            }
+            if condition == Condition::Completed && !self.is_guest(&self.as_run(other, there)?) {
+                let what = format!(
+                    "waits for the end of `{other}`, and nothing tells how that ends: only a command in a system image does"
+                );
                 return Err(refused(said, &format!("{path}.depends_on.{other}"), what));
             }
             let dependency = Dependency {

@@ -1,6 +1,7 @@
 use std::io;
 
 use portway_composefile::{Environment, Host, Options, Source, load};
+use portway_proto::service::{Again, Spec};
 
 use super::*;
 use crate::want::{Addressing, Instance, Owner, Restart};
@@ -49,8 +50,17 @@ fn old() -> Setting {
         extensions: extensions.map(str::to_owned).into(),
         dir: PathBuf::from("/srv/shop"),
         files,
+        architecture: "x86_64".to_owned(),
+        program: Some(b"the first process"),
         ..Setting::default()
     }
+}
+
+/// What the first process of a replica is told to run.
+fn told(instance: &Instance) -> Spec {
+    let file = instance.files.iter().find(|file| file.path == "/.portway/service").expect("a service");
+    assert_eq!((file.uid, file.gid, file.mode), (0, 0, 0o400), "variables may be secrets");
+    Spec::read(&file.content).expect("it can be read")
 }
 
 /// A server of 7.0.
@@ -107,7 +117,7 @@ fn a_small_project_on_the_old_server() {
         [
             "boot.autorestart=true",
             "environment.A=1",
-            "raw.lxc=lxc.init.cmd = /.portway/run\nlxc.signal.halt = SIGTERM",
+            "raw.lxc=lxc.init.cmd = /.portway/init service /.portway",
         ]
     );
     let bind = pairs(&[
@@ -127,8 +137,53 @@ fn a_small_project_on_the_old_server() {
     assert_eq!(want.networks["default"].name, "shop-default");
     assert_eq!(want.services["web"].restart, Restart::UnlessStopped);
     assert!(want.privileges.is_empty() && want.warnings.is_empty(), "{want:?}");
-    let run = web.files.iter().find(|file| file.path == "/.portway/run").expect("a script");
-    assert!(String::from_utf8_lossy(&run.content).contains("\nhttpd -f -p 80 &\n"));
+    let words = ["httpd", "-f", "-p", "80"].map(|word| word.as_bytes().to_vec());
+    let spec = Spec { args: words.to_vec(), again: Again::Always, ..Spec::default() };
+    assert_eq!((told(web), want.program.bytes()), (spec, &b"the first process"[..]));
+}
+
+/// Fails when a word, a variable or a user reaches the program as another, or not at all.
+#[test]
+fn a_command_in_a_system_image_is_told_to_the_first_process() {
+    let want = mapped(
+        "services:\n\
+         \x20 web:\n\
+         \x20   image: busybox\n\
+         \x20   entrypoint: [sh, -c]\n\
+         \x20   command: [\"a 'b'\\n\\tc\", '']\n\
+         \x20   environment: {A: \"x\\ny\", B: '', C: plain, D: }\n\
+         \x20   user: bob:audio\n\
+         \x20   group_add: [video, 44]\n\
+         \x20   working_dir: /a b\n\
+         \x20   stop_signal: SIGRTMIN\n\
+         \x20   tty: true\n\
+         \x20   deploy: {restart_policy: {condition: on-failure, max_attempts: 4, delay: 1500ms}}\n"
+            .replace("SIGRTMIN", "sigquit")
+            .as_str(),
+        &old(),
+    );
+    let bytes = |of: &[&str]| of.iter().map(|text| text.as_bytes().to_vec()).collect();
+    let spec = Spec {
+        args: bytes(&["sh", "-c", "a 'b'\n\tc", ""]),
+        env: bytes(&["A=x\ny", "B="]),
+        cwd: b"/a b".to_vec(),
+        user: b"bob:audio".to_vec(),
+        groups: bytes(&["video", "44"]),
+        stop: Some(3),
+        terminal: true,
+        again: Again::OnFailure(Some(4)),
+        delay: Some(std::time::Duration::from_millis(1500)),
+    };
+    let web = first(&want);
+    assert_eq!(told(web), spec);
+    let config: Vec<&str> = web.config.keys().map(String::as_str).collect();
+    assert_eq!(config, ["environment.C", "raw.lxc"], "the server would start it again whatever its status");
+    assert!(want.warnings.is_empty(), "{:?}", want.warnings);
+    let mut other = old();
+    (other.architecture, other.program) = ("riscv64".to_owned(), None);
+    let said = fault("services: {a: {image: x, command: y}}", &other);
+    assert!(said.contains("services on a server of architecture `riscv64`"), "{said}");
+    assert!(mapped("services: {a: {image: x}}", &other).warnings.is_empty(), "it has an init of its own");
 }
 
 #[test]
@@ -166,14 +221,19 @@ const REFUSED: &[(&str, &str)] = &[
     ("container_name: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'", "at most 63"),
     ("environment: {A: \"x\\ny\"}", "services.web.environment.A: has a line break"),
     ("labels: {A: \"x\\ry\"}", "services.web.labels.A: has a line break"),
-    ("command: [sh, \"a\\0b\"]", "services.web.command: has a line break in it, or a NUL"),
+    ("command: [sh, \"a\\0b\"]", "services.web.command: has a NUL in it"),
+    ("command: ['']", "nothing is said to run"),
+    ("command: x\n    working_dir: srv", "must be an absolute path"),
+    ("secrets: [sec]", "/run/secrets/sec is not seen: the image's init empties /run"),
+    ("command: x\n    tmpfs: [/run]\n    secrets: [sec]", "another file system is mounted at /run"),
+    ("volumes: [/etc/x/]\n    secrets: [{source: sec, target: /etc/x/y}]", "mounted at /etc/x"),
+    ("secrets: [{source: sec, target: /dev/shm/x}]", "mounted at /dev"),
+    ("depends_on: {other: {condition: service_completed_successfully}}", "nothing tells how that ends"),
     ("network_mode: host", "`host` cannot be had"),
     ("pid: host", "`host` cannot be had"),
     ("userns_mode: host", "`host` cannot be had"),
     ("scale: 1000000", "has more than 1000 replicas"),
     ("healthcheck: {test: [CMD, x], interval: 1ms}", "a time of less than 100ms"),
-    ("user: nobody", "names of users are known inside only"),
-    ("command: x\n    user: nobody", "names of users are known inside only"),
     ("user: '1'", "counts for a command"),
     ("ports: ['80:80/sctp']", "the protocol sctp cannot be had"),
     ("ports: ['80:80']\n    scale: 2", "2 replicas cannot publish 80"),
@@ -280,12 +340,12 @@ fn privileges_are_listed_with_their_places() {
 /// Fails when a key is left out without a word, or one word is said for each service.
 #[test]
 fn what_is_left_out_is_said_once() {
-    let text = "services: {a: {image: x, tty: true, logging: {driver: none}}, b: {image: x, tty: true}}";
+    let text = "services: {a: {image: x, logging: {driver: none}, platform: p}, b: {image: x, logging: {driver: none}}}";
     assert_eq!(
         mapped(text, &old()).warnings,
         [
-            "-:1:37: services.a.logging: ignored: the server keeps the output",
-            "-:1:26: services.a.tty (and 1 more): ignored: output is kept as it comes",
+            "-:1:26: services.a.logging (and 1 more): ignored: the server keeps the output",
+            "-:1:51: services.a.platform: ignored: the server runs images of its own architecture",
         ]
     );
 }

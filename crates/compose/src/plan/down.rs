@@ -98,7 +98,7 @@ impl Select {
     fn means(&self, seen: &Seen) -> bool {
         let service = seen.service().unwrap_or_default();
         let named = self.services.is_empty() || self.services.iter().any(|name| name == service);
-        named && (self.one_offs || !seen.is_one_off())
+        named && (self.one_offs || !(seen.is_one_off() || seen.is_beside()))
     }
 
     /// How long an instance has.

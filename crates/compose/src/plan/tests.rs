@@ -122,8 +122,124 @@ fn what_a_change_takes_decides_what_is_done() {
         one.mounts = vec![Mount { device, volume, path: "/data".to_owned(), keys: keys(&[]) }];
     };
     let anew = plan(&mount);
-    assert_eq!(anew.len(), 4, "{anew:?}");
-    assert!(anew[1].starts_with("remove instance web-1"), "{anew:?}");
+    assert_eq!(
+        anew,
+        [
+            "prepare instance web-1",
+            "stop instance web-1 <- 0",
+            "replace instance web-1 <- 0 1",
+            "start instance web-1 <- 2"
+        ]
+    );
+}
+
+/// Fails when the old one goes before the new one is there, or what was left by a kill between any two changes of the
+/// server's is in the way, or stays.
+#[test]
+fn an_instance_is_replaced_whatever_is_cut_short() {
+    let want = project(vec![service("web")], &[]);
+    let mut seen = with(&want);
+    seen.images.insert("busybox".to_owned(), "f01".to_owned());
+    let plan = planned(&want, &seen, &Up::default());
+    let end = after(seen.clone(), &plan);
+    assert_eq!(end.instances["web-1"].base_image(), Some("f01"));
+    let again = |there: Observed| {
+        let rest = planned(&want, &there, &Up::default());
+        assert!(rest.notes.is_empty(), "{:?}", rest.notes);
+        assert_eq!(after(there, &rest), end, "{:?}", lines(&rest));
+    };
+    let new = crate::render::beside("web-1");
+    let mut between = Vec::new();
+    for cut in 0..=plan.steps.len() {
+        let part = Plan { steps: plan.steps[..cut].to_vec(), notes: Vec::new() };
+        between.push(after(seen.clone(), &part));
+    }
+    // Within the replacement: the old one is gone, then the new one has its name and not yet what only one can have.
+    let mut gone = between[2].clone();
+    assert!(gone.instances.remove("web-1").is_some());
+    let mut renamed = gone.clone();
+    let one = renamed.instances.remove(&new).expect("the new one");
+    renamed.instances.insert("web-1".to_owned(), one);
+    between.extend([gone, renamed]);
+    for there in between {
+        let select = Select { project: "p".to_owned(), ..Select::default() };
+        let started = after(there.clone(), &start(&there, &select));
+        assert!(started.instances.iter().all(|(_, one)| !one.is_beside() || one.life == Life::Stopped));
+        let options = Down {
+            select: Select { one_offs: true, ..select },
+            project: Some("p".to_owned()),
+            ..Down::default()
+        };
+        let left = down(&there, &options);
+        assert!(left.notes.is_empty() && traces(&after(there.clone(), &left)).is_empty(), "{:?}", left.notes);
+        again(there);
+    }
+}
+
+/// Fails when an image is fetched that is not to be, or what is there needs it.
+#[test]
+fn an_image_that_is_not_to_be_fetched_has_to_be_there() {
+    let mut want = project(vec![service("web")], &[]);
+    let there = with(&want);
+    want.images.get_mut("busybox").expect("it").pull = crate::want::Pull::Never;
+    let without = |mut seen: Observed| {
+        seen.images.clear();
+        up(&want, &seen, &Up::default()).map(|plan| plan.steps.len())
+    };
+    assert_eq!(without(server()), Err(PlanError::NoImage("busybox".to_owned())));
+    assert_eq!(without(there.clone()), Ok(0));
+    want.services.get_mut("web").expect("web").instances[0].config = keys(&[("environment.A", "2")]);
+    let mut seen = there;
+    seen.images.clear();
+    let plan = planned(&want, &seen, &Up::default());
+    assert!(plan.steps.iter().all(|step| step.action.kind() == "instance"), "{:?}", lines(&plan));
+}
+
+/// Fails when another version of the first process stops a service, or is not put in place where none runs.
+#[test]
+fn a_new_first_process_comes_with_the_next_start() {
+    let mut want = project(vec![service("web")], &[]);
+    let one = &mut want.services.get_mut("web").expect("web").instances[0];
+    let content = b"arg=x\0".to_vec();
+    one.files =
+        vec![crate::want::File { path: "/.portway/service".into(), uid: 0, gid: 0, mode: 0o400, content }];
+    want.program = crate::want::Program::new(b"old");
+    let seen = with(&want);
+    let old = seen.instances["web-1"].config[label::GUEST].clone();
+    want.program = crate::want::Program::new(b"new");
+    assert!(planned(&want, &seen, &Up::default()).steps.is_empty());
+    let new = |there: &Observed, want: &ComposeProject| {
+        let plan = planned(want, there, &Up::default());
+        let then = after(there.clone(), &plan);
+        (lines(&plan), then.instances["web-1"].config[label::GUEST] != old)
+    };
+    let mut stopped = seen.clone();
+    stopped.instances.get_mut("web-1").expect("web").life = Life::Stopped;
+    let steps = ["change instance web-1 (live)", "start instance web-1 <- 0"];
+    assert_eq!(new(&stopped, &want), (steps.map(str::to_owned).to_vec(), true));
+    let mut changed = want.clone();
+    changed.services.get_mut("web").expect("web").instances[0].config = keys(&[("environment.A", "2")]);
+    let (steps, is_new) = new(&seen, &changed);
+    assert!(steps.len() == 3 && is_new, "{steps:?}");
+}
+
+/// Fails when who sees a label can try secrets until one fits it, or a project's hashes change by themselves.
+#[test]
+fn hashes_of_secrets_are_made_with_the_projects_seal() {
+    let sealed = |seal: &str| {
+        let mut want = project(vec![service("web")], &[]);
+        let one = &mut want.services.get_mut("web").expect("web").instances[0];
+        let content = b"1234".to_vec();
+        one.files = vec![crate::want::File { path: "/s".into(), uid: 0, gid: 0, mode: 0o400, content }];
+        want.config.insert(label::SEAL.to_owned(), seal.to_owned());
+        want
+    };
+    let (seen, other) = (with(&sealed("a")), with(&sealed("b")));
+    for key in [label::HASH, label::FILES] {
+        assert_ne!(seen.instances["web-1"].config[key], other.instances["web-1"].config[key], "{key}");
+    }
+    let again = planned(&sealed("b"), &seen, &Up::default());
+    assert!(again.steps.is_empty(), "{:?}", lines(&again));
 }
 
 #[test]
@@ -144,7 +260,7 @@ fn another_image_of_the_name_makes_it_anew_and_none_at_all_does_not_matter() {
     assert!(planned(&want, &seen, &Up::default()).steps.is_empty(), "the registry is not needed");
     seen.images.insert("busybox".to_owned(), "f01".to_owned());
     let plan = planned(&want, &seen, &Up::default());
-    assert_eq!(lines(&plan)[1], "remove instance web-1 <- 0");
+    assert_eq!(lines(&plan)[2], "replace instance web-1 <- 0 1");
     let kept = Up { recreate: Recreate::None, ..Up::default() };
     assert!(planned(&want, &seen, &kept).steps.is_empty());
     let all = Up { recreate: Recreate::All, ..Up::default() };

@@ -12,7 +12,7 @@ use crate::order::Order;
 use crate::place::{self, facts};
 use crate::ports;
 use crate::render::{Facts, render};
-use crate::want::{ComposeProject, Condition, Instance, Keys, Owner, Service};
+use crate::want::{ComposeProject, Condition, Instance, Keys, Owner, Pull, Service};
 
 /// What is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -206,6 +206,8 @@ impl<'a> Builder<'a> {
         let there = self.seen.project.as_ref();
         if let Some(there) = there {
             set = changed(set, there);
+            // Another one would make all that it was used for look changed.
+            set.retain(|key, _| key != label::SEAL || !there.contains_key(key));
         }
         if there.is_none() || !set.is_empty() {
             self.base.push(self.plan.push(Action::Project { name, set, there: there.is_some() }, Vec::new()));
@@ -339,6 +341,10 @@ impl<'a> Builder<'a> {
             let step =
                 super::down::remove_one(&mut self.plan, name, seen, grace, after.into_iter().collect());
             super::down::unpublish(&mut self.plan, self.seen, name, vec![step]);
+            if seen.is_beside() {
+                // Its name may be needed.
+                self.base.push(step);
+            }
             last = Some((service, step));
         }
     }
@@ -370,14 +376,15 @@ impl<'a> Builder<'a> {
         let rendered = render(service, instance, &self.facts);
         self.notes(service, instance, there.is_none());
         let Some(there) = there else {
-            let needs = self.needs(service, instance);
+            let needs = self.creation(service, instance)?;
             let step = self.plan.push(Action::Create(Box::new(rendered)), needs);
             return self.start(service, instance, vec![step]);
         };
         let image = self.seen.images.get(&instance.image).map(String::as_str);
         let difference = match self.options.recreate {
-            Recreate::Changed => difference(&rendered, there, image),
-            Recreate::None => None,
+            // One that replaces another and was left half done is not what is there.
+            Recreate::None if !there.is_beside() => None,
+            Recreate::Changed | Recreate::None => difference(&rendered, there, image),
             Recreate::All => Some(Difference::recreate("as asked for")),
         };
         let takes = difference.as_ref().map(|difference| difference.takes);
@@ -386,9 +393,17 @@ impl<'a> Builder<'a> {
             self.disturbed.insert(&service.name);
         }
         // What it is made of is there before it stops.
-        let mut needs = if takes.is_some() { self.needs(service, instance) } else { self.base.clone() };
-        needs.extend(self.withdraw(instance, there));
+        let mut needs = match takes {
+            Some(Takes::Recreate) => self.creation(service, instance)?,
+            Some(_) => self.needs(instance),
+            None => self.base.clone(),
+        };
         let mut before = Vec::new();
+        if takes == Some(Takes::Recreate) {
+            // What cannot be made costs nobody the one that is there.
+            needs = vec![self.plan.push(Action::Prepare(Box::new(rendered.clone())), needs)];
+        }
+        needs.extend(self.withdraw(instance, there, &needs));
         if stops {
             let (instance, grace) = (instance.name.clone(), self.grace(service));
             before.push(self.plan.push(Action::Stop { instance, grace }, needs.clone()));
@@ -396,8 +411,7 @@ impl<'a> Builder<'a> {
         if let Some(difference) = difference {
             before.extend(needs);
             let action = if difference.takes == Takes::Recreate {
-                before = vec![self.plan.push(Action::Remove { instance: instance.name.clone() }, before)];
-                Action::Create(Box::new(rendered))
+                Action::Replace(Box::new(rendered))
             } else {
                 Action::Change(Box::new(rendered), Box::new(difference))
             };
@@ -432,21 +446,29 @@ impl<'a> Builder<'a> {
     }
 
     /// Steps that an instance is made after.
-    fn needs(&mut self, service: &'a Service, instance: &'a Instance) -> Vec<usize> {
-        let mut needs = self.base.clone();
+    fn creation(&mut self, service: &'a Service, instance: &'a Instance) -> Result<Vec<usize>, PlanError> {
+        let mut needs = self.needs(instance);
         let image = service.image.as_str();
-        if !self.seen.images.contains_key(image) {
-            let known = self.made.get(&("image", image)).copied();
-            let step = known.unwrap_or_else(|| {
-                self.plan.push(Action::Image { image: image.to_owned() }, self.base.clone())
-            });
-            self.made.insert(("image", image), step);
-            needs.push(step);
+        if self.seen.images.contains_key(image) {
+            return Ok(needs);
         }
+        if self.want.images.get(image).is_some_and(|image| image.pull == Pull::Never) {
+            return Err(PlanError::NoImage(image.to_owned()));
+        }
+        let known = self.made.get(&("image", image)).copied();
+        let step = known
+            .unwrap_or_else(|| self.plan.push(Action::Image { image: image.to_owned() }, self.base.clone()));
+        self.made.insert(("image", image), step);
+        needs.push(step);
+        Ok(needs)
+    }
+
+    /// Steps that what an instance is attached to is made by.
+    fn needs(&self, instance: &Instance) -> Vec<usize> {
         let networks = instance.nics.iter().map(|nic| ("network", nic.network.as_str()));
         let volumes = instance.mounts.iter().map(|mount| ("volume", mount.volume.as_str()));
-        needs.extend(networks.chain(volumes).filter_map(|key| self.made.get(&key)));
-        needs
+        let made = networks.chain(volumes).filter_map(|key| self.made.get(&key));
+        self.base.iter().chain(made).copied().collect()
     }
 
     fn start(
@@ -493,7 +515,7 @@ impl<'a> Builder<'a> {
         let ends = |step: &usize| {
             matches!(
                 self.plan.steps.get(*step).map(|step| &step.action),
-                Some(Action::Create(_) | Action::Stop { .. })
+                Some(Action::Create(_) | Action::Replace(_) | Action::Stop { .. })
             )
         };
         held && !before.iter().any(ends)
@@ -540,14 +562,14 @@ impl<'a> Builder<'a> {
     }
 
     /// Withdraws the devices of Portway that are ours and no longer wanted, before the label forgets that they are.
-    fn withdraw(&mut self, instance: &Instance, there: &Seen) -> Option<usize> {
+    fn withdraw(&mut self, instance: &Instance, there: &Seen, needs: &[usize]) -> Option<usize> {
         let published = self.seen.published.get(&instance.name)?;
         let ours = Written::of(there).ports;
         let gone = ours.into_iter().filter(|name| !instance.ports.contains_key(name));
         let gone: Vec<String> = gone.filter(|name| published.contains_key(name)).collect();
         let (instance, set) = (instance.name.clone(), BTreeMap::new());
         let action = Action::Publish { instance, set, gone: gone.clone() };
-        (!gone.is_empty()).then(|| self.plan.push(action, self.base.clone()))
+        (!gone.is_empty()).then(|| self.plan.push(action, needs.to_vec()))
     }
 
     /// Waits for every service that was asked for.

@@ -1,5 +1,7 @@
 //! `ps`: the instances of a project.
 
+use portway_compose::apply::exit_code;
+use portway_compose::label;
 use portway_compose::observe::{Life, Seen};
 use portway_compose::plan::Select;
 use portway_compose::want::Keys;
@@ -7,6 +9,7 @@ use serde::Serialize;
 
 use super::lifecycle::{open, with};
 use super::published;
+use super::stage::server;
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::lifecycle::{PsArgs, PsFormat};
 use crate::failure::{Outcome, printable};
@@ -19,7 +22,10 @@ struct Row {
     name: String,
     service: String,
     index: u32,
-    status: &'static str,
+    status: String,
+    /// Of a service that has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
     addresses: Vec<String>,
     ports: Vec<String>,
 }
@@ -36,10 +42,16 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
             let service = one.service().unwrap_or_default();
             let named = services.is_empty() || services.iter().any(|name| name == service);
             if named && (args.all || one.life != Life::Stopped) {
+                let code = if one.life == Life::Stopped && one.label(label::GUEST).is_some() {
+                    let code = exit_code(&stage.client, &project, instance);
+                    stage.runtime.block_on(code).map_err(|error| server(&error))?
+                } else {
+                    None
+                };
                 let ours = seen.published.get(instance).into_iter().flat_map(|devices| devices.values());
                 let is_proxy = |device: &&Keys| device.get("type").is_some_and(|kind| kind == "proxy");
                 let devices = ours.chain(one.devices.values().filter(is_proxy));
-                rows.push(row(instance, one, published::shown(devices)));
+                rows.push(row(instance, (one, code), published::shown(devices)));
             }
         }
     }
@@ -58,7 +70,7 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
                 [
                     Text::new(&row.name),
                     Text::new(&row.service),
-                    Text::new(row.status).tone(tone),
+                    Text::new(&row.status).tone(tone),
                     Text::new(row.addresses.join(" ")),
                     Text::new(row.ports.join(", ")),
                 ]
@@ -70,7 +82,7 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
     }
 }
 
-fn row(name: &str, one: &Seen, ports: Vec<String>) -> Row {
+fn row(name: &str, (one, code): (&Seen, Option<i32>), ports: Vec<String>) -> Row {
     let of = |kind: &'static str| {
         one.devices.values().filter(move |device| device.get("type").is_some_and(|own| own == kind))
     };
@@ -78,12 +90,14 @@ fn row(name: &str, one: &Seen, ports: Vec<String>) -> Row {
         name: name.to_owned(),
         service: one.service().unwrap_or_default().to_owned(),
         index: one.index(),
-        status: match one.life {
-            Life::Running => "running",
-            Life::Stopped => "stopped",
-            Life::Paused => "paused",
-            Life::Unknown => "unknown",
+        status: match (one.life, code) {
+            (Life::Stopped, Some(code)) => format!("exited ({code})"),
+            (Life::Stopped, None) => "stopped".to_owned(),
+            (Life::Running, _) => "running".to_owned(),
+            (Life::Paused, _) => "paused".to_owned(),
+            (Life::Unknown, _) => "unknown".to_owned(),
         },
+        exit_code: code,
         addresses: of("nic").filter_map(|device| device.get("ipv4.address")).cloned().collect(),
         ports,
     }

@@ -240,6 +240,7 @@ fn plan_failed(error: &PlanError) -> Stop {
         PlanError::Missing { .. }
         | PlanError::Taken { .. }
         | PlanError::NoSubnet { .. }
+        | PlanError::NoImage(_)
         | PlanError::NoAddress { .. }
         | PlanError::Address { .. }
         | PlanError::NoPort { .. }

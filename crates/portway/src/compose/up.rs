@@ -1,7 +1,7 @@
 //! `up`, `create`, `scale`: what the files say is brought about.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -123,6 +123,7 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     }
     want.config.insert(label::ENGINE.to_owned(), engine.to_owned());
     want.config.extend(remote::wishes().pool.map(|pool| (label::POOL.to_owned(), pool)));
+    want.config.insert(label::SEAL.to_owned(), seal()?);
     let mut config = want.config.clone();
     config.insert(label::PROJECT.to_owned(), want.name.clone());
     if !make.change.dry_run {
@@ -130,6 +131,14 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     }
     let change = Change { project: &want.incus_project, config, want: Some(&want), args: &make.change };
     stage.change(&change, &|seen| plan_up(&want, seen, &options)).map(|_| ())
+}
+
+/// What the hashes of a new project are made with.
+fn seal() -> Outcome<String> {
+    let mut bytes = [0; 16];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|error| Stop::refused(format!("cannot read /dev/urandom: {error}")))?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 /// What the mapping of a project depends on: the server, and what is on this host.
@@ -145,6 +154,8 @@ fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
     Ok(Setting {
         extensions: facts.api_extensions.into_iter().collect(),
         files: contents(project, &real)?,
+        program: portway_guestbin::program(&facts.architecture).ok(),
+        architecture: facts.architecture,
         real,
         dir,
         ..Setting::default()
@@ -330,7 +341,7 @@ fn agreed(count: usize) -> Outcome<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Fetches the images that are fetched each time, and refuses those that are not to be fetched and are not there.
+/// Fetches the images that are fetched each time.
 fn fetch(stage: &Stage, want: &ComposeProject) -> Outcome {
     let remote = |source: &ImageSource| !matches!(source, ImageSource::Local(_) | ImageSource::Built(_));
     let always: Vec<&String> = want
@@ -352,17 +363,6 @@ fn fetch(stage: &Stage, want: &ComposeProject) -> Outcome {
         let action = Action::Image { image: name.clone() };
         let fetched = stage.runtime.block_on(hands.perform(&action));
         fetched.map_err(|error| Stop::refused(format!("image {name}: {}", chain(&error))))?;
-    }
-    if want.images.values().any(|image| image.pull == Pull::Never) {
-        let seen = stage.look(&want.incus_project, Some(want))?;
-        let missing = |(name, image): &(&String, &portway_compose::want::Image)| {
-            image.pull == Pull::Never && !seen.images.contains_key(*name)
-        };
-        if let Some((name, _)) = want.images.iter().find(missing) {
-            return Err(Stop::refused(format!(
-                "image {name} is not on the server, and is not to be fetched"
-            )));
-        }
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod conditions;
 #[cfg(test)]
+mod guest;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod replicas;

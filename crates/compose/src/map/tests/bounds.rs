@@ -19,7 +19,8 @@ fn services_and_instances_are_counted() {
 /// Fails when one secret fills the memory by many replicas.
 #[test]
 fn files_of_all_replicas_are_counted() {
-    let text = "services: {a: {image: x, scale: 200, secrets: [s]}}\nsecrets: {s: {file: ./big}}\n";
+    let text =
+        "services: {a: {image: x, command: y, scale: 200, secrets: [s]}}\nsecrets: {s: {file: ./big}}\n";
     let mut setting = old();
     setting.files.insert(PathBuf::from("/srv/shop/big"), vec![0; 1 << 20]);
     let said = fault(text, &setting);

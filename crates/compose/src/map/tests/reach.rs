@@ -131,7 +131,7 @@ fn a_subnet_that_overlaps_another_is_refused() {
 /// Fails when a link in the project's folder leads out of it, and nobody is asked.
 #[test]
 fn a_link_is_where_it_leads() {
-    let text = "services: {a: {image: x, volumes: ['./data:/host', './in:/in', '/elsewhere:/b'], secrets: [sec]}}\n\
+    let text = "services: {a: {image: x, volumes: ['./data:/host', './in:/in', '/elsewhere:/b'], secrets: [sec], command: y}}\n\
                 secrets: {sec: {file: ./sec}}\n";
     let mut setting = old();
     for (path, real) in [

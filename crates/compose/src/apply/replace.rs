@@ -1,0 +1,45 @@
+//! An instance in place of another: made beside it, so that one that cannot be made costs nobody the one that is there.
+
+use super::{ApplyError, Hands, server, without_files};
+use crate::label;
+use crate::render::{Rendered, beside};
+
+impl Hands<'_> {
+    /// Makes it under another name. Without its files: what the server opens to write them it closes under the name of
+    /// then, and for half a minute nothing would start under another.
+    pub(super) async fn prepare(&self, one: &Rendered) -> Result<(), ApplyError> {
+        self.make(&one.beside()).await
+    }
+
+    /// Removes the old one, when the new one is there, and gives that its name; then it becomes what it is to be.
+    pub(super) async fn replace(&self, one: &Rendered) -> Result<(), ApplyError> {
+        let new = beside(&one.name);
+        let there = self.client.definition(self.project, &new).await;
+        let there = there.map_err(server("the new one cannot be read"))?;
+        if there.is_some_and(|there| there.config(label::BESIDE) == Some(&one.name)) {
+            self.remove(&one.name).await?;
+            let renamed = match self.client.rename_instance(self.project, &new, &one.name).await {
+                Ok(operation) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            renamed.map_err(server("the new one cannot be given its name"))?;
+        }
+        let there = self.client.definition(self.project, &one.name).await;
+        let there = there.map_err(server("it cannot be read"))?;
+        match there.as_ref().map(|there| there.config(label::BESIDE)) {
+            Some(Some(gets)) if gets == one.name => {}
+            // Not even the new one is there: nothing has been removed.
+            Some(_) => return Err(ApplyError::Gone(new)),
+            None => return Err(ApplyError::Gone(one.name.clone())),
+        }
+        self.redefine(one, |definition| {
+            without_files(one).iter().for_each(|(key, value)| definition.set_config(key, Some(value)));
+            definition.set_config(label::BESIDE, None);
+            one.devices.iter().for_each(|(name, device)| definition.set_device(name, Some(device)));
+            true
+        })
+        .await?;
+        self.write_program(one).await?;
+        self.write_files(one).await
+    }
+}
