@@ -90,10 +90,13 @@ impl Holder {
     }
 }
 
-/// When a process was started, in ticks since boot: field 22 of proc(5)'s stat, counted after the name in brackets.
+/// When a process was started, in ticks since boot: field 22 of proc(5)'s stat, counted after the name in brackets. None of
+/// one that has ended and that nobody has asked about yet.
 fn start_of(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let has_ended = matches!(fields.next()?, "Z" | "X");
+    fields.nth(18)?.parse().ok().filter(|_| !has_ended)
 }
 
 fn seconds() -> u64 {
@@ -181,5 +184,22 @@ mod tests {
         assert!(other.lives(&us));
         assert!(!Holder { at: us.at - OLD.as_secs(), ..other }.lives(&us));
         assert_eq!(Holder::read("nonsense"), None);
+    }
+
+    /// Fails when a process that was killed holds it until its parent asks.
+    #[test]
+    fn who_has_died_and_is_not_buried_does_not_hold_it() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
+        let pid = child.id();
+        assert!(start_of(pid).is_some());
+        drop(child.stdin.take());
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while start_of(pid).is_some() {
+            assert!(std::time::Instant::now() < end, "it has ended");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "it waits to be asked about");
+        assert!(child.wait().expect("its status").success());
     }
 }
