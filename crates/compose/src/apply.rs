@@ -22,6 +22,8 @@ use crate::plan::Action;
 use crate::render::Rendered;
 use crate::want::{ComposeProject, ImageSource, Keys};
 
+use files::Part;
+
 mod awaiting;
 mod files;
 mod replace;
@@ -273,8 +275,7 @@ impl Hands<'_> {
 
     async fn create(&self, one: &Rendered) -> Result<(), ApplyError> {
         self.make(one).await?;
-        self.write_program(one).await?;
-        self.write_files(one).await
+        self.write(one, &[Part::Program, Part::Files]).await
     }
 
     /// Makes it without its files.
@@ -344,10 +345,9 @@ impl Hands<'_> {
             true
         })
         .await?;
-        if difference.program {
-            self.write_program(one).await?;
-        }
-        if difference.files { self.write_files(one).await } else { Ok(()) }
+        let parts = [(difference.program, Part::Program), (difference.files, Part::Files)];
+        let parts: Vec<Part> = parts.into_iter().filter(|(is, _)| *is).map(|(_, part)| part).collect();
+        self.write(one, &parts).await
     }
 
     /// Changes a definition; not when `edit` says that nothing is to be changed.

@@ -1,5 +1,6 @@
 //! An instance in place of another: made beside it, so that one that cannot be made costs nobody the one that is there.
 
+use super::files::Part;
 use super::{ApplyError, Hands, server, without_files};
 use crate::label;
 use crate::render::{Rendered, beside};
@@ -39,7 +40,6 @@ impl Hands<'_> {
             true
         })
         .await?;
-        self.write_program(one).await?;
-        self.write_files(one).await
+        self.write(one, &[Part::Program, Part::Files]).await
     }
 }
