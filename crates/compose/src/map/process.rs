@@ -46,6 +46,20 @@ impl Work<'_> {
                 return Err(refused(cwd, &path, "must be an absolute path"));
             }
         }
+        let policy = service.at("deploy").and_then(|deploy| deploy.at("restart_policy"));
+        let not_counted = [
+            (
+                "max_attempts",
+                !matches!(restart, Restart::OnFailure(_)),
+                "counts with `condition: on-failure`",
+            ),
+            ("delay", !self.is_guest(service), "counts for a command in a system image"),
+        ];
+        for (key, is_not, why) in not_counted {
+            if let Some(node) = policy.and_then(|policy| policy.at(key)).filter(|_| is_not) {
+                self.warn(node, &format!("{path}.deploy.restart_policy.{key}"), &format!("ignored: {why}"));
+            }
+        }
         if self.is_guest(service) {
             return self.guest(service, path, restart, instance);
         }

@@ -142,6 +142,34 @@ fn a_small_project_on_the_old_server() {
     assert_eq!((told(web), want.program.bytes()), (spec, &b"the first process"[..]));
 }
 
+/// Fails when a restart is left out, or another one made than the file says, without a word.
+#[test]
+fn restarts_that_cannot_be_had_are_told() {
+    for (service, place, what) in [
+        ("restart: on-failure", "restart", "only a command in a system image tells how it has ended"),
+        ("deploy: {restart_policy: {delay: 5s}}", "deploy.restart_policy.delay", "counts for a command"),
+        (
+            "command: x\n    deploy: {restart_policy: {condition: any, max_attempts: 3}}",
+            "deploy.restart_policy.max_attempts",
+            "counts with `condition: on-failure`",
+        ),
+        ("tty: true", "tty", "counts for a command in a system image"),
+    ] {
+        let want = mapped(&format!("services:\n  web:\n    image: images:x\n    {service}\n"), &new());
+        assert_eq!(want.warnings.len(), 1, "{:?}", want.warnings);
+        let said = &want.warnings[0];
+        assert!(
+            said.contains(&format!(": services.web.{place}: ignored: ")) && said.contains(what),
+            "{said}"
+        );
+        let again = first(&want).config.contains_key("boot.autorestart");
+        assert_eq!(again, service.contains("any") || service.contains("delay"), "{service}");
+    }
+    let registry = "services: {web: {image: nginx, restart: on-failure}, after: {image: x, depends_on: {web: {condition: \
+                    service_completed_successfully}}}}";
+    assert!(fault(registry, &new()).contains("nothing tells how that ends"));
+}
+
 /// Fails when a word, a variable or a user reaches the program as another, or not at all.
 #[test]
 fn a_command_in_a_system_image_is_told_to_the_first_process() {

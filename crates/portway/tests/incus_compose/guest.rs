@@ -68,7 +68,8 @@ fn a_command_runs_as_the_file_says() {
     assert_eq!(label(&scene), new);
 }
 
-/// Fails when a program is started again that has ended as it should, or not that has not; when the server does it too.
+/// Fails when a program is started again that has ended as it should, or not that has not; when the server does it too, or
+/// what a run has started stays.
 #[test]
 fn who_fails_is_started_again() {
     let Some(scene) = Scene::open("again") else { return };
@@ -90,7 +91,7 @@ fn who_fails_is_started_again() {
   always:
     image: bb
     restart: unless-stopped
-    command: [sh, -c, 'echo run >>/runs; test $$(wc -l </runs) -lt 3 && exit 0; exec sleep 100000']
+    command: [sh, -c, 'echo run >>/runs; sleep 4242 & test $$(wc -l </runs) -lt 3 && exit 0; exec sleep 100000']
 ",
     );
     scene.ok(&["up", "-d"]);
@@ -101,6 +102,8 @@ fn who_fails_is_started_again() {
     let pid = scene.pid("always-1");
     wait_for("the third run", || (lines_of(&scene, "always-1", "/runs").len() == 3).then_some(())).unwrap();
     assert_eq!(scene.pid("always-1"), pid, "in place");
+    let left = || scene.exec("always-1", "ps | grep -c '[s]leep 4242'").stdout == b"1\n";
+    wait_for("what the runs before have left is gone", || left().then_some(())).unwrap();
     assert_eq!(
         scene.instances(),
         ["after-1 Running", "always-1 Running", "job-1 Stopped", "mends-1 Stopped"]
