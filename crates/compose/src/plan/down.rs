@@ -254,7 +254,7 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
     }
     let all: Vec<usize> = (0..plan.steps.len()).collect();
     let project = options.project.as_deref().unwrap_or_default();
-    let mut left = Vec::new();
+    let (mut left, mut kept) = (Vec::new(), false);
     let networks = seen.our_networks(&select.project).filter(|_| options.networks == Networks::Remove);
     for (name, network) in networks {
         let others = network.used_by.iter().filter(|path| !is_one_of(path, project, &going));
@@ -264,6 +264,7 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
             left.push(plan.add(Step { action, needs: all.clone(), after: Vec::new() }));
         } else {
             plan.notes.push(format!("network {name} stays: it is used by {}", others.join(", ")));
+            kept = true;
         }
     }
     let ours_too = seen.our_volumes(&select.project);
@@ -274,7 +275,9 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
             left.push(plan.push(action, all.clone()));
         }
     }
-    let stays = (options.volumes == Volumes::Keep && !volumes.is_empty())
+    // The next one finds by the server's project what is to be done yet.
+    let stays = kept
+        || (options.volumes == Volumes::Keep && !volumes.is_empty())
         || seen.instances.keys().any(|name| !going.contains(name))
         || seen.volumes.len() > volumes.len();
     if let Some(name) = options.project.as_ref().filter(|_| ours && !stays) {
