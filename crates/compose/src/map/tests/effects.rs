@@ -1,7 +1,9 @@
-//! Every key that is said to be mapped changes what is wanted.
+//! Every key that is said to be mapped changes what is wanted, and what is done.
 
 use super::*;
 use crate::keys::{KEYS, Treatment};
+use crate::plan::{Start, Up, up};
+use crate::scene;
 
 /// A key, and lines of a service that say it; a line that begins with `/` stands at the top.
 const EFFECTS: &[(&str, &str)] = &[
@@ -261,6 +263,80 @@ fn every_mapped_key_makes_a_difference() {
         assert!(differ, "{key} makes no difference");
         assert!(with.warnings.iter().all(|line| !line.contains("ignored")), "{key}: {:?}", with.warnings);
     }
+}
+
+/// What stands in the file without the key, where that is more than nothing: by the longest path that a key begins with.
+const WITHOUT: &[(&str, &str)] = &[
+    ("configs.environment", "configs: [cfg]"),
+    ("configs.file", "configs: [cfg]"),
+    ("networks.ipam.config.gateway", "/networks.net.ipam: {config: [{subnet: 10.8.0.0/24}]}"),
+    ("networks.ipam.config.ip_range", "/networks.net.ipam: {config: [{subnet: 10.8.0.0/24}]}"),
+    ("secrets.environment", "secrets: [sec]"),
+    ("services.cap_add", "cap_drop: [ALL]"),
+    ("services.configs.", "configs: [{source: cfg}]"),
+    ("services.configs.source", "configs: [{source: fil, target: /cfg}]"),
+    ("services.cpu_period", "cpu_quota: 5000"),
+    ("services.depends_on.", "depends_on: [other]"),
+    (
+        "services.deploy.resources.reservations.devices.",
+        "deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}",
+    ),
+    ("services.deploy.restart_policy.", "deploy: {restart_policy: {condition: any}}"),
+    ("services.deploy.restart_policy.max_attempts", "deploy: {restart_policy: {condition: on-failure}}"),
+    ("services.devices.", "devices: ['/dev/kvm']"),
+    ("services.dns_", "dns: [1.1.1.1]"),
+    ("services.gpus.", "gpus: all"),
+    ("services.healthcheck.", "healthcheck: {test: [CMD, x]}"),
+    ("services.memswap_limit", "mem_limit: 64m"),
+    ("services.networks.", "networks: [net]"),
+    ("services.networks.gw_priority", "networks: {default: , net: }"),
+    ("services.networks.priority", "networks: {default: , net: }"),
+    ("services.ports.", "ports: ['1:1']"),
+    ("services.secrets.", "secrets: [{source: sec}]"),
+    ("services.secrets.source", "secrets: [{source: tok, target: sec}]"),
+    ("services.volumes.", "volumes: ['vol:/data']"),
+    ("services.volumes.bind.", "volumes: [{type: bind, source: /x, target: /y}]"),
+    ("services.volumes.tmpfs.", "volumes: [{type: tmpfs, target: /y}]"),
+    ("services.volumes.volume.", "volumes: [{type: volume, source: vol, target: /y}]"),
+];
+
+/// Keys that need not show in the first plan, and the test that shows what each does.
+const LATER: &[(&str, &str)] = &[
+    ("services.depends_on.restart", "a_dependency_that_is_made_anew_restarts_who_asked_for_it"),
+    ("services.deploy.restart_policy.max_attempts", "restarts are counted while it runs"),
+    ("services.deploy.resources.reservations.devices.count", "one and all are the same device of the server"),
+    ("services.gpus.count", "one and all are the same device of the server"),
+    ("services.pull_policy", "an image that is there is fetched by the command"),
+];
+
+/// The first plan of a document, or why there is none.
+fn steps(document: &str, setting: &Setting) -> String {
+    let options = Up { start: Start::Wait, ..Up::default() };
+    match up(&mapped(document, setting), &scene::server(), &options) {
+        Ok(plan) => format!("{:#?}", plan.steps),
+        Err(refusal) => refusal.to_string(),
+    }
+}
+
+/// Fails when a key that the table calls mapped changes what is wanted, and nothing that is done.
+#[test]
+fn every_mapped_key_changes_a_step() {
+    let setting = new_without_registries();
+    let mut same = Vec::new();
+    for (key, lines) in EFFECTS {
+        let bases = WITHOUT.iter().filter(|(path, _)| key.starts_with(path));
+        let without = match bases.max_by_key(|(path, _)| path.len()) {
+            Some((_, without)) => *without,
+            None if lines.starts_with('/') => "networks: [net]\n    volumes: ['vol:/data']",
+            None => "attach: true",
+        };
+        let differ =
+            without == *lines || steps(&document(without), &setting) != steps(&document(lines), &setting);
+        if !differ && LATER.iter().all(|(later, _)| later != key) {
+            same.push(*key);
+        }
+    }
+    assert!(same.is_empty(), "{same:?} change no step");
 }
 
 /// Fails when a key is called mapped, and no test says what it does.
