@@ -241,6 +241,7 @@ fn cycles(services: &Map) -> Result<(), Fault> {
     for start in services.keys() {
         // Depth first: the way here, and what is still to be looked at from each step of it.
         let mut way: Vec<(&str, Vec<&str>)> = Vec::new();
+        let mut on_the_way: BTreeSet<&str> = BTreeSet::new();
         let next = |name: &str| -> Vec<&str> {
             let dependencies =
                 services.get(name).map(|node| node.members("depends_on").map(|(name, _)| name.as_str()));
@@ -250,26 +251,39 @@ fn cycles(services: &Map) -> Result<(), Fault> {
             continue;
         }
         way.push((start, next(start)));
+        on_the_way.insert(start);
         while let Some((name, open)) = way.last_mut() {
             let Some(other) = open.pop() else {
                 done.insert(name);
+                on_the_way.remove(name);
                 way.pop();
                 continue;
             };
-            if let Some(from) = way.iter().position(|(name, _)| *name == other) {
-                let ring = way.iter().skip(from).map(|(name, _)| *name).chain([other]);
-                let ring = ring.collect::<Vec<_>>().join(" -> ");
-                let node = services.get(other).and_then(|node| node.at("depends_on"));
-                let what = format!("services depend on one another in a ring: {ring}");
-                return Err(match node {
-                    Some(node) => inconsistent(node, &format!("services.{other}"), what),
-                    None => Fault::of(Kind::Inconsistent, what),
-                });
+            if on_the_way.contains(other) {
+                let ring = way.iter().map(|(name, _)| *name).skip_while(|name| *name != other);
+                return Err(ring_fault(services, other, &ring.chain([other]).collect::<Vec<_>>()));
             }
             if !done.contains(other) {
                 way.push((other, next(other)));
+                on_the_way.insert(other);
             }
         }
     }
     Ok(())
+}
+
+/// Most services of a ring that are named.
+const MAX_SHOWN: usize = 12;
+
+fn ring_fault(services: &Map, first: &str, ring: &[&str]) -> Fault {
+    let ring = if ring.len() > MAX_SHOWN {
+        format!("{} -> … ({} services)", ring[..MAX_SHOWN].join(" -> "), ring.len() - 1)
+    } else {
+        ring.join(" -> ")
+    };
+    let what = format!("services depend on one another in a ring: {ring}");
+    match services.get(first).and_then(|node| node.at("depends_on")) {
+        Some(node) => inconsistent(node, &format!("services.{first}"), what),
+        None => Fault::of(Kind::Inconsistent, what),
+    }
 }

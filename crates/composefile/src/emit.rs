@@ -53,6 +53,20 @@ pub(crate) fn complete_service(service: &mut Json) {
         always(deploy, "placement", serde_json::json!({}));
         always(deploy, "resources", serde_json::json!({}));
     }
+    limits(service);
+    if let Some(build) = service.get_mut("build") {
+        limits(build);
+    }
+}
+
+/// A limit of 0 is none in the JSON form.
+fn limits(member: &mut Json) {
+    let limits = member.get_mut("ulimits").and_then(Json::as_object_mut);
+    for limit in limits.into_iter().flat_map(|map| map.values_mut()) {
+        if let Some(map) = limit.as_object_mut() {
+            map.retain(|_, value| value.as_i64() != Some(0));
+        }
+    }
 }
 
 /// Gives a mapping a member that it has not got.

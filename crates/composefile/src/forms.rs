@@ -3,7 +3,7 @@
 mod ports;
 mod volumes;
 
-pub(crate) use ports::ports;
+pub(crate) use ports::{length, ports};
 pub(crate) use volumes::{clean, mount};
 
 use crate::fault::Fault;
@@ -149,7 +149,14 @@ pub(crate) fn ulimit(node: &mut Node, path: &Path<'_>) -> Result<(), Fault> {
         Ok(())
     };
     let place = node.place.clone();
-    let Value::Map(map) = &mut node.value else { return whole(node, path) };
+    let Value::Map(map) = &mut node.value else {
+        whole(node, path)?;
+        if node.value == Value::Int(0) {
+            let both = ["soft", "hard"].map(|name| (name.to_owned(), node.clone()));
+            node.value = Value::Map(both.into());
+        }
+        return Ok(());
+    };
     for name in ["soft", "hard"] {
         let Some(limit) = map.get_mut(name) else {
             return Err(Fault::at(&place, &path.to_string(), format!("has no `{name}`")));

@@ -9,7 +9,10 @@ use crate::host::Host;
 use crate::shape::{self, Path, Step};
 use crate::template::{self, Scope, Variable};
 use crate::tree::{Map, Node, Value, text_weight};
-use crate::{dotenv, extends, include, merge, paths, schema, yaml};
+use crate::{dotenv, extends, forms, include, merge, paths, schema, yaml};
+
+/// Values of one port in its long form.
+const PORT_WEIGHT: usize = 5;
 
 /// Most bytes that interpolation adds to a project.
 const MAX_GROWTH: usize = 16 << 20;
@@ -19,6 +22,12 @@ const MAX_FILES: usize = 1_000;
 
 /// Most that a project comes to: nodes of its files and of what `extends` copies, each with its text by [`Node::weight`].
 const MAX_WEIGHT: usize = 1_000_000;
+
+/// Most warnings that are kept.
+const MAX_WARNINGS: usize = 1_000;
+
+/// Most variables that a project names, and so that are listed.
+const MAX_VARIABLES: usize = 20_000;
 
 /// Variables and their values.
 pub type Environment = BTreeMap<String, String>;
@@ -31,7 +40,10 @@ pub(crate) struct Loader<'h> {
     /// Of the person who reads them.
     pub(crate) home: Option<String>,
     pub(crate) warnings: RefCell<Vec<String>>,
-    pub(crate) variables: RefCell<Vec<Variable>>,
+    /// The same, to be found.
+    pub(crate) warned: RefCell<BTreeSet<String>>,
+    /// By name.
+    pub(crate) variables: RefCell<BTreeMap<String, Variable>>,
     pub(crate) read: RefCell<usize>,
     /// Files that were read.
     pub(crate) files: RefCell<BTreeSet<PathBuf>>,
@@ -49,11 +61,27 @@ pub(crate) struct Setting<'s> {
     pub(crate) included_by: Vec<PathBuf>,
 }
 
-impl Loader<'_> {
+impl<'h> Loader<'h> {
+    /// One that has read nothing yet.
+    pub(crate) fn new(host: &'h dyn Host, outside: &Environment) -> Loader<'h> {
+        Loader {
+            host,
+            raw: false,
+            home: outside.get("HOME").cloned(),
+            warnings: RefCell::default(),
+            warned: RefCell::default(),
+            variables: RefCell::default(),
+            read: RefCell::default(),
+            files: RefCell::default(),
+            grown: RefCell::default(),
+            made: RefCell::default(),
+        }
+    }
+
     /// A line for people, once.
     pub(crate) fn warn(&self, line: String) {
         let mut warnings = self.warnings.borrow_mut();
-        if warnings.len() < 1_000 && !warnings.contains(&line) {
+        if warnings.len() < MAX_WARNINGS && self.warned.borrow_mut().insert(line.clone()) {
             warnings.push(line);
         }
     }
@@ -134,8 +162,20 @@ impl Loader<'_> {
         self.make(node.weight(), &node.place, "")?;
         self.interpolate(node, &root, setting.environment)?;
         external_names(node, self);
+        self.ranges(node)?;
         shape::check(node, &schema::FILE, &root, self.raw)?;
         service_names(node)
+    }
+
+    /// Counts what ranges of ports stand for, before it is made.
+    fn ranges(&self, node: &Node) -> Result<(), Fault> {
+        for (name, service) in node.members("services") {
+            for item in service.items("ports") {
+                let ports = item.as_word().map_or(0, |text| forms::length(&text));
+                self.make(ports * PORT_WEIGHT, &item.place, &format!("services.{name}.ports"))?;
+            }
+        }
+        Ok(())
     }
 
     fn interpolate(&self, node: &mut Node, path: &Path<'_>, environment: &Environment) -> Result<(), Fault> {
@@ -163,7 +203,7 @@ impl Loader<'_> {
         if !text.contains('$') {
             return Ok(());
         }
-        self.variables.borrow_mut().extend(template::variables(text));
+        self.list(text, path, place)?;
         if self.raw {
             return Ok(());
         }
@@ -178,6 +218,24 @@ impl Loader<'_> {
             return Err(Fault::at(place, &path.to_string(), what).kind(Kind::TooLarge));
         }
         *text = made;
+        Ok(())
+    }
+
+    /// Enters the variables that a text names.
+    fn list(&self, text: &str, path: &Path<'_>, place: &Place) -> Result<(), Fault> {
+        let mut known = self.variables.borrow_mut();
+        template::variables(text, &mut |variable| {
+            if let Some(one) = known.get_mut(&variable.name) {
+                one.join(variable);
+            } else if known.len() <= MAX_VARIABLES {
+                // One more than there may be is enough to tell.
+                known.insert(variable.name.clone(), variable);
+            }
+        });
+        if known.len() > MAX_VARIABLES {
+            let what = format!("the project names more than {MAX_VARIABLES} variables");
+            return Err(Fault::at(place, &path.to_string(), what).kind(Kind::TooLarge));
+        }
         Ok(())
     }
 

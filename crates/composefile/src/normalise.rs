@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::fault::Fault;
 use crate::load::{Environment, Loader};
-use crate::tree::{Map, Node, Value};
+use crate::tree::{Map, Node, Value, text_weight};
 
 /// Completes every service and every resource.
 ///
@@ -22,14 +22,14 @@ pub(crate) fn project(
     for (service_name, service) in services.into_iter().flatten() {
         let path = format!("services.{service_name}");
         if let Some(map) = service.as_map_mut() {
-            build(map, dir, environment);
+            build(loader, map, dir, environment)?;
             networks(map);
             dependencies(map);
             small_defaults(map);
             env_files(loader, map, &path, environment)?;
             label_files(loader, map, &path)?;
             if !loader.raw {
-                from_environment(map.get_mut("environment"), environment);
+                from_environment(loader, map.get_mut("environment"), environment)?;
             }
         }
         needs_default |= service.at("networks").is_some_and(|networks| networks.at("default").is_some());
@@ -58,27 +58,34 @@ pub(crate) fn project(
     Ok(())
 }
 
-fn build(service: &mut Map, dir: &Path, environment: &Environment) {
-    let Some(build) = service.get_mut("build") else { return };
+fn build(loader: &Loader<'_>, service: &mut Map, dir: &Path, environment: &Environment) -> Result<(), Fault> {
+    let Some(build) = service.get_mut("build") else { return Ok(()) };
     build.default_at("context", Value::Text(dir.display().to_string()));
     if build.at("dockerfile_inline").is_none() {
         build.default_at("dockerfile", Value::Text("Dockerfile".to_owned()));
     }
     if let Some(args) = build.as_map_mut().and_then(|map| map.get_mut("args")) {
-        from_environment(Some(args), environment);
+        from_environment(loader, Some(args), environment)?;
         if let Some(map) = args.as_map_mut() {
             map.retain(|_, node| node.value != Value::Null);
         }
     }
+    Ok(())
 }
 
-/// A name without a value takes the one outside.
-fn from_environment(dict: Option<&mut Node>, environment: &Environment) {
+/// A name without a value takes the one outside. The values are counted: a name is short, and what it stands for long.
+fn from_environment(
+    loader: &Loader<'_>,
+    dict: Option<&mut Node>,
+    environment: &Environment,
+) -> Result<(), Fault> {
     for (name, node) in dict.and_then(Node::as_map_mut).into_iter().flatten() {
         if let (Value::Null, Some(value)) = (&node.value, environment.get(name)) {
+            loader.make(text_weight(value), &node.place, name)?;
             node.value = Value::Text(value.clone());
         }
     }
+    Ok(())
 }
 
 /// A service that names no network is in the default one.
@@ -202,7 +209,7 @@ fn env_files(
     let dict = service
         .entry("environment".to_owned())
         .or_insert_with(|| Node::new(Value::empty_map(), &files.place));
-    from_environment(Some(&mut *dict), environment);
+    from_environment(loader, Some(&mut *dict), environment)?;
     for (name, value) in said {
         dict.default_at(&name, Value::Text(value));
     }

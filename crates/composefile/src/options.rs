@@ -1,8 +1,7 @@
 //! What is loaded and how: the way in.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::fault::{Fault, Kind};
 use crate::host::Host;
@@ -50,18 +49,10 @@ pub struct Options {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
-    let loader = Loader {
-        host,
-        raw: !options.interpolate,
-        home: options.environment.get("HOME").cloned(),
-        warnings: RefCell::default(),
-        variables: RefCell::default(),
-        read: RefCell::default(),
-        files: RefCell::default(),
-        grown: RefCell::default(),
-        made: RefCell::default(),
-    };
-    let mut environment = environment(&loader, options)?;
+    let mut loader = Loader::new(host, &options.environment);
+    loader.raw = !options.interpolate;
+    let mut environment =
+        environment(&loader, &options.dir, options.env_files.as_deref(), &options.environment)?;
     let files = texts(&loader, options)?;
     let name = name(options, &files, &environment)?;
     environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
@@ -88,38 +79,56 @@ pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
         name,
         tree,
         warnings: Vec::new(),
-        variables: loader.variables.take(),
+        variables: loader.variables.take().into_values().collect(),
         profiles,
         disabled,
         environment,
         files: loader.files.take(),
         raw: loader.raw,
     };
-    project.keep(&options.services)?;
-    consistency::check(&project.tree, &project.disabled)?;
+    // What others use is used, whatever is shown of them.
     if !loader.raw {
         project.drop_unused();
     }
+    project.keep(&options.services)?;
+    consistency::check(&project.tree, &project.disabled)?;
     project.warnings = loader.warnings.take();
     Ok(project)
 }
 
-/// The process's variables, and below them those of `.env` or of the files that were named.
-fn environment(loader: &Loader<'_>, options: &Options) -> Result<Environment, Fault> {
+/// The variables that files of variables have, below those outside: `.env` in `dir` when none are named and it is there.
+///
+/// # Errors
+/// The first thing that is wrong, with its place.
+pub fn variables(
+    dir: &Path,
+    env_files: Option<&[PathBuf]>,
+    outside: &Environment,
+    host: &dyn Host,
+) -> Result<Environment, Fault> {
+    environment(&Loader::new(host, outside), dir, env_files, outside)
+}
+
+fn environment(
+    loader: &Loader<'_>,
+    dir: &Path,
+    env_files: Option<&[PathBuf]>,
+    outside: &Environment,
+) -> Result<Environment, Fault> {
     let mut own = Environment::new();
-    let files = match &options.env_files {
-        Some(files) => files.clone(),
+    let files = match env_files {
+        Some(files) => files.to_vec(),
         None => {
-            let default = options.dir.join(".env");
+            let default = dir.join(".env");
             if loader.host.is_file(&default) { vec![default] } else { Vec::new() }
         }
     };
     for file in files {
-        let mut outside = own.clone();
-        outside.extend(options.environment.clone());
-        own.extend(loader.env_file(&file, &outside, None)?);
+        let mut known = own.clone();
+        known.extend(outside.clone());
+        own.extend(loader.env_file(&file, &known, None)?);
     }
-    own.extend(options.environment.clone());
+    own.extend(outside.clone());
     Ok(own)
 }
 
@@ -174,21 +183,33 @@ fn all_profiles(tree: &Map) -> BTreeSet<String> {
     named.filter_map(|profile| profile.as_text().map(str::to_owned)).collect()
 }
 
-/// Takes out the services that no enabled profile has. Naming a service enables it.
+/// Takes out the services that no enabled profile has. Naming one of these enables its profiles.
 fn disable(tree: &mut Map, options: &Options, environment: &Environment) -> BTreeSet<String> {
-    let mut enabled: BTreeSet<&str> = options.profiles.iter().map(String::as_str).collect();
+    let mut enabled: BTreeSet<String> = options.profiles.iter().cloned().collect();
     if options.profiles.is_empty()
         && let Some(said) = environment.get("COMPOSE_PROFILES")
     {
-        enabled.extend(said.split(',').map(str::trim).filter(|name| !name.is_empty()));
+        enabled.extend(said.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned));
     }
     let mut disabled = BTreeSet::new();
     let Some(services) = tree.get_mut("services").and_then(Node::as_map_mut) else { return disabled };
+    let named = |name: &String| options.services.contains(name) || options.enabled.contains(name);
+    let has_any = |service: &Node, enabled: &BTreeSet<String>| {
+        let mut profiles = service.items("profiles").iter().filter_map(Node::as_text);
+        service.items("profiles").is_empty()
+            || enabled.contains("*")
+            || profiles.any(|name| enabled.contains(name))
+    };
+    let by_name: Vec<String> = services
+        .iter()
+        .filter(|(name, service)| named(name) && !has_any(service, &enabled))
+        .flat_map(|(_, service)| {
+            service.items("profiles").iter().filter_map(Node::as_text).map(str::to_owned)
+        })
+        .collect();
+    enabled.extend(by_name);
     services.retain(|name, service| {
-        let profiles = service.items("profiles");
-        let any = profiles.iter().any(|profile| profile.as_text().is_some_and(|name| enabled.contains(name)));
-        let named = options.services.contains(name) || options.enabled.contains(name);
-        let keep = profiles.is_empty() || any || enabled.contains("*") || named;
+        let keep = has_any(service, &enabled);
         if !keep {
             disabled.insert(name.clone());
         }
@@ -200,7 +221,6 @@ fn disable(tree: &mut Map, options: &Options, environment: &Environment) -> BTre
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::path::Path;
 
     use super::*;
 

@@ -96,13 +96,24 @@ fn of_build(build: &mut Map, dir: &Path, home: Option<&str>) {
     }
 }
 
-/// The files of secrets and configs.
+/// The files of secrets and configs, and the folders that local volumes are.
 pub(crate) fn of_files(document: &mut Node, dir: &Path, home: Option<&str>) {
     let Some(map) = document.as_map_mut() else { return };
     for section in ["secrets", "configs"] {
         let members = map.get_mut(section).and_then(Node::as_map_mut);
         for member in members.into_iter().flat_map(Map::values_mut).filter_map(Node::as_map_mut) {
             set(member, "file", dir, home);
+        }
+    }
+    for volume in map.get_mut("volumes").and_then(Node::as_map_mut).into_iter().flat_map(Map::values_mut) {
+        let is_local = volume.text_at("driver") == Some("local");
+        let options = volume.as_map_mut().and_then(|map| map.get_mut("driver_opts"));
+        let Some(options) = options.filter(|options| is_local && options.text_at("o") == Some("bind")) else {
+            continue;
+        };
+        let device = options.as_map_mut().and_then(|map| map.get_mut("device"));
+        if let Some((device, text)) = device.and_then(|node| Some((node.as_text()?.to_owned(), node))) {
+            text.value = Value::Text(absolute_text(&device, dir, home));
         }
     }
 }

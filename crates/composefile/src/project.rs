@@ -19,7 +19,7 @@ pub struct Project {
     pub tree: Map,
     /// What was noticed, one line each.
     pub warnings: Vec<String>,
-    /// Variables that the files name.
+    /// Variables that the files name, each once, by name.
     pub variables: Vec<Variable>,
     /// Every profile that a service names.
     pub profiles: BTreeSet<String>,
@@ -41,27 +41,33 @@ impl Project {
 
     /// Names of the services, each after those it depends on.
     pub fn service_names(&self) -> Vec<String> {
-        let mut waiting: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         let all: BTreeSet<&str> = self.services().map(|(name, _)| name.as_str()).collect();
+        let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut needed_by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, service) in self.services() {
             let needs = service.members("depends_on").map(|(name, _)| name.as_str());
-            waiting.insert(name, needs.filter(|name| all.contains(name)).collect());
+            let needs: Vec<&str> = needs.filter(|name| all.contains(name)).collect();
+            missing.insert(name, needs.len());
+            needs.into_iter().for_each(|need| needed_by.entry(need).or_default().push(name));
         }
-        let mut names = Vec::with_capacity(waiting.len());
-        while !waiting.is_empty() {
-            let ready: Vec<&str> =
-                waiting.iter().filter(|(_, needs)| needs.is_empty()).map(|(name, _)| *name).collect();
-            // Cycles were refused when the project was read.
-            if ready.is_empty() {
-                names.extend(waiting.keys().map(|name| (*name).to_owned()));
-                break;
-            }
+        let mut names = Vec::with_capacity(all.len());
+        // Those that wait for none; then those that waited for these alone, and so on. Cycles were refused before.
+        let mut ready: BTreeSet<&str> =
+            missing.iter().filter(|(_, left)| **left == 0).map(|(name, _)| *name).collect();
+        while !ready.is_empty() {
+            let mut next = BTreeSet::new();
             for name in ready {
-                waiting.remove(name);
                 names.push(name.to_owned());
+                for other in needed_by.get(name).into_iter().flatten() {
+                    if let Some(left) = missing.get_mut(other) {
+                        *left -= 1;
+                        if *left == 0 {
+                            next.insert(*other);
+                        }
+                    }
+                }
             }
-            let done: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-            waiting.values_mut().for_each(|needs| needs.retain(|name| !done.contains(name)));
+            ready = next;
         }
         names
     }

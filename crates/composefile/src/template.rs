@@ -190,40 +190,54 @@ fn braced(inner: &str, scope: &mut Scope<'_>, depth: usize) -> Result<String, Te
     }
 }
 
-/// The variables that `text` names, those in defaults too. What is malformed names none.
-pub(crate) fn variables(text: &str) -> Vec<Variable> {
-    let mut found = Vec::new();
-    let mut open = vec![text];
-    while let Some(text) = open.pop() {
+impl Variable {
+    fn bare(name: &str) -> Variable {
+        Variable { name: name.to_owned(), required: false, default: String::new(), alternate: String::new() }
+    }
+
+    fn of(operation: &Operation<'_>) -> Variable {
+        let mut variable = Variable::bare(operation.name);
+        match operation.operator {
+            Some('-') => operation.word.clone_into(&mut variable.default),
+            Some('+') => operation.word.clone_into(&mut variable.alternate),
+            Some('?') => variable.required = true,
+            _ => {}
+        }
+        variable
+    }
+
+    /// Adds what another place says of the same variable: its first default and its first alternate stay.
+    pub(crate) fn join(&mut self, other: Variable) {
+        self.required |= other.required;
+        for (known, said) in [(&mut self.default, other.default), (&mut self.alternate, other.alternate)] {
+            if known.is_empty() {
+                *known = said;
+            }
+        }
+    }
+}
+
+/// Names every variable in `text`, those in defaults too, as deep as they may nest. What is malformed names none.
+pub(crate) fn variables(text: &str, found: &mut dyn FnMut(Variable)) {
+    let mut open = vec![(text, 0)];
+    while let Some((text, depth)) = open.pop() {
         let mut rest = text;
         while let Ok(Some((_, piece, after))) = next_piece(rest) {
-            let bare = |name: &str| Variable {
-                name: name.to_owned(),
-                required: false,
-                default: String::new(),
-                alternate: String::new(),
-            };
             match piece {
                 Piece::Literal(_) => {}
-                Piece::Name(name) => found.push(bare(name)),
+                Piece::Name(name) => found(Variable::bare(name)),
                 Piece::Braced(inner) => {
                     if let Ok(operation) = operation(inner) {
-                        let mut variable = bare(operation.name);
-                        match operation.operator {
-                            Some('-') => operation.word.clone_into(&mut variable.default),
-                            Some('+') => operation.word.clone_into(&mut variable.alternate),
-                            Some('?') => variable.required = true,
-                            _ => {}
+                        found(Variable::of(&operation));
+                        if depth < MAX_DEPTH {
+                            open.push((operation.word, depth + 1));
                         }
-                        found.push(variable);
-                        open.push(operation.word);
                     }
                 }
             }
             rest = after;
         }
     }
-    found
 }
 
 #[cfg(test)]

@@ -65,6 +65,11 @@ impl Entry {
     }
 }
 
+/// How many ports a short form stands for; none when it is malformed.
+pub(crate) fn length(text: &str) -> usize {
+    short(text).map_or(0, |entries| entries.len())
+}
+
 /// What a short form stands for.
 fn short(text: &str) -> Result<Vec<Entry>, String> {
     let (rest, protocol) = text.split_once('/').unwrap_or((text, ""));

@@ -51,9 +51,31 @@ fn nesting_and_growth_end() {
     assert_eq!(made, Err(TemplateFault::TooLong));
 }
 
+fn listed(text: &str) -> Vec<Variable> {
+    let mut listed = Vec::new();
+    variables(text, &mut |variable| listed.push(variable));
+    listed
+}
+
+/// Fails when each level is listed with all that stands in it: the list would take the square of the text.
+#[test]
+fn the_list_of_variables_ends_where_nesting_does() {
+    let deep = "${N:-".repeat(100_000) + &"}".repeat(100_000);
+    assert_eq!(listed(&deep).len(), MAX_DEPTH + 1);
+}
+
+/// Fails when a second place takes a default away.
+#[test]
+fn a_variable_of_two_places_is_one() {
+    let mut all = listed("${A:-x} ${A:?y} ${A:-z} ${A:+w}").into_iter();
+    let mut one = all.next().expect("the first");
+    all.for_each(|other| one.join(other));
+    assert_eq!((one.required, one.default.as_str(), one.alternate.as_str()), (true, "x", "w"));
+}
+
 #[test]
 fn variables_are_listed_with_what_is_said_of_them() {
-    let listed = variables("$A ${B:-x ${C}} ${D:?why} ${E:+alt} $$F");
+    let listed = listed("$A ${B:-x ${C}} ${D:?why} ${E:+alt} $$F");
     let names: Vec<&str> = listed.iter().map(|v| v.name.as_str()).collect();
     assert_eq!(names, ["A", "B", "D", "E", "C"]);
     assert_eq!(listed[1].default, "x ${C}");

@@ -22,7 +22,7 @@ pub(crate) fn all() -> Vec<Case> {
         });
     }
     cases.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(cases.len() >= 12, "the fixtures are there");
+    assert!(cases.len() >= 36, "the fixtures are there");
     cases
 }
 

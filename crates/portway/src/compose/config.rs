@@ -1,6 +1,5 @@
 //! `portway compose config`: what of the project is printed.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use portway_composefile::Project;
@@ -61,28 +60,16 @@ fn text(project: &Project, args: &ConfigArgs) -> Outcome<String> {
     })
 }
 
-/// A table: a variable that is named twice has the line of its first default.
+/// A table.
 fn variables(project: &Project) -> String {
-    let mut seen = BTreeMap::new();
-    for variable in &project.variables {
-        let known = seen.entry(&variable.name).or_insert_with(|| variable.clone());
-        known.required |= variable.required;
-        for (known, said) in
-            [(&mut known.default, &variable.default), (&mut known.alternate, &variable.alternate)]
-        {
-            if known.is_empty() {
-                known.clone_from(said);
-            }
-        }
-    }
     let row = |cells: [&str; 4]| {
         format!("{:<20}{:<20}{:<20}{}", cells[0], cells[1], cells[2], cells[3]).trim_end().to_owned() + "\n"
     };
     let mut text = row(["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"]);
-    for (name, variable) in seen {
+    for variable in &project.variables {
         let required = variable.required.to_string();
         text.push_str(&row([
-            &printable(name),
+            &printable(&variable.name),
             &required,
             &printable(&variable.default),
             &printable(&variable.alternate),

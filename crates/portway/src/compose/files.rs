@@ -3,7 +3,7 @@
 use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
 
-use portway_composefile::{Environment, Host, MAX_FILE_BYTES, Options, Source};
+use portway_composefile::{Environment, Host, MAX_FILE_BYTES, Options, Source, variables};
 use portway_config::files::{self, FileError, Trust};
 use portway_control::api::FailureKind;
 
@@ -17,32 +17,30 @@ const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", 
 pub(super) fn options(args: &FileArgs) -> Outcome<Options> {
     let here = std::env::current_dir()
         .map_err(|error| Stop::refused(format!("cannot tell this folder: {error}")))?;
-    let environment: Environment = std::env::vars_os()
+    let mut environment: Environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let said = |name: &str| environment.get(name).filter(|said| !said.is_empty());
     let dir = args.project_directory.clone();
-    let dir = dir.or_else(|| said("INCUS_COMPOSE_PROJECT_DIRECTORY").map(PathBuf::from));
+    let dir = dir.or_else(|| said(&environment, "INCUS_COMPOSE_PROJECT_DIRECTORY").map(PathBuf::from));
     let dir = dir.map(|dir| here.join(dir));
-    let sources = sources(&named(args, &environment), &here, dir.as_deref())?;
+    let env_files = env_files(args, &environment, &here);
+    let mut named = named(args, &environment);
+    if named.is_empty() {
+        named = named_inside(&mut environment, env_files.as_deref(), dir.as_deref(), &here)?;
+    }
+    let sources = sources(&named, &here, dir.as_deref())?;
     let first = sources.iter().find_map(|source| match source {
         Source::File(path) => path.parent().map(Path::to_path_buf),
         Source::Text(_) => None,
     });
-    let env_files = match (&args.env_files[..], said("INCUS_COMPOSE_ENV_FILE").or(said("COMPOSE_ENV_FILES")))
-    {
-        ([], None) => None,
-        ([], Some(said)) => Some(said.split(',').map(|file| here.join(file)).collect()),
-        (files, _) => Some(files.iter().map(|file| here.join(file)).collect()),
-    };
-    let profiles = match (&args.profiles[..], said("INCUS_COMPOSE_PROFILES")) {
+    let profiles = match (&args.profiles[..], said(&environment, "INCUS_COMPOSE_PROFILES")) {
         ([], Some(said)) => said.split(',').map(|name| name.trim().to_owned()).collect(),
         (profiles, _) => profiles.to_vec(),
     };
     Ok(Options {
         dir: normal(&dir.or(first).unwrap_or(here)),
         sources,
-        name: args.project_name.clone().or_else(|| said("INCUS_COMPOSE_PROJECT_NAME").cloned()),
+        name: args.project_name.clone().or_else(|| said(&environment, "INCUS_COMPOSE_PROJECT_NAME").cloned()),
         env_files,
         profiles,
         services: Vec::new(),
@@ -50,6 +48,22 @@ pub(super) fn options(args: &FileArgs) -> Outcome<Options> {
         interpolate: true,
         environment,
     })
+}
+
+/// The value of a variable that has one.
+fn said<'e>(environment: &'e Environment, name: &str) -> Option<&'e String> {
+    environment.get(name).filter(|said| !said.is_empty())
+}
+
+/// The files of variables that are named.
+fn env_files(args: &FileArgs, environment: &Environment, here: &Path) -> Option<Vec<PathBuf>> {
+    let variable =
+        said(environment, "INCUS_COMPOSE_ENV_FILE").or_else(|| said(environment, "COMPOSE_ENV_FILES"));
+    match (&args.env_files[..], variable) {
+        ([], None) => None,
+        ([], Some(said)) => Some(said.split(',').map(|file| here.join(file)).collect()),
+        (files, _) => Some(files.iter().map(|file| here.join(file)).collect()),
+    }
 }
 
 /// A path without `.` and `..`, by its text: what is printed must not depend on links.
@@ -72,13 +86,36 @@ fn named(args: &FileArgs, environment: &Environment) -> Vec<PathBuf> {
     if !args.files.is_empty() {
         return args.files.clone();
     }
-    let separator = environment.get("COMPOSE_PATH_SEPARATOR").map_or(":", String::as_str);
-    for (name, separator) in [("INCUS_COMPOSE_FILE", ","), ("COMPOSE_FILE", separator)] {
-        if let Some(said) = environment.get(name).filter(|said| !said.is_empty()) {
-            return said.split(separator).map(PathBuf::from).collect();
-        }
+    match said(environment, "INCUS_COMPOSE_FILE") {
+        Some(said) => said.split(',').map(PathBuf::from).collect(),
+        None => compose_file(environment),
     }
-    Vec::new()
+}
+
+/// The files of `COMPOSE_FILE`.
+fn compose_file(environment: &Environment) -> Vec<PathBuf> {
+    let separator = said(environment, "COMPOSE_PATH_SEPARATOR").map_or(":", String::as_str);
+    let said = said(environment, "COMPOSE_FILE");
+    said.map(|said| said.split(separator).map(PathBuf::from).collect()).unwrap_or_default()
+}
+
+/// The files of `COMPOSE_FILE` in the `.env` that stands where a Compose file would be found. What else is said there then
+/// counts as said outside, as with docker compose: above the `.env` beside those files.
+fn named_inside(
+    environment: &mut Environment,
+    env_files: Option<&[PathBuf]>,
+    dir: Option<&Path>,
+    here: &Path,
+) -> Outcome<Vec<PathBuf>> {
+    let begin = dir.unwrap_or(here);
+    let holds = |dir: &&Path| NAMES.iter().any(|name| dir.join(name).is_file());
+    let beside = dir.or_else(|| begin.ancestors().find(holds)).unwrap_or(here);
+    let known = variables(beside, env_files, environment, &Disk).map_err(super::stop)?;
+    let named = compose_file(&known);
+    if !named.is_empty() {
+        *environment = known;
+    }
+    Ok(named)
 }
 
 /// The named files, else the ones that are found; behind them all, what is for Incus only.

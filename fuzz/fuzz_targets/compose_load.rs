@@ -1,0 +1,5 @@
+//! Feeds `compose_load`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| portway_composefile::fuzz::run("compose_load", data));

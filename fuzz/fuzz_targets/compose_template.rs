@@ -1,0 +1,5 @@
+//! Feeds `compose_template`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| portway_composefile::fuzz::run("compose_template", data));
