@@ -1,11 +1,15 @@
 //! The program as its users see it: help, errors, exit codes, output in every format.
 
 #[cfg(test)]
+mod bombs;
+#[cfg(test)]
 mod compose;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod help;
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod output;
 #[cfg(test)]
