@@ -1,7 +1,7 @@
 //! Tests that pages name: a table whose last column is headed `test` says which test shows what its row claims.
 //!
 //! `module::name` is a test of the binary that the text above the table named last, `` `name` of `binary` `` one of
-//! another. All are those of `crates/portway/tests`.
+//! another. Binaries are those of `crates/portway/tests`; a crate (`crates/compose`) stands for all tests in it.
 
 use std::fs;
 use std::path::Path;
@@ -45,11 +45,14 @@ fn quoted(text: &str) -> impl DoubleEndedIterator<Item = (&str, Option<&str>)> {
 }
 
 fn is_binary(word: &str) -> bool {
-    ["incus_", "netns_"].iter().any(|kind| word.starts_with(kind)) && !word.contains("::")
+    ["incus_", "netns_", "crates/"].iter().any(|kind| word.starts_with(kind)) && !word.contains("::")
 }
 
 /// Whether a binary of tests has one of this name.
 fn is_there(root: &Path, binary: &str, name: &str) -> bool {
+    if binary.starts_with("crates/") {
+        return is_below(&root.join(binary), name);
+    }
     let tests = root.join("crates/portway/tests");
     let (file, name) = match name.split_once("::") {
         Some((module, name)) => (tests.join(binary).join(module).with_extension("rs"), name),
@@ -58,14 +61,26 @@ fn is_there(root: &Path, binary: &str, name: &str) -> bool {
     fs::read_to_string(file).is_ok_and(|text| has_test(&text, name))
 }
 
+/// Whether a file below `dir` has a test of this name.
+fn is_below(dir: &Path, name: &str) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    entries.flatten().map(|entry| entry.path()).any(|path| {
+        let is_source = path.extension().is_some_and(|extension| extension == "rs");
+        path.is_dir() && is_below(&path, name)
+            || is_source && fs::read_to_string(&path).is_ok_and(|text| has_test(&text, name))
+    })
+}
+
 /// A function of this name with `#[test]` above it.
 fn has_test(text: &str, name: &str) -> bool {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let is_it =
-        |line: &&str| line.strip_prefix("fn ").is_some_and(|rest| rest.starts_with(&format!("{name}(")));
+    let is_it = |line: &&str| {
+        let line = line.strip_prefix("async ").unwrap_or(line);
+        line.strip_prefix("fn ").is_some_and(|rest| rest.starts_with(&format!("{name}(")))
+    };
     let at = lines.iter().position(is_it);
     let above = at.map(|at| lines[..at].iter().rev().take_while(|line| line.starts_with("#[")));
-    above.is_some_and(|mut above| above.any(|line| *line == "#[test]"))
+    above.is_some_and(|mut above| above.any(|line| *line == "#[test]" || line.starts_with("#[tokio::test")))
 }
 
 #[cfg(test)]
@@ -78,18 +93,25 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let tests = root.path().join("crates/portway/tests");
         std::fs::create_dir_all(tests.join("incus_ssh")).expect("made");
+        let of_crate = root.path().join("crates/x/src/deep");
+        std::fs::create_dir_all(&of_crate).expect("made");
+        std::fs::write(of_crate.join("tests.rs"), "#[tokio::test]\nasync fn five() {}\nfn six() {}\n")
+            .expect("written");
         let source = "#[test]\nfn one() {}\n\n#[test]\n#[ignore = \"x\"]\nfn two() {}\nfn three() {}\n";
         std::fs::write(tests.join("incus_ssh/walk.rs"), source).expect("written");
         std::fs::write(tests.join("netns_x.rs"), source).expect("written");
         let page = "Tests of `incus_ssh`, others of `x`.\n\n| claim | test |\n|---|---|\n\
             | `a::b` | `walk::one`, `walk::two` |\n| a | `one` of `netns_x` and `walk::one` |\n\
-            | a | `walk::three` |\n| a | `gone::one` |\n| a | `four` of `netns_x` |\n\n\
+            | a | `walk::three` |\n| a | `gone::one` |\n| a | `four` of `netns_x` |\n\
+            | a | `five` of `crates/x`, `six` of `crates/x`, `five` of `crates/y` |\n\n\
             | name | value |\n|---|---|\n| `walk::nothing` | `walk::nothing` |\n";
         let found = faults(root.path(), "p.md", page);
         let expected = [
             "p.md:7: there is no test walk::three in incus_ssh",
             "p.md:8: there is no test gone::one in incus_ssh",
             "p.md:9: there is no test four in netns_x",
+            "p.md:10: there is no test six in crates/x",
+            "p.md:10: there is no test five in crates/y",
         ];
         assert_eq!(found, expected);
     }

@@ -9,6 +9,8 @@ pub(crate) mod dropin;
 pub(crate) mod images;
 pub(crate) mod inside;
 pub(crate) mod lifecycle;
+#[cfg(test)]
+mod table;
 pub(crate) mod variables;
 
 /// `portway compose`.

@@ -1,6 +1,8 @@
 //! Compose projects on a real Incus 6.0 with a native image: up, changed, scaled, and down again.
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod conditions;
 #[cfg(test)]
 mod guest;
