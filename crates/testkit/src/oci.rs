@@ -107,6 +107,18 @@ impl Registry {
         format!("https://localhost:{}", self.port)
     }
 
+    /// `localhost:PORT`, as it stands in names of images.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+
+    /// The file with its certificate, PEM.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.trust.join("ca.crt")
+    }
+
     /// Makes an image of the ordinary one's files and pushes it as `app:latest`.
     ///
     /// # Errors

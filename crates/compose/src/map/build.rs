@@ -289,3 +289,74 @@ fn fill_health(said: &mut Node, image: &HealthConfig) {
         said.default_at("retries", Value::Int(image.retries.into()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use portway_composefile::Place;
+
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn service(members: &[(&str, Value)]) -> Node {
+        let place = Place::of_file("x");
+        let members =
+            members.iter().map(|(key, value)| ((*key).to_owned(), Node::new(value.clone(), &place)));
+        Node::new(Value::Map(members.collect()), &place)
+    }
+
+    fn list(texts: &[&str]) -> Value {
+        Value::List(texts.iter().map(|text| Node::text(*text, &Place::of_file("x"))).collect())
+    }
+
+    /// Fails when what a service says does not win over its image, or when a command is run that neither means.
+    #[test]
+    fn a_service_wins_over_its_image() {
+        let image = Config {
+            entrypoint: words(&["/entry"]),
+            cmd: words(&["arg"]),
+            env: words(&["A=image", "B=image", "odd"]),
+            working_dir: "/srv".to_owned(),
+            user: "7".to_owned(),
+            stop_signal: "SIGINT".to_owned(),
+            health: Some(HealthConfig {
+                test: words(&["CMD", "true"]),
+                interval: 2_000_000_000,
+                retries: 4,
+                ..HealthConfig::default()
+            }),
+        };
+        let run = |members: &[(&str, Value)]| {
+            let mut node = service(members);
+            fill(&mut node, &image);
+            let texts = |key: &str| -> Vec<String> {
+                node.items(key).iter().filter_map(Node::as_text).map(str::to_owned).collect()
+            };
+            (texts("entrypoint"), texts("command"))
+        };
+        assert_eq!(run(&[]), (words(&["/entry"]), words(&["arg"])));
+        assert_eq!(run(&[("command", list(&["own"]))]), (words(&["/entry"]), words(&["own"])));
+        assert_eq!(run(&[("command", Value::Null)]), (words(&["/entry"]), words(&["arg"])));
+        assert_eq!(run(&[("entrypoint", list(&["own"]))]), (words(&["own"]), Vec::new()));
+        let cleared = run(&[("entrypoint", list(&[])), ("command", list(&["own"]))]);
+        assert_eq!(cleared, (Vec::new(), words(&["own"])));
+
+        let own = service(&[("A", Value::Text("own".to_owned())), ("C", Value::Null)]);
+        let disabled = service(&[("interval", Value::Text("5s".to_owned()))]);
+        let mut node = service(&[
+            ("environment", own.value),
+            ("healthcheck", disabled.value),
+            ("user", Value::Text("8".to_owned())),
+        ]);
+        fill(&mut node, &image);
+        let environment = node.at("environment").expect("there");
+        assert_eq!((environment.text_at("A"), environment.text_at("B")), (Some("own"), Some("image")));
+        assert_eq!((node.text_at("user"), node.text_at("working_dir")), (Some("8"), Some("/srv")));
+        assert_eq!(node.text_at("stop_signal"), Some("SIGINT"));
+        let health = node.at("healthcheck").expect("there");
+        assert_eq!((health.text_at("interval"), health.items("test").len()), (Some("5s"), 2));
+        assert_eq!(health.at("retries").map(|node| node.value.clone()), Some(Value::Int(4)));
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use portway_compose::build;
 use portway_compose::observe::Observed;
-use portway_incus::{Image, ResourceId};
+use portway_incus::{Image, RemoteImage, ResourceId};
 
 use super::build::tell;
 use super::stage::{Stage, server, warn};
@@ -25,18 +25,6 @@ pub(super) fn run(
         .filter(|(_, one)| means(args, one.service()))
         .filter_map(|(_, one)| one.config.get("volatile.base_image"))
         .collect();
-    let is_meant = |image: &Image| {
-        let of = |key: &str| image.properties.get(key).map(String::as_str);
-        let is_built = of(build::PROJECT) == Some(name);
-        let is_due = used.contains(&image.fingerprint) || args.services.is_empty();
-        match which {
-            RmiArg::Local => is_built && is_due && of(build::NAMED) != Some("true"),
-            RmiArg::All => {
-                let is_fetched = image.source.is_some() && image.aliases.is_empty();
-                is_built && is_due || is_fetched && used.contains(&image.fingerprint)
-            }
-        }
-    };
     // A project that has images of its own takes them along.
     let place = project.filter(|_| seen.project.as_ref().is_some_and(has_images)).unwrap_or("default");
     let id = ResourceId::Project { name: place.to_owned() };
@@ -44,6 +32,21 @@ pub(super) fn run(
         return Ok(());
     }
     let all = stage.runtime.block_on(stage.client.images(place)).map_err(|error| server(&error))?;
+    // Earlier ones of the same name go too.
+    let sources = all.iter().filter(|image| used.contains(&image.fingerprint));
+    let sources: Vec<&RemoteImage> = sources.filter_map(|image| image.source.as_ref()).collect();
+    let is_meant = |image: &Image| {
+        let of = |key: &str| image.properties.get(key).map(String::as_str);
+        let is_built = of(build::PROJECT) == Some(name);
+        let is_due = used.contains(&image.fingerprint) || args.services.is_empty();
+        match which {
+            RmiArg::Local => is_built && is_due && of(build::NAMED) != Some("true"),
+            RmiArg::All => {
+                let is_fetched = image.source.as_ref().is_some_and(|from| sources.contains(&from));
+                is_built && is_due || is_fetched && image.aliases.is_empty()
+            }
+        }
+    };
     for image in all.iter().filter(|image| is_meant(image)) {
         let short = image.fingerprint.get(..12).unwrap_or(&image.fingerprint);
         let described = image.properties.get("description").map_or(short, String::as_str);

@@ -32,8 +32,7 @@ fn file(who: &str) -> String {
 
 /// What the first process of an instance is, and where it runs as whom.
 fn first(scene: &Scene, instance: &str) -> String {
-    let words =
-        "for f in cmdline environ; do cat /proc/*/$f | /bin/busybox tr '\\0' ' '; echo; done; cat /srv/who";
+    let words = "for f in cmdline environ; do cat /proc/*/$f | tr '\\0' ' '; echo; done; cat /srv/who";
     scene.exec(instance, words)
 }
 

@@ -29,7 +29,7 @@ fn elsewhere(scene: &mut Scene) -> Trusted<'static> {
 /// Fails when a server elsewhere is not the one that is used, when what is here is taken for what is there, or when a
 /// server that proves to be another one is spoken to.
 fn it_is_reached(server: Server) {
-    let Some(mut scene) = Scene::open(server, "far") else { return };
+    let Some(mut scene) = Scene::with_builder(server, "far") else { return };
     let trusted = elsewhere(&mut scene);
     let port = scene.bed.netns().enter(|| TcpListener::bind("127.0.0.1:0")?.local_addr()).unwrap();
     scene.write(
@@ -41,9 +41,18 @@ fn it_is_reached(server: Server) {
     ports: ['127.0.0.1:PORT:80']
     volumes: ['/usr:/data:ro']
     stop_grace_period: 0s
+  built:
+    build:
+      context: .
+      dockerfile_inline: |
+        FROM scratch
+        COPY bin /bin
+        CMD [\"/bin/sleep\", \"100000\"]
+    stop_grace_period: 0s
 "
         .replace("PORT", &port.unwrap().port().to_string()),
     );
+    scene.add_busybox();
     let none = scene.run(&["--remote", "none", "ps"]);
     assert!(none.code == Some(4) && none.err.contains("there is no server none"), "{none:?}");
     let other = scene.run(&["--remote", "other", "ps"]);
@@ -64,7 +73,7 @@ fn it_is_reached(server: Server) {
     scene.words.clear();
     let ps =
         scene.end(scene.command(&["ps", "-q"]).env("INCUS_REMOTE", "r1:").env("INCUS_SOCKET", "/nowhere"));
-    assert_eq!(ps.out, "web-1\n", "{ps:?}");
+    assert_eq!(ps.out, "built-1\nweb-1\n", "{ps:?}");
     drop(trusted);
     let away = scene.run(&["--remote", "r1", "ps"]);
     assert_eq!(away.code, Some(1), "{away:?}");

@@ -8,6 +8,8 @@ mod dropin;
 #[cfg(test)]
 mod elsewhere;
 #[cfg(test)]
+mod registry;
+#[cfg(test)]
 mod scene;
 
 /// The program.

@@ -66,7 +66,7 @@ impl Scene {
     pub(crate) fn add_busybox(&self) {
         std::fs::create_dir_all(self.path("bin")).unwrap();
         std::fs::copy("/bin/busybox", self.path("bin/busybox")).unwrap();
-        for name in ["sh", "sleep", "httpd", "cat", "echo", "id", "mkdir", "pwd"] {
+        for name in ["sh", "sleep", "cat", "tr"] {
             std::os::unix::fs::symlink("busybox", self.path("bin").join(name)).unwrap();
         }
     }
@@ -141,7 +141,7 @@ impl Said {
 impl Drop for Scene {
     fn drop(&mut self) {
         self.words.clear();
-        let down = self.end(&mut self.command(&["-p", &self.name, "down", "-v", "-t", "0"]));
+        let down = self.end(&mut self.command(&["-p", &self.name, "down", "-v", "-t", "0", "--rmi", "all"]));
         for image in self.images() {
             let target = format!("/1.0/images/{}", image["fingerprint"].as_str().unwrap());
             let _gone = self.bed.incus().change("DELETE", &target, None);
