@@ -90,9 +90,8 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     }
     let mut stage = Stage::open()?;
     let dir = super::files::options(files)?.dir;
-    let is_final = make.change.dry_run || make.no_build;
-    let images = if is_final { Images::Built } else { Images::ToBeBuilt };
-    let (mut want, engine) = wanted(&mut stage, &project, make, (scale.clone(), dir.clone()), images)?;
+    let mut setting = settled(&mut stage, &project, make, (scale, dir))?;
+    let mut want = wanted(&project, &setting)?;
     want.warnings.iter().for_each(|line| warn(line));
     let strange = stage.runtime.block_on(strangers(&stage.client, &want)).map_err(|error| server(&error))?;
     want.privileges.extend(strange);
@@ -100,9 +99,10 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
     grant(&stage, &mut want, granting)?;
     if !make.change.dry_run && !want.builds.is_empty() {
         built(&stage, &want, make, &options)?;
+        // What runs in the images is known now; all else is as it was granted.
+        setting.built = super::build::known(&stage, &want)?;
         let granted = want.config.remove(label::GRANTED);
-        // What runs in the images is known now.
-        (want, _) = wanted(&mut stage, &project, make, (scale, dir), Images::Built)?;
+        want = wanted(&project, &setting)?;
         want.config.extend(granted.map(|granted| (label::GRANTED.to_owned(), granted)));
     }
     options.services = make.services.clone();
@@ -121,6 +121,7 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
             Some(PullArg::Policy) | None => image.pull,
         };
     }
+    let engine = if setting.engine == Engine::Incus { "incus" } else { "portway" };
     want.config.insert(label::ENGINE.to_owned(), engine.to_owned());
     want.config.extend(remote::wishes().pool.map(|pool| (label::POOL.to_owned(), pool)));
     want.config.insert(label::SEAL.to_owned(), seal()?);
@@ -169,35 +170,31 @@ pub(super) fn mapped(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<
     map::map(project, &setting).map_err(stop)
 }
 
-/// What is known of images that are built here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Images {
-    /// Nothing of those that are built anew.
-    ToBeBuilt,
-    /// All.
-    Built,
-}
-
-/// What the project comes to on this server, and what carries its ports.
-fn wanted(
+/// What the mapping depends on, what carries ports and what is known of images that are built here included. Of those that
+/// are to be built anew nothing is.
+fn settled(
     stage: &mut Stage,
     project: &Project,
     make: &MakeArgs,
     (scale, dir): (BTreeMap<String, u32>, PathBuf),
-    images: Images,
-) -> Outcome<(ComposeProject, &'static str)> {
+) -> Outcome<Setting> {
     let mut setting = Setting { scale, ..setting(stage, project, dir)? };
     let first = map::map(project, &setting).map_err(stop)?;
     setting.engine = engine(stage, &first, make)?;
     setting.built = super::build::known(stage, &first)?;
-    if images == Images::ToBeBuilt {
+    if !(make.change.dry_run || make.no_build) {
         let is_kept =
             |name: &String| !make.build && first.images.get(name).is_none_or(|one| one.pull != Pull::Build);
         setting.built.retain(|name, _| is_kept(name));
     }
-    let mut want = map::map(project, &setting).map_err(stop)?;
+    Ok(setting)
+}
+
+/// What the project comes to.
+fn wanted(project: &Project, setting: &Setting) -> Outcome<ComposeProject> {
+    let mut want = map::map(project, setting).map_err(stop)?;
     if setting.engine == Engine::Incus {
-        return Ok((want, "incus"));
+        return Ok(want);
     }
     for instance in want.services.values_mut().flat_map(|service| &mut service.instances) {
         for (name, keys) in &mut instance.ports {
@@ -210,7 +207,7 @@ fn wanted(
             *keys = spec.to_keys();
         }
     }
-    Ok((want, "portway"))
+    Ok(want)
 }
 
 /// What carries ports: what was decided at the first `up`, what is asked for, else whether a daemon answers.
