@@ -66,7 +66,7 @@ impl Scene {
     pub(crate) fn add_busybox(&self) {
         std::fs::create_dir_all(self.path("bin")).unwrap();
         std::fs::copy("/bin/busybox", self.path("bin/busybox")).unwrap();
-        for name in ["sh", "sleep", "cat", "tr"] {
+        for name in ["sh", "sleep", "cat", "tr", "stat", "readlink"] {
             std::os::unix::fs::symlink("busybox", self.path("bin").join(name)).unwrap();
         }
     }
