@@ -255,8 +255,11 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
     let all: Vec<usize> = (0..plan.steps.len()).collect();
     let project = options.project.as_deref().unwrap_or_default();
     let (mut left, mut kept) = (Vec::new(), false);
-    let networks = seen.our_networks(&select.project).filter(|_| options.networks == Networks::Remove);
-    for (name, network) in networks {
+    for (name, network) in seen.our_networks(&select.project) {
+        if options.networks == Networks::Keep {
+            kept = true;
+            continue;
+        }
         let others = network.used_by.iter().filter(|path| !is_one_of(path, project, &going));
         let others: Vec<&str> = others.map(String::as_str).collect();
         if others.is_empty() {

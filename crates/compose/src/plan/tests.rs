@@ -515,6 +515,49 @@ fn down_leaves_what_others_use() {
     assert_eq!(kinds, ["instance", "instance"], "without the project the next one finds no network");
 }
 
+/// Fails when networks that are to stay go, or are not found by the next `down`.
+#[test]
+fn down_without_networks_leaves_the_way_to_them() {
+    let seen = with(&project(vec![service("web")], &[]));
+    let select = Select { project: "p".to_owned(), ..Select::default() };
+    let options = Down { select, networks: Networks::Keep, project: Some("p".to_owned()), ..Down::default() };
+    let left = after(seen.clone(), &down(&seen, &options));
+    assert!(left.project.is_some() && left.networks.contains_key("p-default"));
+    let again = Down { networks: Networks::Remove, ..options };
+    assert_eq!(traces(&after(left.clone(), &down(&left, &again))), Vec::<String>::new());
+}
+
+/// Fails when the whole of a project of ours is not all that is in it, or when one of somebody else is taken for ours.
+#[test]
+fn the_whole_project_is_what_strangers_have_made_too() {
+    let mut seen = with(&project(vec![service("web")], &[]));
+    let mut strange = seen.instances["web-1"].clone();
+    strange.config.clear();
+    seen.instances.insert("strange".to_owned(), strange);
+    let select = Select { project: "p".to_owned(), ..Select::default() };
+    let options = Down {
+        select,
+        volumes: Volumes::Remove,
+        reach: Reach::All,
+        project: Some("p".to_owned()),
+        ..Down::default()
+    };
+    assert_eq!(traces(&after(seen.clone(), &down(&seen, &options))), Vec::<String>::new());
+    seen.project = Some(keys(&[]));
+    let left = after(seen.clone(), &down(&seen, &options));
+    assert!(left.project.is_some() && left.instances.contains_key("strange"));
+}
+
+/// Fails when what a service depends on is not found by its labels, over several services too.
+#[test]
+fn dependencies_are_told_by_labels() {
+    let seen = with(&chain());
+    let select = Select { project: "p".to_owned(), services: vec!["web".to_owned()], ..Select::default() };
+    let mut found = select.with_dependencies(&seen).services;
+    found.sort();
+    assert_eq!(found, ["db", "migrate", "web"]);
+}
+
 #[test]
 fn what_is_held_goes_on() {
     let want = project(vec![service("web")], &[]);

@@ -56,6 +56,8 @@ pub(super) fn failed(error: IncusError) -> Stop {
         IncusError::Unreachable { .. } | IncusError::TimedOut { .. } | IncusError::StreamEnded { .. } => {
             FailureKind::Unreachable
         }
+        // What is said in the stead of a server elsewhere.
+        IncusError::Status { code: 502, .. } => FailureKind::Unreachable,
         error if error.refusal() == Some(Refusal::Absent) => FailureKind::Missing,
         _ => FailureKind::Refused,
     };

@@ -55,8 +55,10 @@ fn it_is_reached(server: Server) {
     scene.add_busybox();
     let none = scene.run(&["--remote", "none", "ps"]);
     assert!(none.code == Some(4) && none.err.contains("there is no server none"), "{none:?}");
-    let other = scene.run(&["--remote", "other", "ps"]);
-    assert!(other.code == Some(3) && other.err.contains("its certificate is another"), "{other:?}");
+    for command in ["ps", "ls"] {
+        let other = scene.run(&["--remote", "other", command]);
+        assert!(other.code == Some(3) && other.err.contains("its certificate is another"), "{other:?}");
+    }
     scene.words = ["--remote", "r1"].map(str::to_owned).to_vec();
     // Nothing but TLS leads to the server from here on.
     let asked = scene.end(scene.command(&["up", "-d"]).env("INCUS_SOCKET", "/nowhere"));
