@@ -237,10 +237,13 @@ fn markdown(table: &Table) -> String {
     text
 }
 
+/// Whether somebody has a command or flag.
+type Has = fn(&Line) -> bool;
+
 /// How many commands and flags of the one and of the other are here.
 fn summary(table: &Table) -> String {
     let mut text = "| | commands | here | flags | here |\n|---|---|---|---|---|\n".to_owned();
-    let columns: [(&str, fn(&Line) -> bool); 2] =
+    let columns: [(&str, Has); 2] =
         [("docker compose 2.26", |line| line.docker), ("incus-compose 1.2", |line| line.incus)];
     for (name, has) in columns {
         let (mut counts, mut here) = ([0; 2], [0; 2]);
