@@ -25,6 +25,7 @@ use crate::want::{ComposeProject, ImageSource, Keys};
 use files::Part;
 
 mod awaiting;
+pub(crate) mod fence;
 mod files;
 mod replace;
 
@@ -143,6 +144,11 @@ fn is_early(error: &IncusError) -> bool {
         if message.contains("Parent device") && message.contains("doesn't exist"))
 }
 
+/// Whether the server has only run out of time, as one that is short of processors does in a few seconds.
+fn is_slow(error: &IncusError) -> bool {
+    matches!(error, IncusError::Operation { message, .. } if message.contains("context deadline exceeded"))
+}
+
 impl Hands<'_> {
     /// Carries out one step.
     ///
@@ -154,7 +160,7 @@ impl Hands<'_> {
                 self.ensure(&ResourceId::Project { name: name.clone() }, set, *there).await
             }
             Action::Image { image } => self.image(image).await,
-            Action::Network { name, set, there } => self.ensure(&self.network(name), set, *there).await,
+            Action::Network { name, set, there } => Box::pin(self.make_network(name, set, *there)).await,
             Action::Volume { pool, name, config } => {
                 self.ensure(&self.volume(pool, name), config, false).await
             }
@@ -173,7 +179,10 @@ impl Hands<'_> {
             Action::Stop { instance, grace } => self.stop(instance, *grace).await,
             Action::Hold { instance } => self.state(instance, StateChange::Freeze, "it cannot be held").await,
             Action::Remove { instance } => self.remove(instance).await,
-            Action::RemoveNetwork { name } => self.remove_resource(&self.network(name)).await,
+            Action::RemoveNetwork { name } => {
+                self.remove_resource(&self.network(name)).await?;
+                self.remove_fence(name).await
+            }
             Action::RemoveVolume { pool, name } => self.remove_resource(&self.volume(pool, name)).await,
             Action::RemoveProject { name } => {
                 self.remove_resource(&ResourceId::Project { name: name.clone() }).await
@@ -387,6 +396,8 @@ impl Hands<'_> {
                     tokio::time::sleep(AGAIN).await;
                 }
                 Err(error) if is_early(&error) && tries < EARLY => tokio::time::sleep(AGAIN).await,
+                // The server has given up waiting for its own work, which goes on.
+                Err(error) if is_slow(&error) && tries < OVERTAKEN => tokio::time::sleep(AGAIN).await,
                 done => return done.map_err(server(what)),
             }
         }

@@ -74,8 +74,9 @@ pub async fn look(
         volumes(client, project, want, &mut seen).await?;
     }
     if let Some(want) = want {
-        leases(client, want, &mut seen).await?;
-        rivals(client, project, want, &mut seen).await?;
+        let others = others(client, project, want).await?;
+        leases(client, want, &others, &mut seen).await?;
+        rivals(others, &mut seen);
     }
     if let Some(want) = want {
         images(client, project, want, &mut seen).await?;
@@ -126,7 +127,12 @@ async fn networks(
 }
 
 /// Who has which address in the networks that others use too, and in those in which an instance has none reserved.
-async fn leases(client: &Client, want: &ComposeProject, seen: &mut Observed) -> Result<(), IncusError> {
+async fn leases(
+    client: &Client,
+    want: &ComposeProject,
+    others: &[Listed],
+    seen: &mut Observed,
+) -> Result<(), IncusError> {
     for network in want.networks.values() {
         let Some(there) = seen.networks.get_mut(&network.name) else { continue };
         let bare = |one: &Seen| {
@@ -141,6 +147,15 @@ async fn leases(client: &Client, want: &ComposeProject, seen: &mut Observed) -> 
                 there.leases.entry(address).or_default().insert(lease.hwaddr().to_ascii_lowercase());
             }
         }
+        // The server lists what is reserved in its default project only.
+        for other in others {
+            let mut nics = other.definition.expanded_devices.values();
+            let is_in = |nic: &&Keys| nic.get("network") == Some(&network.name);
+            let address = nics.find(is_in).and_then(|nic| nic.get("ipv4.address")?.parse().ok());
+            if let Some(address) = address {
+                there.leases.entry(address).or_default().insert(other.definition.name.clone());
+            }
+        }
         for one in seen.instances.values_mut() {
             let Some(name) = one.nic_in(&network.name).map(|(name, _)| name.clone()) else { continue };
             let Some(hwaddr) = one.hwaddr(&name) else { continue };
@@ -151,27 +166,30 @@ async fn leases(client: &Client, want: &ComposeProject, seen: &mut Observed) -> 
     Ok(())
 }
 
-/// Proxy devices of instances in the server's other projects, when the project publishes something.
-async fn rivals(
-    client: &Client,
-    project: &str,
-    want: &ComposeProject,
-    seen: &mut Observed,
-) -> Result<(), IncusError> {
-    let is_proxy = |device: &Keys| device.get("type").is_some_and(|kind| kind == "proxy");
+/// Instances of the server's other projects, when the project publishes something or is in networks of others.
+async fn others(client: &Client, project: &str, want: &ComposeProject) -> Result<Vec<Listed>, IncusError> {
     let publishes = |one: &Instance| !one.ports.is_empty() || one.devices.values().any(is_proxy);
-    if !want.instances().any(|(_, instance)| publishes(instance)) {
-        return Ok(());
+    let is_external = want.networks.values().any(|network| network.owner == Owner::External);
+    if !is_external && !want.instances().any(|(_, instance)| publishes(instance)) {
+        return Ok(Vec::new());
     }
-    let runs = |one: &Listed| one.status_code != status_code::STOPPED && one.definition.project != project;
-    for one in client.list_everywhere().await?.into_iter().filter(runs) {
+    let all = client.list_everywhere().await?.into_iter();
+    Ok(all.filter(|one| one.definition.project != project).collect())
+}
+
+fn is_proxy(device: &Keys) -> bool {
+    device.get("type").is_some_and(|kind| kind == "proxy")
+}
+
+/// The proxy devices of those of them that run.
+fn rivals(others: Vec<Listed>, seen: &mut Observed) {
+    for one in others.into_iter().filter(|one| one.status_code != status_code::STOPPED) {
         let one = one.definition;
         let devices: Vec<Keys> = one.expanded_devices.into_values().filter(is_proxy).collect();
         if !devices.is_empty() {
             seen.rivals.insert(format!("{} of the server's project {}", one.name, one.project), devices);
         }
     }
-    Ok(())
 }
 
 /// The networks, once those of the project are complete: one that is being made is listed before its keys are.

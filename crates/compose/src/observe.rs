@@ -70,8 +70,8 @@ pub struct SeenNetwork {
     pub addresses: Vec<String>,
     /// Paths of what uses it.
     pub used_by: Vec<String>,
-    /// Addresses that somebody has in it, with the hardware addresses of those who do; of a network that others use
-    /// too, or in which an instance of the project has no address of its own.
+    /// Addresses that somebody has in it, with the hardware addresses or names of those who do; of a network that others
+    /// use too, or in which an instance of the project has no address of its own.
     pub leases: BTreeMap<Ipv4Addr, BTreeSet<String>>,
 }
 

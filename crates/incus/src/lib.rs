@@ -73,6 +73,7 @@
 //! The server pings every 10 s. When it stops, the stream ends at once; containers run on.
 //! LXD 5.0.2 answers alike and sends the same events.
 
+mod acls;
 mod client;
 mod definition;
 mod discover;

@@ -293,7 +293,10 @@ pub const KEYS: &[Key] = &[
     mapped("networks.enable_ipv4", "`ipv4.address=none` when false"),
     mapped("networks.enable_ipv6", "`ipv6.address=auto` when true"),
     mapped("networks.external", "it must be there, and is left alone"),
-    mapped("networks.internal", "no NAT, no gateway is told, names outside are not looked up"),
+    mapped(
+        "networks.internal",
+        "an access list lets nothing in or out, no gateway is told, names outside are not looked up",
+    ),
     mapped("networks.ipam", "as its keys say"),
     mapped("networks.ipam.config", "as its keys say"),
     mapped("networks.ipam.config.aux_addresses", "no instance is given them"),

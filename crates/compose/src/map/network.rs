@@ -8,6 +8,7 @@ use portway_composefile::tree::{Node, Value};
 
 use super::extension::Of;
 use super::{Work, in_order, int, kept, labels, name, plain, refused};
+use crate::apply::fence;
 use crate::want::{Instance, Keys, Network, Nic, Owner};
 
 /// The option of Docker's bridges that has a counterpart.
@@ -39,7 +40,7 @@ impl Work<'_> {
                     format!("would be the same bridge as `{other}`: {called}"),
                 ));
             }
-            let config = if external { Keys::new() } else { self.bridge(&key, &node, &path)? };
+            let config = if external { Keys::new() } else { self.bridge((&key, &called), &node, &path)? };
             let owner = if external { Owner::External } else { Owner::Project };
             let reserved = reserved(&node, &path)?;
             let range = pools(&node).iter().find_map(|pool| range(pool.text_at("ip_range")?));
@@ -51,7 +52,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn bridge(&mut self, name: &str, node: &Node, path: &str) -> Result<Keys, Fault> {
+    fn bridge(&mut self, (name, called): (&str, &str), node: &Node, path: &str) -> Result<Keys, Fault> {
         if let Some(driver) =
             node.text_at("driver").filter(|driver| !matches!(*driver, "" | "bridge" | "default"))
         {
@@ -61,10 +62,17 @@ impl Work<'_> {
         let is_internal = node.is_true_at("internal");
         let nat = if is_internal { "false" } else { "true" };
         let mut config = Keys::from([("ipv4.nat".to_owned(), nat.to_owned())]);
+        if is_internal && self.setting.can("network_bridge_acl") {
+            config.extend(fence::keys(called));
+        } else if is_internal {
+            let what = "the server has no access lists for it: who is root inside can still reach its other networks";
+            self.warn(node, &format!("{path}.internal"), what);
+        }
         let mut set = |key: &str, value: String| config.insert(key.to_owned(), value);
         if is_internal {
-            // Nobody is told of a gateway, and names outside are not asked for. Not `ipv4.routing=false`: where the host
-            // filters bridged packets (`bridge-nf-call-iptables`), that cuts the instances off from each other too.
+            // Nobody is told of a gateway, names outside are not asked for, and an access list stops the rest. Not
+            // `ipv4.routing=false`: where the host filters bridged packets (`bridge-nf-call-iptables`), that cuts the
+            // instances off from each other too.
             set("raw.dnsmasq", "dhcp-option=3\nno-resolv".to_owned());
         }
         if is_false("enable_ipv4") {

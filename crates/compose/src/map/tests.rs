@@ -44,7 +44,8 @@ fn project(text: &str) -> Project {
 
 /// A server of 6.0.
 fn old() -> Setting {
-    let extensions = ["instance_auto_restart", "disk_volume_subpath", "instance_memory_swap_bytes"];
+    let extensions =
+        ["network_bridge_acl", "instance_auto_restart", "disk_volume_subpath", "instance_memory_swap_bytes"];
     let files = BTreeMap::from([(PathBuf::from("/srv/shop/sec"), b"s3cret".to_vec())]);
     Setting {
         extensions: extensions.map(str::to_owned).into(),
@@ -390,7 +391,13 @@ fn interfaces_stand_in_the_order_of_the_file_but_for_priorities() {
     assert_eq!(nics, ["m", "z", "b"]);
     assert_eq!(first(&want).nics[0].keys["hwaddr"], "00:16:3e:00:00:01");
     assert_eq!((want.networks["m"].owner, want.networks["m"].name.as_str()), (Owner::External, "incusbr0"));
-    let z = pairs(&[("ipv4.nat", "false"), ("raw.dnsmasq", "dhcp-option=3\nno-resolv")]);
+    let z = pairs(&[
+        ("ipv4.nat", "false"),
+        ("raw.dnsmasq", "dhcp-option=3\nno-resolv"),
+        ("security.acls", "portway-shop-z"),
+        ("security.acls.default.egress.action", "reject"),
+        ("security.acls.default.ingress.action", "reject"),
+    ]);
     assert_eq!(want.networks["z"].config, z);
     let b = pairs(&[
         ("ipv4.address", "10.9.0.1/24"),

@@ -226,10 +226,15 @@ pub(super) fn port(files: &FileArgs, args: &PortArgs) -> Outcome {
 
 /// Devices of Portway, where its daemon answers.
 fn devices(replica: &Replica) -> Outcome<Vec<(String, String)>> {
-    let session = Session::open()?;
+    let unreachable =
+        |stop: &Stop| matches!(stop, Stop::Failed(failure) if failure.kind == FailureKind::Unreachable);
+    let session = match Session::open() {
+        Err(stop) if unreachable(&stop) => return Ok(Vec::new()),
+        session => session?,
+    };
     let all = match session.run("reading devices", session.client.devices(None)) {
         Ok(all) => all,
-        Err(Stop::Failed(failure)) if failure.kind == FailureKind::Unreachable => return Ok(Vec::new()),
+        Err(stop) if unreachable(&stop) => return Ok(Vec::new()),
         Err(stop) => return Err(stop),
     };
     let own = all.into_iter().filter(|device| {

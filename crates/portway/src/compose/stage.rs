@@ -253,7 +253,7 @@ fn plan_failed(error: &PlanError) -> Stop {
     match error {
         PlanError::Name { .. } => stop.hint("give the service another `container_name`"),
         PlanError::NoVolume { name, pool, project } => stop.hint(format!(
-            "copy it there: incus project create {project} -c user.portway.project={project}, then \
+            "copy it there: incus project create {project} -c features.images=false -c user.portway.project={project}, then \
              incus storage volume copy {pool}/{name} {pool}/{name} --target-project {project}"
         )),
         _ => stop,
