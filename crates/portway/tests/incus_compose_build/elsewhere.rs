@@ -32,14 +32,14 @@ fn it_is_reached(server: Server) {
     let Some(mut scene) = Scene::with_builder(server, "far") else { return };
     let trusted = elsewhere(&mut scene);
     let port = scene.bed.netns().enter(|| TcpListener::bind("127.0.0.1:0")?.local_addr()).unwrap();
-    scene.write(
-        "compose.yaml",
-        &"services:
+    let port = port.unwrap().port();
+    let file = |mount: &str| {
+        "services:
   web:
     image: local:bb
     command: [sh, -c, 'exec sleep 100000']
     ports: ['127.0.0.1:PORT:80']
-    volumes: ['/usr:/data:ro']
+    volumes: ['MOUNT']
     stop_grace_period: 0s
   built:
     build:
@@ -50,9 +50,13 @@ fn it_is_reached(server: Server) {
         CMD [\"/bin/sleep\", \"100000\"]
     stop_grace_period: 0s
 "
-        .replace("PORT", &port.unwrap().port().to_string()),
-    );
+        .replace("PORT", &port.to_string())
+        .replace("MOUNT", mount)
+    };
     scene.add_busybox();
+    // In the project's folder here, and nobody knows where there.
+    fs::create_dir(scene.path("data")).unwrap();
+    scene.write("compose.yaml", &file("./data:/data"));
     let none = scene.run(&["--remote", "none", "ps"]);
     assert!(none.code == Some(4) && none.err.contains("there is no server none"), "{none:?}");
     for command in ["ps", "ls"] {
@@ -62,7 +66,8 @@ fn it_is_reached(server: Server) {
     scene.words = ["--remote", "r1"].map(str::to_owned).to_vec();
     // Nothing but TLS leads to the server from here on.
     let asked = scene.end(scene.command(&["up", "-d"]).env("INCUS_SOCKET", "/nowhere"));
-    assert!(asked.code == Some(1) && asked.err.contains("read /usr of the host"), "{asked:?}");
+    assert!(asked.code == Some(1) && asked.err.contains("/shop/data of the host"), "{asked:?}");
+    scene.write("compose.yaml", &file("/usr:/data:ro"));
     let portway = scene.run(&["up", "-d", "--proxy-engine", "portway"]);
     assert!(portway.code == Some(1) && portway.err.contains("beside the server"), "{portway:?}");
     let up = scene.end(scene.command(&["up", "-d", "--allow"]).env("INCUS_SOCKET", "/nowhere"));
