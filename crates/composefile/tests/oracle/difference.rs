@@ -21,12 +21,15 @@ pub(crate) enum Verdict {
 type Applies = fn(&Case, &Answer, &Answer) -> bool;
 
 /// Each difference that is meant, by what the case says and what the two sides make of it.
-const REASONS: [(&str, Applies); 8] = [
+const REASONS: [(&str, Applies); 9] = [
     ("the oracle prints ssh keys in a form that it does not read", |case, _, _| has(case, "ssh: ")),
     ("an empty test of a healthcheck is none also when a file is laid over it", |_, theirs, _| {
         says(theirs, "healthcheck.test must be a string")
     }),
     ("a group that is listed twice is in it once", |_, theirs, _| says(theirs, "group_add array items")),
+    ("`gpus: all` stands over a list that a base has", |case, theirs, _| {
+        has(case, "gpus: all") && says(theirs, "cannot override services.x.gpus")
+    }),
     ("the oracle crashes", |_, theirs, ours| ours.is_err() && says(theirs, "panic:")),
     ("the oracle cannot print what it has read", |_, theirs, _| says(theirs, "error calling MarshalJSON")),
     ("a file mode in quotes is octal here, decimal there", |case, _, _| has(case, "mode: \"0")),
