@@ -4,7 +4,7 @@ use std::path::{Path as FilePath, PathBuf};
 
 use crate::fault::{Fault, Kind};
 use crate::load::{Loader, Setting};
-use crate::tree::{Map, Node, Value};
+use crate::tree::{Map, Node, Tag, Value};
 use crate::{merge, paths, yaml};
 
 /// Longest chain of bases.
@@ -101,6 +101,8 @@ fn service(
         map.remove("extends");
     }
     if let (Value::Map(base), Value::Map(own)) = (&mut base.value, own.value) {
+        // What the base takes back it takes back from earlier files, not from whoever stands on it.
+        base.retain(|_, node| node.tag != Tag::Reset);
         merge::merge_maps(base, own);
     }
     base.place = own.place;

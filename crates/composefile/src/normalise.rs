@@ -142,6 +142,11 @@ fn small_defaults(service: &mut Map) {
     {
         policy.value = Value::Text("missing".to_owned());
     }
+    if let Some(scale) = service.get("scale").map(|scale| scale.value.clone())
+        && let Some(deploy) = service.get_mut("deploy")
+    {
+        deploy.default_at("replicas", scale);
+    }
     if let Some(Value::List(hosts)) = service.get_mut("extra_hosts").map(|node| &mut node.value) {
         hosts.sort_by(|a, b| a.as_text().cmp(&b.as_text()));
     }

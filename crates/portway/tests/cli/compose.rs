@@ -128,6 +128,24 @@ fn what_is_wrong_is_said_with_its_place() {
     insta::assert_snapshot!(text);
 }
 
+/// Fails when a word that is nearly right is refused without the right one.
+#[test]
+fn a_word_that_is_nearly_right_has_a_hint() {
+    let place = project();
+    fs::write(place.path().join("key.yaml"), "services: {web: {image: x, enviroment: {A: 1}}}").unwrap();
+    for (arguments, hint) in [
+        (&["dwon"] as &[&str], "'down'"),
+        (&["up", "--forcerecreate"], "'--force-recreate'"),
+        (&["config", "--servces"], "'--services'"),
+        (&["config", "webb"], "`web`"),
+        (&["-f", "key.yaml", "config"], "`environment`"),
+    ] {
+        let said = run(&place, arguments);
+        let line = said.lines().find(|line| line.starts_with("hint: "));
+        assert!(line.is_some_and(|line| line.contains(hint)), "{said}");
+    }
+}
+
 /// Fails when a file is written to the end of what is there.
 #[test]
 fn a_project_is_written_into_a_file() {

@@ -75,6 +75,8 @@ impl Desk {
             ("portway device add c1 web lis", &["listen="]),
             ("portway device set c1 web listen=u", &["listen=udp:", "listen=unix:"]),
             ("portway device list --format j", &["json"]),
+            ("portway compose conf", &["config"]),
+            ("portway compose up --force-r", &["--force-recreate"]),
         ] {
             assert_eq!(offered(line), expected, "{line:?}");
         }
