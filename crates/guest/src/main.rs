@@ -5,7 +5,7 @@
 //! `sftp` is the server of one user. One thread, a poll loop; it ends with its standard input and hangs up what it started.
 //!
 //! It is also the first process of a Compose service: `portway-guest service DIR` runs what a file there says, and `tail
-//! DIR SECONDS.NANOSECONDS` says what that service has said since.
+//! DIR SECONDS.NANOSECONDS` says what that service has said since. `kill NUMBER` sends the first process a signal.
 
 mod channel;
 mod environment;
@@ -50,10 +50,11 @@ fn main() -> ExitCode {
             Some(since) => service::tail(Path::new(args[1]), since).or(Ok(())),
             None => Err((status::USAGE, "what follows the folder is no time".to_owned())),
         },
+        [Some("kill"), Some(number)] => service::kill(number),
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
         _ => Err((
             status::USAGE,
-            "serve [SHA256 [LIMITS]], service DIR, tail DIR SINCE or sftp expected".to_owned(),
+            "serve [SHA256 [LIMITS]], service DIR, tail DIR SINCE, kill NUMBER or sftp expected".to_owned(),
         )),
     };
     ended.map_or_else(said, |()| ExitCode::SUCCESS)

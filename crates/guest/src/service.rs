@@ -62,6 +62,14 @@ struct Service {
     is_halted: bool,
 }
 
+/// Sends the first process of the instance a signal, which it passes on.
+pub(crate) fn kill(number: &str) -> Result<(), (u8, String)> {
+    let signal = number.parse().ok().and_then(Signal::from_named_raw);
+    let signal = signal.ok_or_else(|| (status::USAGE, format!("{number} is no signal")))?;
+    let sent = rustix::process::kill_process(Pid::INIT, signal);
+    sent.map_err(|error| (status::FAILED, format!("cannot send it: {error}")))
+}
+
 /// Runs what the file in `dir` says and returns the exit status of this process.
 pub(crate) fn run(dir: &Path) -> Result<u8, (u8, String)> {
     let failed = |what: &str, error: io::Error| (status::FAILED, format!("cannot {what}: {error}"));

@@ -103,6 +103,11 @@ impl Definition {
         self.set("config", key, value.map(|value| json!(value)));
     }
 
+    /// Makes the server delete the instance when it stops.
+    pub fn set_ephemeral(&mut self) {
+        self.writable.insert("ephemeral".to_owned(), json!(true));
+    }
+
     fn set(&mut self, map: &str, key: &str, value: Option<Value>) {
         let map = self.writable.entry(map).or_insert_with(|| json!({}));
         let Some(map) = map.as_object_mut() else { return };

@@ -92,6 +92,7 @@ mod network;
 mod operation;
 mod proxies;
 mod resources;
+mod sftp;
 mod transport;
 mod types;
 
@@ -109,6 +110,7 @@ pub use network::{Assigned, Holder, Lease};
 pub use operation::{Left, Operation, Progress};
 pub use proxies::LedProxy;
 pub use resources::{Keys, Pool, Resource, ResourceId, Shelf};
+pub use sftp::{FileFacts, FileHandle, FileKind, Open, PIECE_BYTES, Sftp, SftpError};
 pub use transport::Dial;
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};
 
