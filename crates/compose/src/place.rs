@@ -259,6 +259,10 @@ pub(crate) fn names<'s>(
     let mut lines = BTreeMap::new();
     let beside = beside(key, want);
     for (service, instance) in want.instances() {
+        // What `run` makes comes and goes, and each change of the names restarts the resolver.
+        if instance.config.contains_key(label::ONE_OFF) {
+            continue;
+        }
         let is_in = |nic: &&Nic| nic.network == key;
         let mut nics = instance.nics.iter().filter(is_in).chain(
             // Who is here and there asks here.
@@ -278,8 +282,10 @@ pub(crate) fn names<'s>(
         let begin = format!("{RECORD}{name},");
         let end = format!(",{address}");
         let known = said.lines().find(|line| line.starts_with(&begin) && line.ends_with(&end));
-        let service = one.service().filter(|_| !one.is_one_off());
-        let names = [name.as_str()].into_iter().chain(service).collect();
+        if one.is_one_off() {
+            continue;
+        }
+        let names = [name.as_str()].into_iter().chain(one.service()).collect();
         let line = known.map(str::to_owned).or_else(|| record(names, address));
         lines.extend(line.map(|line| (name.as_str(), line)));
     }

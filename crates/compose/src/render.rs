@@ -199,7 +199,8 @@ impl Rendered {
         let labels = [
             (label::PROJECT, facts.project.to_owned()),
             (label::NAME, instance.name.clone()),
-            (label::SERVICE, service.name.clone()),
+            // One that `run` made is called like itself, and its service like the label says.
+            (label::SERVICE, instance.config.get(label::ONE_OFF).unwrap_or(&service.name).clone()),
             (label::INDEX, instance.index.to_string()),
             (label::HASH, instance.hash(facts.seal)),
             (label::BORN, hash(&(&instance.image, mounts))),

@@ -68,7 +68,7 @@ pub(crate) enum Command {
     /// docker-compose.yaml and docker-compose.yml here or in the nearest folder above, with its override file laid
     /// over it.
     #[command(arg_required_else_help = true)]
-    Compose(compose::ComposeArgs),
+    Compose(Box<compose::ComposeArgs>),
     /// Show the daemon, the servers it follows and its workers
     Status(StatusArgs),
     /// Show devices by their traffic, again and again

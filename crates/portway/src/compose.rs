@@ -1,16 +1,24 @@
 //! `portway compose`: Compose files, and what is done with the project they describe.
 
+mod attach;
 mod build;
 mod builder;
 mod config;
+mod cp;
 mod dropin;
+mod events;
 mod exec;
 mod files;
+mod follow;
+mod foreground;
 mod found;
+mod inside;
 mod lifecycle;
+mod lines;
 mod lists;
 mod logs;
 mod measure;
+mod one_off;
 mod ps;
 mod published;
 mod pull;
@@ -55,6 +63,10 @@ pub(crate) fn run(args: &ComposeArgs) -> Outcome {
         ComposeCommand::Stop(args) => lifecycle::stop(files, args),
         ComposeCommand::Restart(args) => lifecycle::restart(files, args),
         ComposeCommand::Kill(args) => lifecycle::kill(files, args),
+        ComposeCommand::Attach(args) => attach::run(files, args),
+        ComposeCommand::Events(args) => events::run(files, args),
+        ComposeCommand::Cp(args) => cp::run(files, args),
+        ComposeCommand::Run(args) => one_off::run(files, args),
         ComposeCommand::Pause(args) => lifecycle::hold(files, args, Hold::On),
         ComposeCommand::Unpause(args) => lifecycle::hold(files, args, Hold::Off),
         ComposeCommand::Rm(args) => lifecycle::remove(files, args),
@@ -91,7 +103,7 @@ fn enabling(args: &FileArgs, services: &[String]) -> Outcome<Project> {
     read(&options)
 }
 
-fn read(options: &Options) -> Outcome<Project> {
+pub(super) fn read(options: &Options) -> Outcome<Project> {
     let project = load(options, &Disk).map_err(stop)?;
     for warning in &project.warnings {
         // Nothing is left to do when standard error cannot be written.

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::Result;
+use crate::{IncusError, Result};
 use crate::transport::{Door, protocol};
 
 /// Longest head of an answer; the servers' are below 300 bytes.

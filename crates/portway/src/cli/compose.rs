@@ -9,6 +9,7 @@ pub(crate) mod dropin;
 pub(crate) mod images;
 pub(crate) mod inside;
 pub(crate) mod lifecycle;
+pub(crate) mod run;
 #[cfg(test)]
 mod table;
 pub(crate) mod variables;
@@ -38,9 +39,12 @@ pub(crate) struct PlaceArgs {
     /// Steps at a time
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: Option<u16>,
-    /// Whether what happens is shown for a terminal
+    /// When colours and pictures that change are shown
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) ansi: Option<AnsiArg>,
+    /// How progress is shown
+    #[arg(long, value_enum, value_name = "HOW", env = "COMPOSE_PROGRESS", hide_env = true)]
+    pub(crate) progress: Option<ProgressArg>,
     /// A line for each step that begins, too
     #[arg(long)]
     pub(crate) debug: bool,
@@ -52,14 +56,15 @@ pub(crate) struct PlaceArgs {
     pub(crate) image_cache: Option<String>,
 }
 
-/// Whether what happens is shown for a terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// When colours and pictures that change are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum AnsiArg {
-    /// Lines without colours
+    /// Not at all
     Never,
-    /// On a terminal only
+    /// Colours anywhere, pictures on a terminal
     Always,
     /// On a terminal
+    #[default]
     Auto,
 }
 
@@ -82,6 +87,20 @@ pub(crate) struct FileArgs {
     /// Profile to enable; `*` is all
     #[arg(long = "profile", value_name = "NAME")]
     pub(crate) profiles: Vec<String>,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ProgressArg {
+    /// A picture on a terminal, lines elsewhere
+    #[default]
+    Auto,
+    /// A picture, where standard error is a terminal
+    Tty,
+    /// Lines
+    Plain,
+    /// Only what fails
+    Quiet,
 }
 
 /// The commands.
@@ -142,8 +161,24 @@ pub(crate) enum ComposeCommand {
     Stop(lifecycle::StopArgs),
     /// Stop instances and start them again
     Restart(lifecycle::StopArgs),
-    /// Stop instances at once
-    Kill(lifecycle::ServiceArgs),
+    /// Stop instances at once, or send what they run a signal
+    Kill(run::KillArgs),
+    /// Run a program in an instance of its own, made as a service says
+    ///
+    /// With its input and output, on a terminal when this is one, and with its exit status. What the service depends on
+    /// is started first. The instance publishes no ports unless asked to, is no replica of the service, and stays, stopped,
+    /// without `--rm`.
+    Run(run::RunArgs),
+    /// Show what a running service says, and send it signals
+    ///
+    /// Ends with the service, and with its exit code.
+    Attach(run::AttachArgs),
+    /// Copy files between a service and here
+    ///
+    /// As docker compose does: into a folder that is there, or in place of what is not. The service need not run.
+    Cp(run::CpArgs),
+    /// Print what happens to the instances of the project, as the server tells it
+    Events(run::EventsArgs),
     /// Hold the processes of instances
     Pause(lifecycle::ServiceArgs),
     /// Let held processes go on

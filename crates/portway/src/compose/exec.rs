@@ -36,14 +36,12 @@ pub(super) fn run(files: &FileArgs, args: &ExecArgs) -> Outcome {
         if !replica.runs() {
             return Err(Stop::refused(format!("the service {} does not run", args.service)));
         }
-        let on_terminal =
-            !args.no_tty && !args.detach && io::stdin().is_terminal() && io::stdout().is_terminal();
-        let spec = spec(&client, &replica, args, on_terminal).await?;
         if args.detach {
+            let spec = spec(&client, &replica, args, false).await?;
             let started = client.exec_detached(replica.project(), replica.name(), &spec).await;
             return started.map_err(found::failed)?.map(|()| None).ok_or_else(|| gone(&replica));
         }
-        converse(&client, &replica, &spec).await.map(Some)
+        attend(&client, &replica, args).await.map(Some)
     })?;
     // A thread may still wait for standard input: nobody waits for it.
     runtime.shutdown_background();
@@ -54,6 +52,13 @@ pub(super) fn run(files: &FileArgs, args: &ExecArgs) -> Outcome {
     }
 }
 
+/// Runs the program to its end with our standard streams as its own, on a terminal when they are one.
+pub(super) async fn attend(client: &Client, replica: &Replica, args: &ExecArgs) -> Outcome<ExecEnd> {
+    let on_terminal = !args.no_tty && io::stdin().is_terminal() && io::stdout().is_terminal();
+    let spec = spec(client, replica, args, on_terminal).await?;
+    converse(client, replica, &spec).await
+}
+
 fn gone(replica: &Replica) -> Stop {
     Stop::refused(format!("the instance {} is gone", replica.name()))
 }
@@ -62,7 +67,8 @@ fn gone(replica: &Replica) -> Stop {
 async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: bool) -> Outcome<ExecSpec> {
     let own = text(client, replica, &format!("{DIR}/{SPEC}")).await?;
     let own = own.and_then(|bytes| Spec::read(&bytes).ok()).unwrap_or_default();
-    let user = args.user.as_ref().map_or(&own.user[..], |user| user.as_bytes());
+    let said = args.user.clone().or_else(|| oci_user(replica));
+    let user = said.as_ref().map_or(&own.user[..], |user| user.as_bytes());
     let (passwd, group) = if user.is_empty() {
         (None, None)
     } else {
@@ -89,7 +95,8 @@ async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: 
         }
         environment.extend(value.map(|value| (name.to_owned(), value)));
     }
-    let cwd = args.workdir.clone().or_else(|| String::from_utf8(own.cwd.clone()).ok());
+    let cwd = args.workdir.clone().or_else(|| replica.listed.expanded_config.get("oci.cwd").cloned());
+    let cwd = cwd.or_else(|| String::from_utf8(own.cwd.clone()).ok());
     Ok(ExecSpec {
         command: args.command.clone(),
         environment,
@@ -98,6 +105,13 @@ async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: 
         cwd: cwd.filter(|cwd| !cwd.is_empty()).unwrap_or_else(|| "/".to_owned()),
         terminal: on_terminal.then(size),
     })
+}
+
+/// User and group that an image of a registry is run as.
+fn oci_user(replica: &Replica) -> Option<String> {
+    let config = &replica.listed.expanded_config;
+    let user = config.get("oci.uid")?;
+    Some(format!("{user}:{}", config.get("oci.gid").map_or("0", String::as_str)))
 }
 
 /// A file of the instance's, when it is a plain one.

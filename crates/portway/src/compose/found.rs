@@ -13,7 +13,7 @@ use crate::cli::compose::FileArgs;
 use crate::failure::{Outcome, Stop, chain};
 
 /// A replica of a service.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Replica {
     pub(super) service: String,
     /// From 1; of one that `run` made, whatever it was given.
@@ -37,6 +37,11 @@ impl Replica {
     /// The server's project.
     pub(super) fn project(&self) -> &str {
         &self.listed.definition.project
+    }
+
+    /// Whether `run` made it.
+    pub(super) fn is_one_off(&self) -> bool {
+        self.listed.definition.config(label::ONE_OFF).is_some()
     }
 
     pub(super) fn runs(&self) -> bool {
@@ -140,8 +145,7 @@ pub(super) async fn replica(
 ) -> Outcome<Replica> {
     let services = [service.to_owned()];
     let found = replicas(client, name, &services, Detail::Listed).await?;
-    let is_one_off = |replica: &Replica| replica.listed.definition.config(label::ONE_OFF).is_some();
-    let mut own = found.into_iter().filter(|replica| !is_one_off(replica));
+    let mut own = found.into_iter().filter(|replica| !replica.is_one_off());
     let one = own.find(|replica| index.is_none_or(|index| replica.index == index.get()));
     one.ok_or_else(|| {
         let number = index.map(|index| format!(" with number {index}")).unwrap_or_default();

@@ -10,11 +10,18 @@ use portway_compose::plan::{self, Down, Hold, Networks, Plan, Reach, Select, Vol
 use portway_compose::want::Keys;
 use portway_control::api::FailureKind;
 
+use super::found::{self, Detail};
+use super::inside;
 use super::stage::{Change, Stage, server};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::lifecycle::{ChangeArgs, DownArgs, RmArgs, RmiArg, ServiceArgs, StopArgs, WaitArgs};
+use crate::cli::compose::run::KillArgs;
 use crate::failure::{Outcome, Stop};
 use crate::output::Out;
+use crate::session;
+
+/// SIGKILL, on every architecture that Incus runs on.
+const KILL: i32 = 9;
 
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(200);
@@ -74,10 +81,26 @@ pub(super) fn restart(files: &FileArgs, args: &StopArgs) -> Outcome {
     })
 }
 
-/// Runs `kill`.
-pub(super) fn kill(files: &FileArgs, args: &ServiceArgs) -> Outcome {
-    let select = select(args, Some(Duration::ZERO));
-    change(files, &args.change, select, &|seen, select, _| plan::stop(seen, select))
+/// Runs `kill`. What ends everything is done by the server; any other signal is sent inside.
+pub(super) fn kill(files: &FileArgs, args: &KillArgs) -> Outcome {
+    let number = inside::signal_number(&args.signal)?;
+    if number == KILL {
+        let select = select(&args.of, Some(Duration::ZERO));
+        return change(files, &args.of.change, select, &|seen, select, _| plan::stop(seen, select));
+    }
+    let name = found::name(files)?;
+    let client = found::client()?;
+    session::runtime()?.block_on(async {
+        let found = found::replicas(&client, &name, &args.of.services, Detail::Listed).await?;
+        for replica in found.iter().filter(|one| one.runs() && !one.is_one_off()) {
+            if args.of.change.dry_run {
+                Out::new().line(&format!("signal {number} to instance {}", replica.name()))?;
+            } else {
+                inside::signal(&client, replica, number).await?;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Runs `pause` and `unpause`.

@@ -1,56 +1,21 @@
 //! `portway compose logs`: what services have said, and go on saying.
 
-use std::io::{self, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use portway_incus::{Client, Exec, ExecSpec, FileContent};
-use portway_model::{parse_duration, rfc3339};
-use portway_proto::service::{DIR, LOG_MAX_BYTES, LOGS, PROGRAM, Record, Source, Stamp};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use portway_incus::Client;
+use portway_model::parse_duration;
+use portway_proto::service::{Source, Stamp};
 
+use super::follow::{Followed, Told, follow};
 use super::found::{self, Detail, Replica};
+use super::lines::{Names, Show, Style, read};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::inside::LogsArgs;
-use crate::failure::{Outcome, Stop, colour_allowed};
+use crate::failure::{Outcome, Stop};
 use crate::session::runtime;
-
-/// Colours of names, in the order of the instances.
-const COLOURS: [&str; 6] = ["36", "33", "32", "35", "34", "31"];
 
 /// Longest `--since`: a hundred years.
 const SINCE_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
-
-/// How long an instance that ends may refuse to be looked at, and the time between two looks.
-const END: Duration = Duration::from_secs(15);
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// Most lines that wait to be printed.
-const WAITING: usize = 256;
-
-/// A line of an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
-    /// Number of the instance in the list.
-    of: usize,
-    at: Stamp,
-    source: Source,
-    goes_on: bool,
-    text: Vec<u8>,
-}
-
-impl Line {
-    fn of(of: usize, record: Record<'_>) -> Self {
-        let Record { at, source, goes_on, text } = record;
-        Self { of, at, source, goes_on, text: text.to_vec() }
-    }
-}
-
-/// How lines are shown.
-struct Show {
-    prefixes: Vec<String>,
-    timestamps: bool,
-}
 
 /// Prints them.
 pub(super) fn run(files: &FileArgs, args: &LogsArgs) -> Outcome {
@@ -61,12 +26,13 @@ pub(super) fn run(files: &FileArgs, args: &LogsArgs) -> Outcome {
     runtime()?.block_on(async {
         let mut replicas = found::replicas(&client, &name, &args.services, Detail::Listed).await?;
         replicas.retain(|replica| args.index.is_none_or(|index| replica.index == index.get()));
-        let show = Show::new(&replicas, args);
+        let names = Names::of(args.no_log_prefix, args.no_color);
+        let show = Show::new(&replicas, Style { names, timestamps: args.timestamps });
         let mut lines = Vec::new();
-        let mut last = Vec::new();
+        let mut known = Vec::new();
         for (of, replica) in replicas.iter().enumerate() {
-            let mut own = read(&client, of, replica).await?;
-            last.push(own.last().map(|line| line.at).unwrap_or_default());
+            let (mut own, console) = read(&client, of, replica).await?;
+            known.push((own.last().map(|line| line.at).unwrap_or_default(), console));
             own.retain(|line| line.source != Source::Own && since.is_none_or(|since| line.at >= since));
             lines.extend(own.split_off(own.len() - most.unwrap_or(own.len()).min(own.len())));
         }
@@ -75,147 +41,21 @@ pub(super) fn run(files: &FileArgs, args: &LogsArgs) -> Outcome {
         for line in &lines {
             show.print(line)?;
         }
-        if args.follow { follow(&client, replicas, last, &show).await } else { Ok(()) }
+        if args.follow { go_on(client, replicas, known, &show).await } else { Ok(()) }
     })
 }
 
-/// Everything an instance has kept.
-async fn read(client: &Client, of: usize, replica: &Replica) -> Outcome<Vec<Line>> {
-    let most = usize::try_from(2 * LOG_MAX_BYTES).unwrap_or(usize::MAX);
-    let mut lines: Vec<Line> = Vec::new();
-    let mut has_log = false;
-    for name in LOGS.iter().rev() {
-        let path = format!("{DIR}/{name}");
-        let file =
-            client.file(replica.project(), replica.name(), &path, most).await.map_err(found::failed)?;
-        let Some(FileContent::Plain(bytes)) = file.map(|file| file.content) else { continue };
-        has_log = true;
-        let last = lines.last().map(|line| line.at);
-        // One that has changed its place since the last was read.
-        let new = Record::all(&bytes).filter(|record| last.is_none_or(|last| record.at > last));
-        lines.extend(new.map(|record| Line::of(of, record)));
-    }
-    if !has_log {
-        let console = client.console(replica.project(), replica.name()).await.map_err(found::failed)?;
-        lines.extend(console_lines(of, &console.unwrap_or_default()));
-    }
-    Ok(lines)
-}
-
-/// Of an instance whose first process is its own there is the console, without times.
-fn console_lines(of: usize, console: &[u8]) -> Vec<Line> {
-    let text = console.strip_suffix(b"\n").unwrap_or(console);
-    let lines = text.split(|byte| *byte == b'\n').filter(|_| !text.is_empty());
-    let line = |text: &[u8]| {
-        let text = text.strip_suffix(b"\r").unwrap_or(text).to_vec();
-        Line { of, at: Stamp::default(), source: Source::Out, goes_on: false, text }
-    };
-    lines.map(line).collect()
-}
-
 /// Prints what comes until all that run have ended.
-async fn follow(client: &Client, replicas: Vec<Replica>, last: Vec<Stamp>, show: &Show) -> Outcome {
-    let (send, mut lines) = mpsc::channel(WAITING);
-    let mut tails = JoinSet::new();
-    for ((of, replica), last) in replicas.into_iter().enumerate().zip(last) {
-        if replica.runs() {
-            tails.spawn(tail(client.clone(), of, replica, last, send.clone()));
-        }
-    }
-    drop(send);
-    while let Some(line) = lines.recv().await {
-        show.print(&line)?;
-    }
-    while let Some(ended) = tails.join_next().await {
-        match ended {
-            Ok(done) => done?,
-            Err(error) => return Err(Stop::refused(format!("cannot follow: {error}"))),
+async fn go_on(client: Client, replicas: Vec<Replica>, known: Vec<(Stamp, Vec<u8>)>, show: &Show) -> Outcome {
+    let running = replicas.into_iter().enumerate().zip(known).filter(|((_, replica), _)| replica.runs());
+    let followed = running.map(|((of, replica), (last, console))| Followed { of, replica, last, console });
+    let mut following = follow(client, followed.collect());
+    while let Some(told) = following.next().await? {
+        if let Told::Line(line) = told {
+            show.print(&line)?;
         }
     }
     Ok(())
-}
-
-/// Sends what an instance says after `last`, until it ends.
-async fn tail(client: Client, of: usize, replica: Replica, last: Stamp, to: mpsc::Sender<Line>) -> Outcome {
-    let program = format!("{DIR}/{PROGRAM}");
-    let spec = ExecSpec {
-        command: vec![program, "tail".to_owned(), DIR.to_owned(), last.to_string()],
-        environment: std::collections::BTreeMap::new(),
-        user: 0,
-        group: 0,
-        cwd: "/".to_owned(),
-        terminal: None,
-    };
-    let started = client.exec(replica.project(), replica.name(), &spec).await.map_err(found::failed)?;
-    let Some(sockets) = started else { return Ok(()) };
-    let broken = |error: io::Error| Stop::refused(format!("cannot follow {}: {error}", replica.name()));
-    let mut exec = Exec::new(sockets).await.map_err(broken)?;
-    let (mut rest, mut last) = (Vec::new(), last);
-    while let Some(bytes) = exec.output.next().await {
-        rest.extend_from_slice(&bytes);
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        for record in Record::all(&rest[..whole]) {
-            last = last.max(record.at);
-            if record.source != Source::Own && to.send(Line::of(of, record)).await.is_err() {
-                return Ok(());
-            }
-        }
-        rest.drain(..whole);
-        if rest.len() as u64 > LOG_MAX_BYTES {
-            return Err(Stop::refused(format!("{} says what is no log", replica.name())));
-        }
-    }
-    // The end of an instance ends the one who tells before everything is told.
-    let begin = Instant::now();
-    let rest = loop {
-        match read(&client, of, &replica).await {
-            // A server in the middle of a stop refuses to look.
-            Err(_) if begin.elapsed() < END => tokio::time::sleep(PAUSE).await,
-            read => break read?,
-        }
-    };
-    for line in rest {
-        if line.at > last && line.source != Source::Own && to.send(line).await.is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-impl Show {
-    fn new(replicas: &[Replica], args: &LogsArgs) -> Self {
-        let colour = !args.no_color && io::stdout().is_terminal() && colour_allowed();
-        let width = replicas.iter().map(|replica| replica.name().len()).max().unwrap_or_default();
-        let prefix = |(number, replica): (usize, &Replica)| {
-            let name = format!("{:<width$}  | ", replica.name());
-            match (args.no_log_prefix, colour) {
-                (true, _) => String::new(),
-                (false, false) => name,
-                (false, true) => format!("\x1b[{}m{name}\x1b[0m", COLOURS[number % COLOURS.len()]),
-            }
-        };
-        let prefixes = replicas.iter().enumerate().map(prefix).collect();
-        Self { prefixes, timestamps: args.timestamps }
-    }
-
-    fn print(&self, line: &Line) -> Outcome {
-        let mut bytes = self.prefixes[line.of].clone().into_bytes();
-        if self.timestamps && line.at != Stamp::default() {
-            bytes.extend_from_slice(time(line.at).as_bytes());
-            bytes.push(b' ');
-        }
-        bytes.extend_from_slice(&line.text);
-        bytes.push(b'\n');
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(|error| Stop::output(&error))
-    }
-}
-
-/// RFC 3339 with nanoseconds.
-fn time(at: Stamp) -> String {
-    let seconds = rfc3339(UNIX_EPOCH + Duration::from_secs(at.seconds));
-    let seconds = seconds.split('.').next().unwrap_or_default();
-    format!("{seconds}.{:09}Z", at.nanoseconds)
 }
 
 /// How many lines; `None` is all.
@@ -288,6 +128,7 @@ fn instant(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lines::time;
     use super::*;
 
     #[test]
@@ -315,18 +156,6 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1000);
         assert_eq!(since("10m", now).ok().map(|at| at.seconds), Some(400));
         assert!(since("yesterday", now).is_err());
-    }
-
-    #[test]
-    fn a_console_is_lines() {
-        let texts = |console: &[u8]| {
-            console_lines(0, console)
-                .into_iter()
-                .map(|line| String::from_utf8(line.text).unwrap())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(texts(b"a\r\n\r\nb"), ["a", "", "b"]);
-        assert_eq!(texts(b""), Vec::<String>::new());
     }
 
     #[test]

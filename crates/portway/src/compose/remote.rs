@@ -5,13 +5,14 @@
 use std::env;
 use std::sync::OnceLock;
 
+use clap::ValueEnum as _;
 use portway_control::api::FailureKind;
 use portway_incus::Client;
 use portway_sshgw::broker::{ServerPlaces, server_client};
 use portway_sshgw::remotes::{self, At, LOCAL, Named, RemoteError, Remotes, RemotesError};
 
 use super::stage::warn;
-use crate::cli::compose::{AnsiArg, PlaceArgs};
+use crate::cli::compose::{AnsiArg, PlaceArgs, ProgressArg};
 use crate::failure::{Outcome, Stop, chain, forbid_colour};
 
 /// What is wished.
@@ -23,8 +24,10 @@ pub(super) struct Wishes {
     pub(super) pool: Option<String>,
     /// Steps at a time.
     pub(super) workers: Option<u16>,
-    /// Nothing is shown for a terminal.
-    pub(super) plain: bool,
+    /// When colours and pictures that change are shown.
+    pub(super) ansi: AnsiArg,
+    /// How progress is shown.
+    pub(super) progress: ProgressArg,
     /// What begins is said too.
     pub(super) debug: bool,
 }
@@ -45,11 +48,12 @@ pub(super) fn wish(args: &PlaceArgs) -> Outcome {
         }
         (workers, _) => workers,
     };
-    let never = match (args.ansi, said("INCUS_COMPOSE_ANSI")) {
-        (Some(ansi), _) => ansi == AnsiArg::Never,
-        (None, text) => text.as_deref() == Some("never"),
+    let ansi = match (args.ansi, said("INCUS_COMPOSE_ANSI").or_else(|| said("COMPOSE_ANSI"))) {
+        (Some(ansi), _) => ansi,
+        (None, Some(text)) => AnsiArg::from_str(&text, true).unwrap_or_default(),
+        (None, None) => AnsiArg::Auto,
     };
-    if never {
+    if ansi == AnsiArg::Never {
         forbid_colour();
     }
     if args.image_cache.as_deref().is_some_and(|project| !project.is_empty()) {
@@ -61,7 +65,8 @@ pub(super) fn wish(args: &PlaceArgs) -> Outcome {
         remote: args.remote.clone().filter(|name| !name.is_empty()),
         pool: pool.filter(|pool| pool != DETECT),
         workers,
-        plain: never || debug,
+        ansi,
+        progress: if debug { ProgressArg::Plain } else { args.progress.unwrap_or_default() },
         debug,
     };
     WISHES.get_or_init(|| wishes);

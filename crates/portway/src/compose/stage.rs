@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::pin::pin;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use portway_compose::apply::Hands;
 use portway_compose::engine::{self, Note, Report};
@@ -19,11 +21,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::remote;
-use super::show::Show;
+use super::show::{Look, Show};
 use crate::cli::compose::lifecycle::ChangeArgs;
 use crate::failure::{Outcome, Stop, chain, printable};
 use crate::output::Out;
 use crate::session;
+
+/// Longer than anybody waits.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The server and the daemon.
 pub(super) struct Stage {
@@ -33,12 +38,17 @@ pub(super) struct Stage {
     pub(super) portway: Option<portway_control::Client>,
     /// What everything runs on.
     pub(super) runtime: Runtime,
+    /// How progress is shown.
+    pub(super) look: Look,
+    /// Longest time of a plan.
+    pub(super) limit: Option<Duration>,
 }
 
 impl Stage {
     /// Finds the server. Does not connect.
     pub(super) fn open() -> Outcome<Stage> {
-        Ok(Stage { client: remote::client()?, portway: None, runtime: session::runtime()? })
+        let (client, runtime) = (remote::client()?, session::runtime()?);
+        Ok(Stage { client, portway: None, runtime, look: Look::default(), limit: None })
     }
 
     /// Looks for the daemon; whether it answers. It is beside the server, or there is none.
@@ -121,22 +131,37 @@ impl Stage {
             portway: self.portway.as_ref(),
             halt: halted.clone(),
         };
-        let show = Show::new(plan);
+        let show = Show::new(plan, self.look);
+        let mut late = false;
         let report = self.runtime.block_on(async {
-            let work = engine::run(
+            let mut work = pin!(engine::run(
                 plan,
                 usize::from(remote::wishes().workers.unwrap_or(of.args.parallel)),
                 halted,
                 async |action| hands.perform(action).await.map_err(|error| chain(&error)),
                 |step, note: Note<'_>| show.tell(step, note),
-            );
-            tokio::select! {
-                report = work => Ok(report),
-                stop = interrupted(&halt) => Err(stop),
+            ));
+            let mut stopped = pin!(interrupted(&halt));
+            let mut limit = pin!(tokio::time::sleep(self.limit.unwrap_or(FOREVER)));
+            loop {
+                tokio::select! {
+                    report = &mut work => return Ok(report),
+                    stop = &mut stopped => return Err(stop),
+                    () = &mut limit, if !late => {
+                        late = true;
+                        halt.send_replace(true);
+                    }
+                }
             }
         });
         show.end();
-        ended(plan, &report?)
+        let done = ended(plan, &report?);
+        if late && done.is_err() {
+            let seconds = self.limit.unwrap_or_default().as_secs();
+            let stop = Stop::refused(format!("after {seconds} s not all services run or are healthy"));
+            return Err(stop.hint("they go on starting; `ps` and `logs` tell how they are"));
+        }
+        done
     }
 }
 
@@ -169,7 +194,7 @@ async fn interrupted(halt: &watch::Sender<bool>) -> Stop {
     Stop::refused("ended in the middle").hint("the same command goes on where this one was")
 }
 
-fn ended(plan: &Plan, report: &Report) -> Outcome {
+pub(super) fn ended(plan: &Plan, report: &Report) -> Outcome {
     if report.is_whole() {
         return Ok(());
     }
@@ -215,7 +240,7 @@ pub(super) fn server(error: &IncusError) -> Stop {
     Stop::of(kind, chain(error))
 }
 
-fn look_failed(error: &LookError) -> Stop {
+pub(super) fn look_failed(error: &LookError) -> Stop {
     match error {
         LookError::Server(error) => server(error),
         LookError::Portway(error) => Stop::of(error.kind(), chain(error)),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portway_compose::apply::Hands;
 use portway_compose::label;
@@ -15,9 +15,11 @@ use portway_composefile::Project;
 use portway_config::files::{self, Trust};
 use portway_incus::ResourceId;
 use portway_model::DeviceSpec;
+use portway_proto::service::Stamp;
 use tokio::sync::watch;
 
 use super::build::When;
+use super::foreground::{self, Asked, Services, attend};
 use super::remote;
 use super::stage::{Change, Stage, scale, server, warn};
 use super::{enabling, stop};
@@ -30,9 +32,6 @@ const FILE_BYTES: u64 = 16 << 20;
 
 /// Runs `up`.
 pub(super) fn up(files: &FileArgs, args: &UpArgs) -> Outcome {
-    if !(args.detach || args.wait || args.no_start || args.make.change.dry_run) {
-        return Err(Stop::usage("up in the foreground is not there yet").hint("say --detach"));
-    }
     let options = Up {
         no_deps: args.no_deps,
         start: match (args.no_start, args.wait) {
@@ -40,19 +39,32 @@ pub(super) fn up(files: &FileArgs, args: &UpArgs) -> Outcome {
             (false, true) => Start::Wait,
             (false, false) => Start::Yes,
         },
-        grace: args.timeout.map(|seconds| Duration::from_secs(seconds.into())),
+        grace: seconds(args.timeout),
         ..Up::default()
     };
-    let limit = args.wait_timeout.map(|seconds| Duration::from_secs(seconds.into()));
-    if limit.is_some() {
-        return Err(Stop::usage("--wait-timeout is not there yet"));
+    let project = project(files, &args.make, |known| foreground::check(&args.attend, known))?;
+    let mut stage = Stage::open()?;
+    stage.look.images = !args.quiet_pull;
+    stage.limit = seconds(args.wait_timeout);
+    if args.detach || args.wait || args.no_start || args.make.change.dry_run {
+        return bring_about(&mut stage, files, &project, &args.make, options).map(|_| ());
     }
-    bring_about(files, &args.make, options)
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let begin = Stamp { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() };
+    // From here on: one that comes between two commands counts for the second.
+    let mut asked = stage.runtime.block_on(async { Asked::new() })?;
+    let want = bring_about(&mut stage, files, &project, &args.make, options)?;
+    let services = Services::of(&want, &args.make.services, args.no_deps);
+    attend(&stage, &want, &services, (&args.attend, seconds(args.timeout), begin), &mut asked)
+}
+
+fn seconds(said: Option<u32>) -> Option<Duration> {
+    said.map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 /// Runs `create`.
 pub(super) fn create(files: &FileArgs, args: &CreateArgs) -> Outcome {
-    bring_about(files, &args.make, Up { start: Start::No, ..Up::default() })
+    make(files, &args.make, Up { start: Start::No, ..Up::default() })
 }
 
 /// Runs `scale`: what is there stays as it is.
@@ -74,38 +86,48 @@ pub(super) fn rescale(files: &FileArgs, args: &ScaleArgs) -> Outcome {
         },
         services: scale(&args.scale)?.into_keys().collect(),
     };
-    bring_about(files, &make, Up { no_deps: args.no_deps, ..Up::default() })
+    self::make(files, &make, Up { no_deps: args.no_deps, ..Up::default() })
 }
 
-fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
-    let scale = scale(&make.scale)?;
+fn make(files: &FileArgs, make: &MakeArgs, options: Up) -> Outcome {
+    let project = project(files, make, |_| Ok(()))?;
+    let mut stage = Stage::open()?;
+    bring_about(&mut stage, files, &project, make, options).map(|_| ())
+}
+
+/// The project of the files, in which the services are that are named. `check` is told which there are.
+fn project(
+    files: &FileArgs,
+    make: &MakeArgs,
+    check: impl FnOnce(&dyn Fn(&str) -> bool) -> Outcome,
+) -> Outcome<Project> {
     // A service that no profile enables is enabled by its name; the others are looked at too, for theirs stay.
     let project = enabling(files, &make.services)?;
+    let known = |name: &str| project.services().any(|(key, _)| key == name);
+    let scale = scale(&make.scale)?;
     let mut named = scale.keys().chain(&make.services);
-    if let Some(unknown) = named.find(|name| !project.services().any(|(key, _)| key == *name)) {
+    if let Some(unknown) = named.find(|name| !known(name)) {
         return Err(Stop::of(
             portway_control::api::FailureKind::Missing,
             format!("there is no service `{unknown}`"),
         ));
     }
-    let mut stage = Stage::open()?;
+    check(&known)?;
+    Ok(project)
+}
+
+/// Makes what `project` says, and gives it in the server's words.
+fn bring_about(
+    stage: &mut Stage,
+    files: &FileArgs,
+    project: &Project,
+    make: &MakeArgs,
+    mut options: Up,
+) -> Outcome<ComposeProject> {
+    let scale = scale(&make.scale)?;
     let dir = super::files::options(files)?.dir;
-    let mut setting = settled(&mut stage, &project, make, (scale, dir))?;
-    let mut want = wanted(&project, &setting)?;
-    want.warnings.iter().for_each(|line| warn(line));
-    let strange = stage.runtime.block_on(strangers(&stage.client, &want)).map_err(|error| server(&error))?;
-    want.privileges.extend(strange);
-    let granting = Granting { allow: make.allow, dry_run: make.change.dry_run };
-    grant(&stage, &mut want, granting)?;
-    if !make.change.dry_run && !want.builds.is_empty() {
-        built(&stage, &want, make, &options)?;
-        // What runs in the images is known now; all else is as it was granted.
-        setting.built = super::build::known(&stage, &want)?;
-        let granted = want.config.remove(label::GRANTED);
-        want = wanted(&project, &setting)?;
-        want.config.extend(granted.map(|granted| (label::GRANTED.to_owned(), granted)));
-    }
     options.services = make.services.clone();
+    let (mut want, engine) = allowed(stage, project, make, (scale, dir), &options)?;
     options.disabled = project.disabled.clone();
     options.orphans = if make.remove_orphans { Orphans::Remove } else { Orphans::Keep };
     options.recreate = match (make.force_recreate, make.no_recreate) {
@@ -113,6 +135,44 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
         (_, true) => Recreate::None,
         _ => Recreate::Changed,
     };
+    bring(stage, &mut want, (make, engine), &options)?;
+    Ok(want)
+}
+
+/// What is wanted of this server, once it is allowed and its images are built, and what carries its ports.
+pub(super) fn allowed(
+    stage: &mut Stage,
+    project: &Project,
+    make: &MakeArgs,
+    (scale, dir): (BTreeMap<String, u32>, PathBuf),
+    options: &Up,
+) -> Outcome<(ComposeProject, &'static str)> {
+    let mut setting = settled(stage, project, make, (scale, dir))?;
+    let mut want = wanted(project, &setting)?;
+    want.warnings.iter().for_each(|line| warn(line));
+    let strange = stage.runtime.block_on(strangers(&stage.client, &want)).map_err(|error| server(&error))?;
+    want.privileges.extend(strange);
+    let granting = Granting { allow: make.allow, dry_run: make.change.dry_run };
+    grant(stage, &mut want, granting)?;
+    if !make.change.dry_run && !want.builds.is_empty() {
+        built(stage, &want, make, options)?;
+        // What runs in the images is known now; all else is as it was granted.
+        setting.built = super::build::known(stage, &want)?;
+        let granted = want.config.remove(label::GRANTED);
+        want = wanted(project, &setting)?;
+        want.config.extend(granted.map(|granted| (label::GRANTED.to_owned(), granted)));
+    }
+    let engine = if setting.engine == Engine::Incus { "incus" } else { "portway" };
+    Ok((want, engine))
+}
+
+/// Brings about what is wanted, once its images can be had.
+pub(super) fn bring(
+    stage: &Stage,
+    want: &mut ComposeProject,
+    (make, engine): (&MakeArgs, &str),
+    options: &Up,
+) -> Outcome {
     for image in want.images.values_mut() {
         image.pull = match make.pull {
             Some(PullArg::Always) => Pull::Always,
@@ -121,17 +181,16 @@ fn bring_about(files: &FileArgs, make: &MakeArgs, mut options: Up) -> Outcome {
             Some(PullArg::Policy) | None => image.pull,
         };
     }
-    let engine = if setting.engine == Engine::Incus { "incus" } else { "portway" };
     want.config.insert(label::ENGINE.to_owned(), engine.to_owned());
     want.config.extend(remote::wishes().pool.map(|pool| (label::POOL.to_owned(), pool)));
     want.config.insert(label::SEAL.to_owned(), seal()?);
     let mut config = want.config.clone();
     config.insert(label::PROJECT.to_owned(), want.name.clone());
     if !make.change.dry_run {
-        fetch(&stage, &want)?;
+        fetch(stage, want)?;
     }
-    let change = Change { project: &want.incus_project, config, want: Some(&want), args: &make.change };
-    stage.change(&change, &|seen| plan_up(&want, seen, &options)).map(|_| ())
+    let change = Change { project: &want.incus_project, config, want: Some(want), args: &make.change };
+    stage.change(&change, &|seen| plan_up(want, seen, options)).map(|_| ())
 }
 
 /// What the hashes of a new project are made with.

@@ -5,9 +5,15 @@ mod cases;
 #[cfg(test)]
 mod conditions;
 #[cfg(test)]
+mod copied;
+#[cfg(test)]
+mod foreground;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod life;
+#[cfg(test)]
+mod one_off;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]

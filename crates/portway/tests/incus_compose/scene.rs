@@ -1,9 +1,10 @@
 //! A project of a test's own: a folder with a Compose file, and the program run on it beside the server.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use portway_testkit::{Bed, Server, bed_of, is_root, wait_for};
@@ -14,6 +15,9 @@ use crate::PORTWAY;
 
 /// What the names of all projects of these tests begin with.
 const PREFIX: &str = "pwc-";
+
+/// A line is waited for so long: whatever is slower stands still.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A project. Drop takes it down with all that is in it.
 pub(crate) struct Scene {
@@ -40,6 +44,11 @@ impl Scene {
         let scene = Scene { bed, name, dir: tempfile::tempdir().unwrap(), portway: None };
         scene.sweep();
         Some(scene)
+    }
+
+    /// The project's folder.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// With a daemon of Portway.
@@ -195,6 +204,81 @@ impl Said {
     pub(crate) fn of(output: Output) -> Said {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// A command that goes on, and what it has said on both outputs.
+pub(crate) struct Live {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    said: String,
+}
+
+impl Live {
+    pub(crate) fn start(command: &mut Command) -> Live {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (send, lines) = mpsc::sync_channel(1 << 14);
+        let outputs: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for output in outputs {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines() {
+                    if send.send(line.unwrap()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Live { child, lines, said: String::new() }
+    }
+
+    /// Waits for a line with this in it.
+    pub(crate) fn until(&mut self, text: &str) {
+        while !self.said.contains(text) {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|error| panic!("{error} before {text:?}: {}", self.said));
+            self.said.push_str(&format!("{line}\n"));
+        }
+    }
+
+    /// Whether it has said this by now.
+    pub(crate) fn has(&mut self, text: &str) -> bool {
+        while let Ok(line) = self.lines.try_recv() {
+            self.said.push_str(&format!("{line}\n"));
+        }
+        self.said.contains(text)
+    }
+
+    /// All that was heard of it.
+    pub(crate) fn said(&self) -> &str {
+        &self.said
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Its exit code, once it has ended, and all that it has said.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.said.push_str(&format!("{line}\n")),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(error) => panic!("{error} before its end: {}", self.said),
+            }
+        }
+        (self.child.wait().unwrap().code(), std::mem::take(&mut self.said))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ended = self.child.kill();
+        let _gone = self.child.wait();
     }
 }
 

@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::images::BuilderArg;
+use super::run::AttendArgs;
 
 /// What carries published ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -99,6 +100,11 @@ pub(crate) struct UpArgs {
     /// Seconds that instances have to stop before force is used
     #[arg(short, long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
+    /// Do not show which images are fetched
+    #[arg(long)]
+    pub(crate) quiet_pull: bool,
+    #[command(flatten)]
+    pub(crate) attend: AttendArgs,
     #[command(flatten)]
     pub(crate) make: MakeArgs,
 }
