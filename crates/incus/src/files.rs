@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
@@ -15,6 +16,12 @@ use crate::{Client, IncusError, Result};
 
 /// Lengthens the answer: what the API wraps a list or an error in.
 const WRAPPING_BYTES: usize = 4 << 10;
+
+/// What Incus 6.0 says when its process for the files of an instance has just ended, how often it is asked again, and how
+/// soon.
+const ENDING: &[u8] = b"forkfile.sock";
+const TRIES: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A file of an instance.
 #[derive(Clone, PartialEq, Eq)]
@@ -68,7 +75,7 @@ impl Client {
         let Some(target) = instance_target(project, name, "/files") else { return Ok(None) };
         let target = format!("{target}&path={}", percent_encode(path));
         let bytes = limit_bytes.saturating_add(WRAPPING_BYTES);
-        let said = self.door().say(&target, Saying::get(), self.limits().request, bytes).await?;
+        let said = self.say_of_files(&target, Saying::get(), bytes).await?;
         if said.status != StatusCode::OK {
             let nothing: Option<serde_json::Value> = self.door().decode(&target, said.status, &said.body)?;
             return match nothing {
@@ -136,9 +143,18 @@ impl Client {
     pub async fn sftp(&self, project: &str, name: &str) -> Result<Option<OwnedFd>> {
         let Some(target) = instance_target(project, name, "/sftp") else { return Ok(None) };
         let limit = self.limits().request;
-        tokio::time::timeout(limit, upgrade::sftp(self.door(), &target))
-            .await
-            .map_err(|_| IncusError::TimedOut { request: format!("GET {target}"), limit })?
+        let mut tries = 0;
+        loop {
+            let opened = tokio::time::timeout(limit, upgrade::sftp(self.door(), &target)).await;
+            tries += 1;
+            match opened {
+                Err(_) => return Err(IncusError::TimedOut { request: format!("GET {target}"), limit }),
+                Ok(Err(IncusError::Status { code: 500, .. })) if tries < TRIES => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Ok(opened) => return opened,
+            }
+        }
     }
 }
 
@@ -240,9 +256,27 @@ impl Client {
     async fn change(&self, project: &str, name: &str, path: &str, saying: Saying) -> Result<Option<()>> {
         let Some(target) = instance_target(project, name, "/files") else { return Ok(None) };
         let target = format!("{target}&path={}", percent_encode(path));
-        let said = self.door().say(&target, saying, self.limits().request, WRAPPING_BYTES).await?;
+        let said = self.say_of_files(&target, saying, WRAPPING_BYTES).await?;
         let done: Option<serde::de::IgnoredAny> = self.door().decode(&target, said.status, &said.body)?;
         Ok(done.map(|_| ()))
+    }
+}
+
+impl Client {
+    /// Says what may be said again, and says it again when the process that the server has for the files of an instance
+    /// was just ending: it lives as long as it is used.
+    async fn say_of_files(&self, target: &str, saying: Saying, limit_bytes: usize) -> Result<Said> {
+        let mut tries = 0;
+        loop {
+            let said = self.door().say(target, saying.clone(), self.limits().request, limit_bytes).await?;
+            tries += 1;
+            let was_ending = said.status == StatusCode::INTERNAL_SERVER_ERROR
+                && said.body.windows(ENDING.len()).any(|window| window == ENDING);
+            if !was_ending || tries == TRIES {
+                return Ok(said);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 }
 

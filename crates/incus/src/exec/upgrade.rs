@@ -53,6 +53,10 @@ pub(crate) async fn sftp(door: Door<'_>, target: &str) -> Result<Option<OwnedFd>
         "101" => {}
         "404" => return Ok(None),
         "403" => return Err(door.denied()),
+        "500" => {
+            let (request, message) = (format!("GET {target}"), "the files cannot be had".to_owned());
+            return Err(IncusError::Status { request, code: 500, message });
+        }
         other => return Err(protocol(target, format!("status {other:.10?} instead of SFTP"))),
     }
     let stream = stream.into_std().map_err(|source| door.unreachable(source))?;
