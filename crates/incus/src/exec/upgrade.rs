@@ -12,8 +12,8 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::{IncusError, Result};
 use crate::transport::{Door, protocol};
+use crate::{IncusError, Result};
 
 /// Longest head of an answer; the servers' are below 300 bytes.
 const HEAD_BYTES: usize = 4 << 10;

@@ -76,18 +76,19 @@ fn attached_to_a_service() {
     assert_eq!(scene.run(&["attach", "web"]).code, Some(1), "it does not run");
 }
 
-/// Fails when a signal is another one inside, or one that is none is sent.
+/// Fails when a signal is another one inside, one that is none is sent, or lines are told only at the end.
 #[test]
 fn a_signal_reaches_the_program() {
     let Some(scene) = Scene::open("kill") else { return };
-    let script = "trap \"echo bye; exit 5\" TERM; touch /ready; while :; do sleep 0.1; done";
+    let script =
+        "trap \"echo heard\" USR1; trap \"echo bye; exit 5\" HUP; echo ready; while :; do sleep 0.1; done";
     scene.write(&format!("services:\n  web: {{image: bb, command: [sh, -c, '{script}']}}\n"));
     let mut up = Live::start(&mut scene.command(&["up", "--exit-code-from", "web"]));
-    up.until("attached to web-1");
-    let is_ready = || scene.exec("web-1", "test -e /ready").status.success().then_some(());
-    wait_for("the service", is_ready).unwrap();
+    up.until("web-1  | ready");
     assert_eq!(scene.run(&["kill", "-s", "NONE", "web"]).code, Some(2));
-    scene.ok(&["kill", "-s", "term", "web"]);
+    scene.ok(&["kill", "-s", "usr1", "web"]);
+    up.until("web-1  | heard");
+    scene.ok(&["kill", "--signal", "1"]);
     let (code, said) = up.end();
     assert!(code == Some(5) && said.contains("web-1  | bye"), "{said}");
 }
