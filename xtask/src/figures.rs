@@ -7,8 +7,14 @@ use crate::steps::run as run_command;
 use crate::workspace::{Workspace, cargo};
 
 /// Test binaries that print figures.
-const BINARIES: [&str; 5] =
-    ["incus_figures", "incus_figures_ssh", "incus_memory", "incus_blackhole", "incus_scale"];
+const BINARIES: [&str; 6] = [
+    "incus_figures",
+    "incus_figures_ssh",
+    "incus_figures_compose",
+    "incus_memory",
+    "incus_blackhole",
+    "incus_scale",
+];
 
 /// Runs them one test after the other and shows what they print.
 ///

@@ -32,6 +32,7 @@ const NEEDS: &[Need] = &[
     Need { program: "pipewire", package: "pipewire-bin", used_for: "the worked example of sound" },
     Need { program: "pw-cli", package: "pipewire-bin", used_for: "the worked example of sound" },
     Need { program: "docker-registry", package: "docker-registry", used_for: "application containers" },
+    Need { program: "skopeo", package: "skopeo", used_for: "what images of a registry run" },
     Need { program: "openssl", package: "openssl", used_for: "the certificate of that registry" },
     Need {
         program: "/etc/ssl/certs/ca-certificates.crt",

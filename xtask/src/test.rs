@@ -33,7 +33,7 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
             steps.leave("testbed", "--quick");
         } else if needs::is_root() {
             steps.run("testbed", || {
-                Server::ALL.into_iter().map(Place::of).try_for_each(|place| testbed::up(&place))
+                Server::ALL.into_iter().map(Place::of).try_for_each(|place| testbed::provide(&place))
             });
         } else {
             steps.leave("testbed", "not root");

@@ -217,6 +217,8 @@ impl Hands<'_> {
                 Some(mut there) => {
                     match (there.config.get(label::PROJECT), ours) {
                         (Some(has), Some(of)) if has != of => return Err(ApplyError::Taken),
+                        // Nobody is at it any more, and it has no keys that could say whose it is.
+                        (None, Some(_)) if !planned && there.is_half && tries + 1 == OVERTAKEN => {}
                         (None, Some(_)) if !planned && tries == OVERTAKEN => return Err(ApplyError::Taken),
                         // Whoever was killed while the server made it: its keys come after its name.
                         (None, Some(_)) if !planned => {
@@ -224,6 +226,10 @@ impl Hands<'_> {
                             continue;
                         }
                         _ => {}
+                    }
+                    if there.is_half && !planned {
+                        self.remove_resource(id).await?;
+                        continue;
                     }
                     there.config.extend(set.clone());
                     match self.client.put(&there).await {

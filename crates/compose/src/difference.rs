@@ -183,9 +183,13 @@ impl Difference {
             .filter(|key| !wanted.config.contains_key(*key));
         self.unset.extend(labels.filter(|key| seen.config.contains_key(*key)).map(str::to_owned));
         let gone = written.config.iter().filter(|key| !wanted.config.contains_key(*key));
+        // The server has given an application container what its image says when it was made, and only then.
+        let of_image = |key: &str| {
+            seen.is_application() && ["oci.", "environment."].iter().any(|of| key.starts_with(of))
+        };
         for key in gone.filter(|key| seen.config.contains_key(*key)) {
             self.unset.push(key.clone());
-            self.note(takes_key(key), key.clone());
+            self.note(if of_image(key) { Takes::Recreate } else { takes_key(key) }, key.clone());
         }
     }
 

@@ -50,6 +50,9 @@ pub const GRACE: &str = "user.portway.grace";
 /// What the files have been allowed beyond what every file may have, a JSON text; on the server's project.
 pub const GRANTED: &str = "user.portway.granted";
 
+/// Entrypoints of images as their registries told them, a JSON text; on the server's project.
+pub const ENTRYPOINTS: &str = "user.portway.entrypoints";
+
 /// Of an instance that `run` made: not part of its service's scale.
 pub const ONE_OFF: &str = "user.portway.one-off";
 

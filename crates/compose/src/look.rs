@@ -7,6 +7,7 @@ use std::time::Duration;
 use portway_control::ClientError;
 use portway_incus::{Client, IncusError, Listed, Resource, ResourceId, Shelf, status_code};
 use portway_model::Provider;
+use tokio::time::Instant;
 
 use crate::label;
 use crate::observe::{Life, Observed, Seen, SeenNetwork, SeenVolume};
@@ -15,6 +16,9 @@ use crate::want::{ComposeProject, ImageSource, Instance, Keys, Owner, Privilege}
 /// Looks at networks of which one is half made, and the time between two: two seconds, of which the server needs a tenth.
 const SETTLED: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// Longest wait for an instance that is being made: a large image takes tens of seconds.
+const MADE: Duration = Duration::from_secs(60);
 
 /// Why nothing can be seen.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +74,7 @@ pub async fn look(
     };
     networks(client, want, &mut seen).await?;
     if seen.project.is_some() {
+        made(client, project).await?;
         seen.instances = client.list(project).await?.into_iter().map(instance).collect();
         volumes(client, project, want, &mut seen).await?;
     }
@@ -85,6 +90,15 @@ pub async fn look(
         published(daemon, project, &mut seen).await?;
     }
     Ok(seen)
+}
+
+/// Waits for instances that the server is at making, as for somebody who was killed: they have no files yet.
+async fn made(client: &Client, project: &str) -> Result<(), IncusError> {
+    let begin = Instant::now();
+    while begin.elapsed() < MADE && client.makes_instances(project).await? {
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(())
 }
 
 /// Whether it is the profile that every project has.
@@ -111,8 +125,9 @@ async fn networks(
     seen: &mut Observed,
 ) -> Result<(), IncusError> {
     let found = settled(client, want).await?;
-    for Resource { id, config, used_by, is_managed, .. } in found {
-        let network = SeenNetwork { managed: is_managed, config, used_by, ..SeenNetwork::default() };
+    for Resource { id, config, used_by, is_managed, is_half, .. } in found {
+        let network =
+            SeenNetwork { managed: is_managed, half: is_half, config, used_by, ..SeenNetwork::default() };
         seen.networks.insert(id.name().to_owned(), network);
     }
     let Some(want) = want else { return Ok(()) };
@@ -197,7 +212,7 @@ async fn settled(client: &Client, want: Option<&ComposeProject>) -> Result<Vec<R
     let half = |found: &Resource| {
         let mut wanted = want.into_iter().flat_map(|want| want.networks.values());
         let own = wanted.any(|one| one.owner == Owner::Project && one.name == found.id.name());
-        own && !found.config.contains_key(label::PROJECT)
+        own && (found.is_half || !found.config.contains_key(label::PROJECT))
     };
     let mut tries = 0;
     loop {

@@ -66,6 +66,8 @@ pub struct Setting {
     pub architecture: String,
     /// The first process of services on system images, built for that; where there is none they are refused.
     pub program: Option<&'static [u8]>,
+    /// Entrypoints of the images that [`asks`] names, without their commands.
+    pub entrypoints: BTreeMap<String, Vec<String>>,
 }
 
 impl Setting {
@@ -93,6 +95,23 @@ pub fn binds(project: &Project) -> BTreeSet<PathBuf> {
     binds.filter_map(|mount| mount.text_at("source")).map(PathBuf::from).collect()
 }
 
+/// Images of registries whose entrypoint the mapping needs: the file has another command for it. By what the file calls
+/// them, as `docker.io/library/nginx:latest`.
+#[must_use]
+pub fn asks(project: &Project, setting: &Setting) -> BTreeMap<String, String> {
+    let services = project.services().map(|(_, service)| service).filter(|service| {
+        let said = |key: &str| service.at(key).is_some_and(|node| node.as_list().is_some());
+        said("command") && !said("entrypoint")
+    });
+    let images = services.filter_map(|service| service.text_at("image"));
+    let built = |image: &str| {
+        let mut services = project.services().filter(|(_, service)| service.at("build").is_some());
+        services.any(|(_, service)| service.text_at("image") == Some(image))
+    };
+    let asked = images.filter(|image| setting.oci() && !image::is_native(image) && !built(image));
+    asked.map(|image| (image.to_owned(), image::full_name(image))).collect()
+}
+
 /// Paths of the host of which the mapping has to know where they lead: the project's folder, and what is read or shared.
 #[must_use]
 pub fn paths(project: &Project, dir: &Path) -> BTreeSet<PathBuf> {
@@ -102,6 +121,12 @@ pub fn paths(project: &Project, dir: &Path) -> BTreeSet<PathBuf> {
     paths.extend(project.files.iter().cloned());
     paths.insert(dir.to_owned());
     paths
+}
+
+/// Name of the server's project that holds `project`.
+#[must_use]
+pub fn server_project(project: &Project) -> String {
+    name::slug(&project.name)
 }
 
 /// What `project` comes to.

@@ -64,6 +64,8 @@ pub enum Life {
 pub struct SeenNetwork {
     /// Whether it is the server's own, and not just an interface of its host.
     pub managed: bool,
+    /// Whether the server was interrupted when it made it: there is no bridge, and no change of its keys makes one.
+    pub half: bool,
     /// Configuration.
     pub config: Keys,
     /// Subnets that its interface has on the server's host, as `10.1.2.3/24`.
@@ -164,6 +166,12 @@ impl Seen {
     #[must_use]
     pub fn grace(&self) -> Option<Duration> {
         self.label(label::GRACE)?.parse().ok().map(Duration::from_millis)
+    }
+
+    /// Whether it was made from an image of a registry.
+    #[must_use]
+    pub fn is_application(&self) -> bool {
+        self.label("volatile.container.oci") == Some("true")
     }
 
     /// The image it was made from.

@@ -107,6 +107,7 @@ pub(crate) fn after(mut seen: Observed, plan: &Plan) -> Observed {
             Action::Network { name, set, .. } => {
                 let network = seen.networks.entry(name).or_default();
                 network.managed = true;
+                network.half = false;
                 // The server chooses anew each time it is told to.
                 let chosen = |key: &str| format!("fd42:{}::1/64 {key}", network.config.len());
                 let set = set.into_iter().map(|(key, value)| {

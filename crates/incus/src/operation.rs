@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use crate::encode::percent_encode;
 use crate::transport::{Failure, Said, Saying, one_line, protocol};
 use crate::{Client, IncusError, Result};
 
@@ -87,6 +88,25 @@ impl Client {
                 None => watch(&progress(&said)),
             }
         }
+    }
+
+    /// Whether the server is at making an instance of a project's: one that is in its lists, and has no files yet.
+    ///
+    /// # Errors
+    /// [`IncusError`], any.
+    pub async fn makes_instances(&self, project: &str) -> Result<bool> {
+        #[derive(Deserialize)]
+        struct One {
+            #[serde(default)]
+            description: String,
+            #[serde(default)]
+            status_code: u16,
+        }
+        let target = format!("/1.0/operations?recursion=1&project={}", percent_encode(project));
+        let found: Option<BTreeMap<String, Vec<One>>> =
+            self.door().get(&target, self.limits().list_bytes).await?;
+        let mut all = found.unwrap_or_default().into_values().flatten();
+        Ok(all.any(|one| one.status_code < 200 && one.description == "Creating instance"))
     }
 
     /// Whether the server still works on it. What cannot be known counts as no.

@@ -83,6 +83,8 @@ pub struct Resource {
     pub used_by: Vec<String>,
     /// Of a network, whether the server manages it; the others are interfaces of the host. Else true.
     pub is_managed: bool,
+    /// Of a network, whether the server has noted it and not made it: it was interrupted, or is at it. Else false.
+    pub is_half: bool,
     /// Devices of a profile.
     pub devices: BTreeMap<String, Device>,
     etag: Option<String>,
@@ -109,6 +111,8 @@ struct Wire {
     used_by: Option<Vec<String>>,
     #[serde(default)]
     managed: Option<bool>,
+    #[serde(default)]
+    status: String,
     #[serde(default)]
     devices: Option<BTreeMap<String, Device>>,
     #[serde(default)]
@@ -188,6 +192,7 @@ impl Resource {
             description: wire.description,
             used_by: wire.used_by.unwrap_or_default(),
             is_managed: wire.managed.unwrap_or(true),
+            is_half: wire.managed == Some(true) && matches!(wire.status.as_str(), "Pending" | "Errored"),
             devices: wire.devices.unwrap_or_default(),
             etag,
         }

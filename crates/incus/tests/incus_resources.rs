@@ -342,9 +342,9 @@ fn images_have_names(server: Server) {
         if server != Server::Incus7 {
             return;
         }
-        let oci = OciImage { user: "0:0", entrypoint: &["/bin/sleep", "1000"] };
+        let oci = OciImage { user: "0:0", entrypoint: &["/bin/sleep", "1000"], ..OciImage::default() };
         let registry = scene.bed.registry().expect("a registry");
-        registry.push(scene.bed, &oci).expect("an image");
+        registry.push(scene.bed, "app:latest", &oci).expect("an image");
         let away = RemoteImage::new(ImageProtocol::Oci, &registry.server(), "app:latest");
         let alias = format!("app-{project}");
         let pulling = client.pull(project, &away, &[&alias]).await.expect("it begins");

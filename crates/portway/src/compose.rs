@@ -22,6 +22,7 @@ mod one_off;
 mod ps;
 mod published;
 mod pull;
+mod registry;
 mod remote;
 mod rmi;
 mod show;

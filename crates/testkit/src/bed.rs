@@ -123,6 +123,24 @@ impl Bed {
         &self.netns
     }
 
+    /// Sees to it that there are images of nginx, PostgreSQL and dnsmasq, and says what their aliases begin with.
+    ///
+    /// # Errors
+    /// When they cannot be built or imported.
+    pub fn services(&self) -> Result<&'static str> {
+        testbed::services::import(&self.place)?;
+        Ok(testbed::services::PREFIX)
+    }
+
+    /// The archive of such an image, to be pushed to a registry.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn service_archive(&self, name: &str) -> Result<PathBuf> {
+        testbed::services::provide()?;
+        Ok(testbed::services::archive(name))
+    }
+
     /// Ends the server's daemon and starts it again, when no other process uses it; instances run on.
     ///
     /// # Errors

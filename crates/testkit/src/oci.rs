@@ -15,12 +15,20 @@ use crate::bed::{OWNER, owner, unique};
 use crate::{Addr, Bed, Container, Ports, Site, run, testbed, wait_for};
 
 /// What an image says of itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct OciImage<'a> {
     /// Who its first process is: `UID:GID`.
     pub user: &'a str,
     /// Its first process. The image has busybox and `serve`, as the ordinary one.
     pub entrypoint: &'a [&'a str],
+    /// What its first process is given unless somebody says otherwise; without an entrypoint it is the process.
+    pub command: &'a [&'a str],
+    /// Variables: `NAME=VALUE`.
+    pub environment: &'a [&'a str],
+    /// Where its first process works.
+    pub working_dir: &'a str,
+    /// Archive of a native image whose files it has instead of the ordinary one's.
+    pub archive: Option<&'a Path>,
 }
 
 impl Bed {
@@ -30,7 +38,7 @@ impl Bed {
     /// When a step fails, or the server cannot do it.
     pub fn launch_oci(&self, name: &str, image: &OciImage<'_>) -> Result<Container<'_>> {
         let registry = self.registry()?;
-        registry.push(self, image)?;
+        registry.push(self, "app:latest", image)?;
         let name = unique(name);
         let config = BTreeMap::from([(OWNER, owner()), ("boot.autostart", "false".to_owned())]);
         let source = json!({
@@ -104,7 +112,7 @@ impl Registry {
     /// Its address for the server.
     #[must_use]
     pub fn server(&self) -> String {
-        format!("https://localhost:{}", self.port)
+        format!("https://{}", self.authority())
     }
 
     /// `localhost:PORT`, as it stands in names of images.
@@ -119,18 +127,55 @@ impl Registry {
         self.trust.join("ca.crt")
     }
 
-    /// Makes an image of the ordinary one's files and pushes it as `app:latest`.
+    /// Has the tools of a user with this home trust it.
+    ///
+    /// # Errors
+    /// When the certificate cannot be put there.
+    pub fn trusted_by(&self, home: &Path) -> Result<()> {
+        let trust = home.join(".config/containers/certs.d").join(self.authority());
+        fs::create_dir_all(&trust).with_context(|| format!("cannot make {}", trust.display()))?;
+        fs::copy(self.trust.join("ca.crt"), trust.join("ca.crt")).context("cannot copy the certificate")?;
+        Ok(())
+    }
+
+    /// Its end before its time.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub fn close(&mut self) -> Result<()> {
+        self.process.kill().context("cannot end the registry")?;
+        self.process.wait().context("the registry does not end").map(drop)
+    }
+
+    /// Makes the server forget what it has fetched from here.
+    ///
+    /// # Errors
+    /// When its images cannot be listed; one in use stays.
+    pub fn forget(&self, bed: &Bed) -> Result<()> {
+        let images = bed.incus().get("/1.0/images?recursion=1&project=default")?;
+        for image in images.as_array().into_iter().flatten() {
+            if image["update_source"]["server"].as_str() == Some(&self.server()) {
+                let fingerprint = image["fingerprint"].as_str().unwrap_or_default();
+                let _ = bed.incus().change("DELETE", &format!("/1.0/images/{fingerprint}"), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an image and pushes it as `NAME:TAG`.
     ///
     /// # Errors
     /// When a step fails.
-    pub fn push(&self, bed: &Bed, image: &OciImage<'_>) -> Result<()> {
-        let layout = self.folder.path().join("layout");
-        write_layout(&layout, bed.own_dir(), self.folder.path(), image)?;
+    pub fn push(&self, bed: &Bed, name: &str, image: &OciImage<'_>) -> Result<()> {
+        let work = tempfile::tempdir_in(self.folder.path()).context("cannot make a folder")?;
+        let layout = work.path().join("layout");
+        let usual = bed.own_dir().join("bb.tar.gz");
+        write_layout(&layout, image.archive.unwrap_or(&usual), work.path(), image)?;
         let server = bed.incus().get("/1.0")?["environment"]["server_pid"].as_i64().context("no pid")?;
         let mut push = Command::new("nsenter");
         push.args(["--target", &server.to_string(), "--mount", "--net", "--", "skopeo"]);
         push.args(["--insecure-policy", "copy", &format!("oci:{}:app", layout.display())]);
-        run(push.arg(format!("docker://localhost:{}/app:latest", self.port))).map(drop)
+        run(push.arg(format!("docker://{}/{name}", self.authority()))).map(drop)
     }
 }
 
@@ -143,10 +188,9 @@ impl Drop for Registry {
 }
 
 /// An image of one layer as a folder (OCI image layout 1.0).
-fn write_layout(layout: &Path, own_dir: &Path, work: &Path, image: &OciImage<'_>) -> Result<()> {
+fn write_layout(layout: &Path, archive: &Path, work: &Path, image: &OciImage<'_>) -> Result<()> {
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs).context("cannot make the layout")?;
-    let archive = own_dir.join("bb.tar.gz");
     run(Command::new("tar")
         .arg("--extract")
         .arg("--file")
@@ -154,6 +198,8 @@ fn write_layout(layout: &Path, own_dir: &Path, work: &Path, image: &OciImage<'_>
         .arg("--directory")
         .arg(work)
         .arg("rootfs"))?;
+    // The server knows an image by its layers, and takes two of the same for one.
+    fs::write(work.join("rootfs/.image"), format!("{image:?}\n")).context("cannot mark the image")?;
     let layer = work.join("layer.tar");
     let mut pack = Command::new("tar");
     pack.args(["--create", "--numeric-owner", "--file"]).arg(&layer).arg("--directory");
@@ -162,7 +208,10 @@ fn write_layout(layout: &Path, own_dir: &Path, work: &Path, image: &OciImage<'_>
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = json!({
         "architecture": architecture, "os": "linux",
-        "config": {"User": image.user, "Entrypoint": image.entrypoint},
+        "config": {
+            "User": image.user, "Entrypoint": image.entrypoint, "Cmd": image.command,
+            "Env": image.environment, "WorkingDir": image.working_dir,
+        },
         "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
     });
     let config = Blob::add(&blobs, config.to_string().as_bytes())?;

@@ -16,6 +16,7 @@ mod packages;
 mod place;
 mod root;
 mod server;
+pub(crate) mod services;
 mod setup;
 mod sources;
 
@@ -68,7 +69,7 @@ pub fn main<S: AsRef<str>>(args: &[S]) -> ExitCode {
         return ExitCode::from(2);
     };
     let act = |place: Place| match verb {
-        "up" => up(&place).map(|()| println!("{place}")),
+        "up" => provide(&place).map(|()| println!("{place}")),
         "down" => down(&place),
         _ if is_up(&place, GLANCE) => {
             println!("{place}");
@@ -107,6 +108,15 @@ pub fn up(place: &Place) -> Result<()> {
 fn complete(place: &Place) -> Result<()> {
     let wanted = place.server == Server::Incus6 && nix::unistd::geteuid().is_root();
     if wanted { debian::import(place) } else { Ok(()) }
+}
+
+/// Brings the bed up with the images that only some tests need.
+///
+/// # Errors
+/// As [`up`].
+pub fn provide(place: &Place) -> Result<()> {
+    up(place)?;
+    if place.server == Server::Incus6 { services::import(place) } else { Ok(()) }
 }
 
 fn make(place: &Place) -> Result<()> {

@@ -70,7 +70,7 @@ pub const KEYS: &[Key] = &[
     ignored("services.cgroup_parent", ENGINE),
     mapped(
         "services.command",
-        "what runs, below `/.portway/init`, in place of the image's init; an OCI image needs `entrypoint` with it",
+        "what runs, below `/.portway/init`, in place of the image's init, or after the entrypoint of an OCI image, which `skopeo` tells",
     ),
     mapped("services.configs", "files, written before the start"),
     mapped("services.configs.source", "the config"),

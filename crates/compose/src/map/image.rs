@@ -22,6 +22,12 @@ pub(super) fn is_native(text: &str) -> bool {
     remote.is_some_and(|remote| remote == LOCAL || REMOTES.iter().any(|(name, _)| *name == remote))
 }
 
+/// The name of a registry's image in full.
+pub(super) fn full_name(text: &str) -> String {
+    let (registry, name) = reference(text);
+    format!("{registry}/{name}")
+}
+
 impl Work<'_> {
     /// Notes the image of a service, and gives what the file calls it.
     pub(super) fn image(&mut self, name: &str, service: &Node, path: &str) -> Result<String, Fault> {

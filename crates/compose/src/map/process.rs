@@ -75,7 +75,7 @@ impl Work<'_> {
             self.warn(node, &format!("{path}.restart"), what);
         }
         if self.is_of_registry(service) {
-            return oci(service, path, instance);
+            return oci(service, path, self.setting.entrypoints.get(&instance.image), instance);
         }
         for key in ["user", "working_dir", "stop_signal"] {
             if let Some(node) = service.at(key) {
@@ -158,7 +158,13 @@ pub(super) fn text(node: &Node, path: &str) -> Result<String, Fault> {
     }
 }
 
-fn oci(service: &Node, path: &str, instance: &mut Instance) -> Result<(), Fault> {
+/// Of an image of a registry. The entrypoint of the image counts where it is known.
+fn oci(
+    service: &Node,
+    path: &str,
+    of_image: Option<&Vec<String>>,
+    instance: &mut Instance,
+) -> Result<(), Fault> {
     let words = |key: &str| -> Result<Option<Vec<String>>, Fault> {
         let Some(list) = service.at(key).and_then(Node::as_list) else { return Ok(None) };
         let words = list.iter().map(|word| plain(word, &format!("{path}.{key}")));
@@ -172,10 +178,13 @@ fn oci(service: &Node, path: &str, instance: &mut Instance) -> Result<(), Fault>
     if let Some(cwd) = service.at("working_dir") {
         set("oci.cwd", plain(cwd, &format!("{path}.working_dir"))?);
     }
-    match (words("entrypoint")?, words("command")?) {
+    // The server tells both of the image's as one, so that its entrypoint has to be known from elsewhere.
+    let (entrypoint, command) = (words("entrypoint")?, words("command")?);
+    let entrypoint = entrypoint.or_else(|| command.as_ref().and(of_image.cloned()));
+    match (entrypoint, command) {
         (None, None) => {}
         (None, Some(_)) => {
-            let what = "the server does not tell what the image runs it with: say `entrypoint` too";
+            let what = "what the image runs it with is not known: say `entrypoint` too";
             return Err(refused(service, &format!("{path}.command"), what));
         }
         (Some(entrypoint), command) => {

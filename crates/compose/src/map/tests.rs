@@ -234,8 +234,21 @@ fn an_image_of_a_registry_on_the_new_server() {
             "raw.lxc=lxc.signal.halt = SIGINT",
         ]
     );
+    let want = mapped("services: {db: {image: postgres, extra_hosts: ['a=10.0.0.1']}}", &new());
+    assert_eq!(first(&want).files[0].path, "/.portway/hosts");
+    let over = "lxc.mount.entry = .portway/hosts etc/hosts none bind,relative,create=file 0 0";
+    assert_eq!(first(&want).config["raw.lxc"], over, "the server makes its own at each start");
     let said = fault("services: {db: {image: postgres, command: x}}", &new());
     assert!(said.ends_with("say `entrypoint` too"), "{said}");
+    // Where it is known, the command comes after it, in the place of the image's own.
+    let text = "services: {db: {image: postgres, command: [postgres, -c, x]}, own: {image: bb, entrypoint: a, command: b}, \
+                native: {image: 'local:bb', command: x}, plain: {image: bb}}";
+    let asked = BTreeMap::from([("postgres".to_owned(), "docker.io/library/postgres:latest".to_owned())]);
+    assert_eq!(asks(&project(text), &new()), asked);
+    assert_eq!(asks(&project(text), &old()), BTreeMap::new());
+    let entrypoint = BTreeMap::from([("postgres".to_owned(), vec!["run it".to_owned()])]);
+    let want = mapped(text, &Setting { entrypoints: entrypoint, ..new() });
+    assert_eq!(first(&want).config["oci.entrypoint"], "'run it' postgres -c x");
     let said = fault("services: {db: {image: ghcr.io/a/b}}", &old());
     assert!(said.ends_with("this server runs system images only"), "{said}");
 }

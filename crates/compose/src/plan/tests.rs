@@ -79,6 +79,37 @@ fn a_plan_cut_short_anywhere_is_taken_up_again() {
     }
 }
 
+/// A change of keys makes no bridge: it is made anew, and keeps its addresses.
+#[test]
+fn a_network_that_was_interrupted_is_made() {
+    let want = chain();
+    let mut seen = with(&want);
+    let network = seen.networks.get_mut("p-default").expect("a network");
+    network.half = true;
+    let address = network.config["ipv4.address"].clone();
+    let plan = planned(&want, &seen, &Up::default());
+    let Some(Action::Network { set, there, .. }) = plan.steps.first().map(|step| &step.action) else {
+        panic!("{:?}", lines(&plan))
+    };
+    assert_eq!((set["ipv4.address"].as_str(), *there), (address.as_str(), false));
+    assert_eq!(planned(&want, &after(seen, &plan), &Up::default()).steps, []);
+}
+
+/// What an image says of an application container the server writes once, when it makes it.
+#[test]
+fn what_is_no_longer_said_is_as_the_image_has_it() {
+    let mut want = project(vec![service("web")], &[]);
+    let mut seen = with(&want);
+    let web = &mut want.services.get_mut("web").expect("web").instances[0];
+    web.config.clear();
+    let plan = planned(&want, &seen, &Up::default());
+    assert_eq!(lines(&plan)[1], "change instance web-1 (at its restart: environment.A) <- 0");
+    let there = seen.instances.get_mut("web-1").expect("an instance");
+    there.config.insert("volatile.container.oci".to_owned(), "true".to_owned());
+    let plan = planned(&want, &seen, &Up::default());
+    assert_eq!(lines(&plan)[1..3], ["stop instance web-1 <- 0", "replace instance web-1 <- 0 1"]);
+}
+
 #[test]
 fn one_service_changes_and_the_others_do_not_notice() {
     let mut want = chain();

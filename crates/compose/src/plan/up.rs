@@ -239,7 +239,7 @@ impl<'a> Builder<'a> {
             if !raw.is_empty() {
                 set.insert("raw.dnsmasq".to_owned(), raw);
             }
-            let there = self.seen.networks.get(&place.network.name);
+            let there = self.seen.networks.get(&place.network.name).filter(|there| !there.half);
             if let Some(there) = there {
                 set = changed(set, &there.config);
                 // The server has chosen, and would choose again.

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::build::When;
 use super::foreground::{self, Asked, Services, attend};
+use super::registry::{self, Ask};
 use super::remote;
 use super::stage::{Change, Stage, scale, server, warn};
 use super::{enabling, stop};
@@ -224,7 +225,8 @@ fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
 
 /// What the project comes to on this server, whatever carries its ports: enough to know its images.
 pub(super) fn mapped(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<ComposeProject> {
-    let setting = setting(stage, project, dir)?;
+    let mut setting = setting(stage, project, dir)?;
+    setting.entrypoints = registry::entrypoints(stage, project, &setting, Ask::Missing)?;
     // What runs in an image that is to be built anew is not asked about: it may be what is wrong with it.
     map::map(project, &setting).map_err(stop)
 }
@@ -238,6 +240,8 @@ fn settled(
     (scale, dir): (BTreeMap<String, u32>, PathBuf),
 ) -> Outcome<Setting> {
     let mut setting = Setting { scale, ..setting(stage, project, dir)? };
+    let ask = if matches!(make.pull, Some(PullArg::Always)) { Ask::Always } else { Ask::Missing };
+    setting.entrypoints = registry::entrypoints(stage, project, &setting, ask)?;
     let first = map::map(project, &setting).map_err(stop)?;
     setting.engine = engine(stage, &first, make)?;
     setting.built = super::build::known(stage, &first)?;
@@ -252,6 +256,7 @@ fn settled(
 /// What the project comes to.
 fn wanted(project: &Project, setting: &Setting) -> Outcome<ComposeProject> {
     let mut want = map::map(project, setting).map_err(stop)?;
+    registry::note(&mut want.config, &setting.entrypoints);
     if setting.engine == Engine::Incus {
         return Ok(want);
     }

@@ -1,6 +1,5 @@
 //! A project from its first start to its end.
 
-use portway_incus::Client;
 use portway_testkit::DaemonSpec;
 
 use crate::PORTWAY;
@@ -27,29 +26,6 @@ volumes: {{data: {{}}}}
     )
 }
 
-/// Names of the instance events of a project while `work` runs.
-fn events(scene: &Scene, work: impl FnOnce()) -> Vec<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let client = Client::new(scene.bed.socket());
-    let mut events = runtime.block_on(client.events()).unwrap();
-    work();
-    // The last event that counts is one of ours.
-    let mark = serde_json::json!({"config": {"user.mark": "1"}});
-    let target = format!("/1.0/instances/web-1?project={}", scene.name);
-    scene.bed.incus().change("PATCH", &target, Some(&mark)).unwrap();
-    let mut seen = Vec::new();
-    loop {
-        let event = runtime.block_on(events.next()).unwrap();
-        if event.project == scene.name {
-            let last = event.action == "instance-updated" && event.name == "web-1";
-            seen.push(format!("{} {}", event.action, event.name));
-            if last {
-                return seen;
-            }
-        }
-    }
-}
-
 /// Fails when `up` again writes, when a change of one service touches another, or when anything is left after `down`.
 #[test]
 fn up_and_up_again_and_changed_and_down() {
@@ -66,7 +42,7 @@ fn up_and_up_again_and_changed_and_down() {
     assert!(names.status.success(), "{names:?}");
 
     let before = scene.all();
-    let again = events(&scene, || {
+    let again = scene.events("web-1", || {
         let again = scene.ok(&["up", "-d"]);
         assert_eq!((again.out.as_str(), again.err.as_str()), ("", ""));
         assert_eq!(scene.all(), before);

@@ -11,7 +11,11 @@ mod foreground;
 #[cfg(test)]
 mod guest;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod life;
+#[cfg(test)]
+mod lxd;
 #[cfg(test)]
 mod one_off;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use portway_incus::Client;
 use portway_testkit::{Bed, Server, bed_of, is_root, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -39,7 +40,12 @@ pub(crate) struct Said {
 impl Scene {
     /// A project called after `name`; `None` where no server can be had.
     pub(crate) fn open(name: &str) -> Option<Scene> {
-        let bed = if is_root() { bed_of(Server::Incus6)? } else { return None };
+        Scene::on(Server::Incus6, name)
+    }
+
+    /// The same on one of the servers.
+    pub(crate) fn on(server: Server, name: &str) -> Option<Scene> {
+        let bed = if is_root() { bed_of(server)? } else { return None };
         let name = format!("{PREFIX}{}-{name}", std::process::id());
         let scene = Scene { bed, name, dir: tempfile::tempdir().unwrap(), portway: None };
         scene.sweep();
@@ -71,10 +77,10 @@ impl Scene {
 
     /// Writes the Compose file: `text` with the image that every service needs.
     pub(crate) fn write(&self, text: &str) {
-        std::fs::write(self.dir.path().join("compose.yaml"), text).unwrap();
+        std::fs::write(self.dir().join("compose.yaml"), text).unwrap();
     }
 
-    /// `portway compose ARGS` in the project's folder, in the server's namespace when it is run there.
+    /// `portway compose ARGS` in the project's folder.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(PORTWAY);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -86,9 +92,10 @@ impl Scene {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, on the server's host.
     pub(crate) fn run(&self, args: &[&str]) -> Said {
-        Said::of(self.command(args).output().unwrap())
+        let mut command = self.command(args);
+        Said::of(self.bed.netns().enter(|| command.output()).unwrap().unwrap())
     }
 
     /// The same, which must succeed.
@@ -105,6 +112,29 @@ impl Scene {
     /// An instance as the server has it; `None` when there is none.
     pub(crate) fn instance(&self, name: &str) -> Option<Value> {
         self.bed.incus().find(&format!("/1.0/instances/{name}?project={}", self.name)).unwrap()
+    }
+
+    /// What the server tells of the project's instances while `work` runs: `instance-updated web-1`. The last is a change of
+    /// `mark` that is made here.
+    pub(crate) fn events(&self, mark: &str, work: impl FnOnce()) -> Vec<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = Client::new(self.bed.socket());
+        let mut events = runtime.block_on(client.events()).unwrap();
+        work();
+        let change = serde_json::json!({"config": {"user.mark": "1"}});
+        let target = format!("/1.0/instances/{mark}?project={}", self.name);
+        self.bed.incus().change("PATCH", &target, Some(&change)).unwrap();
+        let mut seen = Vec::new();
+        loop {
+            let event = runtime.block_on(events.next()).unwrap();
+            if event.project == self.name {
+                let last = event.action == "instance-updated" && event.name == mark;
+                seen.push(format!("{} {}", event.action, event.name));
+                if last {
+                    return seen;
+                }
+            }
+        }
     }
 
     /// Names of the instances and their states: `web-1 Running`.

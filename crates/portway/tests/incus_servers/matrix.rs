@@ -321,7 +321,9 @@ fn an_application_container() {
     let Some(bed) = portway_testkit::bed_of(Server::Incus7) else { return };
     let entrypoint =
         ["/bin/serve", "echo", "tcp:127.0.0.1:7", "echo", "udp:127.0.0.1:7", "echo", "unix:/tmp/s"];
-    let container = bed.launch_oci("oci", &OciImage { user: "1000:1000", entrypoint: &entrypoint }).unwrap();
+    let container = bed
+        .launch_oci("oci", &OciImage { user: "1000:1000", entrypoint: &entrypoint, ..OciImage::default() })
+        .unwrap();
     assert_eq!(container.read().unwrap()["config"]["volatile.container.oci"], "true");
     let daemon = DaemonSpec::new(PORTWAY).on(bed).start().unwrap();
     let (ports, host) = (Ports::claim(bed.netns()).unwrap(), Site::netns(bed.netns()));

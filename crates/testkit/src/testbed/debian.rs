@@ -17,7 +17,7 @@ use crate::Incus;
 pub(super) const CLIENTS: &str = "/var/cache/portway-testbed/clients";
 
 /// The image's archive.
-const ARCHIVE: &str = "/var/cache/portway-testbed/debian.tar";
+pub(super) const ARCHIVE: &str = "/var/cache/portway-testbed/debian.tar";
 
 /// Alias of the image; the number is that of [`MAKE`].
 pub(super) const IMAGE: &str = "debian-1";

@@ -1,0 +1,16 @@
+//! Compose projects on a real Incus 7.0 with images of a registry, which they are pushed to here and fetched from over
+//! TLS.
+
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod processes;
+#[cfg(test)]
+mod registry;
+#[cfg(test)]
+#[expect(dead_code, reason = "each test binary uses its part")]
+#[path = "../incus_compose/scene.rs"]
+mod scene;
+
+/// The program.
+const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
