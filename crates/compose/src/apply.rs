@@ -251,6 +251,7 @@ impl Hands<'_> {
                 Err(error) if refused(&error, Refusal::Busy) && tries < TRIES => {
                     tokio::time::sleep(AGAIN).await;
                 }
+                Err(error) if is_slow(&error) && tries < OVERTAKEN => tokio::time::sleep(AGAIN).await,
                 done => return done.map(|_| ()).map_err(server("it cannot be removed")),
             }
         }
@@ -305,13 +306,18 @@ impl Hands<'_> {
             devices: one.devices.clone(),
             profiles: None,
         };
-        let made = match self.client.create_instance(self.project, &new).await {
-            Ok(operation) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        match made {
-            Err(error) if refused(&error, Refusal::Exists) => self.adopt(one).await,
-            made => made.map_err(server("it cannot be made")),
+        let mut tries = 0;
+        loop {
+            let made = match self.client.create_instance(self.project, &new).await {
+                Ok(operation) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            tries += 1;
+            match made {
+                Err(error) if refused(&error, Refusal::Exists) => return self.adopt(one).await,
+                Err(error) if is_slow(&error) && tries < OVERTAKEN => tokio::time::sleep(AGAIN).await,
+                made => return made.map_err(server("it cannot be made")),
+            }
         }
     }
 
@@ -451,6 +457,7 @@ impl Hands<'_> {
                 Err(error) if refused(&error, Refusal::State) && tries < EARLY => {
                     tokio::time::sleep(AGAIN).await;
                 }
+                Err(error) if is_slow(&error) && tries < OVERTAKEN => tokio::time::sleep(AGAIN).await,
                 done => return done.map_err(server("it cannot be removed")),
             }
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use portway_control::ClientError;
-use portway_incus::{Client, IncusError, Listed, Resource, ResourceId, Shelf, status_code};
+use portway_incus::{Client, IncusError, Listed, Pool, Resource, ResourceId, Shelf, status_code};
 use portway_model::Provider;
 use tokio::time::Instant;
 
@@ -35,6 +35,14 @@ pub enum LookError {
     /// It has no such one.
     #[error("the server has no storage pool {0}")]
     UnknownPool(String),
+    /// The project is in another one.
+    #[error("the project is in storage pool {has}, not in {wish}: take it down with its volumes first")]
+    OtherPool {
+        /// Where it is.
+        has: String,
+        /// What was asked for.
+        wish: String,
+    },
 }
 
 /// What is there, for a project of the server's. What `want` names is looked at more closely.
@@ -50,16 +58,24 @@ pub async fn look(
     let own = client.resource(&ResourceId::Project { name: project.to_owned() }).await?;
     let pools = client.pools().await?;
     let label = |config: &Keys| config.get(label::POOL).cloned();
-    let said = want.and_then(|want| label(&want.config)).or(own.as_ref().and_then(|own| label(&own.config)));
+    let first = pools.iter().find(|pool| pool.name == "default").or(pools.first());
+    let said = match (want.and_then(|want| label(&want.config)), &own) {
+        // What is there is in its pool, and nothing moves it.
+        (Some(wish), Some(own)) if own.config.contains_key(label::PROJECT) => {
+            let has = label(&own.config).or(first.map(|pool| pool.name.clone()));
+            if has.as_ref().is_some_and(|has| *has != wish) {
+                return Err(LookError::OtherPool { has: has.unwrap_or_default(), wish });
+            }
+            Some(wish)
+        }
+        (wish, own) => wish.or(own.as_ref().and_then(|own| label(&own.config))),
+    };
     let pool = match said {
         Some(said) => {
             let known = pools.iter().any(|pool| pool.name == said);
             known.then(|| said.clone()).ok_or(LookError::UnknownPool(said))?
         }
-        None => {
-            let first = pools.iter().find(|pool| pool.name == "default").or(pools.first());
-            first.ok_or(LookError::NoPool)?.name.clone()
-        }
+        None => first.ok_or(LookError::NoPool)?.name.clone(),
     };
     let mut seen = Observed {
         pool,
@@ -76,7 +92,7 @@ pub async fn look(
     if seen.project.is_some() {
         made(client, project).await?;
         seen.instances = client.list(project).await?.into_iter().map(instance).collect();
-        volumes(client, project, want, &mut seen).await?;
+        volumes(client, project, (want, &pools), &mut seen).await?;
     }
     if let Some(want) = want {
         let others = others(client, project, want).await?;
@@ -228,12 +244,19 @@ async fn settled(client: &Client, want: Option<&ComposeProject>) -> Result<Vec<R
 async fn volumes(
     client: &Client,
     project: &str,
-    want: Option<&ComposeProject>,
+    (want, all): (Option<&ComposeProject>, &[Pool]),
     seen: &mut Observed,
 ) -> Result<(), IncusError> {
-    let named =
-        want.into_iter().flat_map(|want| want.volumes.values().filter_map(|volume| volume.pool.clone()));
-    let pools: BTreeSet<String> = named.chain([seen.pool.clone()]).collect();
+    let pools: BTreeSet<String> = match want {
+        Some(want) => want
+            .volumes
+            .values()
+            .filter_map(|volume| volume.pool.clone())
+            .chain([seen.pool.clone()])
+            .collect(),
+        // Nobody says where they are.
+        None => all.iter().map(|pool| pool.name.clone()).collect(),
+    };
     for pool in pools {
         let shelf = Shelf::Volumes { project: project.to_owned(), pool: pool.clone() };
         for Resource { id, config, used_by, .. } in client.resources(&shelf).await? {

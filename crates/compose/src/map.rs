@@ -34,6 +34,9 @@ const MAX_SERVICES: usize = 1_000;
 /// Most instances of a project.
 const MAX_INSTANCES: usize = 1_000;
 
+/// Most published ports of a project: each is compared with all others, and each is a device.
+const MAX_PORTS: usize = 20_000;
+
 /// What carries published ports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Engine {

@@ -35,7 +35,9 @@ pub(super) fn sources(project: &Project) -> impl Iterator<Item = PathBuf> + use<
 /// Whether a context is somewhere else, for the builder to fetch. What the loader has left as it is and is none of these is
 /// a path that begins nobody knows where.
 fn is_address(context: &str) -> bool {
-    ["git@", "github.com/"].iter().any(|prefix| context.starts_with(prefix)) || context.contains("://")
+    // What begins with a dash would be an option.
+    let is_named = ["git@", "github.com/"].iter().any(|prefix| context.starts_with(prefix));
+    is_named || context.contains("://") && !context.starts_with('-')
 }
 
 /// The file of instructions, where one is named.
@@ -97,12 +99,19 @@ impl Work<'_> {
                 let file = file.unwrap_or_default().display().to_string();
                 Dockerfile::File(self.read_here(service, said, &file).into())
             }
+            (None, Some(file)) if file.starts_with('/') => {
+                let what = format!("`{file}` is a path of this machine, and the context is elsewhere");
+                return Err(refused(said, &format!("{path}.dockerfile"), what));
+            }
+            // As the loader has it where nothing is said.
+            (None, None | Some("Dockerfile")) => Dockerfile::Usual,
             (None, Some(file)) => Dockerfile::File(file.into()),
-            (None, None) => Dockerfile::Usual,
         };
         let network = text("network")?;
-        if network.as_deref() == Some("host") {
-            self.privilege(service, said, "build with the network of the host");
+        match network.as_deref() {
+            None | Some("none" | "default" | "private" | "bridge") => {}
+            // The host's, or somebody's by a path or a container's name.
+            Some(other) => self.privilege(service, said, format!("build with the network {other}")),
         }
         let platform = match said.items("platforms") {
             [] => None,
@@ -114,6 +123,11 @@ impl Work<'_> {
         };
         let tags: Result<Vec<String>, Fault> =
             said.items("tags").iter().map(|tag| plain(tag, &format!("{path}.tags"))).collect();
+        let tags = tags?;
+        for tag in &tags {
+            // Other builds may begin with what has that name.
+            self.privilege(service, said, format!("name what is built {tag} on this machine"));
+        }
         Ok(Build {
             context,
             dockerfile,
@@ -121,7 +135,7 @@ impl Work<'_> {
             labels,
             network,
             platform,
-            tags: tags?,
+            tags,
             target: text("target")?,
             no_cache: said.is_true_at("no_cache"),
             pull: said.is_true_at("pull"),
@@ -155,6 +169,11 @@ impl Work<'_> {
         }
         for (name, node) in said.members("additional_contexts") {
             let path = format!("{path}.additional_contexts.{name}");
+            // A builder takes what stands before the first `=` for the name.
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@".contains(c)) {
+                let what = format!("`{}` is no name of a context", name.escape_debug());
+                return Err(refused(node, &path, what));
+            }
             let from = plain(node, &path)?;
             let from = if from.starts_with('/') {
                 self.read_here(service, node, &from)

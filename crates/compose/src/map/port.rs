@@ -157,6 +157,14 @@ impl Work<'_> {
             self.warn(entry.node, &entry.path, what);
         }
         let name = entry.port.name(instance);
+        if entry.nat == Nat::On {
+            // Nothing binds it, so that the server does not see who has it.
+            let what = format!(
+                "take port {}/{} of the host from whatever listens there",
+                entry.port.port, entry.port.protocol
+            );
+            self.privilege(entry.service, entry.node, what);
+        }
         if entry.nat != Nat::Off {
             instance.leads.insert(name.clone(), entry.port.lead(entry.nat));
         }

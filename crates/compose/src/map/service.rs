@@ -7,7 +7,7 @@ use portway_composefile::tree::{Node, Value};
 use portway_composefile::{Fault, Kind};
 
 use super::process::{is_kept, text};
-use super::{MAX_INSTANCES, MAX_REPLICAS, Work, int, kept, labels, name, plain, raw, refused};
+use super::{MAX_INSTANCES, MAX_PORTS, MAX_REPLICAS, Work, int, kept, labels, name, plain, raw, refused};
 use crate::want::{Addressing, Condition, Dependency, Health, Instance, Keys, Restart, Service, Stopping};
 
 /// Shortest time between two health tests: each is a program that the server starts.
@@ -24,6 +24,14 @@ impl Work<'_> {
         let others: usize = self.want.services.values().map(|other| other.instances.len()).sum();
         if others.saturating_add(usize::try_from(replicas).unwrap_or(usize::MAX)) > MAX_INSTANCES {
             let what = format!("the project has more than {MAX_INSTANCES} instances");
+            return Err(refused(node, &path, what).kind(Kind::TooLarge));
+        }
+        let ports = |service: &Service| -> usize {
+            service.instances.iter().map(|one| one.ports.len() + one.devices.len()).sum()
+        };
+        let more = node.items("ports").len().saturating_mul(usize::try_from(replicas).unwrap_or(usize::MAX));
+        if self.want.services.values().map(ports).sum::<usize>().saturating_add(more) > MAX_PORTS {
+            let what = format!("the project has more than {MAX_PORTS} ports, all replicas counted");
             return Err(refused(node, &path, what).kind(Kind::TooLarge));
         }
         if node.is_true_at("privileged") {

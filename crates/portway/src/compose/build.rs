@@ -135,7 +135,9 @@ fn variables(said: &[String]) -> Outcome<Keys> {
 pub(super) fn place<'w>(stage: &Stage, want: &'w ComposeProject) -> Outcome<&'w str> {
     let id = ResourceId::Project { name: want.incus_project.clone() };
     let own = stage.runtime.block_on(stage.client.resource(&id)).map_err(|error| server(&error))?;
-    let has_own = own.is_some_and(|own| own.config.get("features.images").is_some_and(|is| is == "true"));
+    // Before there is one, what it will be.
+    let config = own.as_ref().map_or(&want.config, |own| &own.config);
+    let has_own = config.get("features.images").is_some_and(|is| is == "true");
     Ok(if has_own { &want.incus_project } else { "default" })
 }
 

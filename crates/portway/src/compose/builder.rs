@@ -10,15 +10,22 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use portway_compose::build::{self, Build, Builder, Dockerfile, Inspected, Output, tar};
 use portway_incus::{Client, ImageFiles, Refusal};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::stage::server;
 use crate::cli::compose::images::BuilderArg;
 use crate::failure::{Outcome, Stop};
+
+/// How long a builder that is told to end may take for it.
+const CLEARING: Duration = Duration::from_secs(20);
 
 /// A builder that is on this machine.
 #[derive(Debug)]
@@ -56,7 +63,7 @@ impl Workshop {
 
     /// Builds an image, and gives it to the server.
     pub(super) async fn build(&self, store: Store<'_>, build: &Build, output: &Output<'_>) -> Outcome {
-        let dir = tempfile::Builder::new().prefix("portway-build-").tempdir();
+        let dir = tempfile::Builder::new().prefix("portway-build-").tempdir_in(large());
         let dir = dir.map_err(|error| Stop::refused(format!("cannot make a temporary folder: {error}")))?;
         let (instructions, rootfs) = (dir.path().join("Dockerfile"), dir.path().join("rootfs.tar"));
         if let Dockerfile::Inline(text) = &build.dockerfile {
@@ -74,7 +81,11 @@ impl Workshop {
         if !self.builder.exports_itself() {
             self.export(&build.name, &rootfs).await?;
         }
-        send(store, build, &image, &rootfs, dir).await
+        let sent = send(store, build, &image, &rootfs, dir);
+        tokio::select! {
+            sent = sent => sent,
+            _ = signalled() => Err(Stop::refused("ended in the middle")),
+        }
     }
 
     /// Sends an image to its registry.
@@ -123,7 +134,8 @@ impl Workshop {
 
     fn command<W: AsRef<OsStr>>(&self, words: &[W]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(words).stdin(Stdio::null()).kill_on_drop(true);
+        // What a file names by half a path is nowhere, whichever folder this was called in.
+        command.args(words).current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 
@@ -132,16 +144,35 @@ impl Workshop {
     }
 }
 
-/// Waits for the end of a program, which gets the signals of the terminal itself.
+/// Waits for the end of a program. A signal to end is passed on, and the program given the time to clear up after itself.
 async fn ended(mut child: Child) -> Outcome<ExitStatus> {
     let waited = |error: io::Error| Stop::refused(format!("cannot wait for a program: {error}"));
-    tokio::select! {
-        status = child.wait() => status.map_err(waited),
-        _ = tokio::signal::ctrl_c() => {
-            let _status = child.wait().await;
-            Err(Stop::refused("ended in the middle"))
-        }
+    let told = tokio::select! {
+        status = child.wait() => return status.map_err(waited),
+        told = signalled() => told,
+    };
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // One that has ended needs no signal.
+        let _ended = kill(Pid::from_raw(pid), told);
     }
+    // Dropped at the end of it, a program that stays is killed.
+    let _late = tokio::time::timeout(CLEARING, child.wait()).await;
+    Err(Stop::refused("ended in the middle"))
+}
+
+/// The first signal to end that comes from now on.
+async fn signalled() -> Signal {
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => Signal::SIGINT,
+        _ = term.recv() => Signal::SIGTERM,
+    }
+}
+
+/// A folder for the files of an image, which on many hosts do not fit into the memory that /tmp is.
+fn large() -> PathBuf {
+    let usual = PathBuf::from("/var/tmp");
+    if std::env::var_os("TMPDIR").is_none() && usual.is_dir() { usual } else { std::env::temp_dir() }
 }
 
 /// Where a builder is.

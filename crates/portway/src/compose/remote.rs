@@ -4,10 +4,11 @@
 
 use std::env;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use clap::ValueEnum as _;
 use portway_control::api::FailureKind;
-use portway_incus::Client;
+use portway_incus::{Client, Limits};
 use portway_sshgw::broker::{ServerPlaces, server_client};
 use portway_sshgw::remotes::{self, At, LOCAL, Named, RemoteError, Remotes, RemotesError};
 
@@ -90,6 +91,10 @@ pub(super) fn name() -> Option<String> {
     Some(name.strip_suffix(':').unwrap_or(&name).to_owned())
 }
 
+/// How long an answer may take. A server that starts twenty instances at once lets some requests wait, and whoever sits
+/// in front of `up` would rather wait too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The server. Nothing is connected yet.
 pub(super) fn client() -> Outcome<Client> {
     match named()? {
@@ -100,7 +105,7 @@ pub(super) fn client() -> Outcome<Client> {
                     "its socket is taken from INCUS_SOCKET or INCUS_DIR, else looked for in the usual places",
                 )
             })?;
-            Ok(Client::new(socket))
+            Ok(Client::with_limits(socket, Limits { request: PATIENCE, ..Limits::default() }))
         }
     }
 }

@@ -246,6 +246,7 @@ pub(super) fn look_failed(error: &LookError) -> Stop {
         LookError::Portway(error) => Stop::of(error.kind(), chain(error)),
         LookError::NoPool => Stop::refused(error.to_string()),
         LookError::UnknownPool(_) => Stop::of(FailureKind::Missing, error.to_string()),
+        LookError::OtherPool { .. } => Stop::refused(error.to_string()),
     }
 }
 

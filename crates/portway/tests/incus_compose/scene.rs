@@ -1,14 +1,14 @@
 //! A project of a test's own: a folder with a Compose file, and the program run on it beside the server.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use portway_incus::Client;
-use portway_testkit::{Bed, Server, bed_of, is_root, wait_for};
+use portway_testkit::{Bed, Ports, Server, bed_of, is_root, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,6 +25,7 @@ pub(crate) struct Scene {
     pub(crate) bed: &'static Bed,
     pub(crate) name: String,
     dir: TempDir,
+    ports: Ports,
     /// `PORTWAY_DIR` of a daemon.
     portway: Option<std::path::PathBuf>,
 }
@@ -47,7 +48,13 @@ impl Scene {
     pub(crate) fn on(server: Server, name: &str) -> Option<Scene> {
         let bed = if is_root() { bed_of(server)? } else { return None };
         let name = format!("{PREFIX}{}-{name}", std::process::id());
-        let scene = Scene { bed, name, dir: tempfile::tempdir().unwrap(), portway: None };
+        let scene = Scene {
+            bed,
+            name,
+            dir: tempfile::tempdir().unwrap(),
+            ports: Ports::claim(bed.netns()).unwrap(),
+            portway: None,
+        };
         scene.sweep();
         Some(scene)
     }
@@ -196,10 +203,9 @@ impl Scene {
             .unwrap()
     }
 
-    /// A port of the server's host that nobody has at present.
+    /// A port of the server's host that is this test's alone.
     pub(crate) fn free_port(&self) -> u16 {
-        let port = self.bed.netns().enter(|| TcpListener::bind("127.0.0.1:0")?.local_addr());
-        port.unwrap().unwrap().port()
+        self.ports.one().unwrap()
     }
 
     /// What is answered to a web client on the server's host, once something answers.

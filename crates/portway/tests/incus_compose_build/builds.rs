@@ -1,6 +1,6 @@
 //! Images that are built.
 
-use portway_testkit::Server;
+use portway_testkit::{Server, wait_for};
 
 use crate::scene::Scene;
 
@@ -32,10 +32,16 @@ fn file(who: &str) -> String {
 }
 
 /// What runs in an instance: each program with its variables, whose it is, and where it began.
-fn running(scene: &Scene, instance: &str) -> String {
+///
+/// Waits for what is looked for: a service is up before its program has begun.
+fn runs(scene: &Scene, instance: &str, wanted: &[&str]) {
     let words = "for p in /proc/[0-9]*; do cat $p/cmdline $p/environ | tr '\\0' ' '; stat -c %u $p; readlink $p/cwd; done; \
                  cat /srv/who";
-    scene.exec(instance, words)
+    let has_all = || {
+        let said = scene.exec(instance, words);
+        wanted.iter().all(|word| said.contains(word)).then_some(())
+    };
+    wait_for(&format!("{wanted:?} in {instance}"), has_all).unwrap();
 }
 
 /// A project that is up for the first time, its images built.
@@ -51,11 +57,8 @@ fn built(server: Server) -> Option<Scene> {
     assert!(without.code == Some(1) && without.err.contains("is not built"), "{without:?}");
     let up = scene.ok(&["up", "-d"]);
     assert!(up.err.contains("-app  built\n") && up.err.contains("shop/worker:1  built\n"), "{up:?}");
-    let said = running(&scene, "app-1");
-    for words in ["sleep 100000", "GREETING=hello", "OWN=mine", " 1234\n/srv\n", "alice"] {
-        assert!(said.contains(words), "{words}: {said}");
-    }
-    assert!(running(&scene, "worker-1").contains("sleep 50000"));
+    runs(&scene, "app-1", &["sleep 100000", "GREETING=hello", "OWN=mine", " 1234\n/srv\n", "alice"]);
+    runs(&scene, "worker-1", &["sleep 50000"]);
     assert_eq!(scene.images().len(), 2);
     Some(scene)
 }
@@ -79,11 +82,11 @@ fn a_service_is_built_and_built_again() {
     scene.ok(&["up", "-d"]);
     let after = uuids(&scene);
     assert!(after[0] != before[0] && after[1] == before[1], "{before:?} {after:?}");
-    assert!(running(&scene, "app-1").contains("bob"));
+    runs(&scene, "app-1", &["bob"]);
     let argued = scene.ok(&["build", "--build-arg", "WHO=carol", "app"]);
     assert!(argued.err.contains("building"), "{argued:?}");
     scene.ok(&["up", "-d"]);
-    assert!(running(&scene, "app-1").contains("carol"));
+    runs(&scene, "app-1", &["carol"]);
 
     let dry = scene.ok(&["down", "--rmi", "all", "--dry-run"]);
     assert!(dry.out.contains("remove image shop/worker:1\n"), "{dry:?}");

@@ -1,10 +1,9 @@
 //! Servers elsewhere.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
-use portway_testkit::{HTTPS_ADDRESS, Server, Trusted, certificate};
+use portway_testkit::{HTTPS_ADDRESS, Ports, Server, Trusted, certificate};
 
 use crate::scene::Scene;
 
@@ -31,8 +30,8 @@ fn elsewhere(scene: &mut Scene) -> Trusted<'static> {
 fn it_is_reached(server: Server) {
     let Some(mut scene) = Scene::with_builder(server, "far") else { return };
     let trusted = elsewhere(&mut scene);
-    let port = scene.bed.netns().enter(|| TcpListener::bind("127.0.0.1:0")?.local_addr()).unwrap();
-    let port = port.unwrap().port();
+    let ports = Ports::claim(scene.bed.netns()).unwrap();
+    let port = ports.one().unwrap();
     let file = |mount: &str| {
         "services:
   web:

@@ -30,3 +30,12 @@ fn files_of_all_replicas_are_counted() {
     );
     assert_eq!(mapped(&text.replace("200", "3"), &setting).instances().count(), 3);
 }
+
+/// Fails when a few lines make millions of devices.
+#[test]
+fn ports_of_all_replicas_are_counted() {
+    let text = |scale: u32| format!("services: {{a: {{image: x, ports: ['1-5000'], scale: {scale}}}}}\n");
+    let said = fault(&text(1_000), &old());
+    assert!(said.contains("services.a: the project has more than 20000 ports"), "{said}");
+    assert_eq!(mapped(&text(2), &old()).instances().count(), 2);
+}

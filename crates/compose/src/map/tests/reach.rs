@@ -159,3 +159,44 @@ fn a_link_is_where_it_leads() {
     let want = map(&project(text), &blind).expect("mapped");
     assert_eq!(want.privileges.len(), 4, "{:?}", want.privileges);
 }
+
+/// Fails when a build reaches what nobody was asked about, or a word of a file becomes an option of the builder.
+#[test]
+fn builds_reach_what_was_granted() {
+    let service = |said: &str| format!("services: {{web: {{build: {{context: ., {said}}}}}}}\n");
+    for (said, asked) in [
+        ("network: host", "build with the network host"),
+        ("network: 'ns:/proc/1/ns/net'", "build with the network ns:/proc/1/ns/net"),
+        (
+            "tags: ['docker.io/library/debian:12']",
+            "name what is built docker.io/library/debian:12 on this machine",
+        ),
+    ] {
+        assert_eq!(privileges(&service(said)), [format!("web: {asked}")], "{said}");
+    }
+    assert_eq!(privileges(&service("network: none")), Vec::<String>::new());
+    for (said, what) in [
+        ("additional_contexts: {'x=https://evil/c.tar?': ./sub}", "is no name of a context"),
+        ("additional_contexts: {x: '--volume=/:/h://'}", "is neither a path nor an address"),
+    ] {
+        let said = fault(&service(said), &old());
+        assert!(said.contains(what), "{said}");
+    }
+    let text = "services: {web: {build: {context: 'https://x/y.git', dockerfile: /root/Dockerfile}}}\n";
+    assert!(fault(text, &old()).contains("is a path of this machine"));
+}
+
+/// Fails when a port that nothing binds is taken from a program of the host, and nobody is asked.
+#[test]
+fn a_port_that_nothing_binds_is_asked_for() {
+    let text = |mode: &str| {
+        format!("services: {{web: {{image: busybox, ports: ['22:22'], x-incus: {{nat-proxy: {mode}}}}}}}\n")
+    };
+    let asked = |engine: Engine, mode: &str| {
+        let want = mapped(&text(mode), &Setting { engine, ..old() });
+        want.privileges.iter().map(|one| one.what.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(Engine::Incus, "strict"), ["take port 22/tcp of the host from whatever listens there"]);
+    assert_eq!(asked(Engine::Incus, "true"), Vec::<String>::new(), "the relaying device binds it");
+    assert_eq!(asked(Engine::Portway, "strict"), Vec::<String>::new(), "Portway looks who has it");
+}
