@@ -89,7 +89,11 @@ fn subnet(
         (Owner::External, Some(there)) if !there.managed => {
             return Err(PlanError::NotManaged { network: network.name.clone() });
         }
-        (Owner::Project, Some(there)) if !there.managed || !ours(there) => {
+        // Not one that is just going: those were waited for.
+        (Owner::Project, Some(there)) if !there.managed => {
+            return Err(PlanError::Interface { network: network.name.clone() });
+        }
+        (Owner::Project, Some(there)) if !ours(there) => {
             return Err(PlanError::Taken { what: format!("network {}", network.name) });
         }
         _ => {}

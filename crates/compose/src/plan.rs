@@ -219,6 +219,12 @@ pub enum PlanError {
         /// Name.
         network: String,
     },
+    /// The name of a network is that of an interface of the server's host.
+    #[error("network {network} cannot be made: the server's host has an interface of that name")]
+    Interface {
+        /// Name.
+        network: String,
+    },
     /// Names of instances are one for each network.
     #[error("instance {instance} cannot be in network {network}: {other} has that name there")]
     Name {

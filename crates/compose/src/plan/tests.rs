@@ -441,6 +441,9 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     assert_eq!(refused(&want, &server()), "network p-default is said to be external, and is not there");
     want = project(vec![service("a")], &[]);
     let mut seen = server();
+    seen.networks.insert("p-default".to_owned(), SeenNetwork::default());
+    let stray = "network p-default cannot be made: the server's host has an interface of that name";
+    assert_eq!(refused(&want, &seen), stray, "what a killed command may leave");
     seen.networks.insert("p-default".to_owned(), SeenNetwork { managed: true, ..SeenNetwork::default() });
     assert_eq!(refused(&want, &seen), "network p-default is there and was not made for this project");
     seen = server();

@@ -254,7 +254,7 @@ impl Life {
             known.last = tail(&self.client, of, replica, known.last, &self.to).await?;
             return Ok(());
         }
-        // Not asked for while it runs: a question that meets the end of an instance can hold up all of Incus 6.0.
+        // Not asked for while it runs: what one is told of a console nobody else is told again.
         while self.state(replica) == Some(status_code::RUNNING) && !self.to.is_closed() {
             self.change(LOOK).await;
         }

@@ -126,7 +126,11 @@ pub(super) fn wait(files: &FileArgs, args: &WaitArgs) -> Outcome {
         if let Some((instance, _)) = ours.find(|(_, life)| *life == Life::Stopped) {
             let code = stage.runtime.block_on(exit_code(&stage.client, &project, &instance));
             return match code.map_err(|error| server(&error))? {
-                Some(code) => out.line(&code.to_string()),
+                Some(code) => {
+                    out.line(&code.to_string())?;
+                    // As docker compose does.
+                    if code == 0 { Ok(()) } else { Err(Stop::Status(u8::try_from(code).unwrap_or(1))) }
+                }
                 None => Err(Stop::refused(format!("nothing tells the exit code of {instance}"))),
             };
         }

@@ -271,12 +271,17 @@ fn plan_failed(error: &PlanError) -> Stop {
         | PlanError::Address { .. }
         | PlanError::NoPort { .. }
         | PlanError::NotManaged { .. }
+        | PlanError::Interface { .. }
         | PlanError::Name { .. }
         | PlanError::NoVolume { .. }
         | PlanError::Port { .. } => FailureKind::Refused,
     };
     let stop = Stop::of(kind, error.to_string());
     match error {
+        PlanError::Interface { network } => stop.hint(format!(
+            "an `up` that was killed while the server made it may have left it: `ip link delete {network}` there, or give the \
+             network another `name`"
+        )),
         PlanError::Name { .. } => stop.hint("give the service another `container_name`"),
         PlanError::NoVolume { name, pool, project } => stop.hint(format!(
             "copy it there: incus project create {project} -c features.images=false -c user.portway.project={project}, then \

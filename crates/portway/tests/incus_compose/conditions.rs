@@ -25,7 +25,7 @@ fn a_job_that_fails_holds_up_who_needs_it_and_nobody_else() {
     assert_eq!(up.code, Some(1));
     assert!(up.err.contains("job-1 has ended with exit code 3"), "{up:?}");
     assert_eq!(scene.instances(), ["after-1 Stopped", "alone-1 Running", "job-1 Stopped"]);
-    assert_eq!(scene.ok(&["wait", "job"]).out, "3\n");
+    assert_eq!(scene.waited("job"), (Some(3), "3\n".to_owned()));
     let alone = scene.pid("alone-1");
     scene.write(&file(0));
     scene.ok(&["up", "-d"]);

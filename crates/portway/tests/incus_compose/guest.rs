@@ -58,7 +58,7 @@ fn a_command_runs_as_the_file_says() {
     assert_eq!(scene.ok(&["up", "-d"]).err, "");
     assert_eq!((scene.pid("web-1"), label(&scene)), (pid, json!("old")));
     scene.ok(&["stop"]);
-    assert_eq!(scene.ok(&["wait", "web"]).out, "3\n");
+    assert_eq!(scene.waited("web"), (Some(3), "3\n".to_owned()));
     let ps = scene.ok(&["ps", "-a"]).out;
     assert!(ps.contains("exited (3)"), "{ps}");
     let ps: serde_json::Value =
@@ -95,10 +95,10 @@ fn who_fails_is_started_again() {
 ",
     );
     scene.ok(&["up", "-d"]);
-    assert_eq!(scene.ok(&["wait", "job"]).out, "4\n");
+    assert_eq!(scene.waited("job"), (Some(4), "4\n".to_owned()));
     assert_eq!(lines_of(&scene, "job-1", "/runs").len(), 3);
     assert_eq!(lines_of(&scene, "mends-1", "/runs").len(), 3);
-    assert_eq!(scene.ok(&["wait", "mends"]).out, "0\n");
+    assert_eq!(scene.waited("mends"), (Some(0), "0\n".to_owned()));
     let pid = scene.pid("always-1");
     wait_for("the third run", || (lines_of(&scene, "always-1", "/runs").len() == 3).then_some(())).unwrap();
     assert_eq!(scene.pid("always-1"), pid, "in place");
@@ -109,7 +109,7 @@ fn who_fails_is_started_again() {
         ["after-1 Running", "always-1 Running", "job-1 Stopped", "mends-1 Stopped"]
     );
     scene.ok(&["stop", "always"]);
-    assert_eq!(scene.ok(&["wait", "always"]).out, "143\n");
+    assert_eq!(scene.waited("always"), (Some(143), "143\n".to_owned()));
     assert_eq!(lines_of(&scene, "always-1", "/runs").len(), 3, "a stop is no end to be mended");
 }
 

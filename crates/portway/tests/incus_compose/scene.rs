@@ -203,6 +203,12 @@ impl Scene {
             .unwrap()
     }
 
+    /// Exit code and output of `wait`.
+    pub(crate) fn waited(&self, service: &str) -> (Option<i32>, String) {
+        let waited = self.run(&["wait", service]);
+        (waited.code, waited.out)
+    }
+
     /// A port of the server's host that is this test's alone.
     pub(crate) fn free_port(&self) -> u16 {
         self.ports.one().unwrap()
