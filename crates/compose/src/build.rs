@@ -94,13 +94,13 @@ impl Builder {
     }
 
     /// Arguments that have it build an image. `instructions` is the file with those that stand in the Compose file,
-    /// `rootfs` where the image's files go if it does that itself.
+    /// `rootfs` where the image's files go if it does that itself, `id` where it writes which image it has made.
     #[must_use]
     pub fn build(
         self,
         build: &Build,
         instructions: &Path,
-        rootfs: &Path,
+        (rootfs, id): (&Path, &Path),
         output: &Output<'_>,
     ) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["build".into()];
@@ -110,6 +110,7 @@ impl Builder {
             words.push(word);
         };
         say("tag", &build.name);
+        say("iidfile", &id);
         build.tags.iter().for_each(|tag| say("tag", tag));
         match &build.dockerfile {
             Dockerfile::Usual => {}
@@ -145,12 +146,12 @@ impl Builder {
 
     /// Arguments that have it say what it knows of an image, in JSON.
     #[must_use]
-    pub fn inspect(self, name: &str) -> Vec<String> {
+    pub fn inspect(self, id: &str) -> Vec<String> {
         let words: &[&str] = match self {
             Builder::Buildah => &["inspect", "--type=image"],
             Builder::Podman | Builder::Docker => &["image", "inspect"],
         };
-        words.iter().map(|word| (*word).to_owned()).chain([name.to_owned()]).collect()
+        words.iter().map(|word| (*word).to_owned()).chain([id.to_owned()]).collect()
     }
 
     /// Arguments that send an image to its registry.

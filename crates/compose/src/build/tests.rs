@@ -28,11 +28,17 @@ fn build() -> Build {
 fn a_builder_is_told_in_words_of_its_own() {
     let output = Output { is_quiet: true, progress: Some("plain") };
     let of = |builder: Builder| {
-        let words = builder.build(&build(), Path::new("/t/in"), Path::new("/t/rootfs.tar"), &output);
+        let words = builder.build(
+            &build(),
+            Path::new("/t/in"),
+            (Path::new("/t/rootfs.tar"), Path::new("/t/id")),
+            &output,
+        );
         words.iter().map(|word| word.to_str().expect("text").to_owned()).collect::<Vec<String>>()
     };
     let common = [
         "--tag=shop-web",
+        "--iidfile=/t/id",
         "--tag=x:1",
         "--file=/srv/shop/$(id).Dockerfile",
         "--build-arg=A=1 2",
@@ -53,7 +59,8 @@ fn a_builder_is_told_in_words_of_its_own() {
     assert_eq!(of(Builder::Podman), with(&layers));
     assert_eq!(of(Builder::Docker), with(&["--progress=plain"]));
     let inline = Build { dockerfile: Dockerfile::Inline("FROM x".to_owned()), ..build() };
-    let words = Builder::Podman.build(&inline, Path::new("/t/in"), Path::new("/t/r"), &output);
+    let words =
+        Builder::Podman.build(&inline, Path::new("/t/in"), (Path::new("/t/r"), Path::new("/t/id")), &output);
     assert!(words.contains(&"--file=/t/in".into()), "{words:?}");
 }
 

@@ -71,15 +71,20 @@ impl Workshop {
                 Stop::refused(format!("cannot write {}: {error}", instructions.display()))
             })?;
         }
-        let words = self.builder.build(build, &instructions, &rootfs, output);
+        let id = dir.path().join("id");
+        let words = self.builder.build(build, &instructions, (&rootfs, &id), output);
         self.run(&words, output, &format!("build {}", build.name)).await?;
-        let said = self.answer(&self.builder.inspect(&build.name)).await?;
+        // By its name it might be what somebody else has built meanwhile.
+        let id = std::fs::read_to_string(&id)
+            .map_err(|error| Stop::refused(format!("{} made no image: {error}", self.builder.program())))?;
+        let id = id.trim();
+        let said = self.answer(&self.builder.inspect(id)).await?;
         let image = serde_json::from_slice(&said).ok().and_then(|json| build::inspected(&json));
         let image = image.ok_or_else(|| {
             Stop::refused(format!("{} does not say what {} is", self.builder.program(), build.name))
         })?;
         if !self.builder.exports_itself() {
-            self.export(&build.name, &rootfs).await?;
+            self.export(id, &rootfs).await?;
         }
         let sent = send(store, build, &image, &rootfs, dir);
         tokio::select! {
@@ -94,9 +99,9 @@ impl Workshop {
     }
 
     /// Has the files of an image written, by way of a container that is never started.
-    async fn export(&self, name: &str, rootfs: &Path) -> Outcome {
+    async fn export(&self, id: &str, rootfs: &Path) -> Outcome {
         // An image without a command needs one to become a container.
-        let made = self.answer(&["create", name, "/portway"].map(OsStr::new)).await?;
+        let made = self.answer(&["create", id, "/portway"].map(OsStr::new)).await?;
         let made = String::from_utf8_lossy(&made);
         let container = made.lines().last().unwrap_or_default().trim().to_owned();
         let words = ["export".as_ref(), "-o".as_ref(), rootfs.as_os_str(), container.as_ref()];

@@ -126,9 +126,12 @@ pub(super) async fn replicas(
 
 fn of(listed: Listed, name: &str) -> Option<Replica> {
     let label = |key: &str| listed.definition.config(key);
-    // A copy has the labels of what it was copied from.
-    let is_copy = label(label::NAME).is_some_and(|origin| origin != listed.definition.name);
-    if label(label::PROJECT) != Some(name) || is_copy {
+    let own = listed.definition.name.as_str();
+    // A copy has the labels of what it was copied from; one that is made beside another is not it yet, and may be it under
+    // the name it was made with.
+    let beside = label(label::BESIDE);
+    let is_copy = label(label::NAME).is_some_and(|origin| origin != own) && beside != Some(own);
+    if label(label::PROJECT) != Some(name) || is_copy || beside.is_some_and(|beside| beside != own) {
         return None;
     }
     let service = label(label::SERVICE)?.to_owned();
