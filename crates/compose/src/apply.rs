@@ -100,6 +100,9 @@ pub enum ApplyError {
     /// It has come since it was planned, and is somebody else's.
     #[error("it was made by somebody else meanwhile")]
     Taken,
+    /// What was to become a network is an interface, and nobody is at it.
+    #[error("the server has left an interface of that name behind: the same command takes another name")]
+    LeftBehind,
     /// A folder for a file cannot be had.
     #[error("{0} is no folder")]
     NoFolder(String),
@@ -219,7 +222,13 @@ impl Hands<'_> {
                         (Some(has), Some(of)) if has != of => return Err(ApplyError::Taken),
                         // Nobody is at it any more, and it has no keys that could say whose it is.
                         (None, Some(_)) if !planned && there.is_half && tries + 1 == OVERTAKEN => {}
-                        (None, Some(_)) if !planned && tries == OVERTAKEN => return Err(ApplyError::Taken),
+                        (None, Some(_)) if !planned && tries == OVERTAKEN => {
+                            return Err(if there.is_managed {
+                                ApplyError::Taken
+                            } else {
+                                ApplyError::LeftBehind
+                            });
+                        }
                         // Whoever was killed while the server made it: its keys come after its name.
                         (None, Some(_)) if !planned => {
                             tokio::time::sleep(AGAIN).await;

@@ -10,6 +10,7 @@ use portway_model::Provider;
 use tokio::time::Instant;
 
 use crate::label;
+use crate::map::Bridges;
 use crate::observe::{Life, Observed, Seen, SeenNetwork, SeenVolume};
 use crate::want::{ComposeProject, ImageSource, Instance, Keys, Owner, Privilege};
 
@@ -221,6 +222,23 @@ fn rivals(others: Vec<Listed>, seen: &mut Observed) {
             seen.rivals.insert(format!("{} of the server's project {}", one.name, one.project), devices);
         }
     }
+}
+
+/// Names that the bridges of the Compose project `name` have, and cannot have.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn bridges(client: &Client, name: &str) -> Result<Bridges, IncusError> {
+    let mut bridges = Bridges::default();
+    for found in client.resources(&Shelf::Networks { project: "default".to_owned() }).await? {
+        let (own, key) = (found.config.get(label::PROJECT), found.config.get(label::KEY));
+        if !found.is_managed {
+            bridges.strays.insert(found.id.name().to_owned());
+        } else if let (true, Some(key)) = (own.is_some_and(|own| own == name), key) {
+            bridges.own.insert(key.clone(), found.id.name().to_owned());
+        }
+    }
+    Ok(bridges)
 }
 
 /// The networks, once those of the project are complete: one that is being made is listed before its keys are.

@@ -71,6 +71,18 @@ pub struct Setting {
     pub program: Option<&'static [u8]>,
     /// Entrypoints of the images that [`asks`] names, without their commands.
     pub entrypoints: BTreeMap<String, Vec<String>>,
+    /// Interfaces of the server's host.
+    pub bridges: Bridges,
+}
+
+/// Names that bridges have, and cannot have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bridges {
+    /// Those of the project's networks, by their keys in the file.
+    pub own: BTreeMap<String, String>,
+    /// Interfaces that are no networks of the server's. It leaves one, and does not take it back, when whoever had a network
+    /// made is killed meanwhile.
+    pub strays: BTreeSet<String>,
 }
 
 impl Setting {

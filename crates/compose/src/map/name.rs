@@ -4,13 +4,16 @@ use portway_composefile::Fault;
 use portway_composefile::tree::Node;
 use sha2::{Digest as _, Sha256};
 
-use super::refused;
+use super::{Bridges, refused};
 
 /// Longest name of an interface of Linux.
 const BRIDGE_MAX: usize = 15;
 
 /// Longest name that incus-compose leaves as it is, and so whoever looks for one finds it.
 const NETWORK_MAX: usize = 13;
+
+/// Names that are tried for a bridge.
+const TRIES: u32 = 100;
 
 /// Longest name of an instance or a device.
 const NAME_MAX: usize = 63;
@@ -46,6 +49,17 @@ pub(super) fn bridge(project: &str, key: &str) -> String {
         return name;
     }
     format!("pw-{}", short(&[project, key], 10))
+}
+
+/// The name of a network's bridge on a server: the one it has, else the usual one, else one that no interface has.
+pub(super) fn bridge_of(project: &str, key: &str, bridges: &Bridges) -> String {
+    if let Some(own) = bridges.own.get(key) {
+        return own.clone();
+    }
+    let usual = bridge(project, key);
+    let others = (1..TRIES).map(|number| format!("pw-{}", short(&[project, key, &number.to_string()], 10)));
+    let mut names = std::iter::once(usual.clone()).chain(others);
+    names.find(|name| !bridges.strays.contains(name)).unwrap_or(usual)
 }
 
 /// Whether `text` can be the name of a bridge.
@@ -85,6 +99,22 @@ pub(super) fn short(parts: &[&str], length: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fails when an interface that was left behind keeps a project from coming up, or a network moves.
+    #[test]
+    fn a_bridge_goes_round_what_is_in_its_way() {
+        let mut bridges = Bridges::default();
+        let of = |bridges: &Bridges| bridge_of("shop", "default", bridges);
+        assert_eq!(of(&bridges), "shop-default");
+        bridges.strays.insert("shop-default".to_owned());
+        let second = of(&bridges);
+        assert!(second.starts_with("pw-") && is_bridge(&second), "{second}");
+        bridges.strays.insert(second.clone());
+        let third = of(&bridges);
+        assert!(third != second && is_bridge(&third), "{third}");
+        bridges.own.insert("default".to_owned(), second.clone());
+        assert_eq!(of(&bridges), second, "it stays where it is");
+    }
 
     #[test]
     fn bridges_of_different_networks_differ() {

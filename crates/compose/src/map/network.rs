@@ -25,7 +25,7 @@ impl Work<'_> {
             let own = node.at("x-incus-compose").and_then(|own| own.text_at("network"));
             let called = own.or(node.text_at("name").filter(|said| external || *said != usual));
             let called = match called {
-                None => name::bridge(&self.project.name, &key),
+                None => name::bridge_of(&self.project.name, &key, &self.setting.bridges),
                 Some(said) if name::is_bridge(said) => said.to_owned(),
                 Some(said) => {
                     let what =

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portway_compose::apply::Hands;
 use portway_compose::label;
-use portway_compose::look::strangers;
+use portway_compose::look::{bridges, strangers};
 use portway_compose::map::{self, Engine, Setting};
 use portway_compose::plan::{Action, Orphans, Recreate, Start, Up, up as plan_up};
 use portway_compose::want::{ComposeProject, ImageSource, Pull};
@@ -205,6 +205,7 @@ fn seal() -> Outcome<String> {
 /// What the mapping of a project depends on: the server, and what is on this host.
 fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
     let facts = stage.runtime.block_on(stage.client.server()).map_err(|error| server(&error))?;
+    let bridges = stage.runtime.block_on(bridges(&stage.client, &project.name));
     let named = map::paths(project, &dir).into_iter();
     let mut real: BTreeMap<PathBuf, PathBuf> =
         named.filter_map(|path| Some((path.clone(), super::files::real(&path)?))).collect();
@@ -219,6 +220,7 @@ fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
         architecture: facts.architecture,
         real,
         dir,
+        bridges: bridges.map_err(|error| server(&error))?,
         ..Setting::default()
     })
 }

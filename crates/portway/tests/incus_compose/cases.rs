@@ -32,21 +32,29 @@ fn a_device_that_fails_leaves_its_instance_stopped_and_the_rest_running() {
 #[test]
 fn what_is_external_is_there_before_anything_is_made_and_stays() {
     let Some(scene) = Scene::open("external") else { return };
-    let network = format!("pwx{}", std::process::id());
-    scene.write(&format!(
-        "services:\n  web: {{{SLEEPER}, networks: [shared]}}\nnetworks: {{shared: {{external: true, name: {network}}}}}\n"
-    ));
+    let write = |network: &str| {
+        scene.write(&format!(
+            "services:\n  web: {{{SLEEPER}, networks: [shared]}}\nnetworks: {{shared: {{external: true, name: {network}}}}}\n"
+        ));
+    };
+    let names = (0..9).map(|number| format!("pwx{number}{}", std::process::id()));
+    let names: Vec<String> = names.collect();
+    write(&names[0]);
     let missing = scene.run(&["up", "-d", "--allow"]);
-    assert!(missing.code.is_some_and(|code| code != 0) && missing.err.contains(&network), "{missing:?}");
+    assert!(missing.code.is_some_and(|code| code != 0) && missing.err.contains(&names[0]), "{missing:?}");
     assert!(scene.is_gone(), "{:#}", scene.all());
-    let subnet = format!("10.97.{}.1/24", std::process::id() % 250);
-    let body = json!({"name": network, "type": "bridge",
-        "config": {"ipv4.address": subnet, "ipv4.nat": "false", "ipv6.address": "none"}});
-    scene.bed.incus().change("POST", "/1.0/networks", Some(&body)).unwrap();
+    // The server trips over interfaces of others that are just going, and leaves its own behind.
+    let is_made = |(number, network): &(usize, &String)| {
+        let subnet = format!("10.{}.{}.1/24", 90 + number, std::process::id() % 250);
+        let body = json!({"name": network, "type": "bridge",
+            "config": {"ipv4.address": subnet, "ipv4.nat": "false", "ipv6.address": "none"}});
+        scene.bed.incus().change("POST", "/1.0/networks", Some(&body)).is_ok()
+    };
+    let (_, network) = names.iter().enumerate().find(is_made).expect("a network");
+    write(network);
     let up = scene.run(&["up", "-d", "--allow"]);
     let down = scene.run(&["down", "-v"]);
     let left = scene.bed.incus().find(&format!("/1.0/networks/{network}")).unwrap();
-    // The server trips over interfaces that are just going.
     let gone = || scene.bed.incus().change("DELETE", &format!("/1.0/networks/{network}"), None).ok();
     wait_for("the end of the network", gone).unwrap();
     assert_eq!((up.code, down.code), (Some(0), Some(0)), "{up:?} {down:?}");
