@@ -16,6 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(50);
 /// Pause between two looks at an instance that starts or stops.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Looks after a start that failed, at most, and those in a row that find it stopped: for half a second Incus 6 says now this,
+/// now that.
+const SETTLING: u32 = 15;
+const CALM: u32 = 4;
+
 /// Server, project and name.
 type Place = (String, String, String);
 
@@ -72,7 +77,10 @@ async fn run(client: &Client, (_, project, name): &Place) -> Result<bool, Refusa
                 Err(error) if matches!(error.refusal(), Some(Reason::Busy | Reason::State)) => {
                     failed = Some(unable(name, &error));
                 }
-                Err(error) => return Err(unable(name, &error)),
+                Err(error) => {
+                    settled(client, project, name).await;
+                    return Err(unable(name, &error));
+                }
             },
             status_code::FROZEN => return Err(frozen(name)),
             status_code::ERROR => return Err(not_running(name)),
@@ -86,6 +94,20 @@ async fn run(client: &Client, (_, project, name): &Place) -> Result<bool, Refusa
 async fn start(client: &Client, project: &str, name: &str) -> Result<(), IncusError> {
     let operation = client.change_state(project, name, StateChange::Start).await?;
     client.finish(&operation, Some(PATIENCE), |_| ()).await.map(|_| ())
+}
+
+/// Waits until the server no longer says of what it could not start that it runs: the next program would be begun in
+/// nothing.
+async fn settled(client: &Client, project: &str, name: &str) {
+    let mut calm = 0;
+    for _ in 0..SETTLING {
+        let found = client.instance(project, name).await.ok().flatten();
+        calm = if found.is_some_and(|found| found.is_running()) { 0 } else { calm + 1 };
+        if calm == CALM {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Whether the agent of a virtual machine answers: without it nothing can be run there.
