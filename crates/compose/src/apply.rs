@@ -43,6 +43,9 @@ const EARLY: u32 = 20;
 /// Tries of a change that somebody else's change has overtaken.
 const OVERTAKEN: u32 = 10;
 
+/// Looks at what has come since it was planned, until it has keys or is gone: a server with much to do takes seconds for it.
+const SETTLING: u32 = 40;
+
 /// What steps are carried out with.
 #[derive(Debug)]
 pub struct Hands<'a> {
@@ -208,11 +211,11 @@ impl Hands<'_> {
         let planned = there;
         // What is there already is only told what differs.
         let ours = set.get(label::PROJECT).or(self.want.map(|want| &want.name));
-        for tries in 1..=OVERTAKEN {
+        for tries in 1..=SETTLING {
             match self.client.resource(id).await.map_err(server("it cannot be read"))? {
                 None => match self.client.create(id, "", set).await {
                     Err(error) if refused(&error, Refusal::Exists) => {}
-                    Err(error) if refused(&error, Refusal::Busy) && tries < OVERTAKEN => {
+                    Err(error) if refused(&error, Refusal::Busy) && tries < SETTLING => {
                         tokio::time::sleep(AGAIN).await;
                     }
                     made => return made.map_err(server("it cannot be made")),
@@ -221,8 +224,8 @@ impl Hands<'_> {
                     match (there.config.get(label::PROJECT), ours) {
                         (Some(has), Some(of)) if has != of => return Err(ApplyError::Taken),
                         // Nobody is at it any more, and it has no keys that could say whose it is.
-                        (None, Some(_)) if !planned && there.is_half && tries + 1 == OVERTAKEN => {}
-                        (None, Some(_)) if !planned && tries == OVERTAKEN => {
+                        (None, Some(_)) if !planned && there.is_half && tries + 1 == SETTLING => {}
+                        (None, Some(_)) if !planned && tries == SETTLING => {
                             return Err(if there.is_managed {
                                 ApplyError::Taken
                             } else {
