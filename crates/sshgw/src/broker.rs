@@ -86,6 +86,20 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How often a connection that waits for its turn asks for it.
 const TURN: Duration = Duration::from_millis(50);
 
+/// Clients for whom others had to go that are taken one after the other, and the pause then. Without it a flood goes through
+/// all places before anybody who has just come can say a word; the others wait in the kernel's queue meanwhile.
+const AT_ONCE: u32 = 4;
+const PACE: Duration = Duration::from_millis(1);
+
+/// Whether there was a place for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// There was one, or it was turned away.
+    Free,
+    /// Another had to go.
+    Made,
+}
+
 /// What a gateway is told when it starts.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
@@ -334,9 +348,16 @@ impl Broker {
 
     /// Takes clients, for ever.
     async fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let mut crowding = 0_u32;
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.enter(stream, peer),
+                Ok((stream, peer)) => {
+                    crowding += u32::from(self.enter(stream, peer) == Room::Made);
+                    if crowding == AT_ONCE {
+                        crowding = 0;
+                        tokio::time::sleep(PACE).await;
+                    }
+                }
                 // One that has gone before it was taken is no fault of ours; anything else is a shortage.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -347,18 +368,20 @@ impl Broker {
         }
     }
 
-    /// Lets a client in, or not.
-    fn enter(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    /// Lets a client in, or not. Whether another has to go for it.
+    fn enter(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Room {
         // A client of IPv4 on a listener of both families is written as what it is, everywhere.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let room;
         match lock(&self.gate).enter(id, peer.ip(), Instant::now()) {
             Entry::Penalised => {
                 bump(&self.count.turned_away);
                 tracing::debug!(%peer, "turned away for its faults");
-                return;
+                return Room::Free;
             }
             Entry::Open { instead_of } => {
+                room = if instead_of.is_some() { Room::Made } else { Room::Free };
                 let ended = instead_of.and_then(|other| lock(&self.waiting).remove(&other));
                 if let Some(ended) = ended {
                     ended.notify_one();
@@ -379,6 +402,7 @@ impl Broker {
                 lock(&broker.gate).blame(peer.ip(), fault, Instant::now());
             }
         });
+        room
     }
 
     /// Waits until a connection may have its process: at once, if there is no crowd and its client has spoken, as
