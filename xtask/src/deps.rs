@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sshgw", &["model", "proto", "config", "control", "sys", "incus", "relay", "guestbin"]),
     ("guest", &["model", "proto", "sys"]),
     ("guestbin", &[]),
+    ("mesh", &["model", "proto", "config", "control", "sys", "relay"]),
     ("daemon", &["model", "proto", "config", "control", "sys", "incus", "relay", "nat"]),
     (
         "portway",
@@ -42,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "guestbin",
             "composefile",
             "compose",
+            "mesh",
             "daemon",
         ],
     ),

@@ -226,7 +226,7 @@ fn parse_item(text: &str, place: usize, item: &str) -> Result<PortRange, AddrErr
 }
 
 /// Reads one port, `text[place..place + digits.len()]`. Leading zeros are decimal.
-fn parse_port(text: &str, place: usize, digits: &str) -> Result<Port, AddrError> {
+pub(crate) fn parse_port(text: &str, place: usize, digits: &str) -> Result<Port, AddrError> {
     let fail = |position, kind| Err(AddrError::new(text, position, kind));
     if digits.is_empty() {
         return fail(place, AddrErrorKind::PortMissing);

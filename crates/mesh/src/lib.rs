@@ -1,0 +1,5 @@
+//! Services of containers in a WireGuard network, and services of that network in a container, without any privilege.
+//!
+//! [`spec`] is what is wanted: keys, addresses, peers.
+
+pub mod spec;
