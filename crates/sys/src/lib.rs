@@ -6,13 +6,14 @@
 //! - [`netns`], [`userns`], [`sandbox`]: namespaces, ids, capabilities, seccomp;
 //! - [`process`], [`pidfd`], [`sched`], [`signals`], [`resident`]: starting our own roles, watching foreign processes,
 //!   when a thread runs, what it is told, what of the program stays in memory;
-//! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`]: sockets and
-//!   pipes of the data path;
+//! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`], [`device`]: sockets,
+//!   pipes and interfaces of the data path;
 //! - [`seqpacket`], [`shm`]: what daemon and worker share;
 //! - [`netlink`]: sockets to the kernel's tables.
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper are made here and nowhere else")]
 
+pub mod device;
 pub mod interface;
 pub mod listen;
 pub mod mmsg;

@@ -6,6 +6,9 @@
 //! slot is touched as far as datagrams reach, so small ones cost a page each.
 
 mod segments;
+mod trains;
+
+pub use trains::{ROW_MAX, ROW_MAX_BYTES, Train, TrainError, Trains, join_received};
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};

@@ -156,7 +156,7 @@ impl Batch {
 
 /// Whether the kernel takes a message, but not as a row: a part is longer than a packet may be, or nothing on the way
 /// can cut it.
-fn is_refusal(error: &io::Error) -> bool {
+pub(super) fn is_refusal(error: &io::Error) -> bool {
     let refusals = [libc::EINVAL, libc::EMSGSIZE, libc::EIO, libc::EOPNOTSUPP];
     error.raw_os_error().is_some_and(|errno| refusals.contains(&errno))
 }
