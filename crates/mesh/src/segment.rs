@@ -1,0 +1,19 @@
+//! Long packets and short ones: what the kernel's TCP gives and takes in pieces of up to 64 KiB is cut into packets of
+//! the tunnel's size, and packets that follow each other are joined again.
+//!
+//! [`Cut`] makes what a network card with segmentation offload would send; [`Join`] is the reverse, and joins only what
+//! [`Cut`] would cut into the very same packets. No length in a packet is believed before it is compared with what is
+//! there. Nothing is allocated.
+
+mod checksum;
+mod cut;
+mod header;
+mod join;
+mod offload;
+
+pub use cut::{Cut, Uncut};
+pub use join::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED};
+pub use offload::{OFFLOAD_BYTES, Offload, Segmented};
+
+#[cfg(test)]
+mod tests;

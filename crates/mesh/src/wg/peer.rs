@@ -1,0 +1,254 @@
+//! One peer: its sessions, the handshake that is under way, and when something is due.
+//!
+//! Times and limits are those of section 6 of the paper. [`Activity`] is what the sending thread leaves behind; all the
+//! rest belongs to the thread that receives.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::cookie::{Jar, MacKeys};
+use super::keypair::{Opener, REJECT_AFTER, Sealer};
+use super::noise::{Secret, Timestamp, Waiting};
+
+/// Age at which the initiator makes new keys, when it sends.
+pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// How long a response is waited for.
+pub(super) const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it is tried.
+const REKEY_ATTEMPT: Duration = Duration::from_secs(90);
+/// After what silence of ours what we received is acknowledged.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After what silence of theirs, when we have sent something, new keys are tried.
+const NO_ANSWER: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
+/// Age at which the initiator makes new keys when it only receives.
+const REKEY_RECEIVING: Duration = REJECT_AFTER.saturating_sub(NO_ANSWER);
+/// Between two initiations of a peer that are looked into (`INITIATIONS_PER_SECOND` of the kernel).
+pub(super) const INITIATION_EVERY: Duration = Duration::from_millis(20);
+
+/// What is sent to a peer, noted by whoever sends: milliseconds since the tunnel began, plus one; 0 is never.
+#[derive(Debug, Default)]
+pub struct Activity {
+    /// Anything.
+    sent: AtomicU64,
+    /// A packet.
+    sent_data: AtomicU64,
+    /// The first packet since something came back.
+    unanswered: AtomicU64,
+    /// Packets wait for a session.
+    wants_session: AtomicBool,
+    bytes: AtomicU64,
+    packets: AtomicU64,
+}
+
+impl Activity {
+    /// Packets were sent, at `millis` since the tunnel began.
+    pub fn sent_packets(&self, millis: u64, packets: u64, bytes: u64) {
+        let at = millis + 1;
+        self.sent.store(at, Ordering::Relaxed);
+        self.sent_data.store(at, Ordering::Relaxed);
+        if self.unanswered.load(Ordering::Relaxed) == 0 {
+            self.unanswered.store(at, Ordering::Relaxed);
+        }
+        self.packets.fetch_add(packets, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Asks for a session; true when nobody had asked yet.
+    pub fn want_session(&self) -> bool {
+        !self.wants_session.swap(true, Ordering::AcqRel)
+    }
+
+    /// Packets and bytes sent.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        (self.packets.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn sent_keepalive(&self, millis: u64) {
+        self.sent.store(millis + 1, Ordering::Relaxed);
+    }
+
+    fn take_wish(&self) -> bool {
+        self.wants_session.load(Ordering::Relaxed) && self.wants_session.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// Keys in use.
+pub(super) struct Session {
+    /// What we call it; the other side puts it into each message.
+    pub(super) index: u32,
+    pub(super) opener: Opener,
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) born: Instant,
+    /// Whether the initiation was ours.
+    pub(super) ours: bool,
+}
+
+/// A handshake of ours that waits for its response.
+pub(super) struct Attempt {
+    pub(super) index: u32,
+    pub(super) waiting: Waiting,
+    /// Since when one is tried.
+    pub(super) since: Instant,
+    /// When the next initiation goes out.
+    pub(super) again_at: Instant,
+}
+
+/// Which of a peer's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
+    Current,
+    /// Of the other side's making, and not used by it yet.
+    Next,
+    /// What was current before.
+    Previous,
+}
+
+/// See the module.
+pub(super) struct Peer {
+    pub(super) public: [u8; 32],
+    pub(super) psk: Secret,
+    /// What its static key and ours agree on.
+    pub(super) shared: Secret,
+    pub(super) macs: MacKeys,
+    pub(super) jar: Jar,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) keepalive: Option<Duration>,
+    /// Of its initiations; no older one is taken.
+    pub(super) newest: Timestamp,
+    pub(super) initiated_at: Option<Instant>,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) current: Option<Session>,
+    pub(super) next: Option<Session>,
+    pub(super) previous: Option<Session>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) heard: Option<Instant>,
+    heard_data: Option<Instant>,
+    pub(super) last_handshake: Option<Instant>,
+    pub(super) received_packets: u64,
+    pub(super) received_bytes: u64,
+}
+
+/// What is due for a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    Initiation,
+    Keepalive,
+}
+
+impl Peer {
+    pub(super) fn new(public: [u8; 32], psk: Secret, shared: Secret) -> Peer {
+        Peer {
+            macs: MacKeys::of(&public),
+            public,
+            psk,
+            shared,
+            jar: Jar::default(),
+            endpoint: None,
+            keepalive: None,
+            newest: [0; 12],
+            initiated_at: None,
+            attempt: None,
+            current: None,
+            next: None,
+            previous: None,
+            activity: Arc::default(),
+            heard: None,
+            heard_data: None,
+            last_handshake: None,
+            received_packets: 0,
+            received_bytes: 0,
+        }
+    }
+
+    /// The session of ours that is called `index`.
+    pub(super) fn session(&mut self, index: u32) -> Option<(Slot, &mut Session)> {
+        let slots = [
+            (Slot::Current, &mut self.current),
+            (Slot::Next, &mut self.next),
+            (Slot::Previous, &mut self.previous),
+        ];
+        let mut sessions = slots.into_iter().filter_map(|(slot, session)| Some((slot, session.as_mut()?)));
+        sessions.find(|(_, session)| session.index == index)
+    }
+
+    /// Everything that may come under this index is of the past or the future, not of now: all indices in use.
+    pub(super) fn indices(&self) -> impl Iterator<Item = u32> + '_ {
+        let sessions = [&self.current, &self.next, &self.previous];
+        let attempt = self.attempt.iter().map(|attempt| attempt.index);
+        sessions.into_iter().flatten().map(|session| session.index).chain(attempt)
+    }
+
+    /// Something authentic came.
+    pub(super) fn hear(&mut self, now: Instant, packet: bool) {
+        self.heard = Some(now);
+        if packet {
+            self.heard_data = Some(now);
+        }
+        if self.activity.unanswered.load(Ordering::Relaxed) != 0 {
+            self.activity.unanswered.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether what has just come makes new keys due: only the initiator makes them, and well before they end.
+    pub(super) fn should_rekey_receiving(&self, now: Instant) -> bool {
+        self.attempt.is_none()
+            && self.current.as_ref().is_some_and(|session| {
+                session.ours && now.saturating_duration_since(session.born) >= REKEY_RECEIVING
+            })
+    }
+
+    /// Drops keys that have had their time; true when the current ones were among them.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        let old = |session: &mut Session| now.saturating_duration_since(session.born) >= REJECT_AFTER;
+        self.previous.take_if(old);
+        self.next.take_if(old);
+        self.current.take_if(old).is_some()
+    }
+
+    /// What is due at `now`, and when to ask again. `epoch` is when the tunnel began.
+    pub(super) fn due(&mut self, now: Instant, epoch: Instant) -> (Option<Due>, Option<Instant>) {
+        let wish = self.activity.take_wish();
+        if let Some(attempt) = &self.attempt {
+            if now < attempt.again_at {
+                return (None, Some(attempt.again_at));
+            }
+            if now.saturating_duration_since(attempt.since) < REKEY_ATTEMPT {
+                return (Some(Due::Initiation), None);
+            }
+            self.attempt = None;
+            // Until there is something to send again.
+            self.activity.unanswered.store(0, Ordering::Relaxed);
+        }
+        let at = |millis: u64| (millis > 0).then(|| epoch + Duration::from_millis(millis - 1));
+        let sent = at(self.activity.sent.load(Ordering::Relaxed));
+        let sent_data = at(self.activity.sent_data.load(Ordering::Relaxed));
+        let unanswered = at(self.activity.unanswered.load(Ordering::Relaxed));
+        let rekey = self.current.as_ref().is_some_and(|session| {
+            session.ours && (sent_data > Some(session.born + REKEY_AFTER) || session.sealer.is_worn())
+        });
+        let silent_at = unanswered.map(|since| since + NO_ANSWER);
+        if rekey || (wish && self.current.is_none()) || silent_at.is_some_and(|at| at <= now) {
+            self.activity.unanswered.store(0, Ordering::Relaxed);
+            return (Some(Due::Initiation), None);
+        }
+        let answer_at =
+            self.heard_data.filter(|heard| sent <= Some(*heard)).map(|heard| heard + KEEPALIVE_TIMEOUT);
+        let keep_at = self.keepalive.map(|every| sent.max(self.heard).map_or(now, |last| last + every));
+        let keepalive_at = match (answer_at.filter(|_| self.current.is_some()), keep_at) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        };
+        if keepalive_at.is_some_and(|at| at <= now) {
+            return match self.current {
+                Some(_) => (Some(Due::Keepalive), None),
+                None => (Some(Due::Initiation), None),
+            };
+        }
+        // What the sending thread does is looked at once a second, as long as there are keys that it may use.
+        let look_at = self.current.is_some().then(|| now + Duration::from_secs(1));
+        (None, [silent_at, keepalive_at, look_at].into_iter().flatten().min())
+    }
+}

@@ -1,0 +1,396 @@
+//! All peers of a tunnel, and what a datagram does to them.
+
+mod handshake;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portway_model::Cidr;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::allowed::{AllowedIps, Routes};
+use super::cookie::Gate;
+use super::counters::{Counters, Dropped};
+use super::keypair::{REJECT_AFTER, Sealer, Unopened};
+use super::message::{HEADER_BYTES, INITIATION_BYTES, Kind, OVERHEAD_BYTES, receiver};
+use super::noise::{Secret, agree};
+use super::peer::{Activity, Due, Peer, REKEY_TIMEOUT, Slot};
+use super::{PeerId, inner};
+use crate::spec::{PresharedKey, PrivateKey, PublicKey};
+
+/// The time, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For everything that lasts.
+    pub instant: Instant,
+    /// Since 1970, for initiations, which must be newer than any before, those of an earlier run too.
+    pub unix: Duration,
+}
+
+/// A peer as it is wanted.
+#[derive(Debug, Clone)]
+pub struct PeerSpec {
+    /// Its key.
+    pub public_key: PublicKey,
+    /// A secret shared with it.
+    pub preshared_key: Option<PresharedKey>,
+    /// Its prefixes.
+    pub allowed_ips: Vec<Cidr>,
+    /// Where it is reached, if that is known.
+    pub endpoint: Option<SocketAddr>,
+    /// Something is sent to it at least this often.
+    pub keepalive: Option<Duration>,
+}
+
+/// A peer as it is.
+#[derive(Debug, Clone)]
+pub struct PeerState {
+    /// Where it was last heard from, or is expected.
+    pub endpoint: Option<SocketAddr>,
+    /// When keys were last agreed on.
+    pub last_handshake: Option<Instant>,
+    /// Packets that came from it.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Packets sent to it.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+}
+
+/// What a tunnel cannot be made of.
+#[derive(Debug, Error)]
+pub enum SessionsError {
+    /// Places are 16 bits.
+    #[error("more than 65535 peers")]
+    TooMany,
+    /// Twice the same.
+    #[error("peer {0} stands twice")]
+    Twice(PublicKey),
+    /// It agrees with every key on the same.
+    #[error("peer {0}: its key is no key")]
+    Weak(PublicKey),
+}
+
+/// What came of a datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Received {
+    /// Nothing for the tunnel. There may be something to go out.
+    Nothing,
+    /// A packet, opened where it lies.
+    Packet {
+        /// Whose.
+        peer: PeerId,
+        /// Where in the datagram.
+        place: Range<usize>,
+    },
+}
+
+/// A message to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where.
+    pub to: SocketAddr,
+    length: u8,
+    bytes: [u8; INITIATION_BYTES],
+}
+
+impl Outgoing {
+    pub(super) fn new(to: SocketAddr, message: &[u8]) -> Outgoing {
+        let mut bytes = [0; INITIATION_BYTES];
+        let length = message.len().min(INITIATION_BYTES);
+        super::message::put(&mut bytes, 0, message.get(..length).unwrap_or_default());
+        Outgoing { to, length: u8::try_from(length).unwrap_or(0), bytes }
+    }
+
+    /// What.
+    #[must_use]
+    pub fn message(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+/// What the sending side is to know.
+#[derive(Clone)]
+pub enum Update {
+    /// The keys to use; `None`: none.
+    Keys(PeerId, Option<Arc<Sealer>>),
+    /// Where to send.
+    Endpoint(PeerId, SocketAddr),
+    /// Which peer an address belongs to.
+    Routes(Arc<Routes>),
+}
+
+/// See the module.
+pub struct Sessions {
+    private: PrivateKey,
+    public: [u8; 32],
+    epoch: Instant,
+    gate: Gate,
+    peers: Vec<Peer>,
+    by_key: HashMap<[u8; 32], PeerId>,
+    /// Of sessions and attempts.
+    by_index: HashMap<u32, PeerId>,
+    allowed: AllowedIps,
+    routes: Arc<Routes>,
+    counters: Arc<Counters>,
+    outbox: VecDeque<Outgoing>,
+    updates: VecDeque<Update>,
+}
+
+impl Sessions {
+    /// A tunnel that begins now, with these peers.
+    ///
+    /// # Errors
+    /// [`SessionsError`].
+    pub fn new(private: PrivateKey, peers: &[PeerSpec], epoch: Instant) -> Result<Sessions, SessionsError> {
+        let public = *private.public().as_bytes();
+        let mut sessions = Sessions {
+            public,
+            private,
+            epoch,
+            gate: Gate::new(&public),
+            peers: Vec::new(),
+            by_key: HashMap::new(),
+            by_index: HashMap::new(),
+            allowed: AllowedIps::default(),
+            routes: Arc::default(),
+            counters: Arc::default(),
+            outbox: VecDeque::new(),
+            updates: VecDeque::new(),
+        };
+        for spec in peers {
+            sessions.add(spec)?;
+        }
+        sessions.publish_routes();
+        Ok(sessions)
+    }
+
+    fn add(&mut self, spec: &PeerSpec) -> Result<(), SessionsError> {
+        let id = u16::try_from(self.peers.len()).map(PeerId).map_err(|_| SessionsError::TooMany)?;
+        let public = *spec.public_key.as_bytes();
+        if self.by_key.insert(public, id).is_some() {
+            return Err(SessionsError::Twice(spec.public_key));
+        }
+        let shared = agree(self.private.as_bytes(), &public);
+        let shared = shared.map_err(|_| SessionsError::Weak(spec.public_key))?;
+        let psk: Secret = Zeroizing::new(spec.preshared_key.as_ref().map_or([0; 32], |psk| *psk.as_bytes()));
+        let mut peer = Peer::new(public, psk, shared);
+        (peer.endpoint, peer.keepalive) = (spec.endpoint, spec.keepalive);
+        self.peers.push(peer);
+        for prefix in &spec.allowed_ips {
+            self.allowed.assign(*prefix, id);
+        }
+        if let Some(endpoint) = spec.endpoint {
+            self.updates.push_back(Update::Endpoint(id, endpoint));
+        }
+        Ok(())
+    }
+
+    /// Makes `prefixes` all that a peer has; those of others are moved to it. Holds from the next packet on.
+    pub fn set_allowed_ips(&mut self, peer: PeerId, prefixes: &[Cidr]) {
+        self.allowed.replace(peer, prefixes);
+        self.publish_routes();
+    }
+
+    /// Says where a peer is, for example when its name was looked up again.
+    pub fn set_endpoint(&mut self, id: PeerId, endpoint: SocketAddr) {
+        if let Some(peer) = self.peers.get_mut(usize::from(id.0)) {
+            Self::roam(&mut self.updates, id, peer, endpoint);
+        }
+    }
+
+    fn publish_routes(&mut self) {
+        self.routes = Arc::new(self.allowed.routes());
+        self.updates.push_back(Update::Routes(Arc::clone(&self.routes)));
+    }
+
+    /// What was dropped.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// What the sending side shares with each peer, in order.
+    pub fn activities(&self) -> impl Iterator<Item = Arc<Activity>> + '_ {
+        self.peers.iter().map(|peer| Arc::clone(&peer.activity))
+    }
+
+    /// How a peer is.
+    #[must_use]
+    pub fn state(&self, id: PeerId) -> Option<PeerState> {
+        let peer = self.peers.get(usize::from(id.0))?;
+        let (sent_packets, sent_bytes) = peer.activity.totals();
+        Some(PeerState {
+            endpoint: peer.endpoint,
+            last_handshake: peer.last_handshake,
+            received_packets: peer.received_packets,
+            received_bytes: peer.received_bytes,
+            sent_packets,
+            sent_bytes,
+        })
+    }
+
+    /// The next message to be sent.
+    pub fn outgoing(&mut self) -> Option<Outgoing> {
+        self.outbox.pop_front()
+    }
+
+    /// The next thing the sending side is to know.
+    pub fn update(&mut self) -> Option<Update> {
+        self.updates.pop_front()
+    }
+
+    /// Takes a datagram. A packet is opened where it lies.
+    pub fn receive(&mut self, now: Now, from: SocketAddr, datagram: &mut [u8]) -> Received {
+        let result = match Kind::of(datagram) {
+            Some(Kind::Data) => return self.receive_data(now, from, datagram),
+            Some(Kind::Initiation) => self.receive_initiation(now, from, datagram),
+            Some(Kind::Response) => self.receive_response(now, from, datagram),
+            Some(Kind::Cookie) => self.receive_cookie(now, datagram),
+            None => Err(Dropped::Form),
+        };
+        if let Err(why) = result {
+            self.counters.count(why);
+        }
+        Received::Nothing
+    }
+
+    fn receive_data(&mut self, now: Now, from: SocketAddr, message: &mut [u8]) -> Received {
+        match self.open(now, from, message) {
+            Ok(Some((peer, length))) => Received::Packet { peer, place: HEADER_BYTES..HEADER_BYTES + length },
+            Ok(None) => Received::Nothing,
+            Err(why) => {
+                self.counters.count(why);
+                Received::Nothing
+            }
+        }
+    }
+
+    /// Opens a message; `None`: it was empty, to keep the session alive.
+    fn open(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        message: &mut [u8],
+    ) -> Result<Option<(PeerId, usize)>, Dropped> {
+        let index = receiver(message);
+        let id = *self.by_index.get(&index).ok_or(Dropped::NoSession)?;
+        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::NoSession)?;
+        let (slot, session) = peer.session(index).ok_or(Dropped::NoSession)?;
+        if now.instant.saturating_duration_since(session.born) >= REJECT_AFTER {
+            return Err(Dropped::Expired);
+        }
+        let length = session.opener.open(message).map_err(|error| match error {
+            Unopened::Replayed => Dropped::Replayed,
+            Unopened::Forged => Dropped::Forged,
+        })?;
+        if slot == Slot::Next {
+            self.confirm(id, now.instant);
+        }
+        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::NoSession)?;
+        peer.hear(now.instant, length > 0);
+        Self::roam(&mut self.updates, id, peer, from);
+        peer.received_packets += 1;
+        peer.received_bytes += message.len() as u64;
+        let rekey = peer.should_rekey_receiving(now.instant);
+        let packet = message.get(HEADER_BYTES..HEADER_BYTES + length).unwrap_or_default();
+        let found =
+            if length == 0 { Ok(None) } else { self.judge_inner(id, packet).map(|inner| Some((id, inner))) };
+        if rekey {
+            self.initiate(id, now);
+        }
+        found
+    }
+
+    /// Whether a packet of `id` is one, and comes from an address of its own; returns its length.
+    fn judge_inner(&self, id: PeerId, packet: &[u8]) -> Result<usize, Dropped> {
+        let inner = inner::read(packet).ok_or(Dropped::Inner)?;
+        if self.routes.owner(inner.source) == Some(id) { Ok(inner.length) } else { Err(Dropped::Source) }
+    }
+
+    /// The other side uses the session it has made with us: so do we.
+    fn confirm(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(usize::from(id.0)) else { return };
+        let before =
+            [peer.previous.take().map(|session| session.index), peer.attempt.take().map(|it| it.index)];
+        peer.previous = peer.current.take();
+        peer.current = peer.next.take();
+        peer.last_handshake = Some(now);
+        let keys = peer.current.as_ref().map(|session| Arc::clone(&session.sealer));
+        self.updates.push_back(Update::Keys(id, keys));
+        for index in before.into_iter().flatten() {
+            self.by_index.remove(&index);
+        }
+    }
+
+    /// A peer is where something authentic last came from.
+    fn roam(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, from: SocketAddr) {
+        if peer.endpoint != Some(from) {
+            peer.endpoint = Some(from);
+            updates.push_back(Update::Endpoint(id, from));
+        }
+    }
+
+    /// Does what is due, and says when to ask again at the latest; `None`: when something comes in.
+    pub fn tick(&mut self, now: Now) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        for place in 0..self.peers.len() {
+            let Ok(id) = u16::try_from(place).map(PeerId) else { break };
+            let again = self.tick_peer(id, now);
+            next = [next, again].into_iter().flatten().min();
+        }
+        next
+    }
+
+    fn tick_peer(&mut self, id: PeerId, now: Now) -> Option<Instant> {
+        let peer = self.peers.get_mut(usize::from(id.0))?;
+        let before: [Option<u32>; 4] = indices(peer);
+        if peer.expire(now.instant) {
+            self.updates.push_back(Update::Keys(id, None));
+        }
+        let (due, again) = peer.due(now.instant, self.epoch);
+        let after: [Option<u32>; 4] = indices(peer);
+        for gone in before.into_iter().flatten().filter(|index| !after.contains(&Some(*index))) {
+            self.by_index.remove(&gone);
+        }
+        match due {
+            None => return again,
+            Some(Due::Initiation) => self.initiate(id, now),
+            Some(Due::Keepalive) => self.keep_alive(id, now.instant),
+        }
+        // At the latest: whatever was done has changed what is due.
+        Some(now.instant + REKEY_TIMEOUT.min(Duration::from_secs(1)))
+    }
+
+    /// Sends an empty message.
+    fn keep_alive(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(usize::from(id.0)) else { return };
+        let (Some(to), Some(session)) = (peer.endpoint, &peer.current) else { return };
+        if let Some(counter) = session.sealer.reserve(1) {
+            let mut message = [0; OVERHEAD_BYTES];
+            session.sealer.seal(counter, &mut message);
+            self.outbox.push_back(Outgoing::new(to, &message));
+            peer.activity.sent_keepalive(millis(self.epoch, now));
+        }
+    }
+}
+
+/// All indices of a peer that are in use.
+fn indices(peer: &Peer) -> [Option<u32>; 4] {
+    let mut all = peer.indices();
+    std::array::from_fn(|_| all.next())
+}
+
+/// Milliseconds since the tunnel began.
+pub(crate) fn millis(epoch: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(epoch).as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

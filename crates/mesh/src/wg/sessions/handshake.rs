@@ -1,0 +1,177 @@
+//! Handshakes: the three messages that make sessions.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::{Now, Outgoing, Sessions, Update};
+use crate::wg::PeerId;
+use crate::wg::cookie::Verdict;
+use crate::wg::counters::Dropped;
+use crate::wg::keypair::split;
+use crate::wg::message::{
+    INITIATION, INITIATION_BYTES, Initiation, RESPONSE, RESPONSE_BYTES, Response, put, receiver,
+};
+use crate::wg::noise::{self, Secret, SessionKeys, Timestamp};
+use crate::wg::peer::{Attempt, INITIATION_EVERY, REKEY_TIMEOUT, Session};
+
+/// The TAI64 label of the beginning of 1970 (cr.yp.to/libtai/tai64.html).
+const TAI64_1970: u64 = (1 << 62) + 10;
+
+/// The clock is told no finer than this, nanoseconds: a power of two, about 17 ms.
+const WHITENED_NANOS: u32 = 1 << 24;
+
+/// An initiation is repeated up to this much later than it could be, so that two that try at once do not go on so.
+const JITTER_MILLIS: u64 = 334;
+
+pub(super) fn timestamp(unix: Duration) -> Timestamp {
+    let mut stamp = [0; 12];
+    put(&mut stamp, 0, &TAI64_1970.wrapping_add(unix.as_secs()).to_be_bytes());
+    put(&mut stamp, 8, &(unix.subsec_nanos() / WHITENED_NANOS * WHITENED_NANOS).to_be_bytes());
+    stamp
+}
+
+fn random<const N: usize>() -> Option<Zeroizing<[u8; N]>> {
+    let mut bytes = Zeroizing::new([0; N]);
+    getrandom::fill(bytes.as_mut_slice()).ok()?;
+    Some(bytes)
+}
+
+impl Sessions {
+    /// A name for a session that no other has.
+    fn new_index(&self) -> Option<u32> {
+        loop {
+            let index = u32::from_le_bytes(*random()?);
+            if !self.by_index.contains_key(&index) {
+                return Some(index);
+            }
+        }
+    }
+
+    /// Sends an initiation, if it is known where to. Without random numbers nothing is sent; it is tried again.
+    pub(super) fn initiate(&mut self, id: PeerId, now: Now) {
+        let (Some(index), Some(ephemeral), Some(jitter)) = (self.new_index(), random(), random::<2>()) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(usize::from(id.0)) else { return };
+        let Some(to) = peer.endpoint else { return };
+        let mut message = [0; INITIATION_BYTES];
+        put(&mut message, 0, &INITIATION);
+        put(&mut message, Initiation::SENDER, &index.to_le_bytes());
+        let stamp = timestamp(now.unix);
+        let made = noise::initiate(&self.public, &peer.public, &peer.shared, ephemeral, stamp, &mut message);
+        // Keys of small order are no peers'.
+        let Ok(waiting) = made else { return };
+        peer.jar.stamp(&peer.macs, &mut message, now.instant);
+        let jitter = Duration::from_millis(u64::from(u16::from_le_bytes(*jitter)) % JITTER_MILLIS);
+        let since = peer.attempt.as_ref().map_or(now.instant, |attempt| attempt.since);
+        let attempt = Attempt { index, waiting, since, again_at: now.instant + REKEY_TIMEOUT + jitter };
+        if let Some(before) = peer.attempt.replace(attempt) {
+            self.by_index.remove(&before.index);
+        }
+        self.by_index.insert(index, id);
+        self.outbox.push_back(Outgoing::new(to, &message));
+    }
+
+    /// Whether a handshake message is looked into.
+    fn admit(&mut self, now: Now, from: SocketAddr, message: &[u8]) -> Result<(), Dropped> {
+        match self.gate.judge(from, message, now.instant) {
+            Verdict::Good => Ok(()),
+            Verdict::Bad => Err(Dropped::Mac),
+            Verdict::Crowd => Err(Dropped::Load),
+            Verdict::Reply(reply) => {
+                self.outbox.push_back(Outgoing::new(from, &reply));
+                Err(Dropped::Load)
+            }
+        }
+    }
+
+    pub(super) fn receive_initiation(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<(), Dropped> {
+        self.admit(now, from, datagram)?;
+        let message = Initiation::new(datagram.try_into().map_err(|_| Dropped::Form)?);
+        let mut heard =
+            noise::hear(self.private.as_bytes(), &self.public, &message).ok_or(Dropped::Stranger)?;
+        let id = *self.by_key.get(&heard.who).ok_or(Dropped::Stranger)?;
+        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::Stranger)?;
+        let stamp = heard.timestamp(&peer.shared, &message).ok_or(Dropped::Stranger)?;
+        let too_soon = |before: Instant| now.instant.saturating_duration_since(before) < INITIATION_EVERY;
+        if stamp <= peer.newest || peer.initiated_at.is_some_and(too_soon) {
+            return Err(Dropped::Stale);
+        }
+        (peer.newest, peer.initiated_at) = (stamp, Some(now.instant));
+        let (index, ephemeral): (_, Secret) = self.new_index().zip(random()).ok_or(Dropped::Load)?;
+        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::Stranger)?;
+        let mut reply = [0; RESPONSE_BYTES];
+        put(&mut reply, 0, &RESPONSE);
+        put(&mut reply, Response::SENDER, &index.to_le_bytes());
+        put(&mut reply, Response::RECEIVER, &message.sender().to_le_bytes());
+        let keys = heard.respond(&peer.psk, &ephemeral, &mut reply).map_err(|_| Dropped::Stranger)?;
+        peer.jar.stamp(&peer.macs, &mut reply, now.instant);
+        peer.hear(now.instant, false);
+        Self::roam(&mut self.updates, id, peer, from);
+        let session = session(&keys, index, message.sender(), now.instant, false);
+        if let Some(before) = peer.next.replace(session) {
+            self.by_index.remove(&before.index);
+        }
+        self.by_index.insert(index, id);
+        self.outbox.push_back(Outgoing::new(from, &reply));
+        Ok(())
+    }
+
+    pub(super) fn receive_response(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<(), Dropped> {
+        let message = Response::new(datagram.try_into().map_err(|_| Dropped::Form)?);
+        // Nobody can know the index of an attempt but who was sent it: what is not waited for is dropped for less
+        // than a mac costs.
+        let id = *self.by_index.get(&message.receiver()).ok_or(Dropped::Unasked)?;
+        self.admit(now, from, datagram)?;
+        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::Unasked)?;
+        let waits = |attempt: &&Attempt| attempt.index == message.receiver();
+        let attempt = peer.attempt.as_ref().filter(waits).ok_or(Dropped::Unasked)?;
+        let keys = attempt.waiting.conclude(self.private.as_bytes(), &peer.psk, &message);
+        let keys = keys.ok_or(Dropped::Unasked)?;
+        let index = attempt.index;
+        peer.attempt = None;
+        peer.hear(now.instant, false);
+        peer.last_handshake = Some(now.instant);
+        Self::roam(&mut self.updates, id, peer, from);
+        // One of theirs that is not confirmed yet may still be used by them: it is kept, and what was current is not.
+        let displaced = match peer.next.take() {
+            Some(next) => [peer.previous.replace(next), peer.current.take()],
+            None => [std::mem::replace(&mut peer.previous, peer.current.take()), None],
+        };
+        let session = session(&keys, index, message.sender(), now.instant, true);
+        let sealer = Arc::clone(&session.sealer);
+        peer.current = Some(session);
+        for gone in displaced.into_iter().flatten() {
+            self.by_index.remove(&gone.index);
+        }
+        self.updates.push_back(Update::Keys(id, Some(sealer)));
+        // The other side uses the session when it has seen it used.
+        self.keep_alive(id, now.instant);
+        Ok(())
+    }
+
+    pub(super) fn receive_cookie(&mut self, now: Now, datagram: &[u8]) -> Result<(), Dropped> {
+        let id = *self.by_index.get(&receiver(datagram)).ok_or(Dropped::Unasked)?;
+        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::Unasked)?;
+        // It comes from who knows nothing of our keys: whatever its source, the peer has not moved.
+        if peer.jar.take(&peer.macs, datagram, now.instant) { Ok(()) } else { Err(Dropped::Unasked) }
+    }
+}
+
+fn session(keys: &SessionKeys, index: u32, remote: u32, now: Instant, ours: bool) -> Session {
+    let (sealer, opener) = split(keys, remote, now);
+    Session { index, opener, sealer: Arc::new(sealer), born: now, ours }
+}
