@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portway_config::{LogFilter, UserIds};
-use portway_sys::{pidfd, process, sandbox};
+use portway_sys::{pidfd, process, sandbox, sched};
 use russh::keys::ssh_key::LineEnding;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -86,18 +86,32 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How often a connection that waits for its turn asks for it.
 const TURN: Duration = Duration::from_millis(50);
 
-/// Clients for whom others had to go that are taken one after the other, and the pause then. Without it a flood goes through
-/// all places before anybody who has just come can say a word; the others wait in the kernel's queue meanwhile.
-const AT_ONCE: u32 = 4;
+/// What a crowd may cost before a pause is made, and the pause. Without it a flood goes through all places before
+/// anybody who has just come can say a word, and takes a whole processor core from those who are in; the others wait
+/// in the kernel's queue meanwhile.
+const AT_ONCE: u32 = 16;
 const PACE: Duration = Duration::from_millis(1);
 
 /// Whether there was a place for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
-    /// There was one, or it was turned away.
+    /// There was one.
     Free,
     /// Another had to go.
     Made,
+    /// There was none: its source has failed too often.
+    None,
+}
+
+impl Room {
+    /// Share of [`AT_ONCE`].
+    const fn cost(self) -> u32 {
+        match self {
+            Self::Free => 0,
+            Self::Made => 4,
+            Self::None => 1,
+        }
+    }
 }
 
 /// What a gateway is told when it starts.
@@ -212,6 +226,8 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     let (servers, judge) = rules(&options)?;
     let failed = |source| ServeError::Audit { path: options.audit.clone(), source };
     let audit = Audit::open(options.audit.clone()).map_err(failed)?;
+    // Those who knock wait for those who are in. Its threads and the processes of connections begin the same way.
+    let _as_before = sched::in_batches();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(system("start"))?;
     // From here on the gateway before this one may have ended: what can fail has been tried.
@@ -352,8 +368,8 @@ impl Broker {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    crowding += u32::from(self.enter(stream, peer) == Room::Made);
-                    if crowding == AT_ONCE {
+                    crowding += self.enter(stream, peer).cost();
+                    if crowding >= AT_ONCE {
                         crowding = 0;
                         tokio::time::sleep(PACE).await;
                     }
@@ -378,7 +394,7 @@ impl Broker {
             Entry::Penalised => {
                 bump(&self.count.turned_away);
                 tracing::debug!(%peer, "turned away for its faults");
-                return Room::Free;
+                return Room::None;
             }
             Entry::Open { instead_of } => {
                 room = if instead_of.is_some() { Room::Made } else { Room::Free };

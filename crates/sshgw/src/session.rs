@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portway_sys::process;
+use portway_sys::sched;
 use portway_sys::seqpacket::Channel;
 use portway_sys::sockopt;
 use tokio::net::TcpStream;
@@ -107,6 +108,8 @@ fn serve() -> Result<(), SessionError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("start"))?;
     let _context = runtime.enter();
+    // Whoever is not logged in waits for those who are: see `goes_first`.
+    let _as_before = sched::in_batches();
     let stream = StdStream::from(connection);
     stream.set_nonblocking(true).map_err(system("use the connection"))?;
     let stream = TcpStream::from_std(stream).map_err(system("use the connection"))?;
@@ -119,6 +122,13 @@ fn serve() -> Result<(), SessionError> {
     };
     runtime.block_on(converse(stream, keys, link, init.methods, setting));
     Ok(())
+}
+
+/// Has a session go before what runs for longer at a time, floods and their clients among it: what somebody types is on
+/// its way through several processes, and would wait in each of them otherwise. It gets no more of the processor.
+fn goes_first() {
+    // An old kernel, or one that is asked not to: it is served like anybody else.
+    let _as_before = sched::promptly();
 }
 
 /// Has the client go on at once.

@@ -1,5 +1,6 @@
 //! Crowds before the door.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use portway_testkit::{Server, wait_for};
 
 use crate::auth::enters;
 use crate::scene::Scene;
+use crate::survival::echo;
 
 /// Connections to the gateway that say `word` and no more.
 fn crowd(scene: &Scene, count: usize, word: &[u8]) -> Vec<TcpStream> {
@@ -58,6 +60,33 @@ fn the_silent_keep_nobody_out() {
     assert!(scene.sessions().len() <= 100, "{}", scene.sessions().len());
     drop((silent, slow));
     wait_for("their end", || scene.sessions().is_empty().then_some(())).unwrap();
+}
+
+/// Policy of the main thread of a process: field 41 of proc_pid_stat(5), 0 `SCHED_OTHER`, 3 `SCHED_BATCH`.
+fn policy(pid: i32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(38).unwrap().to_owned()
+}
+
+/// Fails when: whoever knocks is served like somebody who is in.
+#[test]
+fn who_is_in_goes_before_those_who_knock() {
+    let Some(scene) = Scene::start(Server::Incus6, "first").unwrap() else { return };
+    let mut knocks = crowd(&scene, 1, b"SSH-2.0-slow\r\n").pop().unwrap();
+    knocks.read_exact(&mut [0; 11]).unwrap();
+    let [knocking] = scene.sessions()[..] else { panic!("one connection") };
+    let (mut child, _output) = echo(&scene, &[], "cat");
+    let sessions = scene.sessions();
+    let [served] = sessions.iter().filter(|pid| **pid != knocking).collect::<Vec<_>>()[..] else {
+        panic!("one more connection: {sessions:?}")
+    };
+    assert_eq!((policy(knocking), policy(*served)), ("3".into(), "0".into()));
+    for gateway in scene.processes().iter().filter(|pid| !sessions.contains(*pid)) {
+        assert_eq!(policy(*gateway), "3", "{gateway}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Fails when: somebody who does not log in is never sent away, or has no time to.

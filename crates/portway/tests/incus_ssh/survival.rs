@@ -10,7 +10,11 @@ use portway_testkit::{ContainerSpec, Server, process, wait_for};
 use crate::scene::Scene;
 
 /// A client of root's that talks to `cat` inside.
-fn echo(scene: &Scene, options: &[&str], words: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+pub(crate) fn echo(
+    scene: &Scene,
+    options: &[&str],
+    words: &str,
+) -> (Child, BufReader<std::process::ChildStdout>) {
     echo_as(scene, scene.container.name(), options, words)
 }
 

@@ -190,6 +190,7 @@ impl Handler for Client {
 
     async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), russh::Error> {
         self.logged_in.cancel();
+        super::goes_first();
         Ok(())
     }
 

@@ -174,9 +174,12 @@ const NOT_IN_SESSIONS: [&str; 11] = [
 ];
 
 /// What only a session does.
-const ONLY_IN_SESSIONS: [Allowed; 2] = [
+#[rustfmt::skip]
+const ONLY_IN_SESSIONS: [Allowed; 4] = [
     any("mlock", libc::SYS_mlock, "keys stay out of swap"),
     any("munlock", libc::SYS_munlock, "keys stay out of swap"),
+    only("sched_setattr", libc::SYS_sched_setattr, When::OneOf(0, &[0]), "goes before those who are not logged in"),
+    any("getpriority", libc::SYS_getpriority, "keeps its nice value meanwhile"),
 ];
 
 /// The policy of an SSH session.

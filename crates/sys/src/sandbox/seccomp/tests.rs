@@ -297,3 +297,21 @@ fn a_session_makes_nothing() {
         assert!(allowed().all(|other| other.number != call.number), "{} is in both", call.name);
     }
 }
+
+/// Fails when: a session that has somebody logged in cannot ask for its turn, or can for another process.
+#[test]
+fn a_session_goes_first_by_itself() {
+    expect_child(None, || {
+        no_new_privs().unwrap();
+        session_seccomp().unwrap();
+        crate::sched::promptly().unwrap();
+    });
+    let parent = std::process::id();
+    let (status, message) = in_child(None, || {
+        no_new_privs().unwrap();
+        session_seccomp().unwrap();
+        // SAFETY: a null pointer, which the kernel refuses if the filter does not end the process before.
+        unsafe { libc::syscall(libc::SYS_sched_setattr, parent, 0, 0) };
+    });
+    assert_eq!(status.terminating_signal(), Some(libc::SIGSYS), "{message}");
+}
