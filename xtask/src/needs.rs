@@ -50,6 +50,9 @@ const NEEDS: &[Need] = &[
         used_for: "tests of PROXY headers",
     },
     Need { program: "socat", package: "socat", used_for: "the benchmark" },
+    Need { program: "wireguard-go", package: "wireguard-go", used_for: "peers of the mesh" },
+    Need { program: "wg", package: "wireguard-tools", used_for: "peers and keys of the mesh" },
+    Need { program: "ping", package: "iputils-ping", used_for: "peers of the mesh" },
 ];
 
 /// Whether tests that would skip themselves must fail.

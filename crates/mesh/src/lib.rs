@@ -1,7 +1,11 @@
 //! Services of containers in a WireGuard network, and services of that network in a container, without any privilege.
 //!
-//! [`spec`] is what is wanted: keys, addresses, peers. [`wg`] is the protocol, [`segment`] cuts and joins packets.
+//! [`spec`] is what is wanted: keys, addresses, peers. [`wg`] is the protocol, [`segment`] cuts and joins packets,
+//! [`engine`] is where TCP and UDP live, [`udp`] the socket to the peers, and [`tunnel`] all of it together, running.
 
+pub mod engine;
 pub mod segment;
 pub mod spec;
+pub mod tunnel;
+pub mod udp;
 pub mod wg;

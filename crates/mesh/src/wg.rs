@@ -20,6 +20,7 @@ pub use counters::{Counters, Dropped};
 pub use keypair::Sealer;
 pub use peer::Activity;
 pub use replay::{Replay, WINDOW};
+pub(crate) use sessions::millis;
 pub use sessions::{Now, Outgoing, PeerSpec, PeerState, Received, Sessions, SessionsError, Update};
 
 /// A peer of a tunnel, by its place.

@@ -210,6 +210,11 @@ impl Sessions {
         self.updates.push_back(Update::Routes(Arc::clone(&self.routes)));
     }
 
+    /// Makes new keys with a peer at once.
+    pub fn rekey(&mut self, peer: PeerId, now: Now) {
+        self.initiate(peer, now);
+    }
+
     /// What was dropped.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {

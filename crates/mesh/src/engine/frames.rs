@@ -1,0 +1,97 @@
+//! Packets out of the stack and into it, each with its [`Offload`].
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::kernel::Way;
+use crate::segment::{MOST_JOINED, OFFLOAD_BYTES, Offload};
+
+/// Bytes of an Ethernet header.
+const LINK_BYTES: usize = 14;
+
+/// Room for the longest packet with all that stands before it.
+pub const FRAME_BYTES: usize = OFFLOAD_BYTES + LINK_BYTES + 65_535;
+
+/// Address of the stack's end of the veth pair, and of ours. Locally administered; nobody else is on that link.
+pub(super) const STACK_ADDRESS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OUR_ADDRESS: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// Types of what an Ethernet header is before.
+const V4: [u8; 2] = [0x08, 0x00];
+const V6: [u8; 2] = [0x86, 0xdd];
+
+/// A packet that was read, in the buffer it was read into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What the kernel says of it.
+    pub offload: Offload,
+    /// Where it is.
+    pub packet: Range<usize>,
+}
+
+/// The device's descriptor. Reading and writing may be done by two threads.
+#[derive(Debug)]
+pub struct Frames {
+    fd: OwnedFd,
+    way: Way,
+}
+
+impl Frames {
+    pub(super) fn new(fd: OwnedFd, way: Way) -> Frames {
+        Frames { fd, way }
+    }
+
+    /// What it goes through.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Reads the next packet; `None`: what was there is none.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing; those of read(2), for good when the device is gone.
+    pub fn read(&self, buffer: &mut [u8; FRAME_BYTES]) -> io::Result<Option<Frame>> {
+        let length = rustix::io::read(&self.fd, &mut buffer[..])?;
+        let before = match self.way {
+            Way::Tun => 0,
+            Way::Veth => LINK_BYTES,
+        };
+        let packet = OFFLOAD_BYTES + before..length;
+        let header = buffer.first_chunk().filter(|_| !packet.is_empty());
+        let offload = header.and_then(|header| Offload::read(*header));
+        Ok(offload.map(|offload| Frame { offload: offload.without(short(before)), packet }))
+    }
+
+    /// Writes one packet, whose parts these are; the first of them begins with its IP header.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is no room; those of writev(2).
+    pub fn write(&self, offload: Offload, parts: &[&[u8]]) -> io::Result<()> {
+        let is_v4 = parts.first().and_then(|part| part.first()).is_some_and(|first| first >> 4 == 4);
+        let kind = if is_v4 { V4 } else { V6 };
+        let mut link = [0; LINK_BYTES];
+        let fields = STACK_ADDRESS.into_iter().chain(OUR_ADDRESS).chain(kind);
+        link.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        let (header, link) = match self.way {
+            Way::Tun => (offload.write(0), &[][..]),
+            Way::Veth => (offload.write(short(LINK_BYTES)), &link[..]),
+        };
+        let mut slices = [IoSlice::new(&[]); MOST_JOINED + 3];
+        let all = [&header[..], link].into_iter().chain(parts.iter().copied());
+        let count = slices.iter_mut().zip(all).map(|(slice, part)| *slice = IoSlice::new(part)).count();
+        rustix::io::writev(&self.fd, slices.get(..count).unwrap_or_default())?;
+        Ok(())
+    }
+}
+
+fn short(bytes: usize) -> u16 {
+    u16::try_from(bytes).unwrap_or(u16::MAX)
+}
+
+impl AsFd for Frames {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,226 @@
+//! A tunnel that runs: sessions, the socket, and the stack's packets, on two threads.
+//!
+//! One thread receives, opens and delivers; it has the [`Sessions`] and with them all decisions. The other takes packets
+//! from the stack, cuts, seals and sends them, with what the first has told it. Neither locks, and neither allocates for a
+//! packet. A packet that has been taken from the stack is sent, or counted where it was dropped: when the socket has no
+//! room the sending thread waits, and what waits then is the stack.
+
+mod receive;
+mod send;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use portway_model::Cidr;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
+use thiserror::Error;
+
+use crate::engine::Frames;
+use crate::spec::{Mtu, PrivateKey};
+use crate::udp::Udp;
+use crate::wg::{Counters, PeerId, PeerSpec, PeerState, Sessions, SessionsError};
+use receive::Receiver;
+use send::Sender;
+
+/// Orders and updates that may wait.
+const QUEUE: usize = 1024;
+
+/// How long an answer of the receiving thread is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a tunnel is made of.
+#[derive(Debug, Clone)]
+pub struct TunnelSpec {
+    /// The key of this node.
+    pub private_key: PrivateKey,
+    /// Its peers; [`PeerId`]s are places in this list.
+    pub peers: Vec<PeerSpec>,
+    /// Greatest packet.
+    pub mtu: Mtu,
+}
+
+/// Why a tunnel does not run.
+#[derive(Debug, Error)]
+pub enum TunnelError {
+    /// Its peers do not go together.
+    #[error(transparent)]
+    Peers(#[from] SessionsError),
+    /// A thread, or a descriptor to wake it, could not be had.
+    #[error("cannot start the threads of the tunnel")]
+    Threads(#[source] io::Error),
+}
+
+/// What is asked of the receiving thread.
+enum Order {
+    AllowedIps(PeerId, Vec<Cidr>),
+    Endpoint(PeerId, std::net::SocketAddr),
+    Rekey(PeerId),
+    State(SyncSender<Vec<PeerState>>),
+}
+
+/// What both threads know.
+struct Shared {
+    frames: Frames,
+    udp: Udp,
+    counters: Arc<Counters>,
+    epoch: Instant,
+    /// Wakes the receiving thread; and the sending one.
+    receiver: OwnedFd,
+    sender: OwnedFd,
+    stop: AtomicBool,
+    totals: Totals,
+}
+
+/// How packets went, for those who look after speed.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Frames taken from the stack, and messages made of them.
+    pub frames_out: AtomicU64,
+    /// Messages sent.
+    pub messages_out: AtomicU64,
+    /// Rows of messages that were one datagram to the kernel.
+    pub rows_out: AtomicU64,
+    /// Datagrams received, as the kernel joined them.
+    pub rows_in: AtomicU64,
+    /// Messages in them.
+    pub messages_in: AtomicU64,
+    /// Frames given to the stack.
+    pub frames_in: AtomicU64,
+    /// Rows that the kernel would not take as such.
+    pub rows_refused: AtomicU64,
+}
+
+/// A running tunnel; it ends when this is dropped.
+pub struct Tunnel {
+    shared: Arc<Shared>,
+    orders: SyncSender<Order>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Tunnel {
+    /// Starts one between `frames` and `udp`.
+    ///
+    /// # Errors
+    /// [`TunnelError`].
+    pub fn start(spec: TunnelSpec, frames: Frames, udp: Udp) -> Result<Tunnel, TunnelError> {
+        let epoch = Instant::now();
+        let mtu = usize::from(spec.mtu.bytes());
+        let sessions = Sessions::new(spec.private_key, &spec.peers, epoch)?;
+        let wake = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let shared = Arc::new(Shared {
+            frames,
+            udp,
+            counters: Arc::clone(sessions.counters()),
+            epoch,
+            receiver: wake().map_err(|error| TunnelError::Threads(error.into()))?,
+            sender: wake().map_err(|error| TunnelError::Threads(error.into()))?,
+            stop: AtomicBool::new(false),
+            totals: Totals::default(),
+        });
+        let (orders, to_receiver) = mpsc::sync_channel(QUEUE);
+        let (updates, to_sender) = mpsc::sync_channel(QUEUE);
+        let mut tunnel = Tunnel { shared: Arc::clone(&shared), orders, threads: Vec::new() };
+        let sender = Sender::new(Arc::clone(&shared), sessions.activities().collect(), to_sender, mtu);
+        let receiver = Receiver::new(shared, sessions, to_receiver, updates);
+        tunnel.thread("mesh-send", move || sender.run())?;
+        tunnel.thread("mesh-receive", move || receiver.run())?;
+        Ok(tunnel)
+    }
+
+    fn thread(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), TunnelError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
+        self.threads.push(thread.map_err(TunnelError::Threads)?);
+        Ok(())
+    }
+
+    fn order(&self, order: Order) -> bool {
+        let sent = self.orders.try_send(order).is_ok();
+        wake(&self.shared.receiver);
+        sent
+    }
+
+    /// Makes `prefixes` all that a peer has, from the next packets on. False: too much was asked at once.
+    pub fn set_allowed_ips(&self, peer: PeerId, prefixes: Vec<Cidr>) -> bool {
+        self.order(Order::AllowedIps(peer, prefixes))
+    }
+
+    /// Says where a peer is. False as above.
+    pub fn set_endpoint(&self, peer: PeerId, endpoint: std::net::SocketAddr) -> bool {
+        self.order(Order::Endpoint(peer, endpoint))
+    }
+
+    /// Makes new keys with a peer. False as above.
+    pub fn rekey(&self, peer: PeerId) -> bool {
+        self.order(Order::Rekey(peer))
+    }
+
+    /// How the peers are; `None` when the receiving thread does not answer.
+    #[must_use]
+    pub fn peers(&self) -> Option<Vec<PeerState>> {
+        let (answer, state) = mpsc::sync_channel(1);
+        self.order(Order::State(answer));
+        state.recv_timeout(PATIENCE).ok()
+    }
+
+    /// What was dropped.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// How packets went.
+    #[must_use]
+    pub fn totals(&self) -> &Totals {
+        &self.shared.totals
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn udp(&self) -> &Udp {
+        &self.shared.udp
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        wake(&self.shared.receiver);
+        wake(&self.shared.sender);
+        for thread in self.threads.drain(..) {
+            // It has said what there was to say.
+            thread.join().ok();
+        }
+    }
+}
+
+fn wake(fd: &OwnedFd) {
+    // A counter that is full is readable as well.
+    rustix::io::write(fd, &1_u64.to_ne_bytes()).ok();
+}
+
+fn calm(fd: &OwnedFd) {
+    rustix::io::read(fd, &mut [0; 8]).ok();
+}
+
+/// Waits until one of two can be read; says of each whether it can.
+fn wait_for(one: &impl AsFd, two: &impl AsFd, patience: Option<Duration>) -> (bool, bool) {
+    let mut fds = [PollFd::new(one, PollFlags::IN), PollFd::new(two, PollFlags::IN)];
+    let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+    // What interrupts is as good as what was waited for: the caller looks again.
+    if rustix::event::poll(&mut fds, patience.as_ref()).is_err() {
+        return (false, false);
+    }
+    let [one, two] = fds.map(|fd| !fd.revents().is_empty());
+    (one, two)
+}
+
+/// Waits for room to write, for a moment; the caller tries again.
+fn wait_for_room(fd: &impl AsFd) {
+    let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    rustix::event::poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&moment)).ok();
+}

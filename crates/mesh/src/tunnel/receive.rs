@@ -1,0 +1,211 @@
+//! From the peers to the stack: what comes together is opened where it lies, joined and delivered together. This thread
+//! also does all that is due.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, SyncSender};
+use std::time::{Duration, Instant, SystemTime};
+
+use portway_sys::mmsg::{BATCH, Batch};
+use rustix::net::SendFlags;
+
+use super::{Order, Shared, calm, wait_for, wait_for_room, wake};
+use crate::segment::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED, Offload};
+use crate::udp::Udp;
+use crate::wg::{Dropped, Now, PeerId, Received, Sessions, Update};
+
+/// Batches that are taken before it is looked what is due.
+const ROUNDS: usize = 4;
+
+/// How often room in the stack is waited for, a tenth of a second each, before a packet is dropped.
+const WAITS: usize = 20;
+
+/// A packet that came: in which slot, from where to where.
+#[derive(Debug, Clone, Copy)]
+struct Arrived {
+    slot: usize,
+    begin: usize,
+    end: usize,
+}
+
+/// The receiving thread.
+pub(super) struct Receiver {
+    shared: Arc<Shared>,
+    sessions: Sessions,
+    orders: mpsc::Receiver<Order>,
+    updates: SyncSender<Update>,
+    batch: Batch,
+    arrived: Vec<Arrived>,
+}
+
+impl Receiver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        sessions: Sessions,
+        orders: mpsc::Receiver<Order>,
+        updates: SyncSender<Update>,
+    ) -> Receiver {
+        let arrived = Vec::with_capacity(BATCH * MOST_JOINED);
+        Receiver { shared, sessions, orders, updates, batch: Batch::new(), arrived }
+    }
+
+    /// Until the tunnel ends.
+    pub(super) fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let next = self.sessions.tick(now());
+            self.speak();
+            let patience = next.map(|next| next.saturating_duration_since(Instant::now()));
+            let (came, told) = wait_for(&self.shared.udp, &self.shared.receiver, patience);
+            if told {
+                calm(&self.shared.receiver);
+                self.obey();
+            }
+            let mut rounds = if came { ROUNDS } else { 0 };
+            while rounds > 0 && self.receive() {
+                rounds -= 1;
+            }
+        }
+    }
+
+    /// Sends what the sessions have to say, and tells the other thread what is new to it.
+    fn speak(&mut self) {
+        while let Some(out) = self.sessions.outgoing() {
+            let to = self.shared.udp.to_wire(out.to);
+            // As a packet on its way it may be lost; it is repeated.
+            if rustix::net::sendto(&self.shared.udp, out.message(), SendFlags::DONTWAIT, &to).is_err() {
+                self.shared.counters.count(Dropped::Unsent);
+            }
+        }
+        let mut news = false;
+        while let Some(update) = self.sessions.update() {
+            news = true;
+            if let Err(mpsc::TrySendError::Full(update)) = self.updates.try_send(update) {
+                wake(&self.shared.sender);
+                // That thread waits for nothing that this one has, so there will be room.
+                self.updates.send(update).ok();
+            }
+        }
+        if news {
+            wake(&self.shared.sender);
+        }
+    }
+
+    fn obey(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::AllowedIps(peer, prefixes) => self.sessions.set_allowed_ips(peer, &prefixes),
+                Order::Endpoint(peer, endpoint) => self.sessions.set_endpoint(peer, endpoint),
+                Order::Rekey(peer) => self.sessions.rekey(peer, now()),
+                Order::State(answer) => {
+                    let states = (0..).map_while(|id| self.sessions.state(PeerId(id))).collect();
+                    // Who asked may have given up.
+                    answer.try_send(states).ok();
+                }
+            }
+        }
+    }
+
+    /// Takes one batch; false when there is no more.
+    fn receive(&mut self) -> bool {
+        let count = match self.batch.receive_named(self.shared.udp.as_fd()) {
+            Ok(count) => count,
+            // What an earlier datagram met on its way has been taken off the socket.
+            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        };
+        let now = now();
+        self.arrived.clear();
+        for slot in 0..count {
+            let from = self.batch.peer(slot).map(Udp::from_wire);
+            if let Some(from) = from {
+                self.open(now, slot, from);
+            }
+        }
+        let totals = &self.shared.totals;
+        totals.rows_in.fetch_add(count as u64, Ordering::Relaxed);
+        totals.messages_in.fetch_add(self.arrived.len() as u64, Ordering::Relaxed);
+        self.deliver();
+        self.speak();
+        count == BATCH
+    }
+
+    fn open(&mut self, now: Now, slot: usize, from: SocketAddr) {
+        let size = self.batch.joined(slot);
+        let bytes = self.batch.bytes_mut(slot);
+        let size = size.unwrap_or(bytes.len()).max(1);
+        if bytes.is_empty() {
+            self.sessions.receive(now, from, &mut []);
+        }
+        for (number, message) in bytes.chunks_mut(size).enumerate() {
+            if let Received::Packet { place, .. } = self.sessions.receive(now, from, message) {
+                let at = number * size;
+                self.arrived.push(Arrived { slot, begin: at + place.start, end: at + place.end });
+            }
+        }
+    }
+
+    /// Gives everything that arrived to the stack, joined as far as it belongs together.
+    fn deliver(&self) {
+        let packet = |arrived: &Arrived| {
+            self.batch.bytes(arrived.slot).get(arrived.begin..arrived.end).unwrap_or_default()
+        };
+        let mut rest = self.arrived.as_slice();
+        while let Some((first, behind)) = rest.split_first() {
+            rest = behind;
+            let first = packet(first);
+            let Some(mut run) = Join::begin(first) else {
+                self.write(Offload::default(), &[first]);
+                continue;
+            };
+            let mut parts = [&[][..]; MOST_JOINED + 1];
+            let begins = run.headers();
+            set(&mut parts, 1, first.get(begins..).unwrap_or_default());
+            while let Some((next, behind)) = rest.split_first()
+                && run.take(packet(next))
+            {
+                set(&mut parts, run.count(), packet(next).get(begins..).unwrap_or_default());
+                rest = behind;
+            }
+            if run.count() == 1 {
+                self.write(Offload::default(), &[first]);
+                continue;
+            }
+            let mut headers = [0; LONGEST_HEADERS_BYTES];
+            let offload = run.finish(&mut headers);
+            set(&mut parts, 0, headers.get(..begins).unwrap_or_default());
+            self.write(offload, parts.get(..=run.count()).unwrap_or_default());
+        }
+    }
+
+    /// Gives one packet to the stack, which takes it at once but for a moment of a full queue.
+    fn write(&self, offload: Offload, parts: &[&[u8]]) {
+        for _ in 0..WAITS {
+            match self.shared.frames.write(offload, parts) {
+                Ok(()) => {
+                    self.shared.totals.frames_in.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_room(&self.shared.frames),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+            if self.shared.stop.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        self.shared.counters.count(Dropped::Undelivered);
+    }
+}
+
+fn set<'a>(parts: &mut [&'a [u8]], at: usize, part: &'a [u8]) {
+    if let Some(place) = parts.get_mut(at) {
+        *place = part;
+    }
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Now { instant: Instant::now(), unix }
+}

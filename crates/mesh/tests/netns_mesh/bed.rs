@@ -1,0 +1,200 @@
+//! The topology: two namespaces and a cable, a node in one, a peer in the other.
+//!
+//! ```text
+//!   stack of the node (its own user and network namespace)       10.9.0.1, fd09::1
+//!     | tun or veth
+//!   node, uid 65534 ── 192.0.2.1 ═══ veth ═══ 192.0.2.2 ── peer   10.9.0.2, fd09::2
+//! ```
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use portway_mesh::spec::PrivateKey;
+use portway_testkit::{Netns, wait_for};
+
+/// An ordinary user.
+const NOBODY: u32 = 65_534;
+
+/// A node as a process.
+pub(crate) struct Node {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    pub(crate) way: String,
+    pub(crate) stack: Netns,
+}
+
+/// Its place and its peer's.
+pub(crate) struct Place<'a> {
+    pub(crate) netns: &'a Netns,
+    pub(crate) key: &'a PrivateKey,
+    pub(crate) peer: &'a PrivateKey,
+    pub(crate) addresses: &'a str,
+    pub(crate) prefixes: &'a str,
+    pub(crate) endpoint: &'a str,
+    pub(crate) port: u16,
+}
+
+impl Node {
+    /// Starts one as a user without privileges, which is asserted.
+    pub(crate) fn start(place: &Place<'_>, way: &str) -> Node {
+        let mut command = Command::new("/proc/self/exe");
+        let (key, port) = (place.key.reveal(), place.port.to_string());
+        let peer = place.peer.public().to_string();
+        command.args([
+            super::node::ROLE,
+            &key,
+            place.addresses,
+            way,
+            &port,
+            &peer,
+            place.prefixes,
+            place.endpoint,
+        ]);
+        command.uid(NOBODY).gid(NOBODY).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = place.netns.spawn(&mut command).unwrap();
+        let input = child.stdin.take().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let ready = line(&mut output);
+        let words: Vec<&str> = ready.split(' ').collect();
+        let ["ready", pid, _, way, "65534", "0000000000000000"] = words[..] else { panic!("{ready}") };
+        println!("engine K by {way}, uid 65534, no capabilities; {}", line(&mut output));
+        let stack = Netns::of_pid(pid.parse().unwrap()).unwrap();
+        Node { child, input, output, way: way.to_owned(), stack }
+    }
+
+    pub(crate) fn ask(&mut self, words: &str) -> String {
+        writeln!(self.input, "{words}").unwrap();
+        line(&mut self.output)
+    }
+
+    /// Frames out, messages out, rows out, rows in, messages in, frames in, rows refused.
+    pub(crate) fn totals(&mut self) -> [u64; 7] {
+        let totals = self.ask("totals");
+        let numbers: Vec<u64> = totals.split(' ').map(|number| number.parse().unwrap()).collect();
+        numbers.try_into().unwrap()
+    }
+
+    /// Waits for an answer.
+    pub(crate) fn wait(&mut self, words: &str, good: impl Fn(&str) -> bool) -> String {
+        wait_for(words, || Some(self.ask(words)).filter(|answer| good(answer))).unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn line(output: &mut BufReader<ChildStdout>) -> String {
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
+/// wireguard-go on a TUN device of its namespace.
+pub(crate) struct WireguardGo {
+    child: Child,
+    pub(crate) netns: Netns,
+    pub(crate) name: String,
+    _keys: tempfile::TempDir,
+}
+
+impl WireguardGo {
+    /// Starts it in `netns` with an address of each family.
+    pub(crate) fn start(netns: &Netns, name: &str, key: &PrivateKey, addresses: &[&str]) -> WireguardGo {
+        let mut command = Command::new("wireguard-go");
+        command.args(["-f", name]).env("LOG_LEVEL", "error").stdin(Stdio::null()).stderr(Stdio::null());
+        let child = netns.spawn(&mut command).unwrap();
+        let keys = tempfile::tempdir().unwrap();
+        let file = keys.path().join("key");
+        std::fs::write(&file, key.reveal().as_bytes()).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let path = file.display().to_string();
+        let peer = WireguardGo { child, netns: netns.clone(), name: name.to_owned(), _keys: keys };
+        let set = || peer.netns.run(Command::new("wg").args(["set", name, "private-key", &path])).ok();
+        wait_for("wireguard-go", set).unwrap();
+        for address in addresses {
+            let nodad = if address.contains(':') { "nodad" } else { "" };
+            netns.ip(&format!("addr add {address} dev {name} {nodad}")).unwrap();
+        }
+        netns.ip(&format!("link set {name} up mtu 1420")).unwrap();
+        peer
+    }
+
+    /// `wg set` of its interface with these words.
+    pub(crate) fn set(&self, words: &str) {
+        let mut command = Command::new("wg");
+        self.netns.run(command.args(["set", &self.name]).args(words.split(' '))).unwrap();
+    }
+
+    /// A column of `wg show … dump` for its only peer.
+    pub(crate) fn shown(&self, column: usize) -> String {
+        let dump = self.netns.run(Command::new("wg").args(["show", &self.name, "dump"])).unwrap();
+        dump.lines().nth(1).unwrap().split('\t').nth(column).unwrap().to_owned()
+    }
+}
+
+impl Drop for WireguardGo {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        std::fs::remove_file(format!("/var/run/wireguard/{}.sock", self.name)).ok();
+    }
+}
+
+/// Namespaces and keys.
+pub(crate) struct Bed {
+    pub(crate) ours: Netns,
+    pub(crate) theirs: Netns,
+    pub(crate) key: PrivateKey,
+    pub(crate) peer: PrivateKey,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Bed {
+        let (ours, theirs) = (Netns::new().unwrap(), Netns::new().unwrap());
+        ours.veth("cable", &["192.0.2.1/24"], &theirs, "cable", &["192.0.2.2/24"]).unwrap();
+        let (key, peer) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        Bed { ours, theirs, key, peer }
+    }
+
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place {
+            netns: &self.ours,
+            key: &self.key,
+            peer: &self.peer,
+            addresses: "10.9.0.1/24,fd09::1/64",
+            prefixes: "10.9.0.2/32,fd09::2/128",
+            endpoint: "192.0.2.2:51820",
+            port: 51_820,
+        }
+    }
+
+    /// The place of the other side, for a node of ours there.
+    pub(crate) fn other_place(&self) -> Place<'_> {
+        Place {
+            netns: &self.theirs,
+            key: &self.peer,
+            peer: &self.key,
+            addresses: "10.9.0.2/24,fd09::2/64",
+            prefixes: "10.9.0.1/32,fd09::1/128",
+            endpoint: "192.0.2.1:51820",
+            port: 51_820,
+        }
+    }
+
+    /// wireguard-go on the other side, that waits for us.
+    pub(crate) fn wireguard_go(&self) -> WireguardGo {
+        let name = format!("wg{}", std::process::id());
+        let addresses = ["10.9.0.2/24", "fd09::2/64"];
+        let peer = WireguardGo::start(&self.theirs, &name, &self.peer, &addresses);
+        let key = self.key.public();
+        peer.set(&format!("listen-port 51820 peer {key} allowed-ips 10.9.0.1/32,fd09::1/128"));
+        peer
+    }
+}

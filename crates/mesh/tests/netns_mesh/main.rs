@@ -1,0 +1,225 @@
+//! Tunnels that run: engine K as an ordinary user, against wireguard-go and against each other, over a cable between two
+//! namespaces.
+//!
+//! This binary is its own test harness, because its `main` is also the node's and its stack's: the stack is the running
+//! program started again.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test program of its own")]
+
+mod bed;
+mod node;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use bed::{Bed, Node};
+use portway_testkit::{Netns, Pattern, is_root};
+
+/// Tests by name.
+const TESTS: [(&str, fn()); 8] = [
+    ("wireguard_go_over_tun", || with_wireguard_go("tun")),
+    ("wireguard_go_over_veth", || with_wireguard_go("veth")),
+    ("two_of_ours", two_of_ours),
+    ("keys_change_under_load", keys_change_under_load),
+    ("peers_roam", peers_roam),
+    ("prefixes_move_while_it_runs", prefixes_move_while_it_runs),
+    ("sockets_of_the_inside_are_used_outside", sockets_of_the_inside_are_used_outside),
+    ("what_cannot_be_is_said", what_cannot_be_is_said),
+];
+
+/// What cargo-nextest and `cargo test` ask of a harness: a list, one test by its exact name, or all that contain a word.
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((role, _)) if role == portway_mesh::engine::kernel::ROLE => {
+            return portway_mesh::engine::kernel::run();
+        }
+        Some((role, words)) if role == node::ROLE => return node::run(words),
+        _ => {}
+    }
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    // The value of `--format` is no test's name.
+    let words: Vec<&String> = arguments
+        .iter()
+        .filter(|word| !word.starts_with('-') && *word != "terse" && *word != "pretty")
+        .collect();
+    let wanted = |name: &str| {
+        words.is_empty()
+            || words.iter().any(|word| if has("--exact") { name == *word } else { name.contains(*word) })
+    };
+    for (name, test) in TESTS.into_iter().filter(|(name, _)| wanted(name)) {
+        if has("--list") {
+            if !has("--ignored") {
+                println!("{name}: test");
+            }
+        } else if !has("--ignored") && is_root() {
+            test();
+            println!("test {name} ... ok");
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Both ways, in both families.
+const ADDRESSES: [(&str, &str); 2] = [("10.9.0.1", "10.9.0.2"), ("fd09::1", "fd09::2")];
+
+fn ping(from: &Netns, to: &str) {
+    from.run(Command::new("ping").args(["-c", "3", "-i", "0.1", "-W", "5", to])).unwrap();
+}
+
+/// Carries `length` bytes from one namespace to an address in another, and compares them.
+fn carry(from: &Netns, to: &Netns, address: &str, length: u64) -> Duration {
+    let address = SocketAddr::new(address.parse().unwrap(), 0);
+    let listener = to.enter(|| TcpListener::bind(address)).unwrap().unwrap();
+    let address = listener.local_addr().unwrap();
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let stream = from.enter(|| TcpStream::connect(address)).unwrap().unwrap();
+            Pattern::new(length).write(length, &stream).unwrap();
+        });
+        let (stream, _) = listener.accept().unwrap();
+        Pattern::new(length).check_to_end(length, &stream).unwrap();
+    });
+    begin.elapsed()
+}
+
+/// A kibibyte less than makes whole packets.
+const BULK_BYTES: u64 = (64 << 20) - 1023;
+
+/// Ping and bulk, both ways, IPv4 and IPv6, against the real thing.
+///
+/// Fails when: a checksum or a length is wrong anywhere, the handshake is not understood, or packets are moved one by one.
+fn with_wireguard_go(way: &str) {
+    let bed = Bed::new();
+    let peer = bed.wireguard_go();
+    let mut node = Node::start(&bed.place(), way);
+    assert_eq!(node.way.to_lowercase(), way);
+    for (ours, theirs) in ADDRESSES {
+        ping(&node.stack, theirs);
+        ping(&peer.netns, ours);
+        let out = carry(&node.stack, &peer.netns, theirs, BULK_BYTES);
+        let back = carry(&peer.netns, &node.stack, ours, BULK_BYTES);
+        println!("{BULK_BYTES} bytes to {theirs} in {out:?}, back in {back:?}");
+    }
+    let [frames_out, messages_out, rows_out, rows_in, messages_in, frames_in, refused] = node.totals();
+    println!("out: {frames_out} frames, {messages_out} messages, {rows_out} rows, {refused} refused");
+    println!("in: {rows_in} rows, {messages_in} messages, {frames_in} frames");
+    println!("dropped: {}", node.ask("dropped"));
+    assert!(messages_out > 2 * rows_out, "rows go to the kernel");
+    assert!(messages_in > 2 * frames_in, "packets are joined");
+    assert_eq!(refused, 0);
+}
+
+/// Fails when: two of this kind do not understand each other, or what one has cut the other does not join.
+fn two_of_ours() {
+    let bed = Bed::new();
+    let mut one = Node::start(&bed.place(), "auto");
+    let mut two = Node::start(&bed.other_place(), "veth");
+    for (ours, theirs) in ADDRESSES {
+        ping(&one.stack, theirs);
+        ping(&two.stack, ours);
+        let out = carry(&one.stack, &two.stack, theirs, BULK_BYTES);
+        let back = carry(&two.stack, &one.stack, ours, BULK_BYTES);
+        println!("{BULK_BYTES} bytes to {theirs} in {out:?}, back in {back:?}");
+    }
+    for node in [&mut one, &mut two] {
+        println!("{:?}, dropped: {}", node.totals(), node.ask("dropped"));
+    }
+    let [.., messages_in, frames_in, _] = two.totals();
+    assert!(messages_in > 10 * frames_in, "rows arrive as rows");
+}
+
+/// New keys again and again while bytes flow: none is lost, and nothing stands still.
+///
+/// Fails when: packets of old keys are dropped that are still under way, or new ones are used too soon.
+fn keys_change_under_load() {
+    let bed = Bed::new();
+    let peer = bed.wireguard_go();
+    let mut node = Node::start(&bed.place(), "auto");
+    ping(&node.stack, "10.9.0.2");
+    let (mut changes, mut last) = (0, String::new());
+    std::thread::scope(|scope| {
+        let (stack, netns) = (node.stack.clone(), &peer.netns);
+        let there = stack.clone();
+        let out = scope.spawn(move || carry(&there, netns, "10.9.0.2", 4 * BULK_BYTES));
+        let back = scope.spawn(move || carry(netns, &stack, "fd09::1", 4 * BULK_BYTES));
+        while !out.is_finished() || !back.is_finished() {
+            node.ask("rekey");
+            std::thread::sleep(Duration::from_millis(150));
+            let shown = node.ask("peer").split(' ').next_back().unwrap().to_owned();
+            let since: u64 = shown.parse().unwrap();
+            changes += u32::from(since < 200 && shown != last);
+            last = shown;
+        }
+        println!("{:?} {:?}, keys changed {changes} times", out.join().unwrap(), back.join().unwrap());
+    });
+    println!("dropped: {}", node.ask("dropped"));
+    assert!(changes >= 3, "{changes}");
+    for why in ["Forged", "NoSession", "Expired", "Unsent", "Undelivered"] {
+        assert_eq!(node.ask(&format!("dropped {why}")), "0", "{why}");
+    }
+}
+
+/// Each side moves, and the other follows with the next packet.
+fn peers_roam() {
+    let bed = Bed::new();
+    let peer = bed.wireguard_go();
+    let mut node = Node::start(&bed.place(), "auto");
+    ping(&node.stack, "10.9.0.2");
+    assert!(node.ask("peer").starts_with("192.0.2.2:51820 "));
+    peer.set("listen-port 40000");
+    ping(&peer.netns, "10.9.0.1");
+    assert!(node.ask("peer").starts_with("192.0.2.2:40000 "));
+    ping(&node.stack, "10.9.0.2");
+    // Our address goes, and another one comes: nobody is told.
+    bed.ours.ip("addr add 192.0.2.99/24 dev cable").unwrap();
+    bed.ours.ip("addr del 192.0.2.1/24 dev cable").unwrap();
+    bed.ours.ip("addr add 192.0.2.99/24 dev cable").ok();
+    ping(&node.stack, "10.9.0.2");
+    assert_eq!(peer.shown(2), "192.0.2.99:51820");
+    ping(&peer.netns, "10.9.0.1");
+}
+
+/// Fails when: what a peer may send or is sent is fixed when the tunnel starts.
+fn prefixes_move_while_it_runs() {
+    let bed = Bed::new();
+    let peer = bed.wireguard_go();
+    let mut node = Node::start(&bed.place(), "auto");
+    ping(&node.stack, "10.9.0.2");
+    assert_eq!(node.ask("allow fd09::2/128"), "true");
+    let refused = |from: &Netns, to: &str| {
+        from.run(Command::new("ping").args(["-c", "2", "-i", "0.2", "-W", "1", to])).unwrap_err();
+    };
+    refused(&peer.netns, "10.9.0.1");
+    node.wait("dropped Source", |count| count == "2");
+    refused(&node.stack, "10.9.0.2");
+    assert_ne!(node.ask("dropped NoRoute"), "0");
+    ping(&node.stack, "fd09::2");
+    assert_eq!(node.ask("allow 10.9.0.2/32"), "true");
+    ping(&node.stack, "10.9.0.2");
+}
+
+/// A listener on port 443 of the tunnel and a dial through it, by sockets that the node uses outside.
+fn sockets_of_the_inside_are_used_outside() {
+    let bed = Bed::new();
+    let mut one = Node::start(&bed.place(), "auto");
+    let mut two = Node::start(&bed.other_place(), "auto");
+    for address in ["10.9.0.1:443", "[fd09::1]:443"] {
+        assert_eq!(one.ask(&format!("listen {address}")), "ok");
+        assert_eq!(
+            two.ask(&format!("dial {address} what-goes-round-comes-round")),
+            "what-goes-round-comes-round"
+        );
+    }
+}
+
+/// Fails when: a way that is not there is not told from one that is, or the node goes on without one.
+fn what_cannot_be_is_said() {
+    use portway_mesh::engine::kernel::Stack;
+    use portway_mesh::spec::{InterfaceAddr, Mtu};
+    let wrong = InterfaceAddr { ip: [10, 0, 0, 1].into(), prefix: 33 };
+    let error = Stack::start(&[wrong], Mtu::DEFAULT, None).unwrap_err();
+    assert_eq!(error.to_string(), "cannot set up the tunnel's stack: address");
+}

@@ -1,0 +1,147 @@
+//! The roles: a node that runs a tunnel as an ordinary user, told what to do by lines on its standard input.
+
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use portway_mesh::engine::kernel::{Stack, Way};
+use portway_mesh::spec::{InterfaceAddr, Mtu, PrivateKey};
+use portway_mesh::tunnel::{Tunnel, TunnelSpec};
+use portway_mesh::udp::Udp;
+use portway_mesh::wg::{Dropped, PeerId, PeerSpec};
+use portway_model::Cidr;
+
+/// First argument of the role.
+pub(crate) const ROLE: &str = "node";
+
+pub(crate) fn cidr(text: &str) -> Cidr {
+    let (ip, prefix) = text.split_once('/').unwrap();
+    Cidr::around(ip.parse().unwrap(), prefix.parse().unwrap()).unwrap()
+}
+
+/// `KEY ADDRESSES WAY PORT PEER_KEY PREFIXES ENDPOINT`.
+fn parse(words: &[String]) -> (TunnelSpec, Vec<InterfaceAddr>, Option<Way>, u16) {
+    let [key, addresses, way, port, peer, prefixes, endpoint] = words else { panic!("seven words") };
+    let addresses = addresses.split(',').map(|text| {
+        let (ip, prefix) = text.split_once('/').unwrap();
+        InterfaceAddr { ip: ip.parse().unwrap(), prefix: prefix.parse().unwrap() }
+    });
+    let way = match way.as_str() {
+        "tun" => Some(Way::Tun),
+        "veth" => Some(Way::Veth),
+        _ => None,
+    };
+    let peer = PeerSpec {
+        public_key: peer.parse().unwrap(),
+        preshared_key: None,
+        allowed_ips: prefixes.split(',').map(cidr).collect(),
+        endpoint: endpoint.parse().ok(),
+        keepalive: None,
+    };
+    let private_key = key.parse::<PrivateKey>().unwrap();
+    let spec = TunnelSpec { private_key, peers: vec![peer], mtu: Mtu::DEFAULT };
+    (spec, addresses.collect(), way, port.parse().unwrap())
+}
+
+/// The line of /proc/self/status that begins with `name`.
+fn status(name: &str) -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+pub(crate) fn run(words: &[String]) -> ExitCode {
+    let (spec, addresses, way, port) = parse(words);
+    let udp = Udp::bind(port).unwrap();
+    let port = udp.address.port();
+    let (stack, frames) = match Stack::start(&addresses, spec.mtu, way) {
+        Ok(started) => started,
+        Err(error) => {
+            println!("failed {error}: {}", std::error::Error::source(&error).unwrap());
+            return ExitCode::FAILURE;
+        }
+    };
+    let way = frames.way();
+    let room = udp.room;
+    let tunnel = Tunnel::start(spec, frames, udp).unwrap();
+    println!("ready {} {port} {way:?} {} {}", stack.pid(), status("Uid:"), status("CapEff:"));
+    println!("room {} {}", room.send_bytes, room.receive_bytes);
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = obey(&stack, &tunnel, &words);
+        println!("{answer}");
+    }
+    drop(tunnel);
+    ExitCode::SUCCESS
+}
+
+fn obey(stack: &Stack, tunnel: &Tunnel, words: &[&str]) -> String {
+    let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    match words {
+        ["rekey"] => tunnel.rekey(PeerId(0)).to_string(),
+        ["endpoint", to] => tunnel.set_endpoint(PeerId(0), to.parse().unwrap()).to_string(),
+        ["allow", prefixes] => {
+            tunnel.set_allowed_ips(PeerId(0), prefixes.split(',').map(cidr).collect()).to_string()
+        }
+        ["peer"] => {
+            let state = tunnel.peers().unwrap().remove(0);
+            let endpoint = state.endpoint.map_or("none".to_owned(), |endpoint| endpoint.to_string());
+            let since = state.last_handshake.map_or(Duration::MAX, |at| at.elapsed());
+            format!("{endpoint} {}", since.as_millis())
+        }
+        ["dropped"] => {
+            let seen: Vec<_> = tunnel.counters().seen().map(|(why, n)| format!("{why:?}={n}")).collect();
+            seen.join(" ")
+        }
+        ["dropped", name] => {
+            let why = Dropped::ALL.into_iter().find(|why| format!("{why:?}") == *name).unwrap();
+            tunnel.counters().of(why).to_string()
+        }
+        ["totals"] => {
+            let totals = tunnel.totals();
+            let all = [&totals.frames_out, &totals.messages_out, &totals.rows_out];
+            let more = [&totals.rows_in, &totals.messages_in, &totals.frames_in, &totals.rows_refused];
+            all.into_iter().chain(more).map(|it| count(it).to_string()).collect::<Vec<_>>().join(" ")
+        }
+        ["listen", address] => {
+            let fd = stack.listen_tcp(address.parse().unwrap()).unwrap();
+            std::thread::spawn(move || echo_once(fd));
+            "ok".to_owned()
+        }
+        ["dial", address, text] => dial(stack, address.parse().unwrap(), text),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Serves one client on a socket of the inside, from the outside.
+fn echo_once(fd: OwnedFd) {
+    let listener = TcpListener::from(fd);
+    listener.set_nonblocking(false).unwrap();
+    let (mut client, _) = listener.accept().unwrap();
+    let mut text = Vec::new();
+    client.read_to_end(&mut text).unwrap();
+    client.write_all(&text).unwrap();
+}
+
+fn dial(stack: &Stack, to: SocketAddr, text: &str) -> String {
+    let mut stream = TcpStream::from(stack.connect_tcp(to).unwrap());
+    stream.set_nonblocking(false).unwrap();
+    // Writing waits for the connection.
+    let poll = rustix::event::PollFd::new(&stream, rustix::event::PollFlags::OUT);
+    rustix::event::poll(&mut [poll], None).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
