@@ -44,8 +44,9 @@ struct Load {
     used: usize,
     trains: Vec<Train>,
     system: Trains,
-    /// Whether the kernel takes rows.
-    rows: bool,
+    /// Longest messages that the kernel takes rows of. It becomes less when it refuses one (EINVAL: longer than a packet
+    /// of the way may be; EIO: the way cannot cut), so that no way out is asked twice in vain.
+    longest_in_row: usize,
 }
 
 /// The sending thread.
@@ -71,7 +72,7 @@ impl Sender {
             used: 0,
             trains: Vec::with_capacity(BATCH),
             system: Trains::new(),
-            rows: true,
+            longest_in_row: usize::MAX,
         };
         let outlets = activities.into_iter().map(outlet).collect();
         Sender { shared, outlets, routes: Arc::default(), updates, load, mtu }
@@ -215,7 +216,7 @@ impl Load {
         self.used += bytes;
         let joins = |train: &&mut Train| {
             let length = train.place.len();
-            self.rows
+            train.size <= self.longest_in_row
                 && train.to == to
                 && bytes <= train.size
                 && length.is_multiple_of(train.size)
@@ -239,9 +240,10 @@ impl Load {
                     done += count.max(1);
                 }
                 Err(TrainError::Refused) => {
-                    self.rows = false;
+                    let refused = rest.first().map_or(0, |train| train.size);
+                    self.longest_in_row = self.longest_in_row.min(refused.saturating_sub(1));
                     shared.totals.rows_refused.fetch_add(1, Ordering::Relaxed);
-                    trains = rest.iter().flat_map(singles).collect();
+                    trains = rest.iter().flat_map(|train| singles(train, self.longest_in_row)).collect();
                     done = 0;
                 }
                 Err(TrainError::Failed(error)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -264,11 +266,12 @@ impl Load {
     }
 }
 
-/// The datagrams of a row, each for itself.
-fn singles(train: &Train) -> impl Iterator<Item = Train> + use<> {
+/// The datagrams of a row, each for itself if they are longer than `longest`.
+fn singles(train: &Train, longest: usize) -> impl Iterator<Item = Train> + use<> {
     let (to, size, end) = (train.to, train.size.max(1), train.place.end);
-    let begins = train.place.clone().step_by(size);
-    begins.map(move |begin| Train { to, place: begin..end.min(begin + size), size })
+    let step = if size > longest { size } else { train.place.len().max(1) };
+    let begins = train.place.clone().step_by(step);
+    begins.map(move |begin| Train { to, place: begin..end.min(begin + step), size })
 }
 
 #[cfg(test)]
@@ -278,8 +281,13 @@ mod tests {
     /// Fails when: a row is continued behind a shorter message, by a longer one, to somebody else, or past its bounds.
     #[test]
     fn rows_are_equally_long() {
-        let mut load =
-            Load { bytes: Box::default(), used: 0, trains: Vec::new(), system: Trains::new(), rows: true };
+        let mut load = Load {
+            bytes: Box::default(),
+            used: 0,
+            trains: Vec::new(),
+            system: Trains::new(),
+            longest_in_row: usize::MAX,
+        };
         let (one, two) = (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from(([10, 0, 0, 2], 1)));
         let messages = [(one, 100), (one, 100), (one, 60), (one, 60), (one, 100), (two, 100), (two, 100)];
         messages.into_iter().for_each(|(to, bytes)| load.add(to, bytes));
@@ -288,15 +296,16 @@ mod tests {
         let expected = [(one, 0..260, 100), (one, 260..320, 60), (one, 320..420, 100), (two, 420..620, 100)];
         assert_eq!(rows, expected);
         let single: Vec<_> =
-            singles(&load.trains[0]).map(|train| (train.place.clone(), train.count())).collect();
+            singles(&load.trains[0], 99).map(|train| (train.place.clone(), train.count())).collect();
         assert_eq!(single, [(0..100, 1), (100..200, 1), (200..260, 1)]);
+        assert_eq!(singles(&load.trains[0], 100).collect::<Vec<_>>(), load.trains[..1]);
         load.trains.clear();
         (0..130).for_each(|_| load.add(one, 48));
         assert_eq!(load.trains.iter().map(Train::count).collect::<Vec<_>>(), [64, 64, 2]);
         load.trains.clear();
         (0..46).for_each(|_| load.add(one, 1452));
         assert_eq!(load.trains.iter().map(Train::count).collect::<Vec<_>>(), [45, 1]);
-        load.rows = false;
+        load.longest_in_row = 47;
         load.trains.clear();
         (0..3).for_each(|_| load.add(one, 48));
         assert_eq!(load.trains.len(), 3);

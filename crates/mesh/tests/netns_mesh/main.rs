@@ -17,7 +17,7 @@ use bed::{Bed, Node};
 use portway_testkit::{Netns, Pattern, is_root};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 8] = [
+const TESTS: [(&str, fn()); 9] = [
     ("wireguard_go_over_tun", || with_wireguard_go("tun")),
     ("wireguard_go_over_veth", || with_wireguard_go("veth")),
     ("two_of_ours", two_of_ours),
@@ -25,6 +25,7 @@ const TESTS: [(&str, fn()); 8] = [
     ("peers_roam", peers_roam),
     ("prefixes_move_while_it_runs", prefixes_move_while_it_runs),
     ("sockets_of_the_inside_are_used_outside", sockets_of_the_inside_are_used_outside),
+    ("a_cable_that_takes_no_rows", a_cable_that_takes_no_rows),
     ("what_cannot_be_is_said", what_cannot_be_is_said),
 ];
 
@@ -199,6 +200,26 @@ fn prefixes_move_while_it_runs() {
     ping(&node.stack, "fd09::2");
     assert_eq!(node.ask("allow 10.9.0.2/32"), "true");
     ping(&node.stack, "10.9.0.2");
+}
+
+/// Where messages are longer than a packet of the cable may be the kernel refuses rows of them: they go one by one, and
+/// nothing is lost. Shorter ones still go in rows.
+fn a_cable_that_takes_no_rows() {
+    let bed = Bed::new();
+    for netns in [&bed.ours, &bed.theirs] {
+        netns.ip("link set cable mtu 1400").unwrap();
+    }
+    let peer = bed.wireguard_go();
+    let mut node = Node::start(&bed.place(), "auto");
+    carry(&node.stack, &peer.netns, "10.9.0.2", BULK_BYTES / 4);
+    carry(&peer.netns, &node.stack, "10.9.0.1", BULK_BYTES / 4);
+    let [_, messages_out, rows_out, .., refused] = node.totals();
+    println!(
+        "{messages_out} messages in {rows_out} rows, {refused} refused; dropped: {}",
+        node.ask("dropped")
+    );
+    assert!((1..10).contains(&refused), "{refused}");
+    assert_eq!(node.ask("dropped Unsent"), "0");
 }
 
 /// A listener on port 443 of the tunnel and a dial through it, by sockets that the node uses outside.
