@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use portway_daemon::fuzz::{TARGETS, Target};
 
 /// Begin the names of targets that other crates have, and replay.
-const OTHERS: [&str; 2] = ["compose_", "ssh_"];
+const OTHERS: [&str; 3] = ["compose_", "ssh_", "mesh_"];
 
 fn fuzz_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")

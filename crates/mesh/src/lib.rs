@@ -4,6 +4,7 @@
 //! [`engine`] is where TCP and UDP live, [`udp`] the socket to the peers, and [`tunnel`] all of it together, running.
 
 pub mod engine;
+pub mod fuzz;
 pub mod segment;
 pub mod spec;
 pub mod tunnel;

@@ -5,7 +5,7 @@
 //! is locked. Nobody who is not authentic is answered, with one exception: a cookie, to who knows our public key.
 
 mod allowed;
-mod cookie;
+pub(crate) mod cookie;
 mod counters;
 pub(crate) mod inner;
 mod keypair;

@@ -41,14 +41,14 @@ const SOURCES: usize = 4096;
 const MAC_BYTES: usize = 16;
 
 /// What the two keys of a receiver's macs are.
-pub(super) struct MacKeys {
+pub(crate) struct MacKeys {
     mac1: [u8; 32],
     cookie: [u8; 32],
 }
 
 /// What one side knows of the other's cookie.
 #[derive(Default)]
-pub(super) struct Jar {
+pub(crate) struct Jar {
     cookie: Option<([u8; 16], Instant)>,
     /// First mac of the last handshake message, to which alone a cookie may be an answer.
     sent: Option<[u8; 16]>,
@@ -78,7 +78,7 @@ pub(super) struct Gate {
 }
 
 impl MacKeys {
-    pub(super) fn of(public: &[u8; 32]) -> MacKeys {
+    pub(crate) fn of(public: &[u8; 32]) -> MacKeys {
         MacKeys { mac1: hash(&[LABEL_MAC1, public]), cookie: hash(&[LABEL_COOKIE, public]) }
     }
 }
@@ -91,7 +91,7 @@ fn parts(message: &[u8]) -> Option<(&[u8], [u8; MAC_BYTES], [u8; MAC_BYTES])> {
 
 impl Jar {
     /// Writes both macs of a message to the one whose keys these are.
-    pub(super) fn stamp(&mut self, keys: &MacKeys, message: &mut [u8], now: Instant) {
+    pub(crate) fn stamp(&mut self, keys: &MacKeys, message: &mut [u8], now: Instant) {
         let Some(body) = message.len().checked_sub(2 * MAC_BYTES) else { return };
         let mac1 = mac(&keys.mac1, &[message.get(..body).unwrap_or_default()]);
         put(message, body, &mac1);
