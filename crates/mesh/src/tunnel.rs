@@ -42,6 +42,17 @@ pub struct TunnelSpec {
     pub peers: Vec<PeerSpec>,
     /// Greatest packet.
     pub mtu: Mtu,
+    /// Whether messages are sent in rows.
+    pub rows: Rows,
+}
+
+/// Whether several messages are given to the kernel as one datagram to be cut (`UDP_SEGMENT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// Where the kernel takes them.
+    Auto,
+    /// Never: Linux 7.0 to 7.1.4 damage some.
+    Off,
 }
 
 /// Why a tunnel does not run.
@@ -125,7 +136,8 @@ impl Tunnel {
         let (orders, to_receiver) = mpsc::sync_channel(QUEUE);
         let (updates, to_sender) = mpsc::sync_channel(QUEUE);
         let mut tunnel = Tunnel { shared: Arc::clone(&shared), orders, threads: Vec::new() };
-        let sender = Sender::new(Arc::clone(&shared), sessions.activities().collect(), to_sender, mtu);
+        let sender =
+            Sender::new(Arc::clone(&shared), sessions.activities().collect(), to_sender, mtu, spec.rows);
         let receiver = Receiver::new(shared, sessions, to_receiver, updates);
         tunnel.thread("mesh-send", move || sender.run())?;
         tunnel.thread("mesh-receive", move || receiver.run())?;
@@ -177,6 +189,14 @@ impl Tunnel {
     #[must_use]
     pub fn totals(&self) -> &Totals {
         &self.shared.totals
+    }
+
+    /// How many packets of the stack were lost before they could be taken; see [`Frames::packets_lost`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn packets_lost(&self) -> io::Result<u64> {
+        self.shared.frames.packets_lost()
     }
 
     /// Its socket.

@@ -3,6 +3,9 @@
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use portway_sys::device;
 
 use super::kernel::Way;
 use crate::segment::{MOST_JOINED, OFFLOAD_BYTES, Offload};
@@ -35,17 +38,31 @@ pub struct Frame {
 pub struct Frames {
     fd: OwnedFd,
     way: Way,
+    lost: AtomicU64,
 }
 
 impl Frames {
     pub(super) fn new(fd: OwnedFd, way: Way) -> Frames {
-        Frames { fd, way }
+        Frames { fd, way, lost: AtomicU64::new(0) }
     }
 
     /// What it goes through.
     #[must_use]
     pub fn way(&self) -> Way {
         self.way
+    }
+
+    /// How many packets of the stack found no room at a packet socket, in all. What a TUN device has no room for the stack
+    /// knows ([`Stack::packets_lost`](super::kernel::Stack::packets_lost)).
+    ///
+    /// # Errors
+    /// Those of getsockopt(2).
+    pub fn packets_lost(&self) -> io::Result<u64> {
+        let new = match self.way {
+            Way::Tun => 0,
+            Way::Veth => u64::from(device::packets_lost(self.fd.as_fd())?),
+        };
+        Ok(self.lost.fetch_add(new, Ordering::Relaxed) + new)
     }
 
     /// Reads the next packet; `None`: what was there is none.

@@ -83,6 +83,7 @@ enum Request {
     ListenTcp(SocketAddr),
     ConnectTcp(SocketAddr),
     BindUdp(SocketAddr),
+    PacketsLost,
 }
 
 /// The running stack. The process ends when this is dropped.
@@ -155,6 +156,15 @@ impl Stack {
         self.socket(&Request::BindUdp(address))
     }
 
+    /// How many packets its interface has dropped because nobody took them in time.
+    ///
+    /// # Errors
+    /// Those of the channel; `InvalidData` when its process cannot tell.
+    pub fn packets_lost(&self) -> io::Result<u64> {
+        let (lost, _) = self.ask::<Option<u64>>(&Request::PacketsLost)?;
+        lost.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     fn socket(&self, request: &Request) -> io::Result<OwnedFd> {
         match self.ask::<i32>(request)? {
             (0, Some(fd)) => Ok(fd),
@@ -213,7 +223,12 @@ fn serve() -> io::Result<()> {
         }
     }
     while channel.recv(&mut packet)?.is_some() {
-        match serde_json::from_slice::<Request>(&packet).map_err(io::Error::from).and_then(|it| make(&it)) {
+        let request = serde_json::from_slice::<Request>(&packet)?;
+        if matches!(request, Request::PacketsLost) {
+            channel.send(&serde_json::to_vec(&packets_lost())?, &[])?;
+            continue;
+        }
+        match make(&request) {
             Ok(fd) => channel.send(b"0", &[fd.as_fd()])?,
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc_einval());
@@ -233,6 +248,7 @@ fn make(request: &Request) -> io::Result<OwnedFd> {
     match request {
         Request::ListenTcp(address) => listen::tcp(*address, V6Only::Yes),
         Request::BindUdp(address) => listen::udp(*address, V6Only::Yes),
+        Request::PacketsLost => Err(io::ErrorKind::InvalidInput.into()),
         Request::ConnectTcp(address) => {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -243,6 +259,14 @@ fn make(request: &Request) -> io::Result<OwnedFd> {
             }
         }
     }
+}
+
+/// What /proc/net/dev of this namespace says the stack's interface has not sent: the fourth number of the sending side,
+/// behind the eight of the receiving one.
+fn packets_lost() -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/self/net/dev").ok()?;
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(STACK)?.strip_prefix(':'))?;
+    line.split_ascii_whitespace().nth(11)?.parse().ok()
 }
 
 type Step<T> = Result<T, (&'static str, io::Error)>;

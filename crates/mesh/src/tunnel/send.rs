@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use portway_sys::mmsg::{BATCH, ROW_MAX, ROW_MAX_BYTES, Train, TrainError, Trains};
 
-use super::{Shared, calm, wait_for, wait_for_room, wake};
+use super::{Rows, Shared, calm, wait_for, wait_for_room, wake};
 use crate::engine::{FRAME_BYTES, Frame};
 use crate::segment::{Cut, Offload};
 use crate::wg::message::OVERHEAD_BYTES;
@@ -65,6 +65,7 @@ impl Sender {
         activities: Vec<Arc<Activity>>,
         updates: mpsc::Receiver<Update>,
         mtu: usize,
+        rows: Rows,
     ) -> Sender {
         let outlet = |activity| Outlet { keys: None, endpoint: None, activity, waiting: VecDeque::new() };
         let load = Load {
@@ -72,7 +73,7 @@ impl Sender {
             used: 0,
             trains: Vec::with_capacity(BATCH),
             system: Trains::new(),
-            longest_in_row: usize::MAX,
+            longest_in_row: if rows == Rows::Auto { usize::MAX } else { 0 },
         };
         let outlets = activities.into_iter().map(outlet).collect();
         Sender { shared, outlets, routes: Arc::default(), updates, load, mtu }

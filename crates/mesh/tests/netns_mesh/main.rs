@@ -17,7 +17,7 @@ use bed::{Bed, Node};
 use portway_testkit::{Netns, Pattern, is_root};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 9] = [
+const TESTS: [(&str, fn()); 10] = [
     ("wireguard_go_over_tun", || with_wireguard_go("tun")),
     ("wireguard_go_over_veth", || with_wireguard_go("veth")),
     ("two_of_ours", two_of_ours),
@@ -26,6 +26,7 @@ const TESTS: [(&str, fn()); 9] = [
     ("prefixes_move_while_it_runs", prefixes_move_while_it_runs),
     ("sockets_of_the_inside_are_used_outside", sockets_of_the_inside_are_used_outside),
     ("a_cable_that_takes_no_rows", a_cable_that_takes_no_rows),
+    ("rows_can_be_turned_off", rows_can_be_turned_off),
     ("what_cannot_be_is_said", what_cannot_be_is_said),
 ];
 
@@ -107,7 +108,8 @@ fn with_wireguard_go(way: &str) {
     let [frames_out, messages_out, rows_out, rows_in, messages_in, frames_in, refused] = node.totals();
     println!("out: {frames_out} frames, {messages_out} messages, {rows_out} rows, {refused} refused");
     println!("in: {rows_in} rows, {messages_in} messages, {frames_in} frames");
-    println!("dropped: {}", node.ask("dropped"));
+    println!("dropped: {}; lost between stack and crypto: {}", node.ask("dropped"), node.ask("lost"));
+    assert_eq!(node.ask("lost"), "0");
     assert!(messages_out > 2 * rows_out, "rows go to the kernel");
     assert!(messages_in > 2 * frames_in, "packets are joined");
     assert_eq!(refused, 0);
@@ -220,6 +222,16 @@ fn a_cable_that_takes_no_rows() {
     );
     assert!((1..10).contains(&refused), "{refused}");
     assert_eq!(node.ask("dropped Unsent"), "0");
+}
+
+/// Told not to, a tunnel sends no rows, and carries all the same.
+fn rows_can_be_turned_off() {
+    let bed = Bed::new();
+    let peer = bed.wireguard_go();
+    let mut node = Node::start(&bed.place(), "tun-single");
+    carry(&node.stack, &peer.netns, "10.9.0.2", BULK_BYTES / 4);
+    let [_, messages_out, rows_out, .., refused] = node.totals();
+    assert_eq!((messages_out, refused), (rows_out, 0));
 }
 
 /// A listener on port 443 of the tunnel and a dial through it, by sockets that the node uses outside.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portway_mesh::engine::kernel::{Stack, Way};
 use portway_mesh::spec::{InterfaceAddr, Mtu, PrivateKey};
-use portway_mesh::tunnel::{Tunnel, TunnelSpec};
+use portway_mesh::tunnel::{Rows, Tunnel, TunnelSpec};
 use portway_mesh::udp::Udp;
 use portway_mesh::wg::{Dropped, PeerId, PeerSpec};
 use portway_model::Cidr;
@@ -29,7 +29,7 @@ fn parse(words: &[String]) -> (TunnelSpec, Vec<InterfaceAddr>, Option<Way>, u16)
         let (ip, prefix) = text.split_once('/').unwrap();
         InterfaceAddr { ip: ip.parse().unwrap(), prefix: prefix.parse().unwrap() }
     });
-    let way = match way.as_str() {
+    let chosen = match way.trim_end_matches("-single") {
         "tun" => Some(Way::Tun),
         "veth" => Some(Way::Veth),
         _ => None,
@@ -41,9 +41,10 @@ fn parse(words: &[String]) -> (TunnelSpec, Vec<InterfaceAddr>, Option<Way>, u16)
         endpoint: endpoint.parse().ok(),
         keepalive: None,
     };
+    let rows = if way.ends_with("-single") { Rows::Off } else { Rows::Auto };
     let private_key = key.parse::<PrivateKey>().unwrap();
-    let spec = TunnelSpec { private_key, peers: vec![peer], mtu: Mtu::DEFAULT };
-    (spec, addresses.collect(), way, port.parse().unwrap())
+    let spec = TunnelSpec { private_key, peers: vec![peer], mtu: Mtu::DEFAULT, rows };
+    (spec, addresses.collect(), chosen, port.parse().unwrap())
 }
 
 /// The line of /proc/self/status that begins with `name`.
@@ -107,6 +108,7 @@ fn obey(stack: &Stack, tunnel: &Tunnel, words: &[&str]) -> String {
             let why = Dropped::ALL.into_iter().find(|why| format!("{why:?}") == *name).unwrap();
             tunnel.counters().of(why).to_string()
         }
+        ["lost"] => (stack.packets_lost().unwrap() + tunnel.packets_lost().unwrap()).to_string(),
         ["totals"] => {
             let totals = tunnel.totals();
             let all = [&totals.frames_out, &totals.messages_out, &totals.rows_out];
