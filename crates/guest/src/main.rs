@@ -5,7 +5,8 @@
 //! `sftp` is the server of one user. One thread, a poll loop; it ends with its standard input and hangs up what it started.
 //!
 //! It is also the first process of a Compose service: `portway-guest service DIR` runs what a file there says, and `tail
-//! DIR SECONDS.NANOSECONDS` says what that service has said since. `kill NUMBER` sends the first process a signal.
+//! DIR SECONDS.NANOSECONDS` says what that service has said since. `feed DIR` writes its standard input to what that service reads, `size DIR COLUMNS
+//! ROWS` gives its terminal another size, and `kill NUMBER` sends the first process a signal.
 
 mod channel;
 mod environment;
@@ -50,11 +51,14 @@ fn main() -> ExitCode {
             Some(since) => service::tail(Path::new(args[1]), since).or(Ok(())),
             None => Err((status::USAGE, "what follows the folder is no time".to_owned())),
         },
+        [Some("feed"), _] => service::feed(Path::new(args[1])),
+        [Some("size"), _, Some(columns), Some(rows)] => service::resize(Path::new(args[1]), columns, rows),
         [Some("kill"), Some(number)] => service::kill(number),
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
         _ => Err((
             status::USAGE,
-            "serve [SHA256 [LIMITS]], service DIR, tail DIR SINCE, kill NUMBER or sftp expected".to_owned(),
+            "serve [SHA256 [LIMITS]], service DIR, tail DIR SINCE, feed DIR, size DIR COLUMNS ROWS, kill NUMBER or sftp expected"
+                .to_owned(),
         )),
     };
     ended.map_or_else(said, |()| ExitCode::SUCCESS)

@@ -6,6 +6,7 @@
 //! where the file says so and nobody has asked for the end ([`Again`](portway_proto::service::Again)); else this process
 //! ends with the same status, and the instance with it.
 
+mod input;
 mod log;
 mod pace;
 mod tail;
@@ -14,7 +15,7 @@ mod user;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,9 +31,11 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::{environment, status, terminal};
+use input::Pipe;
 use log::Log;
 use pace::Pace;
 
+pub(crate) use input::{feed, resize};
 pub(crate) use tail::tail;
 
 /// By which LXC asks an init to stop (lxc.container.conf(5), `lxc.signal.halt`).
@@ -58,6 +61,10 @@ struct Service {
     signals: Signals,
     stop: i32,
     log: Log,
+    /// What it reads, where it reads anything.
+    input: Option<Pipe>,
+    /// Whether it runs on a terminal: its first output.
+    terminal: bool,
     /// Whether the end was asked for.
     is_halted: bool,
 }
@@ -85,12 +92,15 @@ pub(crate) fn run(dir: &Path) -> Result<u8, (u8, String)> {
         Ok(spec) => spec,
         Err(why) => return Ok(end(dir, &mut log, NOT_RUN[0], &why)),
     };
-    let (pid, outputs) = match start(&spec) {
+    let input = spec.input.then(|| Pipe::make(dir)).transpose();
+    let input = input.map_err(|error| failed("make what the service reads", error))?;
+    let (pid, outputs) = match start(dir, &spec, input.as_ref()) {
         Ok(started) => started,
         Err((exit, why)) => return Ok(end(dir, &mut log, exit, &why)),
     };
     let stop = i32::from(spec.stop.unwrap_or(TERM));
-    let mut service = Service { pid, outputs, signals, stop, log, is_halted: false };
+    let terminal = spec.terminal;
+    let mut service = Service { pid, outputs, signals, stop, log, input, terminal, is_halted: false };
     service.run(dir, &spec).map_err(|error| failed("wait", error))
 }
 
@@ -110,7 +120,7 @@ fn keep(dir: &Path, state: State) {
 }
 
 /// Starts the program. What fails has a status as of a shell.
-fn start(spec: &Spec) -> Result<(Pid, Outputs), (u8, String)> {
+fn start(dir: &Path, spec: &Spec, input: Option<&Pipe>) -> Result<(Pid, Outputs), (u8, String)> {
     let cannot = |why: String| (NOT_RUN[0], why);
     let who = user::find(Path::new("/etc"), &spec.user, &spec.groups).map_err(cannot)?;
     let mut entries = spec.env.clone();
@@ -134,7 +144,7 @@ fn start(spec: &Spec) -> Result<(Pid, Outputs), (u8, String)> {
         // As container engines have it; what cannot be is told by the program's start.
         let _ = fs::create_dir_all(Path::new(std::ffi::OsStr::from_bytes(&spec.cwd)));
     }
-    let (outputs, theirs) = streams(spec.terminal, who.uid)
+    let (outputs, theirs) = streams((dir, input), spec.terminal, (who.uid, who.gid))
         .map_err(|error| cannot(format!("cannot make its streams: {error}")))?;
     if who.uid != 0 {
         // As container engines have it: a service that is not root takes port 80. Ours alone, or not ours to say.
@@ -158,14 +168,24 @@ fn start(spec: &Spec) -> Result<(Pid, Outputs), (u8, String)> {
 }
 
 /// What it reads from and writes to, and our sides of it.
-fn streams(on_terminal: bool, uid: u32) -> io::Result<(Outputs, [OwnedFd; 3])> {
+fn streams(
+    (dir, input): (&Path, Option<&Pipe>),
+    on_terminal: bool,
+    (uid, gid): (u32, u32),
+) -> io::Result<(Outputs, [OwnedFd; 3])> {
     let (outputs, theirs): (Outputs, _) = if on_terminal {
         let size = Size { columns: 80, rows: 24, width: 0, height: 0 };
-        let (master, slave, _) = terminal::open(uid, &size, &[])?;
+        let (master, slave, path) = terminal::open(uid, &size, &[])?;
+        if input.is_some() {
+            input::note_terminal(dir, path.as_bytes())?;
+        }
         let theirs = [slave.try_clone()?, slave.try_clone()?, slave];
         (vec![(master, Source::Out)], theirs)
     } else {
-        let input = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let input = match input {
+            Some(pipe) => pipe.end(dir, uid, gid)?,
+            None => rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
+        };
         let (out, out_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let (error, error_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         (vec![(out, Source::Out), (error, Source::Error)], [input, out_end, error_end])
@@ -234,7 +254,7 @@ impl Service {
                 return Ok(exit);
             }
             times = times.saturating_add(1);
-            match start(spec) {
+            match start(dir, spec, self.input.as_ref()) {
                 Ok((pid, outputs)) => (self.pid, self.outputs) = (pid, outputs),
                 Err((exit, why)) => return Ok(end(dir, &mut self.log, exit, &why)),
             }
@@ -275,6 +295,7 @@ impl Service {
             while let Some(number) = self.signals.read()? {
                 self.take(number);
             }
+            self.pass();
             self.read(&mut piece);
             let before = ended.is_some();
             ended = self.reap().map(|exit| (exit, Instant::now())).or(ended);
@@ -289,6 +310,7 @@ impl Service {
         let outputs = self.outputs.iter().map(|(fd, _)| fd.as_fd());
         let fds = outputs.chain([self.signals.as_fd()]);
         let mut polled: Vec<PollFd<'_>> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        polled.extend(self.passed().map(|(pipe, to)| pipe.polled(to)));
         let limit = left.map(|left| rustix::event::Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().max(1_000_000).into(),
@@ -296,6 +318,20 @@ impl Service {
         match rustix::event::poll(&mut polled, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The pipe whose content this process passes on, and where to.
+    fn passed(&self) -> Option<(&Pipe, BorrowedFd<'_>)> {
+        let (master, _) = self.outputs.first().filter(|_| self.terminal)?;
+        Some((self.input.as_ref()?, master.as_fd()))
+    }
+
+    /// Passes on what has come for the terminal.
+    fn pass(&mut self) {
+        if let (true, Some(pipe), Some((master, _))) = (self.terminal, &mut self.input, self.outputs.first())
+        {
+            pipe.pass(master.as_fd());
         }
     }
 
@@ -332,6 +368,9 @@ impl Service {
                 }
             }
         });
+        if self.input.is_some() {
+            log.part();
+        }
         log.write();
     }
 

@@ -1,12 +1,12 @@
 //! The first process of a service, here as any process: what it runs, keeps and passes on.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use portway_proto::service::{Again, LOGS, Record, SPEC, STATE, Source, Spec, Stamp, State};
+use portway_proto::service::{Again, INPUT, LOGS, Record, SPEC, STATE, Source, Spec, Stamp, State, TERMINAL};
 use portway_testkit::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -165,6 +165,100 @@ fn a_terminal_is_one() {
     said.pop();
     let out = |text: &str| (Source::Out, text.to_owned());
     assert_eq!((status, said), (Some(0), vec![out("yes"), out("more")]));
+}
+
+fn feed(dir: &Path) -> Child {
+    let mut feed = Command::new(GUEST);
+    feed.arg("feed").arg(dir).stdin(Stdio::piped()).stdout(Stdio::piped());
+    feed.spawn().expect("it starts")
+}
+
+fn until(dir: &Path, text: &str) {
+    let is_there = || said(dir).iter().any(|(_, line)| line == text).then_some(());
+    wait_for(text, is_there).unwrap_or_else(|error| panic!("{error}: {:?}", said(dir)));
+}
+
+/// Fails when what is said to a service does not reach it, ends its input, or is lost between two who say it.
+#[test]
+fn a_service_reads_what_is_said_to_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = "printf 'who? '; while read -r line; do echo \"got $line\"; test \"$line\" = end && exit 6; done; exit 1";
+    let mut child = start(dir.path(), &Spec { input: true, ..shell(script) });
+    // A question has no line's end.
+    let asks = || said(dir.path()).contains(&(Source::Out, "who? ".to_owned())).then_some(());
+    wait_for("the question", asks).expect("it is kept");
+    let (mut one, mut other) = (feed(dir.path()), feed(dir.path()));
+    let say = |to: &mut Child, text: &str| to.stdin.as_mut().expect("a pipe").write_all(text.as_bytes());
+    say(&mut one, "a\n").expect("it is taken");
+    until(dir.path(), "got a");
+    drop(one.stdin.take());
+    assert!(one.wait().expect("it ends").success());
+    say(&mut other, "b\nend\n").expect("it is taken");
+    until(dir.path(), "got b");
+    assert_eq!(child.wait().expect("it ends").code(), Some(6));
+    drop(other.stdin.take());
+    assert!(other.wait().expect("it ends").success());
+    // Nobody reads: it is said, and nothing hangs.
+    let late = feed(dir.path()).wait_with_output().expect("it ends");
+    assert_eq!(late.status.code(), Some(1));
+}
+
+/// Fails when a service that has no input waits for one.
+#[test]
+fn a_service_without_an_input_finds_its_end() {
+    let dir = tempfile::tempdir().expect("a folder");
+    assert_eq!(run(dir.path(), &shell("read -r line; test -z \"$line\" && exit 3")).0, Some(3));
+    assert!(!dir.path().join(INPUT).exists());
+}
+
+/// Fails when a flood to who does not read costs more than a pipe and a piece, or holds whoever floods after it has gone.
+#[test]
+fn a_flood_that_nobody_reads_waits() {
+    for terminal in [false, true] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let script = "stty -echo 2>/dev/null; trap 'exit 8' USR1; echo ready; while :; do sleep 0.05; done";
+        let mut child = start(dir.path(), &Spec { input: true, terminal, ..shell(script) });
+        until(dir.path(), "ready");
+        let mut feed = feed(dir.path());
+        let mut pipe = feed.stdin.take().expect("a pipe");
+        let flood = std::thread::spawn(move || {
+            (0..10_000).take_while(|_| pipe.write_all(&[b'x'; 1000]).is_ok()).count()
+        });
+        // It is full, and who fills it goes: nobody hears what it could say.
+        std::thread::sleep(Duration::from_millis(300));
+        drop(feed.stdout.take());
+        assert!(feed.wait().expect("it ends").success());
+        let taken = flood.join().expect("it ends");
+        // A terminal that waits for a line's end throws away what is too long for a line.
+        assert!(terminal || taken < 1000, "{taken}");
+        signal(&child, Signal::USR1);
+        assert_eq!(child.wait().expect("it ends").code(), Some(8));
+    }
+}
+
+/// Fails when a terminal does not get what is typed, or keeps its size.
+#[test]
+fn a_terminal_is_written_to_and_has_a_size() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = "trap 'stty size' WINCH; read -r line; echo \"got $line\"; trap 'exit 5' INT; while :; do sleep 0.05; done";
+    let mut child = start(dir.path(), &Spec { input: true, terminal: true, ..shell(script) });
+    wait_for("its terminal", || dir.path().join(TERMINAL).exists().then_some(())).expect("it is noted");
+    let mut one = feed(dir.path());
+    let pipe = one.stdin.as_mut().expect("a pipe");
+    pipe.write_all(b"typed\n").expect("it is taken");
+    until(dir.path(), "got typed");
+    let size = |columns: &str| {
+        let mut size = Command::new(GUEST);
+        size.arg("size").arg(dir.path()).args([columns, "33"]).stderr(Stdio::null());
+        size.status().expect("it starts").code()
+    };
+    assert_eq!((size("101"), size("-1")), (Some(0), Some(2)));
+    until(dir.path(), "33 101");
+    // What is typed is a terminal's: this interrupts.
+    pipe.write_all(b"\x03").expect("it is taken");
+    assert_eq!(child.wait().expect("it ends").code(), Some(5));
+    drop(one.stdin.take());
+    assert!(one.wait().expect("it ends").success());
 }
 
 /// Fails when a record is shown twice, or lost where the files change their places.

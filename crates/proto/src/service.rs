@@ -27,6 +27,12 @@ pub const STATE: &str = "state";
 /// What was said, in [`DIR`]: the newest first.
 pub const LOGS: [&str; 3] = ["log.0", "log.1", "log.2"];
 
+/// A named pipe that the service reads, in [`DIR`], where it has an input.
+pub const INPUT: &str = "input";
+
+/// The path of the service's terminal, in [`DIR`], where it has an input and a terminal.
+pub const TERMINAL: &str = "terminal";
+
 /// Longest of [`LOGS`], bytes; at this length they change places and the last one goes.
 pub const LOG_MAX_BYTES: u64 = 2 << 20;
 

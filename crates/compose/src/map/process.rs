@@ -63,7 +63,7 @@ impl Work<'_> {
         if self.is_guest(service) {
             return self.guest(service, path, restart, instance);
         }
-        for key in ["tty", "group_add"] {
+        for key in ["tty", "stdin_open", "group_add"] {
             if let Some(node) = service.at(key).filter(|node| node.value != Value::Bool(false)) {
                 let what = "ignored: counts for a command in a system image";
                 self.warn(node, &format!("{path}.{key}"), what);
@@ -127,6 +127,7 @@ impl Work<'_> {
             groups: texts("group_add")?,
             stop: stop.map(|(number, _)| number),
             terminal: service.is_true_at("tty"),
+            input: service.is_true_at("stdin_open"),
             again: match restart {
                 Restart::No => Again::No,
                 Restart::Always | Restart::UnlessStopped => Again::Always,

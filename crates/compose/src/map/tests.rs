@@ -155,6 +155,7 @@ fn restarts_that_cannot_be_had_are_told() {
             "counts with `condition: on-failure`",
         ),
         ("tty: true", "tty", "counts for a command in a system image"),
+        ("stdin_open: true", "stdin_open", "counts for a command in a system image"),
     ] {
         let want = mapped(&format!("services:\n  web:\n    image: images:x\n    {service}\n"), &new());
         assert_eq!(want.warnings.len(), 1, "{:?}", want.warnings);
@@ -186,6 +187,7 @@ fn a_command_in_a_system_image_is_told_to_the_first_process() {
          \x20   working_dir: /a b\n\
          \x20   stop_signal: SIGRTMIN\n\
          \x20   tty: true\n\
+         \x20   stdin_open: true\n\
          \x20   deploy: {restart_policy: {condition: on-failure, max_attempts: 4, delay: 1500ms}}\n"
             .replace("SIGRTMIN", "sigquit")
             .as_str(),
@@ -200,6 +202,7 @@ fn a_command_in_a_system_image_is_told_to_the_first_process() {
         groups: bytes(&["video", "44"]),
         stop: Some(3),
         terminal: true,
+        input: true,
         again: Again::OnFailure(Some(4)),
         delay: Some(std::time::Duration::from_millis(1500)),
     };

@@ -71,6 +71,15 @@ impl Log {
         }
     }
 
+    /// What was said without a line's end is kept too, as a part: somebody may be asked something.
+    pub(super) fn part(&mut self) {
+        for source in [Source::Out, Source::Error] {
+            if !self.begun[usize::from(source == Source::Error)].is_empty() {
+                self.line(source, true);
+            }
+        }
+    }
+
     /// All of it, to the file.
     pub(super) fn flush(&mut self) {
         self.end_line(Source::Out);

@@ -32,6 +32,8 @@ pub struct Spec {
     pub stop: Option<u8>,
     /// Whether it runs on a terminal.
     pub terminal: bool,
+    /// Whether it reads what those say who attach to it; else there is nothing to be read.
+    pub input: bool,
     /// When it is started again.
     pub again: Again,
     /// Before each start after the first, in whole milliseconds; a time that grows from start to start when there is none.
@@ -85,6 +87,9 @@ impl Spec {
         if self.terminal {
             fields.push(("terminal", b"1".to_vec()));
         }
+        if self.input {
+            fields.push(("input", b"1".to_vec()));
+        }
         if let Some(word) = self.again.word() {
             fields.push(("again", word.into_bytes()));
         }
@@ -130,6 +135,7 @@ impl Spec {
                         Some(number.filter(|n| (1..=SIGNAL_MAX).contains(n)).ok_or(SpecError::Signal)?);
                 }
                 b"terminal" => spec.terminal = value == b"1",
+                b"input" => spec.input = value == b"1",
                 b"again" => spec.again = Again::of(&value).ok_or(SpecError::Again)?,
                 b"delay" => {
                     let number = str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
@@ -193,6 +199,7 @@ mod tests {
             groups: bytes(&["audio", "7"]),
             stop: Some(2),
             terminal: true,
+            input: true,
             again: Again::OnFailure(Some(3)),
             delay: Some(Duration::from_millis(1500)),
         };
