@@ -71,6 +71,16 @@ pub const DIR: &str = "user.portway.dir";
 /// Pool of instances and volumes that name none; on the server's project.
 pub const POOL: &str = "user.portway.pool";
 
+/// What the names of volumes begin with that the files give none.
+pub const NAMELESS: &str = "anon-";
+
+/// Whether a volume of this name is one that the files give none, by the form of it.
+#[must_use]
+pub fn is_nameless(volume: &str) -> bool {
+    let hash = volume.strip_prefix(NAMELESS);
+    hash.is_some_and(|hash| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
 /// Whether these labels say that what is called `name` was made for a Compose project.
 #[must_use]
 pub fn are_of(labels: &Keys, project: &str, name: &str) -> bool {

@@ -127,6 +127,12 @@ pub fn asks(project: &Project, setting: &Setting) -> BTreeMap<String, String> {
     asked.map(|image| (image.to_owned(), image::full_name(image))).collect()
 }
 
+/// The name in full of an image of a registry; `None` for one that is of none.
+#[must_use]
+pub fn registry_name(image: &str) -> Option<String> {
+    (!image::is_native(image)).then(|| image::full_name(image))
+}
+
 /// Paths of the host of which the mapping has to know where they lead: the project's folder, and what is read or shared.
 #[must_use]
 pub fn paths(project: &Project, dir: &Path) -> BTreeSet<PathBuf> {

@@ -13,7 +13,10 @@ use crate::want::{Condition, Health, Keys};
 mod down;
 mod up;
 
-pub use down::{Down, Hold, Networks, Reach, Select, Volumes, down, hold, remove, restart, start, stop};
+pub use down::{
+    Down, Hold, Networks, Reach, Select, Volumes, down, hold, remove, remove_with_volumes, restart, start,
+    stop,
+};
 pub use up::{Orphans, Recreate, Start, Up, up};
 
 /// Steps and what is to be said.

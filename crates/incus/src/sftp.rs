@@ -35,6 +35,7 @@ mod kind {
     pub(super) const READDIR: u8 = 12;
     pub(super) const REMOVE: u8 = 13;
     pub(super) const MKDIR: u8 = 14;
+    pub(super) const RMDIR: u8 = 15;
     pub(super) const STAT: u8 = 17;
     pub(super) const READLINK: u8 = 19;
     pub(super) const SYMLINK: u8 = 20;
@@ -361,6 +362,14 @@ impl Sftp {
     /// [`SftpError`], any.
     pub async fn remove(&mut self, path: &str) -> Result<()> {
         self.done(kind::REMOVE, path, &text(path)).await
+    }
+
+    /// Removes an empty folder.
+    ///
+    /// # Errors
+    /// [`SftpError`], any.
+    pub async fn remove_dir(&mut self, path: &str) -> Result<()> {
+        self.done(kind::RMDIR, path, &text(path)).await
     }
 
     /// Sets owner and permissions. Links are followed, inside.

@@ -28,6 +28,7 @@ mod rmi;
 mod show;
 mod stage;
 mod up;
+mod watch;
 
 use std::io::{self, Write as _};
 
@@ -73,6 +74,7 @@ pub(crate) fn run(args: &ComposeArgs) -> Outcome {
         ComposeCommand::Rm(args) => lifecycle::remove(files, args),
         ComposeCommand::Ps(args) => ps::run(files, args),
         ComposeCommand::Wait(args) => lifecycle::wait(files, args),
+        ComposeCommand::Watch(args) => watch::run(files, args),
         ComposeCommand::List(args) => dropin::list(files, args),
         ComposeCommand::Incus(args) => dropin::incus(files, args),
         ComposeCommand::Healthd(args) => dropin::healthd(args),
@@ -111,6 +113,22 @@ pub(super) fn read(options: &Options) -> Outcome<Project> {
         let _unheard = writeln!(io::stderr(), "warning: {}", printable(warning));
     }
     Ok(project)
+}
+
+/// Says once that a daemon for health is not needed, where a flag is about one.
+fn without_healthd(is_said: bool) {
+    if is_said {
+        stage::warn("flags about healthd have no effect: `up` asks the services for their health itself");
+    }
+}
+
+/// Fails for services that are not there.
+fn known_services<'n>(project: &Project, names: impl IntoIterator<Item = &'n String>) -> Outcome {
+    let mut names = names.into_iter();
+    match names.find(|name| !project.services().any(|(key, _)| key == *name)) {
+        Some(unknown) => Err(Stop::of(FailureKind::Missing, format!("there is no service `{unknown}`"))),
+        None => Ok(()),
+    }
 }
 
 /// The whole project of the files, without a word about what was noticed.

@@ -5,6 +5,7 @@ use portway_composefile::tree::Node;
 
 use super::extension::Of;
 use super::{Work, int, kept, labels, name, pairs, plain, raw, refused};
+use crate::label;
 use crate::want::{Instance, Keys, Mount, Owner, Volume};
 
 impl Work<'_> {
@@ -130,7 +131,7 @@ impl Work<'_> {
         let key = if source.is_empty() {
             // Nobody else knows it: each replica has its own.
             let key = format!("{}:{target}", instance.name);
-            let name = format!("anon-{}", name::short(&[&instance.name, target], 16));
+            let name = format!("{}{}", label::NAMELESS, name::short(&[&instance.name, target], 16));
             let config = pairs(&[("security.shifted", "true")]);
             self.want.volumes.insert(key.clone(), Volume { name, pool: None, owner: Owner::Project, config });
             key

@@ -232,6 +232,34 @@ pub fn remove(seen: &Observed, select: &Select, running: bool) -> Plan {
     plan
 }
 
+/// The same, and the volumes without a name that only those have.
+#[must_use]
+pub fn remove_with_volumes(seen: &Observed, select: &Select, running: bool) -> Plan {
+    let mut plan = remove(seen, select, running);
+    let gone: Vec<(String, usize)> = plan
+        .steps
+        .iter()
+        .enumerate()
+        .filter_map(|(at, step)| match &step.action {
+            Action::Remove { instance } => Some((instance.clone(), at)),
+            _ => None,
+        })
+        .collect();
+    for ((pool, name), _) in
+        seen.our_volumes(&select.project).filter(|((_, name), _)| label::is_nameless(name))
+    {
+        let mounts = |one: &Seen| one.devices.values().any(|device| device.get("source") == Some(name));
+        let users: Vec<&String> =
+            seen.instances.iter().filter(|(_, one)| mounts(one)).map(|(instance, _)| instance).collect();
+        let needs: Vec<usize> =
+            gone.iter().filter(|(instance, _)| users.contains(&instance)).map(|(_, at)| *at).collect();
+        if !users.is_empty() && needs.len() == users.len() {
+            plan.push(Action::RemoveVolume { pool: pool.clone(), name: name.clone() }, needs);
+        }
+    }
+    plan
+}
+
 /// Takes everything down that was made for the project.
 #[must_use]
 pub fn down(seen: &Observed, options: &Down) -> Plan {

@@ -26,6 +26,8 @@ pub struct Up {
     pub no_deps: bool,
     /// Which instances are made anew.
     pub recreate: Recreate,
+    /// Whether what the named services depend on is made anew, whatever else is.
+    pub recreate_dependencies: bool,
     /// What becomes of instances of services that are no longer in the files.
     pub orphans: Orphans,
     /// Whether anything is started.
@@ -54,6 +56,8 @@ pub enum Orphans {
     /// They stay, and a note names them.
     #[default]
     Keep,
+    /// They stay, and nothing is said.
+    Ignore,
     /// They go.
     Remove,
 }
@@ -318,7 +322,13 @@ impl<'a> Builder<'a> {
             return self.start(service, instance, vec![step]);
         };
         let image = self.seen.images.get(&instance.image).map(String::as_str);
-        let difference = match self.options.recreate {
+        let named = &self.options.services;
+        let is_dependency = !named.is_empty() && !named.contains(&service.name);
+        let recreate = match self.options.recreate_dependencies && is_dependency {
+            true => Recreate::All,
+            false => self.options.recreate,
+        };
+        let difference = match recreate {
             // One that replaces another and was left half done is not what is there.
             Recreate::None if !there.is_beside() => None,
             Recreate::Changed | Recreate::None => difference(&rendered, there, image),

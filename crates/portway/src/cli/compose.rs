@@ -45,9 +45,18 @@ pub(crate) struct PlaceArgs {
     /// How progress is shown
     #[arg(long, value_enum, value_name = "HOW", env = "COMPOSE_PROGRESS", hide_env = true)]
     pub(crate) progress: Option<ProgressArg>,
+    /// The same as `--workers`
+    #[arg(long, value_name = "NUMBER", conflicts_with = "workers", allow_negative_numbers = true)]
+    pub(crate) parallel: Option<i16>,
     /// A line for each step that begins, too
     #[arg(long)]
     pub(crate) debug: bool,
+    /// The same as `--debug`
+    #[arg(long, hide = true)]
+    pub(crate) trace: bool,
+    /// Taken for the sake of docker compose: names are those of one version
+    #[arg(long, hide = true)]
+    pub(crate) compatibility: bool,
     /// Taken for the sake of incus-compose: variables of the shell are always used
     #[arg(short = 'E', long, hide = true)]
     pub(crate) os_env: bool,
@@ -69,7 +78,7 @@ pub(crate) enum AnsiArg {
 }
 
 /// Which files, and what they are read with: the same for every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub(crate) struct FileArgs {
     /// Compose file; given again, the later is laid over the earlier; `-` is standard input
@@ -156,11 +165,11 @@ pub(crate) enum ComposeCommand {
     /// Volumes stay unless asked for. What others use stays too, and is named.
     Down(lifecycle::DownArgs),
     /// Start what is stopped
-    Start(lifecycle::ServiceArgs),
+    Start(lifecycle::StartArgs),
     /// Stop instances: who depends on others first
     Stop(lifecycle::StopArgs),
     /// Stop instances and start them again
-    Restart(lifecycle::StopArgs),
+    Restart(lifecycle::RestartArgs),
     /// Stop instances at once, or send what they run a signal
     Kill(run::KillArgs),
     /// Run a program in an instance of its own, made as a service says
@@ -169,9 +178,10 @@ pub(crate) enum ComposeCommand {
     /// is started first. The instance publishes no ports unless asked to, is no replica of the service, and stays, stopped,
     /// without `--rm`.
     Run(run::RunArgs),
-    /// Show what a running service says, and send it signals
+    /// Show what a running service says, tell it what it reads, and send it signals
     ///
-    /// Ends with the service, and with its exit code.
+    /// Ends with the service, and with its exit code. A service with `stdin_open` reads what is typed here; with `tty`, too,
+    /// as from its own terminal, until the keys to go are typed.
     Attach(run::AttachArgs),
     /// Copy files between a service and here
     ///
@@ -189,6 +199,11 @@ pub(crate) enum ComposeCommand {
     Ps(lifecycle::PsArgs),
     /// Wait until the instances of services stop; prints their exit codes
     Wait(lifecycle::WaitArgs),
+    /// Bring what changes in folders here into the instances
+    ///
+    /// As `develop.watch` of the services says: files are copied, services restarted, images built and instances made anew.
+    /// What the services are is brought about first, and built. Ends with a signal.
+    Watch(run::WatchArgs),
     /// List everything that was made for the project
     List(dropin::ResourcesArgs),
     /// Run the client of Incus in the server's project

@@ -43,6 +43,8 @@ pub(super) fn run(files: &FileArgs, args: &BuildArgs) -> Outcome {
         build.args.extend(said.clone());
         build.no_cache |= args.no_cache;
         build.pull |= args.pull;
+        build.more.extend(args.memory.iter().map(|bytes| format!("--memory={bytes}")));
+        build.more.extend(args.ssh.iter().map(|agent| format!("--ssh={agent}")));
     }
     let is_quiet = args.quiet || args.progress == BuildProgress::Quiet;
     let progress = match args.progress {
@@ -163,7 +165,7 @@ pub(super) fn bring(
     stage: &Stage,
     want: &ComposeProject,
     services: &BTreeSet<String>,
-    (when, builder): (When, Option<BuilderArg>),
+    (when, builder, is_quiet): (When, Option<BuilderArg>, bool),
 ) -> Outcome {
     let there = known(stage, want)?;
     let is_due = |build: &Build| {
@@ -189,7 +191,7 @@ pub(super) fn bring(
         }
         other => other,
     })?;
-    make(stage, want, &workshop, &due, &Output::default())
+    make(stage, want, &workshop, &due, &Output { is_quiet, ..Output::default() })
 }
 
 fn make(

@@ -13,7 +13,10 @@ use crate::output::Out;
 /// Prints the project, or a list of what is in it.
 pub(super) fn run(files: &FileArgs, args: &ConfigArgs) -> Outcome {
     let variables = if args.no_interpolate { Variables::AsWritten } else { Variables::Filled };
-    let project = project(files, &args.only, variables)?;
+    let mut project = project(files, &args.only, variables)?;
+    if args.resolve_image_digests {
+        super::registry::pin(&mut project)?;
+    }
     if args.quiet {
         return Ok(());
     }

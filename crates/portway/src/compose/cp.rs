@@ -84,7 +84,7 @@ async fn replicas(client: &Client, name: &str, service: &str, args: &CpArgs) -> 
     Ok(vec![found::replica(client, name, service, args.index).await?])
 }
 
-async fn open(client: &Client, replica: &Replica) -> Outcome<Sftp> {
+pub(super) async fn open(client: &Client, replica: &Replica) -> Outcome<Sftp> {
     let fd = client.sftp(replica.project(), replica.name()).await.map_err(found::failed)?;
     let none = || Stop::refused(format!("the server gives no access to the files of {}", replica.name()));
     Sftp::new(fd.ok_or_else(none)?).await.map_err(refused)

@@ -35,6 +35,7 @@ struct Row {
 
 /// Runs `list`.
 pub(super) fn list(files: &FileArgs, args: &ResourcesArgs) -> Outcome {
+    super::without_healthd(args.no_healthd);
     let name = found::name(files)?;
     let client = found::client()?;
     let rows = runtime()?.block_on(rows(&client, &name, &args.services))?;

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use super::found::{self, Replica};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::inside::ExecArgs;
-use crate::failure::{Outcome, Stop, chain};
+use crate::failure::{Outcome, Stop, chain, printable};
+use crate::output::Out;
 use crate::session::runtime;
 
 /// Longest file of users, or of what a service runs, that is read, bytes.
@@ -36,6 +37,10 @@ pub(super) fn run(files: &FileArgs, args: &ExecArgs) -> Outcome {
         if !replica.runs() {
             return Err(Stop::refused(format!("the service {} does not run", args.service)));
         }
+        if args.dry_run {
+            let spec = spec(&client, &replica, args, false).await?;
+            return told_of(&replica, &spec).map(|()| None);
+        }
         if args.detach {
             let spec = spec(&client, &replica, args, false).await?;
             let started = client.exec_detached(replica.project(), replica.name(), &spec).await;
@@ -54,9 +59,18 @@ pub(super) fn run(files: &FileArgs, args: &ExecArgs) -> Outcome {
 
 /// Runs the program to its end with our standard streams as its own, on a terminal when they are one.
 pub(super) async fn attend(client: &Client, replica: &Replica, args: &ExecArgs) -> Outcome<ExecEnd> {
-    let on_terminal = !args.no_tty && io::stdin().is_terminal() && io::stdout().is_terminal();
+    let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let on_terminal = !args.no_tty && !args.no_input && is_terminal;
     let spec = spec(client, replica, args, on_terminal).await?;
-    converse(client, replica, &spec).await
+    converse(client, replica, &spec, !args.no_input).await
+}
+
+/// Prints what would be run.
+fn told_of(replica: &Replica, spec: &ExecSpec) -> Outcome {
+    let words: Vec<String> = spec.command.iter().map(|word| format!("{word:?}")).collect();
+    let (name, user, group) = (replica.name(), spec.user, spec.group);
+    let line = format!("run {} in {name} as {user}:{group} from {}", words.join(" "), spec.cwd);
+    Out::new().line(&printable(&line))
 }
 
 fn gone(replica: &Replica) -> Stop {
@@ -65,10 +79,11 @@ fn gone(replica: &Replica) -> Stop {
 
 /// What is run: in the surroundings of the service, as far as they are known.
 async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: bool) -> Outcome<ExecSpec> {
-    let own = text(client, replica, &format!("{DIR}/{SPEC}")).await?;
-    let own = own.and_then(|bytes| Spec::read(&bytes).ok()).unwrap_or_default();
+    let own = told(client, replica).await?.unwrap_or_default();
     let said = args.user.clone().or_else(|| oci_user(replica));
     let user = said.as_ref().map_or(&own.user[..], |user| user.as_bytes());
+    let other = args.group.as_ref().map(|group| in_group(user, group)).transpose()?;
+    let user = other.as_deref().unwrap_or(user);
     let (passwd, group) = if user.is_empty() {
         (None, None)
     } else {
@@ -107,11 +122,26 @@ async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: 
     })
 }
 
+/// A user with another group.
+fn in_group(user: &[u8], group: &str) -> Outcome<Vec<u8>> {
+    if group.is_empty() || group.contains(':') {
+        return Err(Stop::usage(format!("--group: {group:?} is no group")));
+    }
+    let user = user.split(|byte| *byte == b':').next().filter(|user| !user.is_empty()).unwrap_or(b"0");
+    Ok([user, b":", group.as_bytes()].concat())
+}
+
 /// User and group that an image of a registry is run as.
 fn oci_user(replica: &Replica) -> Option<String> {
     let config = &replica.listed.expanded_config;
     let user = config.get("oci.uid")?;
     Some(format!("{user}:{}", config.get("oci.gid").map_or("0", String::as_str)))
+}
+
+/// What an instance's first process was told, when that is ours.
+pub(super) async fn told(client: &Client, replica: &Replica) -> Outcome<Option<Spec>> {
+    let own = text(client, replica, &format!("{DIR}/{SPEC}")).await?;
+    Ok(own.and_then(|bytes| Spec::read(&bytes).ok()))
 }
 
 /// A file of the instance's, when it is a plain one.
@@ -124,17 +154,17 @@ async fn text(client: &Client, replica: &Replica, path: &str) -> Outcome<Option<
 }
 
 /// Size of this terminal.
-fn size() -> Size {
+pub(super) fn size() -> Size {
     let known = rustix::termios::tcgetwinsize(io::stdout()).ok();
     let (width, height) = known.map_or((80, 24), |size| (size.ws_col, size.ws_row));
     Size { width: width.max(1), height: height.max(1) }
 }
 
 /// This terminal without line editing and echo; as it was on drop.
-struct Raw(Termios);
+pub(super) struct Raw(Termios);
 
 impl Raw {
-    fn enter() -> io::Result<Self> {
+    pub(super) fn enter() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
@@ -151,7 +181,7 @@ impl Drop for Raw {
 }
 
 /// Runs the program with our standard streams as its own, to its end.
-async fn converse(client: &Client, replica: &Replica, spec: &ExecSpec) -> Outcome<ExecEnd> {
+async fn converse(client: &Client, replica: &Replica, spec: &ExecSpec, reads: bool) -> Outcome<ExecEnd> {
     let broken = |error: io::Error| Stop::refused(format!("cannot talk to the program: {}", chain(&error)));
     let sockets = client.exec(replica.project(), replica.name(), spec).await.map_err(found::failed)?;
     let exec = Exec::new(sockets.ok_or_else(|| gone(replica))?).await.map_err(broken)?;
@@ -166,7 +196,7 @@ async fn converse(client: &Client, replica: &Replica, spec: &ExecSpec) -> Outcom
     };
     let done = tokio::select! {
         done = reading => done,
-        never = feed(&mut input) => match never {},
+        never = feed(&mut input, reads) => match never {},
         never = steer(&mut control, spec.terminal.is_some()) => match never {},
     };
     drop(raw);
@@ -184,9 +214,9 @@ async fn copy(from: &mut Output, mut to: impl io::Write) -> Outcome {
     Ok(())
 }
 
-/// Passes standard input on, and its end.
-async fn feed(input: &mut Input) -> std::convert::Infallible {
-    let (send, mut pieces) = mpsc::channel::<Bytes>(4);
+/// What comes from standard input, until its end.
+pub(super) fn typed() -> mpsc::Receiver<Bytes> {
+    let (send, pieces) = mpsc::channel::<Bytes>(4);
     // Reading blocks, and nothing ends it but this process's end.
     std::thread::spawn(move || {
         let mut piece = vec![0; PIECE_BYTES];
@@ -196,6 +226,12 @@ async fn feed(input: &mut Input) -> std::convert::Infallible {
             }
         }
     });
+    pieces
+}
+
+/// Passes standard input on, and its end; where it is not to be read only the end.
+async fn feed(input: &mut Input, reads: bool) -> std::convert::Infallible {
+    let mut pieces = if reads { typed() } else { mpsc::channel(1).1 };
     while let Some(bytes) = pieces.recv().await {
         if input.send(bytes).await.is_err() {
             break;

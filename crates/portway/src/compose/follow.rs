@@ -72,8 +72,17 @@ pub(super) struct Following {
     last_time: watch::Sender<bool>,
 }
 
-/// Follows instances, each until it has ended for good. Needs a runtime.
-pub(super) fn follow(client: Client, all: Vec<Followed>) -> Following {
+/// How long an instance is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It has ended for good.
+    Ended,
+    /// Nothing is started again any more: whoever has ended or gone may come again.
+    Halted,
+}
+
+/// Follows instances. Needs a runtime.
+pub(super) fn follow(client: Client, all: Vec<Followed>, until: Until) -> Following {
     let (send, told) = mpsc::channel(WAITING);
     let (last_time, no_more) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -90,6 +99,7 @@ pub(super) fn follow(client: Client, all: Vec<Followed>) -> Following {
             settles: listed_again(&followed.replica),
             states: states.subscribe(),
             no_more: no_more.clone(),
+            until,
             to: send.clone(),
         };
         tasks.spawn(life.follow(followed));
@@ -189,6 +199,7 @@ struct Life {
     settles: bool,
     states: watch::Receiver<States>,
     no_more: watch::Receiver<bool>,
+    until: Until,
     to: mpsc::Sender<Told>,
 }
 
@@ -202,11 +213,26 @@ impl Life {
     async fn follow(mut self, followed: Followed) -> Outcome {
         let Followed { of, replica, last, console } = followed;
         let mut known = Known { last, console };
+        loop {
+            self.one_life(of, &replica, &mut known).await?;
+            let code = exit_code(&self.client, replica.project(), replica.name()).await;
+            // Nobody may be left to be told.
+            let _unheard = self.to.send(Told::Ended { of, code: code.ok().flatten() }).await;
+            if self.until == Until::Ended || self.to.is_closed() || !self.is_back(&replica).await {
+                return Ok(());
+            }
+            // It may be another one of the same name.
+            known.console = Vec::new();
+        }
+    }
+
+    /// Until it has ended, and is not started again by the server.
+    async fn one_life(&mut self, of: usize, replica: &Replica, known: &mut Known) -> Outcome {
         let mut blind: Option<Instant> = None;
         loop {
-            match self.state(&replica) {
+            match self.state(replica) {
                 Some(status_code::RUNNING) => {
-                    match self.run(of, &replica, &mut known).await {
+                    match self.run(of, replica, known).await {
                         Ok(()) => blind = None,
                         Err(stop) if blind.get_or_insert_with(Instant::now).elapsed() > BLIND => {
                             return Err(stop);
@@ -218,21 +244,30 @@ impl Life {
                 }
                 None => break,
                 Some(status_code::STOPPED | status_code::ERROR) => {
-                    self.left(of, &replica, &mut known).await?;
-                    if !self.comes_again(&replica).await {
+                    self.left(of, replica, known).await?;
+                    if !self.comes_again(replica).await {
                         break;
                     }
                 }
                 Some(_) => self.change(LOOK).await,
             }
             if self.to.is_closed() {
-                return Ok(());
+                break;
             }
         }
-        let code = exit_code(&self.client, replica.project(), replica.name()).await;
-        // Nobody may be left to be told.
-        let _unheard = self.to.send(Told::Ended { of, code: code.ok().flatten() }).await;
         Ok(())
+    }
+
+    /// Waits until one that has ended runs again; whether it does.
+    async fn is_back(&mut self, replica: &Replica) -> bool {
+        let name = replica.name();
+        let runs = |states: &States| states.get(name).is_some_and(|state| *state == status_code::RUNNING);
+        let mut no_more = self.no_more.clone();
+        tokio::select! {
+            came = self.states.wait_for(runs) => came.is_ok(),
+            _ = no_more.wait_for(|no_more| *no_more) => false,
+            () = self.to.closed() => false,
+        }
     }
 
     fn state(&mut self, replica: &Replica) -> Option<u16> {

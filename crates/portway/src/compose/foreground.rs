@@ -16,16 +16,19 @@ use portway_compose::look::look;
 use portway_compose::order::Order;
 use portway_compose::plan::{self, Select};
 use portway_compose::want::ComposeProject;
+use portway_composefile::Project;
+use portway_composefile::tree::{Node, Value};
 use portway_control::api::FailureKind;
 use portway_proto::service::Stamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::follow::{Followed, Following, Told, follow};
+use super::follow::{Followed, Following, Told, Until, follow};
 use super::found::{self, Detail, Replica};
 use super::lines::{Names, Show as Lines, Style};
 use super::show::{Look, Show, say};
 use super::stage::{Stage, ended, look_failed};
+use super::watch::Watching;
 use crate::cli::compose::run::AttendArgs;
 use crate::failure::{Outcome, Stop, chain};
 
@@ -69,10 +72,14 @@ pub(super) struct Services {
     named: BTreeSet<String>,
     /// And what they depend on.
     all: BTreeSet<String>,
+    /// Those that the files do not want to be shown (`attach: false`).
+    quiet: BTreeSet<String>,
 }
 
 impl Services {
-    pub(super) fn of(want: &ComposeProject, named: &[String], no_deps: bool) -> Services {
+    pub(super) fn of(want: &ComposeProject, project: &Project, named: &[String], no_deps: bool) -> Services {
+        let is_quiet = |node: &Node| node.at("attach").is_some_and(|node| node.value == Value::Bool(false));
+        let quiet = project.services().filter(|(_, node)| is_quiet(node)).map(|(name, _)| name.clone());
         let needs: BTreeMap<String, BTreeSet<String>> = want
             .services
             .values()
@@ -82,13 +89,15 @@ impl Services {
             if named.is_empty() { needs.keys().cloned().collect() } else { named.iter().cloned().collect() };
         let all =
             if no_deps { named.clone() } else { Order::new(needs).closure(named.iter().map(String::as_str)) };
-        Services { named, all }
+        Services { named, all, quiet: quiet.collect() }
     }
 
     /// Whether what a service says is shown.
     fn shows(&self, args: &AttendArgs, service: &str) -> bool {
         let own = if !args.attach.is_empty() {
             args.attach.iter().any(|name| name == service)
+        } else if self.quiet.contains(service) {
+            false
         } else if args.attach_dependencies {
             self.all.contains(service)
         } else {
@@ -113,7 +122,7 @@ pub(super) fn attend(
     want: &ComposeProject,
     services: &Services,
     (args, grace, begin): (&AttendArgs, Option<Duration>, Stamp),
-    asked: &mut Asked,
+    (asked, watching): (&mut Asked, Option<&Watching>),
 ) -> Outcome {
     stage.runtime.block_on(async {
         let mut replicas = found::replicas(&stage.client, &want.name, &[], Detail::Listed).await?;
@@ -128,13 +137,16 @@ pub(super) fn attend(
             lines,
             first: None,
             unheard: None,
+            watching,
         };
         let shown = replicas.iter().filter(|one| services.shows(args, &one.service)).map(Replica::name);
         say(&format!("attached to {}", shown.collect::<Vec<_>>().join(", ")));
         let followed = replicas.into_iter().enumerate();
         let followed =
             followed.map(|(of, replica)| Followed { of, replica, last: begin, console: Vec::new() });
-        let following = follow(stage.client.clone(), followed.collect());
+        // One whose files are watched may be restarted or made anew at any time.
+        let until = if watching.is_some() { Until::Halted } else { Until::Ended };
+        let following = follow(stage.client.clone(), followed.collect(), until);
         let select = Select {
             project: want.name.clone(),
             services: services.all.iter().cloned().collect(),
@@ -175,6 +187,8 @@ struct Attended<'a> {
     first: Option<usize>,
     /// Why output cannot be written.
     unheard: Option<Stop>,
+    /// Who brings changes into the instances meanwhile.
+    watching: Option<&'a Watching>,
 }
 
 /// Why services are stopped.
@@ -233,9 +247,19 @@ impl Attended<'_> {
             }
             if why.is_some() && stopping.is_none() && stopped.is_none() {
                 following.nothing_again();
-                stopping = Some(Box::pin(stop(stage, project, select, killed.clone())));
+                let watching = self.watching;
+                let killed = killed.clone();
+                stopping = Some(Box::pin(async move {
+                    if let Some(watching) = watching {
+                        watching.end(killed.clone()).await;
+                    }
+                    stop(stage, project, select, killed).await
+                }));
             }
-            if why.is_none() && self.ends.iter().all(|end| end.ended.is_some() || !end.counts) {
+            if why.is_none()
+                && self.watching.is_none()
+                && self.ends.iter().all(|end| end.ended.is_some() || !end.counts)
+            {
                 break;
             }
         }
@@ -257,6 +281,9 @@ impl Attended<'_> {
             Told::Ended { of, code } => {
                 let Some(end) = self.ends.get_mut(of) else { return };
                 end.ended = Some(code);
+                if let Err(stop) = self.lines.flush_of(of) {
+                    self.unheard.get_or_insert(stop);
+                }
                 let how = code.map(|code| format!(" with exit code {code}")).unwrap_or_default();
                 say(&format!("{} has ended{how}", end.name));
                 let any = self.args.abort_on_container_exit || self.args.exit_code_from.is_some();

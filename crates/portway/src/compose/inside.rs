@@ -52,7 +52,19 @@ pub(super) async fn signal(client: &Client, replica: &Replica, number: i32) -> O
 }
 
 /// Runs a program as root, without input; its end, and what it has said of errors.
-async fn run(client: &Client, replica: &Replica, command: Vec<String>) -> Outcome<(ExecEnd, String)> {
+pub(super) async fn run(
+    client: &Client,
+    replica: &Replica,
+    command: Vec<String>,
+) -> Outcome<(ExecEnd, String)> {
+    let mut started = start(client, replica, command).await?;
+    // It may have ended.
+    let _gone = started.input.finish().await;
+    end(started, replica).await
+}
+
+/// Starts a program as root.
+pub(super) async fn start(client: &Client, replica: &Replica, command: Vec<String>) -> Outcome<Exec> {
     let spec = ExecSpec {
         command,
         environment: BTreeMap::new(),
@@ -61,16 +73,20 @@ async fn run(client: &Client, replica: &Replica, command: Vec<String>) -> Outcom
         cwd: "/".to_owned(),
         terminal: None,
     };
-    let broken =
-        |error: std::io::Error| Stop::refused(format!("cannot ask {}: {}", replica.name(), chain(&error)));
     let started = client.exec(replica.project(), replica.name(), &spec).await.map_err(found::failed)?;
     let sockets = started.ok_or_else(|| Stop::refused(format!("{} is gone", replica.name())))?;
-    let Exec { mut control, mut input, mut output, errors, outcome } =
-        Exec::new(sockets).await.map_err(broken)?;
+    Exec::new(sockets).await.map_err(|error| broken(replica, &error))
+}
+
+fn broken(replica: &Replica, error: &std::io::Error) -> Stop {
+    Stop::refused(format!("cannot ask {}: {}", replica.name(), chain(error)))
+}
+
+/// The end of a program, and what it has said of errors.
+pub(super) async fn end(started: Exec, replica: &Replica) -> Outcome<(ExecEnd, String)> {
+    let Exec { mut control, input: _input, mut output, errors, outcome } = started;
     let mut said = Vec::new();
     let reading = async {
-        // It may have ended.
-        let _gone = input.finish().await;
         while output.next().await.is_some() {}
         if let Some(mut errors) = errors {
             while let Some(bytes) = errors.next().await {
@@ -80,7 +96,7 @@ async fn run(client: &Client, replica: &Replica, command: Vec<String>) -> Outcom
         }
     };
     let ((), (), end) = tokio::join!(control.closed(), reading, outcome.wait());
-    Ok((end.map_err(broken)?, String::from_utf8_lossy(&said).into_owned()))
+    Ok((end.map_err(|error| broken(replica, &error))?, String::from_utf8_lossy(&said).into_owned()))
 }
 
 #[cfg(test)]

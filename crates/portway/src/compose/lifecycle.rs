@@ -14,7 +14,9 @@ use super::found::{self, Detail};
 use super::inside;
 use super::stage::{Change, Stage, server};
 use crate::cli::compose::FileArgs;
-use crate::cli::compose::lifecycle::{ChangeArgs, DownArgs, RmArgs, RmiArg, ServiceArgs, StopArgs, WaitArgs};
+use crate::cli::compose::lifecycle::{
+    ChangeArgs, DownArgs, RestartArgs, RmArgs, RmiArg, ServiceArgs, StartArgs, StopArgs, WaitArgs,
+};
 use crate::cli::compose::run::KillArgs;
 use crate::failure::{Outcome, Stop};
 use crate::output::Out;
@@ -28,6 +30,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs `down`.
 pub(super) fn down(files: &FileArgs, args: &DownArgs) -> Outcome {
+    super::without_healthd(args.healthd.is_said());
     let (stage, name, project) = open(files)?;
     // Down twice, or of what was never up: nothing to be done but for images, and no failure.
     let seen = match &project {
@@ -59,9 +62,12 @@ pub(super) fn down(files: &FileArgs, args: &DownArgs) -> Outcome {
 }
 
 /// Runs `start`.
-pub(super) fn start(files: &FileArgs, args: &ServiceArgs) -> Outcome {
-    change(files, &args.change, select(args, None), &|seen, select, _| {
-        plan::start(seen, &with(args.with_deps, select, seen))
+pub(super) fn start(files: &FileArgs, args: &StartArgs) -> Outcome {
+    let (mut stage, name, project) = open(files)?;
+    stage.limit = seconds(args.timeout);
+    let select = Select { project: name, ..select(&args.of, None) };
+    carry_out(&stage, project, &args.of.change, &|seen| {
+        plan::start(seen, &with(args.of.with_deps, &select, seen))
     })
 }
 
@@ -74,7 +80,8 @@ pub(super) fn stop(files: &FileArgs, args: &StopArgs) -> Outcome {
 }
 
 /// Runs `restart`.
-pub(super) fn restart(files: &FileArgs, args: &StopArgs) -> Outcome {
+pub(super) fn restart(files: &FileArgs, args: &RestartArgs) -> Outcome {
+    let args = &args.stop;
     let select = select(&args.of, seconds(args.timeout));
     change(files, &args.of.change, select, &|seen, select, _| {
         plan::restart(seen, &with(args.of.with_deps, select, seen))
@@ -86,7 +93,8 @@ pub(super) fn kill(files: &FileArgs, args: &KillArgs) -> Outcome {
     let number = inside::signal_number(&args.signal)?;
     if number == KILL {
         let select = select(&args.of, Some(Duration::ZERO));
-        return change(files, &args.of.change, select, &|seen, select, _| plan::stop(seen, select));
+        change(files, &args.of.change, select, &|seen, select, _| plan::stop(seen, select))?;
+        return if args.remove_orphans { remove_orphans(files, &args.of.change) } else { Ok(()) };
     }
     let name = found::name(files)?;
     let client = found::client()?;
@@ -99,7 +107,24 @@ pub(super) fn kill(files: &FileArgs, args: &KillArgs) -> Outcome {
                 inside::signal(&client, replica, number).await?;
             }
         }
-        Ok(())
+        Ok::<(), Stop>(())
+    })?;
+    if args.remove_orphans { remove_orphans(files, &args.of.change) } else { Ok(()) }
+}
+
+/// Removes instances of services that are no longer in the files.
+pub(super) fn remove_orphans(files: &FileArgs, args: &ChangeArgs) -> Outcome {
+    let known = super::quiet(files)?;
+    let is_known =
+        |name: &str| known.services().any(|(service, _)| service == name) || known.disabled.contains(name);
+    let (stage, name, project) = open(files)?;
+    carry_out(&stage, project, args, &|seen| {
+        let ours = seen.ours(&name).filter_map(|(_, one)| one.service());
+        let services: Vec<String> = ours.filter(|service| !is_known(service)).map(str::to_owned).collect();
+        if services.is_empty() {
+            return Plan::default();
+        }
+        plan::remove(seen, &Select { project: name.clone(), services, ..Select::default() }, true)
     })
 }
 
@@ -110,21 +135,36 @@ pub(super) fn hold(files: &FileArgs, args: &ServiceArgs, hold: Hold) -> Outcome 
 
 /// Runs `rm`.
 pub(super) fn remove(files: &FileArgs, args: &RmArgs) -> Outcome {
-    change(files, &args.of.change, select(&args.of, None), &|seen, select, _| {
-        plan::remove(seen, select, args.stop)
+    change(files, &args.of.change, select(&args.of, None), &|seen, select, _| match args.volumes {
+        true => plan::remove_with_volumes(seen, select, args.stop),
+        false => plan::remove(seen, select, args.stop),
     })
 }
 
 /// Runs `wait`.
 pub(super) fn wait(files: &FileArgs, args: &WaitArgs) -> Outcome {
     let (stage, name, project) = open(files)?;
-    let project = project.ok_or_else(|| nowhere(&name))?;
+    let waited = ended(&stage, &name, project.as_deref(), args);
+    // Its end is what was waited for; what could not be waited for leaves everything as it is.
+    if let (true, Some(project), Ok(()) | Err(Stop::Status(_))) = (args.down_project, &project, &waited) {
+        let select = Select { project: name, one_offs: true, ..Select::default() };
+        let options = Down { select, project: Some(project.clone()), ..Down::default() };
+        let args = ChangeArgs::default();
+        let change = Change { project, config: Keys::new(), want: None, args: &args };
+        stage.change(&change, &|seen| Ok(plan::down(seen, &options)))?;
+    }
+    waited
+}
+
+/// Waits for the end of one, and prints its exit code.
+fn ended(stage: &Stage, name: &str, project: Option<&str>, args: &WaitArgs) -> Outcome {
+    let project = project.ok_or_else(|| nowhere(name))?;
     let mut out = Out::new();
     loop {
-        let seen = stage.look(&project, None)?;
-        let mut ours = meant(&seen, &name, &args.services)?;
+        let seen = stage.look(project, None)?;
+        let mut ours = meant(&seen, name, &args.services)?;
         if let Some((instance, _)) = ours.find(|(_, life)| *life == Life::Stopped) {
-            let code = stage.runtime.block_on(exit_code(&stage.client, &project, &instance));
+            let code = stage.runtime.block_on(exit_code(&stage.client, project, &instance));
             return match code.map_err(|error| server(&error))? {
                 Some(code) => {
                     out.line(&code.to_string())?;
@@ -190,9 +230,19 @@ fn change(
     plan: &dyn Fn(&Observed, &Select, &str) -> Plan,
 ) -> Outcome {
     let (stage, name, project) = open(files)?;
+    let own = project.clone().unwrap_or_default();
+    select.project = name;
+    carry_out(&stage, project, args, &|seen| plan(seen, &select, &own))
+}
+
+fn carry_out(
+    stage: &Stage,
+    project: Option<String>,
+    args: &ChangeArgs,
+    plan: &dyn Fn(&Observed) -> Plan,
+) -> Outcome {
     // Down twice, or of what was never up: nothing to be done, and no failure.
     let Some(project) = project else { return Ok(()) };
-    select.project = name;
     let change = Change { project: &project, config: Keys::new(), want: None, args };
-    stage.change(&change, &|seen| Ok(plan(seen, &select, &project))).map(|_| ())
+    stage.change(&change, &|seen| Ok(plan(seen))).map(|_| ())
 }

@@ -3,6 +3,7 @@
 //! Of a service whose first process is Portway's they are what it keeps, with times. Of any other they are its console,
 //! which the server says once while it runs, and whole when it does not.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -21,10 +22,13 @@ const COLOURS: [&str; 6] = ["36", "33", "32", "35", "34", "31"];
 const END: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Longest line that is waited for, bytes; a longer one becomes several.
+const HELD_BYTES: usize = 1 << 20;
+
 /// So many of the last bytes of a console tell where it goes on.
 const KNOWN_BYTES: usize = 1 << 10;
 
-/// A line of an instance.
+/// A line of an instance, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
     /// Number of the instance in the list.
@@ -32,7 +36,8 @@ pub(super) struct Line {
     /// When; the beginning of time where nothing tells.
     pub(super) at: Stamp,
     pub(super) source: Source,
-    goes_on: bool,
+    /// Its end has not come yet.
+    pub(super) goes_on: bool,
     pub(super) text: Vec<u8>,
 }
 
@@ -47,6 +52,8 @@ impl Line {
 pub(super) struct Show {
     prefixes: Vec<String>,
     timestamps: bool,
+    /// Lines whose ends have not come yet, by instance and whether they are errors.
+    begun: BTreeMap<(usize, bool), Line>,
 }
 
 /// What is asked for about that.
@@ -75,6 +82,26 @@ impl Names {
             (false, false) => Names::Coloured,
         }
     }
+}
+
+/// The same with parts of lines put together; one without an end is the last of its source.
+pub(super) fn joined(lines: Vec<Line>) -> Vec<Line> {
+    let mut whole = Vec::with_capacity(lines.len());
+    let mut begun: [Option<Line>; 2] = [None, None];
+    for line in lines {
+        let own = &mut begun[usize::from(line.source == Source::Error)];
+        let line = match own.take() {
+            Some(mut first) => {
+                first.text.extend_from_slice(&line.text);
+                Line { goes_on: line.goes_on, ..first }
+            }
+            None => line,
+        };
+        if line.goes_on { *own = Some(line) } else { whole.push(line) }
+    }
+    whole.extend(begun.into_iter().flatten());
+    whole.sort_by_key(|line| line.at);
+    whole
 }
 
 /// Everything an instance has kept; of a console also its last bytes, by which its next are known.
@@ -129,7 +156,7 @@ pub(super) async fn tail<T: From<Line>>(
     let program = format!("{DIR}/{PROGRAM}");
     let spec = ExecSpec {
         command: vec![program, "tail".to_owned(), DIR.to_owned(), last.to_string()],
-        environment: std::collections::BTreeMap::new(),
+        environment: BTreeMap::new(),
         user: 0,
         group: 0,
         cwd: "/".to_owned(),
@@ -182,10 +209,43 @@ impl Show {
             }
         };
         let prefixes = replicas.iter().enumerate().map(prefix).collect();
-        Self { prefixes, timestamps: style.timestamps }
+        Self { prefixes, timestamps: style.timestamps, begun: BTreeMap::new() }
     }
 
-    pub(super) fn print(&self, line: &Line) -> Outcome {
+    /// Prints a line, once its end has come.
+    pub(super) fn print(&mut self, line: &Line) -> Outcome {
+        let key = (line.of, line.source == Source::Error);
+        let mut whole = match self.begun.remove(&key) {
+            Some(mut first) => {
+                first.text.extend_from_slice(&line.text);
+                first
+            }
+            None => line.clone(),
+        };
+        whole.goes_on = line.goes_on && whole.text.len() < HELD_BYTES;
+        if whole.goes_on {
+            self.begun.insert(key, whole);
+            return Ok(());
+        }
+        self.write(&whole)
+    }
+
+    /// Prints what has no end and will get none.
+    pub(super) fn flush(&mut self) -> Outcome {
+        std::mem::take(&mut self.begun).values().try_for_each(|line| self.write(line))
+    }
+
+    /// The same of an instance that has ended.
+    pub(super) fn flush_of(&mut self, of: usize) -> Outcome {
+        for key in [(of, false), (of, true)] {
+            if let Some(line) = self.begun.remove(&key) {
+                self.write(&line)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, line: &Line) -> Outcome {
         let mut bytes = self.prefixes[line.of].clone().into_bytes();
         if self.timestamps && line.at != Stamp::default() {
             bytes.extend_from_slice(time(line.at).as_bytes());
@@ -219,5 +279,34 @@ mod tests {
         };
         assert_eq!(texts(b"a\r\n\r\nb"), ["a", "", "b"]);
         assert_eq!(texts(b""), Vec::<String>::new());
+    }
+
+    /// Fails when parts of two outputs are mixed, or a part without an end is lost.
+    #[test]
+    fn parts_are_put_together() {
+        let line = |nanoseconds, source, goes_on, text: &str| Line {
+            of: 0,
+            at: Stamp { seconds: 1, nanoseconds },
+            source,
+            goes_on,
+            text: text.as_bytes().to_vec(),
+        };
+        let (out, error) = (Source::Out, Source::Error);
+        let lines = vec![
+            line(1, out, true, "a"),
+            line(2, error, true, "x"),
+            line(3, out, false, "b"),
+            line(4, out, false, "c"),
+            line(5, error, false, "y"),
+            line(6, out, true, "who? "),
+        ];
+        let whole = joined(lines);
+        let expected = [
+            line(1, out, false, "ab"),
+            line(2, error, false, "xy"),
+            line(4, out, false, "c"),
+            line(6, out, true, "who? "),
+        ];
+        assert_eq!(whole, expected);
     }
 }

@@ -18,10 +18,18 @@ use crate::session::{Session, runtime};
 
 /// Prints the projects the server has.
 pub(super) fn projects(args: &ProjectsArgs) -> Outcome {
+    let name = |filter: &String| match filter.split_once('=') {
+        Some(("name", text)) => Ok(text.to_owned()),
+        _ => Err(Stop::usage(format!("--filter: {filter:?}: say name=TEXT"))),
+    };
+    let names: Vec<String> = args.filter.iter().map(name).collect::<Outcome<_>>()?;
     let client = found::client()?;
     let found = runtime()?.block_on(projects_of(&client))?;
     let mut out = Out::new();
-    let shown = found.iter().filter(|(_, project)| args.all || project.states.contains_key("running"));
+    let is_meant = |name: &str| names.is_empty() || names.iter().any(|text| name.contains(text.as_str()));
+    let shown = found
+        .iter()
+        .filter(|(name, project)| is_meant(name) && (args.all || project.states.contains_key("running")));
     if args.quiet {
         return shown.into_iter().try_for_each(|(name, _)| out.line(&printable(name)));
     }

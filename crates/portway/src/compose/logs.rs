@@ -6,20 +6,22 @@ use portway_incus::Client;
 use portway_model::parse_duration;
 use portway_proto::service::{Source, Stamp};
 
-use super::follow::{Followed, Told, follow};
+use super::follow::{Followed, Told, Until, follow};
 use super::found::{self, Detail, Replica};
-use super::lines::{Names, Show, Style, read};
+use super::lines::{Names, Show, Style, joined, read};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::inside::LogsArgs;
 use crate::failure::{Outcome, Stop};
 use crate::session::runtime;
 
-/// Longest `--since`: a hundred years.
+/// The longest time ago, and the longest that is waited: a hundred years.
 const SINCE_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// Prints them.
 pub(super) fn run(files: &FileArgs, args: &LogsArgs) -> Outcome {
-    let since = args.since.as_deref().map(|text| since(text, SystemTime::now())).transpose()?;
+    let now = SystemTime::now();
+    let since = args.since.as_deref().map(|text| moment("--since", text, now)).transpose()?;
+    let until = args.until.as_deref().map(|text| moment("--until", text, now)).transpose()?;
     let most = most(&args.tail)?;
     let name = found::name(files)?;
     let client = found::client()?;
@@ -27,13 +29,15 @@ pub(super) fn run(files: &FileArgs, args: &LogsArgs) -> Outcome {
         let mut replicas = found::replicas(&client, &name, &args.services, Detail::Listed).await?;
         replicas.retain(|replica| args.index.is_none_or(|index| replica.index == index.get()));
         let names = Names::of(args.no_log_prefix, args.no_color);
-        let show = Show::new(&replicas, Style { names, timestamps: args.timestamps });
+        let mut show = Show::new(&replicas, Style { names, timestamps: args.timestamps });
         let mut lines = Vec::new();
         let mut known = Vec::new();
         for (of, replica) in replicas.iter().enumerate() {
             let (mut own, console) = read(&client, of, replica).await?;
             known.push((own.last().map(|line| line.at).unwrap_or_default(), console));
-            own.retain(|line| line.source != Source::Own && since.is_none_or(|since| line.at >= since));
+            own.retain(|line| line.source != Source::Own && until.is_none_or(|until| line.at <= until));
+            let mut own = joined(own);
+            own.retain(|line| since.is_none_or(|since| line.at >= since));
             lines.extend(own.split_off(own.len() - most.unwrap_or(own.len()).min(own.len())));
         }
         // Of one instance they are in order already.
@@ -41,17 +45,36 @@ pub(super) fn run(files: &FileArgs, args: &LogsArgs) -> Outcome {
         for line in &lines {
             show.print(line)?;
         }
-        if args.follow { go_on(client, replicas, known, &show).await } else { Ok(()) }
+        if args.follow {
+            let left = until.map(|until| {
+                let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+                Duration::new(until.seconds, until.nanoseconds).saturating_sub(now)
+            });
+            let following = go_on(client, replicas, known, (&mut show, until));
+            // Its time may come while nothing is said.
+            if let Ok(done) = tokio::time::timeout(left.unwrap_or(SINCE_MAX), following).await {
+                done?;
+            }
+        }
+        show.flush()
     })
 }
 
-/// Prints what comes until all that run have ended.
-async fn go_on(client: Client, replicas: Vec<Replica>, known: Vec<(Stamp, Vec<u8>)>, show: &Show) -> Outcome {
+/// Prints what comes until all that run have ended, or until then.
+async fn go_on(
+    client: Client,
+    replicas: Vec<Replica>,
+    known: Vec<(Stamp, Vec<u8>)>,
+    (show, until): (&mut Show, Option<Stamp>),
+) -> Outcome {
     let running = replicas.into_iter().enumerate().zip(known).filter(|((_, replica), _)| replica.runs());
     let followed = running.map(|((of, replica), (last, console))| Followed { of, replica, last, console });
-    let mut following = follow(client, followed.collect());
+    let mut following = follow(client, followed.collect(), Until::Ended);
     while let Some(told) = following.next().await? {
         if let Told::Line(line) = told {
+            if until.is_some_and(|until| line.at > until) {
+                return Ok(());
+            }
             show.print(&line)?;
         }
     }
@@ -69,16 +92,16 @@ fn most(text: &str) -> Outcome<Option<usize>> {
     }
 }
 
-/// A time, or how long before `now`.
-fn since(text: &str, now: SystemTime) -> Outcome<Stamp> {
+/// A time, or how long before `now`, as `flag` says it.
+fn moment(flag: &str, text: &str, now: SystemTime) -> Outcome<Stamp> {
     let of = |since: Duration| Stamp { seconds: since.as_secs(), nanoseconds: since.subsec_nanos() };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    if let Some(since) = instant(text) {
-        return Ok(of(since));
+    if let Some(at) = instant(text) {
+        return Ok(of(at));
     }
     let ago = parse_duration(text, Duration::ZERO, SINCE_MAX).map_err(|_| {
         let expected = "a time such as 2026-01-31T08:05:00Z, or how long ago such as 10m";
-        Stop::usage(format!("--since is {expected}, not {text:?}"))
+        Stop::usage(format!("{flag} is {expected}, not {text:?}"))
     })?;
     Ok(of(now.saturating_sub(ago)))
 }
@@ -154,8 +177,8 @@ mod tests {
             assert_eq!(of(none), None, "{none}");
         }
         let now = UNIX_EPOCH + Duration::from_secs(1000);
-        assert_eq!(since("10m", now).ok().map(|at| at.seconds), Some(400));
-        assert!(since("yesterday", now).is_err());
+        assert_eq!(moment("--since", "10m", now).ok().map(|at| at.seconds), Some(400));
+        assert!(moment("--until", "yesterday", now).is_err());
     }
 
     #[test]

@@ -44,7 +44,7 @@ type Look = (Instant, Vec<Replica>);
 
 async fn look(client: &Client, name: &str, args: &StatsArgs) -> Outcome<Look> {
     let mut replicas = found::replicas(client, name, &args.services, Detail::Measured).await?;
-    replicas.retain(Replica::runs);
+    replicas.retain(|replica| args.all || replica.runs());
     Ok((Instant::now(), replicas))
 }
 

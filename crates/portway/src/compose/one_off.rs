@@ -35,9 +35,6 @@ use crate::output::Out;
 /// What waits until the program has ended: sixty-eight years.
 const WAITS: [&str; 2] = ["sleep", "2147483647"];
 
-/// Steps at a time.
-const WORKERS: u16 = 8;
-
 /// Runs it, and ends with the program's status.
 pub(super) fn run(files: &FileArgs, args: &RunArgs) -> Outcome {
     if args.detach && args.rm && (args.service_ports || !args.publish.is_empty()) {
@@ -62,6 +59,9 @@ pub(super) fn run(files: &FileArgs, args: &RunArgs) -> Outcome {
         disabled: others.chain(&project.disabled).cloned().collect(),
         ..Up::default()
     };
+    if args.remove_orphans {
+        super::lifecycle::remove_orphans(files, &make.change)?;
+    }
     let made = bring(&stage, &mut want, (&make, engine), &options);
     if args.detach {
         made?;
@@ -104,6 +104,8 @@ fn overlay(args: &RunArgs) -> Option<String> {
         ("labels", "", &args.labels),
         ("ports", if args.service_ports { "" } else { "!override " }, &args.publish),
         ("volumes", "", &args.volumes),
+        ("cap_add", "", &args.cap_add),
+        ("cap_drop", "", &args.cap_drop),
     ];
     let said: Vec<String> = lists
         .into_iter()
@@ -189,18 +191,12 @@ fn single_out(want: &mut ComposeProject, args: &RunArgs) -> Outcome<String> {
 
 fn make(args: &RunArgs) -> MakeArgs {
     MakeArgs {
-        force_recreate: false,
         no_recreate: true,
-        remove_orphans: false,
-        scale: Vec::new(),
-        pull: None,
         proxy_engine: args.proxy_engine,
         allow: args.allow,
-        build: false,
-        no_build: false,
-        builder: None,
-        change: ChangeArgs { dry_run: false, parallel: WORKERS },
-        services: vec![args.service.clone()],
+        build: args.build,
+        remove_orphans: args.remove_orphans,
+        ..MakeArgs::plain(vec![args.service.clone()], ChangeArgs::default())
     }
 }
 
@@ -218,6 +214,11 @@ fn converse(
         let replica = replica.ok_or_else(|| Stop::refused(format!("the instance {name} is gone")))?;
         let said = ExecArgs {
             detach: false,
+            dry_run: false,
+            group: None,
+            interactive: true,
+            tty: true,
+            no_input: !args.interactive,
             env: Vec::new(),
             index: None,
             no_tty: args.no_tty,

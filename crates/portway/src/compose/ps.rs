@@ -1,18 +1,20 @@
 //! `ps`: the instances of a project.
 
+use clap::ValueEnum as _;
 use portway_compose::apply::exit_code;
 use portway_compose::label;
 use portway_compose::observe::{Life, Seen};
 use portway_compose::plan::Select;
 use portway_compose::want::Keys;
+use portway_composefile::Project;
 use serde::Serialize;
 
 use super::lifecycle::{open, with};
 use super::published;
 use super::stage::server;
 use crate::cli::compose::FileArgs;
-use crate::cli::compose::lifecycle::{PsArgs, PsFormat};
-use crate::failure::{Outcome, printable};
+use crate::cli::compose::lifecycle::{PsArgs, PsFormat, StatusArg};
+use crate::failure::{Outcome, Stop, printable};
 use crate::output::Out;
 use crate::output::table::{self, Text, Tone};
 
@@ -32,6 +34,15 @@ struct Row {
 
 /// Runs it.
 pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
+    let statuses = statuses(args)?;
+    // Without files every service counts as theirs.
+    let declared = if args.orphans { None } else { Some(super::quiet(files)?) };
+    let is_declared = |service: &str| {
+        let of = |project: &Project| {
+            project.services().any(|(name, _)| name == service) || project.disabled.contains(service)
+        };
+        declared.as_ref().is_none_or(of)
+    };
     let (stage, name, project) = open(files)?;
     let mut rows = Vec::new();
     if let Some(project) = project {
@@ -41,13 +52,17 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
         for (instance, one) in seen.ours(&name) {
             let service = one.service().unwrap_or_default();
             let named = services.is_empty() || services.iter().any(|name| name == service);
-            if named && (args.all || one.life != Life::Stopped) {
+            let is_shown = args.all || !statuses.is_empty() || one.life != Life::Stopped;
+            if named && is_shown && is_declared(service) {
                 let code = if one.life == Life::Stopped && one.label(label::GUEST).is_some() {
                     let code = exit_code(&stage.client, &project, instance);
                     stage.runtime.block_on(code).map_err(|error| server(&error))?
                 } else {
                     None
                 };
+                if !statuses.is_empty() && !statuses.iter().any(|status| is(*status, one)) {
+                    continue;
+                }
                 let ours = seen.published.get(instance).into_iter().flat_map(|devices| devices.values());
                 let is_proxy = |device: &&Keys| device.get("type").is_some_and(|kind| kind == "proxy");
                 let devices = ours.chain(one.devices.values().filter(is_proxy));
@@ -79,6 +94,32 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
             let text = table::render(header, cells.collect(), out.look);
             out.text(&text)
         }
+    }
+}
+
+/// Those that are asked for; none is all.
+fn statuses(args: &PsArgs) -> Outcome<Vec<StatusArg>> {
+    let of = |filter: &String| {
+        let status = filter.strip_prefix("status=").and_then(|word| StatusArg::from_str(word, false).ok());
+        status.ok_or_else(|| {
+            let stop = Stop::usage(format!("--filter: {filter:?} is no filter"));
+            stop.hint("say status= and one of created, dead, exited, paused, removing, restarting, running")
+        })
+    };
+    let filters: Vec<StatusArg> = args.filter.iter().map(of).collect::<Outcome<_>>()?;
+    Ok(args.status.iter().copied().chain(filters).collect())
+}
+
+/// Whether an instance does that. The server has no words for being removed or started again: nothing is.
+fn is(status: StatusArg, one: &Seen) -> bool {
+    let has_run = one.label("volatile.last_state.power").is_some_and(|power| !power.is_empty());
+    match status {
+        StatusArg::Created => one.life == Life::Stopped && !has_run,
+        StatusArg::Exited => one.life == Life::Stopped && has_run,
+        StatusArg::Paused => one.life == Life::Paused,
+        StatusArg::Running => one.life == Life::Running,
+        StatusArg::Dead => one.life == Life::Unknown,
+        StatusArg::Removing | StatusArg::Restarting => false,
     }
 }
 

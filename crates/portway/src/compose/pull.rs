@@ -15,6 +15,7 @@ use crate::failure::{Outcome, Stop, printable};
 
 /// Runs it.
 pub(super) fn run(files: &FileArgs, args: &PullArgs) -> Outcome {
+    super::without_healthd(args.no_healthd || args.healthd_image.is_some());
     let (stage, want) = wanted(files, &args.services)?;
     let services = selected(&want, &args.services, args.include_deps);
     let images = services.iter().filter_map(|name| Some(&want.services.get(name)?.image));

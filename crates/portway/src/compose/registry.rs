@@ -12,13 +12,14 @@ use portway_compose::label;
 use portway_compose::map::{self, Setting};
 use portway_compose::want::Keys;
 use portway_composefile::Project;
+use portway_composefile::tree::{Node, Value};
 use portway_control::api::FailureKind;
 use portway_incus::ResourceId;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
-use super::stage::{Stage, server};
+use super::stage::{Stage, server, warn};
 use crate::failure::{Outcome, Stop};
 
 /// The program that asks. Incus needs it too.
@@ -118,6 +119,51 @@ async fn inspect(image: &str, full: &str) -> Outcome<Vec<String>> {
     let Some(answer) = answer else { return Err(failed(&complaint)) };
     let described: Described = serde_json::from_slice(&answer).map_err(|error| failed(&error.to_string()))?;
     Ok(described.config.and_then(|config| config.entrypoint).unwrap_or_default())
+}
+
+/// Says images of registries by their digests, as `docker compose config --resolve-image-digests` does.
+pub(super) fn pin(project: &mut Project) -> Outcome {
+    let runtime = crate::session::runtime()?;
+    let services = project.tree.get_mut("services").and_then(Node::as_map_mut);
+    for service in services.into_iter().flat_map(|services| services.values_mut()) {
+        let Some(node) = service.as_map_mut().and_then(|service| service.get_mut("image")) else { continue };
+        let Some(image) = node.as_text().filter(|image| !image.is_empty() && !image.contains('@')) else {
+            continue;
+        };
+        let Some(full) = map::registry_name(image) else {
+            warn(&format!("image {image} is of no registry, and has no digest"));
+            continue;
+        };
+        let digest = runtime.block_on(digest(image, &full))?;
+        let short =
+            image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(image, |(name, _)| name);
+        node.value = Value::Text(format!("{short}@{digest}"));
+    }
+    Ok(())
+}
+
+/// Asks a registry for the digest of an image.
+async fn digest(image: &str, full: &str) -> Outcome<String> {
+    let mut command = Command::new(PROGRAM);
+    command.args(["inspect", "--no-tags", "--format", "{{.Digest}}", "--"]).arg(format!("docker://{full}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let failed = |why: &str| {
+        let why: String = why.trim().chars().take(COMPLAINT_CHARS).collect();
+        Stop::refused(format!("image {image}: its registry does not tell its digest: {why}"))
+    };
+    let child = command
+        .spawn()
+        .map_err(|error| failed(&format!("{PROGRAM}: {error}")).hint(format!("install {PROGRAM}")))?;
+    let answer = tokio::time::timeout(LIMIT, read(child)).await.map_err(|_| failed("no answer in time"))?;
+    let (answer, complaint) = answer.map_err(|error| failed(&error.to_string()))?;
+    let Some(answer) = answer else { return Err(failed(&complaint)) };
+    let digest = String::from_utf8_lossy(&answer).trim().to_owned();
+    let is_one = digest.split_once(':').is_some_and(|(kind, hash)| {
+        kind.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            && hash.len() >= 32
+            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    });
+    if is_one { Ok(digest) } else { Err(failed("what it says is no digest")) }
 }
 
 /// What a program says, when it succeeds, and what it complains of.

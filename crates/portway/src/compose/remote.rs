@@ -38,6 +38,23 @@ static WISHES: OnceLock<Wishes> = OnceLock::new();
 /// What incus-compose calls the pool that it finds by itself.
 const DETECT: &str = "detect";
 
+/// Most steps at a time.
+const WORKERS_MAX: u16 = 256;
+
+/// Steps at a time as docker compose has them: -1 is as many as there can be.
+fn parallel(said: Option<i16>, variable: Option<&str>) -> Outcome<Option<u16>> {
+    let (name, number) = match (said, variable) {
+        (Some(number), _) => ("--parallel", Some(number)),
+        (None, Some(text)) => ("COMPOSE_PARALLEL_LIMIT", text.parse().ok()),
+        (None, None) => return Ok(None),
+    };
+    match number {
+        Some(-1) => Ok(Some(WORKERS_MAX)),
+        Some(number @ 1..) => Ok(u16::try_from(number).ok().map(|number| number.min(WORKERS_MAX))),
+        _ => Err(Stop::usage(format!("{name} is a number from 1 on, or -1 for any"))),
+    }
+}
+
 /// Notes what is wished.
 pub(super) fn wish(args: &PlaceArgs) -> Outcome {
     let said = |name: &str| env::var(name).ok().filter(|text| !text.is_empty());
@@ -48,6 +65,10 @@ pub(super) fn wish(args: &PlaceArgs) -> Outcome {
             Some(number.ok_or_else(wrong)?)
         }
         (workers, _) => workers,
+    };
+    let workers = match workers {
+        None => parallel(args.parallel, said("COMPOSE_PARALLEL_LIMIT").as_deref())?,
+        workers => workers,
     };
     let ansi = match (args.ansi, said("INCUS_COMPOSE_ANSI").or_else(|| said("COMPOSE_ANSI"))) {
         (Some(ansi), _) => ansi,
@@ -61,7 +82,7 @@ pub(super) fn wish(args: &PlaceArgs) -> Outcome {
         warn("--image-cache is not needed: projects share the server's images");
     }
     let pool = args.storage_pool.clone().or_else(|| said("INCUS_COMPOSE_STORAGE_POOL"));
-    let debug = args.debug || said("INCUS_COMPOSE_DEBUG").is_some_and(|text| is_yes(&text));
+    let debug = args.debug || args.trace || said("INCUS_COMPOSE_DEBUG").is_some_and(|text| is_yes(&text));
     let wishes = Wishes {
         remote: args.remote.clone().filter(|name| !name.is_empty()),
         pool: pool.filter(|pool| pool != DETECT),

@@ -9,7 +9,7 @@ use portway_incus::{Image, RemoteImage, ResourceId};
 use super::build::tell;
 use super::stage::{Stage, server, warn};
 use crate::cli::compose::lifecycle::{DownArgs, RmiArg};
-use crate::failure::{Outcome, chain};
+use crate::failure::{Outcome, Stop, chain};
 
 /// Removes images of a project: those that were built for it, and with `all` those that the server has fetched for its
 /// instances and that nobody has named. What somebody has put there by hand stays.
@@ -47,6 +47,7 @@ pub(super) fn run(
             }
         }
     };
+    let mut stays = 0;
     for image in all.iter().filter(|image| is_meant(image)) {
         let short = image.fingerprint.get(..12).unwrap_or(&image.fingerprint);
         let described = image.properties.get("description").map_or(short, String::as_str);
@@ -57,10 +58,17 @@ pub(super) fn run(
         }
         match stage.runtime.block_on(stage.client.remove_image(place, &image.fingerprint)) {
             Ok(_) => tell(&build::Output::default(), &format!("image {described}  removed")),
-            Err(error) => warn(&format!("image {described} stays: {}", chain(&error))),
+            Err(error) => {
+                stays += 1;
+                warn(&format!("image {described} stays: {}", chain(&error)));
+            }
         }
     }
-    Ok(())
+    match stays {
+        0 => Ok(()),
+        1 => Err(Stop::refused("an image could not be removed")),
+        count => Err(Stop::refused(format!("{count} images could not be removed"))),
+    }
 }
 
 fn means(args: &DownArgs, service: Option<&str>) -> bool {

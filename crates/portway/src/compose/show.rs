@@ -74,10 +74,17 @@ impl Look {
     }
 }
 
-/// A line on standard error.
+/// A line on standard error, or where else progress is wanted.
 pub(super) fn say(text: &str) {
-    // Nothing is left to do when standard error cannot be written.
-    let _unheard = writeln!(io::stderr(), "{}", printable(text));
+    status(&printable(text));
+}
+
+/// What has happened: on standard error, or with a variable of docker compose on standard output.
+fn status(line: &str) {
+    let elsewhere = std::env::var("COMPOSE_STATUS_STDOUT").is_ok_and(|text| remote::is_yes(&text));
+    // Nothing is left to do when it cannot be written.
+    let _unheard =
+        if elsewhere { writeln!(io::stdout(), "{line}") } else { writeln!(io::stderr(), "{line}") };
 }
 
 /// What is shown of a plan while it is carried out.
@@ -141,11 +148,11 @@ impl<'p> Show<'p> {
     }
 
     fn line(&self, text: &str) {
-        // Nothing is left to do when standard error cannot be written.
-        let _unheard = match &self.live {
-            Some(live) => live.println(text),
-            None => writeln!(io::stderr(), "{text}"),
-        };
+        match &self.live {
+            // Nothing is left to do when standard error cannot be written.
+            Some(live) => drop(live.println(text)),
+            None => status(text),
+        }
     }
 
     /// Takes away what is still shown as under way.

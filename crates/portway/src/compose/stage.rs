@@ -12,7 +12,7 @@ use portway_compose::label;
 use portway_compose::lock::{self, LockError};
 use portway_compose::look::{LookError, look};
 use portway_compose::observe::Observed;
-use portway_compose::plan::{Plan, PlanError};
+use portway_compose::plan::{Action, Plan, PlanError};
 use portway_compose::want::{ComposeProject, Keys};
 use portway_control::api::FailureKind;
 use portway_incus::{Client, IncusError, Shelf};
@@ -42,13 +42,15 @@ pub(super) struct Stage {
     pub(super) look: Look,
     /// Longest time of a plan.
     pub(super) limit: Option<Duration>,
+    /// Longest time that one service is waited for.
+    pub(super) patience: Option<Duration>,
 }
 
 impl Stage {
     /// Finds the server. Does not connect.
     pub(super) fn open() -> Outcome<Stage> {
         let (client, runtime) = (remote::client()?, session::runtime()?);
-        Ok(Stage { client, portway: None, runtime, look: Look::default(), limit: None })
+        Ok(Stage { client, portway: None, runtime, look: Look::default(), limit: None, patience: None })
     }
 
     /// Looks for the daemon; whether it answers. It is beside the server, or there is none.
@@ -138,7 +140,14 @@ impl Stage {
                 plan,
                 usize::from(remote::wishes().workers.unwrap_or(of.args.parallel)),
                 halted,
-                async |action| hands.perform(action).await.map_err(|error| chain(&error)),
+                async |action| match (action, self.patience) {
+                    (Action::Await { .. }, Some(patience)) => {
+                        let done = tokio::time::timeout(patience, hands.perform(action)).await;
+                        let late = || format!("not so after {} s", patience.as_secs());
+                        done.map_err(|_| late())?.map_err(|error| chain(&error))
+                    }
+                    _ => hands.perform(action).await.map_err(|error| chain(&error)),
+                },
                 |step, note: Note<'_>| show.tell(step, note),
             ));
             let mut stopped = pin!(interrupted(&halt));

@@ -23,9 +23,12 @@ use super::foreground::{self, Asked, Services, attend};
 use super::registry::{self, Ask};
 use super::remote;
 use super::stage::{Change, Stage, scale, server, warn};
+use super::watch::Watching;
 use super::{enabling, stop};
 use crate::cli::compose::FileArgs;
-use crate::cli::compose::lifecycle::{CreateArgs, EngineArg, MakeArgs, PullArg, ScaleArgs, UpArgs};
+use crate::cli::compose::lifecycle::{
+    ChangeArgs, CreateArgs, EngineArg, MakeArgs, PullArg, ScaleArgs, UpArgs,
+};
 use crate::failure::{Outcome, Stop, chain, printable};
 
 /// Longest file that a secret or a config is read from.
@@ -41,12 +44,15 @@ pub(super) fn up(files: &FileArgs, args: &UpArgs) -> Outcome {
             (false, false) => Start::Yes,
         },
         grace: seconds(args.timeout),
+        recreate_dependencies: args.always_recreate_deps,
         ..Up::default()
     };
+    super::without_healthd(args.healthd.is_said());
     let project = project(files, &args.make, |known| foreground::check(&args.attend, known))?;
     let mut stage = Stage::open()?;
     stage.look.images = !args.quiet_pull;
     stage.limit = seconds(args.wait_timeout);
+    stage.patience = seconds(args.dependency_timeout.filter(|seconds| *seconds > 0));
     if args.detach || args.wait || args.no_start || args.make.change.dry_run {
         return bring_about(&mut stage, files, &project, &args.make, options).map(|_| ());
     }
@@ -54,9 +60,12 @@ pub(super) fn up(files: &FileArgs, args: &UpArgs) -> Outcome {
     let begin = Stamp { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() };
     // From here on: one that comes between two commands counts for the second.
     let mut asked = stage.runtime.block_on(async { Asked::new() })?;
+    let watcher = if args.watch { Some(Watching::open(files, &project, &args.make)?) } else { None };
     let want = bring_about(&mut stage, files, &project, &args.make, options)?;
-    let services = Services::of(&want, &args.make.services, args.no_deps);
-    attend(&stage, &want, &services, (&args.attend, seconds(args.timeout), begin), &mut asked)
+    let services = Services::of(&want, &project, &args.make.services, args.no_deps);
+    let watching = watcher.map(Watching::start);
+    let how = (&args.attend, seconds(args.timeout), begin);
+    attend(&stage, &want, &services, how, (&mut asked, watching.as_ref()))
 }
 
 fn seconds(said: Option<u32>) -> Option<Duration> {
@@ -65,35 +74,25 @@ fn seconds(said: Option<u32>) -> Option<Duration> {
 
 /// Runs `create`.
 pub(super) fn create(files: &FileArgs, args: &CreateArgs) -> Outcome {
-    make(files, &args.make, Up { start: Start::No, ..Up::default() })
+    let options = Up { start: Start::No, ..Up::default() };
+    let project = project(files, &args.make, |_| Ok(()))?;
+    let mut stage = Stage::open()?;
+    stage.look.images = !args.quiet_pull;
+    bring_about(&mut stage, files, &project, &args.make, options).map(|_| ())
 }
 
 /// Runs `scale`: what is there stays as it is.
 pub(super) fn rescale(files: &FileArgs, args: &ScaleArgs) -> Outcome {
+    let change = ChangeArgs { dry_run: args.change.dry_run, parallel: args.change.parallel };
     let make = MakeArgs {
-        force_recreate: false,
         no_recreate: true,
-        remove_orphans: false,
         scale: args.scale.clone(),
-        pull: None,
-        proxy_engine: None,
-        allow: false,
-        build: false,
-        no_build: false,
-        builder: None,
-        change: crate::cli::compose::lifecycle::ChangeArgs {
-            dry_run: args.change.dry_run,
-            parallel: args.change.parallel,
-        },
-        services: scale(&args.scale)?.into_keys().collect(),
+        ..MakeArgs::plain(scale(&args.scale)?.into_keys().collect(), change)
     };
-    self::make(files, &make, Up { no_deps: args.no_deps, ..Up::default() })
-}
-
-fn make(files: &FileArgs, make: &MakeArgs, options: Up) -> Outcome {
-    let project = project(files, make, |_| Ok(()))?;
+    let project = project(files, &make, |_| Ok(()))?;
     let mut stage = Stage::open()?;
-    bring_about(&mut stage, files, &project, make, options).map(|_| ())
+    let options = Up { no_deps: args.no_deps, ..Up::default() };
+    bring_about(&mut stage, files, &project, &make, options).map(|_| ())
 }
 
 /// The project of the files, in which the services are that are named. `check` is told which there are.
@@ -104,21 +103,13 @@ fn project(
 ) -> Outcome<Project> {
     // A service that no profile enables is enabled by its name; the others are looked at too, for theirs stay.
     let project = enabling(files, &make.services)?;
-    let known = |name: &str| project.services().any(|(key, _)| key == name);
-    let scale = scale(&make.scale)?;
-    let mut named = scale.keys().chain(&make.services);
-    if let Some(unknown) = named.find(|name| !known(name)) {
-        return Err(Stop::of(
-            portway_control::api::FailureKind::Missing,
-            format!("there is no service `{unknown}`"),
-        ));
-    }
-    check(&known)?;
+    super::known_services(&project, scale(&make.scale)?.keys().chain(&make.services))?;
+    check(&|name: &str| project.services().any(|(key, _)| key == name))?;
     Ok(project)
 }
 
 /// Makes what `project` says, and gives it in the server's words.
-fn bring_about(
+pub(super) fn bring_about(
     stage: &mut Stage,
     files: &FileArgs,
     project: &Project,
@@ -130,7 +121,16 @@ fn bring_about(
     options.services = make.services.clone();
     let (mut want, engine) = allowed(stage, project, make, (scale, dir), &options)?;
     options.disabled = project.disabled.clone();
-    options.orphans = if make.remove_orphans { Orphans::Remove } else { Orphans::Keep };
+    options.orphans = match (make.remove_orphans, ignores_orphans()) {
+        (true, true) => {
+            return Err(Stop::usage(
+                "COMPOSE_IGNORE_ORPHANS and --remove-orphans say the opposite of each other",
+            ));
+        }
+        (true, false) => Orphans::Remove,
+        (false, true) => Orphans::Ignore,
+        (false, false) => Orphans::Keep,
+    };
     options.recreate = match (make.force_recreate, make.no_recreate) {
         (true, _) => Recreate::All,
         (_, true) => Recreate::None,
@@ -138,6 +138,11 @@ fn bring_about(
     };
     bring(stage, &mut want, (make, engine), &options)?;
     Ok(want)
+}
+
+/// Whether instances of services that are no longer in the files are nobody's business.
+fn ignores_orphans() -> bool {
+    std::env::var("COMPOSE_IGNORE_ORPHANS").is_ok_and(|text| remote::is_yes(&text))
 }
 
 /// What is wanted of this server, once it is allowed and its images are built, and what carries its ports.
@@ -345,7 +350,7 @@ fn built(stage: &Stage, want: &ComposeProject, make: &MakeArgs, options: &Up) ->
         (_, true) => When::Never,
         _ => When::Missing,
     };
-    super::build::bring(stage, want, &services, (when, make.builder))
+    super::build::bring(stage, want, &services, (when, make.builder, make.quiet_build))
 }
 
 /// How privileges are granted.

@@ -1,11 +1,15 @@
 //! Compose projects on a real Incus 6.0 with a native image: up, changed, scaled, and down again.
 
 #[cfg(test)]
+mod attached;
+#[cfg(test)]
 mod cases;
 #[cfg(test)]
 mod conditions;
 #[cfg(test)]
 mod copied;
+#[cfg(test)]
+mod flags;
 #[cfg(test)]
 mod foreground;
 #[cfg(test)]
@@ -26,6 +30,8 @@ mod scene;
 mod strangers;
 #[cfg(test)]
 mod together;
+#[cfg(test)]
+mod watched;
 
 /// The program.
 const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");

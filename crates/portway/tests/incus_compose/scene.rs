@@ -292,6 +292,12 @@ impl Live {
         self.said.contains(text)
     }
 
+    /// How often it has said this by now.
+    pub(crate) fn count(&mut self, text: &str) -> usize {
+        self.has(text);
+        self.said.matches(text).count()
+    }
+
     /// All that was heard of it.
     pub(crate) fn said(&self) -> &str {
         &self.said

@@ -11,6 +11,8 @@ mod elsewhere;
 mod registry;
 #[cfg(test)]
 mod scene;
+#[cfg(test)]
+mod watched;
 
 /// The program.
 const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");

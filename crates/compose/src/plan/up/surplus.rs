@@ -27,10 +27,12 @@ impl<'a> Builder<'a> {
                 Fate::Stays
             } else if self.want.services.contains_key(service) {
                 if self.selected.contains(service) { Fate::Goes } else { Fate::Stays }
-            } else if self.options.orphans == Orphans::Remove {
-                Fate::Goes
             } else {
-                Fate::Orphan
+                match self.options.orphans {
+                    Orphans::Remove => Fate::Goes,
+                    Orphans::Ignore => Fate::Stays,
+                    Orphans::Keep => Fate::Orphan,
+                }
             };
             (!wanted.contains(name.as_str())).then_some((name, seen, fate))
         };

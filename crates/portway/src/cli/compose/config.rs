@@ -28,6 +28,9 @@ pub(crate) struct ConfigArgs {
     /// Leave variables as they are written
     #[arg(long)]
     pub(crate) no_interpolate: bool,
+    /// Print images with their digests, as their registries tell them now
+    #[arg(long)]
+    pub(crate) resolve_image_digests: bool,
     /// Print nothing; only check
     #[arg(short, long)]
     pub(crate) quiet: bool,

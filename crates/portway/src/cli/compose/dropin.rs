@@ -17,6 +17,9 @@ pub(crate) enum ResourceFormat {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ResourcesArgs {
+    /// Taken for the sake of incus-compose: there is no daemon for health
+    #[arg(long, hide = true)]
+    pub(crate) no_healthd: bool,
     /// How to print
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: ResourceFormat,

@@ -38,6 +38,12 @@ pub(crate) struct BuildArgs {
     /// What builds; the first of these that is here when left out
     #[arg(long, value_enum, value_name = "PROGRAM")]
     pub(crate) builder: Option<BuilderArg>,
+    /// Most memory of a build
+    #[arg(short, long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+    /// Agent or keys of SSH that builds may use: `default`, or NAME=PATH
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) ssh: Vec<String>,
     /// Take nothing of what was built before
     #[arg(long)]
     pub(crate) no_cache: bool,
@@ -73,6 +79,12 @@ pub(crate) enum PullPolicy {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct PullArgs {
+    /// Taken for the sake of incus-compose: there is no daemon for health
+    #[arg(long, hide = true)]
+    pub(crate) no_healthd: bool,
+    /// Taken for the sake of incus-compose: there is no daemon for health
+    #[arg(long, hide = true, value_name = "IMAGE")]
+    pub(crate) healthd_image: Option<String>,
     /// Say nothing of images that are built here
     #[arg(long)]
     pub(crate) ignore_buildable: bool,

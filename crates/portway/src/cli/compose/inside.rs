@@ -26,8 +26,23 @@ pub(crate) struct ExecArgs {
     /// Number of the replica, from 1; the first that there is when left out
     #[arg(long, value_name = "NUMBER")]
     pub(crate) index: Option<NonZeroU32>,
+    /// Print what would be run, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Group, a name or a number
+    #[arg(short, long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    /// Taken for the sake of docker compose: it is so anyhow
+    #[arg(short, long, hide = true)]
+    pub(crate) interactive: bool,
+    /// Taken for the sake of docker compose: it is so anyhow where this is a terminal
+    #[arg(short, long, hide = true)]
+    pub(crate) tty: bool,
+    /// Standard input is not passed on
+    #[arg(skip)]
+    pub(crate) no_input: bool,
     /// No terminal, also when this is one
-    #[arg(short = 'T', long)]
+    #[arg(short = 'T', long, alias = "no-TTY")]
     pub(crate) no_tty: bool,
     /// User and group, names or numbers; those of the service when left out
     #[arg(short, long, value_name = "USER[:GROUP]")]
@@ -60,6 +75,9 @@ pub(crate) struct LogsArgs {
     /// Only lines from then on: a time (`2026-01-31T08:05:00Z`), or how long ago (`10m`)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
+    /// Only lines until then
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
     /// Only so many of the last lines of each replica, or `all`
     #[arg(short = 'n', long, default_value = "all", value_name = "NUMBER")]
     pub(crate) tail: String,
@@ -106,6 +124,9 @@ pub(crate) struct ProjectsArgs {
     /// Projects of which nothing runs too
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Only those whose name has this in it: `name=TEXT`
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) filter: Vec<String>,
     /// How to print the list
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: ListFormat,
@@ -117,6 +138,12 @@ pub(crate) struct ProjectsArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct StatsArgs {
+    /// Those that do not run too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Taken for the sake of docker compose: nothing is shortened anyhow
+    #[arg(long, hide = true)]
+    pub(crate) no_trunc: bool,
     /// How to print the list
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: ListFormat,

@@ -44,6 +44,9 @@ pub(crate) struct KillArgs {
     /// Signal, by name or number
     #[arg(short, long, default_value = "SIGKILL", value_name = "SIGNAL")]
     pub(crate) signal: String,
+    /// Remove instances of services that are no longer in the files
+    #[arg(long)]
+    pub(crate) remove_orphans: bool,
     #[command(flatten)]
     pub(crate) of: ServiceArgs,
 }
@@ -60,9 +63,25 @@ pub(crate) struct RunArgs {
     /// Variable: `NAME=VALUE`, or `NAME` with the value it has here
     #[arg(short, long = "env", value_name = "VARIABLE")]
     pub(crate) env: Vec<String>,
-    /// Taken for the sake of docker compose: it is so anyhow
-    #[arg(short, long, hide = true)]
+    /// Whether the program reads standard input
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = true,
+        default_missing_value = "true", value_name = "TRUE OR FALSE")]
     pub(crate) interactive: bool,
+    /// Taken for the sake of docker compose: it is so anyhow where this is a terminal
+    #[arg(short, long, hide = true)]
+    pub(crate) tty: bool,
+    /// Build the image first, also when it is there
+    #[arg(long)]
+    pub(crate) build: bool,
+    /// Capability to add, as in `cap_add`
+    #[arg(long, value_name = "CAPABILITY")]
+    pub(crate) cap_add: Vec<String>,
+    /// Capability to drop, as in `cap_drop`
+    #[arg(long, value_name = "CAPABILITY")]
+    pub(crate) cap_drop: Vec<String>,
+    /// Remove instances of services that are no longer in the files
+    #[arg(long)]
+    pub(crate) remove_orphans: bool,
     /// Label of the instance: `NAME=VALUE`
     #[arg(short, long = "label", value_name = "LABEL")]
     pub(crate) labels: Vec<String>,
@@ -115,8 +134,11 @@ pub(crate) struct AttachArgs {
     /// Number of the replica, from 1; the first that there is when left out
     #[arg(long, value_name = "NUMBER")]
     pub(crate) index: Option<NonZeroU32>,
-    /// Taken for the sake of docker compose: a service reads nothing from here
-    #[arg(long, hide = true)]
+    /// Keys that end this command and leave the service: characters or `ctrl-` with one, with commas between them
+    #[arg(long, default_value = "ctrl-p,ctrl-q", value_name = "KEYS")]
+    pub(crate) detach_keys: String,
+    /// Leave what the service reads alone
+    #[arg(long)]
     pub(crate) no_stdin: bool,
     /// Whether signals to this command go on to the service; else they only end this command
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = true,
@@ -124,6 +146,26 @@ pub(crate) struct AttachArgs {
     pub(crate) sig_proxy: bool,
     /// Service
     pub(crate) service: String,
+}
+
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct WatchArgs {
+    /// Leave the services as they are at the beginning
+    #[arg(long)]
+    pub(crate) no_up: bool,
+    /// Say nothing of builds
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// What builds; the first of these that is here when left out
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    pub(crate) builder: Option<super::images::BuilderArg>,
+    /// Grant what the files ask for beyond their own instances
+    #[arg(long)]
+    pub(crate) allow: bool,
+    /// Services; all that have something to watch when left out
+    #[arg(value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
