@@ -83,8 +83,14 @@ impl Layout {
             }
             _ => return None,
         };
-        let known = protocol == TCP || protocol == UDP;
-        if known && length == packet.len() { Layout::new(packet, transport, protocol) } else { None }
+        let whole = length == packet.len()
+            && match protocol {
+                TCP => true,
+                // A length of its own, which need not be that of IP.
+                UDP => usize::from(word(packet, transport + UDP_LENGTH)) + transport == length,
+                _ => false,
+            };
+        if whole { Layout::new(packet, transport, protocol) } else { None }
     }
 
     /// Source and destination, as they stand.
