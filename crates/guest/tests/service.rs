@@ -175,7 +175,8 @@ fn feed(dir: &Path) -> Child {
 
 fn until(dir: &Path, text: &str) {
     let is_there = || said(dir).iter().any(|(_, line)| line == text).then_some(());
-    wait_for(text, is_there).unwrap_or_else(|error| panic!("{error}: {:?}", said(dir)));
+    let came = wait_for(text, is_there);
+    assert!(came.is_ok(), "no {text}: {:?}", said(dir));
 }
 
 /// Fails when what is said to a service does not reach it, ends its input, or is lost between two who say it.
