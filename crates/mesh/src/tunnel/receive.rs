@@ -20,6 +20,9 @@ use crate::wg::{Dropped, Now, PeerId, Received, Sessions, Update};
 /// Batches that are taken before it is looked what is due.
 const ROUNDS: usize = 4;
 
+/// While packets come, what is due is asked no more often than this: it is asked of every peer.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// How often room in the stack is waited for, a tenth of a second each, before a packet is dropped.
 const WAITS: usize = 20;
 
@@ -54,11 +57,20 @@ impl Receiver {
 
     /// Until the tunnel ends.
     pub(super) fn run(mut self) {
+        let (mut next, mut asked, mut told) = (None, None::<Instant>, true);
         while !self.shared.stop.load(Ordering::Acquire) {
-            let next = self.sessions.tick(now());
-            self.speak();
-            let patience = next.map(|next| next.saturating_duration_since(Instant::now()));
-            let (came, told) = wait_for(&self.shared.udp, &self.shared.receiver, patience);
+            let instant = Instant::now();
+            let old = asked.is_none_or(|at| instant.saturating_duration_since(at) >= MOMENT);
+            let due = told || old || next.is_some_and(|next| next <= instant);
+            if due {
+                (next, asked) = (self.sessions.tick(now()), Some(instant));
+                self.speak();
+            }
+            let left = next.map(|next| next.saturating_duration_since(instant));
+            // What has come since it was asked may have changed the answer.
+            let patience = if due { left } else { Some(left.map_or(MOMENT, |left| left.min(MOMENT))) };
+            let came;
+            (came, told) = wait_for(&self.shared.udp, &self.shared.receiver, patience);
             if told {
                 calm(&self.shared.receiver);
                 self.obey();
