@@ -6,6 +6,7 @@
 //! where the file says so and nobody has asked for the end ([`Again`](portway_proto::service::Again)); else this process
 //! ends with the same status, and the instance with it.
 
+mod init;
 mod input;
 mod log;
 mod pace;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use portway_proto::guest::{Environment, Size};
-use portway_proto::service::{NOT_RUN, SPEC, STATE, Source, Spec, State};
+use portway_proto::service::{NOT_RUN, SPEC, STATE, Source, Spec, State, User};
 use portway_sys::process::program::{Ids, Image, Input, Program, ProgramError, spawn};
 use portway_sys::signals::Signals;
 use rustix::event::{PollFd, PollFlags};
@@ -92,6 +93,10 @@ pub(crate) fn run(dir: &Path) -> Result<u8, (u8, String)> {
         Ok(spec) => spec,
         Err(why) => return Ok(end(dir, &mut log, NOT_RUN[0], &why)),
     };
+    if init::is_one(&spec.args[0]) {
+        let why = init::become_it(dir, &spec);
+        return Ok(end(dir, &mut log, NOT_RUN[0], &why));
+    }
     let input = spec.input.then(|| Pipe::make(dir)).transpose();
     let input = input.map_err(|error| failed("make what the service reads", error))?;
     let (pid, outputs) = match start(dir, &spec, input.as_ref()) {
@@ -122,15 +127,7 @@ fn keep(dir: &Path, state: State) {
 /// Starts the program. What fails has a status as of a shell.
 fn start(dir: &Path, spec: &Spec, input: Option<&Pipe>) -> Result<(Pid, Outputs), (u8, String)> {
     let cannot = |why: String| (NOT_RUN[0], why);
-    let who = user::find(Path::new("/etc"), &spec.user, &spec.groups).map_err(cannot)?;
-    let mut entries = spec.env.clone();
-    if let Some(home) = &who.home {
-        // What the file says, and what the instance gives, comes before it.
-        if std::env::var_os("HOME").is_none() {
-            entries.insert(0, [b"HOME=", &home[..]].concat());
-        }
-    }
-    let env = environment::build(Environment::Instance, entries);
+    let (who, env) = surroundings(spec).map_err(cannot)?;
     let strings = |of: &[Vec<u8>]| -> Vec<CString> {
         of.iter().filter_map(|text| CString::new(text.clone()).ok()).collect()
     };
@@ -165,6 +162,19 @@ fn start(dir: &Path, spec: &Spec, input: Option<&Pipe>) -> Result<(Pid, Outputs)
     .map_err(|error| refusal(&spec.args[0], &error))?;
     let pid = Pid::from_raw(running.child.pid).ok_or_else(|| cannot("it has no number".to_owned()))?;
     Ok((pid, outputs))
+}
+
+/// Who it runs as, and its variables.
+fn surroundings(spec: &Spec) -> Result<(User, Vec<CString>), String> {
+    let who = user::find(Path::new("/etc"), &spec.user, &spec.groups)?;
+    let mut entries = spec.env.clone();
+    if let Some(home) = &who.home {
+        // What the file says, and what the instance gives, comes before it.
+        if std::env::var_os("HOME").is_none() {
+            entries.insert(0, [b"HOME=", &home[..]].concat());
+        }
+    }
+    Ok((who, environment::build(Environment::Instance, entries)))
 }
 
 /// What it reads from and writes to, and our sides of it.
