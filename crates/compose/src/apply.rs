@@ -91,6 +91,12 @@ pub enum ApplyError {
     /// An image that is nowhere.
     #[error("there is no image {0} on the server")]
     NoImage(String),
+    /// An image whose program nobody understands.
+    #[error("the server tells what its image runs in words that have no end")]
+    NoWords,
+    /// Neither the file nor the image says what runs.
+    #[error("nothing is said to run: its image has no program")]
+    NothingRuns,
     /// A first process of ours, and nobody has one.
     #[error("there is no program to be its first process")]
     NoProgram,

@@ -34,6 +34,9 @@ pub const FILES: &str = "user.portway.files";
 /// Hash of the program that is its first process, when that is ours; on instances.
 pub const GUEST: &str = "user.portway.guest";
 
+/// What its image runs, as a shell's line, when our first process stands in its place; on instances.
+pub const RUNS: &str = "user.portway.runs";
+
 /// What hashes of secrets are made with, so that who sees a hash cannot guess; on the server's project.
 pub const SEAL: &str = "user.portway.seal";
 

@@ -23,6 +23,7 @@ pub mod plan;
 mod ports;
 pub mod render;
 pub mod want;
+mod words;
 
 #[cfg(test)]
 mod scene;

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use portway_composefile::tree::{Map, Node, Value};
 use portway_composefile::{Fault, Kind, Project, keys as said};
+use portway_incus::is_true;
 
 use crate::build::Config;
 use crate::keys;
-use crate::want::{ComposeProject, Keys, Privilege, Program};
+use crate::want::{ComposeProject, Keys, Privilege, Program, lxc as raw};
 
 mod build;
 mod extension;
@@ -23,6 +24,7 @@ mod name;
 mod network;
 mod port;
 mod process;
+mod registry;
 mod service;
 
 /// Most replicas of a service.
@@ -67,8 +69,10 @@ pub struct Setting {
     pub built: BTreeMap<String, Config>,
     /// What the server's programs are built for.
     pub architecture: String,
-    /// The first process of services on system images, built for that; where there is none they are refused.
+    /// The first process of services, built for that; where there is none, commands in system images are refused.
     pub program: Option<&'static [u8]>,
+    /// Whether the server's project is there and takes no `raw.lxc`.
+    pub is_restricted: bool,
     /// Entrypoints of the images that [`asks`] names, without their commands.
     pub entrypoints: BTreeMap<String, Vec<String>>,
     /// Interfaces of the server's host.
@@ -142,6 +146,14 @@ pub fn paths(project: &Project, dir: &Path) -> BTreeSet<PathBuf> {
     paths.extend(project.files.iter().cloned());
     paths.insert(dir.to_owned());
     paths
+}
+
+/// Whether a project of the server's takes no `raw.lxc`.
+#[must_use]
+pub fn is_restricted(config: &Keys) -> bool {
+    let is = |key: &str, said: &str| config.get(key).is_some_and(|text| text == said);
+    config.get("restricted").is_some_and(|text| is_true(text))
+        && !is("restricted.containers.lowlevel", "allow")
 }
 
 /// Name of the server's project that holds `project`.
@@ -295,17 +307,6 @@ fn kept(config: &mut Keys) {
 
 fn pairs(pairs: &[(&str, &str)]) -> Keys {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-}
-
-/// Adds lines to what is passed to LXC as it is.
-fn raw(config: &mut Keys, lines: &[String]) {
-    for line in lines {
-        let text = config.entry("raw.lxc".to_owned()).or_default();
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        text.push_str(line);
-    }
 }
 
 /// The members of a mapping in the order of the file.

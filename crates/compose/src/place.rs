@@ -218,7 +218,7 @@ fn addresses<'a>(
 /// Whether an instance is given an address in a network, and does not just ask for one. What is led to it is led there.
 fn is_given(network: &Network, instance: &Instance) -> bool {
     let is_led = !instance.leads.is_empty();
-    network.owner == Owner::Project || instance.addressing == Addressing::Outside || is_led
+    network.owner == Owner::Project || instance.addressing != Addressing::Inside || is_led
 }
 
 /// The address that an instance has in a network: reserved, written into it, or leased.

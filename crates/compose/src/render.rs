@@ -138,9 +138,8 @@ impl Rendered {
                 device.insert("ipv4.address".to_owned(), address.to_string());
             }
             self.devices.insert(name, device);
-            if let (Addressing::Outside, Some(address), Some(subnet)) =
-                (instance.addressing, address, place.subnet)
-            {
+            let address = address.filter(|_| instance.addressing != Addressing::Inside);
+            if let (Some(address), Some(subnet)) = (address, place.subnet) {
                 let _infallible =
                     write!(lines, "\nlxc.net.{at}.ipv4.address = {address}/{}", subnet.prefix());
                 resolver.get_or_insert(subnet.gateway());
@@ -158,16 +157,20 @@ impl Rendered {
         }
         // An internal network's resolver knows nobody outside.
         if let Some(resolver) = gateway.or(resolver) {
-            self.resolver(resolver);
+            self.resolver(resolver, instance.addressing);
         }
     }
 
     /// Whoever gets its address from outside learns from there who answers for names.
-    fn resolver(&mut self, gateway: Ipv4Addr) {
-        const PATH: &str = "/etc/resolv.conf";
-        if self.files.iter().all(|file| file.path != PATH) {
-            let content = format!("search incus\nnameserver {gateway}\n").into_bytes();
-            self.files.push(File { path: PATH.to_owned(), uid: 0, gid: 0, mode: 0o644, content });
+    fn resolver(&mut self, gateway: Ipv4Addr, addressing: Addressing) {
+        let content = format!("search incus\nnameserver {gateway}\n").into_bytes();
+        let path = "/etc/resolv.conf".to_owned();
+        let file = File { path, uid: 0, gid: 0, mode: 0o644, content };
+        let mut config = self.config.clone();
+        let file = if addressing == Addressing::Over { file.over(&mut config) } else { file };
+        if self.files.iter().all(|other| other.path != file.path) {
+            self.config = config;
+            self.files.push(file);
         }
     }
 

@@ -335,6 +335,10 @@ pub enum Addressing {
     Inside,
     /// Nobody inside asks: they are given to it when it starts.
     Outside,
+    /// The same, and the server makes a `/etc/resolv.conf` at each start, which ours lies over. It also asks by DHCP in its
+    /// stead, with two faults (Incus 7.0): in a network without a gateway it takes no address, and of several gateways
+    /// it takes any.
+    Over,
 }
 
 /// A volume inside an instance.
@@ -363,6 +367,29 @@ pub struct File {
     pub mode: u32,
     /// What it holds.
     pub content: Vec<u8>,
+}
+
+impl File {
+    /// The same to lie over the one that the server makes for application containers at each start. By LXC, for the file is
+    /// inside (lxc.container.conf(5): `relative` to the container's root).
+    pub(crate) fn over(self, config: &mut Keys) -> File {
+        let target = self.path.trim_start_matches('/');
+        let name = target.rsplit('/').next().unwrap_or(target);
+        let line = format!("lxc.mount.entry = .portway/{name} {target} none bind,relative,create=file 0 0");
+        lxc(config, &[line]);
+        File { path: format!("/.portway/{name}"), ..self }
+    }
+}
+
+/// Adds lines to what is passed to LXC as it is.
+pub(crate) fn lxc(config: &mut Keys, lines: &[String]) {
+    for line in lines {
+        let text = config.entry("raw.lxc".to_owned()).or_default();
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(line);
+    }
 }
 
 impl fmt::Debug for File {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use portway_composefile::tree::Node;
 use portway_composefile::{Fault, Kind, Project};
 
-use super::{Work, int, plain, raw, refused};
-use crate::want::{File, Instance, Keys};
+use super::{Work, int, plain, refused};
+use crate::want::{File, Instance};
 
 /// Permissions of a file for which none are said.
 const MODE: u32 = 0o444;
@@ -51,7 +51,7 @@ impl Work<'_> {
         }
         let names = resolver(service, path)?.into_iter().chain(hosts(service, path, &instance.name)?);
         for file in names {
-            let file = if self.is_of_registry(service) { over(file, &mut instance.config) } else { file };
+            let file = if self.is_of_registry(service) { file.over(&mut instance.config) } else { file };
             instance.files.push(file);
         }
         Ok(())
@@ -168,15 +168,6 @@ fn hosts(service: &Node, path: &str, own: &str) -> Result<Option<File>, Fault> {
         let _infallible = writeln!(text, "{address} {name}");
     }
     Ok(Some(root_file("/etc/hosts", text)))
-}
-
-/// A file that lies over the one that the server makes for application containers at each start. By LXC, for the file is
-/// inside (lxc.container.conf(5): `relative` to the container's root).
-fn over(file: File, config: &mut Keys) -> File {
-    let target = file.path.trim_start_matches('/');
-    let name = target.rsplit('/').next().unwrap_or(target);
-    raw(config, &[format!("lxc.mount.entry = .portway/{name} {target} none bind,relative,create=file 0 0")]);
-    File { path: format!("/.portway/{name}"), ..file }
 }
 
 fn root_file(path: &str, text: String) -> File {

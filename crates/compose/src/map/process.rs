@@ -1,23 +1,18 @@
 //! What an instance runs.
 //!
-//! An image of a registry has its own first process, and the server takes another by `oci.*`. A system image has an
-//! init: a service's command takes its place, run by a first process of Portway's that is told what to run by a file
-//! ([`portway_proto::service`]).
+//! A first process of Portway's, told by a file what to run ([`portway_proto::service`]): in the place of the init of a
+//! system image, where the service has a command, and of that of an image of a registry ([`super::registry`]).
 
 use portway_composefile::Fault;
 use portway_composefile::tree::{Node, Value};
 use portway_proto::service::{Again, DIR, PROGRAM, SPEC, Spec};
 
 use super::service::duration;
-use super::{Work, plain, raw, refused};
+use super::{Work, raw, refused};
 use crate::want::{Addressing, File, Instance, Restart};
 
-/// User and group of the first process.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Ids {
-    uid: u32,
-    gid: u32,
-}
+/// What goes for a first process of ours alone.
+const NOT_OURS: &str = "counts where the first process is Portway's";
 
 impl Work<'_> {
     /// Whether the server runs the service's image as one of a registry.
@@ -27,10 +22,12 @@ impl Work<'_> {
         self.setting.oci() && !super::image::is_native(image) && !is_built
     }
 
-    /// Whether the service's first process is ours: a command in a system image.
+    /// Whether the service's first process is ours: it has a command in a system image, or an image of a registry.
     pub(super) fn is_guest(&self, service: &Node) -> bool {
-        let says = |key: &str| !service.items(key).is_empty();
-        !self.is_of_registry(service) && (says("entrypoint") || says("command"))
+        if self.is_of_registry(service) {
+            return self.unwrapped(service).is_none();
+        }
+        ["entrypoint", "command"].iter().any(|key| !service.items(key).is_empty())
     }
 
     pub(super) fn process(
@@ -53,7 +50,7 @@ impl Work<'_> {
                 !matches!(restart, Restart::OnFailure(_)),
                 "counts with `condition: on-failure`",
             ),
-            ("delay", !self.is_guest(service), "counts for a command in a system image"),
+            ("delay", !self.is_guest(service), NOT_OURS),
         ];
         for (key, is_not, why) in not_counted {
             if let Some(node) = policy.and_then(|policy| policy.at(key)).filter(|_| is_not) {
@@ -65,17 +62,16 @@ impl Work<'_> {
         }
         for key in ["tty", "stdin_open", "group_add"] {
             if let Some(node) = service.at(key).filter(|node| node.value != Value::Bool(false)) {
-                let what = "ignored: counts for a command in a system image";
-                self.warn(node, &format!("{path}.{key}"), what);
+                self.warn(node, &format!("{path}.{key}"), &format!("ignored: {NOT_OURS}"));
             }
         }
         if let Restart::OnFailure(_) = restart {
             let node = service.at("restart").or(service.at("deploy")).unwrap_or(service);
-            let what = "ignored: only a command in a system image tells how it has ended; `restart: always` does not ask";
+            let what = "ignored: nothing tells how it has ended; `restart: always` does not ask";
             self.warn(node, &format!("{path}.restart"), what);
         }
         if self.is_of_registry(service) {
-            return oci(service, path, self.setting.entrypoints.get(&instance.image), instance);
+            return self.without_us(service, path, instance);
         }
         for key in ["user", "working_dir", "stop_signal"] {
             if let Some(node) = service.at(key) {
@@ -109,7 +105,13 @@ impl Work<'_> {
             let said = service.at(key).map(|node| text(node, &format!("{path}.{key}"))).transpose()?;
             Ok(said.unwrap_or_default().into_bytes())
         };
-        let args: Vec<Vec<u8>> = texts("entrypoint")?.into_iter().chain(texts("command")?).collect();
+        let of_image = self.is_of_registry(service);
+        let args = if of_image {
+            let words = self.words(service, path, &instance.image)?.unwrap_or_default();
+            words.into_iter().map(String::into_bytes).collect()
+        } else {
+            texts("entrypoint")?.into_iter().chain(texts("command")?).collect()
+        };
         let stop = service.at("stop_signal").map(|node| signal(node, path)).transpose()?;
         let mut env = Vec::new();
         for (name, value) in service.members("environment").filter(|(_, value)| value.value != Value::Null) {
@@ -134,12 +136,17 @@ impl Work<'_> {
                 Restart::OnFailure(most) => Again::OnFailure(most),
             },
             delay: duration(policy.and_then(|policy| policy.at("delay"))),
+            of_image,
         };
         let Ok(content) = spec.write() else {
             return Err(refused(service, &format!("{path}.command"), "nothing is said to run"));
         };
-        raw(&mut instance.config, &[format!("lxc.init.cmd = {DIR}/{PROGRAM} service {DIR}")]);
         instance.addressing = Addressing::Outside;
+        if of_image {
+            instance.addressing = Addressing::Over;
+            raw(&mut instance.config, &super::registry::IN_ITS_PLACE.map(str::to_owned));
+        }
+        raw(&mut instance.config, &[format!("lxc.init.cmd = {DIR}/{PROGRAM} service {DIR}")]);
         instance.files.push(File { path: format!("{DIR}/{SPEC}"), uid: 0, gid: 0, mode: 0o400, content });
         Ok(())
     }
@@ -159,67 +166,8 @@ pub(super) fn text(node: &Node, path: &str) -> Result<String, Fault> {
     }
 }
 
-/// Of an image of a registry. The entrypoint of the image counts where it is known.
-fn oci(
-    service: &Node,
-    path: &str,
-    of_image: Option<&Vec<String>>,
-    instance: &mut Instance,
-) -> Result<(), Fault> {
-    let words = |key: &str| -> Result<Option<Vec<String>>, Fault> {
-        let Some(list) = service.at(key).and_then(Node::as_list) else { return Ok(None) };
-        let words = list.iter().map(|word| plain(word, &format!("{path}.{key}")));
-        words.collect::<Result<Vec<String>, Fault>>().map(Some)
-    };
-    let mut set = |key: &str, value: String| instance.config.insert(key.to_owned(), value);
-    if let Some(ids) = ids(service, path)? {
-        set("oci.uid", ids.uid.to_string());
-        set("oci.gid", ids.gid.to_string());
-    }
-    if let Some(cwd) = service.at("working_dir") {
-        set("oci.cwd", plain(cwd, &format!("{path}.working_dir"))?);
-    }
-    // The server tells both of the image's as one, so that its entrypoint has to be known from elsewhere.
-    let (entrypoint, command) = (words("entrypoint")?, words("command")?);
-    let entrypoint = entrypoint.or_else(|| command.as_ref().and(of_image.cloned()));
-    match (entrypoint, command) {
-        (None, None) => {}
-        (None, Some(_)) => {
-            let what = "what the image runs it with is not known: say `entrypoint` too";
-            return Err(refused(service, &format!("{path}.command"), what));
-        }
-        (Some(entrypoint), command) => {
-            let words: Vec<String> = entrypoint.into_iter().chain(command.into_iter().flatten()).collect();
-            if words.is_empty() {
-                return Err(refused(service, &format!("{path}.entrypoint"), "nothing is left to run"));
-            }
-            let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-            set("oci.entrypoint", words.join(" "));
-        }
-    }
-    if let Some(node) = service.at("stop_signal") {
-        let (_, name) = signal(node, path)?;
-        raw(&mut instance.config, &[format!("lxc.signal.halt = SIG{name}")]);
-    }
-    Ok(())
-}
-
-/// `UID[:GID]`: names are known to nobody outside.
-fn ids(service: &Node, path: &str) -> Result<Option<Ids>, Fault> {
-    let Some(node) = service.at("user") else { return Ok(None) };
-    let text = node.as_text().unwrap_or_default();
-    let (user, group) = text.split_once(':').unwrap_or((text, text));
-    match (user.parse(), group.parse()) {
-        (Ok(uid), Ok(gid)) => Ok(Some(Ids { uid, gid })),
-        _ => {
-            let what = format!("`{text}`: names of users are known inside only, say UID or UID:GID");
-            Err(refused(node, &format!("{path}.user"), what))
-        }
-    }
-}
-
 /// Number and name, without `SIG`, of the signal that a service is stopped by.
-fn signal(node: &Node, path: &str) -> Result<(u8, &'static str), Fault> {
+pub(super) fn signal(node: &Node, path: &str) -> Result<(u8, &'static str), Fault> {
     let path = format!("{path}.stop_signal");
     let text = text(node, &path)?;
     named(&text).ok_or_else(|| refused(node, &path, format!("`{}` is no signal", text.escape_debug())))
@@ -239,15 +187,6 @@ fn named(text: &str) -> Option<(u8, &'static str)> {
     all.find(|(number, known)| *known == name || number.to_string() == name)
 }
 
-/// A word as a shell reads it back.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,10 +197,5 @@ mod tests {
         assert_eq!(named("9"), Some((9, "KILL")));
         assert_eq!(named("SIGSYS"), Some((31, "SYS")));
         assert_eq!((named("X; reboot"), named("0"), named("32"), named("09")), (None, None, None, None));
-    }
-
-    #[test]
-    fn a_word_is_quoted_where_it_has_to_be() {
-        assert_eq!([quoted("a-b"), quoted(""), quoted("it's")], ["a-b", "''", "'it'\\''s'"]);
     }
 }

@@ -186,7 +186,7 @@ impl Work<'_> {
             }
             if condition == Condition::Completed && !self.is_guest(&self.as_run(other, there)?) {
                 let what = format!(
-                    "waits for the end of `{other}`, and nothing tells how that ends: only a command in a system image does"
+                    "waits for the end of `{other}`, and nothing tells how that ends: only a first process of Portway's does"
                 );
                 return Err(refused(said, &format!("{path}.depends_on.{other}"), what));
             }

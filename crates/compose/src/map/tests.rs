@@ -147,15 +147,19 @@ fn a_small_project_on_the_old_server() {
 #[test]
 fn restarts_that_cannot_be_had_are_told() {
     for (service, place, what) in [
-        ("restart: on-failure", "restart", "only a command in a system image tells how it has ended"),
-        ("deploy: {restart_policy: {delay: 5s}}", "deploy.restart_policy.delay", "counts for a command"),
+        ("restart: on-failure", "restart", "nothing tells how it has ended"),
+        (
+            "deploy: {restart_policy: {delay: 5s}}",
+            "deploy.restart_policy.delay",
+            "counts where the first process is",
+        ),
         (
             "command: x\n    deploy: {restart_policy: {condition: any, max_attempts: 3}}",
             "deploy.restart_policy.max_attempts",
             "counts with `condition: on-failure`",
         ),
-        ("tty: true", "tty", "counts for a command in a system image"),
-        ("stdin_open: true", "stdin_open", "counts for a command in a system image"),
+        ("tty: true", "tty", "counts where the first process is Portway's"),
+        ("stdin_open: true", "stdin_open", "counts where the first process is Portway's"),
     ] {
         let want = mapped(&format!("services:\n  web:\n    image: images:x\n    {service}\n"), &new());
         assert_eq!(want.warnings.len(), 1, "{:?}", want.warnings);
@@ -169,7 +173,9 @@ fn restarts_that_cannot_be_had_are_told() {
     }
     let registry = "services: {web: {image: nginx, restart: on-failure}, after: {image: x, depends_on: {web: {condition: \
                     service_completed_successfully}}}}";
-    assert!(fault(registry, &new()).contains("nothing tells how that ends"));
+    assert!(mapped(registry, &new()).warnings.is_empty());
+    let bare = Setting { is_restricted: true, ..new() };
+    assert!(fault(registry, &bare).contains("nothing tells how that ends"));
 }
 
 /// Fails when a word, a variable or a user reaches the program as another, or not at all.
@@ -205,6 +211,7 @@ fn a_command_in_a_system_image_is_told_to_the_first_process() {
         input: true,
         again: Again::OnFailure(Some(4)),
         delay: Some(std::time::Duration::from_millis(1500)),
+        of_image: false,
     };
     let web = first(&want);
     assert_eq!(told(web), spec);
@@ -218,29 +225,45 @@ fn a_command_in_a_system_image_is_told_to_the_first_process() {
     assert!(mapped("services: {a: {image: x}}", &other).warnings.is_empty(), "it has an init of its own");
 }
 
+/// What the first process of an image of a registry is told, as far as the file says it.
+fn drafted(instance: &Instance) -> Spec {
+    let file = instance.files.iter().find(|file| file.path == "/.portway/service").expect("a service");
+    Spec::draft(&file.content).expect("it can be read")
+}
+
+/// Lines of `raw.lxc` that put our first process in the place of an image's.
+const OURS: &str = "lxc.execute.cmd =\nlxc.init.uid = 0\nlxc.init.gid = 0\nlxc.init.cwd = /\n\
+                    lxc.init.cmd = /.portway/init service /.portway";
+
+/// Fails when what the image says is no longer known to the server, or wins over the file.
 #[test]
 fn an_image_of_a_registry_on_the_new_server() {
     let text = "services: {db: {image: 'postgres:16', entrypoint: [docker-entrypoint.sh], command: [postgres, -c, 'a b'], \
-                user: '999:998', working_dir: /data, stop_signal: SIGINT}}";
+                user: 'pg:998', working_dir: /data, stop_signal: SIGINT, environment: {A: \"x\\ny\"}}}";
     let want = mapped(text, &new());
     let db = first(&want);
-    assert_eq!(db.addressing, Addressing::Inside);
-    let config: Vec<String> = db.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    assert_eq!(
-        config,
-        [
-            "boot.autostart=false",
-            "oci.cwd=/data",
-            "oci.entrypoint=docker-entrypoint.sh postgres -c 'a b'",
-            "oci.gid=998",
-            "oci.uid=999",
-            "raw.lxc=lxc.signal.halt = SIGINT",
-        ]
-    );
+    assert_eq!((db.addressing, db.is_guest()), (Addressing::Over, true));
+    let config: Vec<(&str, &str)> =
+        db.config.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(config, [("boot.autostart", "false"), ("raw.lxc", OURS)]);
+    let bytes = |of: &[&str]| of.iter().map(|text| text.as_bytes().to_vec()).collect();
+    let said = Spec {
+        args: bytes(&["docker-entrypoint.sh", "postgres", "-c", "a b"]),
+        env: bytes(&["A=x\ny"]),
+        cwd: b"/data".to_vec(),
+        user: b"pg:998".to_vec(),
+        stop: Some(2),
+        of_image: true,
+        ..Spec::default()
+    };
+    assert_eq!(drafted(db), said);
+    let want = mapped("services: {db: {image: postgres}}", &new());
+    assert_eq!(drafted(first(&want)), Spec { of_image: true, ..Spec::default() }, "all of it is the image's");
     let want = mapped("services: {db: {image: postgres, extra_hosts: ['a=10.0.0.1']}}", &new());
-    assert_eq!(first(&want).files[0].path, "/.portway/hosts");
+    assert!(first(&want).files.iter().any(|file| file.path == "/.portway/hosts"));
     let over = "lxc.mount.entry = .portway/hosts etc/hosts none bind,relative,create=file 0 0";
-    assert_eq!(first(&want).config["raw.lxc"], over, "the server makes its own at each start");
+    let raw = &first(&want).config["raw.lxc"];
+    assert_eq!(raw, &format!("{OURS}\n{over}"), "the server makes its own at each start");
     let said = fault("services: {db: {image: postgres, command: x}}", &new());
     assert!(said.ends_with("say `entrypoint` too"), "{said}");
     // Where it is known, the command comes after it, in the place of the image's own.
@@ -251,9 +274,51 @@ fn an_image_of_a_registry_on_the_new_server() {
     assert_eq!(asks(&project(text), &old()), BTreeMap::new());
     let entrypoint = BTreeMap::from([("postgres".to_owned(), vec!["run it".to_owned()])]);
     let want = mapped(text, &Setting { entrypoints: entrypoint, ..new() });
-    assert_eq!(first(&want).config["oci.entrypoint"], "'run it' postgres -c x");
+    assert_eq!(drafted(first(&want)).args, bytes(&["run it", "postgres", "-c", "x"]));
     let said = fault("services: {db: {image: ghcr.io/a/b}}", &old());
     assert!(said.ends_with("this server runs system images only"), "{said}");
+}
+
+/// Fails when a service that our first process cannot run is not run at all, or nobody is told what that costs.
+#[test]
+fn the_server_runs_what_we_cannot() {
+    let text = |more: &str| {
+        format!(
+            "services: {{db: {{image: 'postgres:16', entrypoint: [docker-entrypoint.sh], command: [postgres, -c, 'a b'], \
+             user: '999:998', working_dir: /data, stop_signal: SIGINT{more}}}}}"
+        )
+    };
+    let root = ", x-incus-compose: {devices: {root: {type: disk, path: /, pool: p, readonly: true}}}";
+    let cases = [
+        (Setting { program: None, ..new() }, "", "has none for a server of architecture"),
+        (Setting { is_restricted: true, ..new() }, "", "takes no `raw.lxc`"),
+        (new(), root, "its root disk is only read"),
+    ];
+    for (setting, more, why) in cases {
+        let want = mapped(&text(more), &setting);
+        let db = first(&want);
+        let config: Vec<String> = db.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(
+            config,
+            [
+                "boot.autostart=false",
+                "oci.cwd=/data",
+                "oci.entrypoint=docker-entrypoint.sh postgres -c 'a b'",
+                "oci.gid=998",
+                "oci.uid=999",
+                "raw.lxc=lxc.signal.halt = SIGINT",
+            ]
+        );
+        assert!(
+            !db.is_guest() && db.addressing == Addressing::Inside && want.warnings.len() == 1,
+            "{:?}",
+            want.warnings
+        );
+        let said = &want.warnings[0];
+        assert!(said.contains("nothing tells how it ends") && said.contains(why), "{said}");
+    }
+    let names = fault("services: {db: {image: x, user: bob}}", &Setting { program: None, ..new() });
+    assert!(names.ends_with("say UID or UID:GID"), "{names}");
 }
 
 /// What a service says, and what is said of it.

@@ -80,8 +80,9 @@ fn gone(replica: &Replica) -> Stop {
 /// What is run: in the surroundings of the service, as far as they are known.
 async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: bool) -> Outcome<ExecSpec> {
     let own = told(client, replica).await?.unwrap_or_default();
-    let said = args.user.clone().or_else(|| oci_user(replica));
-    let user = said.as_ref().map_or(&own.user[..], |user| user.as_bytes());
+    let of_service = || String::from_utf8(own.user.clone()).ok().filter(|user| !user.is_empty());
+    let user = args.user.clone().or_else(of_service).or_else(|| oci_user(replica)).unwrap_or_default();
+    let user = user.as_bytes();
     let other = args.group.as_ref().map(|group| in_group(user, group)).transpose()?;
     let user = other.as_deref().unwrap_or(user);
     let (passwd, group) = if user.is_empty() {
@@ -110,8 +111,9 @@ async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: 
         }
         environment.extend(value.map(|value| (name.to_owned(), value)));
     }
-    let cwd = args.workdir.clone().or_else(|| replica.listed.expanded_config.get("oci.cwd").cloned());
-    let cwd = cwd.or_else(|| String::from_utf8(own.cwd.clone()).ok());
+    let cwd = args.workdir.clone().or_else(|| String::from_utf8(own.cwd.clone()).ok());
+    let cwd = cwd.filter(|cwd| !cwd.is_empty());
+    let cwd = cwd.or_else(|| replica.listed.expanded_config.get("oci.cwd").cloned());
     Ok(ExecSpec {
         command: args.command.clone(),
         environment,

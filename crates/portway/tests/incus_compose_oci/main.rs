@@ -2,7 +2,17 @@
 //! TLS.
 
 #[cfg(test)]
+mod guest;
+#[cfg(test)]
 mod life;
+#[cfg(test)]
+mod networks;
+#[cfg(test)]
+#[expect(dead_code, reason = "shared with the tests of published ports")]
+#[path = "../incus_compose_ports/outside.rs"]
+mod outside;
+#[cfg(test)]
+mod ports;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]

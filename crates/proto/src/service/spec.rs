@@ -38,6 +38,9 @@ pub struct Spec {
     pub again: Again,
     /// Before each start after the first, in whole milliseconds; a time that grows from start to start when there is none.
     pub delay: Option<Duration>,
+    /// Whether program, user and folder are as the image has them where they are not said here. Whoever writes it for the
+    /// first process has looked, and says all of it ([`Spec::over`]).
+    pub of_image: bool,
 }
 
 /// Why bytes are no [`Spec`].
@@ -58,6 +61,9 @@ pub enum SpecError {
     /// There is nothing to run.
     #[error("no program")]
     NoProgram,
+    /// What is not said is as an image has it that nobody has looked at.
+    #[error("the rest is its image's")]
+    OfImage,
     /// A value holds a zero byte, which no program can be given.
     #[error("a value with a zero byte")]
     Zero,
@@ -96,6 +102,9 @@ impl Spec {
         if let Some(delay) = self.delay {
             fields.push(("delay", delay.as_millis().to_string().into_bytes()));
         }
+        if self.of_image {
+            fields.push(("image", b"1".to_vec()));
+        }
         let mut out = Vec::new();
         for (name, value) in fields {
             if value.contains(&0) {
@@ -106,14 +115,22 @@ impl Spec {
             out.extend_from_slice(&value);
             out.push(0);
         }
-        Spec::read(&out).map(|_| out)
+        Spec::draft(&out).map(|_| out)
     }
 
-    /// The reverse.
+    /// The reverse, of what says all.
     ///
     /// # Errors
     /// [`SpecError`], any.
     pub fn read(bytes: &[u8]) -> Result<Self, SpecError> {
+        Spec::draft(bytes).and_then(|spec| if spec.of_image { Err(SpecError::OfImage) } else { Ok(spec) })
+    }
+
+    /// The same, also of what says no more than differs from the image.
+    ///
+    /// # Errors
+    /// [`SpecError`], any but [`SpecError::OfImage`].
+    pub fn draft(bytes: &[u8]) -> Result<Self, SpecError> {
         let mut spec = Spec::default();
         let fields = match bytes.split_last() {
             None => return Err(SpecError::NoProgram),
@@ -141,13 +158,28 @@ impl Spec {
                     let number = str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
                     spec.delay = Some(number.map(Duration::from_millis).ok_or(SpecError::Again)?);
                 }
+                b"image" => spec.of_image = value == b"1",
                 _ => return Err(SpecError::Field),
             }
         }
-        if spec.args.first().is_none_or(Vec::is_empty) {
-            return Err(SpecError::NoProgram);
+        match spec.args.first() {
+            Some(program) if program.is_empty() => Err(SpecError::NoProgram),
+            None if !spec.of_image => Err(SpecError::NoProgram),
+            _ => Ok(spec),
         }
-        Ok(spec)
+    }
+
+    /// All of it: what is not said here is as `image` has it.
+    #[must_use]
+    pub fn over(self, image: Spec) -> Self {
+        let or = |own: Vec<u8>, image: Vec<u8>| if own.is_empty() { image } else { own };
+        Self {
+            args: if self.args.is_empty() { image.args } else { self.args },
+            cwd: or(self.cwd, image.cwd),
+            user: or(self.user, image.user),
+            of_image: false,
+            ..self
+        }
     }
 }
 
@@ -202,11 +234,35 @@ mod tests {
             input: true,
             again: Again::OnFailure(Some(3)),
             delay: Some(Duration::from_millis(1500)),
+            of_image: false,
         };
         let again = |again| Spec { args: bytes(&["true"]), again, ..Spec::default() };
         for spec in [full, again(Again::No), again(Again::Always), again(Again::OnFailure(None))] {
             assert_eq!(Spec::read(&spec.write().expect("it can be written")), Ok(spec));
         }
+    }
+
+    /// Fails when a part of the image's wins over what is said, or half of it is run.
+    #[test]
+    fn what_is_not_said_is_as_the_image_has_it() {
+        let image = Spec {
+            args: bytes(&["a", "b"]),
+            cwd: b"/srv".to_vec(),
+            user: b"5:7".to_vec(),
+            ..Spec::default()
+        };
+        let own = Spec { env: bytes(&["A=1"]), stop: Some(2), of_image: true, ..Spec::default() };
+        let written = own.write().expect("it can be written");
+        assert_eq!((Spec::draft(&written), Spec::read(&written)), (Ok(own.clone()), Err(SpecError::OfImage)));
+        let both = own.clone().over(image.clone());
+        let all = Spec { env: bytes(&["A=1"]), stop: Some(2), ..image.clone() };
+        assert_eq!(both, all);
+        let says = Spec { args: bytes(&["x"]), cwd: b"/".to_vec(), user: b"bob".to_vec(), ..own };
+        assert_eq!(says.clone().over(image), Spec { of_image: false, ..says });
+        assert_eq!(
+            Spec { of_image: true, args: bytes(&[""]), ..Spec::default() }.write(),
+            Err(SpecError::NoProgram)
+        );
     }
 
     #[test]
