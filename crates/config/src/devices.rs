@@ -19,6 +19,7 @@ use portway_model::{
 };
 use thiserror::Error;
 
+pub use crate::files::Position;
 use crate::files::{self, FileError, Trust};
 
 /// Longest file, bytes: 50,000 devices.
@@ -52,15 +53,6 @@ pub struct Meaning {
     pub provider: Provider,
     /// Project of an instance without one.
     pub project: Option<ProjectName>,
-}
-
-/// A place in a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// From 1.
-    pub line: usize,
-    /// In characters, from 1.
-    pub column: usize,
 }
 
 /// A device of a file.

@@ -1,12 +1,16 @@
 //! Reading a file that somebody else may have put there: bounded, never waiting, and only what is a
 //! file that nobody untrusted can write.
 
+mod places;
+
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+pub use places::{Places, Position};
 
 /// Whose file it may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,9 @@
-//! Everything here that reads what others have sent, one function each: fed by a fuzzer, and with the committed corpus by
-//! a test. A function returns for whatever it is given.
+//! Everything here that reads what others have sent or written, one function each: fed by a fuzzer, and with the
+//! committed corpus by a test. A function returns for whatever it is given.
 //!
 //! No part of the product.
+
+mod files;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,7 +17,14 @@ use crate::wg::{Now, PeerSpec, Received, Sessions};
 pub type Target = fn(&[u8]);
 
 /// Names, as folders of the corpus and binaries of the fuzzer have them, and functions. All begin with [`PREFIX`].
-pub const TARGETS: &[(&str, Target)] = &[("mesh_datagrams", datagrams), ("mesh_segments", segments)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("mesh_datagrams", datagrams),
+    ("mesh_env", files::env),
+    ("mesh_ini", files::ini),
+    ("mesh_rule", files::rule),
+    ("mesh_segments", segments),
+    ("mesh_toml", files::toml),
+];
 
 /// Begins the names of the targets here.
 pub const PREFIX: &str = "mesh_";

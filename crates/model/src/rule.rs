@@ -131,6 +131,9 @@ pub enum RuleErrorKind {
     /// More than five fields.
     #[error("rule has more than 5 fields, expected protocol:[address:]port:destination:port")]
     TooManyFields,
+    /// An opening bracket without its end.
+    #[error("closing bracket missing")]
+    Bracket,
     /// Not one of ours.
     #[error("unknown protocol {0}, expected tcp or udp")]
     Protocol(String),
@@ -169,6 +172,9 @@ impl MeshRule {
         let fail = |position, kind| Err(RuleError::new(text, position, kind));
         if text.is_empty() {
             return fail(0, RuleErrorKind::Empty);
+        }
+        if let Some(open) = text.rfind('[').filter(|open| text.rfind(']') < Some(*open)) {
+            return fail(open, RuleErrorKind::Bracket);
         }
         let fields = fields(text);
         let (protocol, address, port, destination, destination_port) = match fields.as_slice() {

@@ -25,6 +25,19 @@ pub struct Network {
     pub peers: Vec<Peer>,
 }
 
+impl Network {
+    /// The peer that has `ip`: the one with the longest prefix it is in. Looks at every peer, which is for checks; the
+    /// tunnel has a table.
+    #[must_use]
+    pub fn peer_of(&self, ip: IpAddr) -> Option<&Peer> {
+        let length = |peer: &Peer| {
+            peer.allowed_ips.iter().filter(|block| block.contains(ip)).map(|block| block.prefix()).max()
+        };
+        let found = self.peers.iter().filter_map(|peer| Some((length(peer)?, peer)));
+        found.max_by_key(|(length, _)| *length).map(|(_, peer)| peer)
+    }
+}
+
 /// Another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {

@@ -56,7 +56,7 @@ fn every_refusal_names_what_and_where() {
         ("tcp:80:a:99999", "column 10: destination port: port 99999 is above 65535".to_owned()),
         ("tcp:80:a:http", "column 10: destination port: unexpected `h` in a port".to_owned()),
         ("tcp:80:::1:80", "column 12: destination: IPv6 address needs brackets, as in [::1]:80".to_owned()),
-        ("tcp:80:[::1:80", format!("column 15: rule has 3 of at least 4 {fields}")),
+        ("tcp:80:[::1:80", "column 8: closing bracket missing".to_owned()),
         ("tcp:80:[::1]80", format!("column 15: rule has 3 of at least 4 {fields}")),
         ("tcp:80:[1.1.1.1]:80", "column 9: destination: brackets are for IPv6 addresses only".to_owned()),
         (

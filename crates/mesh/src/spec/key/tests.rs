@@ -1,4 +1,4 @@
-//! Keys: what is read, what is refused, what is never printed. `tests/wg_tools.rs` holds them against `wg`.
+//! Keys: what is read, what is refused, what is never printed. `tests/wg_tools` holds them against `wg`.
 
 use super::*;
 
