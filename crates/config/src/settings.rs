@@ -2,6 +2,8 @@
 //!
 //! Every key has a default, an unknown key is an error, and each error says file, line and column.
 
+mod mesh;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::files::{self, FileError, Trust};
+pub use mesh::MeshSettings;
 
 /// Longest settings file, bytes. Far above any real one; keeps a wrong path from filling the memory.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -32,6 +35,8 @@ pub struct Settings {
     pub lxd: LxdSettings,
     /// `[ssh]`.
     pub ssh: SshSettings,
+    /// Each `[mesh.NAME]`, in the order of the alphabet.
+    pub mesh: Vec<MeshSettings>,
 }
 
 /// `[daemon]`.
@@ -167,6 +172,8 @@ struct RawSettings {
     lxd: RawServer,
     #[serde(default)]
     ssh: BTreeMap<String, Spanned<RawFlag>>,
+    #[serde(default)]
+    mesh: BTreeMap<Spanned<String>, mesh::Raw>,
 }
 
 #[derive(Deserialize)]
@@ -224,7 +231,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError::Syntax`].
     pub fn parse(path: &Path, text: &str) -> Result<Settings, SettingsError> {
-        parse_text(text).map_err(|fault| {
+        parse_text(text).and_then(mesh::refused).map_err(|fault| {
             let (line, column) = files::position(text, fault.at);
             SettingsError::Syntax { path: path.to_owned(), line, column, message: fault.message }
         })
@@ -244,6 +251,7 @@ fn parse_text(text: &str) -> Result<Settings, Fault> {
         incus: IncusSettings { socket: checked(raw.incus.socket, |path| absolute("incus", path))? },
         lxd: LxdSettings { socket: checked(raw.lxd.socket, |path| absolute("lxd", path))? },
         ssh: ssh(text, raw.ssh)?,
+        mesh: mesh::read(raw.mesh)?,
     })
 }
 

@@ -40,7 +40,10 @@ fn every_key_is_read() {
 fn errors_name_file_line_and_column() {
     let cases = [
         ("[daemon]\nusr = 1\n", "p.toml:2:1: unknown field `usr`, expected `user` or `log`"),
-        ("[deamon]\n", "p.toml:1:2: unknown field `deamon`, expected one of `daemon`, `incus`, `lxd`, `ssh`"),
+        (
+            "[deamon]\n",
+            "p.toml:1:2: unknown field `deamon`, expected one of `daemon`, `incus`, `lxd`, `ssh`, `mesh`",
+        ),
         ("\n[daemon]\n  user = 0\n", "p.toml:3:10: daemon.user must not be root"),
         ("[daemon]\nuser = \"root\"", "p.toml:2:8: daemon.user must not be root"),
         ("[daemon]\nuser = \"\"", "p.toml:2:8: daemon.user is empty"),
@@ -82,4 +85,47 @@ fn users_are_looked_up() {
     let unknown = RelayUser::Uid(3_999_999_999).lookup().unwrap();
     assert_eq!(unknown, UserIds { uid: 3_999_999_999, gid: 65_534 });
     assert_ne!(RelayUser::Default.lookup().unwrap().uid, 0);
+}
+
+const MESH: &str = "[mesh.home]\nconfig = \"/etc/portway/home.toml\"\ningress = [\"TCP:80:localhost:80\"]\n\
+    egress = [\"udp:53:10.9.0.2:53\", \"tcp:53:10.9.0.2:53\"]\n";
+
+#[test]
+fn a_mesh_is_read() {
+    let Ok(settings) = parse_text(MESH) else { panic!("it is taken") };
+    let [mesh] = settings.mesh.as_slice() else { panic!("one network") };
+    assert_eq!((mesh.name.as_str(), mesh.config.as_path()), ("home", Path::new("/etc/portway/home.toml")));
+    let rules: Vec<String> = mesh.rules.iter().map(|rule| format!("{} {rule}", rule.direction())).collect();
+    let wanted = ["ingress tcp:80:localhost:80", "egress udp:53:10.9.0.2:53", "egress tcp:53:10.9.0.2:53"];
+    assert_eq!(rules, wanted);
+}
+
+#[test]
+fn a_mesh_is_checked_and_refused_because_nothing_runs_it() {
+    let head = "[mesh.a]\nconfig = \"/c\"\n";
+    let cases = [
+        (MESH.to_owned(), "p.toml:1:7: mesh.home: the daemon does not run a mesh yet"),
+        (
+            "[mesh.\"a/b\"]".to_owned(),
+            "p.toml:1:7: a mesh is called by letters, digits, `-` and `_`, 64 at most",
+        ),
+        ("[mesh.a]".to_owned(), "p.toml:1:7: mesh.a has no config"),
+        ("[mesh.a]\nconfig = \"c\"".to_owned(), "p.toml:2:10: mesh.a.config c is not an absolute path"),
+        (
+            "[mesh.a]\nconf = \"c\"".to_owned(),
+            "p.toml:2:1: unknown field `conf`, expected one of `config`, `ingress`, `egress`",
+        ),
+        (
+            format!("{head}egress = [\"tcp:80:localhost:80\"]"),
+            "p.toml:3:11: egress rule of mesh.a: column 8: destination `localhost` is not in the network: an egress \
+             rule dials through the tunnel",
+        ),
+        (
+            format!("{head}ingress = [\"tcp:80:a:80\", \"TCP:080:A:80\"]"),
+            "p.toml:3:27: ingress rule of mesh.a: the same rule stands twice",
+        ),
+    ];
+    for (text, message) in cases {
+        assert_eq!(parse(&text).unwrap_err(), message, "{text}");
+    }
 }
