@@ -25,7 +25,6 @@ mod moves;
 mod nat;
 mod owner;
 mod provider;
-mod random;
 mod rivals;
 mod serve;
 mod setup;

@@ -8,6 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use portway_sys::random;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{Algorithm, PrivateKey};
@@ -117,16 +118,12 @@ pub fn of_host(dir: &Path) -> Vec<PrivateKey> {
 
 /// Makes a key. Whoever comes first wins; nobody ever sees half a file.
 fn make(path: &Path) -> io::Result<()> {
-    let mut random = File::open("/dev/urandom")?;
-    let (mut seed, mut name) = ([0; 32], [0; 8]);
-    random.read_exact(&mut seed)?;
-    random.read_exact(&mut name)?;
-    let mut key = PrivateKey::from(Ed25519Keypair::from_seed(&seed));
+    let mut key = PrivateKey::from(Ed25519Keypair::from_seed(&random::bytes()?));
     key.set_comment("portway");
     let text = key.to_openssh(LineEnding::LF).map_err(io::Error::other)?;
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(dir)?;
-    let draft = dir.join(format!(".ssh_host_key.{:016x}", u64::from_ne_bytes(name)));
+    let draft = dir.join(format!(".ssh_host_key.{:016x}", u64::from_ne_bytes(random::bytes()?)));
     let flags = nix::libc::O_NOFOLLOW;
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags).open(&draft);
     let made = made.and_then(|mut file| {

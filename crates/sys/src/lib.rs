@@ -9,7 +9,8 @@
 //! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`], [`device`]: sockets,
 //!   pipes and interfaces of the data path;
 //! - [`seqpacket`], [`shm`]: what daemon and worker share;
-//! - [`netlink`]: sockets to the kernel's tables.
+//! - [`netlink`]: sockets to the kernel's tables;
+//! - [`random`]: bytes that nobody can guess.
 
 #![expect(unsafe_code, reason = "system calls without a safe wrapper are made here and nowhere else")]
 
@@ -22,6 +23,7 @@ pub mod netns;
 pub mod pidfd;
 pub mod pipe;
 pub mod process;
+pub mod random;
 pub mod resident;
 pub mod sandbox;
 pub mod sched;

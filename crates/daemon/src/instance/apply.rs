@@ -15,7 +15,6 @@ use super::slots::Slots;
 use super::{Crashes, ENDING_LIMIT, Instance, Leaving, Serving, placing};
 use crate::listeners::{self, Listeners, OpenError};
 use crate::provider::Run;
-use crate::random::random_name;
 use crate::state::with_sources;
 use crate::worker::{Put, Worker, WorkerError};
 
@@ -248,7 +247,7 @@ impl Instance {
             descriptors.push(init.pidfd.try_clone()?);
         }
         let identity = Identity {
-            name: random_name()?,
+            name: format!("w{:016x}", u64::from_ne_bytes(portway_sys::random::bytes()?)),
             instance: self.key.to_string(),
             run: run.id.0.clone(),
             group: serde_json::to_string(&placing::GroupText::from(group))?,

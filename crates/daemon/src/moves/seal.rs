@@ -14,7 +14,6 @@ use sha2::Sha256;
 use tracing::warn;
 
 use crate::aside::Aside;
-use crate::random::random_bytes;
 use crate::state::Origin;
 
 /// Bytes of a key: as many as the hash gives (RFC 2104, section 3).
@@ -99,7 +98,7 @@ fn read(path: &Path) -> Result<[u8; KEY_BYTES], FileError> {
 
 /// Makes a key that is on disk, whole, before it is used.
 fn make(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
-    let key = random_bytes()?;
+    let key = portway_sys::random::bytes()?;
     Aside::write(path, &key, 0o600).and_then(Aside::replace).map_err(|failed| failed.source)?;
     Ok(key)
 }

@@ -4,14 +4,13 @@
 //! What an instance of this machine is reached by is a unix socket without a place in any file system. It is bound
 //! before anybody knows its name, and belongs to the namespace it was made in: no program of another one finds it.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use portway_incus::Client;
-use portway_proto::guest::{WAY_NAME_BYTES, WAY_TOKEN_BYTES, Way};
-use portway_sys::{listen, netns};
+use portway_proto::guest::Way;
+use portway_sys::{listen, netns, random};
 use rustix::net::SocketType;
 
 /// What their names begin with: ss(8) and /proc/net/unix show them.
@@ -56,12 +55,7 @@ fn bind(pid: i32) -> io::Result<Listener> {
 /// A name of 120 bits that nobody else has, a token and an answer.
 fn way() -> io::Result<Way> {
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut way =
-        Way { name: [0; WAY_NAME_BYTES], token: [0; WAY_TOKEN_BYTES], answer: [0; WAY_TOKEN_BYTES] };
-    let mut random = File::open("/dev/urandom")?;
-    random.read_exact(&mut way.name)?;
-    random.read_exact(&mut way.token)?;
-    random.read_exact(&mut way.answer)?;
+    let mut way = Way { name: random::bytes()?, token: random::bytes()?, answer: random::bytes()? };
     for (at, byte) in way.name.iter_mut().enumerate() {
         *byte = *PREFIX.get(at).unwrap_or(&LETTERS[usize::from(*byte & 31)]);
     }

@@ -1,12 +1,12 @@
 //! Getting the program into an instance.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use portway_guestbin::{Unsupported, program};
+use portway_sys::random;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -203,9 +203,7 @@ async fn clear<I: Instance>(instance: &I, candidate: &Candidate) {
 
 /// 128 bits: no two are the same, and nobody in the instance knows one before it is used.
 fn random_name() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!("{NAME_PREFIX}{}", hex(&bytes)))
+    Ok(format!("{NAME_PREFIX}{}", hex(&random::bytes::<16>()?)))
 }
 
 fn hex(bytes: &[u8]) -> String {

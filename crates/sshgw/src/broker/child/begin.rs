@@ -1,14 +1,13 @@
 //! From an accepted connection to its process.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portway_sys::seqpacket::Channel;
-use portway_sys::{process, sockopt};
+use portway_sys::{process, random, sockopt};
 use tokio::net::TcpStream;
 
 use super::{Broker, Child, Entrance, GRACE, Identity};
@@ -76,9 +75,7 @@ pub(super) fn start(
 /// A name that no other session has: 128 bits in 26 letters and digits, so that its socket's path stays short.
 fn name() -> io::Result<String> {
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let number = u128::from_ne_bytes(bytes);
+    let number = u128::from_ne_bytes(random::bytes()?);
     let letter = |at: u32| char::from(LETTERS[usize::from((number >> (5 * at)).to_le_bytes()[0] & 31)]);
     Ok((0..26).map(letter).collect())
 }
