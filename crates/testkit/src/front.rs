@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+mod gate;
+
+pub use gate::{Deed, Gate, Verdict};
+
 /// Status and JSON to the target of a `GET`.
 pub type Script = Arc<dyn Fn(&str) -> (u16, String) + Send + Sync>;
 
@@ -27,6 +31,8 @@ pub enum Manner {
     Say(Vec<u8>),
     /// Every request is answered by its target.
     Script(Script),
+    /// It leads to the server, but for what the gate is told.
+    Gate(Arc<Gate>),
 }
 
 impl fmt::Debug for Manner {
@@ -37,6 +43,7 @@ impl fmt::Debug for Manner {
             Self::Hang => "Hang",
             Self::Say(_) => "Say",
             Self::Script(_) => "Script",
+            Self::Gate(_) => "Gate",
         })
     }
 }
@@ -155,6 +162,10 @@ fn serve(client: &UnixStream, server: &Path, manner: Manner, state: &Mutex<State
             (&mut { client }).write_all((head + &body).as_bytes())?;
             client.shutdown(Shutdown::Both)
         }
+        Manner::Gate(gate) => {
+            client.set_write_timeout(Some(Duration::from_secs(10)))?;
+            gate.serve(client, server, |upstream| locked(state).open.extend(upstream.try_clone()))
+        }
     }
 }
 
@@ -170,25 +181,29 @@ fn request(mut client: &UnixStream) -> io::Result<String> {
     Ok(head.split_whitespace().nth(1).unwrap_or_default().to_owned())
 }
 
-/// Carries bytes both ways. `inject` follows the first ones of the server's when they are the answer to a
-/// request for a stream.
 fn pass(client: &UnixStream, server: &Path, inject: &[u8], state: &Mutex<State>) -> io::Result<()> {
     let upstream = UnixStream::connect(server)?;
     locked(state).open.extend(upstream.try_clone());
     client.set_write_timeout(Some(Duration::from_secs(10)))?;
+    carry(client, &upstream, inject)
+}
+
+/// Carries bytes both ways. `inject` follows the first ones of the server's when they are the answer to a
+/// request for a stream.
+fn carry(client: &UnixStream, upstream: &UnixStream, inject: &[u8]) -> io::Result<()> {
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = io::copy(&mut { client }, &mut { &upstream });
+            let _ = io::copy(&mut { client }, &mut { upstream });
             let _ = upstream.shutdown(Shutdown::Write);
         });
         let mut first = [0; 4096];
-        let length = (&mut { &upstream }).read(&mut first)?;
+        let length = (&mut { upstream }).read(&mut first)?;
         (&mut { client }).write_all(&first[..length])?;
         // 101: switching protocols (RFC 9110, section 15.2.2).
         if first.starts_with(b"HTTP/1.1 101 ") {
             (&mut { client }).write_all(inject)?;
         }
-        let copied = io::copy(&mut { &upstream }, &mut { client });
+        let copied = io::copy(&mut { upstream }, &mut { client });
         let _ = client.shutdown(Shutdown::Both);
         let _ = upstream.shutdown(Shutdown::Both);
         copied.map(drop)

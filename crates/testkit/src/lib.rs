@@ -39,7 +39,7 @@ pub use bed::{Bed, HTTPS_ADDRESS, Project, Trusted, bed, bed_of, certificate};
 pub use clients::client;
 pub use container::{Container, ContainerSpec, Image};
 pub use daemon::{Daemon, DaemonSpec};
-pub use front::{Front, Manner, Script};
+pub use front::{Deed, Front, Gate, Manner, Script, Verdict};
 pub use lacking::without;
 pub use load::{Load, Outcome, Pace, Record, Report, RunningLoad};
 pub use messages::MessageSocket;
