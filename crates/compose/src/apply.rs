@@ -8,43 +8,30 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use portway_control::ClientError;
-use portway_control::api::AddDevice;
 use portway_incus::{
-    Client, Image, ImageProtocol, IncusError, InstanceSource, NewInstance, Refusal, RemoteImage, ResourceId,
-    StateChange,
+    Client, Image, IncusError, InstanceSource, NewInstance, Refusal, ResourceId, StateChange,
 };
-use portway_model::{DeviceKey, InstanceKey, Provider};
 use tokio::sync::watch;
 
+use crate::daemon::Daemon;
 use crate::difference::Difference;
 use crate::label;
+use crate::look::is_half;
 use crate::plan::Action;
 use crate::render::Rendered;
 use crate::want::{ComposeProject, ImageSource, Keys};
 
 use files::Part;
+use patience::{AGAIN, EARLY, SETTLING, patiently, refused, to_its_end, worth};
 
 mod awaiting;
 pub(crate) mod fence;
 mod files;
+mod patience;
+mod publish;
 mod replace;
 
 pub use awaiting::{exit_code, probe};
-
-/// Between two tries of a change that another one is in the way of.
-const AGAIN: Duration = Duration::from_millis(250);
-
-/// Tries of it: another change of one instance takes seconds, a stop as long as it is given.
-const TRIES: u32 = 80;
-
-/// Tries of a start that comes before its network: five seconds, of which the server needs a tenth.
-const EARLY: u32 = 20;
-
-/// Tries of a change that somebody else's change has overtaken.
-const OVERTAKEN: u32 = 10;
-
-/// Looks at what has come since it was planned, until it has keys or is gone: a server with much to do takes seconds for it.
-const SETTLING: u32 = 40;
 
 /// What steps are carried out with.
 #[derive(Debug)]
@@ -58,7 +45,7 @@ pub struct Hands<'a> {
     /// Fingerprints of the images that are there.
     pub images: Mutex<BTreeMap<String, String>>,
     /// The daemon that has the published ports.
-    pub portway: Option<&'a portway_control::Client>,
+    pub portway: Option<&'a Daemon>,
     /// Turns true when waiting is to end.
     pub halt: watch::Receiver<bool>,
 }
@@ -140,25 +127,16 @@ pub enum ApplyError {
     Halted,
 }
 
+impl ApplyError {
+    /// Whether it is the server that cannot be reached, so that no other step would fare better.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, ApplyError::Server { source: IncusError::Unreachable { .. }, .. })
+    }
+}
+
 fn server(what: &'static str) -> impl FnOnce(IncusError) -> ApplyError {
     move |source| ApplyError::Server { what, source }
-}
-
-/// Whether a failure is a certain refusal.
-fn refused(error: &IncusError, refusal: Refusal) -> bool {
-    error.refusal() == Some(refusal)
-}
-
-/// Whether a network that is listed has no bridge yet: whoever makes it was killed, and the server is still at it. Its
-/// words in Incus 6.0 and 7.0.
-fn is_early(error: &IncusError) -> bool {
-    matches!(error, IncusError::Operation { message, .. } | IncusError::Status { message, .. }
-        if message.contains("Parent device") && message.contains("doesn't exist"))
-}
-
-/// Whether the server has only run out of time, as one that is short of processors does in a few seconds.
-fn is_slow(error: &IncusError) -> bool {
-    matches!(error, IncusError::Operation { message, .. } if message.contains("context deadline exceeded"))
 }
 
 impl Hands<'_> {
@@ -196,6 +174,14 @@ impl Hands<'_> {
                 self.remove_fence(name).await
             }
             Action::RemoveVolume { pool, name } => self.remove_resource(&self.volume(pool, name)).await,
+            Action::RemoveProfile { name } => {
+                let (project, name) = (self.project.to_owned(), name.clone());
+                self.remove_resource(&ResourceId::Profile { project, name }).await
+            }
+            Action::RemoveImage { fingerprint } => {
+                let gone = async || self.client.remove_image(self.project, fingerprint).await;
+                patiently(worth, gone).await.map(|_| ()).map_err(server("it cannot be removed"))
+            }
             Action::RemoveProject { name } => {
                 self.remove_resource(&ResourceId::Project { name: name.clone() }).await
             }
@@ -221,9 +207,7 @@ impl Hands<'_> {
             match self.client.resource(id).await.map_err(server("it cannot be read"))? {
                 None => match self.client.create(id, "", set).await {
                     Err(error) if refused(&error, Refusal::Exists) => {}
-                    Err(error) if refused(&error, Refusal::Busy) && tries < SETTLING => {
-                        tokio::time::sleep(AGAIN).await;
-                    }
+                    Err(error) if tries < SETTLING.min(worth(&error)) => tokio::time::sleep(AGAIN).await,
                     made => return made.map_err(server("it cannot be made")),
                 },
                 Some(mut there) => {
@@ -245,14 +229,18 @@ impl Hands<'_> {
                         }
                         _ => {}
                     }
-                    if there.is_half && !planned {
+                    let is_half = match id {
+                        ResourceId::Network { .. } if !planned => is_half(self.client, &there).await,
+                        _ => Ok(false),
+                    };
+                    if is_half.map_err(server("it cannot be looked at"))? {
                         self.remove_resource(id).await?;
                         continue;
                     }
                     there.config.extend(set.clone());
                     match self.client.put(&there).await {
                         Err(error) if error.is_outdated() => {}
-                        Err(error) if refused(&error, Refusal::Busy) => tokio::time::sleep(AGAIN).await,
+                        Err(error) if worth(&error) > 1 => tokio::time::sleep(AGAIN).await,
                         put => return put.map_err(server("it cannot be changed")),
                     }
                 }
@@ -262,35 +250,21 @@ impl Hands<'_> {
     }
 
     async fn remove_resource(&self, id: &ResourceId) -> Result<(), ApplyError> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.client.remove(id).await {
-                Err(error) if refused(&error, Refusal::Busy) && tries < TRIES => {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                Err(error) if is_slow(&error) && tries < OVERTAKEN => tokio::time::sleep(AGAIN).await,
-                done => return done.map(|_| ()).map_err(server("it cannot be removed")),
-            }
-        }
+        let removed = patiently(worth, async || self.client.remove(id).await).await;
+        removed.map(|_| ()).map_err(server("it cannot be removed"))
     }
 
     async fn image(&self, name: &str) -> Result<(), ApplyError> {
         let image = self.want.and_then(|want| want.images.get(name));
         let image = image.ok_or_else(|| ApplyError::UnknownImage(name.to_owned()))?;
-        let remote = match &image.source {
-            ImageSource::Local(alias) | ImageSource::Built(alias) => {
-                let found = self.client.image(self.project, alias).await;
-                let found = found.map_err(server("it cannot be looked for"))?;
-                let Image { fingerprint, .. } = found.ok_or_else(|| ApplyError::NoImage(alias.clone()))?;
-                self.know(name, fingerprint);
-                return Ok(());
-            }
-            ImageSource::Simplestreams { url, alias } => {
-                RemoteImage::new(ImageProtocol::Simplestreams, url, alias)
-            }
-            ImageSource::Oci { url, name } => RemoteImage::new(ImageProtocol::Oci, url, name),
-        };
+        if let ImageSource::Local(alias) | ImageSource::Built(alias) = &image.source {
+            let found = self.client.image(self.project, alias).await;
+            let found = found.map_err(server("it cannot be looked for"))?;
+            let Image { fingerprint, .. } = found.ok_or_else(|| ApplyError::NoImage(alias.clone()))?;
+            self.know(name, fingerprint);
+            return Ok(());
+        }
+        let remote = image.source.remote().ok_or_else(|| ApplyError::UnknownImage(name.to_owned()))?;
         let pulled = self.client.pull(self.project, &remote, &[]).await;
         let pulled = pulled.map_err(server("it cannot be fetched"))?;
         let left = self.client.finish(&pulled, None, |_| ()).await;
@@ -324,18 +298,12 @@ impl Hands<'_> {
             devices: one.devices.clone(),
             profiles: None,
         };
-        let mut tries = 0;
-        loop {
-            let made = match self.client.create_instance(self.project, &new).await {
-                Ok(operation) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
-                Err(error) => Err(error),
-            };
-            tries += 1;
-            match made {
-                Err(error) if refused(&error, Refusal::Exists) => return self.adopt(one).await,
-                Err(error) if is_slow(&error) && tries < OVERTAKEN => tokio::time::sleep(AGAIN).await,
-                made => return made.map_err(server("it cannot be made")),
-            }
+        let made = patiently(worth, async || {
+            to_its_end(self.client, self.client.create_instance(self.project, &new).await).await
+        });
+        match made.await {
+            Err(error) if refused(&error, Refusal::Exists) => self.adopt(one).await,
+            made => made.map_err(server("it cannot be made")),
         }
     }
 
@@ -395,41 +363,31 @@ impl Hands<'_> {
         one: &Rendered,
         edit: impl Fn(&mut portway_incus::Definition) -> bool,
     ) -> Result<(), ApplyError> {
-        for _ in 0..TRIES {
+        let mut tries = 0;
+        loop {
             let there = self.client.definition(self.project, &one.name).await;
             let there = there.map_err(server("it cannot be read"))?;
             let mut definition = there.ok_or_else(|| ApplyError::Gone(one.name.clone()))?;
             if !edit(&mut definition) {
                 return Ok(());
             }
+            tries += 1;
             match self.client.replace(&definition).await {
-                Err(error) if error.is_outdated() => {}
-                Err(error) if refused(&error, Refusal::Busy) => tokio::time::sleep(AGAIN).await,
+                Err(error) if tries < worth(&error) => tokio::time::sleep(AGAIN).await,
+                Err(error) if error.is_outdated() => return Err(ApplyError::Overtaken),
                 done => return done.map_err(server("it cannot be changed")),
             }
         }
-        Err(ApplyError::Overtaken)
     }
 
     /// Brings about a state; one that is there already is no failure.
     async fn state(&self, instance: &str, change: StateChange, what: &'static str) -> Result<(), ApplyError> {
-        let mut tries = 0;
-        loop {
-            let done = match self.client.change_state(self.project, instance, change).await {
-                Ok(operation) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
-                Err(error) => Err(error),
-            };
-            tries += 1;
-            match done {
-                Err(error) if refused(&error, Refusal::State) => return Ok(()),
-                Err(error) if refused(&error, Refusal::Busy) && tries < TRIES => {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                Err(error) if is_early(&error) && tries < EARLY => tokio::time::sleep(AGAIN).await,
-                // The server has given up waiting for its own work, which goes on.
-                Err(error) if is_slow(&error) && tries < OVERTAKEN => tokio::time::sleep(AGAIN).await,
-                done => return done.map_err(server(what)),
-            }
+        let done = patiently(worth, async || {
+            to_its_end(self.client, self.client.change_state(self.project, instance, change).await).await
+        });
+        match done.await {
+            Err(error) if refused(&error, Refusal::State) => Ok(()),
+            done => done.map_err(server(what)),
         }
     }
 
@@ -458,69 +416,18 @@ impl Hands<'_> {
     }
 
     async fn remove(&self, instance: &str) -> Result<(), ApplyError> {
-        let mut tries = 0;
-        loop {
-            let done = match self.client.remove_instance(self.project, instance).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(operation)) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
-                Err(error) => Err(error),
-            };
-            tries += 1;
-            match done {
-                Err(error) if refused(&error, Refusal::Absent) => return Ok(()),
-                Err(error) if refused(&error, Refusal::Busy) && tries < TRIES => {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                // One that has just ended counts as running for a moment still.
-                Err(error) if refused(&error, Refusal::State) && tries < EARLY => {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                Err(error) if is_slow(&error) && tries < OVERTAKEN => tokio::time::sleep(AGAIN).await,
-                done => return done.map_err(server("it cannot be removed")),
+        // One that has just ended counts as running for a moment still.
+        let worth = |error: &IncusError| if refused(error, Refusal::State) { EARLY } else { worth(error) };
+        let removed = patiently(worth, async || {
+            match self.client.remove_instance(self.project, instance).await.transpose() {
+                Some(begun) => to_its_end(self.client, begun).await,
+                None => Ok(()),
             }
+        });
+        match removed.await {
+            Err(error) if refused(&error, Refusal::Absent) => Ok(()),
+            removed => removed.map_err(server("it cannot be removed")),
         }
-    }
-
-    async fn publish(
-        &self,
-        instance: &str,
-        set: &BTreeMap<String, Keys>,
-        gone: &[String],
-    ) -> Result<(), ApplyError> {
-        let daemon = self.portway.ok_or(ApplyError::NoDaemon)?;
-        let key = InstanceKey::new(Provider::Incus, Some(self.project), instance)
-            .map_err(|error| ApplyError::Name(error.to_string()))?;
-        let device = |name: &str| {
-            let name = name.parse().map_err(|_| ApplyError::Name(format!("device {name}")))?;
-            Ok::<_, ApplyError>(DeviceKey { instance: key.clone(), device: name })
-        };
-        // Those that are made anew go first: another may take the port of one that goes.
-        let there = daemon.devices(Some(&key)).await;
-        let there = match there {
-            Err(error) if error.kind() == portway_control::api::FailureKind::Missing => Vec::new(),
-            there => there.map_err(|source| ApplyError::Portway {
-                what: "its devices cannot be read".to_owned(),
-                source,
-            })?,
-        };
-        let there = |name: &str| there.iter().any(|device| device.name.as_str() == name);
-        for name in gone.iter().chain(set.keys()).filter(|name| there(name)) {
-            let removed = daemon.remove(&device(name)?).await;
-            removed.map_err(|source| ApplyError::Portway {
-                what: format!("{name} cannot be withdrawn"),
-                source,
-            })?;
-        }
-        for (name, keys) in set {
-            let device = device(name)?;
-            let add = AddDevice { instance: device.instance, name: device.device, keys: keys.clone() };
-            let added = daemon.add(&add).await;
-            added.map_err(|source| ApplyError::Portway {
-                what: format!("{name} cannot be published"),
-                source,
-            })?;
-        }
-        Ok(())
     }
 }
 

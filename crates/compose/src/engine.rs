@@ -1,6 +1,7 @@
 //! Carries a plan out: as much at a time as it allows, nothing before what it needs.
 //!
-//! A step that fails takes with it those that need it and no others. Whoever halts it gets no new step begun and those
+//! A step that fails takes with it those that need it and no others, unless it is the server that cannot be reached: then
+//! nothing more is begun. Whoever halts it gets no new step begun and those
 //! under way awaited: nothing is left running behind the caller's back.
 
 use std::collections::BTreeSet;
@@ -20,8 +21,19 @@ pub enum Note<'n> {
     Done,
     /// It has failed, and this is why.
     Failed(&'n str),
+    /// The server went away in the middle of it.
+    Lost,
     /// It is not begun, because something it needs has failed.
     Skipped,
+}
+
+/// Why a step has not succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// For a reason of its own.
+    Own(String),
+    /// The server cannot be reached: no other step could be done.
+    Server(String),
 }
 
 /// How a plan has ended.
@@ -29,6 +41,8 @@ pub enum Note<'n> {
 pub struct Report {
     /// Steps that have failed, and why.
     pub failed: Vec<(usize, String)>,
+    /// The first step in which the server went away, and how; nothing was begun from there on.
+    pub lost: Option<(usize, String)>,
     /// Steps that were not begun: what they need has failed, or they came after the halt.
     pub skipped: Vec<usize>,
     /// Whether it was halted before its end.
@@ -39,7 +53,7 @@ impl Report {
     /// Whether all of it was done.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.failed.is_empty() && self.skipped.is_empty()
+        self.failed.is_empty() && self.lost.is_none() && self.skipped.is_empty()
     }
 }
 
@@ -58,7 +72,7 @@ pub async fn run<'p>(
     plan: &'p Plan,
     workers: usize,
     mut halt: watch::Receiver<bool>,
-    perform: impl AsyncFn(&'p Action) -> Result<(), String>,
+    perform: impl AsyncFn(&'p Action) -> Result<(), Failure>,
     tell: impl Fn(usize, Note<'_>),
 ) -> Report {
     let mut states = vec![State::Waiting; plan.steps.len()];
@@ -69,7 +83,7 @@ pub async fn run<'p>(
     let perform = &perform;
     loop {
         report.halted |= *halt.borrow() && !waiting.is_empty();
-        if !report.halted {
+        if !report.halted && report.lost.is_none() {
             lose(plan, &mut states, &mut waiting, &mut report, &tell);
             let ready: Vec<usize> =
                 waiting.iter().copied().filter(|step| is_ready(plan, &states, *step)).collect();
@@ -97,10 +111,15 @@ pub async fn run<'p>(
                 set(&mut states, step, State::Done);
                 tell(step, Note::Done);
             }
-            Err(why) => {
+            Err(Failure::Own(why)) => {
                 set(&mut states, step, State::Lost);
                 tell(step, Note::Failed(&why));
                 report.failed.push((step, why));
+            }
+            Err(Failure::Server(why)) => {
+                set(&mut states, step, State::Lost);
+                tell(step, Note::Lost);
+                report.lost.get_or_insert((step, why));
             }
         }
     }

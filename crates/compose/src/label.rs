@@ -84,6 +84,13 @@ pub fn is_nameless(volume: &str) -> bool {
     hash.is_some_and(|hash| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
+/// Whether who lists instances lists the one called `name`: not when it was made to replace another that `is_there`, and
+/// waits for that. `beside` is its label.
+#[must_use]
+pub fn is_listed(name: &str, beside: Option<&str>, is_there: impl Fn(&str) -> bool) -> bool {
+    beside.is_none_or(|gets| gets == name || !is_there(gets))
+}
+
 /// Whether these labels say that what is called `name` was made for a Compose project.
 #[must_use]
 pub fn are_of(labels: &Keys, project: &str, name: &str) -> bool {

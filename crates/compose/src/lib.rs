@@ -8,6 +8,7 @@
 pub mod address;
 pub mod apply;
 pub mod build;
+pub mod daemon;
 pub mod difference;
 pub mod engine;
 pub mod keys;

@@ -103,6 +103,36 @@ fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
 }
 
+/// Whether somebody has it who lives, by a project's configuration.
+#[must_use]
+pub fn is_held(config: &Keys) -> bool {
+    holder(config).is_some_and(|holder| holder.lives(&Holder::ourselves()))
+}
+
+/// Whether somebody has left it behind.
+#[must_use]
+pub fn is_left(config: &Keys) -> bool {
+    config.contains_key(label::LOCK) && !is_held(config)
+}
+
+fn holder(config: &Keys) -> Option<Holder> {
+    config.get(label::LOCK).and_then(|text| Holder::read(text))
+}
+
+/// Takes away what somebody has left behind.
+///
+/// # Errors
+/// When the server refuses, or does not answer.
+pub async fn clear(client: &Client, project: &str) -> Result<(), LockError> {
+    let id = ResourceId::Project { name: project.to_owned() };
+    let Some(mut there) = client.resource(&id).await?.filter(|there| is_left(&there.config)) else {
+        return Ok(());
+    };
+    there.config.remove(label::LOCK);
+    // Whoever was faster has it, or has done the same.
+    put(client, &there).await.map(drop).map_err(LockError::from)
+}
+
 /// Takes the right to change a project. One that is not there is made with `config`.
 ///
 /// # Errors
@@ -120,8 +150,7 @@ pub async fn take(client: &Client, project: &str, config: &Keys) -> Result<Lock,
                 made => return made.map(|()| lock).map_err(LockError::from),
             }
         };
-        let held = there.config.get(label::LOCK).and_then(|text| Holder::read(text));
-        if let Some(holder) = held.filter(|holder| holder.lives(&us)) {
+        if let Some(holder) = holder(&there.config).filter(|holder| holder.lives(&us)) {
             let holder = if holder.boot == us.boot {
                 format!("process {}", holder.pid)
             } else {
@@ -184,6 +213,11 @@ mod tests {
         assert!(other.lives(&us));
         assert!(!Holder { at: us.at - OLD.as_secs(), ..other }.lives(&us));
         assert_eq!(Holder::read("nonsense"), None);
+        let config = |text: &str| Keys::from([(label::LOCK.to_owned(), text.to_owned())]);
+        let of = |config: &Keys| (is_held(config), is_left(config));
+        assert_eq!(of(&config(&us.write())), (true, false));
+        assert_eq!(of(&config(&Holder { start: us.start + 1, ..us }.write())), (false, true));
+        assert_eq!((of(&config("nonsense")), of(&Keys::new())), ((false, true), (false, false)));
     }
 
     /// Fails when a process that was killed holds it until its parent asks.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use portway_control::ClientError;
 use portway_incus::{Client, IncusError, Listed, Pool, Resource, ResourceId, Shelf, status_code};
-use portway_model::Provider;
 use tokio::time::Instant;
 
+use crate::daemon::Daemon;
 use crate::label;
+use crate::lock;
 use crate::map::Bridges;
 use crate::observe::{Life, Observed, Seen, SeenNetwork, SeenVolume};
 use crate::want::{ComposeProject, ImageSource, Instance, Keys, Owner, Privilege};
@@ -18,8 +19,23 @@ use crate::want::{ComposeProject, ImageSource, Instance, Keys, Owner, Privilege}
 const SETTLED: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Longest wait for an instance that is being made: a large image takes tens of seconds.
+/// Longest wait for an instance that is being made or changed: a large image takes tens of seconds, a stop its grace.
 const MADE: Duration = Duration::from_secs(60);
+
+/// What an instance is listed by that has no files yet.
+const MAKING: &str = "Creating instance";
+
+/// Changes after which an instance is not what it is listed as, in the words of Incus 6.0, 7.0 and LXD 5.0.
+const CHANGES: [&str; 8] = [
+    MAKING,
+    "Deleting instance",
+    "Freezing instance",
+    "Renaming instance",
+    "Restarting instance",
+    "Starting instance",
+    "Stopping instance",
+    "Unfreezing instance",
+];
 
 /// Why nothing can be seen.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +70,7 @@ pub async fn look(
     client: &Client,
     project: &str,
     want: Option<&ComposeProject>,
-    portway: Option<&portway_control::Client>,
+    portway: Option<&Daemon>,
 ) -> Result<Observed, LookError> {
     let own = client.resource(&ResourceId::Project { name: project.to_owned() }).await?;
     let pools = client.pools().await?;
@@ -112,7 +128,28 @@ pub async fn look(
 /// Waits for instances that the server is at making, as for somebody who was killed: they have no files yet.
 async fn made(client: &Client, project: &str) -> Result<(), IncusError> {
     let begin = Instant::now();
-    while begin.elapsed() < MADE && client.makes_instances(project).await? {
+    while begin.elapsed() < MADE && client.under_way(project).await?.iter().any(|one| one == MAKING) {
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Waits for what the server is at with a project's instances for somebody who was killed: what comes of it cannot be seen
+/// yet. Who lives is not waited for.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn rest(client: &Client, project: &str) -> Result<(), IncusError> {
+    let id = ResourceId::Project { name: project.to_owned() };
+    let begin = Instant::now();
+    while begin.elapsed() < MADE {
+        let own = client.resource(&id).await?;
+        if own.is_none_or(|own| lock::is_held(&own.config)) {
+            break;
+        }
+        if !client.under_way(project).await?.iter().any(|one| CHANGES.contains(&one.as_str())) {
+            break;
+        }
         tokio::time::sleep(AGAIN).await;
     }
     Ok(())
@@ -142,9 +179,14 @@ async fn networks(
     seen: &mut Observed,
 ) -> Result<(), IncusError> {
     let found = settled(client, want).await?;
-    for Resource { id, config, used_by, is_managed, is_half, .. } in found {
-        let network =
-            SeenNetwork { managed: is_managed, half: is_half, config, used_by, ..SeenNetwork::default() };
+    for resource in found {
+        let own = want.and_then(|want| want.networks.values().find(|own| own.name == resource.id.name()));
+        let half = match own {
+            Some(own) if own.owner == Owner::Project => is_half(client, &resource).await?,
+            _ => resource.is_half,
+        };
+        let Resource { id, config, used_by, is_managed, .. } = resource;
+        let network = SeenNetwork { managed: is_managed, half, config, used_by, ..SeenNetwork::default() };
         seen.networks.insert(id.name().to_owned(), network);
     }
     let Some(want) = want else { return Ok(()) };
@@ -156,6 +198,22 @@ async fn networks(
         network.addresses = client.host_addresses(name).await?;
     }
     Ok(())
+}
+
+/// Whether a network has no bridge that it should have: the server was interrupted when it made it, or, which it does not
+/// say, when it removed it. One that is in use cannot be made anew.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub(crate) async fn is_half(client: &Client, network: &Resource) -> Result<bool, IncusError> {
+    let has = |key: &str| network.config.get(key).is_some_and(|address| address != "none");
+    if network.is_half || !network.is_managed || !network.used_by.is_empty() {
+        return Ok(network.is_half);
+    }
+    if !has("ipv4.address") && !has("ipv6.address") {
+        return Ok(false);
+    }
+    client.host_addresses(network.id.name()).await.map(|addresses| addresses.is_empty())
 }
 
 /// Who has which address in the networks that others use too, and in those in which an instance has none reserved.
@@ -295,21 +353,21 @@ async fn images(
     let project = if seen.project.is_some() { project } else { "default" };
     let mut all = None;
     for (name, image) in &want.images {
-        let (url, alias) = match &image.source {
-            ImageSource::Local(alias) | ImageSource::Built(alias) => {
-                if let Some(image) = client.image(project, alias).await? {
-                    seen.images.insert(name.clone(), image.fingerprint);
-                }
-                continue;
+        if let ImageSource::Local(alias) | ImageSource::Built(alias) = &image.source {
+            if let Some(image) = client.image(project, alias).await? {
+                seen.images.insert(name.clone(), image.fingerprint);
             }
-            ImageSource::Simplestreams { url, alias } => (url, alias),
-            ImageSource::Oci { url, name } => (url, name),
-        };
+            continue;
+        }
+        let Some(remote) = image.source.remote() else { continue };
         if all.is_none() {
             all = Some(client.images(project).await?);
         }
         let found = all.iter().flatten().filter(|image| {
-            image.source.as_ref().is_some_and(|from| from.server == *url && from.alias == *alias)
+            image
+                .source
+                .as_ref()
+                .is_some_and(|from| from.server == remote.server && from.alias == remote.alias)
         });
         // One that was fetched again has another fingerprint, and the one before stays.
         if let Some(image) = found.max_by_key(|image| &image.uploaded_at) {
@@ -320,16 +378,10 @@ async fn images(
 }
 
 /// Devices of Portway: those in the instances of the project, and those of others.
-async fn published(
-    daemon: &portway_control::Client,
-    project: &str,
-    seen: &mut Observed,
-) -> Result<(), ClientError> {
-    for device in daemon.devices(None).await? {
+async fn published(daemon: &Daemon, project: &str, seen: &mut Observed) -> Result<(), ClientError> {
+    for device in daemon.client.devices(None).await? {
         let key = &device.instance;
-        let ours =
-            key.provider() == Provider::Incus && key.project().is_some_and(|name| name.as_str() == project);
-        if ours {
+        if daemon.is_in(project, key) {
             let of = seen.published.entry(key.name().to_string()).or_default();
             of.insert(device.name.to_string(), device.keys);
         } else {

@@ -92,6 +92,13 @@ impl Observed {
         self.instances.iter().filter(move |(name, seen)| label::are_of(&seen.config, project, name))
     }
 
+    /// The same, each once: without those that were made to replace another and wait for that.
+    pub fn listed<'a>(&'a self, project: &'a str) -> impl Iterator<Item = (&'a String, &'a Seen)> {
+        let is_there = |name: &str| self.instances.contains_key(name);
+        self.ours(project)
+            .filter(move |(name, seen)| label::is_listed(name, seen.label(label::BESIDE), is_there))
+    }
+
     /// What has the labels of a Compose project and another name than they say, and is left alone: a line for each.
     #[must_use]
     pub fn copies(&self, project: &str) -> Vec<String> {

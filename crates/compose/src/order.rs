@@ -2,10 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::want::{ComposeProject, Service};
+
 /// Services, and for each those that must come before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {
     needs: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Whether what services depend on is meant with them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dependencies {
+    /// It is, however far away.
+    #[default]
+    With,
+    /// It is not.
+    Without,
+}
+
+impl Dependencies {
+    /// By what a command line says.
+    #[must_use]
+    pub fn unless(without: bool) -> Dependencies {
+        if without { Dependencies::Without } else { Dependencies::With }
+    }
 }
 
 impl Order {
@@ -13,6 +33,23 @@ impl Order {
     #[must_use]
     pub fn new(needs: BTreeMap<String, BTreeSet<String>>) -> Order {
         Order { needs }
+    }
+
+    /// The order of a project's services.
+    #[must_use]
+    pub fn of_services(want: &ComposeProject) -> Order {
+        let needs = |service: &Service| service.depends_on.keys().cloned().collect();
+        Order::new(want.services.values().map(|service| (service.name.clone(), needs(service))).collect())
+    }
+
+    /// The services that are meant by these names, all when there are none.
+    #[must_use]
+    pub fn select(&self, named: &[String], dependencies: Dependencies) -> BTreeSet<String> {
+        match (named.is_empty(), dependencies) {
+            (true, _) => self.needs.keys().cloned().collect(),
+            (false, Dependencies::Without) => named.iter().cloned().collect(),
+            (false, Dependencies::With) => self.closure(named.iter().map(String::as_str)),
+        }
     }
 
     /// Services that lead round to the first of them, which stands again at the end; `None` when there are none.

@@ -14,8 +14,8 @@ mod down;
 mod up;
 
 pub use down::{
-    Down, Hold, Networks, Reach, Select, Volumes, down, hold, remove, remove_with_volumes, restart, start,
-    stop,
+    Down, Hold, Images, Networks, Reach, Select, Volumes, down, hold, remove, remove_with_volumes, restart,
+    start, stop,
 };
 pub use up::{Orphans, Recreate, Start, Up, up};
 
@@ -138,6 +138,16 @@ pub enum Action {
         pool: String,
         /// Name.
         name: String,
+    },
+    /// Removes a profile of the server's project.
+    RemoveProfile {
+        /// Name.
+        name: String,
+    },
+    /// Removes an image of the server's project.
+    RemoveImage {
+        /// Its fingerprint.
+        fingerprint: String,
     },
     /// Removes the server's project, if nothing is left in it.
     RemoveProject {
@@ -284,7 +294,8 @@ impl Action {
     pub fn kind(&self) -> &'static str {
         match self {
             Action::Project { .. } | Action::RemoveProject { .. } => "project",
-            Action::Image { .. } => "image",
+            Action::Image { .. } | Action::RemoveImage { .. } => "image",
+            Action::RemoveProfile { .. } => "profile",
             Action::Network { .. } | Action::RemoveNetwork { .. } => "network",
             Action::Volume { .. } | Action::RemoveVolume { .. } => "volume",
             Action::Await { .. } => "service",
@@ -309,8 +320,10 @@ impl Action {
             | Action::Volume { name, .. }
             | Action::RemoveNetwork { name }
             | Action::RemoveVolume { name, .. }
+            | Action::RemoveProfile { name }
             | Action::RemoveProject { name } => name,
             Action::Image { image } => image,
+            Action::RemoveImage { fingerprint } => fingerprint,
             Action::Create(one) | Action::Prepare(one) | Action::Replace(one) | Action::Change(one, _) => {
                 &one.name
             }
@@ -346,6 +359,8 @@ impl Action {
             Action::Remove { .. }
             | Action::RemoveNetwork { .. }
             | Action::RemoveVolume { .. }
+            | Action::RemoveProfile { .. }
+            | Action::RemoveImage { .. }
             | Action::RemoveProject { .. } => ("removing", "removed"),
         }
     }
@@ -372,6 +387,8 @@ impl fmt::Display for Action {
             Action::Remove { .. }
             | Action::RemoveNetwork { .. }
             | Action::RemoveVolume { .. }
+            | Action::RemoveProfile { .. }
+            | Action::RemoveImage { .. }
             | Action::RemoveProject { .. } => "remove",
         };
         write!(f, "{word} {} {}", self.kind(), self.name())?;

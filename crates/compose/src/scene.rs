@@ -159,6 +159,9 @@ pub(crate) fn after(mut seen: Observed, plan: &Plan) -> Observed {
             Action::Await { .. } => {}
             Action::RemoveNetwork { name } => drop(seen.networks.remove(&name)),
             Action::RemoveVolume { pool, name } => drop(seen.volumes.remove(&(pool, name))),
+            Action::RemoveProfile { name: gone } | Action::RemoveImage { fingerprint: gone } => {
+                seen.inhabitants.retain(|path| !path.contains(&gone));
+            }
             Action::RemoveProject { .. } => seen.project = None,
         }
     }

@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use portway_incus::{ImageProtocol, RemoteImage};
 use portway_proto::service;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -119,6 +120,20 @@ pub enum ImageSource {
     },
     /// Built from the files beside the Compose file, and known to the server by this alias.
     Built(String),
+}
+
+impl ImageSource {
+    /// Where the server fetches it, if it does.
+    #[must_use]
+    pub fn remote(&self) -> Option<RemoteImage> {
+        match self {
+            ImageSource::Local(_) | ImageSource::Built(_) => None,
+            ImageSource::Simplestreams { url, alias } => {
+                Some(RemoteImage::new(ImageProtocol::Simplestreams, url, alias))
+            }
+            ImageSource::Oci { url, name } => Some(RemoteImage::new(ImageProtocol::Oci, url, name)),
+        }
+    }
 }
 
 /// When an image is fetched.

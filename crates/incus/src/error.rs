@@ -51,6 +51,13 @@ pub enum IncusError {
         /// The server's own words, cut to one short line.
         message: String,
     },
+    /// The server knows nothing of a change that it had begun: it was started anew, or has answered so late that it has
+    /// forgotten the end. It may have been done.
+    #[error("the server has forgotten what became of {request}")]
+    Forgotten {
+        /// Method and path.
+        request: String,
+    },
     /// The answer is not what the API promises.
     #[error("{request} was answered with something that is not the API: {reason}")]
     Protocol {
@@ -98,7 +105,10 @@ impl IncusError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::StreamEnded { .. } => true,
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::StreamEnded { .. }
+            | Self::Forgotten { .. } => true,
             Self::Status { code, .. } => *code >= 500,
             Self::Denied { .. } | Self::Operation { .. } | Self::Protocol { .. } | Self::TooLarge { .. } => {
                 false

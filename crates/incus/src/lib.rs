@@ -109,7 +109,7 @@ pub use lifecycle::{InstanceSource, Interface, Listed, Measured, NewInstance, St
 pub use network::{Assigned, Holder, Lease};
 pub use operation::{Left, Operation, Progress};
 pub use proxies::LedProxy;
-pub use resources::{Keys, Pool, Resource, ResourceId, Shelf};
+pub use resources::{Keys, Pool, Resource, ResourceId, Shelf, User};
 pub use sftp::{FileFacts, FileHandle, FileKind, Open, PIECE_BYTES, Sftp, SftpError};
 pub use transport::Dial;
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};

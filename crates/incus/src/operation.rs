@@ -36,6 +36,14 @@ pub struct Progress {
 /// What a finished operation leaves: for an image, its `fingerprint`.
 pub type Left = BTreeMap<String, serde_json::Value>;
 
+/// What the server knows of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    GoesOn,
+    Ended,
+    Nothing,
+}
+
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -60,7 +68,8 @@ impl Client {
     /// progress, once a second at most.
     ///
     /// # Errors
-    /// [`IncusError::Operation`] when it has failed, `TimedOut` after `limit`, or another that says nothing about it.
+    /// [`IncusError::Operation`] when it has failed, `Forgotten` when the server knows nothing of it, `TimedOut` after
+    /// `limit`, or another that says nothing about it.
     pub async fn finish(
         &self,
         operation: &Operation,
@@ -75,9 +84,16 @@ impl Client {
             let patience = self.limits().request.saturating_add(ROUND);
             let said = self.door().say(&target, Saying::get(), patience, self.limits().answer_bytes).await?;
             let mut seen = state(operation, &target, &said);
-            if matches!(seen, Err(IncusError::Operation { .. })) && self.goes_on(operation).await {
-                // Incus 6 takes the end of our question for a failure of what was asked about.
-                seen = Ok(None);
+            if matches!(seen, Err(IncusError::Operation { .. })) {
+                match self.known(operation).await {
+                    // Incus 6 takes the end of our question for a failure of what was asked about.
+                    Known::GoesOn => seen = Ok(None),
+                    // What is not found is the operation, and not what it was about.
+                    Known::Nothing => {
+                        return Err(IncusError::Forgotten { request: operation.request.clone() });
+                    }
+                    Known::Ended => {}
+                }
             }
             match seen? {
                 Some(left) => return Ok(left),
@@ -90,11 +106,11 @@ impl Client {
         }
     }
 
-    /// Whether the server is at making an instance of a project's: one that is in its lists, and has no files yet.
+    /// What the server is at in a project, whoever has asked for it, in its words: `Creating instance`.
     ///
     /// # Errors
     /// [`IncusError`], any.
-    pub async fn makes_instances(&self, project: &str) -> Result<bool> {
+    pub async fn under_way(&self, project: &str) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct One {
             #[serde(default)]
@@ -105,16 +121,21 @@ impl Client {
         let target = format!("/1.0/operations?recursion=1&project={}", percent_encode(project));
         let found: Option<BTreeMap<String, Vec<One>>> =
             self.door().get(&target, self.limits().list_bytes).await?;
-        let mut all = found.unwrap_or_default().into_values().flatten();
-        Ok(all.any(|one| one.status_code < 200 && one.description == "Creating instance"))
+        let all = found.unwrap_or_default().into_values().flatten();
+        Ok(all.filter(|one| one.status_code < 200).map(|one| one.description).collect())
     }
 
-    /// Whether the server still works on it. What cannot be known counts as no.
-    async fn goes_on(&self, operation: &Operation) -> bool {
+    /// What the server knows of it. What it does not say counts as ended.
+    async fn known(&self, operation: &Operation) -> Known {
         let said = self.door().say(&operation.path, Saying::get(), self.limits().request, 1 << 20).await;
-        said.is_ok_and(|said| {
-            said.status == StatusCode::OK && matches!(state(operation, &operation.path, &said), Ok(None))
-        })
+        match said {
+            Ok(said) if said.status == StatusCode::NOT_FOUND => Known::Nothing,
+            Ok(said) if said.status == StatusCode::OK => match state(operation, &operation.path, &said) {
+                Ok(None) => Known::GoesOn,
+                _ => Known::Ended,
+            },
+            _ => Known::Ended,
+        }
     }
 
     /// Asks the server to end an operation before its end; `None` when it knows no such one.

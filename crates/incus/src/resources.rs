@@ -11,7 +11,7 @@ use hyper::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::encode::{addressable, percent_encode};
+use crate::encode::{addressable, percent_decode, percent_encode};
 use crate::transport::protocol;
 use crate::{Client, Device, Result};
 
@@ -88,6 +88,60 @@ pub struct Resource {
     /// Devices of a profile.
     pub devices: BTreeMap<String, Device>,
     etag: Option<String>,
+}
+
+/// What a path among the users of a resource names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum User {
+    /// An instance.
+    Instance(String),
+    /// A profile.
+    Profile(String),
+    /// An image, by its fingerprint.
+    Image(String),
+    /// A custom volume, of files or blocks.
+    Volume {
+        /// The storage pool.
+        pool: String,
+        /// Its name.
+        name: String,
+    },
+    /// Anything else, as the path says it.
+    Other(String),
+}
+
+impl User {
+    /// By the path.
+    #[must_use]
+    pub fn of(path: &str) -> User {
+        let other = || User::Other(path.to_owned());
+        let (plain, _) = path.split_once('?').unwrap_or((path, ""));
+        let Some(words) = plain.strip_prefix("/1.0/") else { return other() };
+        let words: Option<Vec<String>> = words.split('/').map(percent_decode).collect();
+        match words.unwrap_or_default().as_slice() {
+            [kind, name] if kind == "instances" => User::Instance(name.clone()),
+            [kind, name] if kind == "profiles" => User::Profile(name.clone()),
+            [kind, name] if kind == "images" => User::Image(name.clone()),
+            [pools, pool, volumes, kind, name]
+                if pools == "storage-pools" && volumes == "volumes" && kind == "custom" =>
+            {
+                User::Volume { pool: pool.clone(), name: name.clone() }
+            }
+            _ => other(),
+        }
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            User::Instance(name) => write!(f, "instance {name}"),
+            User::Profile(name) => write!(f, "profile {name}"),
+            User::Image(name) => write!(f, "image {}", name.get(..12).unwrap_or(name)),
+            User::Volume { name, .. } => write!(f, "volume {name}"),
+            User::Other(path) => f.write_str(path),
+        }
+    }
 }
 
 /// A storage pool.
@@ -330,6 +384,21 @@ pub(crate) fn absent_is_none<T>(done: Result<T>) -> Result<Option<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_are_told_by_their_paths() {
+        let volume = User::Volume { pool: "d".to_owned(), name: "v w".to_owned() };
+        for (path, user) in [
+            ("/1.0/instances/c1?project=p", User::Instance("c1".to_owned())),
+            ("/1.0/profiles/a%20b?project=p", User::Profile("a b".to_owned())),
+            ("/1.0/images/f00?project=p", User::Image("f00".to_owned())),
+            ("/1.0/storage-pools/d/volumes/custom/v%20w?project=p", volume),
+            ("/1.0/storage-pools/d/buckets/b", User::Other("/1.0/storage-pools/d/buckets/b".to_owned())),
+            ("/1.0/profiles/%zz", User::Other("/1.0/profiles/%zz".to_owned())),
+        ] {
+            assert_eq!(User::of(path), user, "{path}");
+        }
+    }
 
     #[test]
     fn names_cannot_leave_their_place() {

@@ -106,6 +106,14 @@ fn enabling(args: &FileArgs, services: &[String]) -> Outcome<Project> {
     read(&options)
 }
 
+/// Fails for the first of these services that is not known.
+fn all_known<'n>(named: impl IntoIterator<Item = &'n String>, known: impl Fn(&str) -> bool) -> Outcome {
+    match named.into_iter().find(|name| !known(name)) {
+        Some(unknown) => Err(Stop::of(FailureKind::Missing, format!("there is no service `{unknown}`"))),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn read(options: &Options) -> Outcome<Project> {
     let project = load(options, &Disk).map_err(stop)?;
     for warning in &project.warnings {
@@ -124,11 +132,7 @@ fn without_healthd(is_said: bool) {
 
 /// Fails for services that are not there.
 fn known_services<'n>(project: &Project, names: impl IntoIterator<Item = &'n String>) -> Outcome {
-    let mut names = names.into_iter();
-    match names.find(|name| !project.services().any(|(key, _)| key == *name)) {
-        Some(unknown) => Err(Stop::of(FailureKind::Missing, format!("there is no service `{unknown}`"))),
-        None => Ok(()),
-    }
+    all_known(names, |name| project.services().any(|(key, _)| key == name))
 }
 
 /// The whole project of the files, without a word about what was noticed.

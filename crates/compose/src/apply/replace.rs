@@ -1,6 +1,7 @@
 //! An instance in place of another: made beside it, so that one that cannot be made costs nobody the one that is there.
 
 use super::files::Part;
+use super::patience::{patiently, to_its_end, worth};
 use super::{ApplyError, Hands, server, without_files};
 use crate::label;
 use crate::render::{Rendered, beside};
@@ -19,11 +20,11 @@ impl Hands<'_> {
         let there = there.map_err(server("the new one cannot be read"))?;
         if there.is_some_and(|there| there.config(label::BESIDE) == Some(&one.name)) {
             self.remove(&one.name).await?;
-            let renamed = match self.client.rename_instance(self.project, &new, &one.name).await {
-                Ok(operation) => self.client.finish(&operation, None, |_| ()).await.map(|_| ()),
-                Err(error) => Err(error),
-            };
-            renamed.map_err(server("the new one cannot be given its name"))?;
+            let renamed = patiently(worth, async || {
+                to_its_end(self.client, self.client.rename_instance(self.project, &new, &one.name).await)
+                    .await
+            });
+            renamed.await.map_err(server("the new one cannot be given its name"))?;
         }
         let there = self.client.definition(self.project, &one.name).await;
         let there = there.map_err(server("it cannot be read"))?;

@@ -30,7 +30,7 @@ fn carried(plan: &Plan, workers: usize, fails: &[&str]) -> (Report, Vec<String>)
         halted,
         async |action| {
             tokio::task::yield_now().await;
-            if fails.contains(&action.name()) { Err("no".to_owned()) } else { Ok(()) }
+            if fails.contains(&action.name()) { Err(Failure::Own("no".to_owned())) } else { Ok(()) }
         },
         tell,
     ));
@@ -65,6 +65,31 @@ fn a_failure_takes_with_it_those_that_need_it() {
     }
     let (report, _) = carried(&plan, 2, &["0", "1", "5"]);
     assert_eq!(report.failed.len(), 3, "all of them are reported");
+}
+
+/// Fails when: more is begun for a server that is gone, or what is under way is dropped.
+#[test]
+fn nothing_is_begun_once_the_server_is_gone() {
+    let plan = plan(&[&[], &[], &[1], &[]]);
+    let ended = Cell::new(0);
+    let (_halt, halted) = watch::channel(false);
+    let report = rt().block_on(run(
+        &plan,
+        2,
+        halted,
+        async |action| {
+            if action.name() == "0" {
+                return Err(Failure::Server("gone".to_owned()));
+            }
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            ended.set(ended.get() + 1);
+            Ok(())
+        },
+        |_, _| {},
+    ));
+    assert_eq!((ended.get(), report.lost, report.skipped), (1, Some((0, "gone".to_owned())), vec![2, 3]));
 }
 
 /// Fails when a step that only waits takes a place from those that work.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use portway_incus::User;
+
 use super::{Action, Plan, Step};
 use crate::label;
 use crate::observe::{Life, Observed, Seen};
@@ -22,6 +24,8 @@ pub struct Down {
     pub networks: Networks,
     /// Whether what others have made in the server's project goes too.
     pub reach: Reach,
+    /// What becomes of images that are the server's project's own.
+    pub images: Images,
     /// Whether the server's project goes when it is empty.
     pub project: Option<String>,
 }
@@ -68,13 +72,23 @@ pub enum Networks {
     Keep,
 }
 
+/// What becomes of images that are the server's project's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Images {
+    /// They stay, and the project with them; with [`Reach::All`] they go.
+    #[default]
+    Keep,
+    /// Whoever has asked for the plan removes some of them after it, and asks again.
+    Later,
+}
+
 /// How far a plan reaches in the server's project.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reach {
     /// To what was made for the Compose project.
     #[default]
     Ours,
-    /// To every instance and volume in it.
+    /// To all that is in it.
     All,
 }
 
@@ -311,11 +325,53 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
         || (options.volumes == Volumes::Keep && !volumes.is_empty())
         || seen.instances.keys().any(|name| !going.contains(name))
         || seen.volumes.len() > volumes.len();
+    let kept_by_nothing = !stays;
+    let others = others(&mut plan, seen, options, whole, (&all, &mut left));
+    let stays = stays || !others.is_empty();
+    let is_later = |user: &User| options.images == Images::Later && matches!(user, User::Image(_));
+    let told: Vec<String> = others.iter().filter(|user| !is_later(user)).map(ToString::to_string).collect();
+    if ours && kept_by_nothing && !told.is_empty() {
+        let hint = if whole { "" } else { " (--project removes it with them)" };
+        plan.notes.push(format!("the server's project {project} stays: it holds {}{hint}", told.join(", ")));
+    }
     if let Some(name) = options.project.as_ref().filter(|_| ours && !stays) {
         let needs = all.into_iter().chain(left).collect();
         plan.push(Action::RemoveProject { name: name.clone() }, needs);
     }
     plan
+}
+
+/// Removes what else there is in the server's project, beside the instances and volumes that were seen, with the whole of
+/// it; what stays.
+fn others(
+    plan: &mut Plan,
+    seen: &Observed,
+    options: &Down,
+    whole: bool,
+    (all, left): (&[usize], &mut Vec<usize>),
+) -> Vec<User> {
+    let mut stay = Vec::new();
+    for path in &seen.inhabitants {
+        let user = User::of(path);
+        let action = match user.clone() {
+            User::Instance(_) => continue,
+            User::Volume { pool, name } if seen.volumes.contains_key(&(pool.clone(), name.clone())) => {
+                continue;
+            }
+            // One of blocks.
+            User::Volume { pool, name } if whole && options.volumes == Volumes::Remove => {
+                Action::RemoveVolume { pool, name }
+            }
+            User::Profile(name) if whole => Action::RemoveProfile { name },
+            User::Image(fingerprint) if whole => Action::RemoveImage { fingerprint },
+            User::Volume { .. } | User::Profile(_) | User::Image(_) | User::Other(_) => {
+                stay.push(user);
+                continue;
+            }
+        };
+        left.push(plan.push(action, all.to_vec()));
+    }
+    stay
 }
 
 /// Whether a path of the server's names one of these instances of that project.

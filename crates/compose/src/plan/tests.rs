@@ -417,7 +417,11 @@ fn naming_a_service_brings_all_it_needs() {
     let plan = planned(&chain(), &server(), &Up { services: vec!["web".to_owned()], ..Up::default() });
     let text = lines(&plan).join("\n");
     assert!(text.contains("db-1") && text.contains("migrate-1") && !text.contains("other-1"), "{text}");
-    let alone = Up { services: vec!["web".to_owned()], no_deps: true, ..Up::default() };
+    let alone = Up {
+        services: vec!["web".to_owned()],
+        dependencies: crate::order::Dependencies::Without,
+        ..Up::default()
+    };
     let text = lines(&planned(&chain(), &server(), &alone)).join("\n");
     assert!(!text.contains("db-1") && !text.contains("await"), "{text}");
     let unknown = Up { services: vec!["wep".to_owned()], ..Up::default() };
@@ -580,6 +584,40 @@ fn the_whole_project_is_what_strangers_have_made_too() {
     seen.project = Some(keys(&[]));
     let left = after(seen.clone(), &down(&seen, &options));
     assert!(left.project.is_some() && left.instances.contains_key("strange"));
+}
+
+/// Fails when: a project that holds what does not go is to be removed all the same, or it is not said why it stays.
+#[test]
+fn what_keeps_a_project_is_named_or_goes_with_the_whole_of_it() {
+    let mut seen = with(&project(vec![service("web")], &[]));
+    let paths = ["profiles/mine", "images/0123456789abcdef", "instances/web-1"];
+    seen.inhabitants = paths.map(|path| format!("/1.0/{path}?project=p")).to_vec();
+    let select = Select { project: "p".to_owned(), ..Select::default() };
+    let ours = Down { select, volumes: Volumes::Remove, project: Some("p".to_owned()), ..Down::default() };
+    let plan = down(&seen, &ours);
+    assert_eq!(
+        plan.notes,
+        [
+            "the server's project p stays: it holds profile mine, image 0123456789ab (--project removes it with them)"
+        ]
+    );
+    let left = after(seen.clone(), &plan);
+    assert!(left.project.is_some() && left.instances.is_empty() && left.networks.is_empty());
+    let later = down(&seen, &Down { images: Images::Later, ..ours.clone() });
+    assert!(later.notes[0].ends_with("it holds profile mine (--project removes it with them)"), "{later:?}");
+
+    let whole = Down { reach: Reach::All, ..ours };
+    let plan = down(&seen, &whole);
+    assert!(plan.notes.is_empty(), "{:?}", plan.notes);
+    let gone = after(seen.clone(), &plan);
+    assert_eq!((traces(&gone), gone.inhabitants.len()), (Vec::new(), 1), "the instance's path is no step's");
+    seen.inhabitants.push("/1.0/storage-pools/default/buckets/b?project=p".to_owned());
+    let plan = down(&seen, &whole);
+    assert_eq!(
+        plan.notes,
+        ["the server's project p stays: it holds /1.0/storage-pools/default/buckets/b?project=p"]
+    );
+    assert!(after(seen, &plan).project.is_some());
 }
 
 /// Fails when what a service depends on is not found by its labels, over several services too.

@@ -9,7 +9,7 @@ use crate::difference::{Difference, Takes, Written, difference};
 use crate::label;
 use crate::lead;
 use crate::observe::{Life, Observed, Seen, SeenNetwork};
-use crate::order::Order;
+use crate::order::{Dependencies, Order};
 use crate::place::{self, facts};
 use crate::ports;
 use crate::render::{Facts, render};
@@ -22,8 +22,8 @@ mod surplus;
 pub struct Up {
     /// Only these services, and what they depend on; all when empty.
     pub services: Vec<String>,
-    /// Without what they depend on.
-    pub no_deps: bool,
+    /// Whether with what they depend on.
+    pub dependencies: Dependencies,
     /// Which instances are made anew.
     pub recreate: Recreate,
     /// Whether what the named services depend on is made anew, whatever else is.
@@ -151,11 +151,7 @@ fn selected(want: &ComposeProject, order: &Order, options: &Up) -> Result<BTreeS
     if let Some(unknown) = options.services.iter().find(|name| !want.services.contains_key(*name)) {
         return Err(PlanError::NoService(unknown.clone()));
     }
-    Ok(match (options.services.is_empty(), options.no_deps) {
-        (true, _) => want.services.keys().cloned().collect(),
-        (false, true) => options.services.iter().cloned().collect(),
-        (false, false) => order.closure(options.services.iter().map(String::as_str)),
-    })
+    Ok(order.select(&options.services, options.dependencies))
 }
 
 /// A plan while it is made.

@@ -4,16 +4,15 @@
 //! attach, and none ends the service's input. One that reads nothing is told nothing.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use portway_proto::service::{DIR, PROGRAM, Source, Spec, Stamp};
+use portway_proto::service::{DIR, PROGRAM, Source, Spec};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exec::{self, Raw};
 use super::follow::{Followed, Following, Told, Until, follow};
 use super::found::{self, Replica};
 use super::inside;
-use super::lines::Line;
+use super::lines::{Line, now};
 use super::show::say;
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::run::AttachArgs;
@@ -42,8 +41,7 @@ pub(super) fn run(files: &FileArgs, args: &AttachArgs) -> Outcome {
         }
         let told = exec::told(&client, &replica).await?.unwrap_or_default();
         let mut signals = Signals::take()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let last = Stamp { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() };
+        let last = now();
         let followed = Followed { of: 0, replica: replica.clone(), last, console: Vec::new() };
         let following = follow(client.clone(), vec![followed], Until::Ended);
         let attached = Attached { client: &client, replica: &replica, proxy: args.sig_proxy };

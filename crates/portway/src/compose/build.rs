@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _, Write as _};
 
 use portway_compose::build::{self, Build, Config, Output};
+use portway_compose::order::{Dependencies, Order};
 use portway_compose::want::{ComposeProject, Keys, Pull};
-use portway_control::api::FailureKind;
-use portway_incus::ResourceId;
 
 use super::builder::{Store, Workshop};
-use super::enabling;
 use super::stage::{Stage, server, warn};
 use super::up::{self, Granting};
+use super::{enabling, known_services};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::images::{BuildArgs, BuildProgress, BuilderArg, PushArgs};
 use crate::failure::{Outcome, Stop, printable};
@@ -85,29 +84,16 @@ pub(super) fn push(files: &FileArgs, args: &PushArgs) -> Outcome {
 /// What the files come to, and the server.
 pub(super) fn wanted(files: &FileArgs, services: &[String]) -> Outcome<(Stage, ComposeProject)> {
     let project = enabling(files, services)?;
-    if let Some(unknown) = services.iter().find(|name| !project.services().any(|(key, _)| key == *name)) {
-        return Err(Stop::of(FailureKind::Missing, format!("there is no service `{unknown}`")));
-    }
+    known_services(&project, services)?;
     let stage = Stage::open()?;
     let dir = super::files::options(files)?.dir;
     let want = up::mapped(&stage, &project, dir)?;
     Ok((stage, want))
 }
 
-/// The services that are named, all when none is; with what they depend on.
+/// The services that a command line means.
 pub(super) fn selected(want: &ComposeProject, named: &[String], with_dependencies: bool) -> BTreeSet<String> {
-    if named.is_empty() {
-        return want.services.keys().cloned().collect();
-    }
-    let mut found = BTreeSet::new();
-    let mut open = named.to_vec();
-    while let Some(name) = open.pop() {
-        let Some(service) = want.services.get(&name) else { continue };
-        if found.insert(name) && with_dependencies {
-            open.extend(service.depends_on.keys().cloned());
-        }
-    }
-    found
+    Order::of_services(want).select(named, Dependencies::unless(!with_dependencies))
 }
 
 /// What is built for these services, each once.
@@ -135,10 +121,9 @@ fn variables(said: &[String]) -> Outcome<Keys> {
 
 /// The server's project that has the images of a project.
 pub(super) fn place<'w>(stage: &Stage, want: &'w ComposeProject) -> Outcome<&'w str> {
-    let id = ResourceId::Project { name: want.incus_project.clone() };
-    let own = stage.runtime.block_on(stage.client.resource(&id)).map_err(|error| server(&error))?;
+    let own = stage.config_of(&want.incus_project)?;
     // Before there is one, what it will be.
-    let config = own.as_ref().map_or(&want.config, |own| &own.config);
+    let config = own.as_ref().unwrap_or(&want.config);
     let has_own = config.get("features.images").is_some_and(|is| is == "true");
     Ok(if has_own { &want.incus_project } else { "default" })
 }

@@ -3,17 +3,15 @@
 //! The first signal to end stops the services in their order, the second at once, the third only ends this process. What
 //! was made stays.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::time::Duration;
 
-use portway_compose::apply::Hands;
 use portway_compose::engine;
 use portway_compose::look::look;
-use portway_compose::order::Order;
+use portway_compose::order::{Dependencies, Order};
 use portway_compose::plan::{self, Select};
 use portway_compose::want::ComposeProject;
 use portway_composefile::Project;
@@ -23,11 +21,12 @@ use portway_proto::service::Stamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use super::all_known;
 use super::follow::{Followed, Following, Told, Until, follow};
 use super::found::{self, Detail, Replica};
 use super::lines::{Names, Show as Lines, Style};
 use super::show::{Look, Show, say};
-use super::stage::{Stage, ended, look_failed};
+use super::stage::{Stage, ended, look_failed, step_failed};
 use super::watch::Watching;
 use crate::cli::compose::run::AttendArgs;
 use crate::failure::{Outcome, Stop, chain};
@@ -77,19 +76,17 @@ pub(super) struct Services {
 }
 
 impl Services {
-    pub(super) fn of(want: &ComposeProject, project: &Project, named: &[String], no_deps: bool) -> Services {
+    pub(super) fn of(
+        want: &ComposeProject,
+        project: &Project,
+        named: &[String],
+        dependencies: Dependencies,
+    ) -> Services {
         let is_quiet = |node: &Node| node.at("attach").is_some_and(|node| node.value == Value::Bool(false));
         let quiet = project.services().filter(|(_, node)| is_quiet(node)).map(|(name, _)| name.clone());
-        let needs: BTreeMap<String, BTreeSet<String>> = want
-            .services
-            .values()
-            .map(|service| (service.name.clone(), service.depends_on.keys().cloned().collect()))
-            .collect();
-        let named: BTreeSet<String> =
-            if named.is_empty() { needs.keys().cloned().collect() } else { named.iter().cloned().collect() };
-        let all =
-            if no_deps { named.clone() } else { Order::new(needs).closure(named.iter().map(String::as_str)) };
-        Services { named, all, quiet: quiet.collect() }
+        let order = Order::of_services(want);
+        let all = order.select(named, dependencies);
+        Services { named: order.select(named, Dependencies::Without), all, quiet: quiet.collect() }
     }
 
     /// Whether what a service says is shown.
@@ -109,11 +106,7 @@ impl Services {
 
 /// Fails for services that `args` name and that are not there.
 pub(super) fn check(args: &AttendArgs, known: impl Fn(&str) -> bool) -> Outcome {
-    let mut named = args.attach.iter().chain(&args.no_attach).chain(&args.exit_code_from);
-    match named.find(|name| !known(name)) {
-        Some(unknown) => Err(Stop::of(FailureKind::Missing, format!("there is no service `{unknown}`"))),
-        None => Ok(()),
-    }
+    all_known(args.attach.iter().chain(&args.no_attach).chain(&args.exit_code_from), known)
 }
 
 /// Shows what the services of a project that is up say from `begin` on, until they have ended.
@@ -343,22 +336,14 @@ async fn steps(stage: &Stage, project: &str, select: &Select, haste: Haste) -> O
     if haste == Haste::AtOnce {
         plan.steps.iter_mut().for_each(|step| step.after.clear());
     }
-    let (_halt, halted) = watch::channel(false);
-    let hands = Hands {
-        client: &stage.client,
-        project,
-        want: None,
-        images: Mutex::default(),
-        portway: stage.portway.as_ref(),
-        halt: halted.clone(),
-    };
+    let hands = stage.hands(project);
     // A picture that changes cannot stand among what services say.
     let show = Show::new(&plan, Look { progress: stage.look.progress.plain(), ..stage.look });
     let report = engine::run(
         &plan,
         WORKERS,
-        halted,
-        async |action| hands.perform(action).await.map_err(|error| chain(&error)),
+        hands.halt.clone(),
+        async |action| hands.perform(action).await.map_err(|error| step_failed(&error)),
         |step, note| show.tell(step, note),
     )
     .await;

@@ -109,7 +109,9 @@ pub(super) async fn replicas(
             Detail::Listed => client.list(&place).await,
             Detail::Measured => client.measure(&place).await,
         };
-        found.extend(listed.map_err(failed)?.into_iter().filter_map(|listed| of(listed, name)));
+        let listed = listed.map_err(failed)?;
+        let names: BTreeSet<String> = listed.iter().map(|one| one.definition.name.clone()).collect();
+        found.extend(listed.into_iter().filter(|one| is_of(one, name, &names)).filter_map(replica_of));
     }
     for wanted in services {
         if !found.iter().any(|replica| replica.service == *wanted) {
@@ -124,16 +126,21 @@ pub(super) async fn replicas(
     Ok(found)
 }
 
-fn of(listed: Listed, name: &str) -> Option<Replica> {
+/// Whether it is listed as one of the project `name`, beside instances of these `names`.
+pub(super) fn is_of(listed: &Listed, name: &str, names: &BTreeSet<String>) -> bool {
     let label = |key: &str| listed.definition.config(key);
     let own = listed.definition.name.as_str();
-    // A copy has the labels of what it was copied from; one that is made beside another is not it yet, and may be it under
-    // the name it was made with.
+    // A copy has the labels of what it was copied from; one that was made beside another may be it under the name it was
+    // made with.
     let beside = label(label::BESIDE);
     let is_copy = label(label::NAME).is_some_and(|origin| origin != own) && beside != Some(own);
-    if label(label::PROJECT) != Some(name) || is_copy || beside.is_some_and(|beside| beside != own) {
-        return None;
-    }
+    label(label::PROJECT) == Some(name)
+        && !is_copy
+        && label::is_listed(own, beside, |name| names.contains(name))
+}
+
+fn replica_of(listed: Listed) -> Option<Replica> {
+    let label = |key: &str| listed.definition.config(key);
     let service = label(label::SERVICE)?.to_owned();
     let index = label(label::INDEX).and_then(|text| text.parse().ok()).unwrap_or(0);
     Some(Replica { service, index, listed })

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use portway_compose::apply::exit_code;
 use portway_compose::observe::{Life, Observed};
-use portway_compose::plan::{self, Down, Hold, Networks, Plan, Reach, Select, Volumes};
+use portway_compose::plan::{self, Down, Hold, Images, Networks, Plan, Reach, Select, Volumes};
 use portway_compose::want::Keys;
 use portway_control::api::FailureKind;
 
 use super::found::{self, Detail};
 use super::inside;
+use super::rmi;
 use super::stage::{Change, Stage, server};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::lifecycle::{
@@ -32,7 +33,13 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) fn down(files: &FileArgs, args: &DownArgs) -> Outcome {
     super::without_healthd(args.healthd.is_said());
     let (stage, name, project) = open(files)?;
+    let which = match (args.rmi, args.images) {
+        (Some(which), _) => Some(which),
+        (None, true) => Some(RmiArg::All),
+        (None, false) => None,
+    };
     // Down twice, or of what was never up: nothing to be done but for images, and no failure.
+    let mut again = None;
     let seen = match &project {
         Some(project) => {
             let select = Select {
@@ -46,19 +53,24 @@ pub(super) fn down(files: &FileArgs, args: &DownArgs) -> Outcome {
                 volumes: if args.volumes || args.project { Volumes::Remove } else { Volumes::Keep },
                 networks: if args.no_networks { Networks::Keep } else { Networks::Remove },
                 reach: if args.project { Reach::All } else { Reach::Ours },
+                images: if which.is_some() { Images::Later } else { Images::Keep },
                 project: Some(project.clone()),
             };
             let change = Change { project, config: Keys::new(), want: None, args: &args.change };
-            stage.change(&change, &|seen| Ok(plan::down(seen, &options)))?
+            let seen = stage.change(&change, &|seen| Ok(plan::down(seen, &options)))?;
+            // What its images have kept goes after them.
+            let kept = rmi::has_images(seen.project.as_ref()) && !args.change.dry_run;
+            again = kept.then(|| (change, Down { images: Images::Keep, ..options.clone() }));
+            seen
         }
         None => Observed::default(),
     };
-    let which = match (args.rmi, args.images) {
-        (Some(which), _) => which,
-        (None, true) => RmiArg::All,
-        (None, false) => return Ok(()),
-    };
-    super::rmi::run(&stage, (&name, project.as_deref()), &seen, which, args)
+    let Some(which) = which else { return Ok(()) };
+    rmi::run(&stage, (&name, project.as_deref()), &seen, which, args)?;
+    match again {
+        Some((change, options)) => stage.change(&change, &|seen| Ok(plan::down(seen, &options))).map(|_| ()),
+        None => Ok(()),
+    }
 }
 
 /// Runs `start`.
@@ -184,12 +196,13 @@ fn meant(
     name: &str,
     services: &[String],
 ) -> Outcome<impl Iterator<Item = (String, Life)> + use<>> {
-    let of = |service: &String| seen.ours(name).any(|(_, one)| one.service() == Some(service));
+    let of = |service: &String| seen.listed(name).any(|(_, one)| one.service() == Some(service));
     if let Some(none) = services.iter().find(|service| !of(service)) {
         return Err(Stop::of(FailureKind::Missing, format!("service {none} has no instance")));
     }
-    let ours =
-        seen.ours(name).filter(|(_, one)| one.service().is_some_and(|own| services.iter().any(|s| s == own)));
+    let ours = seen
+        .listed(name)
+        .filter(|(_, one)| one.service().is_some_and(|own| services.iter().any(|s| s == own)));
     Ok(ours.map(|(name, one)| (name.clone(), one.life)).collect::<Vec<_>>().into_iter())
 }
 

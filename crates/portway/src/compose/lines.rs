@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portway_incus::{Client, Exec, ExecSpec, FileContent};
 use portway_model::rfc3339;
@@ -46,6 +46,12 @@ impl Line {
         let Record { at, source, goes_on, text } = record;
         Self { of, at, source, goes_on, text: text.to_vec() }
     }
+}
+
+/// The time it is.
+pub(super) fn now() -> Stamp {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Stamp { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() }
 }
 
 /// How lines are shown.

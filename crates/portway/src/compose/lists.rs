@@ -1,11 +1,11 @@
 //! What there is of projects: `portway compose ls`, `images`, `volumes`, `port`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use portway_compose::daemon::provider;
 use portway_compose::label;
 use portway_control::api::FailureKind;
 use portway_incus::{Client, Image, Shelf, status_code};
-use portway_model::Provider;
 use serde_json::{Value, json};
 
 use super::found::{self, Detail, Replica};
@@ -68,7 +68,7 @@ impl Known {
 
 async fn projects_of(client: &Client) -> Outcome<BTreeMap<String, Known>> {
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
-    let mut places = std::collections::BTreeSet::new();
+    let mut places = BTreeSet::new();
     for project in client.resources(&Shelf::Projects).await.map_err(found::failed)? {
         if let Some(name) = project.config.get(label::PROJECT) {
             let folder = project.config.get(label::DIR).cloned().unwrap_or_default();
@@ -82,8 +82,13 @@ async fn projects_of(client: &Client) -> Outcome<BTreeMap<String, Known>> {
         }
     }
     for place in places {
-        for listed in client.list(&place).await.map_err(found::failed)? {
+        let all = client.list(&place).await.map_err(found::failed)?;
+        let names: BTreeSet<String> = all.iter().map(|one| one.definition.name.clone()).collect();
+        for listed in all {
             let Some(name) = listed.definition.config(label::PROJECT) else { continue };
+            if !found::is_of(&listed, name, &names) {
+                continue;
+            }
             let state = match listed.status_code {
                 status_code::RUNNING => "running",
                 status_code::FROZEN => "paused",
@@ -113,7 +118,7 @@ pub(super) fn images(files: &FileArgs, args: &ListArgs) -> Outcome {
     })?;
     let mut out = Out::new();
     if args.quiet {
-        let unique: std::collections::BTreeSet<&String> = rows.iter().map(|row| &row.id).collect();
+        let unique: BTreeSet<&String> = rows.iter().map(|row| &row.id).collect();
         return unique.into_iter().try_for_each(|id| out.line(&printable(id)));
     }
     match args.format {
@@ -219,7 +224,7 @@ pub(super) fn port(files: &FileArgs, args: &PortArgs) -> Outcome {
     let mut pairs: Vec<(String, String)> = of_server
         .filter_map(|device| Some((device.get("listen")?.clone(), device.get("connect")?.clone())))
         .collect();
-    pairs.extend(devices(&replica)?);
+    pairs.extend(devices(&client, &replica)?);
     let found = pairs.iter().find_map(|(listen, connect)| published(listen, connect, args));
     match found {
         Some(address) => Out::new().line(&printable(&address)),
@@ -233,7 +238,7 @@ pub(super) fn port(files: &FileArgs, args: &PortArgs) -> Outcome {
 }
 
 /// Devices of Portway, where its daemon answers.
-fn devices(replica: &Replica) -> Outcome<Vec<(String, String)>> {
+fn devices(client: &Client, replica: &Replica) -> Outcome<Vec<(String, String)>> {
     let unreachable =
         |stop: &Stop| matches!(stop, Stop::Failed(failure) if failure.kind == FailureKind::Unreachable);
     let session = match Session::open() {
@@ -245,9 +250,10 @@ fn devices(replica: &Replica) -> Outcome<Vec<(String, String)>> {
         Err(stop) if unreachable(&stop) => return Ok(Vec::new()),
         Err(stop) => return Err(stop),
     };
+    let server = runtime()?.block_on(client.server()).map_err(found::failed)?;
     let own = all.into_iter().filter(|device| {
         let key = &device.instance;
-        key.provider() == Provider::Incus
+        key.provider() == provider(&server)
             && key.project().is_some_and(|project| project.as_str() == replica.project())
             && key.name().to_string() == replica.name()
     });

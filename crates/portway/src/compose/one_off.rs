@@ -3,28 +3,25 @@
 //! The instance is there before its program and after it: its own first process only waits, and the program is run beside
 //! it, for what it reads and how it ends would be lost otherwise. In the background the program is the first process.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use portway_compose::apply::Hands;
 use portway_compose::label;
 use portway_compose::look::look;
-use portway_compose::order::Order;
+use portway_compose::order::{Dependencies, Order};
 use portway_compose::plan::{Action, Recreate, Up};
 use portway_compose::want::ComposeProject;
 use portway_composefile::tree::{Map, Node, Value};
 use portway_composefile::{Project, Source, load};
-use portway_control::api::FailureKind;
 use portway_incus::{ExecEnd, status_code};
 use serde_json::json;
-use tokio::sync::watch;
 
 use super::exec;
 use super::files::Disk;
 use super::found::{self, Detail};
+use super::known_services;
 use super::stage::{Stage, look_failed, server};
-use super::up::{allowed, bring};
+use super::up::{allowed, bring, chance};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::inside::ExecArgs;
 use crate::cli::compose::lifecycle::{ChangeArgs, MakeArgs};
@@ -41,20 +38,24 @@ pub(super) fn run(files: &FileArgs, args: &RunArgs) -> Outcome {
         return Err(Stop::usage("--rm in the background is only for an instance that publishes nothing"));
     }
     let (mut project, dir) = project(files, args)?;
-    let name = args.name.clone().unwrap_or_else(|| format!("{}-run-{:08x}", args.service, chance()));
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => format!("{}-run-{:08x}", args.service, u32::from_be_bytes(chance()?)),
+    };
     let program = amend(&mut project, args, &name)?;
     let mut stage = Stage::open()?;
     stage.look.images = !args.quiet_pull;
     let make = make(args);
     let scale = BTreeMap::from([(args.service.clone(), 1)]);
-    let built = Up { no_deps: args.no_deps, ..Up::default() };
+    let dependencies = Dependencies::unless(args.no_deps);
+    let built = Up { dependencies, ..Up::default() };
     let (mut want, engine) = allowed(&mut stage, &project, &make, (scale, dir), &built)?;
     let name = single_out(&mut want, args)?;
     let kept = &want.services;
     let others = project.services().map(|(name, _)| name).filter(|name| !kept.contains_key(*name));
     let options = Up {
         services: vec![name.clone()],
-        no_deps: args.no_deps,
+        dependencies,
         recreate: Recreate::None,
         disabled: others.chain(&project.disabled).cloned().collect(),
         ..Up::default()
@@ -87,10 +88,7 @@ fn project(files: &FileArgs, args: &RunArgs) -> Outcome<(Project, std::path::Pat
     let mut options = super::files::options(files)?;
     options.enabled = vec![args.service.clone()];
     let plain = load(&options, &Disk).map_err(super::stop)?;
-    if !plain.services().any(|(name, _)| *name == args.service) {
-        let what = format!("there is no service `{}`", args.service);
-        return Err(Stop::of(FailureKind::Missing, what));
-    }
+    known_services(&plain, [&args.service])?;
     if let Some(over) = overlay(args) {
         options.sources.push(Source::Text(over));
     }
@@ -178,12 +176,7 @@ fn single_out(want: &mut ComposeProject, args: &RunArgs) -> Outcome<String> {
     if args.no_deps {
         service.depends_on.clear();
     }
-    let needs: BTreeMap<String, BTreeSet<String>> = want
-        .services
-        .values()
-        .map(|service| (service.name.clone(), service.depends_on.keys().cloned().collect()))
-        .collect();
-    let needed = Order::new(needs).closure(service.depends_on.keys().map(String::as_str));
+    let needed = Order::of_services(want).closure(service.depends_on.keys().map(String::as_str));
     want.services.retain(|name, _| needed.contains(name));
     want.services.insert(name.clone(), service);
     Ok(name)
@@ -233,15 +226,7 @@ fn converse(
 
 /// Ends the instance, and removes it when that is wanted.
 async fn clear(stage: &Stage, project: &str, name: &str, remove: bool) -> Outcome {
-    let (_halt, halted) = watch::channel(false);
-    let hands = Hands {
-        client: &stage.client,
-        project,
-        want: None,
-        images: Mutex::default(),
-        portway: stage.portway.as_ref(),
-        halt: halted,
-    };
+    let hands = stage.hands(project);
     let failed = |error: portway_compose::apply::ApplyError| {
         Stop::refused(format!("instance {name}: {}", chain(&error)))
     };
@@ -284,10 +269,4 @@ async fn vanish(stage: &Stage, project: &str, name: &str) -> Outcome {
         clear(stage, project, name, true).await?;
     }
     Ok(())
-}
-
-/// A number that the next one does not have.
-fn chance() -> u32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.subsec_nanos() ^ std::process::id().rotate_left(16)
 }

@@ -49,7 +49,7 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
         let seen = stage.look(&project, None)?;
         let select = Select { project: name.clone(), services: args.services.clone(), ..Select::default() };
         let services = with(args.with_deps, &select, &seen).services;
-        for (instance, one) in seen.ours(&name) {
+        for (instance, one) in seen.listed(&name) {
             let service = one.service().unwrap_or_default();
             let named = services.is_empty() || services.iter().any(|name| name == service);
             let is_shown = args.all || !statuses.is_empty() || one.life != Life::Stopped;

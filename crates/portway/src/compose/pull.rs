@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use portway_compose::build::Output;
-use portway_compose::want::{Image, ImageSource};
-use portway_incus::{ImageProtocol, RemoteImage};
+use portway_compose::want::ImageSource;
+use portway_incus::RemoteImage;
 
 use super::build::{is_watched, selected, tell, wanted};
 use super::stage::{Stage, server, warn};
@@ -28,7 +28,7 @@ pub(super) fn run(files: &FileArgs, args: &PullArgs) -> Outcome {
     let place = super::build::place(&stage, &want)?;
     for name in images {
         let Some(image) = want.images.get(name) else { continue };
-        let Some(remote) = remote(image) else {
+        let Some(remote) = image.source.remote() else {
             if !(args.ignore_buildable && matches!(image.source, ImageSource::Built(_))) {
                 let why = match image.source {
                     ImageSource::Built(_) => "it is built here",
@@ -48,17 +48,6 @@ pub(super) fn run(files: &FileArgs, args: &PullArgs) -> Outcome {
         }
     }
     Ok(())
-}
-
-/// Where an image is fetched from, if it is.
-fn remote(image: &Image) -> Option<RemoteImage> {
-    match &image.source {
-        ImageSource::Local(_) | ImageSource::Built(_) => None,
-        ImageSource::Simplestreams { url, alias } => {
-            Some(RemoteImage::new(ImageProtocol::Simplestreams, url, alias))
-        }
-        ImageSource::Oci { url, name } => Some(RemoteImage::new(ImageProtocol::Oci, url, name)),
-    }
 }
 
 fn fetch(stage: &Stage, place: &str, name: &str, remote: &RemoteImage, output: &Output<'_>) -> Outcome {

@@ -14,12 +14,11 @@ use portway_compose::want::Keys;
 use portway_composefile::Project;
 use portway_composefile::tree::{Node, Value};
 use portway_control::api::FailureKind;
-use portway_incus::ResourceId;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
-use super::stage::{Stage, server, warn};
+use super::stage::{Stage, warn};
 use crate::failure::{Outcome, Stop};
 
 /// The program that asks. Incus needs it too.
@@ -67,7 +66,7 @@ pub(super) fn entrypoints(
     if asked.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let known = stage.runtime.block_on(known(stage, &map::server_project(project)))?;
+    let known = known(stage, &map::server_project(project))?;
     let mut told = BTreeMap::new();
     for (image, full) in asked {
         let entrypoint = match known.get(&image).filter(|_| ask == Ask::Missing) {
@@ -87,10 +86,9 @@ pub(super) fn note(config: &mut Keys, told: &BTreeMap<String, Vec<String>>) {
 }
 
 /// What was told before.
-async fn known(stage: &Stage, own: &str) -> Outcome<BTreeMap<String, Vec<String>>> {
-    let id = ResourceId::Project { name: own.to_owned() };
-    let own = stage.client.resource(&id).await.map_err(|error| server(&error))?;
-    let text = own.and_then(|own| own.config.get(label::ENTRYPOINTS).cloned()).unwrap_or_default();
+fn known(stage: &Stage, own: &str) -> Outcome<BTreeMap<String, Vec<String>>> {
+    let own = stage.config_of(own)?;
+    let text = own.and_then(|own| own.get(label::ENTRYPOINTS).cloned()).unwrap_or_default();
     // What cannot be read is asked for again.
     Ok(serde_json::from_str(&text).unwrap_or_default())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use portway_compose::build;
 use portway_compose::observe::Observed;
+use portway_compose::want::Keys;
 use portway_incus::{Image, RemoteImage, ResourceId};
 
 use super::build::tell;
@@ -26,7 +27,7 @@ pub(super) fn run(
         .filter_map(|(_, one)| one.config.get("volatile.base_image"))
         .collect();
     // A project that has images of its own takes them along.
-    let place = project.filter(|_| seen.project.as_ref().is_some_and(has_images)).unwrap_or("default");
+    let place = project.filter(|_| has_images(seen.project.as_ref())).unwrap_or("default");
     let id = ResourceId::Project { name: place.to_owned() };
     if stage.runtime.block_on(stage.client.resource(&id)).map_err(|error| server(&error))?.is_none() {
         return Ok(());
@@ -75,6 +76,8 @@ fn means(args: &DownArgs, service: Option<&str>) -> bool {
     args.services.is_empty() || args.services.iter().any(|name| Some(name.as_str()) == service)
 }
 
-fn has_images(project: &portway_compose::want::Keys) -> bool {
-    project.get("features.images").is_some_and(|is| portway_incus::is_true(is))
+/// Whether a project of the server's with this configuration has images of its own.
+pub(super) fn has_images(project: Option<&Keys>) -> bool {
+    let said = project.and_then(|project| project.get("features.images"));
+    said.is_some_and(|is| portway_incus::is_true(is))
 }

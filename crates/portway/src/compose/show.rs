@@ -117,6 +117,7 @@ impl<'p> Show<'p> {
             Note::Begun => return self.begin(step, now),
             Note::Done => (then.to_owned(), "32"),
             Note::Failed(why) => (format!("failed: {why}"), "31"),
+            Note::Lost => ("cut off".to_owned(), "31"),
             Note::Skipped => ("not begun".to_owned(), "33"),
         };
         if let Some(bar) = self.bars.borrow_mut().remove(&step) {

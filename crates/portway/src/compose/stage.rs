@@ -6,16 +6,17 @@ use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use portway_compose::apply::Hands;
-use portway_compose::engine::{self, Note, Report};
+use portway_compose::apply::{ApplyError, Hands};
+use portway_compose::daemon::Daemon;
+use portway_compose::engine::{self, Failure, Note, Report};
 use portway_compose::label;
 use portway_compose::lock::{self, LockError};
-use portway_compose::look::{LookError, look};
+use portway_compose::look::{LookError, look, rest};
 use portway_compose::observe::Observed;
 use portway_compose::plan::{Action, Plan, PlanError};
 use portway_compose::want::{ComposeProject, Keys};
 use portway_control::api::FailureKind;
-use portway_incus::{Client, IncusError, Shelf};
+use portway_incus::{Client, IncusError, ResourceId, Shelf};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -35,7 +36,7 @@ pub(super) struct Stage {
     /// The server.
     pub(super) client: Client,
     /// The daemon, when it answers.
-    pub(super) portway: Option<portway_control::Client>,
+    pub(super) portway: Option<Daemon>,
     /// What everything runs on.
     pub(super) runtime: Runtime,
     /// How progress is shown.
@@ -61,7 +62,8 @@ impl Stage {
         let client = portway_control::Client::new(session::paths()?.socket);
         match self.runtime.block_on(client.server()) {
             Ok(_) => {
-                self.portway = Some(client);
+                let beside = self.runtime.block_on(self.client.server()).map_err(|error| server(&error))?;
+                self.portway = Some(Daemon::beside(&beside, client));
                 Ok(true)
             }
             Err(error) if error.kind() == FailureKind::Unreachable => Ok(false),
@@ -88,6 +90,20 @@ impl Stage {
         self.runtime.block_on(seen).map_err(|error| look_failed(&error))
     }
 
+    /// What single steps are carried out with, to end things and without an end to waiting.
+    pub(super) fn hands<'a>(&'a self, project: &'a str) -> Hands<'a> {
+        let (_, halt) = watch::channel(false);
+        let (images, portway) = (Mutex::default(), self.portway.as_ref());
+        Hands { client: &self.client, project, want: None, images, portway, halt }
+    }
+
+    /// Configuration of one of the server's projects; `None` when there is no such one.
+    pub(super) fn config_of(&self, project: &str) -> Outcome<Option<Keys>> {
+        let id = ResourceId::Project { name: project.to_owned() };
+        let own = self.runtime.block_on(self.client.resource(&id)).map_err(|error| server(&error))?;
+        Ok(own.map(|own| own.config))
+    }
+
     /// Plans, and carries out what is planned: nothing when nothing is to be done, else locked and planned again, for
     /// what was there may have changed meanwhile.
     pub(super) fn change(
@@ -96,6 +112,7 @@ impl Stage {
         plan: &dyn Fn(&Observed) -> Result<Plan, PlanError>,
     ) -> Outcome<Observed> {
         let make = |seen: &Observed| plan(seen).map_err(|error| plan_failed(&error));
+        self.runtime.block_on(rest(&self.client, of.project)).map_err(|error| server(&error))?;
         let seen = self.look(of.project, of.want)?;
         let first = make(&seen)?;
         if of.args.dry_run {
@@ -107,10 +124,15 @@ impl Stage {
         }
         if first.is_empty() {
             notes(&first);
-            if first.steps.is_empty() {
-                return Ok(seen);
+            if !first.steps.is_empty() {
+                self.carry_out(of, &first, &seen)?;
             }
-            return self.carry_out(of, &first, &seen).map(|()| seen);
+            if seen.project.as_ref().is_some_and(lock::is_left) {
+                // By whoever was killed after its last step.
+                let cleared = self.runtime.block_on(lock::clear(&self.client, of.project));
+                cleared.map_err(|error| lock_failed(&error))?;
+            }
+            return Ok(seen);
         }
         let lock = self.runtime.block_on(lock::take(&self.client, of.project, &of.config));
         let lock = lock.map_err(|error| lock_failed(&error))?;
@@ -125,14 +147,8 @@ impl Stage {
 
     fn carry_out(&self, of: &Change<'_>, plan: &Plan, seen: &Observed) -> Outcome {
         let (halt, halted) = watch::channel(false);
-        let hands = Hands {
-            client: &self.client,
-            project: of.project,
-            want: of.want,
-            images: Mutex::new(seen.images.clone()),
-            portway: self.portway.as_ref(),
-            halt: halted.clone(),
-        };
+        let images = Mutex::new(seen.images.clone());
+        let hands = Hands { want: of.want, images, halt: halted.clone(), ..self.hands(of.project) };
         let show = Show::new(plan, self.look);
         let mut late = false;
         let report = self.runtime.block_on(async {
@@ -143,10 +159,10 @@ impl Stage {
                 async |action| match (action, self.patience) {
                     (Action::Await { .. }, Some(patience)) => {
                         let done = tokio::time::timeout(patience, hands.perform(action)).await;
-                        let late = || format!("not so after {} s", patience.as_secs());
-                        done.map_err(|_| late())?.map_err(|error| chain(&error))
+                        let late = || Failure::Own(format!("not so after {} s", patience.as_secs()));
+                        done.map_err(|_| late())?.map_err(|error| step_failed(&error))
                     }
-                    _ => hands.perform(action).await.map_err(|error| chain(&error)),
+                    _ => hands.perform(action).await.map_err(|error| step_failed(&error)),
                 },
                 |step, note: Note<'_>| show.tell(step, note),
             ));
@@ -203,6 +219,13 @@ async fn interrupted(halt: &watch::Sender<bool>) -> Stop {
     Stop::refused("ended in the middle").hint("the same command goes on where this one was")
 }
 
+/// A failure of a step as the engine takes it.
+pub(super) fn step_failed(error: &ApplyError) -> Failure {
+    let why = chain(error);
+    if error.is_lost() { Failure::Server(why) } else { Failure::Own(why) }
+}
+
+/// How a plan has ended as the end of a command.
 pub(super) fn ended(plan: &Plan, report: &Report) -> Outcome {
     if report.is_whole() {
         return Ok(());
@@ -211,10 +234,15 @@ pub(super) fn ended(plan: &Plan, report: &Report) -> Outcome {
         let action = plan.steps.get(*step).map(|step| &step.action);
         action.map(|action| format!("{} {}", action.kind(), action.name())).unwrap_or_default()
     };
-    for (step, why) in report.failed.iter().skip(1) {
+    let others = usize::from(report.lost.is_none());
+    for (step, why) in report.failed.iter().skip(others) {
         warn(&format!("{}: {why}", name(step)));
     }
     let left = report.skipped.len();
+    if let Some((step, why)) = &report.lost {
+        let stop = Stop::of(FailureKind::Unreachable, format!("{}: {why}", name(step)));
+        return Err(stop.hint(format!("{left} steps were not begun; the same command goes on from here")));
+    }
     let stop = match report.failed.first() {
         Some((step, why)) => Stop::refused(format!("{}: {why}", name(step))),
         None => Stop::refused(format!("stopped before its end; {left} steps were not begun")),

@@ -1,25 +1,25 @@
 //! `up`, `create`, `scale`: what the files say is brought about.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use portway_compose::apply::Hands;
 use portway_compose::label;
 use portway_compose::look::{bridges, strangers};
 use portway_compose::map::{self, Engine, Setting};
+use portway_compose::order::{Dependencies, Order};
 use portway_compose::plan::{Action, Orphans, Recreate, Start, Up, up as plan_up};
-use portway_compose::want::{ComposeProject, ImageSource, Pull};
+use portway_compose::want::{ComposeProject, Pull};
 use portway_composefile::Project;
 use portway_config::files::{self, Trust};
-use portway_incus::ResourceId;
 use portway_model::DeviceSpec;
-use portway_proto::service::Stamp;
-use tokio::sync::watch;
+use portway_sys::random;
 
 use super::build::When;
 use super::foreground::{self, Asked, Services, attend};
+use super::lines::now;
 use super::registry::{self, Ask};
 use super::remote;
 use super::stage::{Change, Stage, scale, server, warn};
@@ -37,7 +37,7 @@ const FILE_BYTES: u64 = 16 << 20;
 /// Runs `up`.
 pub(super) fn up(files: &FileArgs, args: &UpArgs) -> Outcome {
     let options = Up {
-        no_deps: args.no_deps,
+        dependencies: Dependencies::unless(args.no_deps),
         start: match (args.no_start, args.wait) {
             (true, _) => Start::No,
             (false, true) => Start::Wait,
@@ -56,13 +56,12 @@ pub(super) fn up(files: &FileArgs, args: &UpArgs) -> Outcome {
     if args.detach || args.wait || args.no_start || args.make.change.dry_run {
         return bring_about(&mut stage, files, &project, &args.make, options).map(|_| ());
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let begin = Stamp { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() };
+    let begin = now();
     // From here on: one that comes between two commands counts for the second.
     let mut asked = stage.runtime.block_on(async { Asked::new() })?;
     let watcher = if args.watch { Some(Watching::open(files, &project, &args.make)?) } else { None };
     let want = bring_about(&mut stage, files, &project, &args.make, options)?;
-    let services = Services::of(&want, &project, &args.make.services, args.no_deps);
+    let services = Services::of(&want, &project, &args.make.services, Dependencies::unless(args.no_deps));
     let watching = watcher.map(Watching::start);
     let how = (&args.attend, seconds(args.timeout), begin);
     attend(&stage, &want, &services, how, (&mut asked, watching.as_ref()))
@@ -91,7 +90,7 @@ pub(super) fn rescale(files: &FileArgs, args: &ScaleArgs) -> Outcome {
     };
     let project = project(files, &make, |_| Ok(()))?;
     let mut stage = Stage::open()?;
-    let options = Up { no_deps: args.no_deps, ..Up::default() };
+    let options = Up { dependencies: Dependencies::unless(args.no_deps), ..Up::default() };
     bring_about(&mut stage, files, &project, &make, options).map(|_| ())
 }
 
@@ -201,10 +200,12 @@ pub(super) fn bring(
 
 /// What the hashes of a new project are made with.
 fn seal() -> Outcome<String> {
-    let mut bytes = [0; 16];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|error| Stop::refused(format!("cannot read /dev/urandom: {error}")))?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+    Ok(format!("{:032x}", u128::from_be_bytes(chance()?)))
+}
+
+/// Bytes that nobody can guess.
+pub(super) fn chance<const COUNT: usize>() -> Outcome<[u8; COUNT]> {
+    random::bytes().map_err(|error| Stop::refused(format!("cannot read /dev/urandom: {error}")))
 }
 
 /// What the mapping of a project depends on: the server, and what is on this host.
@@ -286,9 +287,7 @@ fn wanted(project: &Project, setting: &Setting) -> Outcome<ComposeProject> {
 
 /// What carries ports: what was decided at the first `up`, what is asked for, else whether a daemon answers.
 fn engine(stage: &mut Stage, want: &ComposeProject, make: &MakeArgs) -> Outcome<Engine> {
-    let id = ResourceId::Project { name: want.incus_project.clone() };
-    let own = stage.runtime.block_on(stage.client.resource(&id)).map_err(|error| server(&error))?;
-    let said = own.and_then(|own| own.config.get(label::ENGINE).cloned());
+    let said = stage.config_of(&want.incus_project)?.and_then(|own| own.get(label::ENGINE).cloned());
     let known = match said.as_deref() {
         Some("portway") => Some(Engine::Portway),
         Some(_) => Some(Engine::Incus),
@@ -347,7 +346,7 @@ fn contents(project: &Project, real: &BTreeMap<PathBuf, PathBuf>) -> Outcome<BTr
 
 /// Builds the images that these services need.
 fn built(stage: &Stage, want: &ComposeProject, make: &MakeArgs, options: &Up) -> Outcome {
-    let services = super::build::selected(want, &make.services, !options.no_deps);
+    let services = Order::of_services(want).select(&make.services, options.dependencies);
     let when = match (make.build, make.no_build) {
         (true, _) => When::All,
         (_, true) => When::Never,
@@ -370,9 +369,8 @@ pub(super) fn grant(stage: &Stage, want: &mut ComposeProject, granting: Granting
     if want.privileges.is_empty() {
         return Ok(());
     }
-    let id = ResourceId::Project { name: want.incus_project.clone() };
-    let own = stage.runtime.block_on(stage.client.resource(&id)).map_err(|error| server(&error))?;
-    let said = own.and_then(|own| own.config.get(label::GRANTED).cloned()).unwrap_or_default();
+    let own = stage.config_of(&want.incus_project)?;
+    let said = own.and_then(|own| own.get(label::GRANTED).cloned()).unwrap_or_default();
     let mut granted: BTreeSet<String> = serde_json::from_str(&said).unwrap_or_default();
     let asked = want.privileges.iter().map(|one| (format!("{}: {}", one.service, one.what), &one.place));
     let open: Vec<(String, &String)> = asked.filter(|(what, _)| !granted.contains(what)).collect();
@@ -414,22 +412,13 @@ fn agreed(count: usize) -> Outcome<bool> {
 
 /// Fetches the images that are fetched each time.
 fn fetch(stage: &Stage, want: &ComposeProject) -> Outcome {
-    let remote = |source: &ImageSource| !matches!(source, ImageSource::Local(_) | ImageSource::Built(_));
     let always: Vec<&String> = want
         .images
         .iter()
-        .filter(|(_, image)| image.pull == Pull::Always && remote(&image.source))
+        .filter(|(_, image)| image.pull == Pull::Always && image.source.remote().is_some())
         .map(|(name, _)| name)
         .collect();
-    let (_halt, halted) = watch::channel(false);
-    let hands = Hands {
-        client: &stage.client,
-        project: "default",
-        want: Some(want),
-        images: std::sync::Mutex::default(),
-        portway: None,
-        halt: halted,
-    };
+    let hands = Hands { want: Some(want), ..stage.hands("default") };
     for name in always {
         let action = Action::Image { image: name.clone() };
         let fetched = stage.runtime.block_on(hands.perform(&action));

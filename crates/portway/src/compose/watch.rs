@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use portway_compose::order::Dependencies;
 use portway_compose::plan::{self, Select};
 use portway_compose::want::{ComposeProject, Keys};
 use portway_composefile::Project;
@@ -309,7 +310,7 @@ impl Watcher {
         };
         // The files may have changed too: what is built is what they say.
         let project = super::enabling(&self.files, &self.make.services)?;
-        let options = plan::Up { no_deps: true, ..plan::Up::default() };
+        let options = plan::Up { dependencies: Dependencies::Without, ..plan::Up::default() };
         up::bring_about(stage, &self.files, &project, &make, options)?;
         say(&format!("{service}: made anew"));
         Ok(())
