@@ -84,6 +84,30 @@ fn a_network_that_is_in_use_stays_and_is_named() {
     assert!(scene.is_gone(), "{:#}", scene.all());
 }
 
+/// Fails when: `down` fails half-way for what others have put into the project, or the whole of it is not all of it.
+#[test]
+fn what_others_have_put_into_a_project_keeps_it_and_goes_with_the_whole_of_it() {
+    let Some(scene) = Scene::open("whole") else { return };
+    scene.write(&format!("services:\n  web: {{{SLEEPER}, volumes: ['data:/data']}}\nvolumes: {{data: }}\n"));
+    scene.ok(&["up", "-d"]);
+    let client = |args: &[&str]| {
+        let said = scene.bed.client_output(&[args, &["--project", &scene.name]].concat()).unwrap();
+        assert!(said.status.success(), "{said:?}");
+    };
+    client(&["profile", "create", "mine"]);
+    client(&["storage", "volume", "create", "default", "blocks", "--type=block", "size=1MiB"]);
+    let down = scene.ok(&["down", "-v"]);
+    let said = format!("the server's project {} stays: it holds ", scene.name);
+    let line = down.err.lines().find(|line| line.contains(&said)).unwrap_or_else(|| panic!("{down:?}"));
+    assert!(line.contains("profile mine") && line.contains("volume blocks"), "{line}");
+    assert!(scene.instances().is_empty() && scene.networks().is_empty() && !scene.is_gone(), "{down:?}");
+    let again = scene.ok(&["down", "-v"]);
+    assert!(again.err.contains(&said), "{again:?}");
+    scene.ok(&["up", "-d"]);
+    let whole = scene.ok(&["down", "--project"]);
+    assert!(scene.is_gone() && !whole.err.contains("stays"), "{whole:?} {:#}", scene.all());
+}
+
 /// Fails when: a command that only looks changes something, or what is gone behind our back is a failure.
 #[test]
 fn looking_changes_nothing_and_what_was_removed_by_hand_is_no_fault() {

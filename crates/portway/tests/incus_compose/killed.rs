@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use crate::scene::Scene;
 
+mod away;
+mod moments;
+mod once;
+mod stand;
+
 /// Starts a command, which is killed by `when`.
 fn kill(scene: &Scene, args: &[&str], when: impl FnOnce(&mut Child)) {
     let mut command = scene.command(args);

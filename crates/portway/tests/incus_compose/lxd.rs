@@ -39,3 +39,15 @@ secrets: {{word: {{environment: WORD}}}}
     scene.ok(&["down", "-v"]);
     assert!(scene.is_gone());
 }
+
+/// Fails when what LXD cannot do is begun, or refused without the place in the file and a reason.
+#[test]
+fn what_lxd_cannot_is_refused() {
+    let Some(scene) = Scene::on(Server::Lxd, "cannot") else { return };
+    scene.write("services: {web: {image: docker.io/library/nginx}}");
+    let refused = scene.run(&["up", "-d", "--allow"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let line = refused.err.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+    assert!(line.contains("compose.yaml:1") && line.contains("docker.io/library/nginx"), "{refused:?}");
+    assert!(scene.is_gone());
+}
