@@ -16,7 +16,6 @@ use portway_compose::plan::{self, Select};
 use portway_compose::want::ComposeProject;
 use portway_composefile::Project;
 use portway_composefile::tree::{Node, Value};
-use portway_control::api::FailureKind;
 use portway_proto::service::Stamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
