@@ -1,7 +1,9 @@
 //! An instance in place of another: made beside it, so that one that cannot be made costs nobody the one that is there.
 
+use portway_incus::Refusal;
+
 use super::files::Part;
-use super::patience::{patiently, to_its_end, worth};
+use super::patience::{patiently, refused, to_its_end, worth};
 use super::{ApplyError, Hands, server, without_files};
 use crate::label;
 use crate::render::{Rendered, beside};
@@ -24,7 +26,11 @@ impl Hands<'_> {
                 to_its_end(self.client, self.client.rename_instance(self.project, &new, &one.name).await)
                     .await
             });
-            renamed.await.map_err(server("the new one cannot be given its name"))?;
+            match renamed.await {
+                // It has it: an earlier try has failed after that.
+                Err(error) if refused(&error, Refusal::Absent) => {}
+                renamed => renamed.map_err(server("the new one cannot be given its name"))?,
+            }
         }
         let there = self.client.definition(self.project, &one.name).await;
         let there = there.map_err(server("it cannot be read"))?;

@@ -212,8 +212,7 @@ pub(super) fn chance<const COUNT: usize>() -> Outcome<[u8; COUNT]> {
 fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
     let facts = stage.runtime.block_on(stage.client.server()).map_err(|error| server(&error))?;
     let bridges = stage.runtime.block_on(bridges(&stage.client, &project.name));
-    let id = ResourceId::Project { name: map::server_project(project) };
-    let own = stage.runtime.block_on(stage.client.resource(&id)).map_err(|error| server(&error))?;
+    let own = stage.config_of(&map::server_project(project))?;
     let named = map::paths(project, &dir).into_iter();
     let mut real: BTreeMap<PathBuf, PathBuf> =
         named.filter_map(|path| Some((path.clone(), super::files::real(&path)?))).collect();
@@ -226,7 +225,7 @@ fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
         files: contents(project, &real)?,
         program: portway_guestbin::program(&facts.architecture).ok(),
         architecture: facts.architecture,
-        is_restricted: own.is_some_and(|own| map::is_restricted(&own.config)),
+        is_restricted: own.is_some_and(|own| map::is_restricted(&own)),
         real,
         dir,
         bridges: bridges.map_err(|error| server(&error))?,
