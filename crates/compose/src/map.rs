@@ -77,6 +77,8 @@ pub struct Setting {
     pub entrypoints: BTreeMap<String, Vec<String>>,
     /// Interfaces of the server's host.
     pub bridges: Bridges,
+    /// PCI addresses of the host's graphics processors, where [`counts_graphics`] says so.
+    pub graphics: Vec<String>,
 }
 
 /// Names that bridges have, and cannot have.
@@ -104,6 +106,13 @@ impl Setting {
 #[must_use]
 pub fn reads(project: &Project) -> BTreeSet<PathBuf> {
     file::sources(project)
+}
+
+/// Whether some service wants a number of graphics processors, so that it counts which there are.
+#[must_use]
+pub fn counts_graphics(project: &Project) -> bool {
+    let mut asked = project.services().flat_map(|(_, service)| mount::graphics(service));
+    asked.any(|said| said.at("count").is_some() && int(said.at("count")) != Some(-1))
 }
 
 /// Paths that are shared with instances: on the server's host, wherever that is.

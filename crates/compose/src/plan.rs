@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::difference::{Difference, Takes};
 use crate::render::Rendered;
-use crate::want::{Condition, Health, Keys};
+use crate::want::{ComposeProject, Condition, Health, ImageSource, Keys};
 
 mod down;
 mod up;
@@ -199,6 +199,9 @@ pub enum PlanError {
         /// Name.
         network: String,
     },
+    /// An image of the server's own that it does not have.
+    #[error("image {0} is not on the server")]
+    Absent(String),
     /// An image that is not to be fetched.
     #[error("image {0} is not on the server, and is not to be fetched")]
     NoImage(String),
@@ -271,6 +274,24 @@ pub enum PlanError {
 }
 
 impl Plan {
+    /// The same, where it misses no image that nobody can fetch or build.
+    ///
+    /// # Errors
+    /// [`PlanError::Absent`].
+    pub fn with_images_of(self, want: &ComposeProject) -> Result<Plan, PlanError> {
+        let is_own = |name: &&String| {
+            want.images.get(*name).is_some_and(|image| matches!(image.source, ImageSource::Local(_)))
+        };
+        let mut fetched = self.steps.iter().filter_map(|step| match &step.action {
+            Action::Image { image } => Some(image),
+            _ => None,
+        });
+        match fetched.find(is_own).cloned() {
+            Some(image) => Err(PlanError::Absent(image)),
+            None => Ok(self),
+        }
+    }
+
     /// Adds a step and says which it is.
     fn push(&mut self, action: Action, needs: Vec<usize>) -> usize {
         self.add(Step { action, needs, after: Vec::new() })

@@ -60,6 +60,7 @@ pub(crate) fn health() -> Health {
     let second = Duration::from_secs(1);
     Health {
         test: vec!["true".to_owned()],
+        tester: Tester::Guest,
         interval: second,
         timeout: second,
         retries: 3,

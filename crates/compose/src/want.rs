@@ -237,6 +237,8 @@ pub enum Condition {
 pub struct Health {
     /// The program and its arguments; a shell's line has the shell in front.
     pub test: Vec<String>,
+    /// Who runs it.
+    pub tester: Tester,
     /// Between two tests.
     pub interval: Duration,
     /// Longest time of one.
@@ -247,6 +249,15 @@ pub struct Health {
     pub start_period: Duration,
     /// Between two tests in that time.
     pub start_interval: Duration,
+}
+
+/// Who runs a test of health, and so as whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Tester {
+    /// Portway's first process, which knows the service's user, groups, variables and folder.
+    Guest,
+    /// The server: as the user that the image of a registry runs as, else as root.
+    Server,
 }
 
 /// When an instance is started again.

@@ -6,6 +6,7 @@
 //! where the file says so and nobody has asked for the end ([`Again`](portway_proto::service::Again)); else this process
 //! ends with the same status, and the instance with it.
 
+mod beside;
 mod init;
 mod input;
 mod log;
@@ -36,6 +37,7 @@ use input::Pipe;
 use log::Log;
 use pace::Pace;
 
+pub(crate) use beside::beside;
 pub(crate) use input::{feed, resize};
 pub(crate) use tail::tail;
 
@@ -51,6 +53,9 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// How long what is left of the output is waited for when the program has ended and others hold it open.
 const REST: Duration = Duration::from_millis(200);
+
+/// File mode creation mask of what runs.
+const UMASK: u16 = 0o022;
 
 /// Descriptors and what they carry.
 type Outputs = Vec<(OwnedFd, Source)>;
@@ -155,7 +160,7 @@ fn start(dir: &Path, spec: &Spec, input: Option<&Pipe>) -> Result<(Pid, Outputs)
         env: &env,
         cwd: &cwd.unwrap_or_default(),
         ids: if keeps_ids { None } else { Some(Ids { uid: who.uid, gid: who.gid, groups: &who.groups }) },
-        umask: 0o022,
+        umask: UMASK,
         stdio: [input.as_fd(), out.as_fd(), error.as_fd()],
         input: if spec.terminal { Input::Terminal } else { Input::Stream },
     })
@@ -167,14 +172,17 @@ fn start(dir: &Path, spec: &Spec, input: Option<&Pipe>) -> Result<(Pid, Outputs)
 /// Who it runs as, and its variables.
 fn surroundings(spec: &Spec) -> Result<(User, Vec<CString>), String> {
     let who = user::find(Path::new("/etc"), &spec.user, &spec.groups)?;
-    let mut entries = spec.env.clone();
-    if let Some(home) = &who.home {
-        // What the file says, and what the instance gives, comes before it.
-        if std::env::var_os("HOME").is_none() {
-            entries.insert(0, [b"HOME=", &home[..]].concat());
-        }
-    }
-    Ok((who, environment::build(Environment::Instance, entries)))
+    let given = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+    let env = variables(spec, &who, given.collect());
+    Ok((who, env))
+}
+
+/// The variables of a service's program: what the instance gives, and over it what the file says.
+fn variables(spec: &Spec, who: &User, given: Vec<Vec<u8>>) -> Vec<CString> {
+    // Its folder, where neither says another.
+    let home = who.home.as_ref().map(|home| [b"HOME=", &home[..]].concat());
+    let entries = home.into_iter().chain(given).chain(spec.env.iter().cloned());
+    environment::build(Environment::Empty, entries.collect())
 }
 
 /// What it reads from and writes to, and our sides of it.

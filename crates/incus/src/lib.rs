@@ -85,6 +85,7 @@ mod files;
 mod forwards;
 #[doc(hidden)]
 pub mod fuzz;
+mod hardware;
 mod images;
 mod import;
 mod lifecycle;

@@ -18,6 +18,9 @@ pub const DIR: &str = "/.portway";
 /// The program, in [`DIR`].
 pub const PROGRAM: &str = "init";
 
+/// Word that has [`PROGRAM`] run a program beside the service: before [`DIR`] and the program's own words.
+pub const BESIDE: &str = "beside";
+
 /// What to run, in [`DIR`].
 pub const SPEC: &str = "service";
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use portway_incus::{Client, Exec, ExecEnd, ExecSpec, FileContent, IncusError, State, status_code};
-use portway_proto::service;
+use portway_proto::service::{self, User};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{ApplyError, Hands, server};
-use crate::want::{Condition, Health};
+use crate::want::{Condition, Health, Tester};
 
 /// Exit code of what was killed: 128 and the number of SIGKILL, as a shell has it.
 const KILLED: i32 = 137;
@@ -18,6 +18,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// After so long of nothing but errors an instance is broken, and not about to start or stop.
 const BLIND: Duration = Duration::from_secs(30);
+
+/// Longest file of users that is read.
+const PASSWD_MAX_BYTES: usize = 1 << 20;
 
 impl Hands<'_> {
     /// Waits until all of `instances` have reached `condition`, one after the other: the slowest decides.
@@ -109,7 +112,51 @@ impl Hands<'_> {
     }
 }
 
-/// Runs a service's test once; whether it succeeded in its time.
+/// What a test of health is run as, by the server.
+///
+/// # Errors
+/// When the server does not tell.
+async fn tested(
+    client: &Client,
+    project: &str,
+    instance: &str,
+    health: &Health,
+) -> Result<ExecSpec, IncusError> {
+    let mut spec = ExecSpec {
+        command: health.test.clone(),
+        environment: BTreeMap::new(),
+        user: 0,
+        group: 0,
+        cwd: "/".to_owned(),
+        terminal: None,
+    };
+    if health.tester == Tester::Guest {
+        let own = format!("{}/{}", service::DIR, service::PROGRAM);
+        spec.command.splice(0..0, [own.as_str(), service::BESIDE, service::DIR].map(str::to_owned));
+        return Ok(spec);
+    }
+    let config =
+        client.instance(project, instance).await?.map(|instance| instance.config).unwrap_or_default();
+    let number = |key: &str| config.get(key).and_then(|id| id.parse().ok());
+    spec.user = number("oci.uid").unwrap_or(0);
+    spec.group = number("oci.gid").unwrap_or(0);
+    spec.cwd = config.get("oci.cwd").filter(|cwd| !cwd.is_empty()).cloned().unwrap_or(spec.cwd);
+    if spec.user != 0 && !config.contains_key("environment.HOME") {
+        spec.environment
+            .extend(home(client, project, instance, spec.user).await.map(|home| ("HOME".to_owned(), home)));
+    }
+    Ok(spec)
+}
+
+/// A user's folder, as the instance's own file of users has it.
+async fn home(client: &Client, project: &str, instance: &str, uid: u32) -> Option<String> {
+    let file = client.file(project, instance, "/etc/passwd", PASSWD_MAX_BYTES).await.ok()??;
+    let FileContent::Plain(users) = file.content else { return None };
+    let user = User::find(&users, b"", uid.to_string().as_bytes(), &[]).ok()?;
+    String::from_utf8(user.home?).ok()
+}
+
+/// Runs a service's test once, in the service's own surroundings; whether it succeeded in its time.
 ///
 /// # Errors
 /// When the server cannot run it.
@@ -119,14 +166,7 @@ pub async fn probe(
     instance: &str,
     health: &Health,
 ) -> Result<bool, IncusError> {
-    let spec = ExecSpec {
-        command: health.test.clone(),
-        environment: BTreeMap::new(),
-        user: 0,
-        group: 0,
-        cwd: "/".to_owned(),
-        terminal: None,
-    };
+    let spec = tested(client, project, instance, health).await?;
     let Some(sockets) = client.exec(project, instance, &spec).await? else { return Ok(false) };
     let ended = async {
         let Ok(exec) = Exec::new(sockets).await else { return false };

@@ -232,33 +232,20 @@ impl Work<'_> {
             let name = free(name::device("dev", target), |name| instance.devices.contains_key(name));
             instance.devices.insert(name, device);
         }
-        let deployed = ["resources", "reservations"]
-            .iter()
-            .try_fold(node.at("deploy"), |node, key| Some(node?.at(key)).filter(Option::is_some));
-        let deployed = deployed.flatten().map(|node| node.items("devices")).unwrap_or_default();
-        for said in node.items("gpus").iter().chain(deployed) {
+        for said in graphics(node) {
             let named = said.items("capabilities");
             if !named.is_empty() && named.iter().all(|named| named.as_text() != Some("gpu")) {
                 let path = format!("{path}.deploy.resources.reservations.devices");
                 return Err(refused(said, &path, "only devices with the capability `gpu` can be had"));
             }
             let ids: Vec<String> = said.items("device_ids").iter().filter_map(Node::as_word).collect();
-            if ids.is_empty() && !matches!(int(said.at("count")), None | Some(-1 | 1)) {
-                return Err(refused(
-                    said,
-                    &format!("{path}.gpus"),
-                    "`count` must be all or 1: name `device_ids`",
-                ));
-            }
-            let which = if ids.is_empty() { String::new() } else { format!(" {}", ids.join(", ")) };
-            self.privilege(service, said, format!("use graphics processors{which} of the host"));
-            let one = |id: Option<&String>| {
-                let mut device = pairs(&[("type", "gpu")]);
-                device.extend(id.map(|id| ("id".to_owned(), id.clone())));
-                device
+            let devices = self.processors(said, path, &ids)?;
+            let which = match (&ids[..], int(said.at("count"))) {
+                ([], None | Some(-1)) => String::new(),
+                ([], Some(count)) => format!(" ({count} of them)"),
+                (ids, _) => format!(" {}", ids.join(", ")),
             };
-            let devices =
-                if ids.is_empty() { vec![one(None)] } else { ids.iter().map(|id| one(Some(id))).collect() };
+            self.privilege(service, said, format!("use graphics processors{which} of the host"));
             for device in devices {
                 let name = free("gpu".to_owned(), |name| instance.devices.contains_key(name));
                 instance.devices.insert(name, device);
@@ -266,6 +253,35 @@ impl Work<'_> {
         }
         Ok(())
     }
+
+    /// Devices for graphics processors: those that are named, as many as are asked for, else all.
+    fn processors(&self, said: &Node, path: &str, ids: &[String]) -> Result<Vec<Keys>, Fault> {
+        let one = |key: &str, value: &String| pairs(&[("type", "gpu"), (key, value)]);
+        if !ids.is_empty() {
+            return Ok(ids.iter().map(|id| one("id", id)).collect());
+        }
+        let count = match int(said.at("count")) {
+            // The server's device is all of them where it names none.
+            None | Some(-1) => return Ok(vec![pairs(&[("type", "gpu")])]),
+            Some(count) => count,
+        };
+        let there = &self.setting.graphics;
+        let taken =
+            usize::try_from(count).ok().filter(|count| *count > 0).and_then(|count| there.get(..count));
+        let taken = taken.ok_or_else(|| {
+            let what = format!("asks for {count} graphics processors, and the server has {}", there.len());
+            refused(said, &format!("{path}.gpus"), what)
+        })?;
+        Ok(taken.iter().map(|address| one("pci", address)).collect())
+    }
+}
+
+/// What a service says of graphics processors that it wants.
+pub(super) fn graphics(service: &Node) -> impl Iterator<Item = &Node> {
+    let reserved = service.at("deploy").and_then(|deploy| deploy.at("resources"));
+    let reserved = reserved.and_then(|resources| resources.at("reservations"));
+    let deployed = reserved.map(|reserved| reserved.items("devices")).unwrap_or_default();
+    service.items("gpus").iter().chain(deployed)
 }
 
 /// A file system in memory. By LXC, which every version of the server passes on.

@@ -8,7 +8,9 @@ use portway_composefile::{Fault, Kind};
 
 use super::process::{is_kept, text};
 use super::{MAX_INSTANCES, MAX_PORTS, MAX_REPLICAS, Work, int, kept, labels, name, plain, raw, refused};
-use crate::want::{Addressing, Condition, Dependency, Health, Instance, Keys, Restart, Service, Stopping};
+use crate::want::{
+    Addressing, Condition, Dependency, Health, Instance, Keys, Restart, Service, Stopping, Tester,
+};
 
 /// Shortest time between two health tests: each is a program that the server starts.
 const HEALTH_MIN: Duration = Duration::from_millis(100);
@@ -228,6 +230,7 @@ impl Work<'_> {
         };
         let health = Health {
             test: words,
+            tester: if self.is_guest(node) { Tester::Guest } else { Tester::Server },
             interval: time("interval", 30)?,
             timeout: time("timeout", 30)?,
             retries: int(said.at("retries"))

@@ -53,6 +53,7 @@ fn old() -> Setting {
         files,
         architecture: "x86_64".to_owned(),
         program: Some(b"the first process"),
+        graphics: ["0000:01:00.0", "0000:02:00.0"].map(str::to_owned).into(),
         ..Setting::default()
     }
 }
@@ -372,7 +373,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("dns_search: [a]", "counts with `dns` only"),
     ("secrets: [{source: sec, target: ../../etc/passwd}]", "is no path of a file"),
     ("deploy: {mode: global}", "`global` cannot be had"),
-    ("gpus: [{count: 2}]", "must be all or 1"),
+    ("gpus: [{count: 3}]", "asks for 3 graphics processors, and the server has 2"),
     (
         "deploy: {resources: {reservations: {devices: [{capabilities: [tpu]}]}}}",
         "only devices with the capability `gpu` can be had",

@@ -304,6 +304,7 @@ fn plan_failed(error: &PlanError) -> Stop {
         | PlanError::Taken { .. }
         | PlanError::NoSubnet { .. }
         | PlanError::NoImage(_)
+        | PlanError::Absent(_)
         | PlanError::NoAddress { .. }
         | PlanError::Address { .. }
         | PlanError::NoPort { .. }
@@ -319,6 +320,10 @@ fn plan_failed(error: &PlanError) -> Stop {
             "an `up` that was killed while the server made it may have left it: `ip link delete {network}` there, or give the \
              network another `name`"
         )),
+        PlanError::Absent(_) => stop.hint(
+            "name a system image as images:alpine/edge, or an alias of the server (`incus image alias list`); an image of a registry is \
+             had on Incus 7, or by `build` from it",
+        ),
         PlanError::Name { .. } => stop.hint("give the service another `container_name`"),
         PlanError::NoVolume { name, pool, project } => stop.hint(format!(
             "copy it there: incus project create {project} -c features.images=false -c user.portway.project={project}, then \

@@ -9,6 +9,7 @@ use portway_compose::apply::Hands;
 use portway_compose::label;
 use portway_compose::look::{bridges, strangers};
 use portway_compose::map::{self, Engine, Setting};
+use portway_compose::observe::Observed;
 use portway_compose::order::{Dependencies, Order};
 use portway_compose::plan::{Action, Orphans, Recreate, Start, Up, up as plan_up};
 use portway_compose::want::{ComposeProject, Pull};
@@ -195,7 +196,8 @@ pub(super) fn bring(
         fetch(stage, want)?;
     }
     let change = Change { project: &want.incus_project, config, want: Some(want), args: &make.change };
-    stage.change(&change, &|seen| plan_up(want, seen, options)).map(|_| ())
+    let plan = |seen: &Observed| plan_up(want, seen, options).and_then(|plan| plan.with_images_of(want));
+    stage.change(&change, &plan).map(|_| ())
 }
 
 /// What the hashes of a new project are made with.
@@ -220,7 +222,12 @@ fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
         // They are paths of the server's host, and nothing here tells where they lead.
         map::binds(project).iter().for_each(|path| drop(real.remove(path)));
     }
+    let graphics = match map::counts_graphics(project) {
+        true => stage.runtime.block_on(stage.client.graphics()).map_err(|error| server(&error))?,
+        false => Vec::new(),
+    };
     Ok(Setting {
+        graphics,
         extensions: facts.api_extensions.into_iter().collect(),
         files: contents(project, &real)?,
         program: portway_guestbin::program(&facts.architecture).ok(),

@@ -175,3 +175,24 @@ fn a_secret_is_in_its_file_and_nowhere_else() {
     let inside = scene.exec("web-1", "cat /run/secrets/token; stat -c ' %a' /run/secrets/token");
     assert_eq!(String::from_utf8_lossy(&inside.stdout), format!("{SECRET} 400\n"));
 }
+
+/// Fails when anything is made before an image is missed that nobody can fetch, or when it is not said what to do.
+#[test]
+fn an_image_that_nobody_has_is_missed_before_anything_is_made() {
+    let Some(scene) = Scene::open("imageless") else { return };
+    scene.write(
+        "services:
+  web: {image: bb, command: [sleep, '1000'], stop_grace_period: 0s, volumes: ['data:/data']}
+  db: {image: nobody, command: [sleep, '1000']}
+volumes: {data: {}}
+",
+    );
+    let up = scene.run(&["up", "-d"]);
+    assert!(
+        up.code == Some(1) && up.err.contains("error: image nobody is not on the server\nhint: "),
+        "{up:?}"
+    );
+    assert!(scene.is_gone(), "{:#}", scene.all());
+    scene.ok(&["up", "-d", "web"]);
+    assert_eq!(scene.instances(), ["web-1 Running"]);
+}

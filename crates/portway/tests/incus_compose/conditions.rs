@@ -56,3 +56,28 @@ fn who_is_unhealthy_is_given_up() {
     assert!(up.err.contains("sick-1 is unhealthy"), "{up:?}");
     assert_eq!(scene.instances(), ["after-1 Stopped", "sick-1 Running"]);
 }
+
+/// Fails when a test of health runs as somebody else than the service: another user, groups, folder or variables.
+#[test]
+fn health_is_asked_for_as_the_services_user() {
+    let Some(scene) = Scene::open("tested") else { return };
+    scene.write(
+        r#"services:
+  web:
+    image: bb
+    user: bob
+    group_add: ["4711"]
+    working_dir: /srv
+    environment: {LINES: "one\ntwo"}
+    command: [sleep, '100000']
+    healthcheck:
+      test: id -un >/tmp/who && id -G >>/tmp/who && echo "$$HOME $$(pwd) $$LINES" >>/tmp/who
+      interval: 100ms
+    stop_grace_period: 0s
+"#,
+    );
+    scene.ok(&["up", "-d", "--wait"]);
+    let said = scene.exec("web-1", "cat /tmp/who");
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said, "bob\n1000 29 4711\n/home/bob /srv one\ntwo\n");
+}

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -24,10 +24,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Scene {
     pub(crate) bed: &'static Bed,
     pub(crate) name: String,
-    dir: TempDir,
+    /// What stands before the command each time.
+    pub(crate) words: Vec<String>,
+    /// Further variables of each command.
+    pub(crate) variables: Vec<(&'static str, PathBuf)>,
+    home: TempDir,
+    dir: PathBuf,
     ports: Ports,
     /// `PORTWAY_DIR` of a daemon.
-    portway: Option<std::path::PathBuf>,
+    portway: Option<PathBuf>,
 }
 
 /// What a command has said.
@@ -48,10 +53,16 @@ impl Scene {
     pub(crate) fn on(server: Server, name: &str) -> Option<Scene> {
         let bed = if is_root() { bed_of(server)? } else { return None };
         let name = format!("{PREFIX}{}-{name}", std::process::id());
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("shop");
+        std::fs::create_dir(&dir).unwrap();
         let scene = Scene {
             bed,
             name,
-            dir: tempfile::tempdir().unwrap(),
+            words: Vec::new(),
+            variables: Vec::new(),
+            home,
+            dir,
             ports: Ports::claim(bed.netns()).unwrap(),
             portway: None,
         };
@@ -61,7 +72,12 @@ impl Scene {
 
     /// The project's folder.
     pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
+    }
+
+    /// The folder around it, which is `HOME`.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// With a daemon of Portway.
@@ -82,26 +98,38 @@ impl Scene {
         }
     }
 
-    /// Writes the Compose file: `text` with the image that every service needs.
+    /// Writes the Compose file.
     pub(crate) fn write(&self, text: &str) {
-        std::fs::write(self.dir().join("compose.yaml"), text).unwrap();
+        self.put("compose.yaml", text);
+    }
+
+    /// Writes a file of the project's folder.
+    pub(crate) fn put(&self, name: &str, text: &str) {
+        let path = self.dir.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
     }
 
     /// `portway compose ARGS` in the project's folder.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(PORTWAY);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", self.dir.path()).env("LC_ALL", "C.UTF-8");
+        command.env("HOME", self.home()).env("LC_ALL", "C.UTF-8");
         command.env("COMPOSE_PROJECT_NAME", &self.name).env("INCUS_SOCKET", self.bed.socket());
-        let nowhere = self.dir.path().join("none");
+        let nowhere = self.home().join("none");
         command.env("PORTWAY_DIR", self.portway.as_ref().unwrap_or(&nowhere));
-        command.current_dir(self.dir.path()).arg("compose").args(args).stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.current_dir(&self.dir).arg("compose").args(&self.words).args(args).stdin(Stdio::null());
         command
     }
 
     /// Runs it to its end, on the server's host.
     pub(crate) fn run(&self, args: &[&str]) -> Said {
-        let mut command = self.command(args);
+        self.end(&mut self.command(args))
+    }
+
+    /// Runs any command to its end there.
+    pub(crate) fn end(&self, command: &mut Command) -> Said {
         Said::of(self.bed.netns().enter(|| command.output()).unwrap().unwrap())
     }
 
@@ -142,6 +170,13 @@ impl Scene {
                 }
             }
         }
+    }
+
+    /// Images of the server that were built for the project.
+    pub(crate) fn images(&self) -> Vec<Value> {
+        let all = self.get("/1.0/images?recursion=1");
+        let own = |image: &&Value| image["properties"]["portway.project"] == self.name.as_str();
+        all.as_array().unwrap().iter().filter(own).cloned().collect()
     }
 
     /// Names of the instances and their states: `web-1 Running`.
@@ -244,8 +279,8 @@ impl Scene {
 
 impl Said {
     pub(crate) fn of(output: Output) -> Said {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
     }
 }
 
@@ -332,10 +367,13 @@ impl Drop for Live {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        let down = Said::of(self.command(&["-p", &self.name, "down", "-v", "-t", "0"]).output().unwrap());
+        self.words.clear();
+        let down = ["-p", self.name.as_str(), "down", "-v", "-t", "0"];
+        let rmi = if self.images().is_empty() { &[][..] } else { &["--rmi", "all"] };
+        let down = Said::of(self.command(&[&down, rmi].concat()).output().unwrap());
         if !std::thread::panicking() {
             assert_eq!(down.code, Some(0), "{down:?}");
-            assert!(self.is_gone(), "{:#}", self.all());
+            assert!(self.is_gone() && self.images().is_empty(), "{:#}", self.all());
         }
     }
 }

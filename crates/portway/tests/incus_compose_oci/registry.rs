@@ -41,7 +41,7 @@ impl Fetched {
     /// One with nothing in it, which the server and whoever works in the project's folder trust.
     pub(crate) fn of(scene: &Scene) -> Fetched {
         let registry = scene.bed.registry().unwrap();
-        registry.trusted_by(scene.dir()).unwrap();
+        registry.trusted_by(scene.home()).unwrap();
         Fetched { registry, bed: scene.bed }
     }
 

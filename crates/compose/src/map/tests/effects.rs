@@ -313,8 +313,6 @@ const WITHOUT: &[(&str, &str)] = &[
 const LATER: &[(&str, &str)] = &[
     ("services.depends_on.restart", "a_dependency_that_is_made_anew_restarts_who_asked_for_it"),
     ("services.deploy.restart_policy.max_attempts", "restarts are counted while it runs"),
-    ("services.deploy.resources.reservations.devices.count", "one and all are the same device of the server"),
-    ("services.gpus.count", "one and all are the same device of the server"),
     ("services.pull_policy", "an image that is there is fetched by the command"),
 ];
 

@@ -70,6 +70,30 @@ fn a_privilege_says_its_whole_value() {
     );
 }
 
+/// Fails when a number of graphics processors becomes another, or all of them.
+#[test]
+fn as_many_graphics_processors_as_are_asked_for() {
+    let of = |said: &str| -> Vec<Option<String>> {
+        let text = format!("services: {{web: {{image: busybox, {said}}}}}\n");
+        let want = mapped(&text, &old());
+        let devices = first(&want).devices.values().filter(|device| device["type"] == "gpu");
+        devices.map(|device| device.get("pci").cloned()).collect()
+    };
+    let deployed = |said: &str| {
+        of(&format!("deploy: {{resources: {{reservations: {{devices: [{{capabilities: [gpu]{said}}}]}}}}}}"))
+    };
+    let both = ["0000:01:00.0", "0000:02:00.0"].map(|address| Some(address.to_owned()));
+    assert_eq!(of("gpus: all"), [None]);
+    assert_eq!(deployed(""), [None]);
+    assert_eq!(deployed(", count: all"), [None]);
+    for asked in [of("gpus: [{count: 1}]"), deployed(", count: 1")] {
+        assert_eq!(asked, both[..1]);
+    }
+    assert_eq!(of("gpus: [{count: 2}]"), both);
+    let text = "services: {web: {image: busybox, gpus: [{count: 1}]}}\n";
+    assert_eq!(privileges(text), ["web: use graphics processors (1 of them) of the host"]);
+}
+
 /// Fails when a file leads addresses of others into its network, and nobody is asked.
 #[test]
 fn addresses_of_networks_and_interfaces() {
