@@ -40,6 +40,7 @@ const NEEDS: &[Need] = &[
         used_for: "servers of the SSH gateway that no authority knows",
     },
     Need { program: "buildah", package: "buildah", used_for: "images of Compose services" },
+    Need { program: "podman", package: "podman", used_for: "the same by another builder" },
     Need { program: "zsh", package: "zsh", used_for: "completion in zsh" },
     Need { program: "fish", package: "fish", used_for: "completion in fish" },
     Need { program: "haproxy", package: "haproxy", used_for: "PROXY headers, the benchmark" },

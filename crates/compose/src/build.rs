@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::want::Keys;
 
+mod argument;
+pub mod content;
 pub mod tar;
 
 /// Property of an image: its [`Config`], a JSON text.
@@ -22,6 +24,12 @@ pub const PROJECT: &str = "portway.project";
 
 /// Property of an image: `true` when the file gives it its name, and so it may be for others too.
 pub const NAMED: &str = "portway.named";
+
+/// Property of an image: the hash of what is in it, by [`content`].
+pub const CONTENT: &str = "portway.content";
+
+/// Property of an image: which one it is in the store of the builder that has made it last.
+pub const ID: &str = "portway.id";
 
 /// An image to be built.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,10 +58,52 @@ pub struct Build {
     pub labels: Keys,
     /// Network while it is built.
     pub network: Option<String>,
-    /// What is passed on as it is: `--secret`, `--add-host`, `--ulimit` and such, each in one word.
+    /// Secrets of the instructions.
+    pub secrets: Vec<Secret>,
+    /// What is passed on as it is: `--add-host`, `--ulimit` and such, each in one word.
     pub more: Vec<String>,
     /// Other names where it is built.
     pub tags: Vec<String>,
+}
+
+/// A secret that instructions may read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// Its name there.
+    pub id: String,
+    /// Where it is from.
+    pub from: SecretSource,
+}
+
+/// Where a secret of a build is from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file.
+    File(String),
+    /// The variable of this name, and its value, where it has one.
+    Variable(String, Option<String>),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.from {
+            SecretSource::File(path) => write!(f, "{} of the file {path}", self.id),
+            SecretSource::Variable(name, _) => write!(f, "{} of the variable {name}", self.id),
+        }
+    }
+}
+
+/// Files of this machine that have to do with one build.
+#[derive(Debug, Clone, Copy)]
+pub struct Paths<'p> {
+    /// The instructions that stand in the Compose file.
+    pub instructions: &'p Path,
+    /// Where the image's files go, if the builder writes them itself.
+    pub rootfs: &'p Path,
+    /// Where the builder writes which image it has made.
+    pub id: &'p Path,
+    /// Folder of the secrets that are no files: each by its number in [`Build::secrets`].
+    pub secrets: &'p Path,
 }
 
 /// Instructions to build an image.
@@ -93,16 +143,10 @@ impl Builder {
         }
     }
 
-    /// Arguments that have it build an image. `instructions` is the file with those that stand in the Compose file,
-    /// `rootfs` where the image's files go if it does that itself, `id` where it writes which image it has made.
+    /// Arguments that have it build an image. The values of [`Build::args`] are not among them: it finds those in its
+    /// environment.
     #[must_use]
-    pub fn build(
-        self,
-        build: &Build,
-        instructions: &Path,
-        (rootfs, id): (&Path, &Path),
-        output: &Output<'_>,
-    ) -> Vec<OsString> {
+    pub fn build(self, build: &Build, paths: Paths<'_>, output: &Output<'_>) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["build".into()];
         let mut say = |key: &str, value: &dyn AsRef<std::ffi::OsStr>| {
             let mut word = OsString::from(format!("--{key}="));
@@ -110,14 +154,22 @@ impl Builder {
             words.push(word);
         };
         say("tag", &build.name);
-        say("iidfile", &id);
+        say("iidfile", &paths.id);
         build.tags.iter().for_each(|tag| say("tag", tag));
         match &build.dockerfile {
             Dockerfile::Usual => {}
             Dockerfile::File(path) => say("file", path),
-            Dockerfile::Inline(_) => say("file", &instructions),
+            Dockerfile::Inline(_) => say("file", &paths.instructions),
         }
-        build.args.iter().for_each(|(name, value)| say("build-arg", &format!("{name}={value}")));
+        build.args.keys().for_each(|name| say("build-arg", name));
+        for (number, secret) in build.secrets.iter().enumerate() {
+            let mut word = OsString::from(format!("id={},src=", secret.id));
+            match &secret.from {
+                SecretSource::File(path) => word.push(path),
+                SecretSource::Variable(..) => word.push(paths.secrets.join(number.to_string())),
+            }
+            say("secret", &word);
+        }
         build.labels.iter().for_each(|(name, value)| say("label", &format!("{name}={value}")));
         for (key, value) in
             [("target", &build.target), ("platform", &build.platform), ("network", &build.network)]
@@ -132,7 +184,7 @@ impl Builder {
             say("layers", &"true");
         }
         if self == Builder::Buildah {
-            say("output", &format!("type=tar,dest={}", rootfs.display()));
+            say("output", &format!("type=tar,dest={}", paths.rootfs.display()));
         }
         if let Some(progress) = output.progress.filter(|_| self == Builder::Docker) {
             say("progress", &progress);
@@ -154,11 +206,34 @@ impl Builder {
         words.iter().map(|word| (*word).to_owned()).chain([id.to_owned()]).collect()
     }
 
-    /// Arguments that send an image to its registry.
+    /// What of its store an image is, where another has got its name meanwhile: by the builder and the image's id.
     #[must_use]
-    pub fn push(self, name: &str, output: &Output<'_>) -> Vec<String> {
+    pub fn mark(self, id: &str) -> String {
+        format!("{} {}", self.program(), id.strip_prefix("sha256:").unwrap_or(id))
+    }
+
+    /// The id that [`Builder::mark`] was told, if it was told by this builder.
+    #[must_use]
+    pub fn marked(self, mark: &str) -> Option<&str> {
+        let id = mark.strip_prefix(self.program())?.strip_prefix(' ')?;
+        // What the server keeps is anybody's who may write there.
+        (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
+    }
+
+    /// Arguments that send the image of that id to its registry by a name: of each call.
+    #[must_use]
+    pub fn push(self, id: &str, name: &str, output: &Output<'_>) -> Vec<Vec<String>> {
         let quiet = output.is_quiet.then(|| "--quiet".to_owned());
-        ["push".to_owned()].into_iter().chain(quiet).chain([name.to_owned()]).collect()
+        let push = ["push".to_owned()].into_iter().chain(quiet);
+        match self {
+            Builder::Buildah | Builder::Podman => {
+                vec![push.chain([id.to_owned(), format!("docker://{name}")]).collect()]
+            }
+            // It sends what has a name.
+            Builder::Docker => {
+                vec![["tag", id, name].map(str::to_owned).to_vec(), push.chain([name.to_owned()]).collect()]
+            }
+        }
     }
 
     /// Whether the image's files come out of the build itself; else out of a container that is made for it.

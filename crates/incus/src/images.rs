@@ -190,6 +190,21 @@ impl Client {
         self.carry_out(Method::POST, &format!("/1.0/images/aliases{query}"), Some(&body), None).await
     }
 
+    /// Sets properties of an image; others stay.
+    ///
+    /// # Errors
+    /// [`IncusError`](crate::IncusError), any.
+    pub async fn describe_image(
+        &self,
+        project: &str,
+        fingerprint: &str,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let target =
+            format!("/1.0/images/{}?project={}", percent_encode(fingerprint), percent_encode(project));
+        self.carry_out(Method::PATCH, &target, Some(&json!({"properties": properties})), None).await
+    }
+
     /// Deletes an image; `None` when there is none.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ mod remote;
 mod rmi;
 mod show;
 mod stage;
+mod store;
 mod up;
 mod watch;
 

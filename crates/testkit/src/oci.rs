@@ -121,6 +121,12 @@ impl Registry {
         format!("localhost:{}", self.port)
     }
 
+    /// The folder with what it has.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// The file with its certificate, PEM.
     #[must_use]
     pub fn certificate(&self) -> PathBuf {

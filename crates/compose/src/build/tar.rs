@@ -1,31 +1,24 @@
 //! What the server wants besides the image's files: a small archive that describes it, and folders that every instance
 //! needs and an image of a few files may lack.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Build, CONFIG, Inspected, NAMED, PROJECT};
+use super::{Build, CONFIG, CONTENT, Inspected, NAMED, PROJECT};
+use crate::want::Keys;
 
 /// Size of a record of an archive (POSIX, pax: ustar interchange format).
-const RECORD: usize = 512;
+pub(super) const RECORD: usize = 512;
 
 /// Where LXC mounts what every instance has.
 const FOLDERS: [&str; 3] = ["dev/", "proc/", "sys/"];
 
-/// The archive that describes an image: equal images give equal bytes.
+/// The archive that describes an image: equal images give equal bytes. `content` is the hash of its files.
 #[must_use]
-pub fn metadata(image: &Inspected, project: &str, build: &Build) -> Vec<u8> {
-    let config = serde_json::to_string(&image.config).unwrap_or_default();
-    let properties = BTreeMap::from([
-        ("description", build.name.as_str()),
-        ("architecture", &image.architecture),
-        (PROJECT, project),
-        (NAMED, if build.is_named { "true" } else { "false" }),
-        (CONFIG, &config),
-    ]);
+pub fn metadata(image: &Inspected, project: &str, build: &Build, content: &str) -> Vec<u8> {
+    let properties = properties(image, project, build, content);
     // JSON is YAML. Of an image without a time the server says that it never was.
     let document =
         json!({"architecture": image.architecture, "creation_date": 1, "properties": properties}).to_string();
@@ -35,6 +28,21 @@ pub fn metadata(image: &Inspected, project: &str, build: &Build) -> Vec<u8> {
     // Its end: two empty records.
     archive.resize(archive.len() + 2 * RECORD, 0);
     archive
+}
+
+/// What an image is told by: two with the same are the same.
+#[must_use]
+pub fn properties(image: &Inspected, project: &str, build: &Build, content: &str) -> Keys {
+    let config = serde_json::to_string(&image.config).unwrap_or_default();
+    let pairs = [
+        ("description", build.name.as_str()),
+        ("architecture", &image.architecture),
+        (PROJECT, project),
+        (NAMED, if build.is_named { "true" } else { "false" }),
+        (CONFIG, &config),
+        (CONTENT, content),
+    ];
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
 /// What stands in front of the archive of the image's files: folders, which those in it replace.
@@ -62,7 +70,12 @@ pub fn fingerprint(before: &[&[u8]], mut files: impl Read) -> io::Result<(String
         hash.update(piece.get(..read).unwrap_or_default());
         length += read as u64;
     }
-    Ok((hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), length))
+    Ok((hexadecimal(hash), length))
+}
+
+/// The end of a hash.
+pub(super) fn hexadecimal(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The record in front of a member.

@@ -16,6 +16,13 @@ fn build() -> Build {
         pull: true,
         platform: Some("linux/arm64".to_owned()),
         labels: keys(&[("l", "v")]),
+        secrets: vec![
+            Secret { id: "f".to_owned(), from: SecretSource::File("/srv/shop/f".to_owned()) },
+            Secret {
+                id: "v".to_owned(),
+                from: SecretSource::Variable("V".to_owned(), Some("hidden".to_owned())),
+            },
+        ],
         network: Some("none".to_owned()),
         more: vec!["--add-host=a:10.0.0.1".to_owned()],
         tags: vec!["x:1".to_owned()],
@@ -23,17 +30,22 @@ fn build() -> Build {
     }
 }
 
-/// Fails when something of a file becomes an argument of its own, or a builder gets what it does not know.
+fn paths() -> Paths<'static> {
+    Paths {
+        instructions: Path::new("/t/in"),
+        rootfs: Path::new("/t/rootfs.tar"),
+        id: Path::new("/t/id"),
+        secrets: Path::new("/t/secrets"),
+    }
+}
+
+/// Fails when something of a file becomes an argument of its own, a builder gets what it does not know, or anybody may read
+/// the value of a variable or of a secret.
 #[test]
 fn a_builder_is_told_in_words_of_its_own() {
     let output = Output { is_quiet: true, progress: Some("plain") };
     let of = |builder: Builder| {
-        let words = builder.build(
-            &build(),
-            Path::new("/t/in"),
-            (Path::new("/t/rootfs.tar"), Path::new("/t/id")),
-            &output,
-        );
+        let words = builder.build(&build(), paths(), &output);
         words.iter().map(|word| word.to_str().expect("text").to_owned()).collect::<Vec<String>>()
     };
     let common = [
@@ -41,8 +53,10 @@ fn a_builder_is_told_in_words_of_its_own() {
         "--iidfile=/t/id",
         "--tag=x:1",
         "--file=/srv/shop/$(id).Dockerfile",
-        "--build-arg=A=1 2",
-        "--build-arg=B=--rm",
+        "--build-arg=A",
+        "--build-arg=B",
+        "--secret=id=f,src=/srv/shop/f",
+        "--secret=id=v,src=/t/secrets/1",
         "--label=l=v",
         "--target=--privileged",
         "--platform=linux/arm64",
@@ -58,9 +72,9 @@ fn a_builder_is_told_in_words_of_its_own() {
     assert_eq!(of(Builder::Buildah), with(&[layers[0], layers[1], tar]));
     assert_eq!(of(Builder::Podman), with(&layers));
     assert_eq!(of(Builder::Docker), with(&["--progress=plain"]));
+    assert!(!format!("{:?}", build().secrets).contains("hidden"));
     let inline = Build { dockerfile: Dockerfile::Inline("FROM x".to_owned()), ..build() };
-    let words =
-        Builder::Podman.build(&inline, Path::new("/t/in"), (Path::new("/t/r"), Path::new("/t/id")), &output);
+    let words = Builder::Podman.build(&inline, paths(), &output);
     assert!(words.contains(&"--file=/t/in".into()), "{words:?}");
 }
 
@@ -102,8 +116,9 @@ fn the_archive_is_one() {
         assert!(listed.status.success(), "{listed:?}");
         String::from_utf8(listed.stdout).expect("text")
     };
-    let metadata = tar::metadata(&image, "shop", &build());
-    assert_eq!(metadata, tar::metadata(&image, "shop", &build()));
+    let metadata = tar::metadata(&image, "shop", &build(), "0a");
+    assert_eq!(metadata, tar::metadata(&image, "shop", &build(), "0a"));
+    assert_ne!(metadata, tar::metadata(&image, "shop", &build(), "0b"));
     let listed = list(&metadata);
     assert!(listed.contains("-rw-r--r-- 0/0") && listed.contains("metadata.yaml"), "{listed}");
     let mut folders = tar::folders();
@@ -112,4 +127,23 @@ fn the_archive_is_one() {
     let names: Vec<&str> = listed.lines().filter_map(|line| line.split(' ').next_back()).collect();
     assert_eq!(names, ["dev/", "proc/", "sys/"]);
     assert!(listed.lines().all(|line| line.starts_with("drwxr-xr-x 0/0")), "{listed}");
+}
+
+/// Fails when an image is sent that another project has given the same name.
+#[test]
+fn what_is_sent_is_known_by_its_id() {
+    let quiet = Output { is_quiet: true, progress: None };
+    for builder in Builder::ALL {
+        let mark = builder.mark("sha256:0a1b");
+        assert_eq!(builder.marked(&mark), Some("0a1b"));
+        for other in Builder::ALL.into_iter().filter(|other| *other != builder) {
+            assert_eq!(other.marked(&mark), None, "another store");
+        }
+        for odd in ["", " ", " --all", " ../x", "  0a"] {
+            assert_eq!(builder.marked(&format!("{}{odd}", builder.program())), None, "{odd:?}");
+        }
+        let calls = builder.push("0a1b", "r.example/shop/app:1", &quiet);
+        assert!(calls[0].contains(&"0a1b".to_owned()), "{calls:?}");
+        assert!(calls.last().is_some_and(|call| call[..2] == ["push", "--quiet"]), "{calls:?}");
+    }
 }

@@ -6,7 +6,7 @@ use portway_composefile::tree::{Map, Node, Value};
 use portway_composefile::{Fault, Project};
 
 use super::{Work, labels, plain, refused};
-use crate::build::{Build, Config, Dockerfile, HealthConfig};
+use crate::build::{Build, Config, Dockerfile, HealthConfig, Secret, SecretSource};
 use crate::want::Keys;
 
 /// What the names of built images begin with at the server.
@@ -74,13 +74,10 @@ impl Work<'_> {
 
     fn build(&mut self, service: &str, said: &Node, path: &str) -> Result<Build, Fault> {
         let text = |key: &str| said.at(key).map(|node| plain(node, &format!("{path}.{key}"))).transpose();
-        let mut keys = [Keys::new(), Keys::new()];
-        for (key, into) in ["args", "labels"].iter().zip(&mut keys) {
-            if let Some(node) = said.at(key) {
-                labels(node, "", &format!("{path}.{key}"), into)?;
-            }
+        let mut own_labels = Keys::new();
+        if let Some(node) = said.at("labels") {
+            labels(node, "", &format!("{path}.labels"), &mut own_labels)?;
         }
-        let [args, labels] = keys;
         let context = text("context")?.unwrap_or_default();
         let is_here = context.starts_with('/');
         let context = if is_here {
@@ -131,8 +128,9 @@ impl Work<'_> {
         Ok(Build {
             context,
             dockerfile,
-            args,
-            labels,
+            args: arguments(said, path)?,
+            secrets: self.build_secrets(service, said, path)?,
+            labels: own_labels,
             network,
             platform,
             tags,
@@ -160,9 +158,6 @@ impl Work<'_> {
     /// Arguments that every builder knows.
     fn passed_on(&mut self, service: &str, said: &Node, path: &str) -> Result<Vec<String>, Fault> {
         let mut words = Vec::new();
-        for (at, grant) in said.items("secrets").iter().enumerate() {
-            words.push(self.build_secret(service, grant, &format!("{path}.secrets[{at}]"))?);
-        }
         for node in said.items("extra_hosts") {
             let host = plain(node, &format!("{path}.extra_hosts"))?;
             words.push(format!("--add-host={}", host.replacen('=', ":", 1)));
@@ -204,28 +199,38 @@ impl Work<'_> {
         }
     }
 
-    fn build_secret(&mut self, service: &str, grant: &Node, path: &str) -> Result<String, Fault> {
+    fn build_secrets(&mut self, service: &str, said: &Node, path: &str) -> Result<Vec<Secret>, Fault> {
+        let grants = said.items("secrets").iter().enumerate();
+        grants
+            .map(|(at, grant)| self.build_secret(service, grant, &format!("{path}.secrets[{at}]")))
+            .collect()
+    }
+
+    fn build_secret(&mut self, service: &str, grant: &Node, path: &str) -> Result<Secret, Fault> {
         let source = grant.text_at("source").unwrap_or_default();
-        let id = grant.text_at("target").unwrap_or(source);
+        let id = grant.text_at("target").unwrap_or(source).to_owned();
         let secret = self.section("secrets").find(|(name, _)| *name == source).map(|(_, node)| node.clone());
         let secret = secret.ok_or_else(|| refused(grant, path, format!("there is no secret `{source}`")))?;
         let from = if let Some(variable) = secret.text_at("environment") {
-            format!("env={variable}")
+            let value = self.project.environment.get(variable).cloned();
+            SecretSource::Variable(variable.to_owned(), value)
         } else if let Some(file) = secret.text_at("file") {
             let (real, is_inside) = self.real(file);
             if !is_inside {
                 let what = format!("read {real}, which is outside of the project's folder");
                 self.privilege(service, &secret, what);
             }
-            format!("src={real}")
+            SecretSource::File(real)
         } else {
             return Err(refused(grant, path, "only secrets of files and variables can be had in a build"));
         };
         // Builders read this as a line of comma-separated values.
-        if [id, &from].iter().any(|text| text.contains([',', '"'])) {
+        let is_odd = |text: &str| text.contains([',', '"', '\n', '\0']);
+        let is_odd_file = matches!(&from, SecretSource::File(path) if is_odd(path));
+        if is_odd(&id) || is_odd_file {
             return Err(refused(grant, path, "has a comma or a quote in its name or path"));
         }
-        Ok(format!("--secret=id={id},{from}"))
+        Ok(Secret { id, from })
     }
 
     /// A service, by its name, with what its image says.
@@ -249,6 +254,27 @@ impl Work<'_> {
         }
         Ok(node)
     }
+}
+
+/// Variables of the instructions.
+fn arguments(said: &Node, path: &str) -> Result<Keys, Fault> {
+    let mut args = Keys::new();
+    for (name, value) in said.members("args") {
+        let path = format!("{path}.args.{name}");
+        let is_odd = |c: char| c == '=' || c.is_whitespace() || c.is_control();
+        if name.is_empty() || name.contains(is_odd) {
+            return Err(refused(value, &path, "is no name of a variable"));
+        }
+        // One that has no value anywhere is not told.
+        if value.value == Value::Null {
+            continue;
+        }
+        let Some(text) = value.as_word().filter(|text| !text.contains('\0')) else {
+            return Err(refused(value, &path, "must be a text or a number, without a NUL"));
+        };
+        args.insert(name.to_owned(), text);
+    }
+    Ok(args)
 }
 
 /// Adds what an image says and the service does not.

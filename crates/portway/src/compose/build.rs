@@ -7,8 +7,9 @@ use portway_compose::build::{self, Build, Config, Output};
 use portway_compose::order::{Dependencies, Order};
 use portway_compose::want::{ComposeProject, Keys, Pull};
 
-use super::builder::{Store, Workshop};
+use super::builder::Workshop;
 use super::stage::{Stage, server, warn};
+use super::store::Store;
 use super::up::{self, Granting};
 use super::{enabling, known_services};
 use crate::cli::compose::FileArgs;
@@ -56,7 +57,7 @@ pub(super) fn run(files: &FileArgs, args: &BuildArgs) -> Outcome {
     make(&stage, &want, &workshop, &builds, &output)?;
     if args.push {
         for build in &builds {
-            send(&stage, &workshop, build, &output)?;
+            send(&stage, &want, &workshop, build, &output)?;
         }
     }
     Ok(())
@@ -73,7 +74,7 @@ pub(super) fn push(files: &FileArgs, args: &PushArgs) -> Outcome {
     let workshop = Workshop::find(args.builder)?;
     let output = Output { is_quiet: args.quiet, progress: None };
     for build in &builds {
-        match send(&stage, &workshop, build, &output) {
+        match send(&stage, &want, &workshop, build, &output) {
             Err(Stop::Failed(failure)) if args.ignore_push_failures => warn(&failure.error),
             sent => sent?,
         }
@@ -189,6 +190,9 @@ fn make(
     let place = place(stage, want)?;
     let store = Store { client: &stage.client, place, project: &want.name };
     for build in builds {
+        workshop.check(build)?;
+    }
+    for build in builds {
         tell(output, &format!("image {}  building", build.name));
         stage.runtime.block_on(workshop.build(store, build, output))?;
         tell(output, &format!("image {}  built", build.name));
@@ -196,13 +200,20 @@ fn make(
     Ok(())
 }
 
-fn send(stage: &Stage, workshop: &Workshop, build: &Build, output: &Output<'_>) -> Outcome {
+fn send(
+    stage: &Stage,
+    want: &ComposeProject,
+    workshop: &Workshop,
+    build: &Build,
+    output: &Output<'_>,
+) -> Outcome {
     if !build.is_named {
         warn(&format!("image {} is not sent: the service says no `image`", build.name));
         return Ok(());
     }
     tell(output, &format!("image {}  sending", build.name));
-    stage.runtime.block_on(workshop.push(&build.name, output))?;
+    let store = Store { client: &stage.client, place: place(stage, want)?, project: &want.name };
+    stage.runtime.block_on(workshop.push(store, build, output))?;
     tell(output, &format!("image {}  sent", build.name));
     Ok(())
 }

@@ -4,44 +4,38 @@
 //! runs this command. Its result is one archive of files, which the server gets with what the image says of itself.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portway_compose::build::{self, Build, Builder, Dockerfile, Inspected, Output, tar};
-use portway_incus::{Client, ImageFiles, Refusal};
-use tempfile::TempDir;
+use portway_compose::build::{self, Build, Builder, Dockerfile, Output, Paths, SecretSource};
+use portway_compose::want::Keys;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::build::tell;
 use super::stage::server;
+use super::store::{Store, send};
 use crate::cli::compose::images::BuilderArg;
 use crate::failure::{Outcome, Stop};
 
 /// How long a builder that is told to end may take for it.
 const CLEARING: Duration = Duration::from_secs(20);
 
+/// How much is repeated of what a builder that was to be quiet has said before it failed.
+const COMPLAINT_BYTES: u64 = 4 << 10;
+
 /// A builder that is on this machine.
 #[derive(Debug)]
 pub(super) struct Workshop {
     builder: Builder,
     program: PathBuf,
-}
-
-/// The server, and where in it images are.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Store<'s> {
-    pub(super) client: &'s Client,
-    /// Its project that has the images.
-    pub(super) place: &'s str,
-    /// The Compose project they are for.
-    pub(super) project: &'s str,
 }
 
 impl Workshop {
@@ -61,21 +55,39 @@ impl Workshop {
         })
     }
 
+    /// Refuses what this builder cannot be told as it is said.
+    pub(super) fn check(&self, build: &Build) -> Outcome {
+        let Some(name) = build.misplaced(|name| std::env::var_os(name)) else { return Ok(()) };
+        let (image, program) = (&build.name, self.builder.program());
+        let what =
+            format!("image {image}: the build argument {name} is a variable that {program} itself obeys");
+        let hint = format!("set {name} where this command is called, to what the build is to have");
+        Err(Stop::refused(what).hint(hint))
+    }
+
     /// Builds an image, and gives it to the server.
     pub(super) async fn build(&self, store: Store<'_>, build: &Build, output: &Output<'_>) -> Outcome {
         let dir = tempfile::Builder::new().prefix("portway-build-").tempdir_in(large());
         let dir = dir.map_err(|error| Stop::refused(format!("cannot make a temporary folder: {error}")))?;
-        let (instructions, rootfs) = (dir.path().join("Dockerfile"), dir.path().join("rootfs.tar"));
+        let own = |name: &str| dir.path().join(name);
+        let (instructions, rootfs, id) = (own("Dockerfile"), own("rootfs.tar"), own("id"));
+        let secrets = dir.path();
         if let Dockerfile::Inline(text) = &build.dockerfile {
-            std::fs::write(&instructions, text).map_err(|error| {
-                Stop::refused(format!("cannot write {}: {error}", instructions.display()))
-            })?;
+            keep(&instructions, text)?;
         }
-        let id = dir.path().join("id");
-        let words = self.builder.build(build, &instructions, (&rootfs, &id), output);
-        self.run(&words, output, &format!("build {}", build.name)).await?;
+        for (number, secret) in build.secrets.iter().enumerate() {
+            if let SecretSource::Variable(name, value) = &secret.from {
+                let missing =
+                    || Stop::refused(format!("image {}: the variable {name} is not set", build.name));
+                keep(&secrets.join(number.to_string()), value.as_ref().ok_or_else(missing)?)?;
+            }
+        }
+        let paths = Paths { instructions: &instructions, rootfs: &rootfs, id: &id, secrets };
+        let words = self.builder.build(build, paths, output);
+        // The values of its variables are not among the words: a command line is everybody's to read.
+        self.run(&words, &build.args, output, &format!("build {}", build.name)).await?;
         // By its name it might be what somebody else has built meanwhile.
-        let id = std::fs::read_to_string(&id)
+        let id = fs::read_to_string(&id)
             .map_err(|error| Stop::refused(format!("{} made no image: {error}", self.builder.program())))?;
         let id = id.trim();
         let said = self.answer(&self.builder.inspect(id)).await?;
@@ -86,16 +98,28 @@ impl Workshop {
         if !self.builder.exports_itself() {
             self.export(id, &rootfs).await?;
         }
-        let sent = send(store, build, &image, &rootfs, dir);
+        let mark = self.builder.mark(id);
+        let sent = send(store, build, (&image, &mark), &rootfs, dir);
         tokio::select! {
             sent = sent => sent,
             _ = signalled() => Err(Stop::refused("ended in the middle")),
         }
     }
 
-    /// Sends an image to its registry.
-    pub(super) async fn push(&self, name: &str, output: &Output<'_>) -> Outcome {
-        self.run(&self.builder.push(name, output), output, &format!("send {name}")).await
+    /// Sends an image to its registry: the one that was built for the project, whatever has got its name since.
+    pub(super) async fn push(&self, store: Store<'_>, build: &Build, output: &Output<'_>) -> Outcome {
+        let (name, program) = (&build.name, self.builder.program());
+        let image = store.client.image(store.place, &build.alias).await.map_err(|error| server(&error))?;
+        let mark = image.and_then(|image| image.properties.get(build::ID).cloned());
+        let id = mark.as_deref().and_then(|mark| self.builder.marked(mark));
+        let id = id.ok_or_else(|| {
+            let stop = Stop::refused(format!("image {name} is not sent: {program} has not built it"));
+            stop.hint("run `portway compose build` first, or say another --builder")
+        })?;
+        for words in self.builder.push(id, name, output) {
+            self.run(&words, &Keys::new(), output, &format!("send {name}")).await?;
+        }
+        Ok(())
     }
 
     /// Has the files of an image written, by way of a container that is never started.
@@ -110,28 +134,44 @@ impl Workshop {
         exported.and(removed).map(|_| ())
     }
 
-    /// Runs the builder; what it says goes to standard error.
-    async fn run<W: AsRef<OsStr>>(&self, words: &[W], output: &Output<'_>, what: &str) -> Outcome {
-        let said = if output.is_quiet {
-            Stdio::null()
-        } else {
-            io::stderr().as_fd().try_clone_to_owned().map_or_else(|_| Stdio::null(), Stdio::from)
+    /// Runs the builder with these variables more; what it says goes to standard error, and where it is to be quiet only
+    /// when it fails.
+    async fn run<W: AsRef<OsStr>>(
+        &self,
+        words: &[W],
+        variables: &Keys,
+        output: &Output<'_>,
+        what: &str,
+    ) -> Outcome {
+        let kept = if output.is_quiet { tempfile::tempfile().ok() } else { None };
+        let errors: io::Result<OwnedFd> = match &kept {
+            Some(kept) => kept.try_clone().map(OwnedFd::from),
+            None => io::stderr().as_fd().try_clone_to_owned(),
         };
-        let child = self.command(words).stdout(said).spawn().map_err(|error| self.unstarted(&error))?;
-        match ended(child).await? {
-            status if status.success() => Ok(()),
-            status => Err(Stop::refused(format!("{} could not {what}: {status}", self.builder.program()))),
+        let errors = errors.map_err(|error| self.unstarted(&error))?;
+        let said = if output.is_quiet { Ok(Stdio::null()) } else { errors.try_clone().map(Stdio::from) };
+        let said = said.map_err(|error| self.unstarted(&error))?;
+        let mut command = self.command(words);
+        let child = command.envs(variables).stdout(said).stderr(Stdio::from(errors)).spawn();
+        let status = ended(child.map_err(|error| self.unstarted(&error))?).await?;
+        if status.success() {
+            return Ok(());
         }
+        if let Some(kept) = kept {
+            complain(&last(kept));
+        }
+        Err(Stop::refused(format!("{} could not {what}: {status}", self.builder.program())))
     }
 
     /// Runs the builder for what it prints.
     async fn answer<W: AsRef<OsStr>>(&self, words: &[W]) -> Outcome<Vec<u8>> {
-        let child = self.command(words).stdout(Stdio::piped()).spawn();
+        let child = self.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let child = child.map_err(|error| self.unstarted(&error))?;
         let output = child.wait_with_output().await.map_err(|error| self.unstarted(&error))?;
         if output.status.success() {
             return Ok(output.stdout);
         }
+        complain(&output.stderr);
         let word = words.first().map(|word| word.as_ref().to_string_lossy().into_owned());
         let what = word.unwrap_or_default();
         Err(Stop::refused(format!("{} {what} has failed: {}", self.builder.program(), output.status)))
@@ -174,6 +214,23 @@ async fn signalled() -> Signal {
     }
 }
 
+/// The end of what a builder has said.
+fn last(mut kept: File) -> Vec<u8> {
+    let mut text = Vec::new();
+    let length = kept.metadata().map_or(0, |file| file.len());
+    let from = SeekFrom::Start(length.saturating_sub(COMPLAINT_BYTES));
+    // What cannot be read is not repeated.
+    let _unread = kept.seek(from).and_then(|_| kept.read_to_end(&mut text));
+    text
+}
+
+/// Repeats what a builder has said of its failure.
+fn complain(said: &[u8]) {
+    for line in String::from_utf8_lossy(said).lines() {
+        tell(&Output::default(), line);
+    }
+}
+
 /// A folder for the files of an image, which on many hosts do not fit into the memory that /tmp is.
 fn large() -> PathBuf {
     let usual = PathBuf::from("/var/tmp");
@@ -190,38 +247,9 @@ fn program(builder: Builder) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(builder.program())).find(is_program)
 }
 
-/// Gives the server an image and its name, which the one before loses. `_dir` holds the files.
-async fn send(store: Store<'_>, build: &Build, image: &Inspected, rootfs: &Path, _dir: TempDir) -> Outcome {
-    let Store { client, place, project } = store;
-    let unread = |error: io::Error| Stop::refused(format!("cannot read {}: {error}", rootfs.display()));
-    let (metadata, head) = (tar::metadata(image, project, build), tar::folders());
-    let files = File::open(rootfs).map_err(unread)?;
-    let (fingerprint, files_bytes) = tar::fingerprint(&[&metadata, &head], &files).map_err(unread)?;
-    let before = client.image(place, &build.alias).await.map_err(|error| server(&error))?;
-    if before.as_ref().is_some_and(|before| before.fingerprint == fingerprint) {
-        return Ok(());
-    }
-    if client.image(place, &fingerprint).await.map_err(|error| server(&error))?.is_none() {
-        let files = File::open(rootfs).map_err(unread)?;
-        let sent = ImageFiles { fingerprint: fingerprint.clone(), metadata, head, files, files_bytes };
-        let sent = match client.import(place, sent).await {
-            Ok(operation) => client.finish(&operation, None, |_| ()).await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        match sent {
-            Err(error) if error.refusal() == Some(Refusal::Exists) => {}
-            sent => sent.map_err(|error| server(&error))?,
-        }
-    }
-    let named = client.name_image(place, &build.alias, &fingerprint).await;
-    named.map_err(|error| server(&error))?;
-    // What nobody names any more is of no use. Instances made of it have copies.
-    let is_left = |before: &portway_incus::Image| {
-        before.aliases == [build.alias.clone()]
-            && before.properties.get(build::PROJECT).is_some_and(|of| of == project)
-    };
-    if let Some(before) = before.filter(is_left) {
-        let _kept = client.remove_image(place, &before.fingerprint).await;
-    }
-    Ok(())
+/// Writes a file that nobody else reads.
+fn keep(path: &Path, text: &str) -> Outcome {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| Stop::refused(format!("cannot write {}: {error}", path.display())))
 }

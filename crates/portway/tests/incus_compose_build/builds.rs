@@ -3,6 +3,7 @@
 use portway_testkit::{Server, wait_for};
 
 use crate::scene::Scene;
+use crate::yard::{printed, with_buildah};
 
 const DOCKERFILE: &str = "FROM scratch
 COPY bin /bin
@@ -38,8 +39,8 @@ fn runs(scene: &Scene, instance: &str, wanted: &[&str]) {
     let words = "for p in /proc/[0-9]*; do cat $p/cmdline $p/environ | tr '\\0' ' '; stat -c %u $p; readlink $p/cwd; done; \
                  cat /srv/who";
     let has_all = || {
-        let said = scene.exec(instance, words);
-        wanted.iter().all(|word| said.contains(word)).then_some(())
+        let told = printed(scene, instance, words);
+        wanted.iter().all(|word| told.contains(word)).then_some(())
     };
     wait_for(&format!("{wanted:?} in {instance}"), has_all).unwrap();
 }
@@ -48,11 +49,10 @@ fn runs(scene: &Scene, instance: &str, wanted: &[&str]) {
 ///
 /// Fails when what runs is not what the image says.
 fn built(server: Server) -> Option<Scene> {
-    let scene = Scene::with_builder(server, "built")?;
-    scene.write("Dockerfile", DOCKERFILE);
-    scene.write("passwd", "root:x:0:0::/:/bin/sh\napp:x:1234:1234::/srv:/bin/sh\n");
-    scene.write("compose.yaml", &file("alice"));
-    scene.add_busybox();
+    let scene = with_buildah(server, "built")?;
+    scene.put("Dockerfile", DOCKERFILE);
+    scene.put("passwd", "root:x:0:0::/:/bin/sh\napp:x:1234:1234::/srv:/bin/sh\n");
+    scene.write(&file("alice"));
     let without = scene.run(&["up", "-d", "--no-build"]);
     assert!(without.code == Some(1) && without.err.contains("is not built"), "{without:?}");
     let up = scene.ok(&["up", "-d"]);
@@ -76,7 +76,7 @@ fn a_service_is_built_and_built_again() {
     scene.ok(&["up", "-d", "--build"]);
     assert_eq!(uuids(&scene), before, "what is built of the same is the same");
 
-    scene.write("compose.yaml", &file("bob"));
+    scene.write(&file("bob"));
     scene.ok(&["build", "-q", "app"]);
     assert_eq!(scene.images().len(), 2, "the one before is gone");
     scene.ok(&["up", "-d"]);
@@ -109,10 +109,9 @@ fn the_same_where_images_of_registries_run() {
 /// Fails when something is made of a build that has failed, or when a file reads beyond its folder unasked.
 #[test]
 fn a_build_that_cannot_be_had_is_told() {
-    let Some(scene) = Scene::with_builder(Server::Incus6, "faults") else { return };
-    scene.add_busybox();
+    let Some(scene) = with_buildah(Server::Incus6, "faults") else { return };
     let is_refused = |file: &str, code: i32, words: &str| {
-        scene.write("compose.yaml", file);
+        scene.write(file);
         let said = scene.run(&["up", "-d"]);
         assert!(said.code == Some(code) && said.err.contains(words), "{words}: {said:?}");
         assert!(scene.bed.incus().find(&format!("/1.0/projects/{}", scene.name)).unwrap().is_none());
@@ -122,7 +121,7 @@ fn a_build_that_cannot_be_had_is_told() {
     let failing = "FROM scratch\nCOPY bin /bin\nRUN [\"/bin/sh\", \"-c\", \"exit 7\"]\n";
     is_refused(&inline(failing), 1, "buildah could not build");
     is_refused(&inline("FROM scratch\nCOPY bin /bin\n"), 2, "its image says nothing of what runs in it");
-    scene.write("compose.yaml", &inline("FROM scratch\nCOPY bin /bin\nCMD [\"/bin/sleep\", \"1\"]\n"));
+    scene.write(&inline("FROM scratch\nCOPY bin /bin\nCMD [\"/bin/sleep\", \"1\"]\n"));
     scene.ok(&["build"]);
     std::fs::create_dir(scene.home().join("other")).unwrap();
     is_refused("services: {app: {build: ../other}}\n", 1, "privileges that were not granted");
@@ -131,18 +130,18 @@ fn a_build_that_cannot_be_had_is_told() {
     is_refused("services: {app: {image: x, pull_policy: build}}\n", 2, "nothing says how it is built");
     // The shell is nobody's.
     let odd = "; touch hit; `touch hit` #";
-    scene.write(&format!("{odd}/Dockerfile"), "FROM scratch\nCOPY Dockerfile /\nCMD [\"/x\"]\n");
-    scene.write("compose.yaml", &format!("services: {{app: {{build: {:?}}}}}\n", format!("./{odd}")));
+    scene.put(&format!("{odd}/Dockerfile"), "FROM scratch\nCOPY Dockerfile /\nCMD [\"/x\"]\n");
+    scene.write(&format!("services: {{app: {{build: {:?}}}}}\n", format!("./{odd}")));
     let built = scene.run(&["build"]);
-    assert!(!scene.path("hit").exists() && built.code == Some(0), "{built:?}");
+    assert!(!scene.dir().join("hit").exists() && built.code == Some(0), "{built:?}");
 }
 
 /// Fails when a missing builder is found out after something was made.
 #[test]
 fn without_a_builder_nothing_is_made() {
-    let Some(scene) = Scene::open(Server::Incus6, "none") else { return };
-    scene.write("compose.yaml", "services: {app: {build: .}}\n");
-    scene.write("Dockerfile", "FROM scratch\n");
+    let Some(scene) = Scene::on(Server::Incus6, "none") else { return };
+    scene.write("services: {app: {build: .}}\n");
+    scene.put("Dockerfile", "FROM scratch\n");
     for (args, words) in [
         (&["up", "-d"][..], "is not built: images are built by buildah, podman or docker"),
         (&["build"], "none of them is here"),
@@ -152,7 +151,7 @@ fn without_a_builder_nothing_is_made() {
         assert!(said.code == Some(1) && said.err.contains(words), "{said:?}");
     }
     assert!(scene.bed.incus().find(&format!("/1.0/projects/{}", scene.name)).unwrap().is_none());
-    scene.write("compose.yaml", "services: {app: {image: bb}}\n");
+    scene.write("services: {app: {image: bb}}\n");
     let nothing = scene.ok(&["build"]);
     assert!(nothing.err.contains("no service has `build`"), "{nothing:?}");
     let missing = scene.run(&["build", "nobody"]);

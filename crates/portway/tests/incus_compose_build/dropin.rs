@@ -8,9 +8,8 @@ use crate::scene::Scene;
 /// Fails when a command, a flag or a variable of incus-compose means another thing here.
 #[test]
 fn scripts_for_incus_compose_go_on() {
-    let Some(scene) = Scene::open(Server::Incus6, "dropin") else { return };
+    let Some(scene) = Scene::on(Server::Incus6, "dropin") else { return };
     scene.write(
-        "compose.yaml",
         "services:
   db: {image: bb, command: [sleep, '100000'], stop_grace_period: 0s, volumes: ['data:/data']}
   web: {image: bb, command: [sleep, '100000'], stop_grace_period: 0s, depends_on: [db]}

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use portway_testkit::{HTTPS_ADDRESS, Ports, Server, Trusted, certificate};
 
 use crate::scene::Scene;
+use crate::yard::with_buildah;
 
 /// What a client of Incus has where `r1` is the scene's own server, by TLS.
 fn elsewhere(scene: &mut Scene) -> Trusted<'static> {
@@ -28,7 +29,7 @@ fn elsewhere(scene: &mut Scene) -> Trusted<'static> {
 /// Fails when a server elsewhere is not the one that is used, when what is here is taken for what is there, or when a
 /// server that proves to be another one is spoken to.
 fn it_is_reached(server: Server) {
-    let Some(mut scene) = Scene::with_builder(server, "far") else { return };
+    let Some(mut scene) = with_buildah(server, "far") else { return };
     let trusted = elsewhere(&mut scene);
     let ports = Ports::claim(scene.bed.netns()).unwrap();
     let port = ports.one().unwrap();
@@ -52,10 +53,9 @@ fn it_is_reached(server: Server) {
         .replace("PORT", &port.to_string())
         .replace("MOUNT", mount)
     };
-    scene.add_busybox();
     // In the project's folder here, and nobody knows where there.
-    fs::create_dir(scene.path("data")).unwrap();
-    scene.write("compose.yaml", &file("./data:/data"));
+    fs::create_dir(scene.dir().join("data")).unwrap();
+    scene.write(&file("./data:/data"));
     let none = scene.run(&["--remote", "none", "ps"]);
     assert!(none.code == Some(4) && none.err.contains("there is no server none"), "{none:?}");
     for command in ["ps", "ls"] {
@@ -66,7 +66,7 @@ fn it_is_reached(server: Server) {
     // Nothing but TLS leads to the server from here on.
     let asked = scene.end(scene.command(&["up", "-d"]).env("INCUS_SOCKET", "/nowhere"));
     assert!(asked.code == Some(1) && asked.err.contains("/shop/data of the host"), "{asked:?}");
-    scene.write("compose.yaml", &file("/usr:/data:ro"));
+    scene.write(&file("/usr:/data:ro"));
     let portway = scene.run(&["up", "-d", "--proxy-engine", "portway"]);
     assert!(portway.code == Some(1) && portway.err.contains("beside the server"), "{portway:?}");
     let up = scene.end(scene.command(&["up", "-d", "--allow"]).env("INCUS_SOCKET", "/nowhere"));

@@ -2,6 +2,8 @@
 //! servers elsewhere.
 
 #[cfg(test)]
+mod apart;
+#[cfg(test)]
 mod builds;
 #[cfg(test)]
 mod dropin;
@@ -10,9 +12,13 @@ mod elsewhere;
 #[cfg(test)]
 mod registry;
 #[cfg(test)]
+#[expect(dead_code, reason = "each test binary uses its part")]
+#[path = "../incus_compose/scene.rs"]
 mod scene;
 #[cfg(test)]
 mod watched;
+#[cfg(test)]
+mod yard;
 
 /// The program.
 const PORTWAY: &str = env!("CARGO_BIN_EXE_portway");
