@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use portway_composefile::{Environment, Host, Options, Source, load};
 use serde_json::Value;
@@ -35,17 +36,37 @@ impl Case {
 }
 
 /// What came of all of them.
+#[derive(Default)]
 pub(crate) struct Tally {
     counts: BTreeMap<Verdict, usize>,
-    reasons: BTreeMap<&'static str, usize>,
+    /// How many differ with each reason.
+    pub(crate) reasons: BTreeMap<&'static str, usize>,
     /// One text for each that differs without a reason.
     pub(crate) different: Vec<String>,
 }
 
 impl Tally {
+    /// Both together.
+    fn with(mut self, other: Tally) -> Tally {
+        for (verdict, count) in other.counts {
+            *self.counts.entry(verdict).or_default() += count;
+        }
+        for (reason, count) in other.reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
+        self.different.extend(other.different);
+        self.different.sort();
+        self
+    }
+
     /// How many ended so.
     pub(crate) fn count(&self, verdict: Verdict) -> usize {
         self.counts.get(&verdict).copied().unwrap_or_default()
+    }
+
+    /// How many there were.
+    pub(crate) fn all(&self) -> usize {
+        self.counts.values().sum()
     }
 
     /// How many are equal or refused by both.
@@ -69,18 +90,30 @@ impl fmt::Display for Tally {
 /// What one side makes of a case.
 pub(crate) type Answer = Result<Value, String>;
 
-/// All cases, one after the other: the tests themselves run side by side.
+/// Programs of the oracle that run side by side.
+const SIDE_BY_SIDE: usize = 4;
+
+/// All cases.
 pub(crate) fn all(oracle: &Path, cases: &[Case]) -> Tally {
     let scratch = tempfile::tempdir().expect("a folder can be made");
-    let mut tally = Tally { counts: BTreeMap::new(), reasons: BTreeMap::new(), different: Vec::new() };
-    for (number, case) in cases.iter().enumerate() {
-        let dir = scratch.path().join(number.to_string());
-        write(&dir, case);
-        let (theirs, ours) = (ask(oracle, &dir, case), own(&dir, case));
-        note(&mut tally, case, &theirs, &ours);
-        fs::remove_dir_all(&dir).expect("it is ours");
-    }
-    tally
+    let next = AtomicUsize::new(0);
+    let share = || {
+        let mut tally = Tally::default();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = cases.get(number) else { return tally };
+            let dir = scratch.path().join(number.to_string());
+            write(&dir, case);
+            let (theirs, ours) = (ask(oracle, &dir, case), own(&dir, case));
+            note(&mut tally, case, &theirs, &ours);
+            fs::remove_dir_all(&dir).expect("it is ours");
+        }
+    };
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = (0..SIDE_BY_SIDE).map(|_| scope.spawn(share)).collect();
+        let done = shares.into_iter().map(|share| share.join().expect("it has not failed"));
+        done.fold(Tally::default(), Tally::with)
+    })
 }
 
 fn note(tally: &mut Tally, case: &Case, theirs: &Answer, ours: &Answer) {
