@@ -114,7 +114,12 @@ impl<'h> Loader<'h> {
         self.host.read(path).map_err(|error| {
             let kind = if error.kind() == io::ErrorKind::NotFound { Kind::Missing } else { Kind::Unreadable };
             let why = if kind == Kind::Missing { "no such file".to_owned() } else { error.to_string() };
-            fault(kind, format!("cannot read {}: {why}", path.display()))
+            // What a file names by an address is looked for below its folder.
+            let is_address =
+                path.components().any(|part| part.as_os_str().as_encoded_bytes().ends_with(b":"));
+            let hint =
+                is_address.then(|| "files are read from this machine only, not from addresses".to_owned());
+            fault(kind, format!("cannot read {}: {why}", path.display())).hint(hint)
         })
     }
 

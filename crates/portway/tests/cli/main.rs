@@ -1,6 +1,8 @@
 //! The program as its users see it: help, errors, exit codes, output in every format.
 
 #[cfg(test)]
+mod bad_compose;
+#[cfg(test)]
 mod bombs;
 #[cfg(test)]
 mod compose;
