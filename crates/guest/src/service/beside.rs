@@ -1,7 +1,7 @@
 //! A program beside the service: as its user, with its groups, variables and folder. A test of its health is one.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
