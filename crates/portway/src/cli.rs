@@ -8,6 +8,7 @@ use crate::output::Format;
 
 pub(crate) mod compose;
 pub(crate) mod keys;
+pub(crate) mod mesh;
 pub(crate) mod notes;
 pub(crate) mod ssh;
 pub(crate) mod target;
@@ -69,6 +70,9 @@ pub(crate) enum Command {
     /// over it.
     #[command(arg_required_else_help = true)]
     Compose(Box<compose::ComposeArgs>),
+    /// Make and check the files of a WireGuard network
+    #[command(subcommand, arg_required_else_help = true)]
+    Mesh(mesh::MeshCommand),
     /// Show the daemon, the servers it follows and its workers
     Status(StatusArgs),
     /// Show devices by their traffic, again and again

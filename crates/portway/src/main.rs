@@ -10,6 +10,7 @@ mod doctor;
 mod events;
 mod failure;
 mod man;
+mod mesh;
 mod moves;
 mod output;
 mod progress;
@@ -65,6 +66,7 @@ fn dispatch(command: &Command) -> Outcome<ExitCode> {
         Command::Apply(args) => apply::run(args),
         Command::Ssh(command) => ssh::run(command),
         Command::Compose(args) => compose::run(args),
+        Command::Mesh(command) => mesh::run(command),
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),
         Command::Events(args) => events::run(args),

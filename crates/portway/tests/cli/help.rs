@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 31] = [
+const COMMANDS: [&[&str]; 37] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -28,6 +28,12 @@ const COMMANDS: [&[&str]; 31] = [
     &["ssh", "policy"],
     &["ssh", "policy", "check"],
     &["compose"],
+    &["mesh"],
+    &["mesh", "check"],
+    &["mesh", "genconf"],
+    &["mesh", "genkey"],
+    &["mesh", "pubkey"],
+    &["mesh", "genpsk"],
     &["status"],
     &["top"],
     &["events"],

@@ -11,6 +11,8 @@ mod errors;
 #[cfg(test)]
 mod help;
 #[cfg(test)]
+mod mesh;
+#[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod output;

@@ -1,0 +1,49 @@
+//! `portway mesh`: keys, files and what they mean.
+
+mod check;
+mod genconf;
+
+use std::io::Read as _;
+
+use portway_mesh::spec::{PresharedKey, PrivateKey, SpecError};
+use zeroize::Zeroizing;
+
+use crate::cli::mesh::MeshCommand;
+use crate::failure::{Outcome, Stop, chain};
+use crate::output::Out;
+
+/// Runs one of the commands.
+pub(crate) fn run(command: &MeshCommand) -> Outcome {
+    match command {
+        MeshCommand::Check(args) => check::run(args),
+        MeshCommand::Genconf(args) => genconf::run(args),
+        MeshCommand::Genkey => Out::new().line(&PrivateKey::generate().map_err(no_random)?.reveal()),
+        MeshCommand::Genpsk => Out::new().line(&PresharedKey::generate().map_err(no_random)?.reveal()),
+        MeshCommand::Pubkey => pubkey(),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn no_random<E: std::fmt::Display>(error: E) -> Stop {
+    Stop::refused(format!("no random numbers: {error}"))
+}
+
+fn pubkey() -> Outcome {
+    /// More than a key and its line end; anything longer is none.
+    const READ_MAX_BYTES: u64 = 1024;
+    let mut text = Zeroizing::new(String::new());
+    let read = std::io::stdin().take(READ_MAX_BYTES).read_to_string(&mut text);
+    read.map_err(|error| Stop::usage(format!("cannot read standard input: {}", chain(&error))))?;
+    let key: PrivateKey =
+        text.trim().parse().map_err(|error| Stop::usage(format!("standard input: private key: {error}")))?;
+    Out::new().line(&key.public().to_string())
+}
+
+/// What is wrong with a network, with the exit code that it has.
+fn unusable(error: &SpecError) -> Stop {
+    let stop = if error.is_malformed() { Stop::usage(chain(error)) } else { Stop::refused(chain(error)) };
+    match error.hint() {
+        Some(hint) => stop.hint(hint),
+        None => stop,
+    }
+}
