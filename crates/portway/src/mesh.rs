@@ -23,7 +23,6 @@ pub(crate) fn run(command: &MeshCommand) -> Outcome {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn no_random<E: std::fmt::Display>(error: E) -> Stop {
     Stop::refused(format!("no random numbers: {error}"))
 }
