@@ -7,8 +7,6 @@
 //!   generated)
 //! ```
 
-#![expect(clippy::print_stdout, reason = "the figures are what the run is for")]
-
 mod difference;
 mod fixtures;
 mod generate;
