@@ -5,17 +5,18 @@
 //! code the daemon uses. Commands that stay in the foreground are not run; their options are looked up in
 //! their help.
 
+mod blocks;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
 use portway_config::Settings;
-use portway_config::devices::{self, Form, Meaning};
-use portway_model::{DeviceName, DeviceSpec, InstanceRef, Provider};
+use portway_model::{DeviceName, DeviceSpec, InstanceRef};
 
 use crate::named;
-use crate::shell::{Example, blocks, examples};
+use crate::shell::{Example, examples};
 use crate::workspace::Workspace;
 
 /// Files of the top folder that are read, besides everything in `docs/`.
@@ -58,7 +59,7 @@ pub(crate) fn check(workspace: &Workspace, portway: &Path) -> anyhow::Result<()>
                 faults.push(format!("{name}:{}: {error:#}", example.line));
             }
         }
-        faults.extend(block_faults(&name, &text));
+        faults.extend(blocks::faults(&runner, &name, &text));
         faults.extend(named::faults(workspace.root(), &name, &text));
         if name == KEYS_PAGE {
             faults.extend(key_faults(&text));
@@ -89,29 +90,6 @@ fn links(text: &str) -> Vec<&str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let files = targets.map(|target| target.split('#').next().unwrap_or_default());
     files.filter(|target| !target.is_empty() && !target.contains("://") && !target.contains(' ')).collect()
-}
-
-/// `toml` blocks are settings of the daemon, `yaml` blocks files of devices, `json` blocks at least JSON.
-fn block_faults(name: &str, text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    for (line, lines) in blocks(text, "toml") {
-        if let Err(error) = Settings::parse(Path::new(name), &lines.join("\n")) {
-            faults.push(format!("{name}:{line}: settings: {error}"));
-        }
-    }
-    for (line, lines) in blocks(text, "yaml") {
-        let (path, bytes) = (Path::new(name), lines.join("\n").into_bytes());
-        let meaning = Meaning { provider: Provider::Incus, project: None };
-        if let Err(error) = devices::parse(path, bytes, Form::Yaml, &meaning) {
-            faults.push(format!("{name}:{line}: devices: {error}"));
-        }
-    }
-    for (line, lines) in blocks(text, "json") {
-        if let Err(error) = serde_json::from_str::<serde_json::Value>(&lines.join("\n")) {
-            faults.push(format!("{name}:{line}: json: {error}"));
-        }
-    }
-    faults
 }
 
 /// Every key has a row `| `key` | … | default | …`, and no other row looks like one.

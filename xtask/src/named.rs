@@ -54,8 +54,10 @@ fn is_there(root: &Path, binary: &str, name: &str) -> bool {
         return is_below(&root.join(binary), name);
     }
     let tests = root.join("crates/portway/tests");
-    let (file, name) = match name.split_once("::") {
-        Some((module, name)) => (tests.join(binary).join(module).with_extension("rs"), name),
+    let (file, name) = match name.rsplit_once("::") {
+        Some((module, name)) => {
+            (tests.join(binary).join(module.replace("::", "/")).with_extension("rs"), name)
+        }
         None => (tests.join(binary).with_extension("rs"), name),
     };
     fs::read_to_string(file).is_ok_and(|text| has_test(&text, name))
