@@ -12,7 +12,7 @@ pub struct Position {
 /// Bytes from one known place to the next.
 const STEP: usize = 1024;
 
-/// Lines and columns of a text, of which those at every [`STEP`] bytes are known: a place costs the same wherever in
+/// Lines and columns of a text, of which those at every `STEP` bytes are known: a place costs the same wherever in
 /// the text it is, and however long its line.
 #[derive(Debug)]
 pub struct Places<'a> {
