@@ -143,7 +143,7 @@ impl Builder {
         }
     }
 
-    /// Arguments that have it build an image. The values of [`Build::args`] are not among them: it finds those in its
+    /// Arguments that have it build an image. Values of [`Build::hidden_args`] are not among them: it finds those in its
     /// environment.
     #[must_use]
     pub fn build(self, build: &Build, paths: Paths<'_>, output: &Output<'_>) -> Vec<OsString> {
@@ -161,7 +161,7 @@ impl Builder {
             Dockerfile::File(path) => say("file", path),
             Dockerfile::Inline(_) => say("file", &paths.instructions),
         }
-        build.args.keys().for_each(|name| say("build-arg", name));
+        build.args.iter().for_each(|(name, value)| say("build-arg", &argument::word(name, value)));
         for (number, secret) in build.secrets.iter().enumerate() {
             let mut word = OsString::from(format!("id={},src=", secret.id));
             match &secret.from {

@@ -1,9 +1,8 @@
 //! Variables of a build. A command line is everybody's to read, so a builder finds the values in its own environment; and
 //! there some names mean something to the builder itself.
 
-use std::ffi::OsString;
-
 use super::Build;
+use crate::want::Keys;
 
 /// Names that mean something to a builder, to what it calls or to the C library: those that begin so.
 const PREFIXES: [&str; 22] = [
@@ -92,28 +91,32 @@ fn is_the_builders(name: &str) -> bool {
 }
 
 impl Build {
-    /// The first variable that cannot be told to a builder as it is: one of that name tells the builder itself something, and
-    /// here it has another value or none. `here` looks up a variable of this process.
-    pub fn misplaced(&self, here: impl Fn(&str) -> Option<OsString>) -> Option<&str> {
-        let has_it = |name: &str, value: &str| here(name).is_some_and(|own| own == *value);
-        let mut args = self.args.iter();
-        args.find(|(name, value)| is_the_builders(name) && !has_it(name, value))
-            .map(|(name, _)| name.as_str())
+    /// The variables that a builder finds in its environment. The others mean something to itself: it is told them where all
+    /// can read them, as builders always are.
+    #[must_use]
+    pub fn hidden_args(&self) -> Keys {
+        let hidden = self.args.iter().filter(|(name, _)| !is_the_builders(name));
+        hidden.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
+}
+
+/// What a builder is told of a variable: its name, and the value only where its environment cannot have it.
+pub(super) fn word(name: &str, value: &str) -> String {
+    if is_the_builders(name) { format!("{name}={value}") } else { name.to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::want::Keys;
 
     /// Fails when a file sets a variable that a builder obeys, or when a usual one is taken for such.
     #[test]
     fn what_a_builder_obeys_is_not_the_files_to_set() {
-        let misplaced = |name: &str, here: Option<&str>| {
+        let is_hidden = |name: &str| {
             let args = Keys::from([(name.to_owned(), "x".to_owned())]);
-            let build = Build { args, ..Build::default() };
-            build.misplaced(|_| here.map(OsString::from)).is_some()
+            let is_hidden = !Build { args, ..Build::default() }.hidden_args().is_empty();
+            assert_eq!(word(name, "x"), if is_hidden { name.to_owned() } else { format!("{name}=x") });
+            is_hidden
         };
         let obeyed = [
             "LD_PRELOAD",
@@ -137,8 +140,7 @@ mod tests {
             "SSH_AUTH_SOCK",
         ];
         for name in obeyed {
-            assert!(misplaced(name, None) && misplaced(name, Some("y")), "{name}");
-            assert!(!misplaced(name, Some("x")), "{name}: nothing changes");
+            assert!(!is_hidden(name), "{name}");
         }
         for name in [
             "VERSION",
@@ -150,7 +152,7 @@ mod tests {
             "A.B",
             "path",
         ] {
-            assert!(!misplaced(name, None), "{name}");
+            assert!(is_hidden(name), "{name}");
         }
     }
 }

@@ -190,9 +190,6 @@ fn make(
     let place = place(stage, want)?;
     let store = Store { client: &stage.client, place, project: &want.name };
     for build in builds {
-        workshop.check(build)?;
-    }
-    for build in builds {
         tell(output, &format!("image {}  building", build.name));
         stage.runtime.block_on(workshop.build(store, build, output))?;
         tell(output, &format!("image {}  built", build.name));

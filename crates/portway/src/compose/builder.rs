@@ -55,16 +55,6 @@ impl Workshop {
         })
     }
 
-    /// Refuses what this builder cannot be told as it is said.
-    pub(super) fn check(&self, build: &Build) -> Outcome {
-        let Some(name) = build.misplaced(|name| std::env::var_os(name)) else { return Ok(()) };
-        let (image, program) = (&build.name, self.builder.program());
-        let what =
-            format!("image {image}: the build argument {name} is a variable that {program} itself obeys");
-        let hint = format!("set {name} where this command is called, to what the build is to have");
-        Err(Stop::refused(what).hint(hint))
-    }
-
     /// Builds an image, and gives it to the server.
     pub(super) async fn build(&self, store: Store<'_>, build: &Build, output: &Output<'_>) -> Outcome {
         let dir = tempfile::Builder::new().prefix("portway-build-").tempdir_in(large());
@@ -84,8 +74,8 @@ impl Workshop {
         }
         let paths = Paths { instructions: &instructions, rootfs: &rootfs, id: &id, secrets };
         let words = self.builder.build(build, paths, output);
-        // The values of its variables are not among the words: a command line is everybody's to read.
-        self.run(&words, &build.args, output, &format!("build {}", build.name)).await?;
+        // Values of variables are not among the words where that can be: a command line is everybody's to read.
+        self.run(&words, &build.hidden_args(), output, &format!("build {}", build.name)).await?;
         // By its name it might be what somebody else has built meanwhile.
         let id = fs::read_to_string(&id)
             .map_err(|error| Stop::refused(format!("{} made no image: {error}", self.builder.program())))?;
