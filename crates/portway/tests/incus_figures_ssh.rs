@@ -10,11 +10,11 @@ mod scene;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use portway_testkit::{ContainerSpec, Image, Server, process};
 use std::os::fd::AsRawFd as _;
@@ -29,6 +29,12 @@ const FILE_BYTES: usize = 200_000_000;
 
 /// Keystrokes of one measurement.
 const KEYS: usize = 500;
+
+/// Floods whose keystrokes are put together.
+const FLOODS: u8 = 5;
+
+/// A server that takes clients more slowly gets fewer of them.
+const FLOOD_LIMIT: Duration = Duration::from_secs(3);
 
 /// The kind of key exchange both servers know.
 const EXCHANGE: &str = "KexAlgorithms=curve25519-sha256";
@@ -154,7 +160,20 @@ struct Typist {
 impl Typist {
     fn start(scene: &Scene) -> Result<Self> {
         let mut client = scene.client(&["-tt", "-b", "127.0.0.1"]);
-        client.args([&Scene::at(scene.container.name()), "stty raw -echo; echo ready; exec cat"]);
+        client.arg(Scene::at(scene.container.name()));
+        Self::begin(scene, client)
+    }
+
+    /// One with an account at either server.
+    fn at(peer: &Peer<'_>) -> Result<Self> {
+        let mut client = Command::new("ssh");
+        let (to, options) = peer.words.split_last().context("where to?")?;
+        client.args(options).args(["-tt", to]);
+        Self::begin(peer.scene, client)
+    }
+
+    fn begin(scene: &Scene, mut client: Command) -> Result<Self> {
+        client.arg("stty raw -echo; echo ready; exec cat");
         let mut client = scene.bed.netns().spawn(client.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let input = client.stdin.take().context("its input")?;
         let mut output = client.stdout.take().context("its output")?;
@@ -196,13 +215,74 @@ fn flood(port: u16, count: u32, sources: u32) -> Result<Vec<TcpStream>> {
     let mut held = Vec::new();
     for number in 0..count {
         let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + number % sources);
-        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        bind(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(source, 0)))?;
-        let SocketAddr::V4(there) = SocketAddr::from(([127, 0, 0, 1], port)) else { continue };
-        connect(socket.as_raw_fd(), &SockaddrIn::from(there))?;
-        held.push(TcpStream::from(socket));
+        held.push(knock(SocketAddrV4::new(source, 0), SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?);
     }
     Ok(held)
+}
+
+/// A connection that says nothing.
+fn knock(from: SocketAddrV4, to: SocketAddrV4) -> Result<TcpStream> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(from))?;
+    connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+    Ok(TcpStream::from(socket))
+}
+
+/// What somebody who types at either server notices of 5,000 connections from one source, several times over: the gateway
+/// and OpenSSH's server beside each other, for all of them share this machine's processors with those who knock. They do
+/// so at the lowest priority: elsewhere they would be other machines.
+fn typed_beside_floods(peers: &[Peer<'_>; 2]) -> Result<()> {
+    let IpAddr::V4(address) = peers[1].scene.container.address(false)? else { bail!("no IPv4 address") };
+    let doors = [SocketAddrV4::new(Ipv4Addr::LOCALHOST, peers[0].scene.port), SocketAddrV4::new(address, 22)];
+    let netns = peers[0].scene.bed.netns();
+    let mut typists = [Typist::at(&peers[0])?, Typist::at(&peers[1])?];
+    let mut times: [[Vec<Duration>; 2]; 2] = Default::default();
+    for round in 0..FLOODS {
+        for (which, typist) in typists.iter_mut().enumerate() {
+            times[which][0].extend(typist.types(KEYS / 2)?);
+            // A source that is turned away already is another flood.
+            let from = if which == 0 { Ipv4Addr::new(127, 2, round, 1) } else { Ipv4Addr::UNSPECIFIED };
+            let to = doors[which];
+            let under = std::thread::scope(|scope| {
+                let knocking = scope.spawn(move || {
+                    netns.enter(|| {
+                        rustix::process::nice(19)?;
+                        let begin = Instant::now();
+                        let mut held = Vec::new();
+                        while held.len() < 5000 && begin.elapsed() < FLOOD_LIMIT {
+                            // One that is not taken in time is one less.
+                            held.extend(knock(SocketAddrV4::new(from, 0), to).ok());
+                        }
+                        anyhow::Ok((held, begin.elapsed()))
+                    })
+                });
+                let mut under = Vec::new();
+                while !knocking.is_finished() || under.len() < KEYS / 2 {
+                    under.extend(typist.types(25)?);
+                }
+                let (held, took) = knocking.join().map_err(|_| anyhow::anyhow!("the flood"))???;
+                println!("  {}: {} connections in {took:.2?}", peers[which].name, held.len());
+                anyhow::Ok(under)
+            })?;
+            times[which][1].extend(under);
+        }
+    }
+    for (peer, [mut idle, mut under]) in peers.iter().zip(times) {
+        idle.sort();
+        under.sort();
+        let ms = |times: &[Duration], part: usize| times[(times.len() - 1) * part / 100].as_secs_f64() * 1e3;
+        println!(
+            "keystroke at {}: idle p50 {:.2} ms p99 {:.2} ms, beside 5,000 from one source p50 {:.2} ms p99 {:.2} ms, \
+             ratio of p99 {:.2}",
+            peer.name,
+            ms(&idle, 50),
+            ms(&idle, 99),
+            ms(&under, 50),
+            ms(&under, 99),
+            ms(&under, 99) / ms(&idle, 99)
+        );
+    }
+    typists.into_iter().try_for_each(Typist::end)
 }
 
 /// What somebody who is in, and somebody who comes in, notices of a flood.
@@ -256,6 +336,16 @@ fn under_a_flood(count: u32, sources: u32, keys: usize) -> Result<()> {
 #[test]
 fn a_flood_of_some_ends_nobody() -> Result<()> {
     under_a_flood(150, 30, 50)
+}
+
+/// Prints what floods from one source do to who is in, beside OpenSSH's server.
+#[test]
+#[ignore = "measures times; cargo xtask figures"]
+fn floods_beside_sshd() -> Result<()> {
+    process::raise_nofile()?;
+    let spec = ContainerSpec { image: Image::Debian, ..ContainerSpec::default() };
+    let Some(scene) = Scene::start_with(Server::Incus6, "knocked", &spec)? else { return Ok(()) };
+    typed_beside_floods(&peers(&scene)?)
 }
 
 /// Prints what 5,000 connections from one source and from a thousand do.
