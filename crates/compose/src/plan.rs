@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::difference::{Difference, Takes};
+use crate::observe::Observed;
 use crate::render::Rendered;
 use crate::want::{ComposeProject, Condition, Health, ImageSource, Keys};
 
@@ -274,11 +275,16 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// The same, where it misses no image that nobody can fetch or build.
+    /// The same, where it misses no image that nobody can fetch or build. A project that has images of its own until it is
+    /// ours does not show those that it will have.
     ///
     /// # Errors
     /// [`PlanError::Absent`].
-    pub fn with_images_of(self, want: &ComposeProject) -> Result<Plan, PlanError> {
+    pub fn with_images_of(self, want: &ComposeProject, seen: &Observed) -> Result<Plan, PlanError> {
+        let has_own = |config: &Keys| config.get("features.images").is_some_and(|is| is == "true");
+        if seen.project.as_ref().is_some_and(has_own) {
+            return Ok(self);
+        }
         let is_own = |name: &&String| {
             want.images.get(*name).is_some_and(|image| matches!(image.source, ImageSource::Local(_)))
         };

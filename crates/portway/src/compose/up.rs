@@ -196,7 +196,8 @@ pub(super) fn bring(
         fetch(stage, want)?;
     }
     let change = Change { project: &want.incus_project, config, want: Some(want), args: &make.change };
-    let plan = |seen: &Observed| plan_up(want, seen, options).and_then(|plan| plan.with_images_of(want));
+    let plan =
+        |seen: &Observed| plan_up(want, seen, options).and_then(|plan| plan.with_images_of(want, seen));
     stage.change(&change, &plan).map(|_| ())
 }
 
