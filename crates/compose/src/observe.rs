@@ -9,6 +9,13 @@ use std::time::Duration;
 use crate::label;
 use crate::want::Keys;
 
+/// Whether a project of the server's with this configuration has images of its own.
+#[must_use]
+pub fn has_images(project: Option<&Keys>) -> bool {
+    let said = project.and_then(|project| project.get("features.images"));
+    said.is_some_and(|is| portway_incus::is_true(is))
+}
+
 /// The server as a project sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {

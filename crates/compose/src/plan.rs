@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::difference::{Difference, Takes};
-use crate::observe::Observed;
+use crate::observe::{Observed, has_images};
 use crate::render::Rendered;
 use crate::want::{ComposeProject, Condition, Health, ImageSource, Keys};
 
@@ -281,8 +281,7 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Absent`].
     pub fn with_images_of(self, want: &ComposeProject, seen: &Observed) -> Result<Plan, PlanError> {
-        let has_own = |config: &Keys| config.get("features.images").is_some_and(|is| is == "true");
-        if seen.project.as_ref().is_some_and(has_own) {
+        if has_images(seen.project.as_ref()) {
             return Ok(self);
         }
         let is_own = |name: &&String| {

@@ -108,8 +108,6 @@ fn serve() -> Result<(), SessionError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("start"))?;
     let _context = runtime.enter();
-    // Whoever is not logged in waits for those who are: see `goes_first`.
-    let _as_before = sched::in_batches();
     let stream = StdStream::from(connection);
     stream.set_nonblocking(true).map_err(system("use the connection"))?;
     let stream = TcpStream::from_std(stream).map_err(system("use the connection"))?;
@@ -125,7 +123,8 @@ fn serve() -> Result<(), SessionError> {
 }
 
 /// Has a session go before what runs for longer at a time, floods and their clients among it: what somebody types is on
-/// its way through several processes, and would wait in each of them otherwise. It gets no more of the processor.
+/// its way through several processes, and would wait in each of them otherwise. It gets no more of the processor. Until then
+/// it lets others go first, as the gateway does that has started it.
 fn goes_first() {
     // An old kernel, or one that is asked not to: it is served like anybody else.
     let _as_before = sched::promptly();

@@ -6,6 +6,7 @@ mod bed;
 pub mod check;
 mod clients;
 mod container;
+pub mod corpus;
 mod daemon;
 pub mod fds;
 mod front;

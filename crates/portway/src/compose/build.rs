@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _, Write as _};
 
 use portway_compose::build::{self, Build, Config, Output};
+use portway_compose::observe::has_images;
 use portway_compose::order::{Dependencies, Order};
 use portway_compose::want::{ComposeProject, Keys, Pull};
 
@@ -125,8 +126,7 @@ pub(super) fn place<'w>(stage: &Stage, want: &'w ComposeProject) -> Outcome<&'w 
     let own = stage.config_of(&want.incus_project)?;
     // Before there is one, what it will be.
     let config = own.as_ref().unwrap_or(&want.config);
-    let has_own = config.get("features.images").is_some_and(|is| is == "true");
-    Ok(if has_own { &want.incus_project } else { "default" })
+    Ok(if has_images(Some(config)) { &want.incus_project } else { "default" })
 }
 
 /// What the images that are there and were built here say of what runs in them.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use portway_compose::apply::exit_code;
-use portway_compose::observe::{Life, Observed};
+use portway_compose::observe::{Life, Observed, has_images};
 use portway_compose::plan::{self, Down, Hold, Images, Networks, Plan, Reach, Select, Volumes};
 use portway_compose::want::Keys;
 use portway_control::api::FailureKind;
@@ -59,7 +59,7 @@ pub(super) fn down(files: &FileArgs, args: &DownArgs) -> Outcome {
             let change = Change { project, config: Keys::new(), want: None, args: &args.change };
             let seen = stage.change(&change, &|seen| Ok(plan::down(seen, &options)))?;
             // What its images have kept goes after them.
-            let kept = rmi::has_images(seen.project.as_ref()) && !args.change.dry_run;
+            let kept = has_images(seen.project.as_ref()) && !args.change.dry_run;
             again = kept.then(|| (change, Down { images: Images::Keep, ..options.clone() }));
             seen
         }

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use portway_compose::build;
-use portway_compose::observe::Observed;
-use portway_compose::want::Keys;
+use portway_compose::observe::{Observed, has_images};
 use portway_incus::{Image, RemoteImage, ResourceId};
 
 use super::build::tell;
@@ -74,10 +73,4 @@ pub(super) fn run(
 
 fn means(args: &DownArgs, service: Option<&str>) -> bool {
     args.services.is_empty() || args.services.iter().any(|name| Some(name.as_str()) == service)
-}
-
-/// Whether a project of the server's with this configuration has images of its own.
-pub(super) fn has_images(project: Option<&Keys>) -> bool {
-    let said = project.and_then(|project| project.get("features.images"));
-    said.is_some_and(|is| portway_incus::is_true(is))
 }
