@@ -20,12 +20,23 @@ pub(crate) fn check(tree: &Map, disabled: &BTreeSet<String>) -> Result<(), Fault
         dependencies(services, disabled, service, &path)?;
         contexts(services, service, &path)?;
         scale(service, &path)?;
+    }
+    files(tree)?;
+    cycles(services)
+}
+
+/// Checks what a service says in itself, of those too that profiles leave out.
+///
+/// # Errors
+/// The first contradiction, in the order of the services' names.
+pub(crate) fn check_each(tree: &Map) -> Result<(), Fault> {
+    for (name, service) in tree.get("services").and_then(Node::as_map).into_iter().flatten() {
+        let path = format!("services.{name}");
         mounts(service, &path)?;
         gpus(service, &path)?;
         unique(service, &path)?;
     }
-    files(tree)?;
-    cycles(services)
+    Ok(())
 }
 
 fn inconsistent(node: &Node, path: &str, what: String) -> Fault {

@@ -64,6 +64,7 @@ pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
     tree.remove("name");
     let place = crate::fault::Place::of_file("");
     tree.entry("services".to_owned()).or_insert_with(|| Node::new(Value::empty_map(), &place));
+    consistency::check_each(&tree)?;
     let profiles = all_profiles(&tree);
     // Without variables nothing is known of what is enabled or used: all of it is shown.
     let disabled = if loader.raw { BTreeSet::new() } else { disable(&mut tree, options, &environment) };

@@ -21,7 +21,7 @@ pub(crate) enum Verdict {
 type Applies = fn(&Case, &Answer, &Answer) -> bool;
 
 /// Each difference that is meant, by what the case says and what the two sides make of it.
-const REASONS: [(&str, Applies); 7] = [
+const REASONS: [(&str, Applies); 8] = [
     ("the oracle prints ssh keys in a form that it does not read", |case, _, _| has(case, "ssh: ")),
     ("an empty test of a healthcheck is none also when a file is laid over it", |_, theirs, _| {
         says(theirs, "healthcheck.test must be a string")
@@ -32,6 +32,11 @@ const REASONS: [(&str, Applies); 7] = [
     }),
     ("the oracle crashes", |_, theirs, ours| ours.is_err() && says(theirs, "panic:")),
     ("the oracle cannot print what it has read", |_, theirs, _| says(theirs, "error calling MarshalJSON")),
+    ("a label or variable that is a list or a mapping in an override is refused", |_, theirs, ours| {
+        theirs.is_ok()
+            && ["labels.", "environment.", "annotations."].iter().any(|key| says(ours, key))
+            && says(ours, "must be a text, a number or true or false, not a ")
+    }),
     ("a file mode in quotes is octal here, decimal there", |case, _, _| has(case, "mode: \"0")),
 ];
 
