@@ -5,7 +5,7 @@
 //! [`Cut`] would cut into the very same packets. No length in a packet is believed before it is compared with what is
 //! there. Nothing is allocated.
 
-mod checksum;
+pub(crate) mod checksum;
 mod cut;
 mod header;
 mod join;

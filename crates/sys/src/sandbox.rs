@@ -19,7 +19,7 @@ pub mod seccomp;
 
 pub use landlock::landlock;
 pub use root::private_root;
-pub use seccomp::{session_seccomp, worker_seccomp};
+pub use seccomp::{session_seccomp, stack_seccomp, worker_seccomp};
 
 /// What the daemon works with: namespaces and foreign processes (`SYS_ADMIN`, `SYS_PTRACE`, `KILL`), sockets and
 /// nftables (`NET_ADMIN`, `NET_BIND_SERVICE`), owners of sockets and ids of workers (the rest).

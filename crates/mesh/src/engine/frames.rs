@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use portway_sys::device;
 
-use super::kernel::Way;
+use super::role::Way;
 use crate::segment::{MOST_JOINED, OFFLOAD_BYTES, Offload};
 
 /// Bytes of an Ethernet header.
@@ -59,7 +59,7 @@ impl Frames {
     /// Those of getsockopt(2).
     pub fn packets_lost(&self) -> io::Result<u64> {
         let new = match self.way {
-            Way::Tun => 0,
+            Way::Tun | Way::Pair => 0,
             Way::Veth => u64::from(device::packets_lost(self.fd.as_fd())?),
         };
         Ok(self.lost.fetch_add(new, Ordering::Relaxed) + new)
@@ -74,6 +74,8 @@ impl Frames {
         let before = match self.way {
             Way::Tun => 0,
             Way::Veth => LINK_BYTES,
+            Way::Pair if length == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Way::Pair => 0,
         };
         let packet = OFFLOAD_BYTES + before..length;
         let header = buffer.first_chunk().filter(|_| !packet.is_empty());
@@ -92,7 +94,7 @@ impl Frames {
         let fields = STACK_ADDRESS.into_iter().chain(OUR_ADDRESS).chain(kind);
         link.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         let (header, link) = match self.way {
-            Way::Tun => (offload.write(0), &[][..]),
+            Way::Tun | Way::Pair => (offload.write(0), &[][..]),
             Way::Veth => (offload.write(short(LINK_BYTES)), &link[..]),
         };
         let mut slices = [IoSlice::new(&[]); MOST_JOINED + 3];

@@ -2,7 +2,7 @@
 //! to the same (section 2, B).
 
 /// Adds 16-bit words to a sum. `bytes` begins at an even place of what is summed, and only the last piece may be odd.
-pub(super) fn add(sum: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn add(sum: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
     let total = words.iter().fold(sum, |sum, word| sum + u64::from(u32::from_ne_bytes(*word)));
     let mut last = [0; 4];
@@ -11,7 +11,7 @@ pub(super) fn add(sum: u64, bytes: &[u8]) -> u64 {
 }
 
 /// The 16 bits of a sum, as they stand in a packet, not inverted.
-pub(super) fn fold(sum: u64) -> [u8; 2] {
+pub(crate) fn fold(sum: u64) -> [u8; 2] {
     let mut sum = sum;
     while let high @ 1.. = sum >> 16 {
         sum = (sum & 0xffff) + high;
@@ -20,17 +20,17 @@ pub(super) fn fold(sum: u64) -> [u8; 2] {
 }
 
 /// The checksum of a sum.
-pub(super) fn finish(sum: u64) -> [u8; 2] {
+pub(crate) fn finish(sum: u64) -> [u8; 2] {
     fold(sum).map(|byte| !byte)
 }
 
 /// Whether what was summed, its checksum with it, holds.
-pub(super) fn holds(sum: u64) -> bool {
+pub(crate) fn holds(sum: u64) -> bool {
     fold(sum) == [0xff, 0xff]
 }
 
 /// What TCP and UDP sum beside themselves (RFC 9293, 3.1; RFC 8200, 8.1).
-pub(super) fn pseudo(addresses: &[u8], protocol: u8, length: usize) -> u64 {
+pub(crate) fn pseudo(addresses: &[u8], protocol: u8, length: usize) -> u64 {
     let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     add(add(add(0, addresses), &length), &[0, protocol])
 }

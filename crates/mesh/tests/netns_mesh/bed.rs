@@ -24,6 +24,8 @@ pub(crate) struct Node {
     output: BufReader<ChildStdout>,
     pub(crate) way: String,
     pub(crate) stack: Netns,
+    /// Of the stack's process.
+    pub(crate) pid: i32,
 }
 
 /// Its place and its peer's.
@@ -60,9 +62,11 @@ impl Node {
         let ready = line(&mut output);
         let words: Vec<&str> = ready.split(' ').collect();
         let ["ready", pid, _, way, "65534", "0000000000000000"] = words[..] else { panic!("{ready}") };
-        println!("engine K by {way}, uid 65534, no capabilities; {}", line(&mut output));
-        let stack = Netns::of_pid(pid.parse().unwrap()).unwrap();
-        Node { child, input, output, way: way.to_owned(), stack }
+        let engine = if way == "Pair" { "S" } else { "K" };
+        println!("engine {engine} by {way}, uid 65534, no capabilities; {}", line(&mut output));
+        let pid = pid.parse().unwrap();
+        let stack = Netns::of_pid(pid).unwrap();
+        Node { child, input, output, way: way.to_owned(), stack, pid }
     }
 
     pub(crate) fn ask(&mut self, words: &str) -> String {

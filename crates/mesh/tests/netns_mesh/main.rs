@@ -7,7 +7,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test program of its own")]
 
 mod bed;
+mod engines;
 mod node;
+mod script;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, ExitCode};
@@ -17,7 +19,7 @@ use bed::{Bed, Node};
 use portway_testkit::{Netns, Pattern, is_root};
 
 /// Tests by name.
-const TESTS: [(&str, fn()); 10] = [
+const TESTS: &[(&str, fn())] = &[
     ("wireguard_go_over_tun", || with_wireguard_go("tun")),
     ("wireguard_go_over_veth", || with_wireguard_go("veth")),
     ("two_of_ours", two_of_ours),
@@ -28,15 +30,26 @@ const TESTS: [(&str, fn()); 10] = [
     ("a_cable_that_takes_no_rows", a_cable_that_takes_no_rows),
     ("rows_can_be_turned_off", rows_can_be_turned_off),
     ("what_cannot_be_is_said", what_cannot_be_is_said),
+    ("wireguard_go_with_smoltcp", engines::bulk),
+    ("smoltcp_is_confined", engines::confined),
+    ("half_closes", || engines::both(engines::half_closes)),
+    ("the_server_ends_first", || engines::both(engines::server_first)),
+    ("resets", || engines::both(engines::resets)),
+    ("slow_readers", || engines::both(engines::slow_readers)),
+    ("a_thousand_connections", || engines::both(engines::a_thousand)),
+    ("refused_and_unanswered", || engines::both(engines::refused)),
+    ("datagrams_of_every_length", || engines::both(engines::datagrams)),
+    ("ports_are_taken_once", || engines::both(engines::ports)),
+    ("to_oneself", || engines::both(engines::to_oneself)),
+    ("flows_give_way", engines::flows_give_way),
+    ("engines_talk_to_each_other", engines::to_each_other),
 ];
 
 /// What cargo-nextest and `cargo test` ask of a harness: a list, one test by its exact name, or all that contain a word.
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
-        Some((role, _)) if role == portway_mesh::engine::kernel::ROLE => {
-            return portway_mesh::engine::kernel::run();
-        }
+        Some((role, _)) if role == portway_mesh::engine::ROLE => return portway_mesh::engine::run(),
         Some((role, words)) if role == node::ROLE => return node::run(words),
         _ => {}
     }
@@ -50,7 +63,7 @@ fn main() -> ExitCode {
         words.is_empty()
             || words.iter().any(|word| if has("--exact") { name == *word } else { name.contains(*word) })
     };
-    for (name, test) in TESTS.into_iter().filter(|(name, _)| wanted(name)) {
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
         if has("--list") {
             if !has("--ignored") {
                 println!("{name}: test");
@@ -240,11 +253,8 @@ fn sockets_of_the_inside_are_used_outside() {
     let mut one = Node::start(&bed.place(), "auto");
     let mut two = Node::start(&bed.other_place(), "auto");
     for address in ["10.9.0.1:443", "[fd09::1]:443"] {
-        assert_eq!(one.ask(&format!("listen {address}")), "ok");
-        assert_eq!(
-            two.ask(&format!("dial {address} what-goes-round-comes-round")),
-            "what-goes-round-comes-round"
-        );
+        assert_eq!(one.ask(&format!("serve {address} echo")), "ok");
+        assert_eq!(two.ask(&format!("dial {address} echo 1000")), "ok 1000");
     }
 }
 

@@ -1,13 +1,12 @@
 //! The roles: a node that runs a tunnel as an ordinary user, told what to do by lines on its standard input.
 
-use std::io::{BufRead as _, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::io::BufRead as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use portway_mesh::engine::kernel::{Stack, Way};
+use portway_mesh::engine::{Engine, EngineError, Frames, Way, kernel, smoltcp};
 use portway_mesh::spec::{InterfaceAddr, Mtu, PrivateKey};
 use portway_mesh::tunnel::{Rows, Tunnel, TunnelSpec};
 use portway_mesh::udp::Udp;
@@ -32,6 +31,7 @@ fn parse(words: &[String]) -> (TunnelSpec, Vec<InterfaceAddr>, Option<Way>, u16)
     let chosen = match way.trim_end_matches("-single") {
         "tun" => Some(Way::Tun),
         "veth" => Some(Way::Veth),
+        "pair" => Some(Way::Pair),
         _ => None,
     };
     let peer = PeerSpec {
@@ -60,11 +60,24 @@ fn status(name: &str) -> String {
         .to_owned()
 }
 
+fn start(
+    addresses: &[InterfaceAddr],
+    mtu: Mtu,
+    way: Option<Way>,
+) -> Result<(Arc<dyn Engine>, Frames), EngineError> {
+    if way == Some(Way::Pair) {
+        let (stack, frames) = smoltcp::Stack::start(addresses, mtu)?;
+        return Ok((Arc::new(stack), frames));
+    }
+    let (stack, frames) = kernel::Stack::start(addresses, mtu, way)?;
+    Ok((Arc::new(stack), frames))
+}
+
 pub(crate) fn run(words: &[String]) -> ExitCode {
     let (spec, addresses, way, port) = parse(words);
     let udp = Udp::bind(port).unwrap();
     let port = udp.address.port();
-    let (stack, frames) = match Stack::start(&addresses, spec.mtu, way) {
+    let (stack, frames) = match start(&addresses, spec.mtu, way) {
         Ok(started) => started,
         Err(error) => {
             println!("failed {error}: {}", std::error::Error::source(&error).unwrap());
@@ -79,16 +92,17 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
-        let answer = obey(&stack, &tunnel, &words);
+        let answer = obey(&*stack, &tunnel, &words).unwrap_or_else(|| super::script::run(&stack, &words));
         println!("{answer}");
     }
     drop(tunnel);
     ExitCode::SUCCESS
 }
 
-fn obey(stack: &Stack, tunnel: &Tunnel, words: &[&str]) -> String {
+/// `None`: it is for the script.
+fn obey(stack: &dyn Engine, tunnel: &Tunnel, words: &[&str]) -> Option<String> {
     let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
-    match words {
+    let answer = match words {
         ["rekey"] => tunnel.rekey(PeerId(0)).to_string(),
         ["endpoint", to] => tunnel.set_endpoint(PeerId(0), to.parse().unwrap()).to_string(),
         ["allow", prefixes] => {
@@ -115,35 +129,7 @@ fn obey(stack: &Stack, tunnel: &Tunnel, words: &[&str]) -> String {
             let more = [&totals.rows_in, &totals.messages_in, &totals.frames_in, &totals.rows_refused];
             all.into_iter().chain(more).map(|it| count(it).to_string()).collect::<Vec<_>>().join(" ")
         }
-        ["listen", address] => {
-            let fd = stack.listen_tcp(address.parse().unwrap()).unwrap();
-            std::thread::spawn(move || echo_once(fd));
-            "ok".to_owned()
-        }
-        ["dial", address, text] => dial(stack, address.parse().unwrap(), text),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Serves one client on a socket of the inside, from the outside.
-fn echo_once(fd: OwnedFd) {
-    let listener = TcpListener::from(fd);
-    listener.set_nonblocking(false).unwrap();
-    let (mut client, _) = listener.accept().unwrap();
-    let mut text = Vec::new();
-    client.read_to_end(&mut text).unwrap();
-    client.write_all(&text).unwrap();
-}
-
-fn dial(stack: &Stack, to: SocketAddr, text: &str) -> String {
-    let mut stream = TcpStream::from(stack.connect_tcp(to).unwrap());
-    stream.set_nonblocking(false).unwrap();
-    // Writing waits for the connection.
-    let poll = rustix::event::PollFd::new(&stream, rustix::event::PollFlags::OUT);
-    rustix::event::poll(&mut [poll], None).unwrap();
-    stream.write_all(text.as_bytes()).unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+        _ => return None,
+    };
+    Some(answer)
 }

@@ -187,6 +187,33 @@ pub fn allowed_in_session() -> impl Iterator<Item = &'static Allowed> {
     allowed().filter(|call| !NOT_IN_SESSIONS.contains(&call.name)).chain(&ONLY_IN_SESSIONS)
 }
 
+/// What the stack of a mesh tunnel does not need: its descriptors are pairs that it makes, and those it was handed.
+const NOT_IN_STACKS: [&str; 12] = [
+    "splice",
+    "pipe2",
+    "pread64",
+    "openat2",
+    "socket",
+    "connect",
+    "accept4",
+    "listen",
+    "timerfd_create",
+    "timerfd_settime",
+    "recvmmsg",
+    "sendmmsg",
+];
+
+/// What only such a stack does.
+#[rustfmt::skip]
+const ONLY_IN_STACKS: [Allowed; 1] = [
+    only("socketpair", libc::SYS_socketpair, When::OneOf(0, &[libc::AF_UNIX.cast_unsigned()]), "a connection's two ends"),
+];
+
+/// The policy of the stack of a mesh tunnel that is no kernel's.
+pub fn allowed_in_stack() -> impl Iterator<Item = &'static Allowed> {
+    allowed().filter(|call| !NOT_IN_STACKS.contains(&call.name)).chain(&ONLY_IN_STACKS)
+}
+
 /// Ends the process (SIGSYS) at any system call that is not [`allowed`], in all its threads and for good. Needs
 /// [`no_new_privs`](super::no_new_privs), which is set here too.
 ///
@@ -202,6 +229,14 @@ pub fn worker_seccomp() -> io::Result<()> {
 /// As [`worker_seccomp`].
 pub fn session_seccomp() -> io::Result<()> {
     apply(allowed_in_session())
+}
+
+/// The same with what is [`allowed_in_stack`].
+///
+/// # Errors
+/// As [`worker_seccomp`].
+pub fn stack_seccomp() -> io::Result<()> {
+    apply(allowed_in_stack())
 }
 
 fn apply(policy: impl Iterator<Item = &'static Allowed>) -> io::Result<()> {

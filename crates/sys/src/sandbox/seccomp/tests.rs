@@ -315,3 +315,31 @@ fn a_session_goes_first_by_itself() {
     });
     assert_eq!(status.terminating_signal(), Some(libc::SIGSYS), "{message}");
 }
+
+/// The stack of a mesh tunnel makes unix pairs and no other socket.
+#[test]
+fn a_stack_makes_pairs_alone() {
+    expect_child(None, || {
+        no_new_privs().unwrap();
+        stack_seccomp().unwrap();
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM);
+        rustix::net::socketpair(family, kind, flags, None).unwrap();
+    });
+    if !root() {
+        return;
+    }
+    for name in NOT_IN_STACKS {
+        let call = allowed().find(|call| call.name == name).expect("a call of the table");
+        let (status, message) = in_child(None, || {
+            no_new_privs().unwrap();
+            stack_seccomp().unwrap();
+            // SAFETY: descriptor -1 and null pointers; the process ends here, or the kernel refuses the call.
+            unsafe { libc::syscall(call.number, -1, 0, 0, 0, 0, 0) };
+        });
+        assert_eq!(status.terminating_signal(), Some(libc::SIGSYS), "{name} {message}");
+    }
+    for call in &ONLY_IN_STACKS {
+        assert!(allowed().all(|other| other.number != call.number), "{} is in both", call.name);
+    }
+}

@@ -1,0 +1,183 @@
+//! What an engine hands over: sockets of the kernel's, or of a stack that is none, channels on which descriptors come.
+//!
+//! A connection of engine S is one end of a unix stream pair. What each side does to it, and what becomes of it:
+//!
+//! | on the descriptor | in the network |
+//! |---|---|
+//! | `shutdown(SHUT_WR)` | FIN, behind all that was written |
+//! | close, when it has been read to its end | the same |
+//! | close, before it has been read to its end | RST; what was written may be lost |
+//! | it is read to its end, and does not hang up | FIN came |
+//! | it is read to its end and hangs up: [`is_reset`] | RST came, or the peer is gone |
+//!
+//! A flow of datagrams is one end of a unix datagram pair. A datagram that cannot be sent is dropped and counted. Sending
+//! has ECONNREFUSED when the flow is over: its port is closed, nothing has come or gone for five minutes, or there are too
+//! many flows and this one has waited longest.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use portway_sys::seqpacket::Channel;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SocketFlags, sockopt};
+use serde::{Deserialize, Serialize};
+
+/// What stands beside a descriptor on a channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Note {
+    /// Who called.
+    From(SocketAddr),
+    /// A dial has come to its end.
+    Connected,
+    /// It has failed; as errno.
+    Failed(i32),
+}
+
+/// Takes the next of a channel that does not wait.
+fn next(channel: &Channel) -> io::Result<(Note, Option<OwnedFd>)> {
+    let mut packet = Vec::new();
+    let fds = channel.recv(&mut packet)?.ok_or(io::ErrorKind::BrokenPipe)?;
+    Ok((serde_json::from_slice(&packet)?, fds.into_iter().next()))
+}
+
+/// Connections that come.
+#[derive(Debug)]
+pub enum Listener {
+    /// A listening socket.
+    Socket(OwnedFd),
+    /// Each comes on this channel.
+    Channel(Channel),
+}
+
+impl Listener {
+    /// Takes the next one, and says who it is from. Never waits.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; those of accept(2); `BrokenPipe` when the stack is gone.
+    pub fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        match self {
+            Listener::Socket(fd) => {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let (fd, from) = rustix::net::acceptfrom_with(fd, flags)?;
+                let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+                Ok((fd, from.ok_or(io::ErrorKind::InvalidData)?))
+            }
+            Listener::Channel(channel) => accept(channel),
+        }
+    }
+}
+
+fn accept(channel: &Channel) -> io::Result<(OwnedFd, SocketAddr)> {
+    match next(channel)? {
+        (Note::From(from), Some(fd)) => Ok((fd, from)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Socket(fd) => fd.as_fd(),
+            Listener::Channel(channel) => channel.as_fd(),
+        }
+    }
+}
+
+/// Datagrams that come.
+#[derive(Debug)]
+pub enum Inlet {
+    /// A socket that has those of everybody.
+    Socket(OwnedFd),
+    /// Each flow comes on this channel as a descriptor of its own.
+    Flows(Channel),
+}
+
+impl Inlet {
+    /// Takes the next flow, and says who it is from. Never waits.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`]; `Unsupported` of a socket.
+    pub fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        match self {
+            Inlet::Socket(_) => Err(io::ErrorKind::Unsupported.into()),
+            Inlet::Flows(channel) => accept(channel),
+        }
+    }
+}
+
+impl AsFd for Inlet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Inlet::Socket(fd) => fd.as_fd(),
+            Inlet::Flows(channel) => channel.as_fd(),
+        }
+    }
+}
+
+/// A connection on its way. Dropping it gives it up.
+#[derive(Debug)]
+pub enum Dial {
+    /// The socket itself.
+    Socket(OwnedFd),
+    /// The connection comes on this channel.
+    Channel(Channel),
+}
+
+impl Dial {
+    /// What its descriptor is to be polled for: then [`Dial::finish`] does not wait.
+    #[must_use]
+    pub fn interest(&self) -> PollFlags {
+        match self {
+            Dial::Socket(_) => PollFlags::OUT,
+            Dial::Channel(_) => PollFlags::IN,
+        }
+    }
+
+    /// The connection.
+    ///
+    /// # Errors
+    /// Those of connect(2); `WouldBlock` when it has not come to an end.
+    pub fn finish(self) -> io::Result<OwnedFd> {
+        match self {
+            Dial::Socket(fd) => match sockopt::socket_error(&fd)? {
+                Ok(()) => Ok(fd),
+                Err(error) => Err(error.into()),
+            },
+            Dial::Channel(channel) => match next(&channel)? {
+                (Note::Connected, Some(fd)) => Ok(fd),
+                (Note::Failed(errno), _) => Err(io::Error::from_raw_os_error(errno)),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            },
+        }
+    }
+
+    /// Waits for it for so long.
+    ///
+    /// # Errors
+    /// As [`Dial::finish`]; `TimedOut`.
+    pub fn wait(self, patience: Duration) -> io::Result<OwnedFd> {
+        let time = Timespec::try_from(patience).ok();
+        let ready = poll(&mut [PollFd::new(&self, self.interest())], time.as_ref())?;
+        if ready == 0 { Err(io::ErrorKind::TimedOut.into()) } else { self.finish() }
+    }
+}
+
+impl AsFd for Dial {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Dial::Socket(fd) => fd.as_fd(),
+            Dial::Channel(channel) => channel.as_fd(),
+        }
+    }
+}
+
+/// Whether a connection of a pair that has been read to its end was reset rather than finished; the caller has not shut
+/// it down for writing.
+#[must_use]
+pub fn is_reset(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
+}
