@@ -408,6 +408,8 @@ impl Instance {
             | FromWorker::Done { .. }
             | FromWorker::Entry { .. }
             | FromWorker::End
+            | FromWorker::Dial { .. }
+            | FromWorker::Over { .. }
             | FromWorker::Version { .. } => warn!(worker, "unexpected message of a worker"),
         }
     }

@@ -140,6 +140,10 @@ pub struct WireDevice {
     /// resolved. Without one only clients with abstract names get answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replies: Option<UnixBase>,
+    /// The worker asks for each upstream ([`FromWorker::Dial`]) instead of dialling; of `spec.connect` only the protocol
+    /// counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub brokered: bool,
     /// Opaque to the worker, handed back in [`FromWorker::Entry`]: what the daemon must remember of
     /// the listeners (device and inode of a socket file).
     pub note: String,
@@ -208,6 +212,18 @@ pub enum ToWorker {
         slot: Slot,
         /// Listen index they came in by.
         index: u32,
+    },
+    /// Answer to a [`FromWorker::Dial`]. Descriptor, when it worked: a connected socket.
+    Dialed {
+        /// The request's number.
+        ticket: u64,
+        /// Why there is none, as errno.
+        error: Option<i32>,
+    },
+    /// Ends what has one of these tickets, at once: connections are reset.
+    Cut {
+        /// Numbers of [`FromWorker::Dial`].
+        tickets: Vec<u64>,
     },
     /// Stop accepting (close all listeners), let connections finish, exit when none is left or
     /// after `grace`.
@@ -283,6 +299,20 @@ pub enum FromWorker {
     },
     /// The instance's init is dead; the worker ends within 200 ms.
     InstanceGone,
+    /// A client of a brokered device wants its upstream. Answered by [`ToWorker::Dialed`], unless it is over before.
+    Dial {
+        /// Device.
+        slot: Slot,
+        /// Number of this request, used once in the life of a worker.
+        ticket: u64,
+    },
+    /// Connections and flows that asked for an upstream have ended, or want none any more.
+    Over {
+        /// Numbers of their requests.
+        tickets: Vec<u64>,
+        /// Those among them of whose target the network said that it is not there (udp).
+        refused: Vec<u64>,
+    },
 }
 
 /// Fields of a counter line, in order. Each is a total since the device was put into its slot: the worker sets the

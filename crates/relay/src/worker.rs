@@ -6,7 +6,7 @@
 //!
 //! - `startup`: from a fresh process to a confined one; `engine`: the loop; `life`: how it ends;
 //! - `control`, `table`, `slots`, `device`, `failures`: what the daemon says and is told;
-//! - `accept`, `guard`, `dial`, `hold`, `header`: from a client to a connected pair of sockets;
+//! - `accept`, `guard`, `dial`, `broker`, `hold`, `header`: from a client to a connected pair of sockets;
 //! - `stream`, `lane`, `pipes`, `unix_fds`, `records`, `message`, `datagram`, `frames`, `sweep`: a connected pair;
 //! - `udp`: datagrams to datagrams;
 //! - `haul`, `mix`: a second thread, for streams that carry much beside what is small;
@@ -15,6 +15,7 @@
 //! No call blocks, no per-message allocation is made, and every queue has a bound.
 
 mod accept;
+mod broker;
 mod control;
 mod core;
 mod counters;

@@ -341,6 +341,7 @@ impl Instance {
                 base: kind,
                 base_name,
                 replies: replies.as_ref().map(|base| base.kind),
+                brokered: false,
                 note: listeners.note(),
             },
             bases: descriptor.into_iter().chain(replies.map(|base| base.descriptor)).collect(),

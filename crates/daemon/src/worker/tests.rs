@@ -21,6 +21,7 @@ fn device() -> Box<WireDevice> {
         base: None,
         base_name: None,
         replies: None,
+        brokered: false,
         note: String::new(),
     })
 }

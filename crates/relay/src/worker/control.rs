@@ -94,6 +94,11 @@ impl Control {
         self.channel.is_some()
     }
 
+    /// Whether the daemon is there and keeps up: what it is to answer may be asked.
+    pub(super) fn keeps_up(&self) -> bool {
+        self.is_connected() && self.outbox.len() < OUTBOX_SOFT_LIMIT
+    }
+
     /// Whether everything has been sent.
     pub(super) fn is_quiet(&self) -> bool {
         self.outbox.is_empty()
@@ -284,6 +289,8 @@ impl Engine {
             ToWorker::Listeners { slot, first } => self.take_listeners(slot, first, fds),
             ToWorker::Remove { seq, slot, drain } => self.remove(seq, slot, drain),
             ToWorker::Client { slot, index } => self.take_clients(slot, index, fds),
+            ToWorker::Dialed { ticket, error } => self.on_dialed(ticket, error, fds),
+            ToWorker::Cut { tickets } => self.cut(&tickets),
             ToWorker::Drain { grace } => self.drain(grace),
             ToWorker::Exit => self.life.exit_now(),
             ToWorker::Init(_) | ToWorker::Hello { .. } => tracing::warn!("message out of place"),

@@ -173,7 +173,7 @@ impl Plan {
 pub(super) enum Destination {
     /// An address and a port.
     Inet(SocketAddr),
-    /// A unix socket: how often the target had changed.
+    /// A unix socket, or whatever the daemon chose: how often the target had changed.
     Unix(u32),
 }
 
@@ -293,6 +293,9 @@ impl Device {
 
     /// Where a flow that begins at listener `index` goes.
     pub(super) fn destination(&self, index: u32) -> Option<Destination> {
+        if self.plan.wire.brokered {
+            return Some(Destination::Unix(self.generation));
+        }
         Some(match self.plan.place(index)? {
             TargetPlace::Inet(address) => Destination::Inet(address),
             TargetPlace::Abstract(_) | TargetPlace::Path { .. } => Destination::Unix(self.generation),

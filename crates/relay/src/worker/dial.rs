@@ -107,6 +107,9 @@ impl Engine {
         let Some(stream) = self.streams.get_mut(key) else { return false };
         let (index, device_key) = (stream.index, stream.device);
         let Some(device) = self.devices.get(device_key) else { return false };
+        if device.plan.wire.brokered {
+            return self.ask_for_stream(key);
+        }
         let carrier = device.plan.connect_carrier();
         let called =
             device.plan.place(index).ok_or(Errno::ADDRNOTAVAIL).and_then(|place| call(&place, carrier));
@@ -166,7 +169,7 @@ impl Engine {
     }
 
     /// The target is connected: header first, then whatever is there.
-    fn open(&mut self, key: Key) {
+    pub(super) fn open(&mut self, key: Key) {
         self.cancel_stream_timer(key);
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.phase = Phase::Open;
@@ -223,6 +226,9 @@ impl Engine {
         stream.phase = Phase::Waiting;
         let (device_key, index, since) = (stream.device, stream.index, stream.patient_since);
         let Some(device) = self.devices.get(device_key) else { return };
+        if device.plan.wire.brokered {
+            return self.give_up(key, errno);
+        }
         let target = device.plan.target_index(index);
         if device.holds(target) {
             return self.wait_for_target(key, target, None);

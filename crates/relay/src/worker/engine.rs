@@ -13,6 +13,7 @@ use portway_proto::Side;
 use portway_sys::seqpacket::Channel;
 use rustix::event::epoll::EventFlags;
 
+use super::broker::Broker;
 use super::control::Control;
 use super::core::Core;
 use super::device::{Device, Listener};
@@ -47,6 +48,8 @@ pub(super) struct Engine {
     pub(super) listeners: Slab<Listener>,
     pub(super) streams: Slab<Stream>,
     pub(super) udp: Udp,
+    /// Who has asked the daemon for a target.
+    pub(super) broker: Broker,
     pub(super) control: Control,
     pub(super) life: Life,
     pub(super) init: Init,
@@ -86,6 +89,7 @@ impl Engine {
             listeners: Slab::new(),
             streams: Slab::new(),
             udp: Udp::new(),
+            broker: Broker::default(),
             control,
             life,
             init: parts.init,
@@ -127,10 +131,12 @@ impl Engine {
                 }
             }
             self.run_timers();
+            self.tell_over();
             self.flush_outbox();
             self.hand_over_orphans();
             if self.verdict() == Verdict::Exit {
                 self.end_all();
+                self.tell_over();
                 self.flush_outbox();
                 return Ok(());
             }
@@ -341,6 +347,7 @@ impl Engine {
     pub(super) fn forget_stream(&mut self, stream: &Stream) {
         let device = stream.device;
         self.core.count(device, field::CLOSED);
+        self.ticket_over(stream.ticket, false);
         let over = self.devices.get_mut(device).is_some_and(|device| {
             if let Some(origin) = &stream.origin {
                 device.forget_source(origin);

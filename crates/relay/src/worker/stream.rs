@@ -108,6 +108,8 @@ pub(super) struct Stream {
     pub(super) origin: Option<Box<Origin>>,
     pub(super) entry: Entry,
     pub(super) up: Option<Socket>,
+    /// Number under which the daemon was asked for its target.
+    pub(super) ticket: Option<u64>,
     half: HalfClose,
     lane_up: Lane,
     lane_down: Lane,
@@ -145,6 +147,7 @@ impl Stream {
             origin: None,
             entry: Entry::Fresh,
             up: None,
+            ticket: None,
             half: HalfClose::new(),
             lane_up: Lane::default(),
             lane_down: Lane::default(),

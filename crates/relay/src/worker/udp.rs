@@ -21,6 +21,7 @@ use portway_sys::mmsg::{BATCH, Batch, LocalAddr};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
+use super::broker::Early;
 use super::device::Destination;
 use super::engine::Engine;
 use super::failures::{Failure, Operation};
@@ -76,21 +77,23 @@ pub(super) struct FlowKey {
 /// A flow.
 #[derive(Debug)]
 pub(super) struct Flow {
-    socket: OwnedFd,
-    device: Key,
-    id: FlowId,
+    pub(super) socket: OwnedFd,
+    pub(super) device: Key,
+    pub(super) id: FlowId,
     listener: Key,
     client: Client,
     /// Where replies come from.
     reply_from: Option<LocalAddr>,
     /// Where its datagrams go: the target may change under it.
     destination: Destination,
-    way: Way,
+    pub(super) way: Way,
     /// Longest datagrams that are sent in rows, bytes: to the target, to the client.
-    longest: usize,
+    pub(super) longest: usize,
     longest_reply: usize,
     /// The target has sent something.
     answered: bool,
+    /// Number under which the daemon was asked for its target.
+    pub(super) ticket: Option<u64>,
 }
 
 /// Why a datagram begins no flow.
@@ -104,19 +107,21 @@ pub(super) enum NoFlow {
 
 /// How the datagrams of a flow are carried.
 #[derive(Debug)]
-enum Way {
+pub(super) enum Way {
     /// UDP to UDP, in batches.
     Batches,
     /// In a stream that is the target's.
     Link(Box<Link>),
     /// One by one: its client or its target is a unix socket.
     Messages,
+    /// Not yet: the daemon has been asked for the target. What has come meanwhile.
+    Asked(Early),
 }
 
 /// UDP state of the engine.
 #[derive(Debug)]
 pub(super) struct Udp {
-    flows: Slab<Flow>,
+    pub(super) flows: Slab<Flow>,
     /// Made with the first listener.
     batch: Option<Box<Batch>>,
     /// Listener of the replies that are gathered in the batch.
@@ -150,6 +155,12 @@ impl Udp {
         let flows = self.flows.keys().into_iter().filter_map(|key| self.flows.get(key));
         flows.filter(|flow| flow.device == device).filter_map(|flow| flow.client.address()).collect()
     }
+}
+
+/// Whether the network says that nobody is there.
+fn is_absence(error: &std::io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH))
 }
 
 impl Engine {
@@ -225,7 +236,7 @@ impl Engine {
         }
     }
 
-    fn drop_datagrams(&self, device: Key, count: usize) {
+    pub(super) fn drop_datagrams(&self, device: Key, count: usize) {
         self.core.counters.add(device, field::DROPPED, u64::try_from(count).unwrap_or(0));
     }
 
@@ -239,7 +250,9 @@ impl Engine {
             Way::Batches => false,
             Way::Link(_) => return self.send_linked(place, batch, slots),
             Way::Messages => true,
+            Way::Asked(_) => return self.keep_early(place, batch, slots),
         };
+        let brokered = flow.ticket.is_some();
         let mut dropped = 0;
         let mut retried = false;
         while !slots.is_empty() {
@@ -251,6 +264,11 @@ impl Engine {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     dropped += slots.len();
+                    break;
+                }
+                Err(error) if brokered && is_absence(&error) => {
+                    dropped += slots.len();
+                    self.on_flow_error(place, Errno::from_io_error(&error).unwrap_or(Errno::IO));
                     break;
                 }
                 // An error of an earlier datagram; this one has not been tried yet.
@@ -284,7 +302,7 @@ impl Engine {
             Some(Way::Batches) => self.on_reply(place),
             Some(Way::Link(_)) => self.on_link(place, flags),
             Some(Way::Messages) => self.on_message_flow(place, flags),
-            None => {}
+            Some(Way::Asked(_)) | None => {}
         }
     }
 
@@ -321,7 +339,12 @@ impl Engine {
     /// The network reports that a datagram did not reach its target. If the device has another target by now,
     /// the flow ends and the client's next datagram begins a new one there.
     fn on_flow_error(&mut self, place: Key, errno: Errno) {
-        let Some(flow) = self.udp.flows.get(place) else { return };
+        let Some(flow) = self.udp.flows.get_mut(place) else { return };
+        if let Some(ticket) = flow.ticket.take() {
+            // The next datagram of its client is for the daemon to find a target for.
+            self.ticket_over(Some(ticket), true);
+            return self.end_flow(place);
+        }
         let (device_key, id, destination) = (flow.device, flow.id, flow.destination);
         let Some(device) = self.devices.get_mut(device_key) else { return };
         let Some(index) = device.flows.get(id).map(|(key, _)| key.index) else { return };

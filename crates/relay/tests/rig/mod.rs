@@ -371,6 +371,7 @@ pub(crate) fn device(listen: &str, connect: &str, more: &[(&str, &str)]) -> Wire
         base: path.then_some(UnixBase::Root),
         base_name: None,
         replies: datagrams.then_some(UnixBase::Root),
+        brokered: false,
         note: "note".into(),
     }
 }

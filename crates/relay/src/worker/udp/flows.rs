@@ -12,6 +12,7 @@ use portway_sys::mmsg::LocalAddr;
 use super::link::Link;
 use super::{Client, Flow, FlowKey, NoFlow, Way};
 use crate::wire::field;
+use crate::worker::broker::{Early, nowhere};
 use crate::worker::device::{Destination, Device, Plan};
 use crate::worker::dial::{Called, call};
 use crate::worker::engine::Engine;
@@ -57,6 +58,10 @@ impl Engine {
         self.make_room_for_flow(device_key);
         let device = self.devices.get(device_key)?;
         let destination = device.destination(flow_key.index)?;
+        if device.plan.wire.brokered {
+            let called = Called { fd: nowhere().ok()?, connected: false };
+            return self.begin_flow((device_key, listener), flow_key, local, destination, called);
+        }
         match call(&device.plan.place(flow_key.index)?, device.plan.connect_carrier()) {
             Ok(called) => self.begin_flow((device_key, listener), flow_key, local, destination, called),
             Err(errno) => {
@@ -79,6 +84,7 @@ impl Engine {
         let client = flow_key.client;
         let device = self.devices.get_mut(device_key)?;
         let mut way = way(device_key, &device.plan, &flow_key, called.connected, now);
+        let is_asked = matches!(way, Way::Asked(_));
         let (mut watch, mut timer) = (Watch::Level, None);
         if let Way::Link(link) = &mut way {
             watch = link.watch();
@@ -98,10 +104,11 @@ impl Engine {
             client,
             reply_from: local.zip(client.address()).map(|(local, client)| reply_source(client, local)),
             destination,
-            longest: if matches!(way, Way::Batches) { usize::MAX } else { 0 },
+            longest: if matches!(way, Way::Batches | Way::Asked(_)) { usize::MAX } else { 0 },
             longest_reply: usize::MAX,
             way,
             answered: false,
+            ticket: None,
         });
         let inserted = device.flows.insert(flow_key, place, now);
         if let Some(client) = client.address() {
@@ -109,7 +116,9 @@ impl Engine {
         }
         let flow = self.udp.flows.get_mut(place)?;
         flow.id = inserted.id;
-        if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), watch) {
+        if is_asked {
+            self.ask_for_flow(device_key, place);
+        } else if let Err(error) = self.core.poller.add(flow.socket.as_fd(), Token::Flow(place), watch) {
             tracing::debug!(%error, "flow not watched");
         }
         if let Some(at) = timer {
@@ -144,7 +153,7 @@ impl Engine {
     }
 
     /// Closes a flow that is no longer in its table.
-    pub(super) fn close_flow(&mut self, place: Key) {
+    pub(in crate::worker) fn close_flow(&mut self, place: Key) {
         if let Some(flow) = self.udp.flows.remove(place) {
             self.core.count(flow.device, field::CLOSED);
             if let Way::Link(link) = flow.way {
@@ -161,6 +170,7 @@ impl Engine {
             if let Client::Unix(name) = flow.client {
                 self.udp.names.release(name);
             }
+            self.ticket_over(flow.ticket, false);
             self.give_up_blocked(flow.listener, place);
         }
     }
@@ -256,6 +266,9 @@ fn is_astray(device: &Device, flow: &Flow) -> bool {
 
 /// How a flow of `plan` is carried.
 fn way(device: Key, plan: &Plan, flow_key: &FlowKey, connected: bool, now: Instant) -> Way {
+    if plan.wire.brokered {
+        return Way::Asked(Early::default());
+    }
     let client = match (flow_key.client.address(), plan.connect_carrier()) {
         (Some(_), Carrier::Udp) => return Way::Batches,
         (None, _) | (_, Carrier::Gram) => return Way::Messages,

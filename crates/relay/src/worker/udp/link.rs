@@ -43,7 +43,7 @@ const RAW_MAX_BYTES: usize = 65_507;
 
 /// The stream of a flow.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(in crate::worker) struct Link {
     carrier: Carrier,
     framing: UdpFraming,
     connected: bool,
