@@ -4,6 +4,7 @@
 //! No part of the product.
 
 mod files;
+mod org;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mesh_ini", files::ini),
     ("mesh_rule", files::rule),
     ("mesh_segments", segments),
+    ("mesh_snapshot", org::snapshot),
+    ("mesh_token", org::token),
     ("mesh_toml", files::toml),
 ];
 

@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod fuzz;
+pub mod org;
 pub mod segment;
 pub mod spec;
 pub mod tunnel;
