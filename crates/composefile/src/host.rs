@@ -1,7 +1,7 @@
 //! The one way out of this crate: reading files.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads the files that a Compose file names.
 pub trait Host {
@@ -13,4 +13,14 @@ pub trait Host {
 
     /// Whether there is such a file.
     fn is_file(&self, path: &Path) -> bool;
+
+    /// Where a path leads when links are followed; `None` when nobody can tell.
+    fn real(&self, path: &Path) -> Option<PathBuf> {
+        Some(path.to_owned())
+    }
+
+    /// Whether what a file says may be repeated in a message.
+    fn is_own(&self, _path: &Path) -> bool {
+        true
+    }
 }

@@ -24,6 +24,7 @@ mod merge;
 mod name;
 mod normalise;
 mod options;
+mod own;
 mod paths;
 mod project;
 mod scalar;

@@ -253,7 +253,14 @@ impl<'h> Loader<'h> {
     ) -> Result<Environment, Fault> {
         let text = self.read(path, asked)?;
         let lookup = |name: &str| outside.get(name).cloned();
-        let mut unset = |name: &str| self.warn(format!("the variable {name} is not set: it is empty"));
+        let is_own = self.host.is_own(path);
+        let mut unset = |name: &str| {
+            self.warn(if is_own {
+                format!("the variable {name} is not set: it is empty")
+            } else {
+                format!("{}: a variable is not set: it is empty", path.display())
+            });
+        };
         let variables = dotenv::parse(&text, &mut Scope { lookup: &lookup, unset: &mut unset });
         let variables = variables.map_err(|fault| {
             let place = Place { file: path.display().to_string().into(), line: fault.line, column: 1 };

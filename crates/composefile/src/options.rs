@@ -7,6 +7,7 @@ use crate::fault::{Fault, Kind};
 use crate::host::Host;
 use crate::load::{Environment, Loader, Setting};
 use crate::name::project_name;
+use crate::own::Own;
 use crate::project::Project;
 use crate::template::{self, Scope};
 use crate::tree::{Map, Node, Value};
@@ -49,7 +50,12 @@ pub struct Options {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn load(options: &Options, host: &dyn Host) -> Result<Project, Fault> {
-    let mut loader = Loader::new(host, &options.environment);
+    let own = Own::of(options, host);
+    loaded(options, &own).map_err(|fault| own.without_words(fault))
+}
+
+fn loaded(options: &Options, own: &Own<'_>) -> Result<Project, Fault> {
+    let mut loader = Loader::new(own, &options.environment);
     loader.raw = !options.interpolate;
     let mut environment =
         environment(&loader, &options.dir, options.env_files.as_deref(), &options.environment)?;

@@ -204,6 +204,10 @@ impl Host for Disk {
     fn is_file(&self, path: &Path) -> bool {
         path.is_file()
     }
+
+    fn real(&self, path: &Path) -> Option<PathBuf> {
+        real(path)
+    }
 }
 
 #[cfg(test)]

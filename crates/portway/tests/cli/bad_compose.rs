@@ -1,6 +1,7 @@
 //! Small faults of Compose files: each is one line that says where and what, and the same exit code.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use crate::support::Place;
 
@@ -75,4 +76,53 @@ fn every_small_fault_is_a_line_with_its_place() {
         check(text, words, *code);
     }
     assert!(faults.is_empty(), "{faults}");
+}
+
+/// Fails when a file of the machine is repeated in what is said about a project that names it, or what is wrong with a file
+/// of the project is not said.
+#[test]
+fn what_stands_outside_the_project_is_not_repeated() {
+    let place = Place::new();
+    let (shop, outside) = (place.path().join("shop"), place.path().join("shadow"));
+    fs::create_dir(&shop).unwrap();
+    symlink(&outside, shop.join("link")).unwrap();
+    let run = |arguments: &[&str], project: &str, other: &str| {
+        fs::write(shop.join("compose.yaml"), project).unwrap();
+        fs::write(&outside, other).unwrap();
+        let arguments = [&["compose", "-p", "p"], arguments, &["config", "-q"]].concat();
+        let output = place.command(&arguments).current_dir(&shop).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let out = outside.display().to_string();
+    for (project, other) in [
+        ("include: [OUT]", "root:$6$secret$hash:19000:0:99999\nbin:*:1\n"),
+        ("include: [link]", "root:$6$secret$hash:19000:0:99999\nbin:*:1\n"),
+        ("include: [OUT]", "secret: a\n"),
+        ("include: [OUT]", "services: {a: {image: x, ports: [secret]}}\n"),
+        ("include: [OUT]", "'secret\n"),
+        ("include: [{path: other.yaml, env_file: OUT}]", "the secret=1\n"),
+        ("services: {a: {extends: {file: OUT, service: b}}}", "services: {b: {secret: 1}}\n"),
+        ("services: {a: {image: x, env_file: OUT}}", "root:${6}$secret$hash:19000:0:99999\n"),
+        ("services: {a: {image: x, env_file: link}}", "A='secret\n"),
+        ("services: {a: {image: x, label_file: OUT}}", "the secret=1\n"),
+    ] {
+        fs::write(shop.join("other.yaml"), "services: {b: {image: x}}").unwrap();
+        let (code, said) = run(&[], &project.replace("OUT", &out), other);
+        let about = format!("{project}: {other}: {code:?}: {said}");
+        assert!(code != Some(0) && !said.contains("secret") && !said.contains("hash"), "{about}");
+        let names = said.contains(&out) || said.contains(&shop.join("link").display().to_string());
+        assert!(names && said.lines().count() == 2, "{about}");
+    }
+    // A name that has no value would be told in a warning.
+    let env = "services: {a: {image: x, env_file: OUT}}".replace("OUT", &out);
+    for other in ["A=${secret}\n", "root:$6$secret$hash:19000:0:99999\n"] {
+        let (code, said) = run(&[], &env, other);
+        assert!(code == Some(0) && said.contains("a variable is not set"), "{said}");
+        assert!(!said.contains("secret") && !said.contains("hash"), "{said}");
+    }
+    // Whoever names the file means to read it.
+    let (_, said) = run(&["-f", &out], "", "secret: a\n");
+    assert!(said.contains("secret"), "{said}");
+    let (_, said) = run(&[], "secret: a\n", "");
+    assert!(said.contains("secret"), "{said}");
 }

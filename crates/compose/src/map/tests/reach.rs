@@ -152,6 +152,32 @@ fn a_subnet_that_overlaps_another_is_refused() {
     assert!(said.to_string().contains("10.1.2.1/24 of network shop-n"), "{said}");
 }
 
+/// Fails when a folder, a file or a socket of the host is had by one of the ways to name it, and nobody is asked.
+#[test]
+fn nothing_of_the_host_is_had_unasked() {
+    for (source, real) in [
+        ("/", "/"),
+        ("../../..", "/"),
+        ("./in/../../../etc", "/etc"),
+        ("/var/lib/incus", "/var/lib/incus"),
+        ("/run/incus", "/run/incus"),
+        ("/run/portway", "/run/portway"),
+        ("/run/portway/portway.sock", "/run/portway/portway.sock"),
+        ("/var/run/docker.sock", "/var/run/docker.sock"),
+        ("/run/docker.sock", "/run/docker.sock"),
+    ] {
+        for mount in [
+            format!("'{source}:/s:ro'"),
+            format!("{{type: bind, source: '{source}', target: /s, read_only: true}}"),
+        ] {
+            let asked = privileges(&format!("services: {{web: {{image: x, volumes: [{mount}]}}}}"));
+            assert_eq!(asked.len(), 1, "{mount}: {asked:?}");
+            let said = asked[0].strip_prefix("web: read ").and_then(|said| said.strip_suffix(" of the host"));
+            assert_eq!(said, Some(real), "{mount}: {asked:?}");
+        }
+    }
+}
+
 /// Fails when a link in the project's folder leads out of it, and nobody is asked.
 #[test]
 fn a_link_is_where_it_leads() {
