@@ -22,11 +22,12 @@ use crate::render::Rendered;
 use crate::want::{ComposeProject, ImageSource, Keys};
 
 use files::Part;
-use patience::{AGAIN, EARLY, SETTLING, patiently, refused, to_its_end, worth};
+use patience::{AGAIN, EARLY, SETTLING, is_occupied, patiently, refused, to_its_end, worth};
 
 mod awaiting;
 pub(crate) mod fence;
 mod files;
+mod network;
 mod patience;
 mod publish;
 mod replace;
@@ -99,6 +100,14 @@ pub enum ApplyError {
     /// What was to become a network is an interface, and nobody is at it.
     #[error("the server has left an interface of that name behind: the same command takes another name")]
     LeftBehind,
+    /// A name service that the server does not know of, as it has been killed itself.
+    #[error(
+        "another program has its address, such as a dnsmasq that the server has lost: `ss -lntup` on its host names it"
+    )]
+    Occupied {
+        /// What the server says.
+        source: IncusError,
+    },
     /// A folder for a file cannot be had.
     #[error("{0} is no folder")]
     NoFolder(String),
@@ -169,10 +178,7 @@ impl Hands<'_> {
             Action::Stop { instance, grace } => self.stop(instance, *grace).await,
             Action::Hold { instance } => self.state(instance, StateChange::Freeze, "it cannot be held").await,
             Action::Remove { instance } => self.remove(instance).await,
-            Action::RemoveNetwork { name } => {
-                self.remove_resource(&self.network(name)).await?;
-                self.remove_fence(name).await
-            }
+            Action::RemoveNetwork { name } => self.remove_network(name).await,
             Action::RemoveVolume { pool, name } => self.remove_resource(&self.volume(pool, name)).await,
             Action::RemoveProfile { name } => {
                 let (project, name) = (self.project.to_owned(), name.clone());
@@ -208,6 +214,7 @@ impl Hands<'_> {
                 None => match self.client.create(id, "", set).await {
                     Err(error) if refused(&error, Refusal::Exists) => {}
                     Err(error) if tries < SETTLING.min(worth(&error)) => tokio::time::sleep(AGAIN).await,
+                    Err(source) if is_occupied(&source) => return Err(ApplyError::Occupied { source }),
                     made => return made.map_err(server("it cannot be made")),
                 },
                 Some(mut there) => {
@@ -234,7 +241,9 @@ impl Hands<'_> {
                         _ => Ok(false),
                     };
                     if is_half.map_err(server("it cannot be looked at"))? {
-                        self.remove_resource(id).await?;
+                        if self.stays_half(id).await.map_err(server("it cannot be looked at"))? {
+                            self.remove_resource(id).await?;
+                        }
                         continue;
                     }
                     there.config.extend(set.clone());

@@ -22,6 +22,11 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Longest wait for an instance that is being made or changed: a large image takes tens of seconds, a stop its grace.
 const MADE: Duration = Duration::from_secs(60);
 
+/// What the server may be at that it does not list, for somebody who was killed: a change of a network takes it 0.7 s, 0.6
+/// of which it sleeps for dnsmasq. Where it has much to do the rest takes longer, as a look does, which takes it 5 ms else.
+const UNSEEN: Duration = Duration::from_millis(1500);
+const SLOWER: u32 = 20;
+
 /// What an instance is listed by that has no files yet.
 const MAKING: &str = "Creating instance";
 
@@ -110,6 +115,9 @@ pub async fn look(
         made(client, project).await?;
         seen.instances = client.list(project).await?.into_iter().map(instance).collect();
         volumes(client, project, (want, &pools), &mut seen).await?;
+        if want.is_none() {
+            seen.fenced = fenced(client, seen.project.as_ref()).await?;
+        }
     }
     if let Some(want) = want {
         let others = others(client, project, want).await?;
@@ -134,18 +142,21 @@ async fn made(client: &Client, project: &str) -> Result<(), IncusError> {
     Ok(())
 }
 
-/// Waits for what the server is at with a project's instances for somebody who was killed: what comes of it cannot be seen
-/// yet. Who lives is not waited for.
+/// Waits for what the server is at with a project for somebody who was killed: what comes of it cannot be seen yet. Who
+/// lives is not waited for.
 ///
 /// # Errors
 /// When the server cannot be asked.
 pub async fn rest(client: &Client, project: &str) -> Result<(), IncusError> {
     let id = ResourceId::Project { name: project.to_owned() };
     let begin = Instant::now();
+    let mut was_left = false;
     while begin.elapsed() < MADE {
-        let own = client.resource(&id).await?;
-        if own.is_none_or(|own| lock::is_held(&own.config)) {
-            break;
+        let before = Instant::now();
+        let Some(own) = client.resource(&id).await?.filter(|own| !lock::is_held(&own.config)) else { break };
+        if lock::is_left(&own.config) && !was_left {
+            was_left = true;
+            tokio::time::sleep(UNSEEN + before.elapsed() * SLOWER).await;
         }
         if !client.under_way(project).await?.iter().any(|one| CHANGES.contains(&one.as_str())) {
             break;
@@ -153,6 +164,14 @@ pub async fn rest(client: &Client, project: &str) -> Result<(), IncusError> {
         tokio::time::sleep(AGAIN).await;
     }
     Ok(())
+}
+
+/// Networks that the access lists of a project are for.
+async fn fenced(client: &Client, own: Option<&Keys>) -> Result<BTreeSet<String>, IncusError> {
+    let Some(name) = own.and_then(|own| own.get(label::PROJECT)) else { return Ok(BTreeSet::new()) };
+    let all = client.acls().await?.into_iter();
+    let own = all.filter(|list| list.get(label::PROJECT) == Some(name));
+    Ok(own.filter_map(|list| list.get(label::NAME).cloned()).collect())
 }
 
 /// Whether it is the profile that every project has.

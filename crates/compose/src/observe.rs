@@ -29,6 +29,9 @@ pub struct Observed {
     pub instances: BTreeMap<String, Seen>,
     /// Networks of the server, those that are not its own included.
     pub networks: BTreeMap<String, SeenNetwork>,
+    /// Networks for which there are access lists of the Compose project whose server's project this is; looked for where
+    /// nothing is wanted.
+    pub fenced: BTreeSet<String>,
     /// Custom volumes of the server's project, by pool and name.
     pub volumes: BTreeMap<(String, String), SeenVolume>,
     /// Fingerprints of images that are there, by what the file calls them.

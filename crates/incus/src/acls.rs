@@ -9,6 +9,12 @@ use crate::encode::percent_encode;
 use crate::resources::{Keys, absent_is_none};
 use crate::{Client, Refusal, Result};
 
+#[derive(Deserialize)]
+struct Acl {
+    #[serde(default)]
+    config: Keys,
+}
+
 fn target(name: &str) -> String {
     format!("/1.0/network-acls/{}?project=default", percent_encode(name))
 }
@@ -19,13 +25,18 @@ impl Client {
     /// # Errors
     /// [`IncusError`](crate::IncusError), any.
     pub async fn acl(&self, name: &str) -> Result<Option<Keys>> {
-        #[derive(Deserialize)]
-        struct Acl {
-            #[serde(default)]
-            config: Keys,
-        }
         let found: Option<Option<Acl>> = self.door().get(&target(name), self.limits().answer_bytes).await?;
         Ok(found.flatten().map(|acl| acl.config))
+    }
+
+    /// Configurations of all lists of the default project.
+    ///
+    /// # Errors
+    /// [`IncusError`](crate::IncusError), any.
+    pub async fn acls(&self) -> Result<Vec<Keys>> {
+        let target = "/1.0/network-acls?recursion=1&project=default";
+        let found: Option<Vec<Acl>> = self.door().get(target, self.limits().list_bytes).await?;
+        Ok(found.unwrap_or_default().into_iter().map(|acl| acl.config).collect())
     }
 
     /// Makes a list that lets these subnets (`10.1.2.0/24`) speak with each other, or makes the one of this name such.

@@ -28,7 +28,7 @@ pub(super) fn refused(error: &IncusError, refusal: Refusal) -> bool {
 pub(super) fn worth(error: &IncusError) -> u32 {
     if refused(error, Refusal::Busy) || is_passing(error) {
         TRIES
-    } else if is_early(error) {
+    } else if is_early(error) || is_occupied(error) {
         EARLY
     } else if is_slow(error) || error.is_outdated() || matches!(error, IncusError::Forgotten { .. }) {
         // What a server has forgotten that was started anew is asked for again: all that was done is no failure.
@@ -50,6 +50,12 @@ fn is_passing(error: &IncusError) -> bool {
 fn is_early(error: &IncusError) -> bool {
     matches!(error, IncusError::Operation { message, .. } | IncusError::Status { message, .. }
         if message.contains("Parent device") && message.contains("doesn't exist"))
+}
+
+/// Whether a network's name service cannot have its address. The words of dnsmasq, in those of Incus 6.0 and 7.0.
+pub(super) fn is_occupied(error: &IncusError) -> bool {
+    matches!(error, IncusError::Operation { message, .. } | IncusError::Status { message, .. }
+        if message.contains("exited prematurely") && message.contains("Address already in use"))
 }
 
 /// Whether the server has only run out of time, as one that is short of processors does in a few seconds. Its own work

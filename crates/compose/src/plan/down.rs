@@ -314,6 +314,10 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
     }
     let ours_too = seen.our_volumes(&select.project);
     let volumes: Vec<_> = if whole { seen.volumes.iter().collect() } else { ours_too.collect() };
+    // What was cut short between a network and its access list.
+    for name in seen.fenced.iter().filter(|name| !seen.networks.contains_key(*name)) {
+        left.push(plan.push(Action::RemoveNetwork { name: name.clone() }, all.clone()));
+    }
     if options.volumes == Volumes::Remove {
         for ((pool, name), _) in &volumes {
             let action = Action::RemoveVolume { pool: pool.clone(), name: name.clone() };

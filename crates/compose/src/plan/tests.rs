@@ -537,6 +537,18 @@ fn down_leaves_nothing_and_stops_who_depends_first() {
     assert!(down(&gone, &options).steps.is_empty(), "twice is nothing");
 }
 
+/// Fails when the access list of a network stays whose removal was cut short before it, or keeps nobody's project.
+#[test]
+fn down_takes_the_list_of_a_network_that_is_gone() {
+    let mut seen = with(&project(vec![service("web")], &[]));
+    seen.instances.clear();
+    seen.fenced = ["p-default", "p-gone"].map(str::to_owned).into();
+    let select = Select { project: "p".to_owned(), ..Select::default() };
+    let options = Down { select, project: Some("p".to_owned()), ..Down::default() };
+    let expected = ["remove network p-default", "remove network p-gone", "remove project p <- 0 1"];
+    assert_eq!(lines(&down(&seen, &options)), expected);
+}
+
 #[test]
 fn down_leaves_what_others_use() {
     let want = project(vec![service("web")], &[]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::scene::Scene;
 
 mod away;
+mod left;
 mod moments;
 mod once;
 mod stand;
@@ -40,4 +41,25 @@ fn killed_while_the_server_makes_a_network() {
         scene.ok(&["down"]);
         assert!(scene.is_gone(), "{:#}", scene.all());
     }
+}
+
+/// Fails when a network that the server is at when the command dies is left half made or half removed.
+#[test]
+fn what_the_server_has_begun_it_ends() {
+    let Some(stand) = stand::Stand::open("begun") else { return };
+    stand.kill_within(&["up", "-d", "--parallel", "1"], "POST /1.0/networks?");
+    let own = |wanted: usize| {
+        portway_testkit::wait_for("the end of what was begun", || {
+            let networks = stand.scene.networks();
+            let is_whole = networks.iter().all(|one| one["status"] == "Created");
+            (networks.len() == wanted && is_whole).then_some(())
+        })
+        .unwrap();
+    };
+    own(1);
+    stand.up_is_well(1, &"up");
+    own(2);
+    stand.kill_within(&["down", "-v", "-t", "0", "--parallel", "1"], "DELETE /1.0/networks/");
+    own(1);
+    stand.down_is_well(&"down");
 }

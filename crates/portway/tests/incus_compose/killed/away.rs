@@ -75,7 +75,7 @@ fn the_socket_goes_and_comes_back() {
 fn an_operation_that_the_server_has_forgotten() {
     let Some(stand) = Stand::open("forgot") else { return };
     for target in ["POST /1.0/instances?", "PUT /1.0/instances/db-1/state"] {
-        let said = stand.forget(&UP, target, Duration::from_secs(8));
+        let said = stand.keep(&UP, target, Duration::from_secs(8), Deed::HoldBefore);
         assert_eq!(said.code, Some(0), "what was done is found to be there: {target}: {said:?}");
         stand.up_is_well(1, &target);
         stand.down_is_well(&target);

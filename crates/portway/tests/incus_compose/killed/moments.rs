@@ -116,12 +116,8 @@ fn an_up_with_changes_is_killed_at_any_moment() {
     changing_up("kill2", some);
 }
 
-/// Fails when: a `down` that was killed keeps the next `down` or `up` from its end.
-///
-/// It fails where a network is being removed: an access list may stay behind, and while the server is at the removal a
-/// network of that name or address cannot be made again. docs/known-issues.md says so.
+/// Fails when: a `down` that was killed keeps the next `down` or `up` from its end, or leaves anything behind.
 #[test]
-#[ignore = "a removal of a network that is cut short is not put right yet"]
 fn a_down_is_killed_at_any_moment() {
     down("kill3", some);
 }

@@ -153,18 +153,19 @@ secrets: {{word: {{environment: WORD}}}}
         said.expect("it comes that far")
     }
 
-    /// Runs a command whose first question for the end of this change is held for so long.
-    pub(crate) fn forget(&self, args: &[&str], change: &'static str, long: Duration) -> Said {
+    /// Runs a command whose first question for the end of this change is held for so long, and then answered so, or goes on.
+    pub(crate) fn keep(&self, args: &[&str], change: &'static str, long: Duration, deed: Deed) -> Said {
         let is_made = AtomicBool::new(false);
         let is_it = move |_: usize, line: &str| {
             is_made.fetch_or(line.starts_with(change), Ordering::Relaxed);
-            is_made.load(Ordering::Relaxed) && line.starts_with("GET /1.0/operations/")
+            let is_it = is_made.load(Ordering::Relaxed) && line.starts_with("GET /1.0/operations/");
+            if is_it {
+                std::thread::sleep(long);
+            }
+            is_it
         };
-        self.gate.set(is_it, Deed::HoldBefore);
-        let said = self.until(args, |_| {
-            std::thread::sleep(long);
-            self.gate.judge(Verdict::GoOn);
-        });
+        self.gate.set(is_it, deed);
+        let said = self.until(args, |_| self.gate.judge(Verdict::GoOn));
         said.expect("it comes that far")
     }
 
@@ -201,7 +202,16 @@ secrets: {{word: {{environment: WORD}}}}
 
     /// Runs a command, which is killed before the first request that begins so.
     pub(crate) fn kill_before(&self, args: &[&str], change: &'static str) {
-        self.gate.set(move |_, line| line.starts_with(change), Deed::HoldBefore);
+        self.kill_at(args, change, Deed::HoldBefore);
+    }
+
+    /// The same, once the server has it.
+    pub(crate) fn kill_within(&self, args: &[&str], change: &'static str) {
+        self.kill_at(args, change, Deed::HoldWithin);
+    }
+
+    fn kill_at(&self, args: &[&str], change: &'static str, deed: Deed) {
+        self.gate.set(move |_, line| line.starts_with(change), deed);
         let killed = self.until(args, |child| {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -221,6 +231,21 @@ secrets: {{word: {{environment: WORD}}}}
             std::thread::sleep(Duration::from_millis(20));
             self.gate.judge(Verdict::GoOn);
         })
+    }
+
+    /// Runs a command, in the middle of which something else is done.
+    pub(crate) fn meanwhile(&self, args: &[&str], moment: &Moment, then: impl FnOnce()) -> Option<Said> {
+        self.set(moment);
+        self.until(args, |_| {
+            then();
+            self.gate.judge(Verdict::GoOn);
+        })
+    }
+
+    /// Runs a command through the gate, which does this to the first request that begins so.
+    pub(crate) fn answered(&self, args: &[&str], request: &'static str, deed: Deed) -> Said {
+        self.gate.set(move |_, line| line.starts_with(request), deed);
+        self.until(args, |_| {}).expect("it comes that far")
     }
 
     /// Runs a command through the gate, which does this to one of its requests.
