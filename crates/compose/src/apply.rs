@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portway_control::ClientError;
 use portway_incus::{
-    Client, Image, IncusError, InstanceSource, NewInstance, Refusal, ResourceId, StateChange,
+    Client, Image, IncusError, InstanceSource, NewInstance, Refusal, ResourceId, StateChange, status_code,
 };
 use tokio::sync::watch;
 
@@ -168,8 +168,11 @@ impl Hands<'_> {
             Action::Replace(one) => Box::pin(self.replace(one)).await,
             Action::Change(one, difference) => Box::pin(self.change(one, difference)).await,
             Action::Start { instance, paused } => {
-                let change = if *paused { StateChange::Unfreeze } else { StateChange::Start };
-                self.state(instance, change, "it cannot be started").await
+                if *paused {
+                    self.state(instance, StateChange::Unfreeze, "it cannot be started").await
+                } else {
+                    self.start(instance).await
+                }
             }
             Action::Await { condition, instances, health, .. } => {
                 self.reached(*condition, instances, health.as_ref()).await
@@ -398,6 +401,43 @@ impl Hands<'_> {
             Err(error) if refused(&error, Refusal::State) => Ok(()),
             done => done.map_err(server(what)),
         }
+    }
+
+    /// Starts one, which may be a job: where nothing tells what became of a start, it is not made again if the server has
+    /// noted one meanwhile.
+    async fn start(&self, instance: &str) -> Result<(), ApplyError> {
+        let last = async || self.client.last_start(self.project, instance).await;
+        let before = last().await.map_err(server("it cannot be read"))?;
+        let mut tries = 0;
+        loop {
+            let begun = self.client.change_state(self.project, instance, StateChange::Start).await;
+            let Err(error) = to_its_end(self.client, begun).await else { return Ok(()) };
+            tries += 1;
+            if refused(&error, Refusal::State) {
+                return Ok(());
+            }
+            if tries >= worth(&error) {
+                return Err(server("it cannot be started")(error));
+            }
+            tokio::time::sleep(AGAIN).await;
+            if last().await.map_err(server("it cannot be read"))? != before {
+                return self
+                    .has_run(instance)
+                    .await?
+                    .then_some(())
+                    .ok_or_else(|| server("it cannot be started")(error));
+            }
+        }
+    }
+
+    /// Whether one that was started runs, or has told how it ended.
+    async fn has_run(&self, instance: &str) -> Result<bool, ApplyError> {
+        if self.look(instance).await?.status_code != status_code::STOPPED {
+            return Ok(true);
+        }
+        let code =
+            exit_code(self.client, self.project, instance).await.map_err(server("it cannot be read"))?;
+        Ok(code.is_some())
     }
 
     /// Stops one: by its signal, and when that does not end it in time, by force.

@@ -255,6 +255,22 @@ impl Client {
         started.ok_or_else(|| protocol(&target, "a state without an operation"))
     }
 
+    /// When an instance was started last, as the API writes a time: another after each start, as the server notes it just
+    /// before the first process runs. `None` when there is no such instance.
+    ///
+    /// # Errors
+    /// [`IncusError`](crate::IncusError), any.
+    pub async fn last_start(&self, project: &str, name: &str) -> Result<Option<String>> {
+        #[derive(Deserialize)]
+        struct Used {
+            #[serde(default)]
+            last_used_at: String,
+        }
+        let target = named(project, name, "")?;
+        let found: Option<Used> = self.door().get(&target, self.limits().answer_bytes).await?;
+        Ok(found.map(|used| used.last_used_at))
+    }
+
     /// Deletes a stopped instance; `None` when there is none.
     ///
     /// # Errors

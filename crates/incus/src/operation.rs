@@ -36,14 +36,6 @@ pub struct Progress {
 /// What a finished operation leaves: for an image, its `fingerprint`.
 pub type Left = BTreeMap<String, serde_json::Value>;
 
-/// What the server knows of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
-    GoesOn,
-    Ended,
-    Nothing,
-}
-
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -85,15 +77,7 @@ impl Client {
             let said = self.door().say(&target, Saying::get(), patience, self.limits().answer_bytes).await?;
             let mut seen = state(operation, &target, &said);
             if matches!(seen, Err(IncusError::Operation { .. })) {
-                match self.known(operation).await {
-                    // Incus 6 takes the end of our question for a failure of what was asked about.
-                    Known::GoesOn => seen = Ok(None),
-                    // What is not found is the operation, and not what it was about.
-                    Known::Nothing => {
-                        return Err(IncusError::Forgotten { request: operation.request.clone() });
-                    }
-                    Known::Ended => {}
-                }
+                seen = self.by_itself(operation, seen).await;
             }
             match seen? {
                 Some(left) => return Ok(left),
@@ -125,16 +109,21 @@ impl Client {
         Ok(all.filter(|one| one.status_code < 200).map(|one| one.description).collect())
     }
 
-    /// What the server knows of it. What it does not say counts as ended.
-    async fn known(&self, operation: &Operation) -> Known {
+    /// What an operation says of itself where a question for its end was `answered` with a failure: Incus 6 takes the end
+    /// of the question for a failure of what was asked about, which goes on or has ended since.
+    async fn by_itself(&self, operation: &Operation, answered: Result<Option<Left>>) -> Result<Option<Left>> {
         let said = self.door().say(&operation.path, Saying::get(), self.limits().request, 1 << 20).await;
         match said {
-            Ok(said) if said.status == StatusCode::NOT_FOUND => Known::Nothing,
+            // What is not found is the operation, and not what it was about.
+            Ok(said) if said.status == StatusCode::NOT_FOUND => {
+                Err(IncusError::Forgotten { request: operation.request.clone() })
+            }
             Ok(said) if said.status == StatusCode::OK => match state(operation, &operation.path, &said) {
-                Ok(None) => Known::GoesOn,
-                _ => Known::Ended,
+                Ok(state) => Ok(state),
+                Err(failed) if is_another(&failed, &answered) => Err(failed),
+                Err(_) => answered,
             },
-            _ => Known::Ended,
+            _ => answered,
         }
     }
 

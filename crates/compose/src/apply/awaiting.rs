@@ -54,7 +54,7 @@ impl Hands<'_> {
     }
 
     /// Its state. An answer of 500 while it starts or stops is none, for a while.
-    async fn look(&self, instance: &str) -> Result<State, ApplyError> {
+    pub(super) async fn look(&self, instance: &str) -> Result<State, ApplyError> {
         self.look_for(instance, BLIND).await
     }
 

@@ -185,6 +185,31 @@ async fn a_network_that_is_going_is_left_to_go() {
     assert_eq!(looks, 3, "{asked:?}");
 }
 
+/// Fails when a start of which nothing is known is made again though the server has noted it, or is taken for one that was
+/// well when nothing has run.
+#[tokio::test]
+async fn a_start_that_was_noted_is_not_made_again() {
+    fn noted(line: &str, before: usize, state: u16) -> (u16, Value) {
+        match line.split(' ').next() {
+            Some("PUT") => (202, json!({"type": "async", "operation": "/1.0/operations/ab"})),
+            _ if line.contains("/operations/") => bad(404, "Operation not found"),
+            _ if line.contains("/files?") => bad(404, "Not found"),
+            _ if line.contains("/state?") => good(&json!({"status": "-", "status_code": state, "pid": 7})),
+            _ => good(&json!({"last_used_at": (before > 0).to_string()})),
+        }
+    }
+    let runs: Answer = |line, before| noted(line, before, 103);
+    let stopped: Answer = |line, before| noted(line, before, 102);
+    for (answer, is_well) in [(runs, true), (stopped, false)] {
+        let server = Scripted::new(answer);
+        let client = server.client();
+        let start = Action::Start { instance: "job-1".to_owned(), paused: false };
+        let done = hands(&client).perform(&start).await;
+        assert_eq!(done.is_ok(), is_well, "{done:?}");
+        assert_eq!(server.bodies("PUT").len(), 1, "{done:?}");
+    }
+}
+
 fn rendered() -> Rendered {
     let config = keys(&[
         (label::PROJECT, "p"),

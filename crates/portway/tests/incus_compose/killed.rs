@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::scene::Scene;
 
 mod away;
+mod jobs;
 mod left;
 mod moments;
 mod once;
