@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use portway_compose::build;
 use portway_compose::observe::{Observed, has_images};
-use portway_incus::{Image, RemoteImage, ResourceId};
+use portway_incus::{Image, IncusError, RemoteImage, ResourceId};
 
 use super::build::tell;
 use super::stage::{Stage, server, warn};
@@ -58,6 +58,7 @@ pub(super) fn run(
         }
         match stage.runtime.block_on(stage.client.remove_image(place, &image.fingerprint)) {
             Ok(_) => tell(&build::Output::default(), &format!("image {described}  removed")),
+            Err(error @ IncusError::Unreachable { .. }) => return Err(server(&error)),
             Err(error) => {
                 stays += 1;
                 warn(&format!("image {described} stays: {}", chain(&error)));

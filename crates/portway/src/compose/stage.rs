@@ -290,7 +290,10 @@ pub(super) fn look_failed(error: &LookError) -> Stop {
 fn lock_failed(error: &LockError) -> Stop {
     match error {
         LockError::Server(error) => server(error),
-        LockError::Held { .. } | LockError::Overtaken(_) => Stop::refused(error.to_string()),
+        LockError::Held { .. } => {
+            Stop::refused(error.to_string()).hint("nothing was changed; once that one has ended, try again")
+        }
+        LockError::Overtaken(_) => Stop::refused(error.to_string()),
     }
 }
 

@@ -6,11 +6,13 @@ use std::time::Duration;
 use crate::scene::Scene;
 
 mod away;
+mod images;
 mod jobs;
 mod left;
 mod moments;
 mod once;
 mod stand;
+mod together;
 
 /// Starts a command, which is killed by `when`.
 fn kill(scene: &Scene, args: &[&str], when: impl FnOnce(&mut Child)) {
