@@ -1,6 +1,7 @@
 //! Steps against a server that answers as it is told: what real ones only do in a race.
 
 use std::sync::{Arc, Mutex as StdMutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
