@@ -26,6 +26,7 @@ use patience::{AGAIN, SETTLING, is_occupied, patiently, refused, to_its_end, wor
 mod awaiting;
 pub(crate) mod fence;
 mod files;
+mod hooks;
 mod life;
 mod network;
 mod patience;
@@ -131,6 +132,16 @@ pub enum ApplyError {
     /// It has ended, and nothing says how.
     #[error("{0} has ended, and nothing tells its exit code")]
     NoCode(String),
+    /// A program of its own for a turn of its life has failed.
+    #[error("its {key} command {command:?} {why}")]
+    Hook {
+        /// Which of them.
+        key: &'static str,
+        /// The program.
+        command: String,
+        /// What has become of it.
+        why: String,
+    },
     /// Waiting was ended.
     #[error("waiting was ended")]
     Halted,
@@ -167,13 +178,10 @@ impl Hands<'_> {
             Action::Prepare(one) => Box::pin(self.prepare(one)).await,
             Action::Replace(one) => Box::pin(self.replace(one)).await,
             Action::Change(one, difference) => Box::pin(self.change(one, difference)).await,
-            Action::Start { instance, paused } => {
-                if *paused {
-                    self.state(instance, StateChange::Unfreeze, "it cannot be started").await
-                } else {
-                    self.start(instance).await
-                }
+            Action::Start { instance, paused: true } => {
+                self.state(instance, StateChange::Unfreeze, "it cannot be started").await
             }
+            Action::Start { instance, paused: false } => Box::pin(self.start_with_hooks(instance)).await,
             Action::Await { condition, instances, health, .. } => {
                 self.reached(*condition, instances, health.as_ref()).await
             }

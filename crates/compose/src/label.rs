@@ -50,6 +50,9 @@ pub const DEPENDS: &str = "user.portway.depends";
 /// Milliseconds it has to stop before force is used; on instances.
 pub const GRACE: &str = "user.portway.grace";
 
+/// What it runs when it has started and before it is stopped, a JSON text; on instances.
+pub const HOOKS: &str = "user.portway.hooks";
+
 /// What the files have been allowed beyond what every file may have, a JSON text; on the server's project.
 pub const GRANTED: &str = "user.portway.granted";
 

@@ -11,6 +11,8 @@ pub mod build;
 pub mod daemon;
 pub mod difference;
 pub mod engine;
+pub mod hook;
+pub mod inside;
 pub mod keys;
 pub mod label;
 mod lead;

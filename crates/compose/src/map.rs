@@ -27,6 +27,8 @@ mod process;
 mod registry;
 mod service;
 
+pub(crate) use process::text;
+
 /// Most replicas of a service.
 const MAX_REPLICAS: u32 = 1_000;
 
@@ -275,7 +277,7 @@ impl Work<'_> {
 }
 
 /// A fault of what is well formed and cannot be had.
-fn refused(node: &Node, path: &str, what: impl Into<String>) -> Fault {
+pub(crate) fn refused(node: &Node, path: &str, what: impl Into<String>) -> Fault {
     node.fault(path, what).kind(Kind::Inconsistent)
 }
 

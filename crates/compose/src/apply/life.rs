@@ -64,6 +64,7 @@ impl Hands<'_> {
 
     /// Stops one: by its signal, and when that does not end it in time, by force.
     pub(super) async fn stop(&self, instance: &str, grace: Duration) -> Result<(), ApplyError> {
+        Box::pin(self.before_stop(instance, grace)).await?;
         if !grace.is_zero() {
             let gone = |error: &IncusError| refused(error, Refusal::State) || refused(error, Refusal::Absent);
             let asked = self.client.change_state(self.project, instance, StateChange::Stop { grace }).await;

@@ -19,6 +19,7 @@ const LOADED: &str = "taken in when the file is read";
 const SCHEDULER: &str = "there is one server, and no scheduler";
 const ENGINE: &str = "means something to Docker's engine only";
 const WINDOWS: &str = "for Windows containers";
+const HOOK: &str = "it has what its instance has, and no more";
 const BUILD_FILE: &str = "builders give it to root, and nobody else may read it";
 
 /// Every key of the schema, or one that it stands in.
@@ -139,11 +140,16 @@ pub const KEYS: &[Key] = &[
     ignored("services.deploy.update_config", SCHEDULER),
     mapped("services.develop", "what `watch` and `up --watch` look at"),
     mapped("services.develop.watch", "its entries"),
+    mapped("services.develop.watch.action", "`sync`, `sync+restart`, `sync+exec`, `restart`, `rebuild`"),
     mapped(
-        "services.develop.watch.action",
-        "`sync`, `sync+restart`, `restart`, `rebuild`; `sync+exec` is refused",
+        "services.develop.watch.exec",
+        "with `sync+exec`, what is run inside after a copy, as `exec` does",
     ),
-    ignored("services.develop.watch.exec", "nothing is run after a copy"),
+    mapped("services.develop.watch.exec.command", "the program and its arguments"),
+    mapped("services.develop.watch.exec.environment", "variables besides those of the service"),
+    ignored("services.develop.watch.exec.privileged", HOOK),
+    mapped("services.develop.watch.exec.user", "the service's user when left out"),
+    mapped("services.develop.watch.exec.working_dir", "the service's folder when left out"),
     mapped("services.develop.watch.ignore", "what is left out, below `path`"),
     mapped("services.develop.watch.include", "the only ones that count, below `path`"),
     mapped("services.develop.watch.path", "the folder or file"),
@@ -234,8 +240,30 @@ pub const KEYS: &[Key] = &[
         "a port, a range of which each replica gets one, or none: one above 61000",
     ),
     mapped("services.ports.target", "port inside"),
-    refused("services.post_start", "nothing runs it yet"),
-    refused("services.pre_stop", "nothing runs it yet"),
+    mapped(
+        "services.post_start",
+        "programs that are run inside after each start by a command, as `exec` does",
+    ),
+    mapped("services.post_start.command", "the program and its arguments"),
+    mapped(
+        "services.post_start.environment",
+        "variables besides those of the service; one without a value is left out",
+    ),
+    ignored("services.post_start.privileged", HOOK),
+    mapped("services.post_start.user", "the service's user when left out"),
+    mapped("services.post_start.working_dir", "the service's folder when left out"),
+    mapped(
+        "services.pre_stop",
+        "programs that are run inside before each stop by a command; not with `--timeout 0`",
+    ),
+    mapped("services.pre_stop.command", "the program and its arguments"),
+    mapped(
+        "services.pre_stop.environment",
+        "variables besides those of the service; one without a value is left out",
+    ),
+    ignored("services.pre_stop.privileged", HOOK),
+    mapped("services.pre_stop.user", "the service's user when left out"),
+    mapped("services.pre_stop.working_dir", "the service's folder when left out"),
     mapped("services.privileged", "`security.privileged`; a privilege"),
     mapped("services.profiles", LOADED),
     mapped("services.pull_policy", "when the image is fetched"),

@@ -158,7 +158,7 @@ pub(super) fn is_kept(value: &str) -> bool {
 }
 
 /// Any text that a program can be given.
-pub(super) fn text(node: &Node, path: &str) -> Result<String, Fault> {
+pub(crate) fn text(node: &Node, path: &str) -> Result<String, Fault> {
     match node.as_word() {
         Some(text) if text.contains('\0') => Err(refused(node, path, "has a NUL in it")),
         Some(text) => Ok(text),

@@ -8,6 +8,8 @@ use portway_composefile::{Fault, Kind};
 
 use super::process::{is_kept, text};
 use super::{MAX_INSTANCES, MAX_PORTS, MAX_REPLICAS, Work, int, kept, labels, name, plain, raw, refused};
+use crate::hook::{self, Hooks};
+use crate::inside::Program;
 use crate::want::{
     Addressing, Condition, Dependency, Health, Instance, Keys, Restart, Service, Stopping, Tester,
 };
@@ -110,6 +112,7 @@ impl Work<'_> {
             leads: BTreeMap::new(),
         };
         self.config(node, path, restart, &mut instance.config)?;
+        hooks(node, path)?.label(&mut instance.config);
         self.process(node, path, restart, &mut instance)?;
         self.limits(node, path, &mut instance)?;
         self.nics((service, node), path, replicas, &mut instance)?;
@@ -245,6 +248,15 @@ impl Work<'_> {
         }
         Ok(Some(health))
     }
+}
+
+/// What it runs at turns of its life.
+fn hooks(node: &Node, path: &str) -> Result<Hooks, Fault> {
+    let all = |key: &str| -> Result<Vec<Program>, Fault> {
+        let programs = node.items(key).iter().enumerate();
+        programs.map(|(at, one)| hook::program(one, &format!("{path}.{key}[{at}]"))).collect()
+    };
+    Ok(Hooks { post_start: all("post_start")?, pre_stop: all("pre_stop")? })
 }
 
 /// Whether a service says how its health is told.

@@ -367,7 +367,11 @@ const REFUSED: &[(&str, &str)] = &[
     ("x-incus: {volatile.uuid: y}", "is not the file's to set"),
     ("x-incus: {nat-proxy: perhaps}\n    ports: ['1:1']", "`perhaps` is none of true, false, strict"),
     ("ports: ['1:1']\n    x-portway: {hold: soon}", "cannot be published"),
-    ("post_start: [{command: x}]", "nothing runs it yet"),
+    ("post_start: [{user: x}]", "services.web.post_start[0].command: nothing is said to run"),
+    (
+        "pre_stop: [{command: x}, {command: x, working_dir: y}]",
+        "pre_stop[1].working_dir: must be an absolute",
+    ),
     ("volumes_from: [other]", "name the volumes in both services"),
     ("extra_hosts: ['a=host-gateway']", "is not known before the start"),
     ("dns_search: [a]", "counts with `dns` only"),

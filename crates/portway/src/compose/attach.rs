@@ -39,7 +39,10 @@ pub(super) fn run(files: &FileArgs, args: &AttachArgs) -> Outcome {
         if !replica.runs() {
             return Err(Stop::refused(format!("the service {} does not run", args.service)));
         }
-        let told = exec::told(&client, &replica).await?.unwrap_or_default();
+        let told = portway_compose::inside::told(&client, replica.place())
+            .await
+            .map_err(found::failed)?
+            .unwrap_or_default();
         let mut signals = Signals::take()?;
         let last = now();
         let followed = Followed { of: 0, replica: replica.clone(), last, console: Vec::new() };

@@ -1,11 +1,10 @@
 //! `portway compose exec`: a program in a running service.
 
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Read as _};
 
 use bytes::Bytes;
-use portway_incus::{Client, Control, Exec, ExecEnd, ExecSpec, FileContent, Input, Output, Size};
-use portway_proto::service::{DIR, SPEC, Spec, User};
+use portway_compose::inside::{self, InsideError, Program};
+use portway_incus::{Client, Control, Exec, ExecEnd, ExecSpec, Input, Output, Size};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -16,9 +15,6 @@ use crate::cli::compose::inside::ExecArgs;
 use crate::failure::{Outcome, Stop, chain, printable};
 use crate::output::Out;
 use crate::session::runtime;
-
-/// Longest file of users, or of what a service runs, that is read, bytes.
-const FILE_MAX_BYTES: usize = 4 << 20;
 
 /// Most bytes of standard input in one message.
 const PIECE_BYTES: usize = 32 << 10;
@@ -79,27 +75,20 @@ fn gone(replica: &Replica) -> Stop {
 
 /// What is run: in the surroundings of the service, as far as they are known.
 async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: bool) -> Outcome<ExecSpec> {
-    let own = told(client, replica).await?.unwrap_or_default();
-    let of_service = || String::from_utf8(own.user.clone()).ok().filter(|user| !user.is_empty());
-    let user = args.user.clone().or_else(of_service).or_else(|| oci_user(replica)).unwrap_or_default();
-    let user = user.as_bytes();
-    let other = args.group.as_ref().map(|group| in_group(user, group)).transpose()?;
-    let user = other.as_deref().unwrap_or(user);
-    let (passwd, group) = if user.is_empty() {
-        (None, None)
-    } else {
-        (text(client, replica, "/etc/passwd").await?, text(client, replica, "/etc/group").await?)
-    };
-    let who = User::find(&passwd.unwrap_or_default(), &group.unwrap_or_default(), user, &[])
-        .map_err(Stop::refused)?;
-    let mut environment: BTreeMap<String, String> = BTreeMap::new();
-    for entry in &own.env {
-        if let Some((name, value)) = str::from_utf8(entry).ok().and_then(|entry| entry.split_once('=')) {
-            environment.insert(name.to_owned(), value.to_owned());
-        }
+    let mut program = Program { command: args.command.clone(), ..Program::default() };
+    program.user.clone_from(&args.user);
+    program.cwd.clone_from(&args.workdir);
+    if let Some(group) = &args.group {
+        let user = match &args.user {
+            Some(user) => Some(user.clone()),
+            None => inside::user(client, replica.place(), &replica.listed.expanded_config)
+                .await
+                .map_err(found::failed)?,
+        };
+        program.user = Some(in_group(user.as_deref().unwrap_or_default(), group)?);
     }
     if on_terminal && let Ok(kind) = std::env::var("TERM") {
-        environment.insert("TERM".to_owned(), kind);
+        program.environment.insert("TERM".to_owned(), kind);
     }
     for entry in &args.env {
         let (name, value) = match entry.split_once('=') {
@@ -109,50 +98,23 @@ async fn spec(client: &Client, replica: &Replica, args: &ExecArgs, on_terminal: 
         if name.is_empty() {
             return Err(Stop::usage(format!("{entry:?} is no variable: its name is missing")));
         }
-        environment.extend(value.map(|value| (name.to_owned(), value)));
+        program.environment.extend(value.map(|value| (name.to_owned(), value)));
     }
-    let cwd = args.workdir.clone().or_else(|| String::from_utf8(own.cwd.clone()).ok());
-    let cwd = cwd.filter(|cwd| !cwd.is_empty());
-    let cwd = cwd.or_else(|| replica.listed.expanded_config.get("oci.cwd").cloned());
-    Ok(ExecSpec {
-        command: args.command.clone(),
-        environment,
-        user: who.uid,
-        group: who.gid,
-        cwd: cwd.filter(|cwd| !cwd.is_empty()).unwrap_or_else(|| "/".to_owned()),
-        terminal: on_terminal.then(size),
-    })
+    let spec = inside::spec(client, replica.place(), &replica.listed.expanded_config, &program).await;
+    let spec = spec.map_err(|error| match error {
+        InsideError::Server(error) => found::failed(error),
+        other => Stop::refused(other.to_string()),
+    })?;
+    Ok(ExecSpec { terminal: on_terminal.then(size), ..spec })
 }
 
 /// A user with another group.
-fn in_group(user: &[u8], group: &str) -> Outcome<Vec<u8>> {
+fn in_group(user: &str, group: &str) -> Outcome<String> {
     if group.is_empty() || group.contains(':') {
         return Err(Stop::usage(format!("--group: {group:?} is no group")));
     }
-    let user = user.split(|byte| *byte == b':').next().filter(|user| !user.is_empty()).unwrap_or(b"0");
-    Ok([user, b":", group.as_bytes()].concat())
-}
-
-/// User and group that an image of a registry is run as.
-fn oci_user(replica: &Replica) -> Option<String> {
-    let config = &replica.listed.expanded_config;
-    let user = config.get("oci.uid")?;
-    Some(format!("{user}:{}", config.get("oci.gid").map_or("0", String::as_str)))
-}
-
-/// What an instance's first process was told, when that is ours.
-pub(super) async fn told(client: &Client, replica: &Replica) -> Outcome<Option<Spec>> {
-    let own = text(client, replica, &format!("{DIR}/{SPEC}")).await?;
-    Ok(own.and_then(|bytes| Spec::read(&bytes).ok()))
-}
-
-/// A file of the instance's, when it is a plain one.
-async fn text(client: &Client, replica: &Replica, path: &str) -> Outcome<Option<Vec<u8>>> {
-    let file = client.file(replica.project(), replica.name(), path, FILE_MAX_BYTES).await;
-    Ok(file.map_err(found::failed)?.and_then(|file| match file.content {
-        FileContent::Plain(bytes) => Some(bytes.to_vec()),
-        FileContent::Link(_) | FileContent::Directory => None,
-    }))
+    let user = user.split(':').next().filter(|user| !user.is_empty()).unwrap_or("0");
+    Ok(format!("{user}:{group}"))
 }
 
 /// Size of this terminal.

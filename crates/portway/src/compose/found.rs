@@ -39,6 +39,11 @@ impl Replica {
         &self.listed.definition.project
     }
 
+    /// Both.
+    pub(super) fn place(&self) -> (&str, &str) {
+        (self.project(), self.name())
+    }
+
     /// Whether `run` made it.
     pub(super) fn is_one_off(&self) -> bool {
         self.listed.definition.config(label::ONE_OFF).is_some()

@@ -13,9 +13,6 @@ use crate::failure::{Outcome, Stop, chain};
 /// Longest description of a service that is read, bytes.
 const SPEC_BYTES: usize = 4 << 20;
 
-/// Most of what is kept of what a small program says, bytes.
-const SAID_BYTES: usize = 4 << 10;
-
 /// Whether the instance's first process is Portway's.
 pub(super) async fn is_ours(client: &Client, replica: &Replica) -> Outcome<bool> {
     let path = format!("{DIR}/{SPEC}");
@@ -82,21 +79,9 @@ fn broken(replica: &Replica, error: &std::io::Error) -> Stop {
     Stop::refused(format!("cannot ask {}: {}", replica.name(), chain(error)))
 }
 
-/// The end of a program, and what it has said of errors.
+/// The end of a program, and the beginning of what it has said.
 pub(super) async fn end(started: Exec, replica: &Replica) -> Outcome<(ExecEnd, String)> {
-    let Exec { mut control, input: _input, mut output, errors, outcome } = started;
-    let mut said = Vec::new();
-    let reading = async {
-        while output.next().await.is_some() {}
-        if let Some(mut errors) = errors {
-            while let Some(bytes) = errors.next().await {
-                let room = SAID_BYTES.saturating_sub(said.len()).min(bytes.len());
-                said.extend_from_slice(&bytes[..room]);
-            }
-        }
-    };
-    let ((), (), end) = tokio::join!(control.closed(), reading, outcome.wait());
-    Ok((end.map_err(|error| broken(replica, &error))?, String::from_utf8_lossy(&said).into_owned()))
+    portway_compose::inside::end(started).await.map_err(|error| broken(replica, &error))
 }
 
 #[cfg(test)]

@@ -170,6 +170,7 @@ fn single_out(want: &mut ComposeProject, args: &RunArgs) -> Outcome<String> {
     let gone = || Stop::refused(format!("service {} comes to no instance", args.service));
     let mut service = want.services.remove(&args.service).ok_or_else(gone)?;
     let one = service.instances.first_mut().ok_or_else(gone)?;
+    one.config.remove(label::HOOKS);
     one.config.insert(label::ONE_OFF.to_owned(), args.service.clone());
     let name = one.name.clone();
     service.name.clone_from(&name);

@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use portway_compose::inside::{self, Program};
 use portway_compose::order::Dependencies;
 use portway_compose::plan::{self, Select};
 use portway_compose::want::{ComposeProject, Keys};
@@ -294,6 +295,13 @@ impl Watcher {
             (changed + one.count(&one.pending.changed), gone + one.count(&one.pending.gone))
         });
         say(&format!("{service}: {changed} copied, {gone} removed"));
+        for program in own.iter().filter_map(|one| one.rule.exec.as_ref()) {
+            for replica in &found {
+                if let Err(why) = ran(stage, replica, program).await {
+                    warn(&format!("{}: {} {why}", replica.name(), program.command.join(" ")));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -326,6 +334,17 @@ impl Watcher {
         say(&format!("{service}: restarted"));
         Ok(())
     }
+}
+
+/// Runs a program beside the service; why it has failed, if it has.
+async fn ran(stage: &Stage, replica: &Replica, program: &Program) -> Result<(), String> {
+    let config = &replica.listed.expanded_config;
+    let ran = async {
+        let spec = inside::spec(&stage.client, replica.place(), config, program).await?;
+        inside::run(&stage.client, replica.place(), &spec).await
+    };
+    let (end, said) = ran.await.map_err(|error| format!("cannot be run: {}", chain(&error)))?;
+    inside::outcome(&end, &said)
 }
 
 /// A watcher beside something else, on a thread of its own.

@@ -14,6 +14,7 @@ mod flags;
 mod foreground;
 #[cfg(test)]
 mod guest;
+mod hooks;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use portway_compose::hook;
+use portway_compose::inside::Program;
 use portway_compose::want::Privilege;
 use portway_composefile::Project;
 use portway_composefile::tree::Node;
@@ -9,6 +11,7 @@ use portway_control::api::FailureKind;
 
 use super::super::files;
 use super::super::stage::warn;
+use super::super::stop;
 use super::ignore::Patterns;
 use crate::failure::{Outcome, Stop};
 
@@ -22,6 +25,8 @@ pub(super) enum Action {
     Sync,
     /// The same, and they are restarted.
     SyncRestart,
+    /// The same, and a program is run in them.
+    SyncExec,
     /// They are restarted.
     Restart,
     /// The image is built, and the instances are made anew.
@@ -33,6 +38,7 @@ impl Action {
         match text {
             "sync" => Some(Self::Sync),
             "sync+restart" => Some(Self::SyncRestart),
+            "sync+exec" => Some(Self::SyncExec),
             "restart" => Some(Self::Restart),
             "rebuild" => Some(Self::Rebuild),
             _ => None,
@@ -40,7 +46,7 @@ impl Action {
     }
 
     pub(super) fn copies(self) -> bool {
-        matches!(self, Self::Sync | Self::SyncRestart)
+        matches!(self, Self::Sync | Self::SyncRestart | Self::SyncExec)
     }
 
     pub(super) fn restarts(self) -> bool {
@@ -61,6 +67,8 @@ pub(super) struct Rule {
     pub(super) is_folder: bool,
     /// Where it is inside, of one that is copied.
     pub(super) target: String,
+    /// What is run inside after a copy.
+    pub(super) exec: Option<Program>,
     /// By paths below the root.
     ignore: Patterns,
     /// The only ones that count, by paths below the root; none is all.
@@ -94,6 +102,10 @@ impl Rule {
         let what = match self.action {
             Action::Sync => format!("to {}", self.target),
             Action::SyncRestart => format!("to {}, and restarts", self.target),
+            Action::SyncExec => {
+                let program = self.exec.as_ref().and_then(|exec| exec.command.first());
+                format!("to {}, and runs {}", self.target, program.map_or("", String::as_str))
+            }
             Action::Restart => "restarts".to_owned(),
             Action::Rebuild => "builds anew".to_owned(),
         };
@@ -155,6 +167,11 @@ fn rule((service, node): (&str, &Node), entry: &Node, at: usize) -> Outcome<Opti
     if parts().any(|part| part == "..") {
         return Err(wrong("target", format!("`{target}` leads out of itself")));
     }
+    let exec = match (action, entry.at("exec")) {
+        (Action::SyncExec, None) => return Err(wrong("exec", "is missing".to_owned())),
+        (Action::SyncExec, Some(said)) => Some(program(service, at, said)?),
+        _ => None,
+    };
     if action == Action::Rebuild && node.at("build").is_none() {
         return Err(wrong("action", "there is no `build` to do anew".to_owned()));
     }
@@ -168,6 +185,7 @@ fn rule((service, node): (&str, &Node), entry: &Node, at: usize) -> Outcome<Opti
         is_folder: root.is_dir(),
         root,
         target: format!("/{}", parts().collect::<Vec<_>>().join("/")),
+        exec,
         ignore: patterns("ignore"),
         include: patterns("include"),
         build: context.map(|dir| {
@@ -176,6 +194,11 @@ fn rule((service, node): (&str, &Node), entry: &Node, at: usize) -> Outcome<Opti
         }),
         always: Patterns::always(),
     }))
+}
+
+/// What is run after a copy.
+fn program(service: &str, at: usize, said: &Node) -> Outcome<Program> {
+    hook::program(said, &format!("services.{service}.develop.watch[{at}].exec")).map_err(stop)
 }
 
 /// Where a service has a path of the host already, if it has.
