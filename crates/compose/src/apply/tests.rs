@@ -196,7 +196,12 @@ async fn a_start_that_was_noted_is_not_made_again() {
             _ if line.contains("/operations/") => bad(404, "Operation not found"),
             _ if line.contains("/files?") => bad(404, "Not found"),
             _ if line.contains("/state?") => good(&json!({"status": "-", "status_code": state, "pid": 7})),
-            _ => good(&json!({"last_used_at": (before > 0).to_string()})),
+            // The first look is for its hooks.
+            _ => good(&json!({
+                "name": "job-1", "project": "p", "type": "container", "status": "Stopped", "status_code": 102,
+                "config": {}, "expanded_config": {}, "devices": {}, "expanded_devices": {},
+                "last_used_at": (before > 1).to_string(),
+            })),
         }
     }
     let runs: Answer = |line, before| noted(line, before, 103);
