@@ -4,18 +4,31 @@
 //! grows. So a device need not trust whoever brings it the records: the store, the registrar's disk, the way between.
 //! A device never writes what others read: it asks the registrar, which signs.
 //!
+//! A [`registrar`] serves; a device is a [`membership`], which it [`follow`]s.
+//!
 //! [`Ledger`] is all that a registrar knows of one organization and decides what may change in it; [`View`] is what a device
 //! has verified. Neither reads a clock, a file or a socket.
 
+mod api;
+mod certificate;
 mod change;
+mod client;
 mod digest;
+pub mod disk;
+pub mod export;
+pub mod follow;
 mod head;
+mod http;
 mod join_key;
 mod label;
 mod ledger;
+pub mod membership;
+mod owner;
 mod pool;
+mod proof;
 mod record;
 mod refusal;
+pub mod registrar;
 mod registry;
 mod signed;
 mod snapshot;
@@ -27,10 +40,13 @@ mod view;
 mod wire;
 
 pub use change::{Change, changes, peer};
+pub use client::{ClientError, RegistrarUrl, Session};
 pub use head::{Head, Settings};
+pub use http::Failure;
 pub use join_key::{JoinKey, KeyId, Terms};
 pub use label::{DeviceName, LabelError, OrgName, Tag};
 pub use ledger::{Ledger, LedgerError, Registered, Registration, Step, Write};
+pub use owner::Owner;
 pub use pool::{Pool, PoolError};
 pub use record::{Device, Record, Revoked};
 pub use refusal::Refusal;
@@ -39,4 +55,4 @@ pub use signed::{OrgKey, OrgPublicKey, Signed};
 pub use snapshot::{SNAPSHOT_MAX_BYTES, Snapshot};
 pub use token::{Pin, Secret, Token, TokenError};
 pub use view::{Trust, Unverified, View};
-pub use wire::Malformed;
+pub use wire::{Malformed, endpoint};

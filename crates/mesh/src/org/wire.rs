@@ -155,7 +155,8 @@ pub(super) fn canonical<T>(
 }
 
 /// Reads `HOST:PORT`; IPv6 addresses have brackets, and wildcards reach nobody.
-pub(super) fn endpoint(text: &str) -> Option<Endpoint> {
+#[must_use]
+pub fn endpoint(text: &str) -> Option<Endpoint> {
     let (host, digits) = text.rsplit_once(':')?;
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     let port = plain.then(|| digits.parse().ok()).flatten().and_then(Port::new)?;

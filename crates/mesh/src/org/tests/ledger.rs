@@ -158,7 +158,7 @@ proptest! {
                     None
                 }
                 Act::Move(who, port) => {
-                    let at = wire::endpoint(&format!("192.0.2.1:{port}")).unwrap();
+                    let at = endpoint(&format!("192.0.2.1:{port}")).unwrap();
                     ledger.move_to(&key(who), &[at], now).ok()?
                 }
             });

@@ -83,7 +83,7 @@ prop_compose! {
         created: u64, revision: u64,
     ) -> Device {
         let route = |(ip, prefix): ([u8; 4], u8)| portway_model::Cidr::around(ip.into(), prefix).unwrap();
-        let endpoint = |(host, port)| wire::endpoint(&format!("{host}:{port}")).unwrap();
+        let endpoint = |(host, port)| endpoint(&format!("{host}:{port}")).unwrap();
         Device {
             org: names.0.parse().unwrap(),
             key: key(number),

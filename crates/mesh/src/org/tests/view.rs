@@ -121,12 +121,12 @@ fn changes_lead_from_one_list_to_the_next() {
     let view = ledger.view();
     let first = changes(&key(1), None, view);
     assert!(matches!(first.as_slice(), [Change::Added(_), Change::Added(_)]));
-    let at = wire::endpoint("198.51.100.1:51820").unwrap();
+    let at = endpoint("198.51.100.1:51820").unwrap();
     let moved = ledger.move_to(&key(2), std::slice::from_ref(&at), NOW).unwrap().unwrap().ledger;
     // It can be sent to from here on, and what is between must not forget us.
     let [Change::Altered(peer)] = &changes(&key(1), Some(view), moved.view())[..] else { panic!() };
     assert_eq!((&peer.endpoint, peer.keepalive.is_some()), (&Some(at.clone()), true));
-    let other = wire::endpoint("198.51.100.1:2").unwrap();
+    let other = endpoint("198.51.100.1:2").unwrap();
     let again = moved.move_to(&key(2), std::slice::from_ref(&other), NOW).unwrap().unwrap().ledger;
     let expected = [Change::Endpoint(key(2), Some(other.clone()))];
     assert_eq!(changes(&key(1), Some(moved.view()), again.view()), expected);

@@ -1,0 +1,85 @@
+//! Files that are whole or not there: what a device and a registrar keep.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// What became of a file.
+#[derive(Debug, Error)]
+pub enum DiskError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what was written there.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// In which way.
+        what: String,
+    },
+}
+
+impl DiskError {
+    pub(super) fn damaged(path: &Path, what: impl ToString) -> DiskError {
+        DiskError::Damaged { path: path.to_owned(), what: what.to_string() }
+    }
+}
+
+/// Makes a folder, and those above it, for its owner alone.
+pub(super) fn folder(path: &Path) -> Result<(), DiskError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| DiskError::Write { path: path.to_owned(), source })
+}
+
+/// Reads a file; `None` when there is none.
+pub(super) fn read(path: &Path, limit_bytes: usize) -> Result<Option<Zeroizing<Vec<u8>>>, DiskError> {
+    let failed = |source| DiskError::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Zeroizing::new(Vec::new());
+    let limit = u64::try_from(limit_bytes).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > limit_bytes {
+        return Err(DiskError::damaged(path, "it is too long"));
+    }
+    Ok(Some(bytes))
+}
+
+/// Writes a file of its owner's alone: the old one or the new one is there, whatever happens meanwhile.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    let draft = path.with_extension("new");
+    let written = (|| {
+        // Left behind by who was stopped between this and the next line but one.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    })();
+    written.map_err(|source| DiskError::Write { path: path.to_owned(), source })
+}

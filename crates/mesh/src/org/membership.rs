@@ -1,0 +1,261 @@
+//! What a device keeps of an organization it has joined, in a folder of its own: `private.key`, `member.json` (where the
+//! registrar is, and whom to believe) and `snapshot.json`, the last records that were verified.
+//!
+//! With that it starts without the registrar. What is read is verified again: a file is believed no more than a stranger.
+
+use std::path::{Path, PathBuf};
+
+use base64ct::{Base64, Encoding as _};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::client::{ClientError, RegistrarUrl, Session};
+use super::disk::{self, DiskError};
+use super::label::{DeviceName, OrgName};
+use super::ledger::Registration;
+use super::record::Device;
+use super::signed::OrgPublicKey;
+use super::snapshot::{SNAPSHOT_MAX_BYTES, Snapshot};
+use super::token::{Pin, Token};
+use super::view::{Trust, Unverified, View};
+use crate::spec::{Endpoint, PrivateKey};
+
+const KEY_FILE: &str = "private.key";
+const MEMBER_FILE: &str = "member.json";
+const SNAPSHOT_FILE: &str = "snapshot.json";
+
+/// Longest of the first two.
+const FILE_MAX_BYTES: usize = 64 << 10;
+
+const VERSION: u32 = 1;
+
+/// Why this device is no member, or cannot become one.
+#[derive(Debug, Error)]
+pub enum MembershipError {
+    /// A file.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The registrar.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// What the registrar has answered.
+    #[error("the registrar's answer is not believed: {0}")]
+    Unverified(#[from] Unverified),
+    /// The registrar says that it is, and its records do not.
+    #[error("the registrar's records have no device with the key of this one")]
+    Missing,
+    /// It has not joined.
+    #[error("this device has not joined organization {0}")]
+    NotJoined(OrgName),
+    /// It has joined one of that name with another key.
+    #[error("{} is of another organization of the same name", dir.display())]
+    Other {
+        /// Its folder.
+        dir: PathBuf,
+    },
+    /// The kernel has no random numbers to give.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// How a device would be a member.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Its name.
+    pub name: DeviceName,
+    /// This address or none.
+    pub request_ip: Option<std::net::Ipv4Addr>,
+    /// Where it is reached.
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    organization: String,
+    signer: String,
+    registrar: String,
+    pin: String,
+}
+
+/// A device in an organization.
+#[derive(Debug)]
+pub struct Membership {
+    dir: PathBuf,
+    url: RegistrarUrl,
+    pin: Pin,
+    trust: Trust,
+    key: PrivateKey,
+    view: View,
+}
+
+impl Membership {
+    /// The folder of organization `org` below `mesh_dir`.
+    #[must_use]
+    pub fn dir(mesh_dir: &Path, org: &OrgName) -> PathBuf {
+        mesh_dir.join(org.as_str())
+    }
+
+    /// Joins, or, where it has joined already, asks whether it still is a member. The key of the device is on disk before
+    /// the registrar hears of it, so that a try that was cut short is taken up and not begun anew.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn join(
+        mesh_dir: &Path,
+        url: &RegistrarUrl,
+        token: &Token,
+        wish: &Wish,
+    ) -> Result<Membership, MembershipError> {
+        let dir = Membership::dir(mesh_dir, &token.trust.org);
+        let before = match Membership::load(mesh_dir, &token.trust.org) {
+            Ok(known) if known.trust != token.trust => return Err(MembershipError::Other { dir }),
+            Ok(known) => Some(known),
+            Err(MembershipError::NotJoined(_)) => None,
+            Err(error) => return Err(error),
+        };
+        disk::folder(&dir)?;
+        let key = own_key(&dir)?;
+        let registration = Registration {
+            key: key.public(),
+            secret: token.secret.clone(),
+            name: wish.name.clone(),
+            request_ip: wish.request_ip,
+            endpoints: wish.endpoints.clone(),
+        };
+        let mut session = Session::open(url, token.pin, &key).await?;
+        let snapshot = session.register(&token.trust.org, &registration).await?;
+        let view = match &before {
+            Some(before) => before.view.next(&token.trust, &snapshot)?,
+            None => View::first(&token.trust, &snapshot)?,
+        };
+        let member = Membership {
+            dir,
+            url: url.clone(),
+            pin: token.pin,
+            trust: token.trust.clone(),
+            key: key.clone(),
+            view,
+        };
+        let has_moved = member.own().ok_or(MembershipError::Missing)?.endpoints != wish.endpoints;
+        if has_moved && before.is_some() {
+            session.move_to(&token.trust.org, &wish.endpoints).await?;
+        }
+        member.write()?;
+        member.keep()?;
+        Ok(member)
+    }
+
+    /// What is on disk of organization `org`.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; [`MembershipError::NotJoined`] when nothing is there.
+    pub fn load(mesh_dir: &Path, org: &OrgName) -> Result<Membership, MembershipError> {
+        let dir = Membership::dir(mesh_dir, org);
+        let path = dir.join(MEMBER_FILE);
+        let bytes = disk::read(&path, FILE_MAX_BYTES)?;
+        let bytes = bytes.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
+        let damaged = |what: &str| DiskError::damaged(&path, what);
+        let file: File = serde_json::from_slice(&bytes).map_err(|error| DiskError::damaged(&path, error))?;
+        if file.version != VERSION {
+            return Err(damaged("it is of another version").into());
+        }
+        let bytes32 = |text: &str| {
+            let mut bytes = [0; 32];
+            let read = Base64::decode(text, &mut bytes).map(<[u8]>::len);
+            if read == Ok(32) { Ok(bytes) } else { Err(damaged("a key is none")) }
+        };
+        let trust = Trust {
+            org: file.organization.parse().map_err(|_| damaged("the organization has no name"))?,
+            signer: OrgPublicKey::from_bytes(bytes32(&file.signer)?),
+        };
+        let url = file.registrar.parse().map_err(|_| damaged("the registrar has no address"))?;
+        let pin = Pin(bytes32(&file.pin)?);
+        let path = dir.join(SNAPSHOT_FILE);
+        let bytes = disk::read(&path, SNAPSHOT_MAX_BYTES)?;
+        let bytes = bytes.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
+        let snapshot = Snapshot::parse(&bytes).map_err(|error| DiskError::damaged(&path, error))?;
+        let view = View::first(&trust, &snapshot).map_err(|error| DiskError::damaged(&path, error))?;
+        Ok(Membership { key: own_key(&dir)?, dir, url, pin, trust, view })
+    }
+
+    /// The last records that were verified.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// This device, if it is a member still.
+    #[must_use]
+    pub fn own(&self) -> Option<&Device> {
+        self.view.record(&self.key.public()).and_then(|record| record.device())
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
+    /// Whom it believes.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A connection to its registrar.
+    pub(super) async fn session(&self) -> Result<Session<'_>, ClientError> {
+        Session::open(&self.url, self.pin, &self.key).await
+    }
+
+    /// Takes records in, if they can be believed, and keeps them on disk.
+    ///
+    /// # Errors
+    /// They are not believed, or cannot be written; what was known before stays.
+    pub fn take(&mut self, snapshot: &Snapshot) -> Result<(), MembershipError> {
+        self.view = self.view.next(&self.trust, snapshot)?;
+        self.keep().map_err(MembershipError::from)
+    }
+
+    fn keep(&self) -> Result<(), DiskError> {
+        disk::write(&self.dir.join(SNAPSHOT_FILE), self.view.snapshot(0).to_text().as_bytes())
+    }
+
+    fn write(&self) -> Result<(), DiskError> {
+        let path = self.dir.join(MEMBER_FILE);
+        let file = File {
+            version: VERSION,
+            organization: self.trust.org.to_string(),
+            signer: self.trust.signer.to_string(),
+            registrar: self.url.to_string(),
+            pin: Base64::encode_string(&self.pin.0),
+        };
+        let text = serde_json::to_vec_pretty(&file).map_err(|error| DiskError::damaged(&path, error))?;
+        // Without records it would be a member that knows nobody.
+        self.keep()?;
+        disk::write(&path, &text)
+    }
+}
+
+/// The key in this folder; a new one where there is none.
+fn own_key(dir: &Path) -> Result<PrivateKey, MembershipError> {
+    let path = dir.join(KEY_FILE);
+    match disk::read(&path, FILE_MAX_BYTES)? {
+        Some(bytes) => {
+            let text = std::str::from_utf8(&bytes).map_err(|_| DiskError::damaged(&path, "it is no key"))?;
+            Ok(text.trim().parse().map_err(|error| DiskError::damaged(&path, error))?)
+        }
+        None => {
+            let key = PrivateKey::generate()?;
+            disk::write(&path, format!("{}\n", key.reveal().as_str()).as_bytes())?;
+            Ok(key)
+        }
+    }
+}

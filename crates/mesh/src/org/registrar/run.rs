@@ -1,0 +1,118 @@
+//! The process of a registrar: its folder, its store, its sockets, until it is told to end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use portway_sys::unix_path::{self, Owner, Place};
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use super::{Registrar, RegistrarError, serve};
+use crate::org::disk::{self, DiskError};
+use crate::org::store::{Etcd, EtcdAddress, FileStore, Store, StoreError};
+
+/// Name of the store's file, and of the owner's socket.
+const STORE_FILE: &str = "registrar.redb";
+const SOCKET_FILE: &str = "registrar.sock";
+
+/// Its owner alone.
+const SOCKET_MODE: u32 = 0o600;
+
+/// How a registrar runs.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// Where devices connect to.
+    pub listen: SocketAddr,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// A store that others use too; `None` for a file in the folder.
+    pub etcd: Option<EtcdAddress>,
+}
+
+/// Why it does not run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Keys or folder.
+    #[error(transparent)]
+    Registrar(#[from] RegistrarError),
+    /// Its folder.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Its port.
+    #[error("cannot listen on {listen}")]
+    Listen {
+        /// Where.
+        listen: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its socket.
+    #[error(transparent)]
+    Socket(#[from] unix_path::BindError),
+    /// The process itself.
+    #[error("cannot start")]
+    Start(#[source] io::Error),
+}
+
+/// The owner's socket in the folder of a registrar.
+#[must_use]
+pub fn socket(dir: &Path) -> PathBuf {
+    dir.join(SOCKET_FILE)
+}
+
+/// Runs a registrar until SIGTERM or SIGINT. `ready` hears where it listens once both sockets are there.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<(), RunError> {
+    let filter = EnvFilter::try_from_env("PORTWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let _second = builder.with_writer(io::stderr).try_init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(RunError::Start)?;
+    let done = runtime.block_on(attend(options, ready));
+    // A commit that is under way is finished; a connection is not waited for.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    done
+}
+
+async fn attend(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<(), RunError> {
+    let mut term = signal(SignalKind::terminate()).map_err(RunError::Start)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(RunError::Start)?;
+    disk::folder(&options.dir)?;
+    let store: Arc<dyn Store> = match &options.etcd {
+        Some(address) => Arc::new(Etcd::new(address.clone())),
+        None => Arc::new(FileStore::open(&options.dir.join(STORE_FILE))?),
+    };
+    let registrar = Registrar::open(&options.dir, store)?;
+    let failed = |source| RunError::Listen { listen: options.listen, source };
+    let devices = TcpListener::bind(options.listen).await.map_err(failed)?;
+    let listen = devices.local_addr().map_err(failed)?;
+    let owner = owner_socket(&socket(&options.dir))?;
+    info!(%listen, dir = %options.dir.display(), "registrar ready");
+    ready(listen);
+    tokio::select! {
+        done = serve::serve(registrar, devices, owner) => match done {
+            Ok(never) => match never {},
+            Err(error) => Err(error.into()),
+        },
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+    }
+}
+
+fn owner_socket(path: &Path) -> Result<UnixListener, RunError> {
+    let root = unix_path::host_root().map_err(RunError::Start)?;
+    let path = std::path::absolute(path).map_err(RunError::Start)?;
+    let own = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let bound = unix_path::bind_stream(Place { root, path }, own, SOCKET_MODE)?;
+    UnixListener::from_std(bound.fd.into()).map_err(RunError::Start)
+}

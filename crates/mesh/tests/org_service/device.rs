@@ -1,0 +1,153 @@
+//! Devices that join and follow.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use portway_mesh::org::follow::{News, follow};
+use portway_mesh::org::membership::{Membership, MembershipError, Wish};
+use portway_mesh::org::{Change, ClientError, OrgName};
+
+use crate::bed::{Bed, PATIENCE};
+
+fn acme() -> OrgName {
+    "acme".parse().unwrap()
+}
+
+fn news(news: &Receiver<News>) -> News {
+    tokio::task::block_in_place(|| news.recv_timeout(PATIENCE).unwrap())
+}
+
+fn code(error: &MembershipError) -> String {
+    match error {
+        MembershipError::Client(ClientError::Refused { status, failure }) => {
+            format!("{status} {}", failure.code)
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Fails when: joining again makes another device or uses the key again, or a file can be read by others.
+#[tokio::test(flavor = "multi_thread")]
+async fn joining_twice_is_joining_once() {
+    let bed = Bed::new().await;
+    let token = bed.token(Some(1)).await;
+    let first = bed.join("one", &token).await.unwrap();
+    let again = bed.join("one", &token).await.unwrap();
+    assert_eq!(first.own().unwrap(), again.own().unwrap());
+    assert_eq!(code(&bed.join("two", &token).await.unwrap_err()), "403 key_used_up");
+    let mut files: Vec<_> = std::fs::read_dir(first.folder()).unwrap().map(|entry| entry.unwrap()).collect();
+    files.sort_by_key(std::fs::DirEntry::file_name);
+    let names: Vec<_> = files.iter().map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert_eq!(names, ["member.json", "private.key", "snapshot.json"]);
+    assert!(files.iter().all(|entry| entry.metadata().unwrap().permissions().mode() & 0o777 == 0o600));
+    assert_eq!(first.folder().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+/// Fails when: of a join that was cut short after the registrar had done it, a second device is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_was_cut_short_is_taken_up() {
+    let bed = Bed::new().await;
+    let token = bed.token(Some(1)).await;
+    let first = bed.join("one", &token).await.unwrap();
+    let own = first.own().unwrap().clone();
+    std::fs::remove_file(first.folder().join("member.json")).unwrap();
+    std::fs::remove_file(first.folder().join("snapshot.json")).unwrap();
+    assert_eq!(*bed.join("one", &token).await.unwrap().own().unwrap(), own);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_asked_for_is_had_or_refused() {
+    let bed = Bed::new().await;
+    let token = bed.token(None).await;
+    let wish = |name: &str, ip: &str| Wish {
+        name: name.parse().unwrap(),
+        request_ip: Some(ip.parse().unwrap()),
+        endpoints: Vec::new(),
+    };
+    let one = bed.join_as(&bed.home("one"), &token, &wish("one", "10.77.0.9")).await.unwrap();
+    assert_eq!(one.own().unwrap().ip4.to_string(), "10.77.0.9");
+    let cases = [
+        ("two", "10.77.0.9", "409 address_taken"),
+        ("two", "10.1.0.1", "409 address_outside"),
+        ("one", "10.77.0.7", "409 name_taken"),
+    ];
+    for (name, ip, expected) in cases {
+        let refused = bed.join_as(&bed.home("two"), &token, &wish(name, ip)).await.unwrap_err();
+        assert_eq!(code(&refused), expected);
+    }
+}
+
+/// Fails when: a device is not told of others within two seconds, of an endpoint, or of a membership that ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_is_told_at_once() {
+    let bed = Bed::new().await;
+    let token = bed.token(None).await;
+    bed.join("one", &token).await.unwrap();
+    let (one, told) = follow(&bed.home("one"), &acme()).unwrap();
+    assert_eq!(one.view().devices().count(), 1);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let start = Instant::now();
+    let two = bed.join("two", &token).await.unwrap();
+    let News::Changes(changes) = news(&told) else { panic!("revoked") };
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    let [Change::Added(peer)] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!(peer.public_key, two.key().public());
+    let at = portway_mesh::org::endpoint("198.51.100.7:51820").unwrap();
+    let wish = Wish { name: "two".parse().unwrap(), request_ip: None, endpoints: vec![at.clone()] };
+    bed.join_as(&bed.home("two"), &token, &wish).await.unwrap();
+    let News::Changes(changes) = news(&told) else { panic!("revoked") };
+    let [Change::Altered(peer)] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!(peer.endpoint, Some(at));
+    let start = Instant::now();
+    bed.owner().delete("/v1/orgs/acme/devices/two").await.unwrap();
+    assert_eq!(news(&told), News::Changes(vec![Change::Removed(two.key().public())]));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    bed.owner().delete("/v1/orgs/acme/devices/one").await.unwrap();
+    assert_eq!(news(&told), News::Revoked);
+    assert_eq!(code(&bed.join("one", &token).await.unwrap_err()), "403 revoked");
+}
+
+/// Fails when: a device cannot start without the registrar, loses peers meanwhile, or does not find back to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_registrar_is_away_for_a_while() {
+    let mut bed = Bed::new().await;
+    let token = bed.token(None).await;
+    bed.join("one", &token).await.unwrap();
+    bed.join("two", &token).await.unwrap();
+    // What one knows of two is from the last time that it asked.
+    bed.join("one", &token).await.unwrap();
+    bed.stop().await;
+    let (_one, told) = follow(&bed.home("one"), &acme()).unwrap();
+    let News::Changes(changes) = news(&told) else { panic!("revoked") };
+    assert!(matches!(changes.as_slice(), [Change::Added(_)]), "{changes:?}");
+    let refused = bed.join("three", &token).await.unwrap_err();
+    assert!(matches!(refused, MembershipError::Client(ClientError::Unreachable { .. })), "{refused}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(told.try_recv().is_err());
+    bed.start().await;
+    let three = bed.join("three", &token).await.unwrap();
+    let News::Changes(changes) = news(&told) else { panic!("revoked") };
+    let [Change::Added(peer)] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!(peer.public_key, three.key().public());
+}
+
+/// Fails when: a file of the device is believed without its signatures.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_on_disk_is_verified() {
+    let bed = Bed::new().await;
+    let one = bed.join("one", &bed.token(None).await).await.unwrap();
+    let path = one.folder().join("snapshot.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let place = text.find("\"records\":[\"").unwrap() + 40;
+    let mut bytes = text.into_bytes();
+    bytes[place] = if bytes[place] == b'A' { b'B' } else { b'A' };
+    std::fs::write(&path, bytes).unwrap();
+    let refused = Membership::load(&bed.home("one"), &acme()).unwrap_err().to_string();
+    assert!(
+        refused.ends_with("snapshot.json is damaged: the signature of a record does not hold"),
+        "{refused}"
+    );
+    let other = Membership::load(&bed.home("two"), &acme()).unwrap_err();
+    assert_eq!(other.to_string(), "this device has not joined organization acme");
+}
