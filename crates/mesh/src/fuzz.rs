@@ -25,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mesh_rule", files::rule),
     ("mesh_segments", segments),
     ("mesh_snapshot", org::snapshot),
+    ("mesh_stack", stack),
     ("mesh_token", org::token),
     ("mesh_toml", files::toml),
 ];
@@ -146,4 +147,9 @@ fn datagrams(data: &[u8]) {
         let answers = std::iter::from_fn(|| sessions.outgoing()).count();
         assert!(answers <= 1);
     }
+}
+
+/// Packets to engine S.
+fn stack(data: &[u8]) {
+    crate::engine::smoltcp::probe(pieces(data).into_iter());
 }

@@ -20,6 +20,7 @@ mod inside;
 mod late;
 mod link;
 mod packet;
+mod probe;
 mod turns;
 
 use std::io;
@@ -34,6 +35,8 @@ use super::handed::{Dial, Inlet, Listener};
 use super::role::{Ends, Request, Role, SetUp, Step};
 use super::{Engine, EngineError, Frames, Way};
 use crate::spec::{InterfaceAddr, Mtu};
+
+pub(crate) use probe::probe;
 
 /// Room for packets in each direction, bytes: a few dozen of the longest. More than the receiver of a unix pair needs to
 /// be kept busy only makes what is lost behind it more.

@@ -32,7 +32,7 @@ impl Rig {
         &self.peer.netns
     }
 
-    fn listen(&self, address: &str) -> TcpListener {
+    pub(crate) fn listen(&self, address: &str) -> TcpListener {
         let address: SocketAddr = address.parse().unwrap();
         self.there().enter(move || TcpListener::bind(address)).unwrap().unwrap()
     }
@@ -244,7 +244,7 @@ pub(crate) fn slow_readers(rig: &mut Rig) {
     Pattern::new(3).write(1000, &stream).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     Pattern::new(3).check_to_end(1000, &stream).unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(1));
+    assert!(begin.elapsed() < Duration::from_secs(3));
 }
 
 /// A thousand connections at a time, each with its own bytes both ways.
@@ -274,7 +274,7 @@ pub(crate) fn refused(rig: &mut Rig) {
         let begin = Instant::now();
         assert_eq!(rig.node.ask(&format!("dial {theirs} echo 0")), "ConnectionRefused");
         assert_eq!(rig.try_connect(ours).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-        assert!(begin.elapsed() < Duration::from_secs(1));
+        assert!(begin.elapsed() < Duration::from_secs(3));
     }
     let begin = Instant::now();
     assert_eq!(rig.node.ask("dial 10.9.0.77:80 patience 700"), "TimedOut");

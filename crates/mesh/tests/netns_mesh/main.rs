@@ -6,10 +6,13 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test program of its own")]
 
+mod bad;
 mod bed;
 mod engines;
+mod figures;
 mod node;
 mod script;
+mod shim;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, ExitCode};
@@ -43,7 +46,13 @@ const TESTS: &[(&str, fn())] = &[
     ("to_oneself", || engines::both(engines::to_oneself)),
     ("flows_give_way", engines::flows_give_way),
     ("engines_talk_to_each_other", engines::to_each_other),
+    ("a_bad_day", bad::a_bad_day),
+    ("a_lost_window", bad::a_lost_window),
+    ("what_was_done_is_done_again", bad::what_was_done_is_done_again),
 ];
+
+/// What is measured when it is asked for: `--ignored`.
+const FIGURES: &[(&str, fn())] = &[("figures_of_engines", figures::engines)];
 
 /// What cargo-nextest and `cargo test` ask of a harness: a list, one test by its exact name, or all that contain a word.
 fn main() -> ExitCode {
@@ -63,12 +72,11 @@ fn main() -> ExitCode {
         words.is_empty()
             || words.iter().any(|word| if has("--exact") { name == *word } else { name.contains(*word) })
     };
-    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+    let tests = if has("--ignored") { FIGURES } else { TESTS };
+    for (name, test) in tests.iter().filter(|(name, _)| wanted(name)) {
         if has("--list") {
-            if !has("--ignored") {
-                println!("{name}: test");
-            }
-        } else if !has("--ignored") && is_root() {
+            println!("{name}: test");
+        } else if is_root() {
             test();
             println!("test {name} ... ok");
         }

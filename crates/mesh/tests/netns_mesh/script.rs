@@ -48,6 +48,29 @@ pub(crate) fn run(engine: &Arc<dyn Engine>, words: &[&str]) -> String {
                 Err(error) => format!("{:?}", error.kind()),
             }
         }
+        ["bulk", address, streams, length] => {
+            let begin = Instant::now();
+            let (address, length): (SocketAddr, u64) = (address.parse().unwrap(), length.parse().unwrap());
+            std::thread::scope(|scope| {
+                for _ in 0..streams.parse::<u32>().unwrap() {
+                    scope.spawn(|| {
+                        let fd = engine.connect_tcp(address).and_then(|dial| dial.wait(TEN)).unwrap();
+                        dialed_with(fd, "bulk", length)
+                    });
+                }
+            });
+            begin.elapsed().as_micros().to_string()
+        }
+        ["talk", address, count] => {
+            let fd = engine.connect_tcp(address.parse().unwrap()).and_then(|dial| dial.wait(TEN)).unwrap();
+            blocking(&fd);
+            let begin = Instant::now();
+            for _ in 0..count.parse::<u32>().unwrap() {
+                write_all(&fd, b"x").unwrap();
+                rustix::io::read(&fd, &mut [0; 10]).unwrap();
+            }
+            begin.elapsed().as_micros().to_string()
+        }
         ["seen"] => SEEN.lock().unwrap().pop().unwrap_or_else(|| "nothing".to_owned()),
         ["reflect", address] => match engine.bind_udp(address.parse().unwrap()) {
             Ok(inlet) => {
@@ -159,17 +182,8 @@ fn served(how: &str, fd: OwnedFd, from: SocketAddr) {
             return;
         }
         "sink" => {
-            let begin = Instant::now();
-            let (mut room, mut all) = (vec![0; PIECE], 0);
-            while let Ok(count @ 1..) = rustix::io::read(&fd, &mut room[..]) {
-                all += count;
-            }
-            format!("{all} {}", begin.elapsed().as_micros())
-        }
-        "source" => {
-            // As long as somebody reads.
-            let bytes = vec![7; PIECE];
-            while write_all(&fd, &bytes).is_ok() {}
+            let mut room = vec![0; 4 * PIECE];
+            while let Ok(1..) = rustix::io::read(&fd, &mut room[..]) {}
             return;
         }
         other => panic!("{other}"),
@@ -205,7 +219,6 @@ fn dialed_with(fd: OwnedFd, how: &str, length: u64) -> String {
             "ok".to_owned()
         }
         "bulk" => {
-            let begin = Instant::now();
             let bytes = vec![7; PIECE];
             let mut left = usize::try_from(length).unwrap();
             while left > 0 {
@@ -215,7 +228,7 @@ fn dialed_with(fd: OwnedFd, how: &str, length: u64) -> String {
             }
             end(&fd);
             read_all(&fd).unwrap();
-            format!("ok {}", begin.elapsed().as_micros())
+            "ok".to_owned()
         }
         "patience" => "connected".to_owned(),
         other => panic!("{other}"),

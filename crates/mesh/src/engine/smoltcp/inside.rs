@@ -69,6 +69,8 @@ pub(super) struct Inside {
     pub(super) timers: BTreeSet<(Instant, u64)>,
     /// Flows that began, whose descriptors nobody watches yet.
     pub(super) new_flows: Vec<u64>,
+    /// How often smoltcp has failed.
+    pub(super) faults: u64,
     pub(super) late: Late,
     pairs: HashMap<Pair, u64>,
     fragments: Fragments,
@@ -93,6 +95,7 @@ impl Inside {
             queue: VecDeque::new(),
             timers: BTreeSet::new(),
             new_flows: Vec::new(),
+            faults: 0,
             late: Late::default(),
             pairs: HashMap::new(),
             fragments: Fragments::default(),
@@ -312,6 +315,7 @@ impl Inside {
 
     /// smoltcp has failed in it.
     pub(super) fn fail(&mut self, id: u64) {
+        self.faults += 1;
         let pair = self.connections.get(&id).map(|connection| connection.pair);
         self.forget(id);
         if let Some(pair) = pair {

@@ -38,7 +38,7 @@ const MOMENT: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Turns {
-    inside: Inside,
+    pub(super) inside: Inside,
     epoll: OwnedFd,
     channel: Channel,
     readable: bool,
@@ -97,11 +97,17 @@ impl Turns {
     }
 
     /// Everything that can be done now.
-    fn once(&mut self, now: Instant) {
+    pub(super) fn once(&mut self, now: Instant) {
         self.take_in(now);
         self.due(now);
         self.flows(now);
         self.connections(now);
+    }
+
+    /// A packet may have come.
+    pub(super) fn arrived(&mut self) {
+        self.readable = true;
+        self.inside.link.unblock();
     }
 
     /// How long nothing has to be done; `None`: until something happens.
@@ -316,7 +322,7 @@ impl Turns {
     }
 
     /// Answers requests; false: the tunnel has ended.
-    fn on_channel(&mut self, now: Instant) -> io::Result<bool> {
+    pub(super) fn on_channel(&mut self, now: Instant) -> io::Result<bool> {
         let mut packet = Vec::new();
         loop {
             match self.channel.recv(&mut packet) {
