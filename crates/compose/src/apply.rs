@@ -270,8 +270,28 @@ impl Hands<'_> {
     }
 
     async fn remove_resource(&self, id: &ResourceId) -> Result<(), ApplyError> {
-        let removed = patiently(worth, async || self.client.remove(id).await).await;
-        removed.map(|_| ()).map_err(server("it cannot be removed"))
+        self.remove_while(worth, id).await
+    }
+
+    /// The same, with how often what is worth trying. Not found may be something else that the server has looked at: it looks
+    /// at all networks of anybody's for who uses one, and any of them may be going.
+    async fn remove_while(
+        &self,
+        worth: impl Fn(&IncusError) -> u32,
+        id: &ResourceId,
+    ) -> Result<(), ApplyError> {
+        for _ in 0..SETTLING {
+            let removed = patiently(&worth, async || self.client.remove(id).await).await;
+            if removed.map_err(server("it cannot be removed"))?.is_some() {
+                return Ok(());
+            }
+            let there = self.client.resource(id).await.map_err(server("it cannot be looked at"))?;
+            if there.is_none_or(|there| !there.is_managed) {
+                return Ok(());
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        Err(ApplyError::Overtaken)
     }
 
     async fn image(&self, name: &str) -> Result<(), ApplyError> {

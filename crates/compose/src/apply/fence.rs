@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::patience::{AGAIN, SETTLING, patiently, worth};
 use super::{ApplyError, Hands, server};
 use crate::label;
 use crate::want::Keys;
@@ -53,12 +54,19 @@ impl Hands<'_> {
     /// Removes the list of a network that is gone.
     pub(super) async fn remove_fence(&self, network: &str) -> Result<(), ApplyError> {
         let list = acl(network);
-        let there = self.client.acl(&list).await.map_err(server("its access list cannot be read"))?;
-        if there.is_some_and(|there| there.get(label::NAME).is_some_and(|of| of == network)) {
-            let removed = self.client.remove_acl(&list).await;
-            removed.map_err(server("its access list cannot be removed"))?;
+        for _ in 0..SETTLING {
+            let there = self.client.acl(&list).await.map_err(server("its access list cannot be read"))?;
+            if there.is_none_or(|there| there.get(label::NAME).is_none_or(|of| of != network)) {
+                return Ok(());
+            }
+            let removed = patiently(worth, async || self.client.remove_acl(&list).await).await;
+            if removed.map_err(server("its access list cannot be removed"))?.is_some() {
+                return Ok(());
+            }
+            // A network that the server has looked at for who uses the list is not found: it has just gone.
+            tokio::time::sleep(AGAIN).await;
         }
-        Ok(())
+        Err(ApplyError::Overtaken)
     }
 }
 

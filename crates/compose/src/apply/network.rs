@@ -2,7 +2,7 @@
 
 use portway_incus::{IncusError, Refusal, ResourceId};
 
-use super::patience::{AGAIN, EARLY, patiently, refused, worth};
+use super::patience::{AGAIN, EARLY, refused, worth};
 use super::{ApplyError, Hands, server};
 use crate::look::is_half;
 
@@ -16,8 +16,7 @@ impl Hands<'_> {
         self.stays_half(&id).await.map_err(server("it cannot be looked at"))?;
         // What the server says when it cannot: its own failures as those of its tools, of which most pass.
         let worth = |error: &IncusError| if refused(error, Refusal::Other) { EARLY } else { worth(error) };
-        let removed = patiently(worth, async || self.client.remove(&id).await).await;
-        removed.map_err(server("it cannot be removed"))?;
+        self.remove_while(worth, &id).await?;
         self.remove_fence(name).await
     }
 

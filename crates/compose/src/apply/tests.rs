@@ -186,6 +186,24 @@ async fn a_network_that_is_going_is_left_to_go() {
     assert_eq!(looks, 3, "{asked:?}");
 }
 
+/// Fails when something else that the server does not find is taken for the end of what is to be removed.
+#[tokio::test]
+async fn what_is_not_found_may_be_something_else() {
+    let server = Scripted::new(|line, before| match line.split(' ').next() {
+        Some("DELETE") if before < 8 || before == 11 => bad(404, "Failed loading network: Network not found"),
+        Some("DELETE") => good(&Value::Null),
+        _ if line.contains("/network-acls/") => good(&json!({"config": {"user.portway.name": "n"}})),
+        _ => network(&json!({})),
+    });
+    let client = server.client();
+    hands(&client).perform(&Action::RemoveNetwork { name: "n".to_owned() }).await.expect("gone");
+    let asked = server.asked.lock().expect("asked");
+    let lines: Vec<&str> = asked.iter().map(|(line, _)| line.as_str()).collect();
+    let [.., network, _, _, _, list] = lines.as_slice() else { panic!("{lines:?}") };
+    assert!(network.starts_with("DELETE /1.0/networks/n?"), "{lines:?}");
+    assert!(list.starts_with("DELETE /1.0/network-acls/portway-n?"), "{lines:?}");
+}
+
 /// Fails when a start of which nothing is known is made again though the server has noted it, or is taken for one that was
 /// well when nothing has run.
 #[tokio::test]

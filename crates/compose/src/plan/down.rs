@@ -315,7 +315,8 @@ pub fn down(seen: &Observed, options: &Down) -> Plan {
     let ours_too = seen.our_volumes(&select.project);
     let volumes: Vec<_> = if whole { seen.volumes.iter().collect() } else { ours_too.collect() };
     // What was cut short between a network and its access list.
-    for name in seen.fenced.iter().filter(|name| !seen.networks.contains_key(*name)) {
+    let is_there = |name: &String| seen.networks.get(name).is_some_and(|network| network.managed);
+    for name in seen.fenced.iter().filter(|name| !is_there(name)) {
         left.push(plan.push(Action::RemoveNetwork { name: name.clone() }, all.clone()));
     }
     if options.volumes == Volumes::Remove {
