@@ -32,6 +32,10 @@ mod incus6 {
     fn images_have_names() {
         super::images_have_names(Incus6);
     }
+    #[test]
+    fn what_is_begun_is_ended() {
+        super::what_is_begun_is_ended(Incus6);
+    }
 }
 
 mod incus7 {
@@ -52,6 +56,19 @@ mod incus7 {
     #[test]
     fn images_have_names() {
         super::images_have_names(Incus7);
+    }
+    #[test]
+    fn what_is_begun_is_ended() {
+        super::what_is_begun_is_ended(Incus7);
+    }
+}
+
+mod lxd {
+    use super::Server::Lxd;
+
+    #[test]
+    fn what_is_begun_is_ended() {
+        super::what_is_begun_is_ended(Lxd);
     }
 }
 
@@ -223,6 +240,33 @@ fn what_stands_beside_instances(server: Server) {
             assert_eq!(client.resource(&id).await.expect("an answer"), None, "{id}");
         }
         assert_eq!(client.list(&scene.project).await.expect("an answer"), [], "no such project");
+    });
+}
+
+/// Fails when a server calls a change of a network off in the middle because whoever has asked for it has gone: it is listed
+/// then, and half made or half removed.
+fn what_is_begun_is_ended(server: Server) {
+    let Some(scene) = Scene::open(server) else { return };
+    let (client, id) = (&scene.client, scene.network_id());
+    run(async {
+        let read = client.resource(&id).await.expect("an answer").expect("there");
+        let config: Keys = read.config.into_iter().filter(|(key, _)| !key.starts_with("volatile.")).collect();
+        let until = async |is_so: fn(Option<bool>) -> bool| loop {
+            let there = client.resource(&id).await.expect("an answer");
+            if is_so(there.map(|there| there.is_half)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        for _ in 0..3 {
+            // A removal takes 0.2 s, and making one 0.5 s.
+            let gone = tokio::time::timeout(Duration::from_millis(50), client.remove(&id)).await;
+            assert!(gone.is_err(), "nobody waits for it: {gone:?}");
+            until(|is_half| is_half.is_none()).await;
+            let made = tokio::time::timeout(Duration::from_millis(50), client.create(&id, "", &config)).await;
+            assert!(made.is_err(), "nobody waits for it: {made:?}");
+            until(|is_half| is_half == Some(false)).await;
+        }
     });
 }
 
