@@ -304,10 +304,11 @@ secrets: {{word: {{environment: WORD}}}}
         assert!(written.status.success(), "{written:?}");
     }
 
-    /// What was written is there.
+    /// What was written is there. Asked by the program: where there is much to do the server's own client loses what one
+    /// says that ends at once.
     pub(crate) fn remembers(&self, about: &dyn std::fmt::Debug) {
-        let read = self.scene.exec("db-1", "cat /data/word");
-        assert_eq!(String::from_utf8_lossy(&read.stdout), "kept\n", "{about:?}");
+        let read = self.scene.ok(&["exec", "-T", "db", "cat", "/data/word"]);
+        assert_eq!(read.out, "kept\n", "{about:?}: {read:?}");
     }
 
     /// `down -v` ends well and nothing is left; the bridges that the server has left behind are named.
