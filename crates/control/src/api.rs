@@ -25,10 +25,12 @@ use portway_model::{DeviceName, InstanceKey};
 use serde::{Deserialize, Serialize};
 
 mod apply;
+mod mesh;
 mod moves;
 mod unique;
 
 pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
+pub use mesh::{ChangeMeshRules, MeshPeer, MeshRuleStatus, MeshStatus, NewMeshRule};
 pub use moves::{KnownInstance, Move, MoveDevice, Place, Progress};
 
 /// What the daemon says of itself.

@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::{
-    AddDevice, Applied, Apply, ChangeDevice, Changed, Device, KnownInstance, Move, MoveDevice, RenameDevice,
-    Server,
+    AddDevice, Applied, Apply, ChangeDevice, ChangeMeshRules, Changed, Device, KnownInstance, MeshRuleStatus,
+    MeshStatus, Move, MoveDevice, RenameDevice, Server,
 };
 use crate::error::{ClientError, broken, refusal};
 use crate::events::Events;
@@ -145,6 +145,22 @@ impl Client {
     pub async fn rename(&self, key: &DeviceKey, name: DeviceName) -> Result<Device, ClientError> {
         let path = format!("{}/rename", device_path(key));
         self.change(Method::POST, &path, Some(&RenameDevice { name })).await
+    }
+
+    /// How a network is, of a client of its socket.
+    ///
+    /// # Errors
+    /// [`ClientError`], any but a refusal.
+    pub async fn mesh(&self) -> Result<MeshStatus, ClientError> {
+        self.ask("/1.0").await
+    }
+
+    /// Adds and removes rules of a network: all of them or none. Returns all that there are then.
+    ///
+    /// # Errors
+    /// [`ClientError`], any.
+    pub async fn change_rules(&self, change: &ChangeMeshRules) -> Result<Vec<MeshRuleStatus>, ClientError> {
+        self.change(Method::POST, "/1.0/rules", Some(change)).await
     }
 
     /// Takes a device out.

@@ -6,6 +6,7 @@
 pub mod engine;
 pub mod fuzz;
 pub mod org;
+pub mod proxy;
 pub mod segment;
 pub mod spec;
 pub mod tunnel;

@@ -16,6 +16,8 @@ pub enum Source {
     Variable(String),
     /// A flag of the command line, with its dashes.
     Flag(&'static str),
+    /// Whoever spoke to the network while it ran.
+    Control,
 }
 
 /// Where something was said.
@@ -33,6 +35,12 @@ impl Place {
         Place { source: Source::File(path.to_owned()), position: Some(Position { line, column }) }
     }
 
+    /// What was said to the network while it ran.
+    #[must_use]
+    pub fn kept() -> Place {
+        Place::of(Source::Control)
+    }
+
     /// A place without lines.
     pub(super) fn of(source: Source) -> Place {
         Place { source, position: None }
@@ -42,7 +50,9 @@ impl Place {
     pub(super) fn same_hand(&self, other: &Place) -> bool {
         match (&self.source, &other.source) {
             (Source::File(one), Source::File(two)) => one == two,
-            (Source::Variable(_), Source::Variable(_)) | (Source::Flag(_), Source::Flag(_)) => true,
+            (Source::Variable(_), Source::Variable(_))
+            | (Source::Flag(_), Source::Flag(_))
+            | (Source::Control, Source::Control) => true,
             _ => false,
         }
     }
@@ -54,6 +64,7 @@ impl fmt::Display for Place {
             Source::File(path) => path.display().fmt(f)?,
             Source::Variable(name) => f.write_str(name)?,
             Source::Flag(name) => f.write_str(name)?,
+            Source::Control => f.write_str("added while it ran")?,
         }
         match self.position {
             Some(Position { line, column }) => write!(f, ":{line}:{column}"),

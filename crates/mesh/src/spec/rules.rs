@@ -112,6 +112,39 @@ impl Rules {
         Ok(Rules(listeners))
     }
 
+    /// These rules without those in `remove` and with those in `add`, which come from whoever speaks to the network
+    /// while it runs. One that is there stays as it is.
+    ///
+    /// # Errors
+    /// As for those of a file.
+    pub fn changed(
+        &self,
+        network: &Network,
+        add: &[(Direction, String)],
+        remove: &[RuleId],
+    ) -> Result<Rules, SpecError> {
+        let stays = self.iter().filter(|entry| !remove.contains(&entry.id));
+        let mut said: Vec<Said> = stays
+            .map(|entry| Said {
+                direction: entry.rule.direction(),
+                field: Field::new(entry.place.clone(), &entry.rule.to_string()),
+            })
+            .collect();
+        let mut ids: Vec<RuleId> =
+            self.iter().map(|entry| entry.id).filter(|id| !remove.contains(id)).collect();
+        for (direction, text) in add {
+            let field = Field::new(Place::kept(), text);
+            let rule = MeshRule::parse(*direction, text)
+                .map_err(|error| wrong(*direction, &field, error.to_string()))?;
+            let id = RuleId::of(&rule);
+            if !ids.contains(&id) {
+                ids.push(id);
+                said.push(Said { direction: *direction, field });
+            }
+        }
+        Rules::build(&said, network, &mut Vec::new())
+    }
+
     /// Every port with its rules, in the order they were said.
     #[must_use]
     pub fn listeners(&self) -> &[Listener] {

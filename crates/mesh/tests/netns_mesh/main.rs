@@ -11,6 +11,7 @@ mod bed;
 mod engines;
 mod figures;
 mod node;
+mod proxy;
 mod script;
 mod shim;
 
@@ -60,6 +61,8 @@ fn main() -> ExitCode {
     match arguments.split_first() {
         Some((role, _)) if role == portway_mesh::engine::ROLE => return portway_mesh::engine::run(),
         Some((role, words)) if role == node::ROLE => return node::run(words),
+        Some((role, words)) if role == proxy::ROLE => return proxy::run(words),
+        Some((role, _)) if role == "worker" => return portway_relay::worker::run(),
         _ => {}
     }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
@@ -72,8 +75,8 @@ fn main() -> ExitCode {
         words.is_empty()
             || words.iter().any(|word| if has("--exact") { name == *word } else { name.contains(*word) })
     };
-    let tests = if has("--ignored") { FIGURES } else { TESTS };
-    for (name, test) in tests.iter().filter(|(name, _)| wanted(name)) {
+    let (tests, more) = if has("--ignored") { (FIGURES, &[][..]) } else { (TESTS, proxy::TESTS) };
+    for (name, test) in tests.iter().chain(more).filter(|(name, _)| wanted(name)) {
         if has("--list") {
             println!("{name}: test");
         } else if is_root() {

@@ -61,7 +61,7 @@ pub(super) fn nowhere() -> Result<OwnedFd, Errno> {
 }
 
 /// How a socket that was given for `wanted` carries: a broker may give the end of a pair.
-fn carrier_of(fd: &OwnedFd, wanted: Carrier) -> Result<Carrier, Errno> {
+pub(super) fn carrier_of(fd: &OwnedFd, wanted: Carrier) -> Result<Carrier, Errno> {
     let is_unix = sockopt::socket_domain(fd)? == AddressFamily::UNIX;
     if sockopt::socket_type(fd)? != wanted.socket_type() {
         return Err(Errno::PROTOTYPE);

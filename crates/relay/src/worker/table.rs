@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use portway_sys::listen;
 
+use super::broker::carrier_of;
 use super::control::set_nonblocking;
 use super::device::{Device, DeviceError, Listener, Plan};
 use super::engine::Engine;
@@ -283,12 +284,16 @@ impl Engine {
     pub(super) fn take_clients(&mut self, slot: Slot, index: u32, fds: Vec<OwnedFd>) {
         let Some(key) = self.slots.device(slot) else { return };
         let Some(device) = self.devices.get(key) else { return };
-        let carrier = device.plan.listen_carrier();
+        let (carrier, brokered) = (device.plan.listen_carrier(), device.plan.wire.brokered);
         if carrier.is_datagram() || index >= device.plan.spec().listen_count() {
             return;
         }
         for fd in fds {
-            if set_nonblocking(fd.as_fd()).is_ok() {
+            // The daemon may have taken it in from something that is no socket of the kernel's TCP.
+            let carrier = if brokered { carrier_of(&fd, carrier) } else { Ok(carrier) };
+            if let Ok(carrier) = carrier
+                && set_nonblocking(fd.as_fd()).is_ok()
+            {
                 self.admit(key, index, carrier, fd, Entry::Returned);
             }
         }

@@ -1,0 +1,99 @@
+//! What a running network says of itself, and what it is told.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A network that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// What it is called.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Where its TCP and UDP live.
+    pub engine: String,
+    /// Why it is not the kernel's, when that was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_reason: Option<String>,
+    /// Where peers send to.
+    pub udp_port: u16,
+    /// What this node is known by.
+    pub public_key: String,
+    /// Its addresses in the network.
+    pub addresses: Vec<String>,
+    /// How long it has run.
+    pub uptime_seconds: u64,
+    /// Its peers.
+    pub peers: Vec<MeshPeer>,
+    /// Its rules.
+    pub rules: Vec<MeshRuleStatus>,
+    /// Packets that were dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// A peer as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshPeer {
+    /// Its key.
+    pub public_key: String,
+    /// Where it was last heard from, or is expected.
+    pub endpoint: Option<String>,
+    /// What belongs to it.
+    pub allowed_ips: Vec<String>,
+    /// How long ago keys were agreed on.
+    pub handshake_seconds: Option<u64>,
+    /// Bytes that came from it.
+    pub received_bytes: u64,
+    /// Bytes that went to it.
+    pub sent_bytes: u64,
+}
+
+/// A rule as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshRuleStatus {
+    /// What it is called: it follows from direction and text.
+    pub id: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Its text.
+    pub rule: String,
+    /// Where it was said.
+    pub place: String,
+    /// Its destination failed, and is left alone for a while.
+    pub aside: bool,
+    /// Connections and flows that are live.
+    pub connections_now: u64,
+    /// Those there ever were.
+    pub connections_total: u64,
+    /// How often its destination failed.
+    pub failures: u64,
+    /// How it last failed.
+    pub last_error: Option<String>,
+    /// Bytes towards destinations, of all rules of this port.
+    pub port_bytes_in: u64,
+    /// Bytes from them.
+    pub port_bytes_out: u64,
+}
+
+/// A rule to be added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMeshRule {
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Its text.
+    pub rule: String,
+}
+
+/// Rules that come and go, all of them or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeMeshRules {
+    /// To be added. One that is there stays as it is.
+    #[serde(default)]
+    pub add: Vec<NewMeshRule>,
+    /// To be removed, by their ids.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}

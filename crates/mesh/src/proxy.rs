@@ -1,0 +1,156 @@
+//! A network that runs: the tunnel, its engine, and its rules, as one ordinary user's process with two helpers.
+//!
+//! - The relay worker ([`portway_relay`]) accepts and carries: it is what proxy devices use. Its listeners are made here
+//!   (egress) or on the inside (ingress), and for each connection it asks for the other end.
+//! - Those ends are dialled here: a rule is chosen ([`balance`]), its destination looked up and connected to, on the
+//!   host or through the tunnel (`dial`); the next rule is tried when that fails.
+//! - The stack's process makes the sockets of the inside.
+//!
+//! A worker that ends is replaced: listeners stay, its connections are lost. Without its stack the network is nothing:
+//! then this ends too, and says so.
+
+pub mod balance;
+mod change;
+mod control;
+mod dial;
+mod endpoints;
+mod flows;
+mod home;
+mod link;
+mod names;
+mod ports;
+mod serve;
+mod start;
+mod status;
+mod table;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use portway_model::RuleListen;
+use thiserror::Error;
+
+use crate::engine::{EngineError, Way};
+use crate::spec::{Place, Spec, SpecError};
+use crate::tunnel::TunnelError;
+use balance::Policy;
+
+pub use home::{Home, HomeError};
+pub use serve::run;
+
+/// How the engine is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineChoice {
+    /// The kernel's where a user namespace is allowed, else smoltcp.
+    #[default]
+    Auto,
+    /// The kernel's TCP in a namespace of its own, or none.
+    Kernel,
+    /// TCP in a process of our own.
+    Smoltcp,
+}
+
+/// What is to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What it is called, and where its files are.
+    pub home: Home,
+    /// The network and its rules.
+    pub spec: Spec,
+    /// Its engine.
+    pub engine: EngineChoice,
+    /// How rules of one port share connections.
+    pub policy: Policy,
+    /// How long connections may go on after it was told to end.
+    pub drain: Duration,
+}
+
+/// It runs: every port is open, and the tunnel is ready for its peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Where TCP and UDP live.
+    pub engine: &'static str,
+    /// What the engine's packets go through.
+    pub way: Way,
+    /// Why it is not the kernel's, when that was tried.
+    pub why: Option<String>,
+    /// Where peers send to.
+    pub udp: SocketAddr,
+    /// How many rules there are.
+    pub rules: usize,
+}
+
+/// What is told while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Once.
+    Ready(Ready),
+    /// Something went wrong and was mended, or is tried again.
+    Trouble(String),
+}
+
+/// Why it does not run, or not any more.
+#[derive(Debug, Error)]
+pub enum ProxyError {
+    /// The network or its rules cannot be used here.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Its files cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// There is something that is read but not served.
+    #[error("{0}")]
+    Unserved(String),
+    /// A port cannot be had.
+    #[error("{place}: cannot listen on {listen} {side}")]
+    Listen {
+        /// Where its rule stands.
+        place: Place,
+        /// Which.
+        listen: RuleListen,
+        /// On the host, or in the network.
+        side: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The port that peers send to cannot be had.
+    #[error("cannot listen on UDP port {port} for peers")]
+    Outer {
+        /// Which; 0: any.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The tunnel did not start.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// The relay worker did not start.
+    #[error("cannot start the relay worker")]
+    Worker(#[source] io::Error),
+    /// A process that everything depends on is gone.
+    #[error("{0} has ended")]
+    Gone(&'static str),
+    /// The runtime, a signal handler or the like.
+    #[error("cannot {step}")]
+    System {
+        /// What.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ProxyError {
+    /// Whether no user namespace could be made, which an administrator may have forbidden.
+    #[must_use]
+    pub fn is_no_namespace(&self) -> bool {
+        matches!(self, ProxyError::Engine(EngineError::SetUp { step, .. }) if step == "namespaces")
+    }
+}

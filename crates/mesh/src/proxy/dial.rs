@@ -1,0 +1,166 @@
+//! The other end of a connection: a rule is chosen, its destination looked up and connected to; when that fails, the
+//! next one is tried. All of it has one deadline.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_model::{Direction, Host, MeshRule, Transport};
+use portway_relay::wire::{Slot, ToWorker};
+use portway_sys::interface;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
+
+use super::link::{Link, watched};
+use super::serve::Shared;
+use crate::engine::Dial;
+use crate::spec::RuleId;
+
+/// How long a client waits for all tries together.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long one destination may take when there are others, and when it is the last.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// How long a name may take.
+const LOOKUP: Duration = Duration::from_secs(5);
+
+/// Finds an end for the connection that has asked with `ticket`, and tells the worker.
+pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, ticket: u64) {
+    let found = find(&shared, slot).await;
+    let said = match found {
+        Ok((rule, fd)) => {
+            if !shared.table().opened(ticket, rule) {
+                return;
+            }
+            link.say(&ToWorker::Dialed { ticket, error: None }, &[fd.as_fd()]).await
+        }
+        Err(error) => {
+            let error = Some(errno_of(&error).raw_os_error());
+            link.say(&ToWorker::Dialed { ticket, error }, &[]).await
+        }
+    };
+    if let Err(error) = said {
+        // Its end is seen elsewhere.
+        debug!(%error, "worker not answered");
+    }
+}
+
+pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, OwnedFd)> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut tried = Vec::new();
+    let mut last = io::Error::from(io::ErrorKind::ConnectionRefused);
+    loop {
+        let (rule, count) = {
+            let mut table = shared.table();
+            (table.choose(slot, &tried), table.rule_count(slot))
+        };
+        let Some(rule) = rule else { return Err(last) };
+        let id = RuleId::of(&rule);
+        tried.push(id);
+        let until = if tried.len() < count { deadline.min(Instant::now() + ATTEMPT) } else { deadline };
+        match timeout_at(until, connect(shared, &rule)).await {
+            Ok(Ok(fd)) => return Ok((id, fd)),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+        debug!(%rule, error = %last, "destination does not serve");
+        shared.table().failed(slot, id, last.to_string());
+        if Instant::now() >= deadline {
+            return Err(last);
+        }
+    }
+}
+
+async fn connect(shared: &Shared, rule: &MeshRule) -> io::Result<OwnedFd> {
+    let addresses = addresses(shared, rule).await?;
+    let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
+    for (place, address) in addresses.iter().enumerate() {
+        let attempt = reach(shared, rule, *address);
+        // The last one has all the time that is left.
+        let reached = if place + 1 == addresses.len() {
+            attempt.await
+        } else {
+            timeout(ATTEMPT / 2, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        };
+        match reached {
+            Ok(fd) => return Ok(fd),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn reach(shared: &Shared, rule: &MeshRule, address: SocketAddr) -> io::Result<OwnedFd> {
+    match (rule.direction(), rule.listen().transport) {
+        (Direction::Ingress, Transport::Tcp) => Ok(TcpStream::connect(address).await?.into_std()?.into()),
+        (Direction::Ingress, Transport::Udp) => {
+            let any: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let socket = std::net::UdpSocket::bind(SocketAddr::new(any, 0))?;
+            socket.connect(address)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket.into())
+        }
+        (Direction::Egress, Transport::Udp) => {
+            let engine = Arc::clone(&shared.engine);
+            spawn_blocking(move || engine.connect_udp(address)).await.map_err(io::Error::other)?
+        }
+        (Direction::Egress, Transport::Tcp) => {
+            let engine = Arc::clone(&shared.engine);
+            let dial = spawn_blocking(move || engine.connect_tcp(address)).await;
+            connected(dial.map_err(io::Error::other)??).await
+        }
+    }
+}
+
+/// Waits for the end of a connect that was begun.
+async fn connected(dial: Dial) -> io::Result<OwnedFd> {
+    let fd = watched(dial.as_fd().try_clone_to_owned()?)?;
+    if dial.interest() == PollFlags::OUT {
+        fd.writable().await?.retain_ready();
+    } else {
+        fd.readable().await?.retain_ready();
+    }
+    drop(fd);
+    dial.finish()
+}
+
+async fn addresses(shared: &Shared, rule: &MeshRule) -> io::Result<Vec<SocketAddr>> {
+    let port = rule.destination_port().get();
+    let name = match rule.destination() {
+        Host::Ip(host) => {
+            let mut address = SocketAddr::new(host.ip(), port);
+            if let (SocketAddr::V6(v6), Some(zone)) = (&mut address, host.zone()) {
+                v6.set_scope_id(interface::index(zone.as_str())?);
+            }
+            return Ok(vec![address]);
+        }
+        Host::Name(name) => name.as_str(),
+    };
+    let found = match rule.direction() {
+        Direction::Ingress => {
+            let found = timeout(LOOKUP, lookup_host((name, port))).await;
+            found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.collect()
+        }
+        Direction::Egress => shared.names.lookup(shared.engine.as_ref(), name, port).await?,
+    };
+    if found.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::HostUnreachable, "the name has no address"));
+    }
+    Ok(found)
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(match error.kind() {
+        io::ErrorKind::TimedOut => Errno::TIMEDOUT,
+        io::ErrorKind::ConnectionRefused => Errno::CONNREFUSED,
+        _ => Errno::HOSTUNREACH,
+    })
+}

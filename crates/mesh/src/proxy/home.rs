@@ -1,0 +1,286 @@
+//! Files of a network that runs: its control socket, the lock that makes it the only one of its name, and the rules that
+//! were added while it ran.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use portway_model::Direction;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Longest name: with it the path of the socket has room below most folders.
+const NAME_BYTES: usize = 40;
+
+/// Longest file of rules that is read, bytes.
+const RULES_BYTES: u64 = 1024 * 1024;
+
+/// What is wrong with the files.
+#[derive(Debug, Error)]
+pub enum HomeError {
+    /// Not a name.
+    #[error("network name `{0}` is not 1 to 40 letters, digits, `-`, `_` and `.`, the first one no `.`")]
+    Name(String),
+    /// Another process runs it.
+    #[error("network {0} runs already")]
+    Runs(String),
+    /// A file cannot be used.
+    #[error("cannot {verb} {}", path.display())]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// With which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file of rules is none.
+    #[error("{}: {message}; nothing of it was used, and it was left as it is", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// Where the files of a network are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// What it is called.
+    pub name: String,
+    /// Folder of the socket and the lock. `None`: there is no place for them.
+    pub run_dir: Option<PathBuf>,
+    /// Folder of what is kept. `None`: nothing is.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// A rule that was added while it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) direction: String,
+    pub(super) rule: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptFile {
+    version: u32,
+    rules: Vec<Kept>,
+}
+
+/// The socket and the lock; both go when this is dropped.
+pub(super) struct Door {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Home {
+    /// From the environment: below `PORTWAY_DIR`, else below the user's folders, else root's.
+    ///
+    /// # Errors
+    /// [`HomeError::Name`].
+    pub fn find(
+        name: &str,
+        variable: impl Fn(&str) -> Option<PathBuf>,
+        is_root: bool,
+    ) -> Result<Home, HomeError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > NAME_BYTES || name.starts_with('.') || !name.chars().all(fits) {
+            return Err(HomeError::Name(
+                name.chars().take(NAME_BYTES).flat_map(char::escape_debug).collect(),
+            ));
+        }
+        let variable = |key: &str| variable(key).filter(|path| path.is_absolute());
+        let below = |path: PathBuf| path.join("mesh").join(name);
+        let home = variable("HOME").map(|home| home.join(".local/state"));
+        let (run_dir, state_dir) = match (variable("PORTWAY_DIR"), is_root) {
+            (Some(dir), _) => (Some(dir.clone()), Some(below(dir))),
+            (None, true) => (Some("/run/portway".into()), Some(below("/var/lib/portway".into()))),
+            (None, false) => (
+                variable("XDG_RUNTIME_DIR").map(|dir| dir.join("portway")),
+                variable("XDG_STATE_HOME").or(home).map(|dir| below(dir.join("portway"))),
+            ),
+        };
+        Ok(Home { name: name.to_owned(), run_dir, state_dir })
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn socket(&self) -> Option<PathBuf> {
+        self.run_dir.as_ref().map(|dir| dir.join(format!("mesh-{}.sock", self.name)))
+    }
+
+    /// Takes the name, and listens; `None`: there is no place for a socket.
+    pub(super) fn open(&self) -> Result<Option<Door>, HomeError> {
+        let (Some(dir), Some(path)) = (&self.run_dir, self.socket()) else { return Ok(None) };
+        make_dir(dir)?;
+        let lock_path = dir.join(format!("mesh-{}.lock", self.name));
+        let failed = |verb, path: &Path| {
+            let path = path.to_owned();
+            move |source| HomeError::File { verb, path, source }
+        };
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+        let lock = lock.map_err(failed("open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(HomeError::Runs(self.name.clone())),
+            Err(fs::TryLockError::Error(source)) => return Err(failed("lock", &lock_path)(source)),
+        }
+        // Whoever left it has no lock any more.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path)(error));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed("listen on", &path))?;
+        let private = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
+        private.map_err(failed("keep others from", &path))?;
+        listener.set_nonblocking(true).map_err(failed("listen on", &path))?;
+        Ok(Some(Door { listener, path, _lock: lock }))
+    }
+
+    /// The rules that were kept.
+    pub(super) fn kept(&self) -> Result<Vec<(Direction, String, PathBuf)>, HomeError> {
+        let Some(path) = self.rules_path() else { return Ok(Vec::new()) };
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| file.take(RULES_BYTES).read_to_string(&mut text));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(HomeError::Damaged { path, message: "it is no text".to_owned() });
+            }
+            Err(source) => return Err(HomeError::File { verb: "read", path, source }),
+            Ok(_) => {}
+        }
+        let damaged = |message: String| HomeError::Damaged { path: path.clone(), message };
+        let file: KeptFile = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        if file.version != 1 {
+            return Err(damaged(format!("version {} is not 1", file.version)));
+        }
+        let rule = |kept: Kept| match kept.direction.as_str() {
+            "ingress" => Ok((Direction::Ingress, kept.rule, path.clone())),
+            "egress" => Ok((Direction::Egress, kept.rule, path.clone())),
+            other => Err(damaged(format!("direction {other:?} is neither ingress nor egress"))),
+        };
+        file.rules.into_iter().map(rule).collect()
+    }
+
+    /// Keeps these rules instead of those before, as a whole or not at all.
+    pub(super) fn keep(&self, rules: Vec<Kept>) -> Result<(), HomeError> {
+        let (Some(dir), Some(path)) = (&self.state_dir, self.rules_path()) else { return Ok(()) };
+        make_dir(dir)?;
+        let aside = path.with_extension("json.new");
+        let text = serde_json::to_vec_pretty(&KeptFile { version: 1, rules }).unwrap_or_default();
+        let written = || {
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&aside, &path)?;
+            File::open(dir)?.sync_all()
+        };
+        written().map_err(|source| HomeError::File { verb: "write", path: path.clone(), source })
+    }
+
+    fn rules_path(&self) -> Option<PathBuf> {
+        self.state_dir.as_ref().map(|dir| dir.join("rules.json"))
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), HomeError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| HomeError::File { verb: "make", path: dir.to_owned(), source })
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // The lock is held until after this: the file is ours.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home(dir: &Path) -> Home {
+        let variable = |key: &str| (key == "PORTWAY_DIR").then(|| dir.to_owned());
+        Home::find("net", variable, false).unwrap()
+    }
+
+    #[test]
+    fn where_files_are() {
+        let find = |pairs: &[(&str, &str)], is_root| {
+            let variable = |key: &str| {
+                pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| PathBuf::from(value))
+            };
+            let home = Home::find("a", variable, is_root).unwrap();
+            let shown = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+            (shown(home.socket()), shown(home.state_dir))
+        };
+        let some = |socket: &str, state: &str| (Some(socket.to_owned()), Some(state.to_owned()));
+        let user = [("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/u")];
+        assert_eq!(
+            find(&user, false),
+            some("/run/user/7/portway/mesh-a.sock", "/home/u/.local/state/portway/mesh/a")
+        );
+        assert_eq!(find(&user, true), some("/run/portway/mesh-a.sock", "/var/lib/portway/mesh/a"));
+        let moved = [("PORTWAY_DIR", "/d"), ("XDG_STATE_HOME", "/s")];
+        assert_eq!(find(&moved, true), some("/d/mesh-a.sock", "/d/mesh/a"));
+        assert_eq!(
+            find(&[("XDG_STATE_HOME", "/s"), ("XDG_RUNTIME_DIR", "rel")], false),
+            (None, Some("/s/portway/mesh/a".to_owned()))
+        );
+        for name in ["", ".", ".a", "a/b", "a b", "\u{e4}", &"a".repeat(41)] {
+            assert!(Home::find(name, |_| None, false).is_err(), "{name}");
+        }
+    }
+
+    /// Fails when: two of one name run, a socket that was left behind is in the way, or others may use it.
+    #[test]
+    fn one_of_each_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path());
+        let door = home.open().unwrap().unwrap();
+        assert_eq!(home.open().map(|_| ()).unwrap_err().to_string(), "network net runs already");
+        let mode = fs::metadata(home.socket().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        drop(door);
+        assert!(!home.socket().unwrap().exists());
+        drop(UnixListener::bind(home.socket().unwrap()).unwrap());
+        assert!(home.open().unwrap().is_some());
+    }
+
+    /// Row 24. Fails when: a file that cannot be read counts as none, or is written over.
+    #[test]
+    fn rules_are_kept_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path());
+        assert_eq!(home.kept().unwrap(), []);
+        let rule = Kept { direction: "egress".to_owned(), rule: "tcp:80:10.0.0.1:80".to_owned() };
+        home.keep(vec![rule.clone()]).unwrap();
+        let path = home.rules_path().unwrap();
+        assert_eq!(home.kept().unwrap(), [(Direction::Egress, rule.rule, path.clone())]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        for text in [
+            "",
+            "{",
+            "[]",
+            "{\"version\":2,\"rules\":[]}",
+            "{\"version\":1,\"rules\":[{\"direction\":\"x\",\"rule\":\"\"}]}",
+        ] {
+            fs::write(&path, text).unwrap();
+            assert!(matches!(home.kept(), Err(HomeError::Damaged { .. })), "{text}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        // What was cut while it was written is not what is read.
+        home.keep(Vec::new()).unwrap();
+        fs::write(path.with_extension("json.new"), "{").unwrap();
+        assert_eq!(home.kept().unwrap(), []);
+    }
+}

@@ -1,0 +1,348 @@
+//! From a specification to a network that runs, and until it ends.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use portway_model::DeviceSpec;
+use portway_relay::wire::{FromWorker, Slot, ToWorker, WireDevice};
+use portway_sys::process;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use super::balance::Policy;
+use super::control::{self, Ask};
+use super::home::{Door, Home};
+use super::link::{Link, watched};
+use super::names::Names;
+use super::start::{self, Started};
+use super::table::Table;
+use super::{Notice, Options, ProxyError, Ready, dial, endpoints, flows};
+use crate::engine::Engine;
+use crate::spec::{Network, RuleId, Rules};
+use crate::tunnel::Tunnel;
+
+/// Connections that may wait for the worker to be told of them.
+const CALLS: usize = 64;
+
+/// A worker that lasts less than this ends everything: the next would not last either.
+const WORKER_LASTS: Duration = Duration::from_secs(1);
+
+/// Names of the host that are looked up at once.
+const LOOKUPS: usize = 16;
+
+/// What every part knows.
+pub(super) struct Shared {
+    pub(super) about: About,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) tunnel: Tunnel,
+    pub(super) names: Names,
+    pub(super) link: Mutex<Option<Arc<Link>>>,
+    pub(super) table: Mutex<Table>,
+}
+
+/// What stays as it is.
+pub(super) struct About {
+    pub(super) name: String,
+    pub(super) network: Network,
+    pub(super) why: Option<String>,
+    pub(super) since: Instant,
+}
+
+impl Shared {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker that serves.
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has(&self, link: &Arc<Link>) {
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(link));
+    }
+}
+
+/// Runs a network until it is told to end, and then for as long as its connections last, or their time. `report` is
+/// told how it goes.
+///
+/// # Errors
+/// [`ProxyError`]; nothing is left behind.
+pub fn run(options: Options, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
+    let _limit = process::raise_nofile();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(LOOKUPS)
+        .build()
+        .map_err(system("start the runtime"))?;
+    let result = runtime.block_on(Box::pin(serve(options, report)));
+    // A lookup that hangs is left behind.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+pub(super) fn system(step: &'static str) -> impl Fn(io::Error) -> ProxyError {
+    move |source| ProxyError::System { step, source }
+}
+
+async fn serve(options: Options, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
+    let catch = |kind| signal(kind).map_err(system("catch signals"));
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
+    let [term, int, quit] = signals.map(catch);
+    let signals = [term?, int?, quit?];
+    // The name first: what another process of that name has kept is not for this one to read.
+    let door = options.home.open()?;
+    let Started { shared, rules, ready, inlets } = start::start(&options)?;
+    let link = Arc::new(Link::start(&options.home.name).await.map_err(ProxyError::Worker)?);
+    shared.has(&link);
+    let gone = shared.engine.pidfd().try_clone_to_owned().and_then(watched);
+    let gone = gone.map_err(system("watch the tunnel's stack"))?;
+    let peers = options.spec.network.peers.clone();
+    let tending = tokio::spawn(endpoints::tend(Arc::clone(&shared), peers));
+    let (calls, called) = mpsc::channel(CALLS);
+    for (slot, inlet) in inlets {
+        flows::attend(&shared, slot, inlet, &calls);
+    }
+    let (asks, asked) = mpsc::channel(1);
+    let (cuts, to_cut) = mpsc::channel(CALLS);
+    let (policy, drain, home) = (options.policy, options.drain, options.home);
+    let door = door.map(|door| Opening::new(door, &shared, asks.clone())).transpose();
+    let door = door.map_err(system("serve the control socket"))?;
+    let begun = Instant::now();
+    let (seq, waits) = (0, None);
+    let server = Server { shared, calls, link, begun, seq, waits, report, rules, home, policy, drain, cuts };
+    let inputs = Inputs { signals, gone, called, asked, to_cut, _asks: asks };
+    let result = server.run(inputs, ready).await;
+    tending.abort();
+    drop(door);
+    result
+}
+
+/// The control socket while it is served.
+struct Opening {
+    task: tokio::task::AbortHandle,
+    _door: Door,
+}
+
+impl Opening {
+    fn new(door: Door, shared: &Arc<Shared>, asks: mpsc::Sender<Ask>) -> io::Result<Opening> {
+        let listener = tokio::net::UnixListener::from_std(door.listener.try_clone()?)?;
+        let task = tokio::spawn(control::serve(listener, Arc::clone(shared), asks));
+        Ok(Opening { task: task.abort_handle(), _door: door })
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What comes in.
+struct Inputs {
+    signals: [Signal; 3],
+    gone: AsyncFd<OwnedFd>,
+    called: mpsc::Receiver<(Slot, OwnedFd)>,
+    asked: mpsc::Receiver<Ask>,
+    to_cut: mpsc::Receiver<Vec<RuleId>>,
+    /// So that there is always one: without a socket nobody asks.
+    _asks: mpsc::Sender<Ask>,
+}
+
+/// What drives the worker.
+pub(super) struct Server<R> {
+    pub(super) shared: Arc<Shared>,
+    /// For connections that come as descriptors.
+    pub(super) calls: mpsc::Sender<(Slot, OwnedFd)>,
+    pub(super) link: Arc<Link>,
+    /// When this worker was started.
+    begun: Instant,
+    pub(super) seq: u64,
+    /// The request whose answer means that all is open.
+    waits: Option<u64>,
+    report: R,
+    pub(super) rules: Rules,
+    pub(super) home: Home,
+    pub(super) policy: Policy,
+    pub(super) drain: Duration,
+    /// For rules whose last connections have had their time.
+    pub(super) cuts: mpsc::Sender<Vec<RuleId>>,
+}
+
+/// What came first.
+enum Came {
+    Message(io::Result<Option<FromWorker>>),
+    Call(Option<(Slot, OwnedFd)>),
+    Asked(Option<Ask>),
+    ToCut(Option<Vec<RuleId>>),
+    Signal,
+    StackGone,
+    DrainOver,
+}
+
+impl<R: FnMut(Notice)> Server<R> {
+    async fn run(mut self, inputs: Inputs, ready: Ready) -> Result<(), ProxyError> {
+        let Inputs { signals: [mut term, mut int, mut quit], gone, mut called, mut asked, mut to_cut, _asks } =
+            inputs;
+        let drain = self.drain;
+        self.put_all().await.map_err(ProxyError::Worker)?;
+        if self.waits.is_none() {
+            (self.report)(Notice::Ready(ready.clone()));
+        }
+        let mut is_told = self.waits.is_none();
+        let mut deadline: Option<tokio::time::Instant> = None;
+        loop {
+            let end = deadline.unwrap_or_else(tokio::time::Instant::now);
+            let came = tokio::select! {
+                message = self.link.hear() => Came::Message(message),
+                call = called.recv(), if deadline.is_none() => Came::Call(call),
+                ask = asked.recv(), if deadline.is_none() => Came::Asked(ask),
+                gone = to_cut.recv() => Came::ToCut(gone),
+                _ = term.recv() => Came::Signal,
+                _ = int.recv() => Came::Signal,
+                _ = quit.recv() => Came::Signal,
+                _ = gone.readable() => Came::StackGone,
+                () = tokio::time::sleep_until(end), if deadline.is_some() => Came::DrainOver,
+            };
+            match came {
+                Came::Message(Ok(Some(message))) => {
+                    if self.heed(message)? && !std::mem::replace(&mut is_told, true) {
+                        (self.report)(Notice::Ready(ready.clone()));
+                    }
+                }
+                Came::Call(Some((slot, fd))) => {
+                    // A worker that is gone is seen as such; so is this client.
+                    self.link.say(&ToWorker::Client { slot, index: 0 }, &[fd.as_fd()]).await.ok();
+                }
+                Came::Asked(Some(Ask { change, reply })) => {
+                    let done = self.change(&change).await;
+                    // Whoever asked may have gone.
+                    reply.send(done).ok();
+                }
+                Came::ToCut(gone) => self.cut(&gone.unwrap_or_default()).await,
+                Came::Call(None) | Came::Asked(None) => {
+                    return Err(ProxyError::Gone("what takes connections in"));
+                }
+                // It drains, and has finished.
+                Came::Message(_) if deadline.is_some() => return Ok(()),
+                Came::Message(ended) => self.replace_worker(ended.err()).await?,
+                Came::StackGone => return Err(ProxyError::Gone("the process of the tunnel's stack")),
+                Came::DrainOver => return Ok(()),
+                Came::Signal if deadline.is_some() => return Ok(()),
+                Came::Signal => {
+                    info!("ending");
+                    self.shared.table().close();
+                    let message = ToWorker::Drain { grace: drain };
+                    self.link.say(&message, &[]).await.map_err(ProxyError::Worker)?;
+                    // The worker ends connections a moment before.
+                    deadline = Some(tokio::time::Instant::now() + drain + Duration::from_millis(500));
+                }
+            }
+        }
+    }
+
+    /// Does what the worker asks for; true: it has everything it was given.
+    fn heed(&mut self, message: FromWorker) -> Result<bool, ProxyError> {
+        match message {
+            FromWorker::Dial { slot, ticket } => {
+                let task = dial::answer(Arc::clone(&self.shared), Arc::clone(&self.link), slot, ticket);
+                let task = tokio::spawn(task);
+                self.shared.table().begin(slot, ticket, task.abort_handle());
+            }
+            FromWorker::Over { tickets, refused } => {
+                let mut table = self.shared.table();
+                for ticket in tickets {
+                    table.over(ticket, refused.contains(&ticket));
+                }
+            }
+            FromWorker::Done { error: Some(why), seq } if self.waits == Some(seq) => {
+                return Err(ProxyError::Worker(io::Error::other(why)));
+            }
+            FromWorker::Done { seq, error: None } => {
+                if self.waits == Some(seq) {
+                    self.waits = None;
+                    return Ok(true);
+                }
+            }
+            FromWorker::Failure { count, text, .. } => debug!(count, text, "worker"),
+            other => debug!(?other, "unexpected message of the worker"),
+        }
+        Ok(false)
+    }
+
+    /// Gives the worker every port.
+    async fn put_all(&mut self) -> io::Result<()> {
+        let slots: Vec<Slot> = self.shared.table().served().map(|served| served.slot).collect();
+        for slot in slots {
+            self.put(slot).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the worker one port.
+    pub(super) async fn put(&mut self, slot: Slot) -> io::Result<()> {
+        let Some((listen, listeners)) = self.shared.table().port(slot) else { return Ok(()) };
+        if flows::are_carried_here(&listen, &listeners) {
+            return Ok(());
+        }
+        self.seq += 1;
+        self.waits = Some(self.seq);
+        let device = Box::new(device(&listen).map_err(io::Error::other)?);
+        let listen_count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
+        let message =
+            ToWorker::Put { seq: self.seq, slot, device, listen_count, keep_listeners: false, hold: None };
+        self.link.say(&message, &[]).await?;
+        if !listeners.is_empty() {
+            let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+            self.link.say(&ToWorker::Listeners { slot, first: 0 }, &fds).await?;
+        }
+        Ok(())
+    }
+
+    /// The worker has ended, and its connections with it: another one takes the listeners.
+    async fn replace_worker(&mut self, why: Option<io::Error>) -> Result<(), ProxyError> {
+        let link = Arc::clone(&self.link);
+        self.shared.table().all_over(|slot| link.counters(slot));
+        if self.begun.elapsed() < WORKER_LASTS {
+            return Err(ProxyError::Gone("the relay worker"));
+        }
+        warn!(pid = link.pid(), error = why.as_ref().map(tracing::field::display), "relay worker has ended");
+        (self.report)(Notice::Trouble("the relay worker has ended, and another one was started".to_owned()));
+        self.link = Arc::new(Link::start(&self.home.name).await.map_err(ProxyError::Worker)?);
+        self.shared.has(&self.link);
+        self.begun = Instant::now();
+        self.put_all().await.map_err(ProxyError::Worker)?;
+        self.waits = None;
+        Ok(())
+    }
+}
+
+/// A port as the worker knows it: a device whose upstream it asks for.
+fn device(listen: &portway_model::RuleListen) -> Result<WireDevice, String> {
+    let protocol = listen.transport.as_str();
+    let host = match listen.address {
+        None => "[::]".to_owned(),
+        Some(std::net::IpAddr::V4(ip)) => ip.to_string(),
+        Some(std::net::IpAddr::V6(ip)) => format!("[{ip}]"),
+    };
+    // What it is called for is the protocol alone.
+    let keys = [
+        ("listen", format!("{protocol}:{host}:{}", listen.port)),
+        ("connect", format!("{protocol}:127.0.0.1:{}", listen.port)),
+        ("connect.timeout", format!("{}s", dial::PATIENCE.as_secs() + 5)),
+    ];
+    let spec = DeviceSpec::from_keys(keys).map_err(|error| error.to_string())?;
+    Ok(WireDevice {
+        key: format!("{} {listen}", listen.direction),
+        spec,
+        base: None,
+        base_name: None,
+        replies: None,
+        brokered: true,
+        note: String::new(),
+    })
+}

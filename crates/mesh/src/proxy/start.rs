@@ -1,0 +1,141 @@
+//! Opens everything, in the order in which it is most likely to fail.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use portway_model::{Direction, RuleListen};
+use portway_relay::wire::Slot;
+
+use super::endpoints;
+use super::names::Names;
+use super::ports::{self, Opened};
+use super::serve::{About, Shared};
+use super::table::Table;
+use super::{EngineChoice, HomeError, Options, ProxyError, Ready};
+use crate::engine::{Engine, EngineError, Frames, kernel, smoltcp};
+use crate::spec::{Listener, Network, PortRights, Rules};
+use crate::tunnel::{Rows, Tunnel, TunnelSpec};
+use crate::udp::Udp;
+use crate::wg::PeerSpec;
+
+/// A network whose ports are open.
+pub(super) struct Started {
+    pub(super) shared: Arc<Shared>,
+    pub(super) rules: Rules,
+    pub(super) ready: Ready,
+    /// Where clients come as descriptors.
+    pub(super) inlets: Vec<(Slot, Opened)>,
+}
+
+/// See the module.
+pub(super) fn start(options: &Options) -> Result<Started, ProxyError> {
+    let spec = &options.spec;
+    let rules = with_kept(options)?;
+    rules.allowed(PortRights::here())?;
+    if let Some(proxy) = spec.proxies.first() {
+        let what = format!("SOCKS5 and HTTP proxies are not served yet (port {})", proxy.port);
+        return Err(ProxyError::Unserved(what));
+    }
+    let listeners = rules.listeners();
+    let egress = listen(listeners, Direction::Egress, ports::on_host)?;
+    let port = spec.network.listen_port.map_or(0, portway_model::Port::get);
+    let udp = Udp::bind(port).map_err(|source| ProxyError::Outer { port, source })?;
+    let Chosen { engine, frames, why } = choose(&spec.network, options.engine)?;
+    let (engine_name, way, udp_address) = (engine.name(), frames.way(), udp.address);
+    let inside = |listen: &RuleListen| ports::in_network(engine.as_ref(), listen, &spec.network.addresses);
+    let ingress = listen(listeners, Direction::Ingress, inside)?;
+    let tunnel = Tunnel::start(tunnel_spec(&spec.network), frames, udp)?;
+    let mut table = Table::default();
+    let mut inlets = Vec::new();
+    for (listener, opened) in egress.into_iter().chain(ingress) {
+        let (sockets, inlet) = match opened {
+            Opened::Sockets(sockets) => (sockets, None),
+            other => (Vec::new(), Some(other)),
+        };
+        let slot = table.serve(listener.listen, listener.rules, sockets, options.policy);
+        inlets.extend(inlet.map(|inlet| (slot, inlet)));
+    }
+    let names = Names::new(spec.network.dns.clone());
+    let about = About {
+        name: options.home.name.clone(),
+        network: spec.network.clone(),
+        why: why.clone(),
+        since: Instant::now(),
+    };
+    let (link, table) = (Mutex::default(), Mutex::new(table));
+    let shared = Arc::new(Shared { about, engine, tunnel, names, link, table });
+    let ready = Ready { engine: engine_name, way, why, udp: udp_address, rules: rules.iter().count() };
+    Ok(Started { shared, rules, ready, inlets })
+}
+
+/// The rules, and those that were added while it last ran.
+fn with_kept(options: &Options) -> Result<Rules, ProxyError> {
+    let mut rules = options.spec.rules.clone();
+    for (direction, text, path) in options.home.kept()? {
+        let changed = rules.changed(&options.spec.network, &[(direction, text)], &[]);
+        rules =
+            changed.map_err(|error| HomeError::Damaged { path: path.clone(), message: error.to_string() })?;
+    }
+    Ok(rules)
+}
+
+/// An engine, and why it is not another.
+struct Chosen {
+    engine: Arc<dyn Engine>,
+    frames: Frames,
+    why: Option<String>,
+}
+
+fn choose(network: &Network, choice: EngineChoice) -> Result<Chosen, EngineError> {
+    let kernel = || {
+        let (stack, frames) = kernel::Stack::start(&network.addresses, network.mtu, None)?;
+        Ok(Chosen { engine: Arc::new(stack), frames, why: None })
+    };
+    let smoltcp = |why: Option<String>| {
+        let (stack, frames) = smoltcp::Stack::start(&network.addresses, network.mtu)?;
+        Ok(Chosen { engine: Arc::new(stack), frames, why })
+    };
+    match choice {
+        EngineChoice::Kernel => kernel(),
+        EngineChoice::Smoltcp => smoltcp(None),
+        EngineChoice::Auto => match kernel() {
+            // Whatever the reason is, the other one does not need what was refused.
+            Err(EngineError::SetUp { step, source }) => smoltcp(Some(format!("{step}: {source}"))),
+            other => other,
+        },
+    }
+}
+
+fn listen(
+    listeners: &[Listener],
+    direction: Direction,
+    open: impl Fn(&RuleListen) -> io::Result<Opened>,
+) -> Result<Vec<(Listener, Opened)>, ProxyError> {
+    let side = if direction == Direction::Egress { "on this host" } else { "in the network" };
+    let wanted = listeners.iter().filter(|listener| listener.listen.direction == direction);
+    let opened = wanted.map(|listener| match (open(&listener.listen), listener.rules.first()) {
+        (Err(source), Some(first)) => {
+            Err(ProxyError::Listen { place: first.place.clone(), listen: listener.listen, side, source })
+        }
+        (Err(source), None) => Err(ProxyError::System { step: "listen", source }),
+        (Ok(opened), _) => Ok((listener.clone(), opened)),
+    });
+    opened.collect()
+}
+
+fn tunnel_spec(network: &Network) -> TunnelSpec {
+    let peer = |peer: &crate::spec::Peer| PeerSpec {
+        public_key: peer.public_key,
+        preshared_key: peer.preshared_key.clone(),
+        allowed_ips: peer.allowed_ips.clone(),
+        endpoint: peer.endpoint.as_ref().and_then(endpoints::known),
+        keepalive: peer.keepalive,
+    };
+    TunnelSpec {
+        private_key: network.private_key.clone(),
+        peers: network.peers.iter().map(peer).collect(),
+        mtu: network.mtu,
+        rows: Rows::Auto,
+    }
+}

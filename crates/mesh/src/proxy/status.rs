@@ -1,0 +1,172 @@
+//! What a network is like, for people and for Prometheus.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use portway_control::api::{Failure, FailureKind, MeshPeer, MeshRuleStatus, MeshStatus};
+use portway_relay::wire::field;
+use tokio::task::spawn_blocking;
+
+use super::control::failure;
+use super::serve::Shared;
+use super::table::Served;
+
+/// Age of a handshake at which a peer counts as silent.
+const SILENT_SECONDS: u64 = 180;
+
+/// All of it, at this moment.
+pub(super) async fn read(shared: Arc<Shared>) -> Result<MeshStatus, Failure> {
+    let gathered = spawn_blocking(move || gather(&shared)).await.ok().flatten();
+    gathered.ok_or_else(|| failure(FailureKind::Internal, "the tunnel does not answer"))
+}
+
+fn gather(shared: &Shared) -> Option<MeshStatus> {
+    let about = &shared.about;
+    let now = Instant::now();
+    let states = shared.tunnel.peers()?;
+    let peer = |(peer, state): (&crate::spec::Peer, crate::wg::PeerState)| MeshPeer {
+        public_key: peer.public_key.to_string(),
+        endpoint: state.endpoint.map(|endpoint| endpoint.to_string()),
+        allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+        handshake_seconds: state.last_handshake.map(|at| now.saturating_duration_since(at).as_secs()),
+        received_bytes: state.received_bytes,
+        sent_bytes: state.sent_bytes,
+    };
+    let mut dropped: std::collections::BTreeMap<String, u64> =
+        shared.tunnel.counters().seen().map(|(why, count)| (snake(&format!("{why:?}")), count)).collect();
+    let lost = shared.engine.packets_lost().unwrap_or(0) + shared.tunnel.packets_lost().unwrap_or(0);
+    if lost > 0 {
+        dropped.insert("between_stack_and_tunnel".to_owned(), lost);
+    }
+    let link = shared.link();
+    let table = shared.table();
+    let mut rules = Vec::new();
+    for served in table.served() {
+        let mut counted = served.before;
+        if let Some(link) = &link {
+            let present = link.counters(served.slot);
+            counted.iter_mut().zip(present).for_each(|(total, more)| *total = total.saturating_add(more));
+        }
+        rules.extend(served.rules.iter().map(|entry| rule(&table, served, entry, counted, now)));
+    }
+    Some(MeshStatus {
+        name: about.name.clone(),
+        pid: std::process::id(),
+        engine: shared.engine.name().to_owned(),
+        engine_reason: about.why.clone(),
+        udp_port: shared.tunnel.udp().address.port(),
+        public_key: about.network.private_key.public().to_string(),
+        addresses: about.network.addresses.iter().map(ToString::to_string).collect(),
+        uptime_seconds: now.saturating_duration_since(about.since).as_secs(),
+        peers: about.network.peers.iter().zip(states).map(peer).collect(),
+        rules,
+        dropped,
+    })
+}
+
+fn rule(
+    table: &super::table::Table,
+    served: &Served,
+    entry: &crate::spec::RuleEntry,
+    counted: [u64; portway_sys::shm::FIELD_COUNT],
+    now: Instant,
+) -> MeshRuleStatus {
+    let account = table.account(entry.id);
+    MeshRuleStatus {
+        id: entry.id.to_string(),
+        direction: entry.rule.direction().to_string(),
+        rule: entry.rule.to_string(),
+        place: entry.place.to_string(),
+        aside: served.balancer.is_aside(entry.id, now),
+        connections_now: served.balancer.live(entry.id),
+        connections_total: account.opened,
+        failures: account.failed,
+        last_error: account.last_error,
+        port_bytes_in: counted.get(field::BYTES_IN).copied().unwrap_or(0),
+        port_bytes_out: counted.get(field::BYTES_OUT).copied().unwrap_or(0),
+    }
+}
+
+/// Peers that are expected to answer and have not of late.
+pub(super) fn silent(status: &MeshStatus) -> Vec<String> {
+    let silent = |peer: &&MeshPeer| {
+        peer.endpoint.is_some() && peer.handshake_seconds.is_none_or(|age| age >= SILENT_SECONDS)
+    };
+    status.peers.iter().filter(silent).map(|peer| peer.public_key.clone()).collect()
+}
+
+/// `NoRoute` as `no_route`.
+fn snake(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+/// The text that Prometheus reads.
+pub(super) fn metrics(status: &MeshStatus) -> String {
+    let mut text = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (labels, value) in samples {
+            let _infallible = writeln!(text, "{name}{{{labels}}} {value}");
+        }
+    };
+    let of_peers = |value: &dyn Fn(&MeshPeer) -> Option<u64>| -> Vec<(String, u64)> {
+        let sample = |peer: &MeshPeer| Some((format!("peer=\"{}\"", peer.public_key), value(peer)?));
+        status.peers.iter().filter_map(sample).collect()
+    };
+    let of_rules = |value: &dyn Fn(&MeshRuleStatus) -> u64| -> Vec<(String, u64)> {
+        let sample = |rule: &MeshRuleStatus| {
+            let labels =
+                format!("direction=\"{}\",rule=\"{}\",id=\"{}\"", rule.direction, rule.rule, rule.id);
+            (labels, value(rule))
+        };
+        status.rules.iter().map(sample).collect()
+    };
+    family(
+        "portway_mesh_handshake_age_seconds",
+        "gauge",
+        "Since keys were agreed on with a peer.",
+        of_peers(&|peer| peer.handshake_seconds),
+    );
+    family(
+        "portway_mesh_received_bytes_total",
+        "counter",
+        "Bytes from a peer.",
+        of_peers(&|peer| Some(peer.received_bytes)),
+    );
+    family(
+        "portway_mesh_sent_bytes_total",
+        "counter",
+        "Bytes to a peer.",
+        of_peers(&|peer| Some(peer.sent_bytes)),
+    );
+    let dropped = status.dropped.iter().map(|(why, count)| (format!("reason=\"{why}\""), *count)).collect();
+    family("portway_mesh_dropped_packets_total", "counter", "Packets that were dropped.", dropped);
+    family(
+        "portway_mesh_rule_connections",
+        "gauge",
+        "Live connections and flows of a rule.",
+        of_rules(&|rule| rule.connections_now),
+    );
+    family(
+        "portway_mesh_rule_connections_total",
+        "counter",
+        "Connections and flows of a rule.",
+        of_rules(&|rule| rule.connections_total),
+    );
+    family(
+        "portway_mesh_rule_failures_total",
+        "counter",
+        "Failures of a rule's destination.",
+        of_rules(&|rule| rule.failures),
+    );
+    text
+}

@@ -1,0 +1,157 @@
+//! The control socket: rules while it runs, what it is like, one process of a name.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
+
+use portway_control::Client;
+use portway_control::api::{ChangeMeshRules, MeshRuleStatus, MeshStatus, NewMeshRule};
+
+use super::*;
+
+/// A folder of an ordinary user.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    dir
+}
+
+fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn client(dir: &Path) -> Client {
+    Client::new(dir.join("mesh-test.sock"))
+}
+
+fn status(dir: &Path) -> MeshStatus {
+    within(client(dir).mesh()).unwrap()
+}
+
+fn change(dir: &Path, add: &[(&str, &str)], remove: &[&str]) -> Result<Vec<MeshRuleStatus>, String> {
+    let new = |(direction, rule): &(&str, &str)| NewMeshRule {
+        direction: (*direction).to_owned(),
+        rule: (*rule).to_owned(),
+    };
+    let change = ChangeMeshRules {
+        add: add.iter().map(new).collect(),
+        remove: remove.iter().map(|id| (*id).to_owned()).collect(),
+    };
+    within(client(dir).change_rules(&change)).map_err(|error| error.to_string())
+}
+
+fn get(dir: &Path, request: &str) -> String {
+    let mut socket = UnixStream::connect(dir.join("mesh-test.sock")).unwrap();
+    write!(socket, "{request} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Rows 6 and 9: rules are added and work; one that is removed takes nobody new, and what it has finishes, or is cut at its
+/// time; a restart has those that were added.
+pub(super) fn rules_come_and_go() {
+    let (bed, peer) = bed();
+    let dir = folder();
+    let wanted =
+        Wanted { drain: 2, dir: Some(dir.path()), egress: &["tcp:9000:10.9.0.2:7000"], ..Wanted::default() };
+    let mut proxy = Proxy::start(&bed, &wanted);
+    let added = [("ingress", "TCP:80:127.0.0.1:8000"), ("egress", "tcp:9000:10.9.0.2:7000")];
+    let rules = change(dir.path(), &added, &[]).unwrap();
+    assert_eq!(rules.len(), 2, "{rules:?}");
+    let service = listener(&bed.ours, "127.0.0.1:8000");
+    let mut old = connect(&peer.netns, "10.9.0.1:80");
+    let (mut end, _) = service.accept().unwrap();
+    let is_ours = |rule: &&MeshRuleStatus| rule.rule == "tcp:80:127.0.0.1:8000";
+    let rule = status(dir.path()).rules.iter().find(is_ours).unwrap().clone();
+    assert_eq!((rule.connections_now, rule.connections_total, rule.failures), (1, 1, 0));
+    assert_eq!(rule.place, "added while it ran");
+    let begin = Instant::now();
+    let left = change(dir.path(), &[], &[&rule.id]).unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert_eq!(left.len(), 1);
+    let refused = || peer.netns.enter(|| TcpStream::connect("10.9.0.1:80")).unwrap().err();
+    wait_for("refusal", || refused().filter(|error| error.kind() == std::io::ErrorKind::ConnectionRefused))
+        .unwrap();
+    old.write_all(b"still").unwrap();
+    let mut text = [0; 5];
+    end.read_exact(&mut text).unwrap();
+    // Its time is over: cut, not ended.
+    assert_eq!(old.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(begin.elapsed() > Duration::from_millis(1900), "{:?}", begin.elapsed());
+    // A rule of the file can be removed too, and is there again after a restart, as is what was added.
+    change(dir.path(), &[("ingress", "tcp:81:127.0.0.1:8000")], &[&left[0].id]).unwrap();
+    assert_eq!(status(dir.path()).rules.len(), 1);
+    proxy.signal(rustix::process::Signal::TERM);
+    assert!(proxy.ended().success());
+    let _proxy = Proxy::start(&bed, &wanted);
+    let texts: Vec<String> = status(dir.path()).rules.into_iter().map(|rule| rule.rule).collect();
+    assert_eq!(texts, ["tcp:9000:10.9.0.2:7000", "tcp:81:127.0.0.1:8000"]);
+    let serving = serve(service, "kept ", 1);
+    assert_eq!(ask(connect(&peer.netns, "10.9.0.1:81"), "x").unwrap(), "kept x");
+    serving.join().unwrap();
+}
+
+/// Row 8: what is wrong is said to who asked, nothing of the batch is done, and the network goes on.
+pub(super) fn a_bad_rule_changes_nothing() {
+    let (bed, peer) = bed();
+    let dir = folder();
+    let wanted = Wanted { dir: Some(dir.path()), ingress: &["tcp:80:127.0.0.1:8000"], ..Wanted::default() };
+    let mut proxy = Proxy::start(&bed, &wanted);
+    let _taken = listener(&bed.ours, "0.0.0.0:9001");
+    let good = ("egress", "tcp:9000:10.9.0.2:7000");
+    let id = status(dir.path()).rules[0].id.clone();
+    for (bad, remove, why) in [
+        (("egress", "tcp:0:10.9.0.2:1"), &[] as &[&str], "port 0 is not allowed"),
+        (("egress", "tcp:9002:10.8.0.2:1"), &[], "no peer has 10.8.0.2"),
+        (("inwards", "tcp:9002:10.9.0.2:1"), &[], "neither ingress nor egress"),
+        (("egress", "tcp:80:10.9.0.2:1"), &[], "need a privilege"),
+        (("egress", "tcp:9001:10.9.0.2:1"), &[], "Address already in use"),
+        (good, &["ffffffffffff"], "no rule has the id"),
+    ] {
+        let mut remove = remove.to_vec();
+        remove.push(&id);
+        let error = change(dir.path(), &[good, bad], &remove).unwrap_err();
+        assert!(error.contains(why), "{error}");
+        let rules = status(dir.path()).rules;
+        assert!(rules.len() == 1 && rules[0].id == id, "{rules:?}");
+        assert!(bed.ours.enter(|| TcpStream::connect("127.0.0.1:9000")).unwrap().is_err());
+    }
+    for (request, status) in [
+        ("GET /nothing", "404"),
+        ("DELETE /1.0", "405"),
+        ("POST /1.0/rules", "400"),
+        ("no request at all", "400"),
+    ] {
+        let answer = get(dir.path(), request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+    }
+    assert!(proxy.child.try_wait().unwrap().is_none());
+    let serving = serve(listener(&bed.ours, "127.0.0.1:8000"), "on ", 1);
+    assert_eq!(ask(connect(&peer.netns, "10.9.0.1:80"), "x").unwrap(), "on x");
+    serving.join().unwrap();
+    let metrics = get(dir.path(), "GET /metrics");
+    let line = format!(
+        "portway_mesh_rule_connections_total{{direction=\"ingress\",rule=\"tcp:80:127.0.0.1:8000\",id=\"{id}\"}} 1"
+    );
+    assert!(metrics.contains(&line), "{metrics}");
+    assert!(metrics.contains("portway_mesh_handshake_age_seconds{peer="), "{metrics}");
+    assert!(get(dir.path(), "GET /readyz").starts_with("HTTP/1.1 200"));
+}
+
+/// A second process of the same name is refused and disturbs nobody.
+pub(super) fn one_process_of_a_name() {
+    let bed = Bed::new();
+    let dir = folder();
+    let wanted = Wanted { dir: Some(dir.path()), ..Wanted::default() };
+    let proxy = Proxy::start(&bed, &wanted);
+    let (mut second, said) = Proxy::begin(&bed, &Wanted { port: 40_000, ..wanted });
+    assert_eq!(said, "failed network test runs already:");
+    assert!(!second.ended().success());
+    assert_eq!(status(dir.path()).pid, proxy.child.id());
+    assert!(get(dir.path(), "GET /readyz").starts_with("HTTP/1.1 503"));
+    // Killed, it leaves its socket behind, which is in nobody's way.
+    drop(proxy);
+    let third = Proxy::start(&bed, &wanted);
+    assert_eq!(status(dir.path()).pid, third.child.id());
+}
