@@ -6,8 +6,9 @@
 //!
 //! It is also the first process of a Compose service: `portway-guest service DIR` runs what a file there says, and `tail
 //! DIR SECONDS.NANOSECONDS` says what that service has said since. `feed DIR` writes its standard input to what that service reads, `size DIR COLUMNS
-//! ROWS` gives its terminal another size, `beside DIR PROGRAM ARGS...` runs a program as that service's user, and `kill
-//! NUMBER` sends the first process a signal.
+//! ROWS` gives its terminal another size, `beside DIR PROGRAM ARGS...` runs a program as that service's user, `within DIR
+//! MILLISECONDS PROGRAM ARGS...` does so and ends all that it has started, and `kill NUMBER` sends the first process a
+//! signal.
 
 mod channel;
 mod environment;
@@ -55,14 +56,18 @@ fn main() -> ExitCode {
         [Some("feed"), _] => service::feed(Path::new(args[1])),
         [Some("size"), _, Some(columns), Some(rows)] => service::resize(Path::new(args[1]), columns, rows),
         [Some("beside"), _, _, ..] => {
-            return service::beside(Path::new(args[1]), &args[2..]).map_or_else(said, |never| match never {});
+            return service::beside(Path::new(args[1]), &args[2..]).map_or_else(said, ExitCode::from);
+        }
+        [Some("within"), _, Some(limit), _, ..] => {
+            let ended = service::within(Path::new(args[1]), limit, &args[3..]);
+            return ended.map_or_else(said, ExitCode::from);
         }
         [Some("kill"), Some(number)] => service::kill(number),
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
         _ => Err((
             status::USAGE,
-            "serve [SHA256 [LIMITS]], service DIR, tail DIR SINCE, feed DIR, size DIR COLUMNS ROWS, beside DIR PROGRAM, kill NUMBER \
-             or sftp expected"
+            "serve [SHA256 [LIMITS]], service DIR, tail DIR SINCE, feed DIR, size DIR COLUMNS ROWS, beside DIR PROGRAM, within DIR \
+             MILLISECONDS PROGRAM, kill NUMBER or sftp expected"
                 .to_owned(),
         )),
     };

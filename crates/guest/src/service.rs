@@ -13,6 +13,7 @@ mod log;
 mod pace;
 mod tail;
 mod user;
+mod within;
 
 use std::ffi::CString;
 use std::fs;
@@ -40,6 +41,7 @@ use pace::Pace;
 pub(crate) use beside::beside;
 pub(crate) use input::{feed, resize};
 pub(crate) use tail::tail;
+pub(crate) use within::within;
 
 /// By which LXC asks an init to stop (lxc.container.conf(5), `lxc.signal.halt`).
 const HALT: i32 = 30;

@@ -32,11 +32,13 @@ mod outcome;
 mod pipe;
 mod tolerant;
 pub(crate) mod upgrade;
+mod whole;
 
 use tolerant::Tolerant;
 
 pub use outcome::{ExecEnd, Outcome};
 pub use pipe::Pipe;
+pub use whole::Whole;
 
 /// Longest message of the server's. It sends at most 32 KiB.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -62,6 +64,14 @@ pub struct ExecSpec {
     /// Columns and rows of a terminal, if it gets one.
     #[serde(skip)]
     pub terminal: Option<Size>,
+}
+
+impl ExecSpec {
+    /// A program that root runs in `/`, without a terminal.
+    #[must_use]
+    pub fn of_root(command: Vec<String>, environment: BTreeMap<String, String>) -> ExecSpec {
+        ExecSpec { command, environment, user: 0, group: 0, cwd: "/".to_owned(), terminal: None }
+    }
 }
 
 /// Columns and rows of a terminal.

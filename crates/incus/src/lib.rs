@@ -101,7 +101,9 @@ pub use client::{Client, Limits};
 pub use definition::{Definition, Device};
 pub use error::{IncusError, Refusal};
 pub use events::{Event, Events};
-pub use exec::{Control, Ended, Exec, ExecEnd, ExecSockets, ExecSpec, Input, Outcome, Output, Pipe, Size};
+pub use exec::{
+    Control, Ended, Exec, ExecEnd, ExecSockets, ExecSpec, Input, Outcome, Output, Pipe, Size, Whole,
+};
 pub use files::{FileContent, FileOwner, InstanceFile};
 pub use forwards::Forward;
 pub use images::{Image, ImageProtocol, RemoteImage};

@@ -100,6 +100,8 @@ pub struct Listed {
     pub created_at: String,
     /// When it was started last; before 1970 when never.
     pub last_used_at: String,
+    /// Cluster member it is on; `none` without a cluster.
+    pub location: String,
     /// What was measured, where it was asked for.
     pub measured: Option<Measured>,
 }
@@ -338,28 +340,37 @@ impl Client {
 
     async fn listed_at(&self, target: &str) -> Result<Vec<Listed>> {
         let found: Option<Vec<ListedWire>> = self.door().get(target, self.limits().list_bytes).await?;
-        let listed = found.unwrap_or_default().into_iter().map(|wire| {
-            let text = |key: &str| {
-                let text = wire.definition.rest.get(key).and_then(Value::as_str);
-                text.unwrap_or_default().to_owned()
-            };
-            let of = |key: &str| wire.definition.rest.get(key);
-            Listed {
-                status: text("status"),
-                status_code: of("status_code")
-                    .and_then(Value::as_u64)
-                    .and_then(|code| u16::try_from(code).ok())
-                    .unwrap_or(0),
-                created_at: text("created_at"),
-                last_used_at: text("last_used_at"),
-                expanded_config: of("expanded_config")
-                    .and_then(|map| Keys::deserialize(map).ok())
-                    .unwrap_or_default(),
-                measured: wire.state.map(Measured::from),
-                definition: Definition::of(wire.definition, None),
-            }
-        });
-        Ok(listed.collect())
+        Ok(found.unwrap_or_default().into_iter().map(Listed::from).collect())
+    }
+
+    /// One instance as it is listed; `None` when the project or the instance does not exist.
+    ///
+    /// # Errors
+    /// [`IncusError`](crate::IncusError), any.
+    pub async fn listing(&self, project: &str, name: &str) -> Result<Option<Listed>> {
+        let Some(target) = instance_target(project, name, "") else { return Ok(None) };
+        let found: Option<ListedWire> = self.door().get(&target, self.limits().answer_bytes).await?;
+        Ok(found.map(Listed::from))
+    }
+}
+
+impl From<ListedWire> for Listed {
+    fn from(wire: ListedWire) -> Self {
+        let of = |key: &str| wire.definition.rest.get(key);
+        let text = |key: &str| of(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let code = of("status_code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+        Listed {
+            status: text("status"),
+            status_code: code.unwrap_or(0),
+            created_at: text("created_at"),
+            last_used_at: text("last_used_at"),
+            location: text("location"),
+            expanded_config: of("expanded_config")
+                .and_then(|map| Keys::deserialize(map).ok())
+                .unwrap_or_default(),
+            measured: wire.state.map(Measured::from),
+            definition: Definition::of(wire.definition, None),
+        }
     }
 }
 

@@ -46,5 +46,5 @@ pub use port::{Port, PortList, PortRange};
 pub use rings::Ways;
 pub use rule::{Direction, MeshRule, RuleError, RuleErrorKind, RuleListen, Transport};
 pub use spec::{DeviceSpec, KeyDoc, SpecError, Target};
-pub use time::rfc3339;
+pub use time::{read_rfc3339, rfc3339};
 pub use unix::{AbstractName, UNIX_NAME_MAX_BYTES, UnixKind, UnixName, UnixPath};

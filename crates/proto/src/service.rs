@@ -4,6 +4,7 @@
 //! [`State`] in [`STATE`], and what the service has said in [`LOGS`], records of one line each ([`Record`]). Whoever
 //! is root in the instance can write there what it likes: to a reader outside these are a stranger's bytes.
 
+pub mod health;
 mod record;
 mod spec;
 mod user;
@@ -11,6 +12,21 @@ mod user;
 pub use record::{Record, Source, Stamp};
 pub use spec::{Again, Spec, SpecError};
 pub use user::User;
+
+/// Keys of an instance's configuration that say what it is.
+pub mod label {
+    /// Name of the Compose project.
+    pub const PROJECT: &str = "user.portway.project";
+
+    /// Its own name. A copy has the keys of what it was copied from and another name, and is nobody's.
+    pub const NAME: &str = "user.portway.name";
+
+    /// The name that it gets, of one that is made beside the one it replaces.
+    pub const BESIDE: &str = "user.portway.beside";
+
+    /// Name of the service.
+    pub const SERVICE: &str = "user.portway.service";
+}
 
 /// The folder.
 pub const DIR: &str = "/.portway";

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portway_incus::Client;
-use portway_model::parse_duration;
+use portway_model::{parse_duration, read_rfc3339};
 use portway_proto::service::{Source, Stamp};
 
 use super::follow::{Followed, Told, Until, follow};
@@ -106,47 +106,10 @@ fn moment(flag: &str, text: &str, now: SystemTime) -> Outcome<Stamp> {
     Ok(of(now.saturating_sub(ago)))
 }
 
-/// RFC 3339, UTC where no zone is said; seconds since 1970.
+/// A time as a text, or seconds since 1970.
 fn instant(text: &str) -> Option<Duration> {
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let (date, clock) = text.split_once(['T', 't', ' ']).unwrap_or((text, "00:00:00Z"));
-    let mut fields = date.split('-').map(|field| field.parse::<i64>().ok());
-    let (year, month, day) = (fields.next()??, fields.next()??, fields.next()??);
-    if fields.next().is_some()
-        || !(1970..=9999).contains(&year)
-        || !(1..=12).contains(&month)
-        || !(1..=31).contains(&day)
-    {
-        return None;
-    }
-    let (clock, zone) = match clock.find(['Z', 'z', '+', '-']) {
-        Some(at) => clock.split_at(at),
-        None => (clock, "Z"),
-    };
-    let offset = if zone.eq_ignore_ascii_case("z") {
-        0
-    } else {
-        let (hours, minutes) = zone[1..].split_once(':')?;
-        let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
-        if zone.starts_with('-') { -minutes * 60 } else { minutes * 60 }
-    };
-    let mut fields = clock.split(':');
-    let (hour, minute) = (fields.next()?.parse::<i64>().ok()?, fields.next()?.parse::<i64>().ok()?);
-    let second = fields.next().map_or(Some(0.0), |field| field.parse::<f64>().ok())?;
-    if fields.next().is_some()
-        || !(0..24).contains(&hour)
-        || !(0..60).contains(&minute)
-        || !(0.0..61.0).contains(&second)
-    {
-        return None;
-    }
-    // Days since 1970 of the Gregorian calendar, years that begin in March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719_468;
-    let whole = u64::try_from(days * 86_400 + hour * 3600 + minute * 60 - offset).ok()?;
-    Some(Duration::from_secs(whole) + Duration::from_secs_f64(second))
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds.or_else(|| read_rfc3339(text)?.duration_since(UNIX_EPOCH).ok())
 }
 
 #[cfg(test)]
