@@ -11,6 +11,8 @@
 //! | `DELETE /1.0/devices/{instance}/{device}` | | empty object |
 //! | `POST /1.0/instances/{instance}/adopt` | | list of [`Device`] |
 //! | `GET /1.0/instances` | | list of [`KnownInstance`] |
+//! | `GET /1.0/health?instance=KEY` | | list of [`Health`] |
+//! | `POST /1.0/instances/{instance}/health` | | [`Health`] |
 //! | `POST /1.0/apply` | [`Apply`] | [`Applied`] |
 //! | `GET /1.0/import?instance=KEY`, `GET /1.0/export?instance=KEY` | | list of [`Move`] |
 //! | `POST /1.0/import`, `POST /1.0/export` | [`MoveDevice`] | [`Move`] |
@@ -25,11 +27,13 @@ use portway_model::{DeviceName, InstanceKey};
 use serde::{Deserialize, Serialize};
 
 mod apply;
+mod health;
 mod mesh;
 mod moves;
 mod unique;
 
 pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
+pub use health::{Health, HealthState, HealthTest};
 pub use mesh::{ChangeMeshRules, MeshPeer, MeshRuleStatus, MeshStatus, NewMeshRule};
 pub use moves::{KnownInstance, Move, MoveDevice, Place, Progress};
 
@@ -310,7 +314,7 @@ pub struct Event {
     /// RFC 3339, UTC.
     pub at: String,
     /// `device-added`, `device-removed`, `device-changed`, `device-state`, `device-error`, `worker-started`,
-    /// `worker-ended`, `instance-started`, `instance-stopped`.
+    /// `worker-ended`, `instance-started`, `instance-stopped`, `instance-health`.
     pub kind: String,
     /// Instance concerned.
     pub instance: InstanceKey,

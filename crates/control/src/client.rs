@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::{
-    AddDevice, Applied, Apply, ChangeDevice, ChangeMeshRules, Changed, Device, KnownInstance, MeshRuleStatus,
-    MeshStatus, Move, MoveDevice, RenameDevice, Server,
+    AddDevice, Applied, Apply, ChangeDevice, ChangeMeshRules, Changed, Device, Health, KnownInstance,
+    MeshRuleStatus, MeshStatus, Move, MoveDevice, RenameDevice, Server,
 };
 use crate::error::{ClientError, broken, refusal};
 use crate::events::Events;
@@ -187,6 +187,26 @@ impl Client {
     /// [`ClientError`], any.
     pub async fn instances(&self) -> Result<Vec<KnownInstance>, ClientError> {
         self.ask("/1.0/instances").await
+    }
+
+    /// What is known of the health of instances, of one or of all that are asked.
+    ///
+    /// # Errors
+    /// [`ClientError`], any.
+    pub async fn health(&self, instance: Option<&InstanceKey>) -> Result<Vec<Health>, ClientError> {
+        match instance {
+            None => self.ask("/1.0/health").await,
+            Some(key) => self.ask(&format!("/1.0/health?instance={}", encode(&key.to_string()))).await,
+        }
+    }
+
+    /// Has an instance looked at and tested at once, and returns what is known then.
+    ///
+    /// # Errors
+    /// [`ClientError`], any; a refusal of kind `missing` when it is no instance that is asked.
+    pub async fn ask_health(&self, instance: &InstanceKey) -> Result<Health, ClientError> {
+        let path = format!("/1.0/instances/{}/health", encode(&instance.to_string()));
+        self.change(Method::POST, &path, None::<&()>).await
     }
 
     /// Makes a list of devices the state, as a whole or not at all.

@@ -29,7 +29,7 @@ use crate::companion::Companion;
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, Reply, edit};
 use crate::nat::Leader;
-use crate::{apply, moves, rivals};
+use crate::{apply, health, moves, rivals};
 
 /// Readers of events at once.
 const READERS_MAX: usize = 64;
@@ -48,6 +48,8 @@ pub(crate) fn router(hub: Arc<Hub>, companion: Companion) -> Router {
         .route("/1.0/devices/{instance}/{device}/rename", post(rename))
         .route("/1.0/instances", get(instances))
         .route("/1.0/instances/{instance}/adopt", post(adopt))
+        .route("/1.0/instances/{instance}/health", post(ask_health))
+        .route("/1.0/health", get(healths))
         .route("/1.0/apply", post(apply_list))
         .route("/1.0/import", get(importable).post(import))
         .route("/1.0/export", get(exportable).post(export))
@@ -196,6 +198,14 @@ async fn adopt(State(hub): Shared, InPath(key): InPath, condition: Condition) ->
     json(ask_known(&hub, &key, Command::Adopt).await)
 }
 
+async fn healths(State(hub): Shared, About(instance): About) -> Answer<Vec<api::Health>> {
+    json(Ok(hub.health.shown(instance.as_ref())))
+}
+
+async fn ask_health(State(hub): Shared, InPath(key): InPath) -> Answer<api::Health> {
+    json(health::ask(&hub, &key).await)
+}
+
 async fn apply_list(State(hub): Shared, Body(request): Body<api::Apply, LIST_BYTES>) -> Answer<api::Applied> {
     // In a task of its own: whoever asked may go away, half of a list may not stay.
     let done = tokio::spawn(async move { apply::apply(&hub, request).await });
@@ -253,6 +263,7 @@ async fn events(
 async fn metrics(State(hub): Shared, companion: Companion) -> Response {
     let repairs = hub.nat.as_ref().map_or(0, Leader::repairs);
     let mut text = crate::metrics::render(&hub.counted_devices().await, repairs);
+    text.push_str(&crate::metrics::health(&hub.health.shown(None)));
     let theirs = tokio::task::spawn_blocking(move || (companion.metrics)(&companion.dir));
     if let Ok(Ok(theirs)) = theirs.await {
         text.push_str(&theirs);

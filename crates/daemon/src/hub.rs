@@ -18,6 +18,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, WeakSender};
 use tokio::sync::{Mutex as AsyncMutex, RwLock, broadcast, oneshot};
 
+use crate::health::Health;
 use crate::instance::device::Device;
 use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending, Handle, Instance};
@@ -72,6 +73,8 @@ pub(crate) struct Hub {
     pub(crate) providers: Providers,
     /// Keeper of the kernel's NAT table; `None` without a daemon.
     pub(crate) nat: Option<Leader>,
+    /// Health of Compose services.
+    pub(crate) health: Health,
     /// Networks whose leases decide where devices of an instance lead.
     networks: Mutex<BTreeMap<InstanceKey, BTreeSet<String>>>,
     store: Store,
@@ -128,6 +131,7 @@ impl Hub {
             keeper: parts.keeper,
             providers: parts.providers,
             nat: parts.nat,
+            health: Health::default(),
             networks: Mutex::default(),
             store: parts.store,
             desired: Mutex::new(parts.desired),

@@ -12,6 +12,7 @@ mod foreground;
 mod forwards;
 #[doc(hidden)]
 pub mod fuzz;
+mod health;
 mod http;
 mod hub;
 mod instance;

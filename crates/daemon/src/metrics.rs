@@ -72,6 +72,40 @@ pub(crate) fn render(devices: &[api::Device], nat_repairs: u64) -> String {
     text
 }
 
+type OfHealth = fn(&api::Health) -> Option<u64>;
+
+/// The same of instances that are asked for their health.
+const HEALTH: [(&str, &str, &str, OfHealth); 3] = [
+    ("portway_instance_healthy", "gauge", "1 while the service is healthy, 0 while it is not.", |one| {
+        match one.state {
+            api::HealthState::Starting => None,
+            api::HealthState::Healthy => Some(1),
+            api::HealthState::Unhealthy => Some(0),
+        }
+    }),
+    ("portway_health_tests_total", "counter", "Tests of health since the instance is watched.", |one| {
+        Some(one.tests_total)
+    }),
+    ("portway_health_failed_total", "counter", "Tests of health that failed.", |one| Some(one.failed_total)),
+];
+
+/// All metrics of instances that are asked for their health.
+pub(crate) fn health(all: &[api::Health]) -> String {
+    let mut text = String::new();
+    for (name, kind, help, value) in HEALTH {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for one in all {
+            let Some(value) = value(one) else { continue };
+            let [instance, project, service] =
+                [&one.instance.to_string(), &one.project, &one.service].map(|label| escape(label));
+            let labels = format!("instance=\"{instance}\",project=\"{project}\",service=\"{service}\"");
+            let _ = writeln!(text, "{name}{{{labels}}} {value}");
+        }
+    }
+    text
+}
+
 /// A label value: backslash, quote and line feed escaped.
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")

@@ -23,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::health;
 use crate::hub::{Hub, Parts, failure};
 use crate::instance::orphans::{Orphans, is_client};
 use crate::instance::seed::Seed;
@@ -94,6 +95,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
         tokio::spawn(follow_events(Arc::clone(&hub), Arc::clone(endpoint), Arc::clone(&told)));
         tokio::spawn(rivals::follow(Arc::clone(&hub), Arc::clone(endpoint), told));
         tokio::spawn(leases::follow(Arc::clone(&hub), Arc::clone(endpoint)));
+        tokio::spawn(health::follow(Arc::clone(&hub), Arc::clone(endpoint)));
     }
     info!(devices = loaded.desired.len(), socket = %options.paths.socket.display(), "ready");
     tell_systemd(&[NotifyState::Ready]);

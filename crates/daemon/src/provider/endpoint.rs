@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use portway_incus::{Client, Holder};
 use portway_model::Provider;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use crate::rivals::{Rival, Rivals};
 
@@ -28,6 +28,8 @@ pub(crate) struct Endpoint {
     tells: AtomicBool,
     /// Held while a device moves to the server or from it.
     pub(crate) moving: Mutex<()>,
+    /// Something has happened there, for who asks instances for their health.
+    pub(crate) news: Notify,
     /// How many events have come.
     events: AtomicU64,
     /// When the rivals were read last, and how many events had come before.
@@ -45,6 +47,7 @@ impl Endpoint {
             configured,
             tells: AtomicBool::new(false),
             moving: Mutex::default(),
+            news: Notify::new(),
             events: AtomicU64::new(0),
             read: Mutex::default(),
             rivals: PlainMutex::default(),
@@ -76,11 +79,13 @@ impl Endpoint {
     /// Takes note of whether its events come in.
     pub(crate) fn set_tells(&self, tells: bool) {
         self.tells.store(tells, Ordering::Relaxed);
+        self.news.notify_one();
     }
 
     /// Takes note of an event, or of a change of our own: what was read before may be old.
     pub(crate) fn count_event(&self) {
         self.events.fetch_add(1, Ordering::Relaxed);
+        self.news.notify_one();
     }
 
     /// Whose addresses are whose, some seconds ago at most.

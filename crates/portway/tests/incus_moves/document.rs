@@ -185,11 +185,30 @@ fn every_answer_is_what_the_document_says() {
     doc.call("POST", ADOPT, &adopt, None, 200);
     doc.call("POST", ADOPT, "/1.0/instances/x/adopt", None, 400);
     doc.call("POST", ADOPT, "/1.0/instances/netns%3Anobody/adopt", None, 404);
+    health(&mut doc, &scene, &encoded);
     apply(&mut doc, &key, keys(port + 2));
     moves(&mut doc, &scene, &key, port + 3);
     stale(&mut doc, &socket, &target("web"), &adopt);
     doc.call("GET", "/metrics", "/metrics", None, 200);
     assert_eq!(doc.missed(), [""; 0]);
+}
+
+/// A container that is asked for its health, as Compose would have it.
+fn health(doc: &mut Document, scene: &Scene, encoded: &str) {
+    const HEALTH: &str = "/1.0/health";
+    const ASK: &str = "/1.0/instances/{instance}/health";
+    let ask = format!("/1.0/instances/{encoded}/health");
+    doc.call("POST", ASK, &ask, None, 404);
+    doc.call("POST", ASK, "/1.0/instances/x/health", None, 400);
+    let says = "tester=server\nretries=1\ninterval=1000\ntimeout=9000\nstart_period=0\nstart_interval=1000\ntest=true\n";
+    let change = json!({"config": {"user.portway.health": says}});
+    let target = format!("/1.0/instances/{}", scene.name());
+    scene.rig.bed().incus().change("PATCH", &target, Some(&change)).unwrap();
+    let told = doc.call("POST", ASK, &ask, None, 200);
+    assert_eq!(told["state"], "healthy", "{told}");
+    let all = doc.call("GET", HEALTH, &format!("{HEALTH}?instance={encoded}"), None, 200);
+    assert_eq!(all.as_array().unwrap().len(), 1, "{all}");
+    doc.call("GET", HEALTH, &format!("{HEALTH}?instance=x"), None, 400);
 }
 
 fn apply(doc: &mut Document, key: &str, keys: Value) {
