@@ -239,10 +239,15 @@ impl Work<'_> {
                 return Err(refused(said, &path, "only devices with the capability `gpu` can be had"));
             }
             let ids: Vec<String> = said.items("device_ids").iter().filter_map(Node::as_word).collect();
-            let devices = self.processors(said, path, &ids)?;
-            let which = match (&ids[..], int(said.at("count"))) {
-                ([], None | Some(-1)) => String::new(),
-                ([], Some(count)) => format!(" ({count} of them)"),
+            // Where nothing is said the loader says -1; what is left without a count was said to be 0.
+            let count = int(said.at("count")).unwrap_or(0);
+            if count == 0 && ids.is_empty() {
+                continue;
+            }
+            let devices = self.processors(said, path, (&ids, count))?;
+            let which = match (&ids[..], count) {
+                ([], -1) => String::new(),
+                ([], count) => format!(" ({count} of them)"),
                 (ids, _) => format!(" {}", ids.join(", ")),
             };
             self.privilege(service, said, format!("use graphics processors{which} of the host"));
@@ -255,16 +260,20 @@ impl Work<'_> {
     }
 
     /// Devices for graphics processors: those that are named, as many as are asked for, else all.
-    fn processors(&self, said: &Node, path: &str, ids: &[String]) -> Result<Vec<Keys>, Fault> {
+    fn processors(
+        &self,
+        said: &Node,
+        path: &str,
+        (ids, count): (&[String], i128),
+    ) -> Result<Vec<Keys>, Fault> {
         let one = |key: &str, value: &String| pairs(&[("type", "gpu"), (key, value)]);
         if !ids.is_empty() {
             return Ok(ids.iter().map(|id| one("id", id)).collect());
         }
-        let count = match int(said.at("count")) {
+        if count == -1 {
             // The server's device is all of them where it names none.
-            None | Some(-1) => return Ok(vec![pairs(&[("type", "gpu")])]),
-            Some(count) => count,
-        };
+            return Ok(vec![pairs(&[("type", "gpu")])]);
+        }
         let there = &self.setting.graphics;
         let taken =
             usize::try_from(count).ok().filter(|count| *count > 0).and_then(|count| there.get(..count));

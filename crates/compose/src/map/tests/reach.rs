@@ -90,6 +90,9 @@ fn as_many_graphics_processors_as_are_asked_for() {
         assert_eq!(asked, both[..1]);
     }
     assert_eq!(of("gpus: [{count: 2}]"), both);
+    // As a variable turns them off: `count: ${GPUS:-0}`.
+    assert_eq!([of("gpus: [{count: 0}]"), deployed(", count: 0")], [[], []]);
+    assert_eq!(privileges("services: {web: {image: busybox, gpus: [{count: 0}]}}\n"), [""; 0]);
     let text = "services: {web: {image: busybox, gpus: [{count: 1}]}}\n";
     assert_eq!(privileges(text), ["web: use graphics processors (1 of them) of the host"]);
 }
