@@ -48,6 +48,8 @@ pub struct Hands<'a> {
     pub images: Mutex<BTreeMap<String, String>>,
     /// The daemon that has the published ports.
     pub portway: Option<&'a Daemon>,
+    /// The daemon that asks services for their health.
+    pub watcher: Option<&'a Daemon>,
     /// Turns true when waiting is to end.
     pub halt: watch::Receiver<bool>,
 }

@@ -288,6 +288,9 @@ pub struct HealthConfig {
     /// Time in which failures do not count.
     #[serde(alias = "start_period")]
     pub start_period: u64,
+    /// Time between two tests in that time.
+    #[serde(alias = "start_interval")]
+    pub start_interval: u64,
     /// Failures in a row that make it unhealthy.
     #[serde(alias = "retries")]
     pub retries: u32,

@@ -20,8 +20,17 @@ impl Daemon {
     }
 
     /// Its name for an instance of one of the server's projects.
-    pub(crate) fn key(&self, project: &str, instance: &str) -> Result<InstanceKey, RefError> {
+    ///
+    /// # Errors
+    /// When it can have no such name.
+    pub fn key(&self, project: &str, instance: &str) -> Result<InstanceKey, RefError> {
         InstanceKey::new(self.provider, Some(project), instance)
+    }
+
+    /// Whether an instance is one of the server's.
+    #[must_use]
+    pub fn has(&self, key: &InstanceKey) -> bool {
+        key.provider() == self.provider
     }
 
     /// Whether a device is one of an instance in that project.

@@ -178,7 +178,7 @@ impl Difference {
                 self.note(takes_key(key), key.clone());
             }
         }
-        let labels = [label::FILES, label::DEPENDS, label::GUEST, label::BESIDE]
+        let labels = [label::FILES, label::DEPENDS, label::GUEST, label::BESIDE, label::HEALTH]
             .into_iter()
             .filter(|key| !wanted.config.contains_key(*key));
         self.unset.extend(labels.filter(|key| seen.config.contains_key(*key)).map(str::to_owned));

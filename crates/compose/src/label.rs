@@ -1,23 +1,26 @@
 //! Keys by which what is ours is known again: `user.portway.*` in the configuration of projects, instances, networks
 //! and volumes of the server.
 
+use portway_proto::service::health;
+use portway_proto::service::label as labels;
+
 use crate::want::Keys;
 
 /// What all of them begin with.
 pub const PREFIX: &str = "user.portway.";
 
 /// Name of the Compose project: on everything that was made for one.
-pub const PROJECT: &str = "user.portway.project";
+pub const PROJECT: &str = labels::PROJECT;
 
 /// Its own name; on instances and volumes. A copy has the labels of what it was copied from and another name, and is
 /// nobody's.
-pub const NAME: &str = "user.portway.name";
+pub const NAME: &str = labels::NAME;
 
 /// The name that it gets: on an instance that is made beside the one it replaces.
-pub const BESIDE: &str = "user.portway.beside";
+pub const BESIDE: &str = labels::BESIDE;
 
 /// Name of the service; on instances.
-pub const SERVICE: &str = "user.portway.service";
+pub const SERVICE: &str = labels::SERVICE;
 
 /// Number of the replica, from 1; on instances.
 pub const INDEX: &str = "user.portway.index";
@@ -53,11 +56,14 @@ pub const GRACE: &str = "user.portway.grace";
 /// What it runs when it has started and before it is stopped, a JSON text; on instances.
 pub const HOOKS: &str = "user.portway.hooks";
 
+/// How its health is asked for, a [`Health`](health::Health); on instances.
+pub const HEALTH: &str = health::KEY;
+
 /// What the files have been allowed beyond what every file may have, a JSON text; on the server's project.
 pub const GRANTED: &str = "user.portway.granted";
 
-/// Entrypoints of images as their registries told them, a JSON text; on the server's project.
-pub const ENTRYPOINTS: &str = "user.portway.entrypoints";
+/// What registries told of what runs in their images, a JSON text; on the server's project.
+pub const TOLD: &str = "user.portway.told";
 
 /// Of an instance that `run` made: not part of its service's scale.
 pub const ONE_OFF: &str = "user.portway.one-off";

@@ -11,6 +11,7 @@ pub mod build;
 pub mod daemon;
 pub mod difference;
 pub mod engine;
+pub mod grant;
 pub mod hook;
 pub mod inside;
 pub mod keys;

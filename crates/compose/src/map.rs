@@ -75,8 +75,8 @@ pub struct Setting {
     pub program: Option<&'static [u8]>,
     /// Whether the server's project is there and takes no `raw.lxc`.
     pub is_restricted: bool,
-    /// Entrypoints of the images that [`asks`] names, without their commands.
-    pub entrypoints: BTreeMap<String, Vec<String>>,
+    /// What registries tell of the images that [`asks`] names, as far as they do.
+    pub told: BTreeMap<String, Config>,
     /// Interfaces of the server's host.
     pub bridges: Bridges,
     /// PCI addresses of the host's graphics processors, where [`counts_graphics`] says so.
@@ -125,21 +125,41 @@ pub fn binds(project: &Project) -> BTreeSet<PathBuf> {
     binds.filter_map(|mount| mount.text_at("source")).map(PathBuf::from).collect()
 }
 
-/// Images of registries whose entrypoint the mapping needs: the file has another command for it. By what the file calls
-/// them, as `docker.io/library/nginx:latest`.
+/// What the mapping wants to be told of an image by its registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// `docker.io/library/nginx:latest`.
+    pub full_name: String,
+    /// Without its entrypoint nothing can be run: the file has another command for it. Else what is not told is left out.
+    pub is_needed: bool,
+}
+
+/// Images of registries of which the mapping needs the entrypoint, or of which the file leaves open how they are stopped or
+/// how their health is told, by what it calls them: the server tells neither.
 #[must_use]
-pub fn asks(project: &Project, setting: &Setting) -> BTreeMap<String, String> {
-    let services = project.services().map(|(_, service)| service).filter(|service| {
-        let said = |key: &str| service.at(key).is_some_and(|node| node.as_list().is_some());
-        said("command") && !said("entrypoint")
-    });
-    let images = services.filter_map(|service| service.text_at("image"));
+pub fn asks(project: &Project, setting: &Setting) -> BTreeMap<String, Asked> {
     let built = |image: &str| {
         let mut services = project.services().filter(|(_, service)| service.at("build").is_some());
         services.any(|(_, service)| service.text_at("image") == Some(image))
     };
-    let asked = images.filter(|image| setting.oci() && !image::is_native(image) && !built(image));
-    asked.map(|image| (image.to_owned(), image::full_name(image))).collect()
+    let mut asked: BTreeMap<String, Asked> = BTreeMap::new();
+    for (_, service) in project.services() {
+        let Some(image) = service.text_at("image") else { continue };
+        if !setting.oci() || image.is_empty() || image::is_native(image) || built(image) {
+            continue;
+        }
+        let said = |key: &str| service.at(key).is_some_and(|node| node.as_list().is_some());
+        let health = service.at("healthcheck");
+        let has_health =
+            health.is_some_and(|health| health.is_true_at("disable") || health.at("test").is_some());
+        let is_needed = said("command") && !said("entrypoint");
+        if is_needed || service.at("stop_signal").is_none() || !has_health {
+            let full_name = image::full_name(image);
+            let one = asked.entry(image.to_owned()).or_insert(Asked { full_name, is_needed });
+            one.is_needed |= is_needed;
+        }
+    }
+    asked
 }
 
 /// The name in full of an image of a registry; `None` for one that is of none.

@@ -199,6 +199,8 @@ impl Rendered {
         let depends: Vec<&str> = service.depends_on.keys().map(String::as_str).collect();
         let mounts: BTreeSet<(&str, &str)> =
             instance.mounts.iter().map(|mount| (mount.volume.as_str(), mount.path.as_str())).collect();
+        // One that `run` made has a first process that only waits: there is no service to be well.
+        let health = service.health.as_ref().filter(|_| !instance.config.contains_key(label::ONE_OFF));
         let labels = [
             (label::PROJECT, facts.project.to_owned()),
             (label::NAME, instance.name.clone()),
@@ -212,6 +214,8 @@ impl Rendered {
             (label::KEYS, serde_json::to_string(&written).unwrap_or_default()),
             (label::DEPENDS, depends.join(",")),
             (label::GRACE, service.stop.grace.as_millis().to_string()),
+            // What is too long to be kept was refused when the file was read.
+            (label::HEALTH, health.and_then(|health| health.write().ok()).unwrap_or_default()),
         ];
         // An empty value is how the server says that there is none.
         let labels = labels.into_iter().filter(|(_, value)| !value.is_empty());

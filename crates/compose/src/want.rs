@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use portway_incus::{ImageProtocol, RemoteImage};
 use portway_proto::service;
+pub use portway_proto::service::health::{Health, Tester};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -230,34 +231,6 @@ pub enum Condition {
     Healthy,
     /// It has ended with exit code 0.
     Completed,
-}
-
-/// How health is told: by a program inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Health {
-    /// The program and its arguments; a shell's line has the shell in front.
-    pub test: Vec<String>,
-    /// Who runs it.
-    pub tester: Tester,
-    /// Between two tests.
-    pub interval: Duration,
-    /// Longest time of one.
-    pub timeout: Duration,
-    /// Failures in a row that make it unhealthy.
-    pub retries: u32,
-    /// Failures do not count for this long.
-    pub start_period: Duration,
-    /// Between two tests in that time.
-    pub start_interval: Duration,
-}
-
-/// Who runs a test of health, and so as whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Tester {
-    /// Portway's first process, which knows the service's user, groups, variables and folder.
-    Guest,
-    /// The server: as the user that the image of a registry runs as, else as root.
-    Server,
 }
 
 /// When an instance is started again.

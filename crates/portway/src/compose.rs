@@ -12,6 +12,7 @@ mod files;
 mod follow;
 mod foreground;
 mod found;
+mod health;
 mod inside;
 mod lifecycle;
 mod lines;

@@ -173,10 +173,18 @@ impl Registry {
     /// # Errors
     /// When a step fails.
     pub fn push(&self, bed: &Bed, name: &str, image: &OciImage<'_>) -> Result<()> {
+        self.push_with(bed, name, image, &json!({}))
+    }
+
+    /// The same with more in what it says of itself: `{"StopSignal": "SIGINT"}`.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn push_with(&self, bed: &Bed, name: &str, image: &OciImage<'_>, more: &Value) -> Result<()> {
         let work = tempfile::tempdir_in(self.folder.path()).context("cannot make a folder")?;
         let layout = work.path().join("layout");
         let usual = bed.own_dir().join("bb.tar.gz");
-        write_layout(&layout, image.archive.unwrap_or(&usual), work.path(), image)?;
+        write_layout(&layout, image.archive.unwrap_or(&usual), work.path(), (image, more))?;
         let server = bed.incus().get("/1.0")?["environment"]["server_pid"].as_i64().context("no pid")?;
         let mut push = Command::new("nsenter");
         push.args(["--target", &server.to_string(), "--mount", "--net", "--", "skopeo"]);
@@ -194,7 +202,12 @@ impl Drop for Registry {
 }
 
 /// An image of one layer as a folder (OCI image layout 1.0).
-fn write_layout(layout: &Path, archive: &Path, work: &Path, image: &OciImage<'_>) -> Result<()> {
+fn write_layout(
+    layout: &Path,
+    archive: &Path,
+    work: &Path,
+    (image, more): (&OciImage<'_>, &Value),
+) -> Result<()> {
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs).context("cannot make the layout")?;
     run(Command::new("tar")
@@ -205,14 +218,14 @@ fn write_layout(layout: &Path, archive: &Path, work: &Path, image: &OciImage<'_>
         .arg(work)
         .arg("rootfs"))?;
     // The server knows an image by its layers, and takes two of the same for one.
-    fs::write(work.join("rootfs/.image"), format!("{image:?}\n")).context("cannot mark the image")?;
+    fs::write(work.join("rootfs/.image"), format!("{image:?} {more}\n")).context("cannot mark the image")?;
     let layer = work.join("layer.tar");
     let mut pack = Command::new("tar");
     pack.args(["--create", "--numeric-owner", "--file"]).arg(&layer).arg("--directory");
     run(pack.arg(work.join("rootfs")).arg("."))?;
     let layer = Blob::add(&blobs, &fs::read(&layer).context("cannot read the layer")?)?;
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let config = json!({
+    let mut config = json!({
         "architecture": architecture, "os": "linux",
         "config": {
             "User": image.user, "Entrypoint": image.entrypoint, "Cmd": image.command,
@@ -220,6 +233,9 @@ fn write_layout(layout: &Path, archive: &Path, work: &Path, image: &OciImage<'_>
         },
         "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
     });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        config["config"][key] = value.clone();
+    }
     let config = Blob::add(&blobs, config.to_string().as_bytes())?;
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",

@@ -1,10 +1,10 @@
 //! Waiting for a service: that it runs, is healthy, has ended well.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use portway_incus::{Client, Exec, ExecEnd, ExecSpec, FileContent, IncusError, State, status_code};
-use portway_proto::service::{self, User};
+use portway_incus::{Client, ExecEnd, ExecSpec, FileContent, IncusError, State, status_code};
+use portway_proto::service;
+use portway_proto::service::health::{Course, Verdict};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{ApplyError, Hands, server};
@@ -18,9 +18,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// After so long of nothing but errors an instance is broken, and not about to start or stop.
 const BLIND: Duration = Duration::from_secs(30);
-
-/// Longest file of users that is read.
-const PASSWD_MAX_BYTES: usize = 1 << 20;
 
 impl Hands<'_> {
     /// Waits until all of `instances` have reached `condition`, one after the other: the slowest decides.
@@ -89,71 +86,31 @@ impl Hands<'_> {
         }
     }
 
-    /// Tests until one succeeds. So many failures in a row after the start period make it unhealthy.
+    /// Tests until one succeeds, or it is unhealthy. The daemon, where there is one, looks then too: what it says of the
+    /// instance from here on is not older than what was waited for.
     async fn healthy(&self, instance: &str, health: &Health) -> Result<(), ApplyError> {
-        let begin = Instant::now();
-        let mut failures = 0;
+        let mut course = Course::begun(std::time::Instant::now());
         loop {
-            let starting = begin.elapsed() < health.start_period;
-            if probe(self.client, self.project, instance, health).await.unwrap_or(false) {
-                return Ok(());
+            let at = std::time::Instant::now();
+            let has_passed = probe(self.client, self.project, instance, health).await.unwrap_or(false);
+            if !has_passed {
+                self.running(instance).await?;
             }
-            self.running(instance).await?;
-            if !starting {
-                failures += 1;
-                if failures >= health.retries.max(1) {
-                    return Err(ApplyError::Unhealthy(instance.to_owned()));
-                }
+            course.take(health, at, has_passed);
+            match course.verdict() {
+                Verdict::Starting => sleep(course.gap(health, std::time::Instant::now())).await,
+                Verdict::Healthy => break,
+                Verdict::Unhealthy => return Err(ApplyError::Unhealthy(instance.to_owned())),
             }
-            // What is waited for is seen soon: the first tests come closer together.
-            let gap = if starting { health.start_interval } else { health.interval };
-            sleep(gap).await;
         }
+        if let Some((daemon, key)) =
+            self.watcher.and_then(|daemon| Some((daemon, daemon.key(self.project, instance).ok()?)))
+        {
+            // It may be of another version, or not watch the instance; the service is well all the same.
+            let _unknown = timeout(health.timeout, daemon.client.ask_health(&key)).await;
+        }
+        Ok(())
     }
-}
-
-/// What a test of health is run as, by the server.
-///
-/// # Errors
-/// When the server does not tell.
-async fn tested(
-    client: &Client,
-    project: &str,
-    instance: &str,
-    health: &Health,
-) -> Result<ExecSpec, IncusError> {
-    let mut spec = ExecSpec {
-        command: health.test.clone(),
-        environment: BTreeMap::new(),
-        user: 0,
-        group: 0,
-        cwd: "/".to_owned(),
-        terminal: None,
-    };
-    if health.tester == Tester::Guest {
-        let own = format!("{}/{}", service::DIR, service::PROGRAM);
-        spec.command.splice(0..0, [own.as_str(), service::BESIDE, service::DIR].map(str::to_owned));
-        return Ok(spec);
-    }
-    let config =
-        client.instance(project, instance).await?.map(|instance| instance.config).unwrap_or_default();
-    let number = |key: &str| config.get(key).and_then(|id| id.parse().ok());
-    spec.user = number("oci.uid").unwrap_or(0);
-    spec.group = number("oci.gid").unwrap_or(0);
-    spec.cwd = config.get("oci.cwd").filter(|cwd| !cwd.is_empty()).cloned().unwrap_or(spec.cwd);
-    if spec.user != 0 && !config.contains_key("environment.HOME") {
-        spec.environment
-            .extend(home(client, project, instance, spec.user).await.map(|home| ("HOME".to_owned(), home)));
-    }
-    Ok(spec)
-}
-
-/// A user's folder, as the instance's own file of users has it.
-async fn home(client: &Client, project: &str, instance: &str, uid: u32) -> Option<String> {
-    let file = client.file(project, instance, "/etc/passwd", PASSWD_MAX_BYTES).await.ok()??;
-    let FileContent::Plain(users) = file.content else { return None };
-    let user = User::find(&users, b"", uid.to_string().as_bytes(), &[]).ok()?;
-    String::from_utf8(user.home?).ok()
 }
 
 /// Runs a service's test once, in the service's own surroundings; whether it succeeded in its time.
@@ -166,25 +123,12 @@ pub async fn probe(
     instance: &str,
     health: &Health,
 ) -> Result<bool, IncusError> {
-    let spec = tested(client, project, instance, health).await?;
-    let Some(sockets) = client.exec(project, instance, &spec).await? else { return Ok(false) };
-    let ended = async {
-        let Ok(exec) = Exec::new(sockets).await else { return false };
-        let Exec { mut control, mut input, mut output, errors, outcome } = exec;
-        let read = async {
-            let _gone = input.finish().await;
-            while output.next().await.is_some() {}
-        };
-        let errors = async {
-            if let Some(mut errors) = errors {
-                while errors.next().await.is_some() {}
-            }
-        };
-        let (_, _, (), end) = tokio::join!(control.closed(), read, errors, outcome.wait());
-        matches!(end, Ok(ExecEnd::Status(0)))
+    let spec = match health.tester {
+        Tester::Guest => ExecSpec::of_root(health.words(), health.environment()),
+        Tester::Server => client.beside_image(project, instance, health.words()).await?,
     };
-    // Dropped, what holds the program kills it.
-    Ok(timeout(health.timeout, ended).await.unwrap_or(false))
+    let whole = client.run(project, instance, &spec, (health.patience(), 0)).await?;
+    Ok(whole.is_some_and(|whole| whole.end == Some(ExecEnd::Status(0))))
 }
 
 /// The exit code that the service of an instance that does not run has left; `None` when its first process is not ours.

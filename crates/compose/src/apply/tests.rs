@@ -102,7 +102,7 @@ fn network(config: &Value) -> (u16, Value) {
 fn hands(client: &Client) -> Hands<'_> {
     let images = Mutex::new([("busybox".to_owned(), "f00".to_owned())].into());
     let (_, halt) = watch::channel(false);
-    Hands { client, project: "p", want: None, images, portway: None, halt }
+    Hands { client, project: "p", want: None, images, portway: None, watcher: None, halt }
 }
 
 async fn ensured(answer: Answer, there: bool) -> (Result<(), ApplyError>, usize) {

@@ -242,6 +242,9 @@ impl Work<'_> {
     pub(super) fn with_image(&self, name: &str, node: &Node, path: &str) -> Result<Node, Fault> {
         let mut node = node.clone();
         if !self.want.builds.contains_key(name) {
+            if let Some(told) = self.setting.told.get(name).filter(|_| self.is_of_registry(&node)) {
+                fill_ends(&mut node, told);
+            }
             return Ok(node);
         }
         // Before it is built: something runs in it.
@@ -295,9 +298,7 @@ fn fill(node: &mut Node, image: &Config) {
             set("command", texts(&image.cmd));
         }
     }
-    for (key, said) in
-        [("working_dir", &image.working_dir), ("user", &image.user), ("stop_signal", &image.stop_signal)]
-    {
+    for (key, said) in [("working_dir", &image.working_dir), ("user", &image.user)] {
         // What everything begins in needs not be said.
         if said.is_empty() || (key, said.as_str()) == ("working_dir", "/") {
             continue;
@@ -313,6 +314,14 @@ fn fill(node: &mut Node, image: &Config) {
             environment.default_at(name, Value::Text(value.to_owned()));
         }
     }
+    fill_ends(node, image);
+}
+
+/// Adds how an image says that it is stopped, and its health told, where the service does not.
+fn fill_ends(node: &mut Node, image: &Config) {
+    if !image.stop_signal.is_empty() {
+        node.default_at("stop_signal", Value::Text(image.stop_signal.clone()));
+    }
     if let Some(health) = &image.health {
         node.default_at("healthcheck", Value::Map(Map::new()));
         if let Some(said) = node.as_map_mut().and_then(|map| map.get_mut("healthcheck")) {
@@ -325,8 +334,12 @@ fn fill_health(said: &mut Node, image: &HealthConfig) {
     let place = said.place.clone();
     let words = image.test.iter().map(|word| Node::text(word, &place)).collect();
     said.default_at("test", Value::List(words));
-    let times =
-        [("interval", image.interval), ("timeout", image.timeout), ("start_period", image.start_period)];
+    let times = [
+        ("interval", image.interval),
+        ("timeout", image.timeout),
+        ("start_period", image.start_period),
+        ("start_interval", image.start_interval),
+    ];
     for (key, nanoseconds) in times.iter().filter(|(_, nanoseconds)| *nanoseconds > 0) {
         said.default_at(key, Value::Text(format!("{nanoseconds}ns")));
     }

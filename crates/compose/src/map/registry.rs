@@ -48,7 +48,7 @@ impl Work<'_> {
             words.collect::<Result<Vec<String>, Fault>>().map(Some)
         };
         let (entrypoint, command) = (said("entrypoint")?, said("command")?);
-        let of_image = || self.setting.entrypoints.get(image).cloned();
+        let of_image = || self.setting.told.get(image).map(|told| told.entrypoint.clone());
         let entrypoint = match (entrypoint, &command) {
             (None, None) => return Ok(None),
             (None, Some(_)) => of_image().ok_or_else(|| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use portway_composefile::tree::{Node, Value};
 use portway_composefile::{Fault, Kind};
+use portway_proto::service::health::{TEXT_MAX_BYTES, TIME_MIN};
 
 use super::process::{is_kept, text};
 use super::{MAX_INSTANCES, MAX_PORTS, MAX_REPLICAS, Work, int, kept, labels, name, plain, raw, refused};
@@ -13,9 +14,6 @@ use crate::inside::Program;
 use crate::want::{
     Addressing, Condition, Dependency, Health, Instance, Keys, Restart, Service, Stopping, Tester,
 };
-
-/// Shortest time between two health tests: each is a program that the server starts.
-const HEALTH_MIN: Duration = Duration::from_millis(100);
 
 impl Work<'_> {
     pub(super) fn service(&mut self, service: &str, node: &Node) -> Result<(), Fault> {
@@ -243,8 +241,13 @@ impl Work<'_> {
             start_period: time("start_period", 0)?,
             start_interval: time("start_interval", 5)?,
         };
-        if health.interval < HEALTH_MIN || health.start_interval < HEALTH_MIN || health.timeout < HEALTH_MIN {
-            return Err(refused(said, &path, format!("has a time of less than {HEALTH_MIN:?}")));
+        if let Err(name) = health.check() {
+            let what = format!("has a time of less than {TIME_MIN:?}, or of more than a week: `{name}`");
+            return Err(refused(said, &path, what));
+        }
+        if health.write().is_err() {
+            let what = format!("is longer than {TEXT_MAX_BYTES} bytes, which is all that is kept of it");
+            return Err(refused(said, &path, what).kind(Kind::TooLarge));
         }
         Ok(Some(health))
     }

@@ -1,9 +1,11 @@
 use std::io;
+use std::time::Duration;
 
 use portway_composefile::{Environment, Host, Options, Source, load};
 use portway_proto::service::{Again, Spec};
 
 use super::*;
+use crate::build::HealthConfig;
 use crate::want::{Addressing, Instance, Owner, Restart};
 
 mod again;
@@ -211,7 +213,7 @@ fn a_command_in_a_system_image_is_told_to_the_first_process() {
         terminal: true,
         input: true,
         again: Again::OnFailure(Some(4)),
-        delay: Some(std::time::Duration::from_millis(1500)),
+        delay: Some(Duration::from_millis(1500)),
         of_image: false,
     };
     let web = first(&want);
@@ -270,12 +272,41 @@ fn an_image_of_a_registry_on_the_new_server() {
     // Where it is known, the command comes after it, in the place of the image's own.
     let text = "services: {db: {image: postgres, command: [postgres, -c, x]}, own: {image: bb, entrypoint: a, command: b}, \
                 native: {image: 'local:bb', command: x}, plain: {image: bb}}";
-    let asked = BTreeMap::from([("postgres".to_owned(), "docker.io/library/postgres:latest".to_owned())]);
-    assert_eq!(asks(&project(text), &new()), asked);
+    let asked = |full_name: &str, is_needed| Asked { full_name: full_name.to_owned(), is_needed };
+    let all = BTreeMap::from([
+        ("bb".to_owned(), asked("docker.io/library/bb:latest", false)),
+        ("postgres".to_owned(), asked("docker.io/library/postgres:latest", true)),
+    ]);
+    assert_eq!(asks(&project(text), &new()), all);
     assert_eq!(asks(&project(text), &old()), BTreeMap::new());
-    let entrypoint = BTreeMap::from([("postgres".to_owned(), vec!["run it".to_owned()])]);
-    let want = mapped(text, &Setting { entrypoints: entrypoint, ..new() });
-    assert_eq!(drafted(first(&want)).args, bytes(&["run it", "postgres", "-c", "x"]));
+    let said = "services: {db: {image: postgres, stop_signal: INT, healthcheck: {disable: true}}}";
+    assert_eq!(asks(&project(said), &new()), BTreeMap::new(), "nothing is left open");
+    let told = Config {
+        entrypoint: vec!["run it".to_owned()],
+        cmd: vec!["not this".to_owned()],
+        user: "nor this".to_owned(),
+        stop_signal: "SIGINT".to_owned(),
+        health: Some(HealthConfig {
+            test: ["CMD", "pg_isready"].map(str::to_owned).into(),
+            start_interval: 1_000_000_000,
+            ..HealthConfig::default()
+        }),
+        ..Config::default()
+    };
+    let setting = Setting { told: BTreeMap::from([("postgres".to_owned(), told)]), ..new() };
+    let want = mapped(text, &setting);
+    let spec = drafted(first(&want));
+    assert_eq!((spec.args, spec.stop), (bytes(&["run it", "postgres", "-c", "x"]), Some(2)));
+    assert_eq!(spec.user, b"", "the server tells that itself");
+    let health = want.services["db"].health.clone().unwrap();
+    assert_eq!((health.test, health.start_interval), (vec!["pg_isready".to_owned()], Duration::from_secs(1)));
+    let over = mapped(
+        "services: {db: {image: postgres, stop_signal: USR1, healthcheck: {interval: 7s}}, off: {image: postgres, healthcheck: {disable: true}}}",
+        &setting,
+    );
+    assert_eq!(drafted(first(&over)).stop, Some(10));
+    assert_eq!(over.services["db"].health.as_ref().unwrap().interval, Duration::from_secs(7));
+    assert_eq!(over.services["off"].health, None);
     let said = fault("services: {db: {image: ghcr.io/a/b}}", &old());
     assert!(said.ends_with("this server runs system images only"), "{said}");
 }

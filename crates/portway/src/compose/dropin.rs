@@ -9,6 +9,7 @@ use portway_incus::{Client, Resource, Shelf, status_code};
 use serde::Serialize;
 
 use super::found::{self, Detail, Replica};
+use super::health::{self, Healths};
 use super::lifecycle::open;
 use super::{lists, remote};
 use crate::cli::compose::FileArgs;
@@ -29,6 +30,9 @@ struct Row {
     #[serde(skip_serializing_if = "String::is_empty")]
     image: String,
     status: &'static str,
+    /// Of a service that says how it is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     addresses: Vec<String>,
 }
@@ -51,8 +55,12 @@ pub(super) fn list(files: &FileArgs, args: &ResourcesArgs) -> Outcome {
                     Text::new(&row.incus_name),
                     Text::new(&row.image),
                     Text::new(row.status),
-                    // Nothing watches health once `up` has ended.
-                    Text::new("Unknown"),
+                    Text::new(match row.health {
+                        Some("healthy") => "Healthy",
+                        Some("unhealthy") => "Unhealthy",
+                        Some("starting") => "Starting",
+                        _ => "Unknown",
+                    }),
                     Text::new(row.addresses.join(" ")),
                 ]
             };
@@ -77,7 +85,8 @@ async fn rows(client: &Client, name: &str, services: &[String]) -> Outcome<Vec<R
         rows.push(Row { status: "Exists", ..row });
     }
     let replicas = found::replicas(client, name, services, Detail::Listed).await?;
-    rows.extend(replicas.iter().map(instance));
+    let healths = Healths::ask(client).await;
+    rows.extend(replicas.iter().map(|replica| instance(replica, &healths)));
     Ok(rows)
 }
 
@@ -87,7 +96,9 @@ fn resource(kind: &'static str, one: &Resource) -> Row {
     Row { kind, name, incus_name, status: "Exists", ..Row::default() }
 }
 
-fn instance(replica: &Replica) -> Row {
+fn instance(replica: &Replica, healths: &Healths) -> Row {
+    let lives = matches!(replica.listed.status_code, status_code::RUNNING | status_code::FROZEN);
+    let known = healths.of(replica.project(), replica.name());
     let definition = &replica.listed.definition;
     let addresses = definition.devices().into_values().filter_map(|mut device| device.remove("ipv4.address"));
     Row {
@@ -101,6 +112,7 @@ fn instance(replica: &Replica) -> Row {
             status_code::FROZEN => "Frozen",
             _ => "Unknown",
         },
+        health: (lives && definition.config(label::HEALTH).is_some()).then(|| health::word(known)),
         addresses: addresses.collect(),
     }
 }
@@ -123,7 +135,10 @@ pub(super) fn incus(files: &FileArgs, args: &IncusArgs) -> Outcome {
 pub(super) fn healthd(args: &HealthdArgs) -> Outcome {
     let words: Vec<_> = args.words.iter().map(|word| word.to_string_lossy()).collect();
     let said = format!("healthd {}", words.join(" "));
-    let line = format!("{}: not needed: `up` asks the services for their health itself", said.trim_end());
+    let line = format!(
+        "{}: not needed: `up` asks the services for their health itself, and then Portway's daemon does",
+        said.trim_end()
+    );
     Out::new().line(&crate::failure::printable(&line))
 }
 

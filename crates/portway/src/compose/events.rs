@@ -10,6 +10,7 @@ use portway_model::rfc3339;
 use serde_json::{Value, json};
 
 use super::found;
+use super::health::{self, HealthEvents};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::run::EventsArgs;
 use crate::failure::{Outcome, printable};
@@ -41,27 +42,40 @@ pub(super) fn run(files: &FileArgs, args: &EventsArgs) -> Outcome {
         for one in known.client.definitions().await.map_err(found::failed)? {
             known.note(&one);
         }
+        let mut healths = HealthEvents::open(&known.client).await;
         let mut out = Out::new();
         loop {
-            let event = events.next().await.map_err(found::failed)?;
-            let Some((_, action)) = ACTIONS.iter().find(|(of, _)| *of == event.action) else { continue };
-            let Some(one) = known.of(&event, action).await else { continue };
-            if !args.services.is_empty() && !args.services.contains(&one.service) {
-                continue;
-            }
-            let time = rfc3339(SystemTime::now());
-            if args.json {
-                out.json_line(&json!({"time": time, "type": "container", "service": one.service,
-                    "id": event.name, "action": action, "attributes": one.attributes}))?;
-            } else {
-                let pairs = one.attributes.as_object().into_iter().flatten();
-                let pairs = pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
-                let pairs = pairs.collect::<Vec<_>>().join(", ");
-                let line = format!("{time} container {action} {} ({pairs})", event.name);
-                out.line(&printable(&line))?;
+            let (name, action, one) = tokio::select! {
+                event = events.next() => {
+                    let event = event.map_err(found::failed)?;
+                    let Some((_, action)) = ACTIONS.iter().find(|(of, _)| *of == event.action) else { continue };
+                    let one = known.of(&event, action).await;
+                    (event.name, (*action).to_owned(), one)
+                }
+                change = health::next(&mut healths) => {
+                    let one = known.named(&change.project, &change.instance).await;
+                    (change.instance, format!("health_status: {}", change.word), one)
+                }
+            };
+            let Some(one) = one else { continue };
+            if args.services.is_empty() || args.services.contains(&one.service) {
+                print(&mut out, args.json, (&name, &action, &one))?;
             }
         }
     })
+}
+
+/// One line, as docker compose has it.
+fn print(out: &mut Out, as_json: bool, (name, action, one): (&str, &str, &One)) -> Outcome {
+    let time = rfc3339(SystemTime::now());
+    if as_json {
+        return out.json_line(&json!({"time": time, "type": "container", "service": one.service,
+            "id": name, "action": action, "attributes": one.attributes}));
+    }
+    let pairs = one.attributes.as_object().into_iter().flatten();
+    let pairs = pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    let pairs = pairs.collect::<Vec<_>>().join(", ");
+    out.line(&printable(&format!("{time} container {action} {name} ({pairs})")))
 }
 
 /// An instance of the project.
@@ -93,16 +107,21 @@ impl Known {
         Some(one)
     }
 
+    /// The instance of this name, when it is ours.
+    async fn named(&mut self, project: &str, name: &str) -> Option<One> {
+        match self.client.definition(project, name).await {
+            Ok(Some(definition)) => self.note(&definition),
+            // It may have gone since.
+            _ => self.ours.get(&(project.to_owned(), name.to_owned())).cloned(),
+        }
+    }
+
     /// The instance of an event, when it is ours.
     async fn of(&mut self, event: &Event, action: &str) -> Option<One> {
         let key = (event.project.clone(), event.name.clone());
         let mut one = match action {
             "destroy" => self.ours.remove(&key)?,
-            _ => match self.client.definition(&event.project, &event.name).await {
-                Ok(Some(definition)) => self.note(&definition)?,
-                // It may have gone since.
-                _ => self.ours.get(&key)?.clone(),
-            },
+            _ => self.named(&event.project, &event.name).await?,
         };
         if action == "die"
             && let Ok(Some(code)) = exit_code(&self.client, &event.project, &event.name).await

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use super::all_known;
 use super::follow::{Followed, Following, Told, Until, follow};
 use super::found::{self, Detail, Replica};
+use super::health::{self, HealthChange, HealthEvents};
 use super::lines::{Names, Show as Lines, Style};
 use super::show::{Look, Show, say};
 use super::stage::{Stage, ended, look_failed, step_failed};
@@ -130,6 +131,7 @@ pub(super) fn attend(
             first: None,
             unheard: None,
             watching,
+            healths: HealthEvents::open(&stage.client).await,
         };
         let shown = replicas.iter().filter(|one| services.shows(args, &one.service)).map(Replica::name);
         say(&format!("attached to {}", shown.collect::<Vec<_>>().join(", ")));
@@ -181,6 +183,8 @@ struct Attended<'a> {
     unheard: Option<Stop>,
     /// Who brings changes into the instances meanwhile.
     watching: Option<&'a Watching>,
+    /// Who tells of their health.
+    healths: Option<HealthEvents>,
 }
 
 /// Why services are stopped.
@@ -215,6 +219,7 @@ impl Attended<'_> {
                 }
             };
             tokio::select! {
+                change = health::next(&mut self.healths) => self.change(project, &change),
                 told = following.next() => match told? {
                     Some(told) => self.take(told),
                     None => break,
@@ -284,6 +289,13 @@ impl Attended<'_> {
                     self.first.get_or_insert(of);
                 }
             }
+        }
+    }
+
+    /// Says what has become of the health of a service.
+    fn change(&self, project: &str, change: &HealthChange) {
+        if change.project == project && self.ends.iter().any(|end| end.name == change.instance) {
+            say(&format!("{} is {}", change.instance, change.word));
         }
     }
 

@@ -20,6 +20,7 @@ use super::exec;
 use super::files::Disk;
 use super::found::{self, Detail};
 use super::known_services;
+use super::registry;
 use super::stage::{Stage, look_failed, server};
 use super::up::{allowed, bring, chance};
 use crate::cli::compose::FileArgs;
@@ -42,8 +43,15 @@ pub(super) fn run(files: &FileArgs, args: &RunArgs) -> Outcome {
         Some(name) => name.clone(),
         None => format!("{}-run-{:08x}", args.service, u32::from_be_bytes(chance()?)),
     };
-    let program = amend(&mut project, args, &name)?;
+    let image = image_of(&project, &args.service);
+    let mut program = amend(&mut project, args, &name)?;
     let mut stage = Stage::open()?;
+    if program.is_empty() {
+        // What its image runs.
+        let known = image.map(|image| registry::program(&stage, &image)).transpose()?;
+        let unknown = || Stop::usage(format!("service {} says no command: say one", args.service));
+        program = known.flatten().ok_or_else(unknown)?;
+    }
     stage.look.images = !args.quiet_pull;
     let make = make(args);
     let scale = BTreeMap::from([(args.service.clone(), 1)]);
@@ -117,7 +125,7 @@ fn overlay(args: &RunArgs) -> Option<String> {
     (!said.is_empty()).then(|| format!("services: {{{}: {{{}}}}}", json!(args.service), said.join(", ")))
 }
 
-/// Makes the service what the instance is to be, and gives the program that is run in it.
+/// Makes the service what the instance is to be, and gives the program that is run in it; none where that is its image's.
 fn amend(project: &mut Project, args: &RunArgs, name: &str) -> Outcome<Vec<String>> {
     let services = project.tree.get_mut("services").and_then(Node::as_map_mut);
     let node = services.and_then(|services| services.get_mut(&args.service));
@@ -150,14 +158,17 @@ fn amend(project: &mut Project, args: &RunArgs, name: &str) -> Outcome<Vec<Strin
         service.insert("command".to_owned(), list(&args.command));
     }
     let program: Vec<String> = ["entrypoint", "command"].iter().flat_map(|key| words(service, key)).collect();
-    if program.is_empty() {
-        return Err(Stop::usage(format!("service {} says no command: say one", args.service)));
-    }
     if !args.detach {
         service.remove("command");
         service.insert("entrypoint".to_owned(), list(&WAITS.map(str::to_owned)));
     }
     Ok(program)
+}
+
+/// The image of a service that is not built here.
+fn image_of(project: &Project, service: &str) -> Option<String> {
+    let (_, node) = project.services().find(|(name, _)| *name == service)?;
+    node.text_at("image").filter(|image| node.at("build").is_none() && !image.is_empty()).map(str::to_owned)
 }
 
 fn words(service: &Map, key: &str) -> Vec<String> {

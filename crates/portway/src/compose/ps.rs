@@ -7,8 +7,10 @@ use portway_compose::observe::{Life, Seen};
 use portway_compose::plan::Select;
 use portway_compose::want::Keys;
 use portway_composefile::Project;
+use portway_control::api::Health;
 use serde::Serialize;
 
+use super::health::{self, Healths};
 use super::lifecycle::{open, with};
 use super::published;
 use super::stage::server;
@@ -28,6 +30,12 @@ struct Row {
     /// Of a service that has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<i32>,
+    /// Of a service that runs and says how it is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<&'static str>,
+    /// What the test said last, when it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_output: Option<String>,
     addresses: Vec<String>,
     ports: Vec<String>,
 }
@@ -48,6 +56,7 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
     if let Some(project) = project {
         let seen = stage.look(&project, None)?;
         let select = Select { project: name.clone(), services: args.services.clone(), ..Select::default() };
+        let healths = stage.runtime.block_on(Healths::ask(&stage.client));
         let services = with(args.with_deps, &select, &seen).services;
         for (instance, one) in seen.listed(&name) {
             let service = one.service().unwrap_or_default();
@@ -66,7 +75,8 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
                 let ours = seen.published.get(instance).into_iter().flat_map(|devices| devices.values());
                 let is_proxy = |device: &&Keys| device.get("type").is_some_and(|kind| kind == "proxy");
                 let devices = ours.chain(one.devices.values().filter(is_proxy));
-                rows.push(row(instance, (one, code), published::shown(devices)));
+                let known = healths.of(&project, instance);
+                rows.push(row(instance, (one, code), known, published::shown(devices)));
             }
         }
     }
@@ -81,11 +91,16 @@ pub(super) fn run(files: &FileArgs, args: &PsArgs) -> Outcome {
         PsFormat::Json => out.json(&rows),
         PsFormat::Table => {
             let cells = rows.into_iter().map(|row| {
-                let tone = if row.status == "running" { Tone::Good } else { Tone::Warn };
+                let is_good = row.status == "running" && row.health.is_none_or(|word| word == "healthy");
+                let tone = if is_good { Tone::Good } else { Tone::Warn };
+                let health = row.health.map(|word| match word {
+                    "unknown" => " (health unknown)".to_owned(),
+                    word => format!(" ({word})"),
+                });
                 [
                     Text::new(&row.name),
                     Text::new(&row.service),
-                    Text::new(&row.status).tone(tone),
+                    Text::new(format!("{}{}", row.status, health.unwrap_or_default())).tone(tone),
                     Text::new(row.addresses.join(" ")),
                     Text::new(row.ports.join(", ")),
                 ]
@@ -123,7 +138,10 @@ fn is(status: StatusArg, one: &Seen) -> bool {
     }
 }
 
-fn row(name: &str, (one, code): (&Seen, Option<i32>), ports: Vec<String>) -> Row {
+fn row(name: &str, (one, code): (&Seen, Option<i32>), known: Option<&Health>, ports: Vec<String>) -> Row {
+    let lives = matches!(one.life, Life::Running | Life::Paused);
+    let is_told = lives && one.label(label::HEALTH).is_some();
+    let failed = known.and_then(|known| known.last.as_ref()).filter(|last| last.status != Some(0));
     let of = |kind: &'static str| {
         one.devices.values().filter(move |device| device.get("type").is_some_and(|own| own == kind))
     };
@@ -139,6 +157,8 @@ fn row(name: &str, (one, code): (&Seen, Option<i32>), ports: Vec<String>) -> Row
             (Life::Unknown, _) => "unknown".to_owned(),
         },
         exit_code: code,
+        health: is_told.then(|| health::word(known)),
+        health_output: failed.filter(|_| is_told).map(|last| last.output.clone()),
         addresses: of("nic").filter_map(|device| device.get("ipv4.address")).cloned().collect(),
         ports,
     }

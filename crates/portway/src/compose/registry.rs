@@ -1,24 +1,25 @@
-//! What images run, as their registries tell it: the server tells entrypoint and command of an image as one.
+//! What images run, as their registries tell it: the server tells entrypoint and command of an image as one, and neither its
+//! stop signal nor how its health is told.
 //!
 //! The registry is asked by `skopeo`, as the server does itself: credentials, proxies and certificates are those of
 //! whoever runs the command. What it has told is kept on the server's project, so that a registry that is away is in
 //! nobody's way who needs nothing new of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::Duration;
 
+use portway_compose::build::{Config, inspected};
 use portway_compose::label;
-use portway_compose::map::{self, Setting};
+use portway_compose::map::{self, Asked, Setting};
 use portway_compose::want::Keys;
 use portway_composefile::Project;
 use portway_composefile::tree::{Node, Value};
 use portway_control::api::FailureKind;
-use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
-use super::stage::{Stage, warn};
+use super::stage::{Stage, server, warn};
 use crate::failure::{Outcome, Stop};
 
 /// The program that asks. Incus needs it too.
@@ -27,24 +28,14 @@ const PROGRAM: &str = "skopeo";
 /// Longest time of one question: a registry far away answers in seconds.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Longest time of one that is not needed.
+const SOON: Duration = Duration::from_secs(15);
+
 /// Longest description of an image; the history in it makes some tens of kilobytes.
 const BYTES: u64 = 4 << 20;
 
 /// Longest complaint that is repeated.
 const COMPLAINT_CHARS: usize = 400;
-
-/// Description of an image (OCI image specification 1.1, "Image Configuration"), the part that is needed.
-#[derive(Deserialize)]
-struct Described {
-    #[serde(default)]
-    config: Option<Runs>,
-}
-
-#[derive(Deserialize)]
-struct Runs {
-    #[serde(default, rename = "Entrypoint")]
-    entrypoint: Option<Vec<String>>,
-}
 
 /// Which images a registry is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,54 +46,80 @@ pub(super) enum Ask {
     Always,
 }
 
-/// Entrypoints of the images that the mapping asks for: as they were told before, else as their registries tell them now.
-pub(super) fn entrypoints(
+/// What runs in the images that the mapping asks for: as it was told before, else as their registries tell it now.
+pub(super) fn told(
     stage: &Stage,
     project: &Project,
     setting: &Setting,
     ask: Ask,
-) -> Outcome<BTreeMap<String, Vec<String>>> {
+) -> Outcome<BTreeMap<String, Config>> {
     let asked = map::asks(project, setting);
     if asked.is_empty() {
         return Ok(BTreeMap::new());
     }
     let known = known(stage, &map::server_project(project))?;
-    let mut told = BTreeMap::new();
-    for (image, full) in asked {
-        let entrypoint = match known.get(&image).filter(|_| ask == Ask::Missing) {
-            Some(entrypoint) => entrypoint.clone(),
-            None => stage.runtime.block_on(inspect(&image, &full))?,
-        };
-        told.insert(image, entrypoint);
+    let (mut told, mut silent) = (BTreeMap::new(), BTreeSet::new());
+    for (image, Asked { full_name, is_needed }) in asked {
+        if let Some(config) = known.get(&image).filter(|_| ask == Ask::Missing) {
+            told.insert(image, config.clone());
+            continue;
+        }
+        let registry = full_name.split('/').next().unwrap_or_default().to_owned();
+        if !is_needed && silent.contains(&registry) {
+            continue;
+        }
+        let limit = if is_needed { LIMIT } else { SOON };
+        match stage.runtime.block_on(inspect(&image, &full_name, limit)) {
+            Ok(config) => drop(told.insert(image, config)),
+            Err(stop) if is_needed => return Err(stop),
+            Err(stop) => {
+                // What was told before is better than nothing.
+                told.extend(known.get(&image).map(|config| (image.clone(), config.clone())));
+                if let Stop::Failed(failure) = stop {
+                    warn(&format!("{}: its stop signal and test of health are not known", failure.error));
+                }
+                silent.insert(registry);
+            }
+        }
     }
     Ok(told)
 }
 
-/// Notes them on the server's project.
-pub(super) fn note(config: &mut Keys, told: &BTreeMap<String, Vec<String>>) {
+/// What an image runs; `None` when it is none of a registry, or the server runs none of these.
+pub(super) fn program(stage: &Stage, image: &str) -> Outcome<Option<Vec<String>>> {
+    let facts = stage.runtime.block_on(stage.client.server()).map_err(|error| server(&error))?;
+    let Some(full_name) = map::registry_name(image).filter(|_| facts.has("instance_oci")) else {
+        return Ok(None);
+    };
+    let Config { entrypoint, cmd, .. } = stage.runtime.block_on(inspect(image, &full_name, LIMIT))?;
+    let words: Vec<String> = entrypoint.into_iter().chain(cmd).collect();
+    Ok(Some(words).filter(|words| !words.is_empty()))
+}
+
+/// Notes it on the server's project.
+pub(super) fn note(config: &mut Keys, told: &BTreeMap<String, Config>) {
     if let (false, Ok(text)) = (told.is_empty(), serde_json::to_string(told)) {
-        config.insert(label::ENTRYPOINTS.to_owned(), text);
+        config.insert(label::TOLD.to_owned(), text);
     }
 }
 
 /// What was told before.
-fn known(stage: &Stage, own: &str) -> Outcome<BTreeMap<String, Vec<String>>> {
+fn known(stage: &Stage, own: &str) -> Outcome<BTreeMap<String, Config>> {
     let own = stage.config_of(own)?;
-    let text = own.and_then(|own| own.get(label::ENTRYPOINTS).cloned()).unwrap_or_default();
+    let text = own.and_then(|own| own.get(label::TOLD).cloned()).unwrap_or_default();
     // What cannot be read is asked for again.
     Ok(serde_json::from_str(&text).unwrap_or_default())
 }
 
-/// Asks a registry.
-async fn inspect(image: &str, full: &str) -> Outcome<Vec<String>> {
+/// Asks a registry. What the server tells itself is left out.
+async fn inspect(image: &str, full: &str, limit: Duration) -> Outcome<Config> {
     let mut command = Command::new(PROGRAM);
-    command.args(["inspect", "--config", "--"]).arg(format!("docker://{full}"));
+    // As it is: a test of health is Docker's, and no part of what skopeo reads (OCI image specification 1.1).
+    command.args(["inspect", "--config", "--raw", "--"]).arg(format!("docker://{full}"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().map_err(|error| {
-        Stop::refused(format!(
-            "image {image}: what it runs a `command` with cannot be asked for: {PROGRAM}: {error}"
-        ))
-        .hint(format!("install {PROGRAM}, or say `entrypoint` too"))
+        Stop::refused(format!("image {image}: what it runs cannot be asked for: {PROGRAM}: {error}"))
+            .hint(format!("install {PROGRAM}, or say `entrypoint` too"))
     })?;
     let failed = |why: &str| {
         let why: String = why.trim().chars().take(COMPLAINT_CHARS).collect();
@@ -112,11 +129,13 @@ async fn inspect(image: &str, full: &str) -> Outcome<Vec<String>> {
         )
         .hint("say `entrypoint` too, and nobody is asked")
     };
-    let answer = tokio::time::timeout(LIMIT, read(child)).await.map_err(|_| failed("no answer in time"))?;
+    let answer = tokio::time::timeout(limit, read(child)).await.map_err(|_| failed("no answer in time"))?;
     let (answer, complaint) = answer.map_err(|error| failed(&error.to_string()))?;
     let Some(answer) = answer else { return Err(failed(&complaint)) };
-    let described: Described = serde_json::from_slice(&answer).map_err(|error| failed(&error.to_string()))?;
-    Ok(described.config.and_then(|config| config.entrypoint).unwrap_or_default())
+    let described = serde_json::from_slice(&answer).map_err(|error| failed(&error.to_string()))?;
+    let inspected = inspected(&described).ok_or_else(|| failed("it is no description of an image"))?;
+    let Config { entrypoint, cmd, stop_signal, health, .. } = inspected.config;
+    Ok(Config { entrypoint, cmd, stop_signal, health, ..Config::default() })
 }
 
 /// Says images of registries by their digests, as `docker compose config --resolve-image-digests` does.

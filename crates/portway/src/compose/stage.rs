@@ -21,6 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::health;
 use super::remote;
 use super::show::{Look, Show};
 use crate::cli::compose::lifecycle::ChangeArgs;
@@ -37,6 +38,8 @@ pub(super) struct Stage {
     pub(super) client: Client,
     /// The daemon, when it answers.
     pub(super) portway: Option<Daemon>,
+    /// The daemon that asks services for their health, when it answers.
+    pub(super) watcher: Option<Daemon>,
     /// What everything runs on.
     pub(super) runtime: Runtime,
     /// How progress is shown.
@@ -51,7 +54,8 @@ impl Stage {
     /// Finds the server. Does not connect.
     pub(super) fn open() -> Outcome<Stage> {
         let (client, runtime) = (remote::client()?, session::runtime()?);
-        Ok(Stage { client, portway: None, runtime, look: Look::default(), limit: None, patience: None })
+        let (look, limit, patience) = (Look::default(), None, None);
+        Ok(Stage { client, portway: None, watcher: None, runtime, look, limit, patience })
     }
 
     /// Looks for the daemon; whether it answers. It is beside the server, or there is none.
@@ -68,6 +72,13 @@ impl Stage {
             }
             Err(error) if error.kind() == FailureKind::Unreachable => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Looks for the daemon where a service says how its health is told.
+    pub(super) fn find_watcher(&mut self, want: &ComposeProject) {
+        if want.services.values().any(|service| service.health.is_some()) {
+            self.watcher = self.runtime.block_on(health::daemon(&self.client));
         }
     }
 
@@ -94,7 +105,8 @@ impl Stage {
     pub(super) fn hands<'a>(&'a self, project: &'a str) -> Hands<'a> {
         let (_, halt) = watch::channel(false);
         let (images, portway) = (Mutex::default(), self.portway.as_ref());
-        Hands { client: &self.client, project, want: None, images, portway, halt }
+        let watcher = self.watcher.as_ref();
+        Hands { client: &self.client, project, want: None, images, portway, watcher, halt }
     }
 
     /// Configuration of one of the server's projects; `None` when there is no such one.

@@ -1,18 +1,18 @@
 //! `up`, `create`, `scale`: what the files say is brought about.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use portway_compose::apply::Hands;
-use portway_compose::label;
 use portway_compose::look::{bridges, strangers};
 use portway_compose::map::{self, Engine, Setting};
 use portway_compose::observe::Observed;
 use portway_compose::order::{Dependencies, Order};
 use portway_compose::plan::{Action, Orphans, Recreate, Start, Up, up as plan_up};
 use portway_compose::want::{ComposeProject, Pull};
+use portway_compose::{grant, label};
 use portway_composefile::Project;
 use portway_config::files::{self, Trust};
 use portway_model::DeviceSpec;
@@ -168,6 +168,7 @@ pub(super) fn allowed(
         want = wanted(project, &setting)?;
         want.config.extend(granted.map(|granted| (label::GRANTED.to_owned(), granted)));
     }
+    stage.find_watcher(&want);
     let engine = if setting.engine == Engine::Incus { "incus" } else { "portway" };
     Ok((want, engine))
 }
@@ -196,8 +197,18 @@ pub(super) fn bring(
         fetch(stage, want)?;
     }
     let change = Change { project: &want.incus_project, config, want: Some(want), args: &make.change };
-    let plan =
-        |seen: &Observed| plan_up(want, seen, options).and_then(|plan| plan.with_images_of(want, seen));
+    let unwatched = want.services.values().find(|service| service.health.is_some());
+    let unwatched = unwatched.filter(|_| stage.watcher.is_none() && matches!(remote::is_far(), Ok(false)));
+    let plan = |seen: &Observed| {
+        let mut plan = plan_up(want, seen, options)?.with_images_of(want, seen)?;
+        if let Some(service) = unwatched.filter(|_| !plan.is_empty()) {
+            plan.notes.push(format!(
+                "no daemon of Portway answers: once this has ended nobody asks {} for its health",
+                service.name
+            ));
+        }
+        Ok(plan)
+    };
     stage.change(&change, &plan).map(|_| ())
 }
 
@@ -244,7 +255,7 @@ fn setting(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<Setting> {
 /// What the project comes to on this server, whatever carries its ports: enough to know its images.
 pub(super) fn mapped(stage: &Stage, project: &Project, dir: PathBuf) -> Outcome<ComposeProject> {
     let mut setting = setting(stage, project, dir)?;
-    setting.entrypoints = registry::entrypoints(stage, project, &setting, Ask::Missing)?;
+    setting.told = registry::told(stage, project, &setting, Ask::Missing)?;
     // What runs in an image that is to be built anew is not asked about: it may be what is wrong with it.
     map::map(project, &setting).map_err(stop)
 }
@@ -259,7 +270,7 @@ fn settled(
 ) -> Outcome<Setting> {
     let mut setting = Setting { scale, ..setting(stage, project, dir)? };
     let ask = if matches!(make.pull, Some(PullArg::Always)) { Ask::Always } else { Ask::Missing };
-    setting.entrypoints = registry::entrypoints(stage, project, &setting, ask)?;
+    setting.told = registry::told(stage, project, &setting, ask)?;
     let first = map::map(project, &setting).map_err(stop)?;
     setting.engine = engine(stage, &first, make)?;
     setting.built = super::build::known(stage, &first)?;
@@ -274,7 +285,7 @@ fn settled(
 /// What the project comes to.
 fn wanted(project: &Project, setting: &Setting) -> Outcome<ComposeProject> {
     let mut want = map::map(project, setting).map_err(stop)?;
-    registry::note(&mut want.config, &setting.entrypoints);
+    registry::note(&mut want.config, &setting.told);
     if setting.engine == Engine::Incus {
         return Ok(want);
     }
@@ -377,8 +388,7 @@ pub(super) fn grant(stage: &Stage, want: &mut ComposeProject, granting: Granting
         return Ok(());
     }
     let own = stage.config_of(&want.incus_project)?;
-    let said = own.and_then(|own| own.get(label::GRANTED).cloned()).unwrap_or_default();
-    let mut granted: BTreeSet<String> = serde_json::from_str(&said).unwrap_or_default();
+    let mut granted = own.as_ref().map(grant::granted).unwrap_or_default();
     let asked = want.privileges.iter().map(|one| (format!("{}: {}", one.service, one.what), &one.place));
     let open: Vec<(String, &String)> = asked.filter(|(what, _)| !granted.contains(what)).collect();
     if !open.is_empty() && !granting.allow && !granting.dry_run {

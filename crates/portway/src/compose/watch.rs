@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use portway_compose::grant;
 use portway_compose::inside::{self, Program};
 use portway_compose::order::Dependencies;
 use portway_compose::plan::{self, Select};
@@ -21,7 +22,7 @@ use super::cp;
 use super::foreground::Asked;
 use super::found::{self, Detail, Replica};
 use super::show::say;
-use super::stage::{Change, Stage, warn};
+use super::stage::{Change, Stage, server, warn};
 use super::up::{self, Granting};
 use crate::cli::compose::FileArgs;
 use crate::cli::compose::lifecycle::{ChangeArgs, MakeArgs};
@@ -67,7 +68,7 @@ pub(super) fn run(files: &FileArgs, args: &WatchArgs) -> Outcome {
     } else {
         up::bring_about(&mut stage, files, &project, &make, plan::Up::default())?;
     }
-    watcher.tell();
+    watcher.tell(&stage)?;
     watcher.run(&mut stage, &mut Halt::Asked(&mut asked))?;
     Err(Stop::Status(INTERRUPTED))
 }
@@ -109,6 +110,8 @@ pub(super) struct Watcher {
     watched: Vec<Watched>,
     /// What was told of what cannot be done yet.
     told: BTreeSet<String>,
+    /// The server's project, and what its files have been allowed.
+    granted: Option<(String, BTreeSet<String>)>,
 }
 
 impl Watcher {
@@ -122,9 +125,11 @@ impl Watcher {
         let rules = rules::of(project, &make.services)?;
         let dir = super::files::options(files)?.dir;
         let privileges = rules::privileges(&rules, &dir);
+        let mut granted = None;
         if !privileges.is_empty() {
             let mut want = ComposeProject { privileges, ..up::mapped(stage, project, dir)? };
             up::grant(stage, &mut want, Granting { allow: make.allow, dry_run: false })?;
+            granted = Some((want.incus_project, grant::granted(&want.config)));
         }
         let events = stage.runtime.block_on(async { Events::new() });
         let events = events.map_err(|error| Stop::refused(format!("cannot watch: {}", chain(&error))))?;
@@ -140,6 +145,7 @@ impl Watcher {
             events,
             watched,
             told: BTreeSet::new(),
+            granted,
         };
         own.look(&Where::Everywhere)?;
         // All of it is new, and none of it has changed.
@@ -147,9 +153,14 @@ impl Watcher {
         Ok(own)
     }
 
-    /// Says what is watched.
-    pub(super) fn tell(&self) {
+    /// Says what is watched, once there is a project, and keeps on it what its files have been allowed.
+    pub(super) fn tell(&self, stage: &Stage) -> Outcome {
+        if let Some((project, granted)) = &self.granted {
+            let kept = stage.runtime.block_on(grant::keep(&stage.client, project, granted));
+            kept.map_err(|error| server(&error))?;
+        }
         self.watched.iter().for_each(|one| say(&one.rule.told()));
+        Ok(())
     }
 
     /// Until it is halted.
@@ -366,7 +377,9 @@ impl Watching {
     pub(super) fn start((mut stage, mut watcher): (Stage, Watcher)) -> Self {
         let (halt, halted) = watch::channel(false);
         let (over, ended) = watch::channel(false);
-        watcher.tell();
+        if let Err(Stop::Failed(failure)) = watcher.tell(&stage) {
+            warn(&failure.error);
+        }
         std::thread::spawn(move || {
             let done = stage
                 .incus_project(&watcher.name)

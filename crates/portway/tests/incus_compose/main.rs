@@ -14,6 +14,8 @@ mod flags;
 mod foreground;
 #[cfg(test)]
 mod guest;
+#[cfg(test)]
+mod health;
 mod hooks;
 #[cfg(test)]
 mod killed;

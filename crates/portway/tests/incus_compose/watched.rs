@@ -40,6 +40,37 @@ fn watch(scene: &Scene, args: &[&str]) -> Live {
     live
 }
 
+/// Fails when a path out of the project's folder is watched without leave, or leave has to be given each time, or for one
+/// path counts for another.
+#[test]
+fn a_path_elsewhere_is_asked_for_once() {
+    let Some(scene) = Scene::open("asks") else { return };
+    for name in ["one", "two"] {
+        fs::create_dir(scene.home().join(name)).unwrap();
+    }
+    let rule = |name: &str| file(&format!("{{action: sync, path: ../{name}, target: /srv/app}}"));
+    scene.write(&rule("one"));
+    let refused = scene.run(&["watch"]);
+    assert!(refused.code == Some(1) && refused.err.contains("copy what changes in"), "{refused:?}");
+    assert!(scene.instances().is_empty());
+    let ended = |live: Live| {
+        live.signal("INT");
+        live.end()
+    };
+    ended(watch(&scene, &["watch", "--allow"]));
+    for args in [&["watch"][..], &["watch", "--no-up"]] {
+        ended(watch(&scene, args));
+    }
+    scene.ok(&["up", "-d"]);
+    let live = watch(&scene, &["watch"]);
+    fs::write(scene.home().join("one/new"), "new").unwrap();
+    until(&scene, "cat /srv/app/new", "new");
+    ended(live);
+    scene.write(&rule("two"));
+    let refused = scene.run(&["watch"]);
+    assert!(refused.code == Some(1) && refused.err.contains("/two to /srv/app"), "{refused:?}");
+}
+
 /// Fails when a change is not copied, a removal is not, what is ignored is, or anything outside of the target is written.
 #[test]
 fn changes_are_copied_and_nothing_else() {

@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod guest;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod networks;

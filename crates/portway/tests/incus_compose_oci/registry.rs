@@ -54,6 +54,11 @@ impl Fetched {
         self.registry.push(self.bed, name, image).unwrap();
     }
 
+    /// The same with more in what it says of itself.
+    pub(crate) fn push_with(&self, name: &str, image: &OciImage<'_>, more: &serde_json::Value) {
+        self.registry.push_with(self.bed, name, image, more).unwrap();
+    }
+
     /// Its end.
     pub(crate) fn close(&mut self) {
         self.registry.close().unwrap();

@@ -317,6 +317,18 @@ mod tests {
         assert_eq!(Health::read(&"\n".repeat(TEXT_MAX_BYTES + 1)), Err(HealthError::Long));
     }
 
+    /// Fails when a text makes it panic, or what was taken from one is not what is kept of it.
+    #[test]
+    fn any_text_is_borne() {
+        let lines = "(tester=(guest|server)\n|(retries|interval|timeout|start_period|start_interval)=[0-9]{0,9}\n|test=.{0,9}\n|.{0,9}\n){0,12}";
+        proptest::proptest!(|(text in lines)| {
+            let text = format!("{text}tester=guest\nretries=1\ninterval=100\ntimeout=100\nstart_period=0\nstart_interval=100\n");
+            if let Ok(health) = Health::read(&text) {
+                proptest::prop_assert_eq!(Health::read(&health.write().unwrap()), Ok(health));
+            }
+        });
+    }
+
     /// Every state and both results, in the start period and after it.
     ///
     /// Fails when: a failure counts that does not, one that counts does not, or a success does not end the start.
