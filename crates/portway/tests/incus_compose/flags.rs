@@ -152,3 +152,64 @@ fn a_service_that_does_not_want_to_be_shown() {
     assert_eq!(named, "one-1  | from one\n");
     assert_eq!(scene.run(&["--parallel", "0", "ps"]).code, Some(2));
 }
+
+/// Fails when more is done at a time than the variable says, a wrong one is taken for none, or progress goes elsewhere than it
+/// is wanted.
+#[test]
+fn variables_of_docker_compose_are_heard() {
+    let Some(scene) = Scene::open("heard") else { return };
+    let service =
+        |name: &str| format!("  {name}: {{image: bb, command: [sleep, '100000'], stop_grace_period: 0s}}\n");
+    scene.write(&format!("services:\n{}", ["a", "b", "c", "d"].map(service).concat()));
+    let up = |name: &str, value: &str| {
+        let mut command = scene.command(&["--debug", "up", "-d", "--force-recreate"]);
+        scene.end(command.env(name, value))
+    };
+    for wrong in ["0", "-2", "many"] {
+        let said = up("COMPOSE_PARALLEL_LIMIT", wrong);
+        assert!(said.code == Some(2) && said.err.contains("COMPOSE_PARALLEL_LIMIT is a number"), "{said:?}");
+    }
+    // A line when a step begins and one when it is done: one at a time they are of one step.
+    let most = |said: &str| {
+        let (mut open, mut most) = (std::collections::BTreeSet::new(), 0);
+        for line in said.lines().filter(|line| line.starts_with("instance ")) {
+            let name = line.split_whitespace().nth(1).unwrap().to_owned();
+            if !open.remove(&name) {
+                open.insert(name);
+            }
+            most = most.max(open.len());
+        }
+        most
+    };
+    let one = up("COMPOSE_PARALLEL_LIMIT", "1");
+    assert_eq!((one.code, most(&one.err)), (Some(0), 1), "{one:?}");
+    let any = up("COMPOSE_PARALLEL_LIMIT", "-1");
+    assert!(any.code == Some(0) && most(&any.err) > 1, "{any:?}");
+
+    let out = up("COMPOSE_STATUS_STDOUT", "1");
+    assert!(out.code == Some(0) && out.out.contains("instance a-1") && out.err.is_empty(), "{out:?}");
+    let err = up("COMPOSE_STATUS_STDOUT", "0");
+    assert!(err.code == Some(0) && err.err.contains("instance a-1") && err.out.is_empty(), "{err:?}");
+}
+
+/// Fails when `start` waits longer than it may, or what is under way is told as begun.
+#[test]
+fn a_start_has_an_end_in_time() {
+    let Some(scene) = Scene::open("late") else { return };
+    scene.write(
+        "services:
+  db: {image: bb, command: [sleep, '100000'], stop_grace_period: 0s}
+  job: {image: bb, command: [sleep, '100000'], stop_grace_period: 0s, depends_on: [db]}
+",
+    );
+    scene.ok(&["create"]);
+    let begin = std::time::Instant::now();
+    let late = scene.run(&["start", "--timeout", "0"]);
+    assert_eq!(late.code, Some(1), "{late:?}");
+    assert!(late.err.contains("after 0 s"), "{late:?}");
+    assert!(begin.elapsed() < std::time::Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(scene.instances().contains(&"job-1 Stopped".to_owned()), "{:?}", scene.instances());
+    assert_eq!(scene.run(&["start", "--timeout", "soon"]).code, Some(2));
+    scene.ok(&["start", "--timeout", "60"]);
+    assert_eq!(scene.instances(), ["db-1 Running", "job-1 Running"]);
+}

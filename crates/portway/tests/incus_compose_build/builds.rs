@@ -157,3 +157,33 @@ fn without_a_builder_nothing_is_made() {
     let missing = scene.run(&["build", "nobody"]);
     assert_eq!(missing.code, Some(4), "{missing:?}");
 }
+
+/// The flags are the builder's: it bounds the memory of what it runs, and hands out a socket of the caller's agent.
+///
+/// Fails when one of them does not reach it, or a wrong one passes.
+#[test]
+fn flags_of_a_build_reach_the_builder() {
+    let Some(mut scene) = with_buildah(Server::Incus6, "flags") else { return };
+    scene.put("passwd", "root:x:0:0::/:/bin/sh\n");
+    scene.put(
+        "Dockerfile",
+        "FROM scratch
+COPY bin /bin
+COPY passwd /etc/passwd
+RUN --mount=type=ssh,id=work [\"/bin/sh\", \"-c\", \"[ -S $SSH_AUTH_SOCK ] && echo agent > /agent\"]
+CMD [\"/bin/sleep\", \"100000\"]
+",
+    );
+    scene.write("services: {app: {build: ., stop_grace_period: 0s}}");
+    let without = scene.run(&["build"]);
+    assert_eq!(without.code, Some(1), "{without:?}");
+    let wrong = scene.run(&["build", "-m", "much"]);
+    assert_eq!(wrong.code, Some(1), "{wrong:?}");
+    assert!(wrong.err.contains("much"), "{wrong:?}");
+    let socket = scene.home().join("agent.sock");
+    let _agent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    scene.variables.push(("SSH_AUTH_SOCK", socket.clone()));
+    scene.ok(&["build", "-m", "512m", "--ssh", &format!("work={}", socket.display())]);
+    scene.ok(&["up", "-d"]);
+    assert_eq!(printed(&scene, "app-1", "cat /agent"), "agent\n");
+}
