@@ -9,6 +9,7 @@ pub mod org;
 pub mod proxy;
 pub mod segment;
 pub mod spec;
+pub mod stun;
 pub mod tunnel;
 pub mod udp;
 pub mod wg;

@@ -124,26 +124,23 @@ impl Membership {
             request_ip: wish.request_ip,
             endpoints: wish.endpoints.clone(),
         };
+        let org = &token.trust.org;
         let mut session = Session::open(url, token.pin, &key).await?;
-        let snapshot = session.register(&token.trust.org, &registration).await?;
+        let snapshot = session.register(org, &registration).await?;
         let view = match &before {
             Some(before) => before.view.next(&token.trust, &snapshot)?,
             None => View::first(&token.trust, &snapshot)?,
         };
-        let member = Membership {
-            dir,
-            url: url.clone(),
-            pin: token.pin,
-            trust: token.trust.clone(),
-            key: key.clone(),
-            view,
-        };
-        let has_moved = member.own().ok_or(MembershipError::Missing)?.endpoints != wish.endpoints;
-        if has_moved && before.is_some() {
-            session.move_to(&token.trust.org, &wish.endpoints).await?;
+        let (pin, trust) = (token.pin, token.trust.clone());
+        let mut member = Membership { dir, url: url.clone(), pin, trust, key: key.clone(), view };
+        let own = member.own().ok_or(MembershipError::Missing)?;
+        // Nothing said is nothing changed.
+        if !wish.endpoints.is_empty() && own.endpoints != wish.endpoints {
+            session.move_to(org, &wish.endpoints).await?;
+            let snapshot = session.register(org, &registration).await?;
+            member.view = member.view.next(&token.trust, &snapshot)?;
         }
         member.write()?;
-        member.keep()?;
         Ok(member)
     }
 

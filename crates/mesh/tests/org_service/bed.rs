@@ -9,7 +9,7 @@ use portway_mesh::org::registrar::{Registrar, admin, run, serve};
 use portway_mesh::org::store::FileStore;
 use portway_mesh::org::{Owner, RegistrarUrl, Token};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::task::JoinHandle;
 
 /// How long something may take that takes milliseconds; other tests load the machine.
@@ -43,11 +43,12 @@ impl Bed {
         let registrar = Registrar::open(self.dir.path(), store).unwrap();
         let devices = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         self.port = devices.local_addr().unwrap().port();
+        let datagrams = UdpSocket::bind(("127.0.0.1", self.port)).await.unwrap();
         let socket = run::socket(self.dir.path());
         let _absent = std::fs::remove_file(&socket);
         let owner = UnixListener::bind(socket).unwrap();
         self.running = Some(tokio::spawn(async move {
-            serve::serve(registrar, devices, owner).await.map(|never| match never {}).unwrap();
+            serve::serve(registrar, devices, datagrams, owner).await.map(|never| match never {}).unwrap();
         }));
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use portway_mesh::org::follow::{News, follow};
 use portway_mesh::org::membership::{Membership, MembershipError, Wish};
 use portway_mesh::org::{Change, ClientError, OrgName};
+use portway_mesh::stun::Transaction;
 
 use crate::bed::{Bed, PATIENCE};
 
@@ -150,4 +151,21 @@ async fn a_snapshot_on_disk_is_verified() {
     );
     let other = Membership::load(&bed.home("two"), &acme()).unwrap_err();
     assert_eq!(other.to_string(), "this device has not joined organization acme");
+}
+
+/// Fails when: a device is not told where its datagrams come from, or a stranger's datagram is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_told_where_it_comes_from() {
+    let bed = Bed::new().await;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    socket.connect(("127.0.0.1", bed.port)).unwrap();
+    let mut room = [0; 64];
+    socket.send(&[1, 0, 0, 0, 9, 9, 9, 9]).unwrap();
+    assert!(socket.recv(&mut room).is_err());
+    let transaction = Transaction::generate().unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send(&transaction.request()).unwrap();
+    let length = socket.recv(&mut room).unwrap();
+    assert_eq!(transaction.mapped(&room[..length]), Some(socket.local_addr().unwrap()));
 }

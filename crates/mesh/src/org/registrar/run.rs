@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use portway_sys::unix_path::{self, Owner, Place};
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -96,11 +96,12 @@ async fn attend(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<
     let failed = |source| RunError::Listen { listen: options.listen, source };
     let devices = TcpListener::bind(options.listen).await.map_err(failed)?;
     let listen = devices.local_addr().map_err(failed)?;
+    let datagrams = UdpSocket::bind(listen).await.map_err(failed)?;
     let owner = owner_socket(&socket(&options.dir))?;
     info!(%listen, dir = %options.dir.display(), "registrar ready");
     ready(listen);
     tokio::select! {
-        done = serve::serve(registrar, devices, owner) => match done {
+        done = serve::serve(registrar, devices, datagrams, owner) => match done {
             Ok(never) => match never {},
             Err(error) => Err(error.into()),
         },

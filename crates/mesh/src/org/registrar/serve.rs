@@ -1,4 +1,5 @@
-//! The sockets of a registrar: devices over TLS, its owner on a unix socket. Both within bounds of number, length and time.
+//! The sockets of a registrar: devices over TLS, where they come from by STUN on the UDP port of the same number, its owner
+//! on a unix socket. All within bounds of number, length and time.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,7 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -25,6 +26,7 @@ use super::{PATIENCE, Registrar, RegistrarError, admin_api, hold};
 use crate::org::api;
 use crate::org::http::{Answered, Denied, said};
 use crate::org::proof::PROOF_BYTES;
+use crate::stun;
 
 /// Longest head and body of a request; a registration has about a kilobyte.
 const HEAD_MAX_BYTES: usize = 16 << 10;
@@ -50,13 +52,14 @@ struct Hall {
     watchers: Arc<Semaphore>,
 }
 
-/// Serves both sockets until the future is dropped.
+/// Serves all sockets until the future is dropped.
 ///
 /// # Errors
 /// The registrar's key cannot be used for TLS.
 pub async fn serve(
     registrar: Arc<Registrar>,
     devices: TcpListener,
+    datagrams: UdpSocket,
     owner: UnixListener,
 ) -> Result<Infallible, RegistrarError> {
     let acceptor = TlsAcceptor::from(Arc::new(registrar.tls()?));
@@ -66,7 +69,30 @@ pub async fn serve(
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
     });
-    tokio::join!(serve_owner(registrar, owner), serve_devices(hall, devices, acceptor)).1
+    let answering = serve_datagrams(Arc::clone(&hall), datagrams);
+    tokio::join!(answering, serve_owner(registrar, owner), serve_devices(hall, devices, acceptor)).2
+}
+
+/// Tells who asks by STUN where the question came from: an answer of at most twice its length, to who has not asked too
+/// often.
+async fn serve_datagrams(hall: Arc<Hall>, socket: UdpSocket) {
+    /// More than a question of ours; what is longer is cut off and then none.
+    const QUESTION_MAX_BYTES: usize = 128;
+    let mut room = [0; QUESTION_MAX_BYTES];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut room).await else {
+            // What an earlier answer met on its way; should it be worse, it does not take a whole core.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        };
+        let answer = room.get(..length).and_then(|question| stun::answer(question, from));
+        if let Some(answer) = answer
+            && hall.limits.may_ask(from.ip().to_canonical(), Instant::now())
+        {
+            // Who does not get it asks again.
+            let _lost = socket.try_send_to(&answer, from);
+        }
+    }
 }
 
 async fn serve_devices(
