@@ -79,7 +79,7 @@ fn through(name: &str, profile: Profile, length: u64, patience: Duration) {
 pub(crate) fn a_bad_day() {
     let profile =
         Profile { lost: 10, doubled: 10, passed_by: 10, delay: Duration::from_millis(10), ..Profile::CLEAN };
-    through("1 % of each at 20 ms", profile, 2 << 20, Duration::from_secs(60));
+    through("1 % of each at 20 ms", profile, 1 << 20, Duration::from_secs(60));
 }
 
 /// Row 21: a window that is lost as a whole, and one in a hundred at 50 ms.

@@ -10,6 +10,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use portway_mesh::spec::PrivateKey;
 use portway_testkit::{Netns, wait_for};
@@ -194,7 +195,9 @@ impl Bed {
 
     /// wireguard-go on the other side, that waits for us.
     pub(crate) fn wireguard_go(&self) -> WireguardGo {
-        let name = format!("wg{}", std::process::id());
+        // Its control socket has this name in a folder that all share.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("wg{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let addresses = ["10.9.0.2/24", "fd09::2/64"];
         let peer = WireguardGo::start(&self.theirs, &name, &self.peer, &addresses);
         let key = self.key.public();

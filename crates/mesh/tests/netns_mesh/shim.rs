@@ -27,9 +27,13 @@ pub(crate) struct Profile {
     pub(crate) rate: u64,
     /// Longer ones vanish.
     pub(crate) longest: usize,
-    /// The numbers of those that are lost together.
+    /// The numbers of those that are lost together, as far as they come within [`BURST`] of the first: else what is sent
+    /// again one by one would be lost until all are.
     pub(crate) burst: (u64, u64),
 }
+
+/// How long a burst of losses lasts.
+const BURST: Duration = Duration::from_millis(20);
 
 impl Profile {
     pub(crate) const CLEAN: Profile = Profile {
@@ -177,6 +181,7 @@ impl Lane {
         // Those that others go by, with the number at which they go on.
         let mut late: Vec<(u64, Vec<u8>)> = Vec::new();
         let (mut number, mut free) = (0, Instant::now());
+        let (mut burst, in_burst) = (None, self.profile.burst.0..self.profile.burst.1);
         while !stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             while waiting.peek().is_some_and(|first: &Waiting| first.due <= now) {
@@ -194,6 +199,9 @@ impl Lane {
                     *self.caller.lock().unwrap() = Some(from);
                 }
                 let fate = if length > self.profile.longest { Fate::Lost } else { fate(number) };
+                let over =
+                    in_burst.contains(&number) && burst.get_or_insert_with(Instant::now).elapsed() > BURST;
+                let fate = if over { Fate::Passed } else { fate };
                 self.record.lock().unwrap().push(fate);
                 number += 1;
                 let mut go = |bytes: Vec<u8>| {
