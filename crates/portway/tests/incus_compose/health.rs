@@ -121,7 +121,12 @@ fn the_daemon_asks_on() {
     wait_for("it to be forgotten", || told(&daemon, &scene, "web-1").is_none().then_some(())).unwrap();
     let (line, word) = shown(&scene);
     assert!(line.contains("exited") && word.is_none(), "{line}");
-    daemon.terminate().unwrap();
+}
+
+/// Fails when an up that leaves nobody to ask does not say so.
+#[test]
+fn without_a_daemon_up_says_that_nobody_asks() {
+    let Some(scene) = Scene::open("alone") else { return };
     scene.write(
         "services: {web: {image: bb, command: [sleep, '100000'], stop_grace_period: 0s, healthcheck: {test: 'true'}}}",
     );
