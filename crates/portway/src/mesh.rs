@@ -1,10 +1,13 @@
-//! `portway mesh`: keys, files and what they mean.
+//! `portway mesh`: keys, files, and networks that run.
 
 mod check;
 mod genconf;
+mod live;
+mod proxy;
 
 use std::io::Read as _;
 
+use portway_mesh::proxy::{Home, HomeError};
 use portway_mesh::spec::{PresharedKey, PrivateKey, SpecError};
 use zeroize::Zeroizing;
 
@@ -16,6 +19,9 @@ use crate::output::Out;
 pub(crate) fn run(command: &MeshCommand) -> Outcome {
     match command {
         MeshCommand::Check(args) => check::run(args),
+        MeshCommand::Proxy(args) => proxy::run(args),
+        MeshCommand::Status(args) => live::status(args),
+        MeshCommand::Rule(command) => live::rule(command),
         MeshCommand::Genconf(args) => genconf::run(args),
         MeshCommand::Genkey => Out::new().line(&PrivateKey::generate().map_err(no_random)?.reveal()),
         MeshCommand::Genpsk => Out::new().line(&PresharedKey::generate().map_err(no_random)?.reveal()),
@@ -36,6 +42,21 @@ fn pubkey() -> Outcome {
     let key: PrivateKey =
         text.trim().parse().map_err(|error| Stop::usage(format!("standard input: private key: {error}")))?;
     Out::new().line(&key.public().to_string())
+}
+
+/// Where the files of a network are.
+fn home(name: &str) -> Outcome<Home> {
+    let variable = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(Into::into);
+    Home::find(name, variable, rustix::process::geteuid().is_root()).map_err(|error| no_home(&error))
+}
+
+/// What is wrong with them.
+fn no_home(error: &HomeError) -> Stop {
+    match error {
+        HomeError::Name(_) | HomeError::Damaged { .. } => Stop::usage(chain(error)),
+        HomeError::Runs(_) => Stop::refused(chain(error)).hint("`--name` gives this one another name"),
+        HomeError::File { .. } => Stop::refused(chain(error)),
+    }
 }
 
 /// What is wrong with a network, with the exit code that it has.

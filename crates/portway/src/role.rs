@@ -23,6 +23,7 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
         "worker" => Some(portway_relay::worker::run()),
         "ssh" if portway_sshgw::session::is_role(arguments) => Some(portway_sshgw::session::run()),
         "ssh" if portway_sshgw::tunnel::is_role(arguments) => Some(portway_sshgw::tunnel::run()),
+        portway_mesh::engine::ROLE => Some(portway_mesh::engine::run()),
         "keeper" => Some(portway_relay::keeper::run(rest)),
         DEMO_INSIDE => Some(demo::inside(rest)),
         DEMO_INSTANCE => Some(demo::instance()),

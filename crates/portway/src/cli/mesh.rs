@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::FormatArg;
 
@@ -15,6 +15,17 @@ pub(crate) enum MeshCommand {
     /// socket and looks up no name.
     #[command(after_help = RULES)]
     Check(CheckArgs),
+    /// Run a network: its tunnel, and the rules that lead into it and out of it
+    ///
+    /// Needs no privilege: what it needs is made in a user namespace of its own. Prints a line that begins with `ready`
+    /// when every port is open. SIGTERM lets connections finish, a second one ends them.
+    #[command(after_help = RULES)]
+    Proxy(ProxyArgs),
+    /// Show how a network that runs is: its peers and its rules
+    Status(StatusArgs),
+    /// Show and change the rules of a network while it runs
+    #[command(subcommand)]
+    Rule(RuleCommand),
     /// Make the files of two nodes that find each other
     ///
     /// Writes NAME.toml for both, with new keys, readable by their owner alone. Overwrites nothing.
@@ -34,8 +45,9 @@ Rules: protocol:[address:]port:destination:port
   --egress tcp:5432:10.9.0.2:5432      port 5432 here leads to 10.9.0.2:5432 in the network
 Several rules with the same port share its connections.";
 
+/// A network and rules beside those of its file.
 #[derive(Debug, Args)]
-pub(crate) struct CheckArgs {
+pub(crate) struct NetworkArgs {
     /// File of the network
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -45,8 +57,105 @@ pub(crate) struct CheckArgs {
     /// Lead a port here to a host in the network; may stand several times
     #[arg(long = "egress", value_name = "RULE")]
     pub(crate) egress: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     #[command(flatten)]
     pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+    /// What it is called; as its file unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where its TCP and UDP live
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t = EngineArg::Auto)]
+    pub(crate) engine: EngineArg,
+    /// How several rules of one port share its connections
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = BalanceArg::RoundRobin)]
+    pub(crate) balance: BalanceArg,
+    /// How long connections may go on after SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain: u32,
+}
+
+/// `portway mesh rule`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuleCommand {
+    /// Add rules: all of them, or none when one is wrong. They are there again after a restart
+    #[command(after_help = RULES)]
+    Add(RuleChangeArgs),
+    /// Remove rules by their ids. Nobody new is taken in; live connections have the time of `--drain`
+    Remove(RuleRemoveArgs),
+    /// List rules with their ids and what they carry
+    List(RuleListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Which network; the only one that runs unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RuleChangeArgs {
+    /// Which network; the only one that runs unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Lead a port of this node in the network to a host here; may stand several times
+    #[arg(long = "ingress", value_name = "RULE")]
+    pub(crate) ingress: Vec<String>,
+    /// Lead a port here to a host in the network; may stand several times
+    #[arg(long = "egress", value_name = "RULE")]
+    pub(crate) egress: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RuleRemoveArgs {
+    /// Which network; the only one that runs unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Ids, as `portway mesh rule list` has them
+    #[arg(value_name = "ID", required = true)]
+    pub(crate) ids: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RuleListArgs {
+    /// Which network; the only one that runs unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+/// Engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineArg {
+    /// The best that can be had
+    Auto,
+    /// The kernel's TCP, in a namespace of its own
+    Kernel,
+    /// smoltcp's, in a process of our own, for where a user namespace is refused
+    Smoltcp,
+}
+
+/// Orders in which rules take connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BalanceArg {
+    /// One after the other
+    RoundRobin,
+    /// The one with the fewest connections
+    LeastConnections,
 }
 
 #[derive(Debug, Args)]

@@ -50,7 +50,9 @@ struct Proxy {
 
 /// Reads everything and prints it.
 pub(super) fn run(args: &CheckArgs) -> Outcome {
-    let request = Request { config: args.config.as_deref(), ingress: &args.ingress, egress: &args.egress };
+    let network = &args.network;
+    let request =
+        Request { config: network.config.as_deref(), ingress: &network.ingress, egress: &network.egress };
     let spec = Spec::load(&request, &Here).map_err(|error| unusable(&error))?;
     spec.rules.allowed(PortRights::here()).map_err(|error| unusable(&error))?;
     let checked = checked(&spec);

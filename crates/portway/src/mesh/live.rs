@@ -1,0 +1,202 @@
+//! `portway mesh status` and `portway mesh rule`: a network that runs, by its control socket.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::future::Future;
+
+use portway_control::api::{ChangeMeshRules, MeshPeer, MeshRuleStatus, MeshStatus, NewMeshRule};
+use portway_control::{Client, ClientError};
+use portway_mesh::proxy::Home;
+
+use crate::cli::mesh::{RuleChangeArgs, RuleCommand, RuleListArgs, StatusArgs};
+use crate::failure::{Outcome, Stop, printable};
+use crate::output::{Format, Out, csv};
+use crate::session::runtime;
+
+/// Prints how a network is.
+pub(super) fn status(args: &StatusArgs) -> Outcome {
+    let client = client(args.name.as_deref())?;
+    let status = wait(client.mesh())?;
+    let mut out = Out::new();
+    match args.format.format {
+        Format::Table => out.text(&text(&status)),
+        Format::Json => out.json(&status),
+        Format::Yaml => out.yaml(&status),
+        Format::Csv => out.text(&lines(&status.rules)),
+    }
+}
+
+/// Rules of a network that runs.
+pub(super) fn rule(command: &RuleCommand) -> Outcome {
+    match command {
+        RuleCommand::Add(args) => {
+            let rules = |direction: &str, texts: &[String]| -> Vec<NewMeshRule> {
+                let rule =
+                    |text: &String| NewMeshRule { direction: direction.to_owned(), rule: text.clone() };
+                texts.iter().map(rule).collect()
+            };
+            let mut add = rules("ingress", &args.ingress);
+            add.extend(rules("egress", &args.egress));
+            change(args, ChangeMeshRules { add, remove: Vec::new() })
+        }
+        RuleCommand::Remove(args) => {
+            let client = client(args.name.as_deref())?;
+            let change = ChangeMeshRules { add: Vec::new(), remove: args.ids.clone() };
+            wait(client.change_rules(&change)).map(|_| ())
+        }
+        RuleCommand::List(args) => list(args),
+    }
+}
+
+fn change(args: &RuleChangeArgs, change: ChangeMeshRules) -> Outcome {
+    if change.add.is_empty() {
+        return Err(Stop::usage("no rule is named").hint("`--ingress RULE` and `--egress RULE` name them"));
+    }
+    let client = client(args.name.as_deref())?;
+    wait(client.change_rules(&change)).map(|_| ())
+}
+
+fn list(args: &RuleListArgs) -> Outcome {
+    let client = client(args.name.as_deref())?;
+    let rules = wait(client.mesh())?.rules;
+    let mut out = Out::new();
+    match args.format.format {
+        Format::Table => out.text(&rules.iter().map(rule_line).collect::<String>()),
+        Format::Json => out.json(&rules),
+        Format::Yaml => out.yaml(&rules),
+        Format::Csv => out.text(&lines(&rules)),
+    }
+}
+
+/// The network of that name, or the only one that runs.
+fn client(name: Option<&str>) -> Outcome<Client> {
+    let home: Home = super::home(name.unwrap_or("mesh"))?;
+    if name.is_some() {
+        let socket = home.socket().ok_or_else(no_place)?;
+        return Ok(Client::new(socket));
+    }
+    let dir = home.run_dir.ok_or_else(no_place)?;
+    let mut names: Vec<String> = fs::read_dir(&dir)
+        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        .unwrap_or_default();
+    names.retain(|name| name.starts_with("mesh-") && name.ends_with(".sock"));
+    names.sort();
+    match names.as_slice() {
+        [only] => Ok(Client::new(dir.join(only))),
+        [] => Err(Stop::of(
+            portway_control::api::FailureKind::Unreachable,
+            format!("no network runs below {}", dir.display()),
+        )),
+        several => {
+            let names = several.iter().map(|name| name.trim_start_matches("mesh-").trim_end_matches(".sock"));
+            let names = names.collect::<Vec<_>>().join(", ");
+            Err(Stop::usage(format!("several networks run: {}", printable(&names)))
+                .hint("`--name` says which"))
+        }
+    }
+}
+
+fn no_place() -> Stop {
+    Stop::refused("there is no place for control sockets").hint("set XDG_RUNTIME_DIR or PORTWAY_DIR")
+}
+
+fn wait<T>(work: impl Future<Output = Result<T, ClientError>>) -> Outcome<T> {
+    runtime()?.block_on(work).map_err(Into::into)
+}
+
+fn text(status: &MeshStatus) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(
+        text,
+        "{}: engine {}, UDP port {}, {}, up {} s",
+        printable(&status.name),
+        status.engine,
+        status.udp_port,
+        status.addresses.join(", "),
+        status.uptime_seconds
+    );
+    if let Some(why) = &status.engine_reason {
+        let _infallible = writeln!(text, "not the kernel's engine: {}", printable(why));
+    }
+    status.peers.iter().for_each(|peer| text.push_str(&peer_line(peer)));
+    status.rules.iter().for_each(|rule| text.push_str(&rule_line(rule)));
+    for (why, count) in &status.dropped {
+        let _infallible = writeln!(text, "dropped: {count} {why}");
+    }
+    text
+}
+
+fn peer_line(peer: &MeshPeer) -> String {
+    let endpoint = peer.endpoint.as_deref().unwrap_or("nowhere yet");
+    let heard = peer.handshake_seconds.map_or_else(|| "never".to_owned(), |age| format!("{age} s ago"));
+    format!(
+        "peer {} at {endpoint}: keys agreed {heard}, {} bytes in, {} out\n",
+        peer.public_key, peer.received_bytes, peer.sent_bytes
+    )
+}
+
+fn rule_line(rule: &MeshRuleStatus) -> String {
+    let mut line = format!(
+        "{}  {} {}: {} live of {}",
+        rule.id, rule.direction, rule.rule, rule.connections_now, rule.connections_total
+    );
+    if let Some(error) = rule.last_error.as_ref().filter(|_| rule.failures > 0) {
+        let aside = if rule.aside { ", put aside" } else { "" };
+        // As above.
+        let _infallible = write!(line, ", {} failed{aside}, last: {}", rule.failures, printable(error));
+    }
+    line + "\n"
+}
+
+fn lines(rules: &[MeshRuleStatus]) -> String {
+    let line = |rule: &MeshRuleStatus| {
+        csv::line([
+            rule.id.clone(),
+            rule.direction.clone(),
+            rule.rule.clone(),
+            rule.connections_now.to_string(),
+            rule.connections_total.to_string(),
+            rule.failures.to_string(),
+        ])
+    };
+    let head = csv::line(["id", "direction", "rule", "connections_now", "connections_total", "failures"]);
+    head + &rules.iter().map(line).collect::<String>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_rules_and_peers() {
+        let mut rule = MeshRuleStatus {
+            id: "0123456789ab".to_owned(),
+            direction: "ingress".to_owned(),
+            rule: "tcp:80:a.example:80".to_owned(),
+            place: "added while it ran".to_owned(),
+            aside: false,
+            connections_now: 1,
+            connections_total: 3,
+            failures: 0,
+            last_error: None,
+            port_bytes_in: 0,
+            port_bytes_out: 0,
+        };
+        assert_eq!(rule_line(&rule), "0123456789ab  ingress tcp:80:a.example:80: 1 live of 3\n");
+        (rule.failures, rule.aside, rule.last_error) = (2, true, Some("refused\n".to_owned()));
+        assert_eq!(
+            rule_line(&rule),
+            "0123456789ab  ingress tcp:80:a.example:80: 1 live of 3, 2 failed, put aside, last: refused \n"
+        );
+        let peer = MeshPeer {
+            public_key: "K".to_owned(),
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            handshake_seconds: None,
+            received_bytes: 1,
+            sent_bytes: 2,
+        };
+        assert_eq!(peer_line(&peer), "peer K at nowhere yet: keys agreed never, 1 bytes in, 2 out\n");
+    }
+}

@@ -1,0 +1,118 @@
+//! `portway mesh proxy`: a network in the foreground.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use portway_mesh::engine::Way;
+use portway_mesh::proxy::balance::Policy;
+use portway_mesh::proxy::{self, EngineChoice, Notice, Options, ProxyError, Ready};
+use portway_mesh::spec::{Here, Request, Spec};
+
+use super::unusable;
+use crate::cli::mesh::{BalanceArg, EngineArg, ProxyArgs};
+use crate::doctor;
+use crate::failure::{Outcome, Stop, chain, printable};
+
+/// Runs it until it is told to end.
+pub(super) fn run(args: &ProxyArgs) -> Outcome {
+    let network = &args.network;
+    let request =
+        Request { config: network.config.as_deref(), ingress: &network.ingress, egress: &network.egress };
+    let spec = Spec::load(&request, &Here).map_err(|error| unusable(&error))?;
+    for warning in &spec.warnings {
+        trouble(&format!("warning: {warning}"));
+    }
+    let options = Options {
+        home: super::home(&args.name.clone().unwrap_or_else(|| name_of(network.config.as_deref())))?,
+        spec,
+        engine: match args.engine {
+            EngineArg::Auto => EngineChoice::Auto,
+            EngineArg::Kernel => EngineChoice::Kernel,
+            EngineArg::Smoltcp => EngineChoice::Smoltcp,
+        },
+        policy: match args.balance {
+            BalanceArg::RoundRobin => Policy::RoundRobin,
+            BalanceArg::LeastConnections => Policy::LeastConnections,
+        },
+        drain: Duration::from_secs(args.drain.into()),
+    };
+    let report = |notice| match notice {
+        Notice::Ready(ready) => {
+            // Whoever reads along may go; the network stays.
+            let line = ready_line(&ready);
+            let _unheard = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
+        }
+        Notice::Trouble(text) => trouble(&text),
+    };
+    proxy::run(options, report).map_err(|error| stop(&error))
+}
+
+fn trouble(text: &str) {
+    // There is nobody else to be told.
+    let _unheard = writeln!(io::stderr(), "{}", printable(text));
+}
+
+/// What it is called: as its file.
+fn name_of(config: Option<&Path>) -> String {
+    let stem = config.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+    stem.unwrap_or_else(|| "mesh".to_owned())
+}
+
+fn ready_line(ready: &Ready) -> String {
+    let way = match ready.way {
+        Way::Tun => "a TUN device",
+        Way::Veth => "a veth pair, since /dev/net/tun is not to be had",
+        Way::Pair => "a unix pair",
+    };
+    let why = ready.why.as_ref().map(|why| format!(" (not kernel: {})", printable(why))).unwrap_or_default();
+    let rules = match ready.rules {
+        1 => "1 rule".to_owned(),
+        count => format!("{count} rules"),
+    };
+    format!("ready: engine {}{why} by {way}, UDP port {}, {rules}\n", ready.engine, ready.udp.port())
+}
+
+/// What is in the way, with the likely cure.
+fn stop(error: &ProxyError) -> Stop {
+    match error {
+        ProxyError::Spec(error) => unusable(error),
+        ProxyError::Home(error) => super::no_home(error),
+        error if error.is_no_namespace() => {
+            Stop::refused(format!("no user namespace can be made: {}", chain(error)))
+                .hint(doctor::userns_mend())
+        }
+        error => Stop::refused(chain(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_when_it_is_ready() {
+        let udp = ([0, 0, 0, 0], 51_820).into();
+        let ready = |way, rules| Ready { engine: "kernel", way, why: None, udp, rules };
+        assert_eq!(
+            ready_line(&ready(Way::Tun, 1)),
+            "ready: engine kernel by a TUN device, UDP port 51820, 1 rule\n"
+        );
+        assert_eq!(
+            ready_line(&ready(Way::Veth, 0)),
+            "ready: engine kernel by a veth pair, since /dev/net/tun is not to be had, UDP port 51820, 0 rules\n"
+        );
+        let why = Some("namespaces: Operation not permitted (os error 1)".to_owned());
+        assert_eq!(
+            ready_line(&Ready { engine: "smoltcp", why, ..ready(Way::Pair, 2) }),
+            "ready: engine smoltcp (not kernel: namespaces: Operation not permitted (os error 1)) by a unix pair, \
+             UDP port 51820, 2 rules\n"
+        );
+    }
+
+    #[test]
+    fn a_network_is_called_as_its_file() {
+        assert_eq!(name_of(Some(Path::new("/etc/portway/home.toml"))), "home");
+        assert_eq!(name_of(None), "mesh");
+    }
+}
