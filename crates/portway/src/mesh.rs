@@ -2,11 +2,18 @@
 
 mod check;
 mod genconf;
+mod join;
 mod live;
+mod owner;
 mod proxy;
+mod registrar;
 
 use std::io::Read as _;
+use std::path::PathBuf;
 
+use portway_config::paths::DIR_VARIABLE;
+use portway_control::api::FailureKind;
+use portway_mesh::org::ClientError;
 use portway_mesh::proxy::{Home, HomeError};
 use portway_mesh::spec::{PresharedKey, PrivateKey, SpecError};
 use zeroize::Zeroizing;
@@ -26,6 +33,12 @@ pub(crate) fn run(command: &MeshCommand) -> Outcome {
         MeshCommand::Genkey => Out::new().line(&PrivateKey::generate().map_err(no_random)?.reveal()),
         MeshCommand::Genpsk => Out::new().line(&PresharedKey::generate().map_err(no_random)?.reveal()),
         MeshCommand::Pubkey => pubkey(),
+        MeshCommand::Registrar(args) => registrar::run(args),
+        MeshCommand::Org(command) => owner::org(command),
+        MeshCommand::Key(command) => owner::key(command),
+        MeshCommand::Device(command) => owner::device(command),
+        MeshCommand::Join(args) => join::join(args),
+        MeshCommand::Export(args) => join::export(args),
     }
 }
 
@@ -57,6 +70,37 @@ fn no_home(error: &HomeError) -> Stop {
         HomeError::Runs(_) => Stop::refused(chain(error)).hint("`--name` gives this one another name"),
         HomeError::File { .. } => Stop::refused(chain(error)),
     }
+}
+
+/// Where registrars and memberships are kept: below `PORTWAY_DIR`, else root's or the user's own folder of state.
+fn state_dir() -> Outcome<PathBuf> {
+    let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(dir) = path(DIR_VARIABLE) {
+        let absolute = std::path::absolute(&dir);
+        return absolute.map_err(|error| Stop::usage(format!("PORTWAY_DIR: {}", chain(&error))));
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/portway"));
+    }
+    let state = path("XDG_STATE_HOME").filter(|dir| dir.is_absolute());
+    let state = state.or_else(|| path("HOME").map(|home| home.join(".local/state")));
+    let state = state.ok_or_else(|| Stop::usage("neither PORTWAY_DIR, XDG_STATE_HOME nor HOME is set"))?;
+    Ok(state.join("portway"))
+}
+
+/// A registrar's no, with the exit code that it has.
+fn denied(error: &ClientError) -> Stop {
+    let kind = match error {
+        ClientError::Unreachable { .. } => FailureKind::Unreachable,
+        ClientError::Refused { status: 404, .. } => FailureKind::Missing,
+        ClientError::Refused { status: 400, .. } => FailureKind::Usage,
+        ClientError::Refused { status: 503, .. } => FailureKind::Unreachable,
+        ClientError::Stranger { .. }
+        | ClientError::Refused { .. }
+        | ClientError::Strange { .. }
+        | ClientError::Unverified(_) => FailureKind::Refused,
+    };
+    Stop::of(kind, chain(error))
 }
 
 /// What is wrong with a network, with the exit code that it has.

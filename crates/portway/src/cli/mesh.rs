@@ -1,5 +1,7 @@
 //! Words and arguments of `portway mesh`.
 
+pub(crate) mod orgs;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -36,6 +38,29 @@ pub(crate) enum MeshCommand {
     Pubkey,
     /// Print a new preshared key
     Genpsk,
+    /// Let devices into organizations: give them addresses, sign who is a member, tell everybody
+    ///
+    /// Runs in the foreground until it is told to end; prints "ready" and its address when it serves. Organizations and
+    /// keys to join with are made by its owner: portway mesh org, key and device, on this host.
+    Registrar(orgs::RegistrarArgs),
+    /// Organizations of the registrar on this host
+    #[command(subcommand)]
+    Org(orgs::OrgCommand),
+    /// Keys to join an organization with
+    #[command(subcommand)]
+    Key(orgs::KeyCommand),
+    /// Devices of an organization
+    #[command(subcommand)]
+    Device(orgs::DeviceCommand),
+    /// Make this host a device of an organization
+    ///
+    /// Makes a key pair, proves to the registrar that it has it, and keeps what the registrar has signed. Doing it again
+    /// changes nothing.
+    Join(orgs::JoinArgs),
+    /// Print an organization that this host has joined as a file of wg-quick
+    ///
+    /// The private key of this device is in it.
+    Export(orgs::ExportArgs),
 }
 
 /// How rules are written.

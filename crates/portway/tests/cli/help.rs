@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 37] = [
+const COMMANDS: [&[&str]; 50] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -34,6 +34,19 @@ const COMMANDS: [&[&str]; 37] = [
     &["mesh", "genkey"],
     &["mesh", "pubkey"],
     &["mesh", "genpsk"],
+    &["mesh", "registrar"],
+    &["mesh", "org"],
+    &["mesh", "org", "create"],
+    &["mesh", "org", "list"],
+    &["mesh", "key"],
+    &["mesh", "key", "create"],
+    &["mesh", "key", "list"],
+    &["mesh", "key", "revoke"],
+    &["mesh", "device"],
+    &["mesh", "device", "list"],
+    &["mesh", "device", "revoke"],
+    &["mesh", "join"],
+    &["mesh", "export"],
     &["status"],
     &["top"],
     &["events"],

@@ -1,0 +1,123 @@
+//! `portway mesh join` and `export`: this host as a device of an organization.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use portway_mesh::org::export::wg_quick;
+use portway_mesh::org::membership::{Membership, MembershipError, Wish};
+use portway_mesh::org::{DeviceName, OrgName, RegistrarUrl, Token};
+use portway_mesh::spec::Endpoint;
+use portway_model::Port;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::{denied, state_dir};
+use crate::cli::mesh::orgs::{ExportArgs, JoinArgs};
+use crate::failure::{Outcome, Stop, chain};
+use crate::output::{Format, Out, csv};
+use crate::session::runtime;
+
+/// More than a token and its line end.
+const TOKEN_MAX_BYTES: u64 = 1024;
+
+/// What this host is now.
+#[derive(Serialize)]
+struct Joined {
+    organization: String,
+    name: String,
+    ip4: String,
+    ip6: String,
+    key: String,
+    devices: usize,
+    folder: String,
+}
+
+fn mesh_dir() -> Outcome<PathBuf> {
+    Ok(state_dir()?.join("mesh"))
+}
+
+/// Joins, or finds that it has joined.
+pub(super) fn join(args: &JoinArgs) -> Outcome {
+    let url: RegistrarUrl =
+        args.url.parse().map_err(|error| Stop::usage(format!("registrar {}: {error}", args.url)))?;
+    let token = token(&args.key)?;
+    let wish = Wish {
+        name: name(args.name.as_deref())?,
+        request_ip: args.request_ip,
+        endpoints: args.endpoints.iter().map(|text| endpoint(text)).collect::<Outcome<_>>()?,
+    };
+    let dir = mesh_dir()?;
+    let member = Membership::join(&dir, &url, &token, &wish);
+    let member = runtime()?.block_on(member).map_err(|error| not_member(&error))?;
+    let Some(own) = member.own() else { return Err(not_member(&MembershipError::Missing)) };
+    let joined = Joined {
+        organization: own.org.to_string(),
+        name: own.name.to_string(),
+        ip4: own.ip4.to_string(),
+        ip6: own.ip6.to_string(),
+        key: own.key.to_string(),
+        devices: member.view().devices().count(),
+        folder: member.folder().display().to_string(),
+    };
+    let mut out = Out::new();
+    match args.format.format {
+        Format::Table => {
+            let Joined { organization, name, ip4, ip6, devices, .. } = &joined;
+            out.line(&format!("{name} of {organization}: {ip4}, {ip6}; devices: {devices}"))
+        }
+        Format::Json => out.json(&joined),
+        Format::Yaml => out.yaml(&joined),
+        Format::Csv => {
+            let header = csv::line(["organization", "name", "ip4", "ip6", "key"]);
+            let Joined { organization, name, ip4, ip6, key, .. } = joined;
+            out.text(&(header + &csv::line([organization, name, ip4, ip6, key])))
+        }
+    }
+}
+
+fn token(text: &str) -> Outcome<Token> {
+    let mut read = Zeroizing::new(String::new());
+    let text = if text == "-" {
+        let done = std::io::stdin().take(TOKEN_MAX_BYTES).read_to_string(&mut read);
+        done.map_err(|error| Stop::usage(format!("cannot read standard input: {}", chain(&error))))?;
+        read.as_str()
+    } else {
+        text
+    };
+    text.parse().map_err(|error| Stop::usage(format!("--key: {error}")))
+}
+
+fn name(said: Option<&str>) -> Outcome<DeviceName> {
+    if let Some(text) = said {
+        return text.parse().map_err(|error| Stop::usage(format!("--name: {error}")));
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    DeviceName::of_host(&host)
+        .ok_or_else(|| Stop::usage("the name of this host is none for a device").hint("give one with --name"))
+}
+
+fn endpoint(text: &str) -> Outcome<Endpoint> {
+    portway_mesh::org::endpoint(text).ok_or_else(|| {
+        Stop::usage(format!("--endpoint {text}: expected HOST:PORT, IPv6 addresses in brackets"))
+    })
+}
+
+fn not_member(error: &MembershipError) -> Stop {
+    match error {
+        MembershipError::Client(error) => denied(error),
+        MembershipError::NotJoined(_) => Stop::of(portway_control::api::FailureKind::Missing, chain(error))
+            .hint("portway mesh join URL --key TOKEN"),
+        error => Stop::refused(chain(error)),
+    }
+}
+
+/// Prints the file.
+pub(super) fn export(args: &ExportArgs) -> Outcome {
+    let org: OrgName = args.org.parse().map_err(|error| Stop::usage(format!("--org: {error}")))?;
+    let member = Membership::load(&mesh_dir()?, &org).map_err(|error| not_member(&error))?;
+    let port = args.listen_port.and_then(|port| Port::new(port.get()));
+    match wg_quick(&member, port) {
+        Some(text) => Out::new().text(&text),
+        None => Err(Stop::refused(format!("this device was revoked in organization {org}"))),
+    }
+}

@@ -1,0 +1,8 @@
+//! Organizations by the program alone: a registrar, its owner, devices, and a kernel's tool that reads what they export.
+
+#[cfg(test)]
+mod commands;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod place;
