@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// over it.
     #[command(arg_required_else_help = true)]
     Compose(Box<compose::ComposeArgs>),
-    /// Make and check the files of a WireGuard network
+    /// Services in a WireGuard network, without any privilege
     #[command(subcommand, arg_required_else_help = true)]
     Mesh(mesh::MeshCommand),
     /// Show the daemon, the servers it follows and its workers

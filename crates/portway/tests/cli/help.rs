@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 50] = [
+const COMMANDS: [&[&str]; 56] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -30,6 +30,12 @@ const COMMANDS: [&[&str]; 50] = [
     &["compose"],
     &["mesh"],
     &["mesh", "check"],
+    &["mesh", "proxy"],
+    &["mesh", "status"],
+    &["mesh", "rule"],
+    &["mesh", "rule", "add"],
+    &["mesh", "rule", "remove"],
+    &["mesh", "rule", "list"],
     &["mesh", "genconf"],
     &["mesh", "genkey"],
     &["mesh", "pubkey"],
