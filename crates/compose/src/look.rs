@@ -156,7 +156,7 @@ pub async fn rest(client: &Client, project: &str) -> Result<(), IncusError> {
         let Some(own) = client.resource(&id).await?.filter(|own| !lock::is_held(&own.config)) else { break };
         if lock::is_left(&own.config) && !was_left {
             was_left = true;
-            tokio::time::sleep(UNSEEN + before.elapsed() * SLOWER).await;
+            tokio::time::sleep((UNSEEN + before.elapsed() * SLOWER).min(MADE)).await;
         }
         if !client.under_way(project).await?.iter().any(|one| CHANGES.contains(&one.as_str())) {
             break;

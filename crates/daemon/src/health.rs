@@ -4,7 +4,7 @@
 //! the key says is run inside that instance by its server and nowhere else. Nothing is written into an instance: what is
 //! known is known to this daemon, and to the next one after its first tests.
 //!
-//! An instance starts, is healthy, is unhealthy ([`Course`](portway_proto::service::health::Course)); one that stops is
+//! An instance starts, is healthy, is unhealthy ([`Course`]); one that stops is
 //! forgotten, one that is paused stays what it was and is not asked.
 
 mod attend;

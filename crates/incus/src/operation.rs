@@ -174,6 +174,10 @@ impl Client {
     }
 }
 
+/// Longest change that gets blanks. With them it has to fit into a socket's buffer (200 kB): a server that has answered
+/// closes with them unread, and who still writes then loses the answer.
+const UNREAD_MAX_BYTES: usize = 48 << 10;
+
 /// A body with blanks behind it, which nobody reads.
 ///
 /// A server in Go watches the connection once it has read a body to its end, and calls the change off in the middle when
@@ -181,6 +185,9 @@ impl Client {
 /// stops behind the value; till then it has read at most twice the value and 1536 bytes (`Decoder.refill`). What of it
 /// asks for no body reads none.
 fn unread(mut body: Vec<u8>) -> Vec<u8> {
+    if body.len() > UNREAD_MAX_BYTES {
+        return body;
+    }
     body.resize(body.len() * 2 + 2048, b' ');
     body
 }
@@ -269,6 +276,9 @@ mod tests {
         let read: serde_json::Value = serde_json::from_slice(&padded).expect("the same");
         assert_eq!(read, serde_json::json!({"a": 1}));
         assert!(unread(Vec::new()).iter().all(|byte| *byte == b' '));
+        let long = vec![b'1'; UNREAD_MAX_BYTES + 1];
+        assert_eq!(unread(long.clone()), long);
+        assert!(unread(vec![b'1'; UNREAD_MAX_BYTES]).len() < 100 << 10);
     }
 
     #[test]

@@ -22,6 +22,12 @@ const OUTPUT_BYTES: usize = 4096;
 /// Pause before a program that the server has lost counts as failed: it may be the server that has ended.
 const DOUBT: Duration = Duration::from_secs(1);
 
+/// Longest time of one test, whatever its key says: so long it keeps a place that all share.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Shortest time between two tests: they cost the server and this daemon, not the instance's share of the processors.
+const GAP_MIN: Duration = Duration::from_secs(1);
+
 /// After a test that was killed and may have left others behind, the next one comes so much later, doubled from one to
 /// the next, up to [`LEFT_MAX`].
 const LEFT: Duration = Duration::from_secs(10);
@@ -74,7 +80,10 @@ impl Attended {
                 }
                 continue;
             }
-            if let Some(Tested { at, test, leaves }) = self.test().await {
+            let tested = self.test().await;
+            // It was paused meanwhile: what did not succeed in time could not.
+            let tested = tested.filter(|tested| tested.test.status == Some(0) || !*paused.borrow());
+            if let Some(Tested { at, test, leaves }) = tested {
                 course.take(health, at, test.status == Some(0));
                 left = if leaves { (left * 2).clamp(LEFT, LEFT_MAX) } else { Duration::ZERO };
                 let run = (&self.key, &self.wanted.run);
@@ -85,7 +94,8 @@ impl Attended {
             }
             // Nobody may wait any more.
             let _told = asked.map(|reply| reply.send(()));
-            due = tokio::time::Instant::now() + course.gap(health, Instant::now()).saturating_add(left);
+            due = tokio::time::Instant::now()
+                + course.gap(health, Instant::now()).max(GAP_MIN).saturating_add(left);
         }
     }
 
@@ -129,5 +139,5 @@ async fn tried(client: &Client, key: &InstanceKey, health: &Health) -> Result<Op
         Tester::Guest => ExecSpec::of_root(health.words(), health.environment()),
         Tester::Server => client.beside_image(project, name.as_str(), health.words()).await?,
     };
-    client.run(project, name.as_str(), &spec, (health.patience(), OUTPUT_BYTES)).await
+    client.run(project, name.as_str(), &spec, (health.patience().min(LONGEST), OUTPUT_BYTES)).await
 }

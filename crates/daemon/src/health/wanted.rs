@@ -19,6 +19,9 @@ pub(super) struct Run {
     started: String,
 }
 
+/// Longest name of a project or a service that is repeated.
+const WORD_MAX_BYTES: usize = 255;
+
 /// What is asked of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -55,7 +58,9 @@ impl Wanted {
         let health = Health::read(text)
             .inspect_err(|problem| debug!(instance = %key, error = %problem, "health not asked for"))
             .ok()?;
-        let word = |key: &str| definition.config(key).unwrap_or_default().to_owned();
+        // Whoever owns the instance writes them; they are repeated in every answer and in the metrics.
+        let short = |text: &&str| text.len() <= WORD_MAX_BYTES;
+        let word = |key: &str| definition.config(key).filter(short).unwrap_or_default().to_owned();
         let run = Run { uuid: word("volatile.uuid"), started: listed.last_used_at.clone() };
         let (project, service) = (word(label::PROJECT), word(label::SERVICE));
         Some((key, Wanted { project, service, health, run, is_paused }))

@@ -90,11 +90,14 @@ impl Client {
     }
 }
 
+/// Pause before each further piece of what is not kept: who says more than anybody wants to know has to wait for it.
+const UNWANTED: Duration = Duration::from_millis(20);
+
 /// Reads both outputs to their ends.
 async fn keep(mut said: Output, errors: Option<Output>, kept: &mut Vec<u8>, keep_bytes: usize) {
     let Some(mut errors) = errors else {
         while let Some(piece) = said.next().await {
-            add(kept, &piece, keep_bytes);
+            add(kept, &piece, keep_bytes).await;
         }
         return;
     };
@@ -104,11 +107,14 @@ async fn keep(mut said: Output, errors: Option<Output>, kept: &mut Vec<u8>, keep
             piece = said.next(), if says => { says = piece.is_some(); piece }
             piece = errors.next(), if complains => { complains = piece.is_some(); piece }
         };
-        add(kept, piece.as_deref().unwrap_or_default(), keep_bytes);
+        add(kept, piece.as_deref().unwrap_or_default(), keep_bytes).await;
     }
 }
 
-fn add(kept: &mut Vec<u8>, piece: &[u8], keep_bytes: usize) {
+async fn add(kept: &mut Vec<u8>, piece: &[u8], keep_bytes: usize) {
     let room = keep_bytes.saturating_sub(kept.len());
     kept.extend_from_slice(piece.get(..room).unwrap_or(piece));
+    if room < piece.len() {
+        tokio::time::sleep(UNWANTED).await;
+    }
 }

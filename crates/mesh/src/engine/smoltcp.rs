@@ -2,7 +2,7 @@
 //!
 //! The stack's process has no namespace and no socket: packets come and go through one unix pair, each with the header
 //! that says how it is to be cut ([`Offload`](crate::segment::Offload)), connections and flows through a pair each
-//! ([`handed`](super::handed)). It reads what peers have sent, so it confines itself before the first packet: no
+//! (the module `handed`). It reads what peers have sent, so it confines itself before the first packet: no
 //! capability, no new privilege, and no system call but those it makes. A fault in smoltcp costs the connection in which
 //! it is.
 //!

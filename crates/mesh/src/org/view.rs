@@ -140,6 +140,11 @@ impl View {
             return Err(Unverified::Incomplete(head.revision));
         }
         let view = View { head, signed: snapshot.head.clone(), members };
+        // Who is revoked stays so: a store that was set back and has gone on from there is another history.
+        let was = before.into_iter().flat_map(View::records).filter(|record| record.device().is_none());
+        if was.map(Record::key).any(|key| view.record(&key).is_none_or(|record| record.device().is_some())) {
+            return Err(Unverified::Contradiction("a former member is one again, or is not known any more"));
+        }
         view.agrees().map(|()| view)
     }
 

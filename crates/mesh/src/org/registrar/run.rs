@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use portway_sys::process;
 use portway_sys::unix_path::{self, Owner, Place};
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
@@ -87,6 +88,7 @@ pub fn run(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<(), R
 async fn attend(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<(), RunError> {
     let mut term = signal(SignalKind::terminate()).map_err(RunError::Start)?;
     let mut int = signal(SignalKind::interrupt()).map_err(RunError::Start)?;
+    let _limit = process::raise_nofile();
     disk::folder(&options.dir)?;
     let store: Arc<dyn Store> = match &options.etcd {
         Some(address) => Arc::new(Etcd::new(address.clone())),

@@ -48,6 +48,8 @@ const ADMIN_MAX: usize = 16;
 struct Hall {
     registrar: Arc<Registrar>,
     limits: Limits,
+    /// Of those who ask by datagrams, whose sources anybody can write: they use up nobody's connections.
+    questions: Limits,
     connections: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
 }
@@ -66,6 +68,7 @@ pub async fn serve(
     let hall = Arc::new(Hall {
         registrar: Arc::clone(&registrar),
         limits: Limits::default(),
+        questions: Limits::default(),
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
     });
@@ -87,7 +90,7 @@ async fn serve_datagrams(hall: Arc<Hall>, socket: UdpSocket) {
         };
         let answer = room.get(..length).and_then(|question| stun::answer(question, from));
         if let Some(answer) = answer
-            && hall.limits.may_ask(from.ip().to_canonical(), Instant::now())
+            && hall.questions.may_ask(from.ip().to_canonical(), Instant::now())
         {
             // Who does not get it asks again.
             let _lost = socket.try_send_to(&answer, from);

@@ -135,3 +135,16 @@ fn changes_lead_from_one_list_to_the_next() {
     assert_eq!(changes(&key(1), Some(again.view()), gone.view()), [Change::Removed(key(2))]);
     assert_eq!(changes(&key(1), Some(gone.view()), gone.view()), []);
 }
+
+/// Fails when: somebody who was revoked is believed to be a member again because the store was set back and has gone on.
+#[test]
+fn who_was_revoked_stays_revoked() {
+    let before = (1..=4).fold(org("10.0.0.0/24", Terms::default()), |ledger, number| joined(&ledger, number));
+    let known = before.revoke(&"d3".parse().unwrap(), NOW).unwrap().ledger;
+    let other = (5..=7).fold(before, |ledger, number| joined(&ledger, number));
+    assert!(other.view().revision() > known.view().revision());
+    let refused = known.view().next(&trust(), &other.view().snapshot(0));
+    assert!(matches!(refused, Err(Unverified::Contradiction(_))), "{refused:?}");
+    let well = joined(&known, 5);
+    assert_eq!(known.view().next(&trust(), &well.view().snapshot(0)).unwrap(), *well.view());
+}
