@@ -84,7 +84,7 @@ pub(super) enum Request {
 /// The running process. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Role {
-    channel: Mutex<Channel>,
+    channel: Mutex<Option<Channel>>,
     child: Child,
 }
 
@@ -99,7 +99,7 @@ impl Role {
         let env = if way == Some(Way::Pair) { smoltcp::environment() } else { Vec::new() };
         let child = process::spawn_role(&[ROLE], vec![theirs.into()], env).map_err(EngineError::Start)?;
         let addresses = addresses.iter().map(|address| (address.ip, address.prefix)).collect();
-        let role = Role { channel: Mutex::new(ours), child };
+        let role = Role { channel: Mutex::new(Some(ours)), child };
         let set_up = SetUp { mtu: mtu.bytes(), addresses, way };
         let (ready, fd) = role.ask::<Ready>(&set_up).map_err(EngineError::Silent)?;
         match (ready, fd) {
@@ -134,11 +134,19 @@ impl Role {
     }
 
     fn ask<A: DeserializeOwned>(&self, question: &impl Serialize) -> io::Result<(A, Option<OwnedFd>)> {
-        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        channel.send(&serde_json::to_vec(question)?, &[])?;
-        let mut answer = Vec::new();
-        let fds = channel.recv(&mut answer)?.ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok((serde_json::from_slice(&answer)?, fds.into_iter().next()))
+        let mut held = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = held.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        let asked = serde_json::to_vec(question)?;
+        let answered = channel.send(&asked, &[]).and_then(|()| {
+            let mut answer = Vec::new();
+            let fds = channel.recv(&mut answer)?.ok_or(io::ErrorKind::BrokenPipe)?;
+            Ok((serde_json::from_slice(&answer)?, fds.into_iter().next()))
+        });
+        if answered.is_err() {
+            // An answer that comes late would be taken for that of the next question. The stack ends with the channel.
+            *held = None;
+        }
+        answered
     }
 }
 
@@ -210,7 +218,13 @@ pub(super) fn errno(error: &io::Error) -> i32 {
 /// Answers a request for a descriptor.
 pub(super) fn answer(channel: &Channel, made: io::Result<impl AsFd>) -> io::Result<()> {
     match made {
-        Ok(fd) => channel.send(b"0", &[fd.as_fd()]),
+        Ok(fd) => match channel.send(b"0", &[fd.as_fd()]) {
+            // So many descriptors of this user are on their way: one connection fails, and not the network.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error()) => {
+                channel.send(&serde_json::to_vec(&errno(&error))?, &[])
+            }
+            sent => sent,
+        },
         Err(error) => channel.send(&serde_json::to_vec(&errno(&error))?, &[]),
     }
 }

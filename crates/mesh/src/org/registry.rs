@@ -164,7 +164,11 @@ impl Registry {
             let (answer, step) = match plan(ledger, unix_now()) {
                 Ok(planned) => planned,
                 Err(refusal) if is_fresh => return Err(refusal.into()),
-                Err(_) => {
+                // Only what somebody else has changed meanwhile is read again: whoever is refused may ask often.
+                Err(refusal) => {
+                    if self.store.version(&self.org).await? == version {
+                        return Err(refusal.into());
+                    }
                     known.current = None;
                     continue;
                 }

@@ -61,6 +61,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// All that it has of `org`, as of one moment.
     fn load<'a>(&'a self, org: &'a OrgName) -> Answer<'a, Image>;
 
+    /// The version of `org` at this moment; 0 when there is none.
+    fn version<'a>(&'a self, org: &'a OrgName) -> Answer<'a, u64>;
+
     /// Writes all of it, if the version of `org` is `expected`.
     fn commit<'a>(&'a self, org: &'a OrgName, expected: u64, writes: &'a [Write]) -> Answer<'a, Commit>;
 

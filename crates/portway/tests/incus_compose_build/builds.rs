@@ -170,7 +170,7 @@ fn flags_of_a_build_reach_the_builder() {
         "FROM scratch
 COPY bin /bin
 COPY passwd /etc/passwd
-RUN --mount=type=ssh,id=work [\"/bin/sh\", \"-c\", \"[ -S $SSH_AUTH_SOCK ] && echo agent > /agent\"]
+RUN --mount=type=ssh,id=work [\"/bin/sh\", \"-c\", \"[ -S ${SSH_AUTH_SOCK:-/none} ] && echo agent > /agent\"]
 CMD [\"/bin/sleep\", \"100000\"]
 ",
     );

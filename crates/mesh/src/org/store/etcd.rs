@@ -127,7 +127,7 @@ impl Etcd {
         }
     }
 
-    async fn version(&self, org: &OrgName) -> Result<u64, StoreError> {
+    async fn current(&self, org: &OrgName) -> Result<u64, StoreError> {
         let range: Range = self.http.ask("/v3/kv/range", &json!({"key": place(org, Write::HEAD)})).await?;
         range.kvs.first().map_or(Ok(0), |head| number(&head.mod_revision))
     }
@@ -185,10 +185,14 @@ impl Store for Etcd {
         })
     }
 
+    fn version<'a>(&'a self, org: &'a OrgName) -> Answer<'a, u64> {
+        Box::pin(self.current(org))
+    }
+
     fn changed<'a>(&'a self, org: &'a OrgName, version: u64) -> Answer<'a, ()> {
         Box::pin(async move {
             loop {
-                if self.version(org).await? != version {
+                if self.current(org).await? != version {
                     return Ok(());
                 }
                 // Silence is no news only if somebody who knows says so.

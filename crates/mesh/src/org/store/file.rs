@@ -49,7 +49,7 @@ impl FileStore {
         Ok(FileStore { database: Arc::new(database), commits: watch::Sender::new(0) })
     }
 
-    fn version(&self, org: &OrgName) -> Result<u64, StoreError> {
+    fn current(&self, org: &OrgName) -> Result<u64, StoreError> {
         let read = self.database.begin_read().map_err(broken)?;
         let versions = read.open_table(VERSIONS).map_err(broken)?;
         let version = versions.get(org.as_str()).map_err(broken)?;
@@ -122,17 +122,23 @@ impl Store for FileStore {
 
     fn commit<'a>(&'a self, org: &'a OrgName, expected: u64, writes: &'a [Write]) -> Answer<'a, Commit> {
         let (database, org, writes) = (Arc::clone(&self.database), org.clone(), writes.to_vec());
-        Box::pin(async move {
-            let commit = aside(move || commit(&database, &org, expected, &writes)).await?;
-            self.commits.send_modify(|commits| *commits = commits.wrapping_add(1));
-            Ok(commit)
-        })
+        let commits = self.commits.clone();
+        // What is on disk is told, whether or not who asked for it still waits.
+        Box::pin(aside(move || {
+            let done = commit(&database, &org, expected, &writes);
+            commits.send_modify(|commits| *commits = commits.wrapping_add(1));
+            done
+        }))
+    }
+
+    fn version<'a>(&'a self, org: &'a OrgName) -> Answer<'a, u64> {
+        Box::pin(async move { self.current(org) })
     }
 
     fn changed<'a>(&'a self, org: &'a OrgName, version: u64) -> Answer<'a, ()> {
         Box::pin(async move {
             let mut commits = self.commits.subscribe();
-            while self.version(org)? == version {
+            while self.current(org)? == version {
                 if commits.changed().await.is_err() {
                     break;
                 }
