@@ -48,7 +48,7 @@ fn describe() -> String {
         })
         .collect();
     fds.sort();
-    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
     let masks = status.lines().filter(|line| line.starts_with("SigBlk") || line.starts_with("SigIgn"));
     let leader = rustix::process::getsid(None).unwrap() == rustix::process::getpid();
     let env: Vec<_> = std::env::vars().map(|(key, _)| key).collect();
