@@ -25,7 +25,7 @@ fn wg(arguments: &[&str], input: &str) -> Output {
 }
 
 fn has(program: &str) -> bool {
-    let there = Command::new(program).arg("--help").output().is_ok();
+    let there = Command::new(program).arg("--version").output().is_ok();
     if !there {
         require(&format!("no {program}"));
     }
