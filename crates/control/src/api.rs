@@ -23,6 +23,7 @@
 
 use std::collections::BTreeMap;
 
+use hyper::StatusCode;
 use portway_model::{DeviceName, InstanceKey};
 use serde::{Deserialize, Serialize};
 
@@ -294,6 +295,20 @@ pub enum FailureKind {
     Unreachable,
     /// A fault of ours: 500, exit 1.
     Internal,
+}
+
+impl FailureKind {
+    /// Status of an answer that tells it.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            FailureKind::Usage => StatusCode::BAD_REQUEST,
+            FailureKind::Refused => StatusCode::CONFLICT,
+            FailureKind::Missing => StatusCode::NOT_FOUND,
+            FailureKind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+            FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
 }
 
 /// Body of every answer that is not a success.

@@ -32,14 +32,7 @@ impl Refusal {
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Refusal {
-        let status = match failure.kind {
-            FailureKind::Usage => StatusCode::BAD_REQUEST,
-            FailureKind::Refused => StatusCode::CONFLICT,
-            FailureKind::Missing => StatusCode::NOT_FOUND,
-            FailureKind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
-            FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Refusal { status, failure }
+        Refusal { status: failure.kind.status(), failure }
     }
 }
 

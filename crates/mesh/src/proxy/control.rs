@@ -100,16 +100,7 @@ async fn answer(shared: Arc<Shared>, asks: mpsc::Sender<Ask>, request: Request<I
         }
         _ => Err(failure(FailureKind::Missing, "no such resource")),
     };
-    done.unwrap_or_else(|failure| {
-        let status = match failure.kind {
-            FailureKind::Usage => StatusCode::BAD_REQUEST,
-            FailureKind::Refused => StatusCode::CONFLICT,
-            FailureKind::Missing => StatusCode::NOT_FOUND,
-            FailureKind::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
-            FailureKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        json(status, &failure)
-    })
+    done.unwrap_or_else(|failure| json(failure.kind.status(), &failure))
 }
 
 async fn change(

@@ -95,7 +95,7 @@ impl Drop for Node {
     }
 }
 
-fn line(output: &mut BufReader<ChildStdout>) -> String {
+pub(crate) fn line(output: &mut BufReader<ChildStdout>) -> String {
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
     line.trim_end().to_owned()

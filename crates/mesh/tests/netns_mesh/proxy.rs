@@ -6,7 +6,7 @@ mod life;
 mod matrix;
 mod rules;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -18,7 +18,7 @@ use portway_mesh::proxy::{self, EngineChoice, Home, Notice, Options};
 use portway_mesh::spec::{Here, Request, Spec};
 use portway_testkit::{Netns, wait_for};
 
-use crate::bed::{Bed, WireguardGo};
+use crate::bed::{Bed, WireguardGo, line};
 
 /// First argument of the role.
 pub(crate) const ROLE: &str = "proxy";
@@ -189,12 +189,6 @@ impl Drop for Proxy {
         self.child.kill().ok();
         self.child.wait().ok();
     }
-}
-
-fn line(output: &mut BufReader<ChildStdout>) -> String {
-    let mut line = String::new();
-    output.read_line(&mut line).unwrap();
-    line.trim_end().to_owned()
 }
 
 /// Both sides: a bed, and wireguard-go there.
