@@ -28,14 +28,15 @@ impl Hands<'_> {
     /// Starts it, and runs what is to run then; not in one that has been running.
     pub(super) async fn start_with_hooks(&self, instance: &str) -> Result<(), ApplyError> {
         let said = self.want.and_then(|want| want.instances().find(|(_, one)| one.name == instance));
-        let hooks = match said {
-            Some((_, one)) => Hooks::of(&one.config),
-            None => self.hooked(instance).await?.map(|(_, hooks)| hooks).unwrap_or_default(),
-        };
-        let before = if hooks.post_start.is_empty() { None } else { self.hooked(instance).await? };
+        let said = said.map(|(_, one)| Hooks::of(&one.config));
+        if said.as_ref().is_some_and(|hooks| hooks.post_start.is_empty()) {
+            return self.start(instance).await;
+        }
+        let before = self.hooked(instance).await?;
         self.start(instance).await?;
         match before {
-            Some((there, _)) if !there.is_running() => {
+            Some((there, own)) if !there.is_running() => {
+                let hooks = said.unwrap_or(own);
                 self.run_all(&there, Turn::Started, &hooks.post_start).await
             }
             _ => Ok(()),
