@@ -21,9 +21,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use thiserror::Error;
 
 use crate::engine::Frames;
-use crate::spec::{Mtu, PrivateKey};
+use crate::spec::{Mtu, PrivateKey, PublicKey};
 use crate::udp::Udp;
-use crate::wg::{Counters, PeerId, PeerSpec, PeerState, Sessions, SessionsError};
+use crate::wg::{Counters, Newcomer, PeerChange, PeerSpec, PeerState, Sessions, SessionsError};
 use receive::Receiver;
 use send::Sender;
 
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct TunnelSpec {
     /// The key of this node.
     pub private_key: PrivateKey,
-    /// Its peers; [`PeerId`]s are places in this list.
+    /// Its peers at first.
     pub peers: Vec<PeerSpec>,
     /// Greatest packet.
     pub mtu: Mtu,
@@ -64,13 +64,28 @@ pub enum TunnelError {
     /// A thread, or a descriptor to wake it, could not be had.
     #[error("cannot start the threads of the tunnel")]
     Threads(#[source] io::Error),
+    /// The receiving thread has not answered.
+    #[error("the tunnel does not answer")]
+    Silent,
+}
+
+/// A change of the peers, as it is asked for.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// See [`PeerChange::Put`].
+    Put(PeerSpec),
+    /// See [`PeerChange::Remove`].
+    Remove(PublicKey),
+    /// See [`PeerChange::Endpoint`].
+    Endpoint(PublicKey, std::net::SocketAddr),
+    /// See [`PeerChange::AllowedIps`].
+    AllowedIps(PublicKey, Vec<Cidr>),
 }
 
 /// What is asked of the receiving thread.
 enum Order {
-    AllowedIps(PeerId, Vec<Cidr>),
-    Endpoint(PeerId, std::net::SocketAddr),
-    Rekey(PeerId),
+    Change(Vec<PeerChange>, SyncSender<Result<(), SessionsError>>),
+    Rekey(PublicKey),
     State(SyncSender<Vec<PeerState>>),
 }
 
@@ -109,6 +124,8 @@ pub struct Totals {
 /// A running tunnel; it ends when this is dropped.
 pub struct Tunnel {
     shared: Arc<Shared>,
+    /// Of this node, to agree with those who come.
+    private_key: PrivateKey,
     orders: SyncSender<Order>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -121,7 +138,7 @@ impl Tunnel {
     pub fn start(spec: TunnelSpec, frames: Frames, udp: Udp) -> Result<Tunnel, TunnelError> {
         let epoch = Instant::now();
         let mtu = usize::from(spec.mtu.bytes());
-        let sessions = Sessions::new(spec.private_key, &spec.peers, epoch)?;
+        let sessions = Sessions::new(spec.private_key.clone(), &spec.peers, epoch)?;
         let wake = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let shared = Arc::new(Shared {
             frames,
@@ -135,9 +152,9 @@ impl Tunnel {
         });
         let (orders, to_receiver) = mpsc::sync_channel(QUEUE);
         let (updates, to_sender) = mpsc::sync_channel(QUEUE);
-        let mut tunnel = Tunnel { shared: Arc::clone(&shared), orders, threads: Vec::new() };
-        let sender =
-            Sender::new(Arc::clone(&shared), sessions.activities().collect(), to_sender, mtu, spec.rows);
+        let private_key = spec.private_key;
+        let mut tunnel = Tunnel { shared: Arc::clone(&shared), private_key, orders, threads: Vec::new() };
+        let sender = Sender::new(Arc::clone(&shared), to_sender, mtu, spec.rows);
         let receiver = Receiver::new(shared, sessions, to_receiver, updates);
         tunnel.thread("mesh-send", move || sender.run())?;
         tunnel.thread("mesh-receive", move || receiver.run())?;
@@ -156,18 +173,28 @@ impl Tunnel {
         sent
     }
 
-    /// Makes `prefixes` all that a peer has, from the next packets on. False: too much was asked at once.
-    pub fn set_allowed_ips(&self, peer: PeerId, prefixes: Vec<Cidr>) -> bool {
-        self.order(Order::AllowedIps(peer, prefixes))
+    /// Changes the peers while packets flow; returns when it is done. What a peer's keys are made of is computed by the
+    /// thread that calls. Takes as long as the receiving thread's present batch.
+    ///
+    /// # Errors
+    /// [`TunnelError::Peers`], with the changes before that one made; [`TunnelError::Silent`].
+    pub fn change(&self, changes: Vec<Change>) -> Result<(), TunnelError> {
+        let prepare = |change| {
+            Ok(match change {
+                Change::Put(spec) => PeerChange::Put(Newcomer::new(&self.private_key, &spec)?),
+                Change::Remove(key) => PeerChange::Remove(key),
+                Change::Endpoint(key, endpoint) => PeerChange::Endpoint(key, endpoint),
+                Change::AllowedIps(key, prefixes) => PeerChange::AllowedIps(key, prefixes),
+            })
+        };
+        let changes: Result<Vec<PeerChange>, SessionsError> = changes.into_iter().map(prepare).collect();
+        let (answer, done) = mpsc::sync_channel(1);
+        self.order(Order::Change(changes?, answer));
+        Ok(done.recv_timeout(PATIENCE).map_err(|_| TunnelError::Silent)??)
     }
 
-    /// Says where a peer is. False as above.
-    pub fn set_endpoint(&self, peer: PeerId, endpoint: std::net::SocketAddr) -> bool {
-        self.order(Order::Endpoint(peer, endpoint))
-    }
-
-    /// Makes new keys with a peer. False as above.
-    pub fn rekey(&self, peer: PeerId) -> bool {
+    /// Makes new keys with a peer. False: too much was asked at once.
+    pub fn rekey(&self, peer: PublicKey) -> bool {
         self.order(Order::Rekey(peer))
     }
 

@@ -21,7 +21,9 @@ pub use keypair::Sealer;
 pub use peer::Activity;
 pub use replay::{Replay, WINDOW};
 pub(crate) use sessions::millis;
-pub use sessions::{Now, Outgoing, PeerSpec, PeerState, Received, Sessions, SessionsError, Update};
+pub use sessions::{
+    Newcomer, Now, Outgoing, PeerChange, PeerSpec, PeerState, Received, Sessions, SessionsError, Update,
+};
 
 /// A peer of a tunnel, by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,27 +1,32 @@
 //! Where peers are: names of endpoints are looked up at the start, and again while no handshake succeeds, since what a
-//! name stands for may have changed.
+//! name stands for may have changed. A peer that may be in several places is tried in one after the other.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portway_model::Host;
 use tokio::net::lookup_host;
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::serve::Shared;
-use crate::spec::{Endpoint, Peer};
-use crate::wg::{PeerId, PeerState};
+use crate::spec::{Endpoint, Peer, PublicKey};
+use crate::tunnel::Change;
+use crate::wg::PeerState;
 
-/// How often it is looked whether a name is to be looked up.
+/// How often it is looked whether a peer is to be tried elsewhere.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Pauses between two lookups of one name: while nothing was ever found, and while a peer is not reached.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(2);
 const SILENT_PAUSE: Duration = Duration::from_secs(15);
+
+/// How long a peer is tried in one of several places: longer than an answer takes from anywhere on Earth.
+const TURN: Duration = Duration::from_secs(2);
 
 /// Age of a handshake at which a peer counts as silent: keys are made anew after 120 s, and refused after 180 s.
 const SILENT: Duration = Duration::from_secs(135);
@@ -29,13 +34,83 @@ const SILENT: Duration = Duration::from_secs(135);
 /// How long a lookup may take.
 const LOOKUP: Duration = Duration::from_secs(10);
 
-/// A peer with a name.
-struct Named {
-    id: PeerId,
-    endpoint: Endpoint,
+/// Where peers may be.
+#[derive(Default)]
+pub(super) struct Whereabouts {
+    peers: Mutex<BTreeMap<PublicKey, Sought>>,
+    changed: Notify,
+}
+
+/// A peer that may have to be looked for.
+#[derive(Debug, Clone, Default)]
+struct Sought {
+    endpoints: Vec<Endpoint>,
     tried: Option<Instant>,
-    /// Of several addresses another one each time.
+    /// Another one each time.
     turn: usize,
+}
+
+impl Whereabouts {
+    pub(super) fn new(peers: &[Peer]) -> Whereabouts {
+        let whereabouts = Whereabouts::default();
+        for peer in peers {
+            whereabouts.put(peer.public_key, peer.endpoint.iter().cloned().collect());
+        }
+        whereabouts
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<PublicKey, Sought>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A peer may be at these, the most likely first. What is so already stays as it is.
+    pub(super) fn put(&self, key: PublicKey, endpoints: Vec<Endpoint>) {
+        let mut peers = self.peers();
+        let sought = peers.entry(key).or_default();
+        if sought.endpoints != endpoints {
+            *sought = Sought { endpoints, ..Sought::default() };
+            self.changed.notify_one();
+        }
+    }
+
+    /// Where each peer is to be tried that is not reached.
+    fn due(&self, states: &[PeerState], now: Instant) -> Vec<(PublicKey, Endpoint, usize)> {
+        let mut peers = self.peers();
+        let mut due = Vec::new();
+        for state in states {
+            let Some(sought) = peers.get_mut(&state.public_key) else { continue };
+            let count = sought.endpoints.len().max(1);
+            let Some(endpoint) =
+                sought.endpoints.get(sought.turn % count).filter(|_| sought.is_due(state, now))
+            else {
+                continue;
+            };
+            // Of several addresses of one name another one each time round.
+            due.push((state.public_key, endpoint.clone(), sought.turn / count));
+            (sought.tried, sought.turn) = (Some(now), sought.turn.wrapping_add(1));
+        }
+        due
+    }
+}
+
+impl Sought {
+    fn is_due(&self, state: &PeerState, now: Instant) -> bool {
+        let rested = |pause| self.tried.is_none_or(|tried| now.saturating_duration_since(tried) >= pause);
+        if state.endpoint.is_none() {
+            return rested(UNKNOWN_PAUSE);
+        }
+        let silent = state.last_handshake.is_none_or(|at| now.saturating_duration_since(at) >= SILENT);
+        match self.endpoints.as_slice() {
+            // It is there, and nowhere else.
+            [only] if known(only).is_some() && known(only) == state.endpoint => false,
+            [_] => silent && rested(SILENT_PAUSE),
+            // Whoever has nothing to say to it need not know where it is.
+            _ => {
+                let in_vain = |since: Instant| now.saturating_duration_since(since) >= TURN;
+                state.trying_since.is_some_and(in_vain) && rested(TURN)
+            }
+        }
+    }
 }
 
 /// The address of an endpoint that has no name.
@@ -52,50 +127,49 @@ pub(super) fn known(endpoint: &Endpoint) -> Option<SocketAddr> {
     }
 }
 
-/// Looks after the endpoints of `peers`, for ever.
-pub(super) async fn tend(shared: Arc<Shared>, peers: Vec<Peer>) {
-    let ids = (0..).map(PeerId).zip(peers);
-    let mut named: Vec<Named> = ids
-        .filter_map(|(id, peer)| {
-            let endpoint = peer.endpoint.filter(|endpoint| known(endpoint).is_none())?;
-            Some(Named { id, endpoint, tried: None, turn: 0 })
-        })
-        .collect();
-    while !named.is_empty() {
-        let asked = Arc::clone(&shared);
-        let states = spawn_blocking(move || asked.tunnel.peers()).await.ok().flatten();
-        let states: BTreeMap<PeerId, PeerState> = (0..).map(PeerId).zip(states.unwrap_or_default()).collect();
-        for peer in &mut named {
-            let Some(state) = states.get(&peer.id) else { continue };
-            if is_due(peer, state, Instant::now()) {
-                peer.tried = Some(Instant::now());
-                look_up(&shared, peer, state).await;
+/// Looks after where peers are, for ever.
+pub(super) async fn tend(shared: Arc<Shared>) {
+    loop {
+        if !shared.whereabouts.peers().is_empty() {
+            let asked = Arc::clone(&shared);
+            let states =
+                spawn_blocking(move || asked.tunnel.peers()).await.ok().flatten().unwrap_or_default();
+            for (key, endpoint, turn) in shared.whereabouts.due(&states, Instant::now()) {
+                let before = states.iter().find(|state| state.public_key == key);
+                look_up(&shared, key, &endpoint, turn, before.and_then(|state| state.endpoint)).await;
             }
         }
-        sleep(EVERY).await;
+        // Whoever is new is not to wait for the rest.
+        timeout(EVERY, shared.whereabouts.changed.notified()).await.ok();
     }
 }
 
-fn is_due(peer: &Named, state: &PeerState, now: Instant) -> bool {
-    let pause = if state.endpoint.is_none() { UNKNOWN_PAUSE } else { SILENT_PAUSE };
-    let rested = peer.tried.is_none_or(|tried| now.saturating_duration_since(tried) >= pause);
-    let silent = state.last_handshake.is_none_or(|at| now.saturating_duration_since(at) >= SILENT);
-    rested && silent
-}
-
-async fn look_up(shared: &Shared, peer: &mut Named, state: &PeerState) {
-    let Endpoint { host, port } = &peer.endpoint;
-    let found = match timeout(LOOKUP, lookup_host((host.to_string(), port.get()))).await {
-        Ok(Ok(found)) => found.collect::<Vec<_>>(),
-        Ok(Err(error)) => return debug!(endpoint = %peer.endpoint, %error, "endpoint not found"),
-        Err(_) => return debug!(endpoint = %peer.endpoint, "endpoint not found in time"),
+async fn look_up(
+    shared: &Arc<Shared>,
+    key: PublicKey,
+    endpoint: &Endpoint,
+    turn: usize,
+    before: Option<SocketAddr>,
+) {
+    let found = match known(endpoint) {
+        Some(address) => vec![address],
+        None => {
+            let Endpoint { host, port } = endpoint;
+            match timeout(LOOKUP, lookup_host((host.to_string(), port.get()))).await {
+                Ok(Ok(found)) => found.collect(),
+                Ok(Err(error)) => return debug!(%endpoint, %error, "endpoint not found"),
+                Err(_) => return debug!(%endpoint, "endpoint not found in time"),
+            }
+        }
     };
     let count = found.len().max(1);
-    let Some(address) = found.into_iter().nth(peer.turn % count) else { return };
-    peer.turn += 1;
-    if state.endpoint != Some(address) {
-        info!(endpoint = %peer.endpoint, %address, "endpoint found");
-        shared.tunnel.set_endpoint(peer.id, address);
+    let Some(address) = found.into_iter().nth(turn % count) else { return };
+    if before != Some(address) {
+        info!(%endpoint, %address, "endpoint found");
+        let shared = Arc::clone(shared);
+        let change = vec![Change::Endpoint(key, address)];
+        // A tunnel that does not answer is asked again.
+        spawn_blocking(move || shared.tunnel.change(change).ok()).await.ok();
     }
 }
 
@@ -103,41 +177,78 @@ async fn look_up(shared: &Shared, peer: &mut Named, state: &PeerState) {
 mod tests {
     use super::*;
 
-    /// Fails when: a peer that is reached is looked up, one that is not is never looked up again, or at every turn.
-    #[test]
-    fn names_are_looked_up_while_nobody_answers() {
-        let now = Instant::now() + Duration::from_secs(1000);
-        let endpoint =
-            Endpoint { host: "a.example".parse().unwrap(), port: portway_model::Port::new(1).unwrap() };
-        let peer = |tried: Option<u64>| Named {
-            id: PeerId(0),
-            endpoint: endpoint.clone(),
-            tried: tried.map(|seconds| now - Duration::from_secs(seconds)),
-            turn: 0,
-        };
-        let state = |known: bool, handshake: Option<u64>| PeerState {
-            endpoint: known.then(|| SocketAddr::from(([192, 0, 2, 1], 1))),
-            last_handshake: handshake.map(|seconds| now - Duration::from_secs(seconds)),
+    fn endpoint(text: &str) -> Endpoint {
+        crate::org::endpoint(text).unwrap()
+    }
+
+    fn state(at: Option<&str>, handshake: Option<Instant>, trying_since: Option<Instant>) -> PeerState {
+        PeerState {
+            public_key: crate::spec::PrivateKey::from_bytes(&[7; 32]).unwrap().public(),
+            allowed_ips: Vec::new(),
+            endpoint: at.map(|at| at.parse().unwrap()),
+            last_handshake: handshake,
+            trying_since,
             received_packets: 0,
             received_bytes: 0,
             sent_packets: 0,
             sent_bytes: 0,
+        }
+    }
+
+    /// Fails when: a peer that is reached is looked up, one that is not is never looked up again, or at every turn.
+    #[test]
+    fn names_are_looked_up_while_nobody_answers() {
+        let now = Instant::now() + Duration::from_secs(1000);
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        let sought = |tried: Option<u64>| Sought {
+            endpoints: vec![endpoint("a.example:1")],
+            tried: tried.map(ago),
+            turn: 0,
+        };
+        let state = |known: bool, handshake: Option<u64>| {
+            state(known.then_some("192.0.2.1:1"), handshake.map(ago), None)
         };
         for (tried, known, handshake, due) in [
             (None, false, None, true),
             (Some(1), false, None, false),
             (Some(2), false, None, true),
-            (Some(14), true, None, false),
+            (None, true, None, true),
+            (Some(2), true, None, false),
             (Some(15), true, None, true),
-            (Some(100), true, Some(134), false),
-            (Some(100), true, Some(135), true),
-            (None, true, Some(1), false),
+            (Some(900), true, Some(134), false),
+            (Some(900), true, Some(135), true),
         ] {
             assert_eq!(
-                is_due(&peer(tried), &state(known, handshake), now),
+                sought(tried).is_due(&state(known, handshake), now),
                 due,
                 "{tried:?} {known} {handshake:?}"
             );
         }
+    }
+
+    /// Fails when: the places of a peer are not all tried, not in their order, while it is reached, or for nothing.
+    #[test]
+    fn places_are_tried_one_after_the_other() {
+        let now = Instant::now() + Duration::from_secs(1000);
+        let whereabouts = Whereabouts::default();
+        let key = state(None, None, None).public_key;
+        let places = vec![endpoint("10.0.0.5:1"), endpoint("192.0.2.9:2")];
+        whereabouts.put(key, places.clone());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let tried = |state: PeerState, now| -> Vec<String> {
+            whereabouts.due(&[state], now).into_iter().map(|(_, endpoint, _)| endpoint.to_string()).collect()
+        };
+        assert_eq!(tried(state(None, None, None), at(0)), ["10.0.0.5:1"]);
+        let here = Some("10.0.0.5:1");
+        assert!(tried(state(here, None, None), at(9)).is_empty(), "nothing is sent to it");
+        assert!(tried(state(here, None, Some(at(8))), at(9)).is_empty(), "not yet");
+        assert_eq!(tried(state(here, None, Some(at(7))), at(9)), ["192.0.2.9:2"]);
+        assert!(tried(state(here, None, Some(at(7))), at(10)).is_empty());
+        assert_eq!(tried(state(here, Some(at(1)), Some(at(7))), at(11)), ["10.0.0.5:1"]);
+        // What is said again changes nothing; what is new is tried from its first place on.
+        whereabouts.put(key, places);
+        assert!(tried(state(here, None, Some(at(7))), at(12)).is_empty());
+        whereabouts.put(key, vec![endpoint("192.0.2.9:3"), endpoint("192.0.2.9:2")]);
+        assert_eq!(tried(state(here, None, Some(at(7))), at(12)), ["192.0.2.9:3"]);
     }
 }

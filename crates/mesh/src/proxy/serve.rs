@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::balance::Policy;
 use super::control::{self, Ask};
+use super::endpoints::Whereabouts;
 use super::home::{Door, Home};
 use super::link::{Link, watched};
 use super::names::Names;
@@ -42,6 +43,7 @@ pub(super) struct Shared {
     pub(super) names: Names,
     pub(super) link: Mutex<Option<Arc<Link>>>,
     pub(super) table: Mutex<Table>,
+    pub(super) whereabouts: Whereabouts,
 }
 
 /// What stays as it is.
@@ -101,8 +103,7 @@ async fn serve(options: Options, report: impl FnMut(Notice)) -> Result<(), Proxy
     shared.has(&link);
     let gone = shared.engine.pidfd().try_clone_to_owned().and_then(watched);
     let gone = gone.map_err(system("watch the tunnel's stack"))?;
-    let peers = options.spec.network.peers.clone();
-    let tending = tokio::spawn(endpoints::tend(Arc::clone(&shared), peers));
+    let tending = tokio::spawn(endpoints::tend(Arc::clone(&shared)));
     let (calls, called) = mpsc::channel(CALLS);
     for (slot, inlet) in inlets {
         flows::attend(&shared, slot, inlet, &calls);

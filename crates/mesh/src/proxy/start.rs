@@ -7,7 +7,7 @@ use std::time::Instant;
 use portway_model::{Direction, RuleListen};
 use portway_relay::wire::Slot;
 
-use super::endpoints;
+use super::endpoints::{self, Whereabouts};
 use super::names::Names;
 use super::ports::{self, Opened};
 use super::serve::{About, Shared};
@@ -64,7 +64,8 @@ pub(super) fn start(options: &Options) -> Result<Started, ProxyError> {
         since: Instant::now(),
     };
     let (link, table) = (Mutex::default(), Mutex::new(table));
-    let shared = Arc::new(Shared { about, engine, tunnel, names, link, table });
+    let whereabouts = Whereabouts::new(&spec.network.peers);
+    let shared = Arc::new(Shared { about, engine, tunnel, names, link, table, whereabouts });
     let ready = Ready { engine: engine_name, way, why, udp: udp_address, rules: rules.iter().count() };
     Ok(Started { shared, rules, ready, inlets })
 }

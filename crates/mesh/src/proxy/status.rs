@@ -25,10 +25,10 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
     let about = &shared.about;
     let now = Instant::now();
     let states = shared.tunnel.peers()?;
-    let peer = |(peer, state): (&crate::spec::Peer, crate::wg::PeerState)| MeshPeer {
-        public_key: peer.public_key.to_string(),
+    let peer = |state: crate::wg::PeerState| MeshPeer {
+        public_key: state.public_key.to_string(),
         endpoint: state.endpoint.map(|endpoint| endpoint.to_string()),
-        allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+        allowed_ips: state.allowed_ips.iter().map(ToString::to_string).collect(),
         handshake_seconds: state.last_handshake.map(|at| now.saturating_duration_since(at).as_secs()),
         received_bytes: state.received_bytes,
         sent_bytes: state.sent_bytes,
@@ -59,7 +59,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
         public_key: about.network.private_key.public().to_string(),
         addresses: about.network.addresses.iter().map(ToString::to_string).collect(),
         uptime_seconds: now.saturating_duration_since(about.since).as_secs(),
-        peers: about.network.peers.iter().zip(states).map(peer).collect(),
+        peers: states.into_iter().map(peer).collect(),
         rules,
         dropped,
     })

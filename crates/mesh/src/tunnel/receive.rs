@@ -15,7 +15,7 @@ use rustix::net::SendFlags;
 use super::{Order, Shared, calm, wait_for, wait_for_room, wake};
 use crate::segment::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED, Offload};
 use crate::udp::Udp;
-use crate::wg::{Dropped, Now, PeerId, Received, Sessions, Update};
+use crate::wg::{Dropped, Now, Received, Sessions, Update};
 
 /// Batches that are taken before it is looked what is due.
 const ROUNDS: usize = 4;
@@ -108,11 +108,19 @@ impl Receiver {
     fn obey(&mut self) {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::AllowedIps(peer, prefixes) => self.sessions.set_allowed_ips(peer, &prefixes),
-                Order::Endpoint(peer, endpoint) => self.sessions.set_endpoint(peer, endpoint),
-                Order::Rekey(peer) => self.sessions.rekey(peer, now()),
+                Order::Change(changes, answer) => {
+                    let made = self.sessions.change(changes, now());
+                    // Whoever is told finds it so: nothing leaves for a peer that is gone.
+                    self.speak();
+                    answer.try_send(made).ok();
+                }
+                Order::Rekey(peer) => {
+                    if let Some(id) = self.sessions.id_of(&peer) {
+                        self.sessions.rekey(id, now());
+                    }
+                }
                 Order::State(answer) => {
-                    let states = (0..).map_while(|id| self.sessions.state(PeerId(id))).collect();
+                    let states = self.sessions.states();
                     // Who asked may have given up.
                     answer.try_send(states).ok();
                 }

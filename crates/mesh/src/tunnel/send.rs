@@ -52,7 +52,8 @@ struct Load {
 /// The sending thread.
 pub(super) struct Sender {
     shared: Arc<Shared>,
-    outlets: Vec<Outlet>,
+    /// By place; nobody's have nothing.
+    outlets: Vec<Option<Outlet>>,
     routes: Arc<Routes>,
     updates: mpsc::Receiver<Update>,
     load: Load,
@@ -62,12 +63,10 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn new(
         shared: Arc<Shared>,
-        activities: Vec<Arc<Activity>>,
         updates: mpsc::Receiver<Update>,
         mtu: usize,
         rows: Rows,
     ) -> Sender {
-        let outlet = |activity| Outlet { keys: None, endpoint: None, activity, waiting: VecDeque::new() };
         let load = Load {
             bytes: vec![0; LOAD_BYTES].into_boxed_slice(),
             used: 0,
@@ -75,8 +74,7 @@ impl Sender {
             system: Trains::new(),
             longest_in_row: if rows == Rows::Auto { usize::MAX } else { 0 },
         };
-        let outlets = activities.into_iter().map(outlet).collect();
-        Sender { shared, outlets, routes: Arc::default(), updates, load, mtu }
+        Sender { shared, outlets: Vec::new(), routes: Arc::default(), updates, load, mtu }
     }
 
     /// Until the tunnel ends, or its device does.
@@ -122,13 +120,29 @@ impl Sender {
         while let Ok(update) = self.updates.try_recv() {
             match update {
                 Update::Routes(routes) => self.routes = routes,
+                Update::Peer(id, activity) => {
+                    let place = usize::from(id.0);
+                    let outlet = Outlet { keys: None, endpoint: None, activity, waiting: VecDeque::new() };
+                    if self.outlets.len() <= place {
+                        self.outlets.resize_with(place + 1, || None);
+                    }
+                    if let Some(place) = self.outlets.get_mut(place) {
+                        *place = Some(outlet);
+                    }
+                }
+                Update::Gone(id) => {
+                    if let Some(place) = self.outlets.get_mut(usize::from(id.0)) {
+                        *place = None;
+                    }
+                }
                 Update::Endpoint(id, endpoint) => {
-                    if let Some(outlet) = self.outlets.get_mut(usize::from(id.0)) {
-                        outlet.endpoint = Some(self.shared.udp.to_wire(endpoint));
+                    let endpoint = self.shared.udp.to_wire(endpoint);
+                    if let Some(outlet) = self.outlet(id) {
+                        outlet.endpoint = Some(endpoint);
                     }
                 }
                 Update::Keys(id, keys) => {
-                    let Some(outlet) = self.outlets.get_mut(usize::from(id.0)) else { continue };
+                    let Some(outlet) = self.outlet(id) else { continue };
                     outlet.keys = keys;
                     if outlet.keys.is_some() {
                         self.pack_waiting(id);
@@ -138,10 +152,13 @@ impl Sender {
         }
     }
 
+    fn outlet(&mut self, id: PeerId) -> Option<&mut Outlet> {
+        self.outlets.get_mut(usize::from(id.0))?.as_mut()
+    }
+
     fn pack_waiting(&mut self, id: PeerId) {
         let now = Instant::now();
-        let place = usize::from(id.0);
-        let waiting = self.outlets.get_mut(place).map(|outlet| std::mem::take(&mut outlet.waiting));
+        let waiting = self.outlet(id).map(|outlet| std::mem::take(&mut outlet.waiting));
         for (offload, packet) in waiting.unwrap_or_default() {
             self.pack(now, offload, &packet);
         }
@@ -158,7 +175,8 @@ impl Sender {
     fn try_pack(&mut self, now: Instant, offload: Offload, packet: &[u8]) -> Result<(), Dropped> {
         let header = inner::read(packet).ok_or(Dropped::Outsize)?;
         let id = self.routes.owner(header.destination).ok_or(Dropped::NoRoute)?;
-        let outlet = self.outlets.get_mut(usize::from(id.0)).ok_or(Dropped::NoRoute)?;
+        let place = self.outlets.get_mut(usize::from(id.0)).and_then(Option::as_mut);
+        let outlet = place.ok_or(Dropped::NoRoute)?;
         let cut = Cut::new(offload, packet).map_err(|_| Dropped::Outsize)?;
         if cut.longest() > self.mtu {
             return Err(Dropped::Outsize);

@@ -47,6 +47,11 @@ impl AllowedIps {
         self.0.extend(prefixes.iter().map(|prefix| (*prefix, owner)));
     }
 
+    /// Each prefix and its owner, those of IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = (Cidr, PeerId)> + '_ {
+        self.0.iter().map(|(prefix, owner)| (*prefix, *owner))
+    }
+
     /// The table to be asked.
     #[must_use]
     pub fn routes(&self) -> Routes {

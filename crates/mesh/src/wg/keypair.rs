@@ -57,6 +57,11 @@ impl Sealer {
         self.counter.load(Ordering::Relaxed) >= REKEY_AFTER_MESSAGES
     }
 
+    /// Nothing is sealed any more, whoever still has it: there are no counters left.
+    pub(super) fn retire(&self) {
+        self.counter.store(REJECT_AFTER_MESSAGES, Ordering::Relaxed);
+    }
+
     /// Takes `count` counters in a row; returns the first. `None`: so many are not left.
     #[must_use]
     pub fn reserve(&self, count: u64) -> Option<u64> {
@@ -89,6 +94,24 @@ impl Sealer {
     #[cfg(test)]
     pub(super) fn set_counter(&self, counter: u64) {
         self.counter.store(counter, Ordering::Relaxed);
+    }
+}
+
+/// Writes over a key. What would be left out as nobody's business is not, because it is looked at.
+fn wipe(key: &mut LessSafeKey) {
+    *key = aead(&[0; 32]);
+    std::hint::black_box(key);
+}
+
+impl Drop for Sealer {
+    fn drop(&mut self) {
+        wipe(&mut self.key);
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        wipe(&mut self.key);
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::cookie::{Jar, MacKeys};
 use super::keypair::{Opener, REJECT_AFTER, Sealer};
 use super::noise::{Secret, Timestamp, Waiting};
+use crate::spec::PublicKey;
 
 /// Age at which the initiator makes new keys, when it sends.
 pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
@@ -108,7 +109,7 @@ pub(super) enum Slot {
 
 /// See the module.
 pub(super) struct Peer {
-    pub(super) public: [u8; 32],
+    pub(super) public_key: PublicKey,
     pub(super) psk: Secret,
     /// What its static key and ours agree on.
     pub(super) shared: Secret,
@@ -139,10 +140,10 @@ pub(super) enum Due {
 }
 
 impl Peer {
-    pub(super) fn new(public: [u8; 32], psk: Secret, shared: Secret) -> Peer {
+    pub(super) fn new(public_key: PublicKey, psk: Secret, shared: Secret) -> Peer {
         Peer {
-            macs: MacKeys::of(&public),
-            public,
+            macs: MacKeys::of(public_key.as_bytes()),
+            public_key,
             psk,
             shared,
             jar: Jar::default(),
@@ -179,6 +180,14 @@ impl Peer {
         let sessions = [&self.current, &self.next, &self.previous];
         let attempt = self.attempt.iter().map(|attempt| attempt.index);
         sessions.into_iter().flatten().map(|session| session.index).chain(attempt)
+    }
+
+    /// Ends its sessions, for whoever still has their keys too.
+    pub(super) fn retire(&mut self) {
+        for session in [self.current.take(), self.next.take(), self.previous.take()].into_iter().flatten() {
+            session.sealer.retire();
+        }
+        self.attempt = None;
     }
 
     /// Something authentic came.

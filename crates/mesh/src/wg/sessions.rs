@@ -1,8 +1,10 @@
 //! All peers of a tunnel, and what a datagram does to them.
 
+mod change;
 mod handshake;
+mod places;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,17 +12,18 @@ use std::time::{Duration, Instant};
 
 use portway_model::Cidr;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use super::allowed::{AllowedIps, Routes};
 use super::cookie::Gate;
 use super::counters::{Counters, Dropped};
 use super::keypair::{REJECT_AFTER, Sealer, Unopened};
 use super::message::{HEADER_BYTES, INITIATION_BYTES, Kind, OVERHEAD_BYTES, receiver};
-use super::noise::{Secret, agree};
 use super::peer::{Activity, Due, Peer, REKEY_TIMEOUT, Slot};
 use super::{PeerId, inner};
 use crate::spec::{PresharedKey, PrivateKey, PublicKey};
+use places::Places;
+
+pub use change::{Newcomer, PeerChange};
 
 /// The time, by both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -49,10 +52,16 @@ pub struct PeerSpec {
 /// A peer as it is.
 #[derive(Debug, Clone)]
 pub struct PeerState {
+    /// Who it is.
+    pub public_key: PublicKey,
+    /// Its prefixes, those of IPv4 first.
+    pub allowed_ips: Vec<Cidr>,
     /// Where it was last heard from, or is expected.
     pub endpoint: Option<SocketAddr>,
     /// When keys were last agreed on.
     pub last_handshake: Option<Instant>,
+    /// Since when keys are tried to be agreed on, while they are.
+    pub trying_since: Option<Instant>,
     /// Packets that came from it.
     pub received_packets: u64,
     /// Their bytes.
@@ -118,6 +127,10 @@ impl Outgoing {
 /// What the sending side is to know.
 #[derive(Clone)]
 pub enum Update {
+    /// There is a peer at this place, and what is shared with it.
+    Peer(PeerId, Arc<Activity>),
+    /// There is none any more; what waits for it is dropped.
+    Gone(PeerId),
     /// The keys to use; `None`: none.
     Keys(PeerId, Option<Arc<Sealer>>),
     /// Where to send.
@@ -132,8 +145,7 @@ pub struct Sessions {
     public: [u8; 32],
     epoch: Instant,
     gate: Gate,
-    peers: Vec<Peer>,
-    by_key: HashMap<[u8; 32], PeerId>,
+    peers: Places,
     /// Of sessions and attempts.
     by_index: HashMap<u32, PeerId>,
     allowed: AllowedIps,
@@ -155,8 +167,7 @@ impl Sessions {
             private,
             epoch,
             gate: Gate::new(&public),
-            peers: Vec::new(),
-            by_key: HashMap::new(),
+            peers: Places::default(),
             by_index: HashMap::new(),
             allowed: AllowedIps::default(),
             routes: Arc::default(),
@@ -165,44 +176,14 @@ impl Sessions {
             updates: VecDeque::new(),
         };
         for spec in peers {
-            sessions.add(spec)?;
+            let newcomer = Newcomer::new(&sessions.private, spec)?;
+            if sessions.id_of(&spec.public_key).is_some() {
+                return Err(SessionsError::Twice(spec.public_key));
+            }
+            sessions.put(newcomer)?;
         }
         sessions.publish_routes();
         Ok(sessions)
-    }
-
-    fn add(&mut self, spec: &PeerSpec) -> Result<(), SessionsError> {
-        let id = u16::try_from(self.peers.len()).map(PeerId).map_err(|_| SessionsError::TooMany)?;
-        let public = *spec.public_key.as_bytes();
-        if self.by_key.insert(public, id).is_some() {
-            return Err(SessionsError::Twice(spec.public_key));
-        }
-        let shared = agree(self.private.as_bytes(), &public);
-        let shared = shared.map_err(|_| SessionsError::Weak(spec.public_key))?;
-        let psk: Secret = Zeroizing::new(spec.preshared_key.as_ref().map_or([0; 32], |psk| *psk.as_bytes()));
-        let mut peer = Peer::new(public, psk, shared);
-        (peer.endpoint, peer.keepalive) = (spec.endpoint, spec.keepalive);
-        self.peers.push(peer);
-        for prefix in &spec.allowed_ips {
-            self.allowed.assign(*prefix, id);
-        }
-        if let Some(endpoint) = spec.endpoint {
-            self.updates.push_back(Update::Endpoint(id, endpoint));
-        }
-        Ok(())
-    }
-
-    /// Makes `prefixes` all that a peer has; those of others are moved to it. Holds from the next packet on.
-    pub fn set_allowed_ips(&mut self, peer: PeerId, prefixes: &[Cidr]) {
-        self.allowed.replace(peer, prefixes);
-        self.publish_routes();
-    }
-
-    /// Says where a peer is, for example when its name was looked up again.
-    pub fn set_endpoint(&mut self, id: PeerId, endpoint: SocketAddr) {
-        if let Some(peer) = self.peers.get_mut(usize::from(id.0)) {
-            Self::roam(&mut self.updates, id, peer, endpoint);
-        }
     }
 
     fn publish_routes(&mut self) {
@@ -221,24 +202,21 @@ impl Sessions {
         &self.counters
     }
 
-    /// What the sending side shares with each peer, in order.
-    pub fn activities(&self) -> impl Iterator<Item = Arc<Activity>> + '_ {
-        self.peers.iter().map(|peer| Arc::clone(&peer.activity))
+    /// The place of a peer.
+    #[must_use]
+    pub fn id_of(&self, key: &PublicKey) -> Option<PeerId> {
+        self.peers.id_of(key.as_bytes())
     }
 
-    /// How a peer is.
+    /// How all peers are, in the order of their places.
     #[must_use]
-    pub fn state(&self, id: PeerId) -> Option<PeerState> {
-        let peer = self.peers.get(usize::from(id.0))?;
-        let (sent_packets, sent_bytes) = peer.activity.totals();
-        Some(PeerState {
-            endpoint: peer.endpoint,
-            last_handshake: peer.last_handshake,
-            received_packets: peer.received_packets,
-            received_bytes: peer.received_bytes,
-            sent_packets,
-            sent_bytes,
-        })
+    pub fn states(&self) -> Vec<PeerState> {
+        let mut allowed: BTreeMap<PeerId, Vec<Cidr>> = BTreeMap::new();
+        for (prefix, owner) in self.allowed.iter() {
+            allowed.entry(owner).or_default().push(prefix);
+        }
+        let state = |(id, peer)| state(peer, allowed.remove(&id).unwrap_or_default());
+        self.peers.iter().map(state).collect()
     }
 
     /// The next message to be sent.
@@ -286,7 +264,7 @@ impl Sessions {
     ) -> Result<Option<(PeerId, usize)>, Dropped> {
         let index = receiver(message);
         let id = *self.by_index.get(&index).ok_or(Dropped::NoSession)?;
-        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::NoSession)?;
+        let peer = self.peers.get_mut(id).ok_or(Dropped::NoSession)?;
         let (slot, session) = peer.session(index).ok_or(Dropped::NoSession)?;
         if now.instant.saturating_duration_since(session.born) >= REJECT_AFTER {
             return Err(Dropped::Expired);
@@ -298,7 +276,7 @@ impl Sessions {
         if slot == Slot::Next {
             self.confirm(id, now.instant);
         }
-        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::NoSession)?;
+        let peer = self.peers.get_mut(id).ok_or(Dropped::NoSession)?;
         peer.hear(now.instant, length > 0);
         Self::roam(&mut self.updates, id, peer, from);
         peer.received_packets += 1;
@@ -321,7 +299,7 @@ impl Sessions {
 
     /// The other side uses the session it has made with us: so do we.
     fn confirm(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(usize::from(id.0)) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let before =
             [peer.previous.take().map(|session| session.index), peer.attempt.take().map(|it| it.index)];
         peer.previous = peer.current.take();
@@ -345,8 +323,7 @@ impl Sessions {
     /// Does what is due, and says when to ask again at the latest; `None`: when something comes in.
     pub fn tick(&mut self, now: Now) -> Option<Instant> {
         let mut next: Option<Instant> = None;
-        for place in 0..self.peers.len() {
-            let Ok(id) = u16::try_from(place).map(PeerId) else { break };
+        for id in self.peers.ids() {
             let again = self.tick_peer(id, now);
             next = [next, again].into_iter().flatten().min();
         }
@@ -354,7 +331,7 @@ impl Sessions {
     }
 
     fn tick_peer(&mut self, id: PeerId, now: Now) -> Option<Instant> {
-        let peer = self.peers.get_mut(usize::from(id.0))?;
+        let peer = self.peers.get_mut(id)?;
         let before: [Option<u32>; 4] = indices(peer);
         if peer.expire(now.instant) {
             self.updates.push_back(Update::Keys(id, None));
@@ -375,7 +352,7 @@ impl Sessions {
 
     /// Sends an empty message.
     fn keep_alive(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(usize::from(id.0)) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let (Some(to), Some(session)) = (peer.endpoint, &peer.current) else { return };
         if let Some(counter) = session.sealer.reserve(1) {
             let mut message = [0; OVERHEAD_BYTES];
@@ -383,6 +360,21 @@ impl Sessions {
             self.outbox.push_back(Outgoing::new(to, &message));
             peer.activity.sent_keepalive(millis(self.epoch, now));
         }
+    }
+}
+
+fn state(peer: &Peer, allowed_ips: Vec<Cidr>) -> PeerState {
+    let (sent_packets, sent_bytes) = peer.activity.totals();
+    PeerState {
+        public_key: peer.public_key,
+        allowed_ips,
+        endpoint: peer.endpoint,
+        last_handshake: peer.last_handshake,
+        trying_since: peer.attempt.as_ref().map(|attempt| attempt.since),
+        received_packets: peer.received_packets,
+        received_bytes: peer.received_bytes,
+        sent_packets,
+        sent_bytes,
     }
 }
 

@@ -66,6 +66,13 @@ pub(crate) fn both(test: fn(&mut Rig)) {
     }
 }
 
+/// As [`both`], for what has a topology of its own.
+pub(crate) fn both_ways(test: fn(&str)) {
+    for way in ["auto", "pair"] {
+        test(way);
+    }
+}
+
 const LENGTH: u64 = (8 << 20) + 77;
 
 /// Ping and bulk, both ways, IPv4 and IPv6.

@@ -11,6 +11,7 @@ mod bed;
 mod engines;
 mod figures;
 mod node;
+mod peers;
 mod proxy;
 mod script;
 mod shim;
@@ -30,6 +31,8 @@ const TESTS: &[(&str, fn())] = &[
     ("keys_change_under_load", keys_change_under_load),
     ("peers_roam", peers_roam),
     ("prefixes_move_while_it_runs", prefixes_move_while_it_runs),
+    ("prefixes_of_two_peers", || engines::both_ways(peers::prefixes_of_two_peers)),
+    ("peers_come_and_go", || engines::both_ways(peers::peers_come_and_go)),
     ("sockets_of_the_inside_are_used_outside", sockets_of_the_inside_are_used_outside),
     ("a_cable_that_takes_no_rows", a_cable_that_takes_no_rows),
     ("rows_can_be_turned_off", rows_can_be_turned_off),

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use portway_mesh::engine::{Engine, EngineError, Frames, Way, kernel, smoltcp};
 use portway_mesh::spec::{InterfaceAddr, Mtu, PrivateKey};
-use portway_mesh::tunnel::{Rows, Tunnel, TunnelSpec};
+use portway_mesh::tunnel::{Change, Rows, Tunnel, TunnelSpec};
 use portway_mesh::udp::Udp;
-use portway_mesh::wg::{Dropped, PeerId, PeerSpec};
+use portway_mesh::wg::{Dropped, PeerSpec};
 use portway_model::Cidr;
 
 /// First argument of the role.
@@ -102,12 +102,20 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
 /// `None`: it is for the script.
 fn obey(stack: &dyn Engine, tunnel: &Tunnel, words: &[&str]) -> Option<String> {
     let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    let first = || tunnel.peers().unwrap().remove(0).public_key;
+    let change = |change| tunnel.change(vec![change]).is_ok().to_string();
     let answer = match words {
-        ["rekey"] => tunnel.rekey(PeerId(0)).to_string(),
-        ["endpoint", to] => tunnel.set_endpoint(PeerId(0), to.parse().unwrap()).to_string(),
-        ["allow", prefixes] => {
-            tunnel.set_allowed_ips(PeerId(0), prefixes.split(',').map(cidr).collect()).to_string()
-        }
+        ["rekey"] => tunnel.rekey(first()).to_string(),
+        ["endpoint", to] => change(Change::Endpoint(first(), to.parse().unwrap())),
+        ["allow", prefixes] => change(Change::AllowedIps(first(), prefixes.split(',').map(cidr).collect())),
+        ["put", key, prefixes, endpoint] => change(Change::Put(PeerSpec {
+            public_key: key.parse().unwrap(),
+            preshared_key: None,
+            allowed_ips: prefixes.split(',').map(cidr).collect(),
+            endpoint: endpoint.parse().ok(),
+            keepalive: None,
+        })),
+        ["remove", key] => change(Change::Remove(key.parse().unwrap())),
         ["peer"] => {
             let state = tunnel.peers().unwrap().remove(0);
             let endpoint = state.endpoint.map_or("none".to_owned(), |endpoint| endpoint.to_string());

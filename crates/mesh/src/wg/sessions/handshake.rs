@@ -55,13 +55,20 @@ impl Sessions {
         let (Some(index), Some(ephemeral), Some(jitter)) = (self.new_index(), random(), random::<2>()) else {
             return;
         };
-        let Some(peer) = self.peers.get_mut(usize::from(id.0)) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(to) = peer.endpoint else { return };
         let mut message = [0; INITIATION_BYTES];
         put(&mut message, 0, &INITIATION);
         put(&mut message, Initiation::SENDER, &index.to_le_bytes());
         let stamp = timestamp(now.unix);
-        let made = noise::initiate(&self.public, &peer.public, &peer.shared, ephemeral, stamp, &mut message);
+        let made = noise::initiate(
+            &self.public,
+            peer.public_key.as_bytes(),
+            &peer.shared,
+            ephemeral,
+            stamp,
+            &mut message,
+        );
         // Keys of small order are no peers'.
         let Ok(waiting) = made else { return };
         peer.jar.stamp(&peer.macs, &mut message, now.instant);
@@ -98,8 +105,8 @@ impl Sessions {
         let message = Initiation::new(datagram.try_into().map_err(|_| Dropped::Form)?);
         let mut heard =
             noise::hear(self.private.as_bytes(), &self.public, &message).ok_or(Dropped::Stranger)?;
-        let id = *self.by_key.get(&heard.who).ok_or(Dropped::Stranger)?;
-        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::Stranger)?;
+        let id = self.peers.id_of(&heard.who).ok_or(Dropped::Stranger)?;
+        let peer = self.peers.get_mut(id).ok_or(Dropped::Stranger)?;
         let stamp = heard.timestamp(&peer.shared, &message).ok_or(Dropped::Stranger)?;
         let too_soon = |before: Instant| now.instant.saturating_duration_since(before) < INITIATION_EVERY;
         if stamp <= peer.newest || peer.initiated_at.is_some_and(too_soon) {
@@ -107,7 +114,7 @@ impl Sessions {
         }
         (peer.newest, peer.initiated_at) = (stamp, Some(now.instant));
         let (index, ephemeral): (_, Secret) = self.new_index().zip(random()).ok_or(Dropped::Load)?;
-        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::Stranger)?;
+        let peer = self.peers.get_mut(id).ok_or(Dropped::Stranger)?;
         let mut reply = [0; RESPONSE_BYTES];
         put(&mut reply, 0, &RESPONSE);
         put(&mut reply, Response::SENDER, &index.to_le_bytes());
@@ -136,7 +143,7 @@ impl Sessions {
         // than a mac costs.
         let id = *self.by_index.get(&message.receiver()).ok_or(Dropped::Unasked)?;
         self.admit(now, from, datagram)?;
-        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::Unasked)?;
+        let peer = self.peers.get_mut(id).ok_or(Dropped::Unasked)?;
         let waits = |attempt: &&Attempt| attempt.index == message.receiver();
         let attempt = peer.attempt.as_ref().filter(waits).ok_or(Dropped::Unasked)?;
         let keys = attempt.waiting.conclude(self.private.as_bytes(), &peer.psk, &message);
@@ -165,7 +172,7 @@ impl Sessions {
 
     pub(super) fn receive_cookie(&mut self, now: Now, datagram: &[u8]) -> Result<(), Dropped> {
         let id = *self.by_index.get(&receiver(datagram)).ok_or(Dropped::Unasked)?;
-        let peer = self.peers.get_mut(usize::from(id.0)).ok_or(Dropped::Unasked)?;
+        let peer = self.peers.get_mut(id).ok_or(Dropped::Unasked)?;
         // It comes from who knows nothing of our keys: whatever its source, the peer has not moved.
         if peer.jar.take(&peer.macs, datagram, now.instant) { Ok(()) } else { Err(Dropped::Unasked) }
     }

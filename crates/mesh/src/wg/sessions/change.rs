@@ -1,0 +1,130 @@
+//! Peers that come, go and change while the tunnel runs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portway_model::Cidr;
+use zeroize::Zeroizing;
+
+use super::{Now, PeerSpec, Sessions, SessionsError, Update};
+use crate::spec::{PrivateKey, PublicKey};
+use crate::wg::PeerId;
+use crate::wg::noise::{Secret, agree};
+use crate::wg::peer::Peer;
+
+/// A change of the peers.
+pub enum PeerChange {
+    /// It is new; or, if it is there, its prefixes, its keepalive and its secret are these from then on. Its sessions
+    /// stay, and so does where it is, unless that was unknown.
+    Put(Newcomer),
+    /// It is no more: its sessions end at once, and what they were made of is written over.
+    Remove(PublicKey),
+    /// It is reached there. Its sessions stay.
+    Endpoint(PublicKey, SocketAddr),
+    /// Prefixes that are its own, and no others.
+    AllowedIps(PublicKey, Vec<Cidr>),
+}
+
+/// A peer that is ready to be put in. What takes long has been done, on whatever thread made it.
+pub struct Newcomer {
+    peer: Box<Peer>,
+    allowed_ips: Vec<Cidr>,
+    endpoint: Option<SocketAddr>,
+    keepalive: Option<Duration>,
+}
+
+impl Newcomer {
+    /// Agrees with a peer, for whoever has the key `own`.
+    ///
+    /// # Errors
+    /// [`SessionsError::Weak`].
+    pub fn new(own: &PrivateKey, spec: &PeerSpec) -> Result<Newcomer, SessionsError> {
+        let shared = agree(own.as_bytes(), spec.public_key.as_bytes());
+        let shared = shared.map_err(|_| SessionsError::Weak(spec.public_key))?;
+        let psk: Secret = Zeroizing::new(spec.preshared_key.as_ref().map_or([0; 32], |psk| *psk.as_bytes()));
+        let peer = Box::new(Peer::new(spec.public_key, psk, shared));
+        let PeerSpec { allowed_ips, endpoint, keepalive, .. } = spec.clone();
+        Ok(Newcomer { peer, allowed_ips, endpoint, keepalive })
+    }
+}
+
+impl Sessions {
+    /// Makes these changes, one after the other; those before one that cannot be made stay made.
+    ///
+    /// # Errors
+    /// [`SessionsError::TooMany`].
+    pub fn change(&mut self, changes: Vec<PeerChange>, now: Now) -> Result<(), SessionsError> {
+        let made = changes.into_iter().try_for_each(|change| self.change_one(change, now));
+        self.publish_routes();
+        made
+    }
+
+    fn change_one(&mut self, change: PeerChange, now: Now) -> Result<(), SessionsError> {
+        match change {
+            PeerChange::Put(newcomer) => self.put(newcomer)?,
+            PeerChange::Remove(key) => self.remove(&key),
+            PeerChange::Endpoint(key, endpoint) => {
+                if let Some(id) = self.id_of(&key) {
+                    self.move_to(id, endpoint, now);
+                }
+            }
+            PeerChange::AllowedIps(key, prefixes) => {
+                if let Some(id) = self.id_of(&key) {
+                    self.allowed.replace(id, &prefixes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a peer in; the table of routes is not told yet.
+    pub(super) fn put(&mut self, newcomer: Newcomer) -> Result<(), SessionsError> {
+        let Newcomer { peer, allowed_ips, endpoint, keepalive } = newcomer;
+        let id = match self.id_of(&peer.public_key) {
+            Some(id) => {
+                if let Some(known) = self.peers.get_mut(id) {
+                    known.psk = peer.psk.clone();
+                }
+                self.allowed.replace(id, &[]);
+                id
+            }
+            None => {
+                let activity = Arc::clone(&peer.activity);
+                let id = self.peers.add(*peer)?;
+                self.updates.push_back(Update::Peer(id, activity));
+                id
+            }
+        };
+        for prefix in allowed_ips {
+            self.allowed.assign(prefix, id);
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+        peer.keepalive = keepalive;
+        if let (None, Some(endpoint)) = (peer.endpoint, endpoint) {
+            Self::roam(&mut self.updates, id, peer, endpoint);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &PublicKey) {
+        let Some((id, mut peer)) = self.peers.remove(key.as_bytes()) else { return };
+        for index in peer.indices() {
+            self.by_index.remove(&index);
+        }
+        // The sending thread may have a packet in its hands: it is told by the keys themselves, at once.
+        peer.retire();
+        self.allowed.replace(id, &[]);
+        self.updates.push_back(Update::Gone(id));
+    }
+
+    /// A peer is there. If it is not reached where it was, it is tried there at once.
+    fn move_to(&mut self, id: PeerId, endpoint: SocketAddr, now: Now) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let moved = peer.endpoint != Some(endpoint);
+        Self::roam(&mut self.updates, id, peer, endpoint);
+        if moved && peer.attempt.is_some() {
+            self.initiate(id, now);
+        }
+    }
+}
