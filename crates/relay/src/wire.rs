@@ -213,12 +213,16 @@ pub enum ToWorker {
         /// Listen index they came in by.
         index: u32,
     },
-    /// Answer to a [`FromWorker::Dial`]. Descriptor, when it worked: a connected socket.
+    /// Answer to a [`FromWorker::Dial`]. Descriptor, when it worked: a connected socket; for TCP it may be a unix stream
+    /// pair instead, which is closed without an end before for a reset, both ways.
     Dialed {
         /// The request's number.
         ticket: u64,
         /// Why there is none, as errno.
         error: Option<i32>,
+        /// A counter line, of no device, where its bytes are counted too.
+        #[serde(default)]
+        line: Option<u32>,
     },
     /// Ends what has one of these tickets, at once: connections are reset.
     Cut {

@@ -60,16 +60,16 @@ const CHANNEL_FD: i32 = process::FIRST_FD;
 /// The listener a later daemon connects to.
 const ADOPTION_FD: i32 = process::FIRST_FD + 1;
 
-/// Role `portway worker`: fd 3 is the channel to the daemon, fd 4 the adoption listener.
+/// Role `portway worker`: fd 3 is the channel to the daemon, fd 4 the adoption listener; without one nobody adopts it.
 #[must_use]
 pub fn run() -> ExitCode {
     let started = || {
         let channel = Channel::from_fd(process::inherited(CHANNEL_FD)?)?;
-        Ok((channel, process::inherited(ADOPTION_FD)?))
+        Ok((channel, process::inherited(ADOPTION_FD).ok()))
     };
     let result = started()
         .map_err(WorkerError::NotStarted)
-        .and_then(|(channel, adoption)| serve(channel, Some(adoption), Confinement::Process));
+        .and_then(|(channel, adoption)| serve(channel, adoption, Confinement::Process));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

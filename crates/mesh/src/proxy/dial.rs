@@ -39,11 +39,11 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
             if !shared.table().opened(ticket, rule) {
                 return;
             }
-            link.say(&ToWorker::Dialed { ticket, error: None }, &[fd.as_fd()]).await
+            link.say(&ToWorker::Dialed { ticket, error: None, line: None }, &[fd.as_fd()]).await
         }
         Err(error) => {
             let error = Some(errno_of(&error).raw_os_error());
-            link.say(&ToWorker::Dialed { ticket, error }, &[]).await
+            link.say(&ToWorker::Dialed { ticket, error, line: None }, &[]).await
         }
     };
     if let Err(error) = said {

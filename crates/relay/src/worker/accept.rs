@@ -144,8 +144,12 @@ impl Engine {
         let Some(owner) = self.devices.get_mut(device) else { return };
         owner.stream_count += 1;
         let relay = owner.plan.relay();
+        let from_stack = owner.plan.wire.brokered && owner.plan.listen_carrier() == Carrier::Tcp;
         self.core.count(device, field::OPENED);
-        let down = Socket::new(client, carrier).inherited();
+        let mut down = Socket::new(client, carrier).inherited();
+        if from_stack {
+            down = down.for_tcp();
+        }
         if carrier == Carrier::Packet {
             records::prepare(&down);
         }

@@ -9,12 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
+use portway_proto::Dir;
 use portway_sys::mmsg::Batch;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socket_with, sockopt};
 
 use super::control::set_nonblocking;
 use super::engine::Engine;
+use super::frames::FrameMemory;
 use super::poller::{Token, Watch};
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
@@ -25,6 +27,9 @@ use crate::wire::{FromWorker, field};
 /// What a flow may send before it has a target: as much as comes at once, and no more.
 const EARLY_COUNT: usize = 16;
 const EARLY_BYTES: usize = 128 * 1024;
+
+/// What a datagram that is kept costs beside its bytes.
+const EARLY_COST_BYTES: usize = 64;
 
 /// Tickets in one message that they are over: a packet has room for them.
 const OVER_COUNT: usize = 2000;
@@ -45,6 +50,8 @@ pub(super) struct Broker {
     /// What is still to be told.
     over: Vec<u64>,
     refused: Vec<u64>,
+    /// What flows without a target hold; each port has its share.
+    early: FrameMemory,
 }
 
 /// Datagrams of a flow that has no target yet.
@@ -52,6 +59,18 @@ pub(super) struct Broker {
 pub(super) struct Early {
     datagrams: Vec<Vec<u8>>,
     bytes: usize,
+}
+
+impl Broker {
+    /// So many ports share the memory for what comes early.
+    pub(super) fn divide(&mut self, port_count: usize) {
+        self.early.divide(port_count);
+    }
+
+    /// What a flow of `port` has kept is gone.
+    pub(super) fn unkeep(&mut self, port: Key, early: &Early) {
+        self.early.unkeep(port, early.bytes);
+    }
 }
 
 /// A datagram socket that leads nowhere: the flow's, until it has one.
@@ -134,7 +153,13 @@ impl Engine {
     }
 
     /// The daemon has an answer.
-    pub(super) fn on_dialed(&mut self, ticket: u64, error: Option<i32>, fds: Vec<OwnedFd>) {
+    pub(super) fn on_dialed(
+        &mut self,
+        ticket: u64,
+        error: Option<i32>,
+        line: Option<u32>,
+        fds: Vec<OwnedFd>,
+    ) {
         // Who asked may be gone: then the socket is closed here.
         let Some(caller) = self.broker.callers.remove(&ticket) else { return };
         let found = match (error, fds.into_iter().next()) {
@@ -142,8 +167,18 @@ impl Engine {
             (error, _) => Err(error.map_or(Errno::IO, Errno::from_raw_os_error)),
         };
         match caller {
-            Caller::Stream(key) => self.stream_dialed(key, found),
-            Caller::Flow(place) => self.flow_dialed(place, found),
+            Caller::Stream(key) => {
+                if let Some(stream) = self.streams.get_mut(key) {
+                    stream.line = line;
+                }
+                self.stream_dialed(key, found);
+            }
+            Caller::Flow(place) => {
+                if let Some(flow) = self.udp.flows.get_mut(place) {
+                    flow.line = line;
+                }
+                self.flow_dialed(place, found);
+            }
         }
     }
 
@@ -156,6 +191,9 @@ impl Engine {
             let carrier = carrier_of(&fd, wanted)?;
             set_nonblocking(fd.as_fd()).map_err(|_| Errno::IO)?;
             let mut up = Socket::new(fd, carrier);
+            if wanted == Carrier::Tcp {
+                up = up.for_tcp();
+            }
             up.write = true;
             self.core
                 .poller
@@ -185,12 +223,17 @@ impl Engine {
             Ok(fd)
         });
         let Way::Asked(early) = std::mem::replace(&mut flow.way, Way::Batches) else { return };
+        self.broker.unkeep(device, &early);
         let mut dropped = early.datagrams.len();
         match ready {
             Ok(fd) => {
-                let sent = early.datagrams.iter();
-                let sent = sent.filter(|bytes| send(&fd, bytes, SendFlags::DONTWAIT).is_ok());
-                dropped -= sent.count();
+                for bytes in &early.datagrams {
+                    if send(&fd, bytes, SendFlags::DONTWAIT).is_ok() {
+                        dropped -= 1;
+                        let count = u64::try_from(bytes.len()).unwrap_or(0);
+                        self.core.count_share(flow.line, Dir::Up, count);
+                    }
+                }
                 flow.socket = fd;
             }
             Err(_) => {
@@ -225,11 +268,16 @@ impl Engine {
         let mut dropped = 0;
         for slot in slots {
             let bytes = batch.bytes(slot);
-            if early.datagrams.len() >= EARLY_COUNT || early.bytes + bytes.len() > EARLY_BYTES {
-                dropped += 1;
-            } else {
-                early.bytes += bytes.len();
+            let cost = bytes.len() + EARLY_COST_BYTES;
+            let fits = early.datagrams.len() < EARLY_COUNT && early.bytes + cost <= EARLY_BYTES;
+            if fits && self.broker.early.changed(device, 0, cost) {
+                early.bytes += cost;
                 early.datagrams.push(bytes.to_vec());
+            } else {
+                if fits {
+                    self.broker.early.unkeep(device, cost);
+                }
+                dropped += 1;
             }
         }
         self.drop_datagrams(device, dropped);

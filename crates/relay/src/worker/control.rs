@@ -289,7 +289,7 @@ impl Engine {
             ToWorker::Listeners { slot, first } => self.take_listeners(slot, first, fds),
             ToWorker::Remove { seq, slot, drain } => self.remove(seq, slot, drain),
             ToWorker::Client { slot, index } => self.take_clients(slot, index, fds),
-            ToWorker::Dialed { ticket, error } => self.on_dialed(ticket, error, fds),
+            ToWorker::Dialed { ticket, error, line } => self.on_dialed(ticket, error, line, fds),
             ToWorker::Cut { tickets } => self.cut(&tickets),
             ToWorker::Drain { grace } => self.drain(grace),
             ToWorker::Exit => self.life.exit_now(),

@@ -93,16 +93,26 @@ impl Core {
     /// Counts payload of `device`.
     pub(super) fn count_traffic(&self, device: Key, dir: Dir, bytes: u64) {
         if bytes > 0 {
-            let field = match dir {
-                Dir::Up => field::BYTES_IN,
-                Dir::Down => field::BYTES_OUT,
-            };
-            self.counters.add(device, field, bytes);
+            self.counters.add(device, traffic(dir), bytes);
+        }
+    }
+
+    /// Counts payload in a line that is no device's.
+    pub(super) fn count_share(&self, line: Option<u32>, dir: Dir, bytes: u64) {
+        if let Some(line) = line.filter(|_| bytes > 0) {
+            self.counters.add_to(line, traffic(dir), bytes);
         }
     }
 
     /// Counts one of `field` of `device`.
     pub(super) fn count(&self, device: Key, field: usize) {
         self.counters.add(device, field, 1);
+    }
+}
+
+fn traffic(dir: Dir) -> usize {
+    match dir {
+        Dir::Up => field::BYTES_IN,
+        Dir::Down => field::BYTES_OUT,
     }
 }

@@ -53,6 +53,13 @@ impl CounterLines {
         }
     }
 
+    /// Adds `n` to `field` of a line that no device counts in.
+    pub(super) fn add_to(&self, line: u32, field: usize, n: u64) {
+        if line < SLOT_COUNT {
+            self.counters.add(usize::try_from(line).unwrap_or(usize::MAX), field, n);
+        }
+    }
+
     /// Adds `n` to `field` of `device`.
     #[inline]
     pub(super) fn add(&self, device: Key, field: usize, n: u64) {

@@ -25,6 +25,12 @@ pub(super) struct FrameMemory {
     share: usize,
 }
 
+impl Default for FrameMemory {
+    fn default() -> FrameMemory {
+        FrameMemory::new()
+    }
+}
+
 impl FrameMemory {
     pub(super) const fn new() -> FrameMemory {
         FrameMemory { held: Vec::new(), share: TOTAL_BYTES }

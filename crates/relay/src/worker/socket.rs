@@ -72,13 +72,23 @@ pub(super) struct Socket {
     tuned: bool,
     /// The kernel's limit for unacknowledged bytes is off, because the peer's window is closed.
     pub(super) relaxed: bool,
+    /// A unix pair whose other end is a TCP connection of a stack that is not the kernel's. It is closed there without
+    /// an end before when that connection was reset, and reset there when it is closed here without one.
+    of_stack: bool,
 }
 
 impl Socket {
     /// A socket of which nothing is known yet but that a fresh one takes bytes.
     pub(super) fn new(fd: OwnedFd, carrier: Carrier) -> Socket {
         let tuned = carrier != Carrier::Tcp;
-        Socket { fd, carrier, read: false, write: true, hung: false, urgent: false, tuned, relaxed: false }
+        let (relaxed, of_stack) = (false, false);
+        Socket { fd, carrier, read: false, write: true, hung: false, urgent: false, tuned, relaxed, of_stack }
+    }
+
+    /// It was given where a TCP connection was wanted: if it is none, it is one of a stack.
+    pub(super) fn for_tcp(mut self) -> Socket {
+        self.of_stack = self.carrier == Carrier::Unix;
+        self
     }
 
     /// Nothing is left to be set: it came from a listener that has it.
@@ -90,8 +100,9 @@ impl Socket {
     /// The same socket by another descriptor, which is ready to be used by another thread. What is to be set once is
     /// set by whoever has this one.
     pub(super) fn duplicate(&self) -> io::Result<Socket> {
-        let Socket { carrier, read, write, hung, urgent, relaxed, .. } = *self;
-        Ok(Socket { fd: self.fd.try_clone()?, carrier, read, write, hung, urgent, tuned: true, relaxed })
+        let Socket { carrier, read, write, hung, urgent, relaxed, of_stack, .. } = *self;
+        let fd = self.fd.try_clone()?;
+        Ok(Socket { fd, carrier, read, write, hung, urgent, tuned: true, relaxed, of_stack })
     }
 
     /// Takes over what is known by another descriptor of it.
@@ -122,6 +133,20 @@ impl Socket {
     /// The peer has ended its side, or all is over: what is there now is all there will be.
     pub(super) const fn has_ended(&self) -> bool {
         self.hung
+    }
+
+    /// Whether it tells a reset from an end, and can be reset.
+    pub(super) fn knows_resets(&self) -> bool {
+        self.carrier == Carrier::Tcp || self.of_stack
+    }
+
+    /// Whether the end that was read from it was a reset. Only of one that has not been shut for writing: both ends
+    /// together look the same.
+    pub(super) fn was_reset(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let polled = self.of_stack && poll(&mut fds, Some(&now)).is_ok();
+        polled && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
     }
 
     /// Sets what a relayed tcp connection needs from its first byte on.

@@ -110,6 +110,8 @@ pub(super) struct Stream {
     pub(super) up: Option<Socket>,
     /// Number under which the daemon was asked for its target.
     pub(super) ticket: Option<u64>,
+    /// Counter line of its target, where it has one.
+    pub(super) line: Option<u32>,
     half: HalfClose,
     lane_up: Lane,
     lane_down: Lane,
@@ -148,6 +150,7 @@ impl Stream {
             entry: Entry::Fresh,
             up: None,
             ticket: None,
+            line: None,
             half: HalfClose::new(),
             lane_up: Lane::default(),
             lane_down: Lane::default(),
@@ -228,6 +231,7 @@ impl Stream {
             core.mix.light();
         }
         core.count_traffic(self.device, dir, bytes);
+        core.count_share(self.line, dir, bytes);
     }
 
     fn settle(&mut self, dir: Dir, step: Step, core: &mut Core) -> Pumped {
@@ -245,6 +249,10 @@ impl Stream {
     fn ended(&mut self, dir: Dir) -> Pumped {
         if self.cut == Some(dir.from()) {
             return Pumped::Ends(self.cut_end());
+        }
+        let may_tell = self.half.leg(dir.other()) != Leg::Done;
+        if may_tell && self.socket(dir.from()).is_some_and(Socket::was_reset) {
+            return self.source_failed(dir, Errno::CONNRESET);
         }
         let begun = self.half.on(Event::Eof(dir));
         debug_assert_eq!(begun, Action::Nothing, "an end by itself asks for nothing");
@@ -292,6 +300,7 @@ impl Stream {
         }
         if let Some(source) = self.socket(dir.from())
             && matches!(source.carrier, Carrier::Unix | Carrier::Packet)
+            && !source.knows_resets()
             && let Err(error) = shutdown(source, Shutdown::Read)
         {
             tracing::trace!(%error, "source not told");
@@ -345,8 +354,7 @@ impl Stream {
 
     /// Whether a reset of one side is a reset of the other.
     fn carries_resets(&self) -> bool {
-        let tcp = |socket: &Socket| socket.carrier == Carrier::Tcp;
-        tcp(&self.down) && self.up.as_ref().is_some_and(tcp)
+        self.down.knows_resets() && self.up.as_ref().is_some_and(Socket::knows_resets)
     }
 
     fn cut_end(&self) -> End {
@@ -404,7 +412,7 @@ impl Stream {
         let down = self.down.duplicate()?;
         let up = self.up.as_ref().map(Socket::duplicate).transpose()?;
         let mut lent = Stream::new(self.device, self.index, self.relay, down, self.begun);
-        lent.phase = self.phase;
+        (lent.phase, lent.line) = (self.phase, self.line);
         lent.up = up;
         lent.take_way(self);
         Ok(lent)

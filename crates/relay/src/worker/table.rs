@@ -165,9 +165,13 @@ impl Engine {
     fn retune(&mut self) {
         self.retune_sweep();
         let keys = self.devices.keys();
-        let framed =
-            keys.into_iter().filter_map(|key| self.devices.get(key)).filter(|device| device.is_framed());
-        self.core.frames.divide(framed.count());
+        let devices = || keys.iter().filter_map(|key| self.devices.get(*key));
+        let framed = devices().filter(|device| device.is_framed()).count();
+        let brokered = devices()
+            .filter(|device| device.plan.wire.brokered && device.plan.listen_carrier().is_datagram());
+        let brokered = brokered.count();
+        self.core.frames.divide(framed);
+        self.broker.divide(brokered);
     }
 
     /// A datagram target cannot refuse, and no datagram waits, so there is nothing to hold for.

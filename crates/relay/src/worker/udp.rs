@@ -94,6 +94,8 @@ pub(super) struct Flow {
     answered: bool,
     /// Number under which the daemon was asked for its target.
     pub(super) ticket: Option<u64>,
+    /// Counter line of its target, where it has one.
+    pub(super) line: Option<u32>,
 }
 
 /// Why a datagram begins no flow.
@@ -246,6 +248,7 @@ impl Engine {
         let Some(flow) = self.udp.flows.get(place) else { return };
         let device = flow.device;
         self.core.count_traffic(device, Dir::Up, u64::try_from(bytes).unwrap_or(0));
+        self.core.count_share(flow.line, Dir::Up, u64::try_from(bytes).unwrap_or(0));
         let named = match flow.way {
             Way::Batches => false,
             Way::Link(_) => return self.send_linked(place, batch, slots),
@@ -331,6 +334,7 @@ impl Engine {
         flow.answered = true;
         let (device, id) = (flow.device, flow.id);
         self.core.count_traffic(device, Dir::Down, u64::try_from(bytes).unwrap_or(0));
+        self.core.count_share(flow.line, Dir::Down, u64::try_from(bytes).unwrap_or(0));
         if let Some(device) = self.devices.get_mut(device) {
             device.flows.touch_id(id, Dir::Down, self.core.now);
         }

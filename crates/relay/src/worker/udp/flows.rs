@@ -109,6 +109,7 @@ impl Engine {
             way,
             answered: false,
             ticket: None,
+            line: None,
         });
         let inserted = device.flows.insert(flow_key, place, now);
         if let Some(client) = client.address() {
@@ -156,11 +157,15 @@ impl Engine {
     pub(in crate::worker) fn close_flow(&mut self, place: Key) {
         if let Some(flow) = self.udp.flows.remove(place) {
             self.core.count(flow.device, field::CLOSED);
-            if let Way::Link(link) = flow.way {
-                self.core.frames.unkeep(flow.device, link.kept_bytes());
-                if let Some(at) = link.timer {
-                    self.core.timers.cancel(at, Timer::Link(place));
+            match flow.way {
+                Way::Link(link) => {
+                    self.core.frames.unkeep(flow.device, link.kept_bytes());
+                    if let Some(at) = link.timer {
+                        self.core.timers.cancel(at, Timer::Link(place));
+                    }
                 }
+                Way::Asked(early) => self.broker.unkeep(flow.device, &early),
+                Way::Batches | Way::Messages => {}
             }
             if let Some(device) = self.devices.get_mut(flow.device)
                 && let Some(client) = flow.client.address()
