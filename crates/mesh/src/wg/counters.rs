@@ -28,7 +28,8 @@ pub enum Dropped {
     Expired,
     /// What was inside is no IP packet of a length that fits.
     Inner,
-    /// What was inside comes from an address that is another peer's, or nobody's.
+    /// What was inside comes from an address that is another peer's, or nobody's, or is an error about a packet that went
+    /// to one.
     Source,
     /// A packet for an address that is no peer's.
     NoRoute,

@@ -5,7 +5,7 @@ mod handshake;
 mod places;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -294,7 +294,14 @@ impl Sessions {
     /// Whether a packet of `id` is one, and comes from an address of its own; returns its length.
     fn judge_inner(&self, id: PeerId, packet: &[u8]) -> Result<usize, Dropped> {
         let inner = inner::read(packet).ok_or(Dropped::Inner)?;
-        if self.routes.owner(inner.source) == Some(id) { Ok(inner.length) } else { Err(Dropped::Source) }
+        let is_own = |ip: IpAddr| self.routes.owner(ip) == Some(id);
+        // Nobody says what became of another one's packets.
+        let may_tell = match inner::news(packet.get(..inner.length).unwrap_or_default()) {
+            inner::News::None => true,
+            inner::News::Of(destination) => is_own(destination),
+            inner::News::Hidden => false,
+        };
+        if is_own(inner.source) && may_tell { Ok(inner.length) } else { Err(Dropped::Source) }
     }
 
     /// The other side uses the session it has made with us: so do we.

@@ -353,6 +353,28 @@ fn a_peer_is_altered_in_mid_session() {
     assert_eq!(pair.nodes[1].sessions.outgoing().unwrap().to, old);
 }
 
+/// Fails when: a peer ends another one's connections by errors about packets that it never saw.
+#[test]
+fn nobody_tells_of_another_ones_packets() {
+    let mut pair = Pair::new();
+    pair.connect();
+    allow(&mut pair, &[cidr("10.0.0.0/8")]);
+    let now = pair.now();
+    let other = Newcomer::new(&secret(2), &spec(9, "10.1.0.0/16", None)).unwrap();
+    pair.nodes[1].sessions.change(vec![PeerChange::Put(other)], now).unwrap();
+    let error = |about: [u8; 4]| {
+        let mut packet = packet([10, 2, 0, 1], 56);
+        (packet[9], packet[20], packet[21], packet[28]) = (1, 3, 3, 0x45);
+        packet[44..48].copy_from_slice(&about);
+        packet
+    };
+    for (about, passes) in [([10, 2, 3, 4], true), ([10, 1, 3, 4], false), ([192, 0, 2, 1], false)] {
+        let message = pair.seal(0, &error(about));
+        assert_eq!(pair.receive(1, &message) != Received::Nothing, passes, "{about:?}");
+    }
+    assert_eq!(pair.nodes[1].dropped(Dropped::Source), 2);
+}
+
 /// Fails when: what is authentic does not move a peer, or what is not does; a cookie reply must not.
 #[test]
 fn a_peer_roams_with_what_is_authentic() {
