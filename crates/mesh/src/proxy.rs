@@ -19,6 +19,7 @@ mod home;
 mod link;
 mod names;
 mod ports;
+mod room;
 mod serve;
 mod start;
 mod status;

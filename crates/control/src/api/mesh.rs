@@ -70,6 +70,12 @@ pub struct MeshRuleStatus {
     pub failures: u64,
     /// How it last failed.
     pub last_error: Option<String>,
+    /// Bytes towards its destination.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes from it.
+    #[serde(default)]
+    pub bytes_out: u64,
     /// Bytes towards destinations, of all rules of this port.
     pub port_bytes_in: u64,
     /// Bytes from them.

@@ -10,9 +10,10 @@
 //! | it is read to its end, and does not hang up | FIN came |
 //! | it is read to its end and hangs up: [`is_reset`] | RST came, or the peer is gone |
 //!
-//! A flow of datagrams is one end of a unix datagram pair. A datagram that cannot be sent is dropped and counted. Sending
-//! has ECONNREFUSED when the flow is over: its port is closed, nothing has come or gone for five minutes, or there are too
-//! many flows and this one has waited longest.
+//! A flow of datagrams is one end of a unix pair. A datagram that cannot be sent is dropped and counted. A flow is over
+//! when its port is closed, nothing has come or gone for five minutes, or there are too many flows and it is its turn to
+//! go. Of one that began here, a datagram pair, sending has ECONNREFUSED then. One that began there is a pair of records:
+//! it hangs up, and is to be given up, as much as a socket that hangs up is.
 
 use std::io;
 use std::net::SocketAddr;

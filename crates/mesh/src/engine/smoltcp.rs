@@ -21,7 +21,11 @@ mod late;
 mod link;
 mod packet;
 mod probe;
+mod shares;
 mod turns;
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,6 +41,12 @@ use super::{Engine, EngineError, Frames, Way};
 use crate::spec::{InterfaceAddr, Mtu};
 
 pub(crate) use probe::probe;
+
+/// Most flows at a time of a process that may have so many files: whoever carries them has two for each, and as many
+/// again are for everything else.
+pub(crate) fn most_flows(files: u64) -> usize {
+    usize::try_from(files / 8).unwrap_or(usize::MAX).clamp(16, 1 << 14)
+}
 
 /// Room for packets in each direction, bytes: a few dozen of the longest. More than the receiver of a unix pair needs to
 /// be kept busy only makes what is lost behind it more.

@@ -1,6 +1,11 @@
 //! Rules that come and go while a network runs: all that was asked for, or nothing.
+//!
+//! New ports are opened and given to the worker first, then the rules are kept, then what is not wanted goes. Whatever
+//! fails before that is taken back, and who asked is told why.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use portway_control::api::{ChangeMeshRules, Failure, FailureKind};
 use portway_model::{Direction, RuleListen};
@@ -11,7 +16,7 @@ use super::control::failure;
 use super::home::Kept;
 use super::ports::{self, Opened};
 use super::serve::Server;
-use super::{Notice, flows};
+use super::{Notice, flows, table};
 use crate::spec::{Place, PortRights, RuleEntry, RuleId, Rules, SpecError};
 
 /// Tickets in one message: a packet has room for them.
@@ -24,19 +29,29 @@ struct Fresh {
     opened: Opened,
 }
 
+/// A port that is served, and is taken back if the change is not made. What comes as descriptors is taken in after it.
+type Begun = (Slot, Option<Opened>);
+
 impl<R: FnMut(Notice)> Server<R> {
     /// Makes a change. Connections of rules that go have their time to finish; nobody new is taken in for them.
     pub(super) async fn change(&mut self, change: &ChangeMeshRules) -> Result<(), Failure> {
         let (rules, gone) = self.judge(change)?;
-        let fresh = self.open(&rules)?;
-        let kept = rules.iter().filter(|entry| entry.place == Place::kept());
-        let kept = kept.map(|entry| Kept {
-            direction: entry.rule.direction().to_string(),
-            rule: entry.rule.to_string(),
+        let fresh = self.open(&rules).await?;
+        let (begun, served) = self.begin(fresh).await;
+        let done = served.and_then(|()| {
+            let kept = rules.iter().filter(|entry| entry.place == Place::kept());
+            let kept = kept.map(|entry| Kept {
+                direction: entry.rule.direction().to_string(),
+                rule: entry.rule.to_string(),
+            });
+            self.home.keep(kept.collect()).map_err(|error| chain(&error))
         });
-        self.home.keep(kept.collect()).map_err(|error| failure(FailureKind::Refused, chain(&error)))?;
+        if let Err(why) = done {
+            self.take_back(begun).await;
+            return Err(failure(FailureKind::Refused, why));
+        }
         self.rules = rules;
-        self.apply(fresh).await;
+        self.apply(begun).await;
         if !gone.is_empty() {
             let (cuts, drain) = (self.cuts.clone(), self.drain);
             tokio::spawn(async move {
@@ -77,7 +92,7 @@ impl<R: FnMut(Notice)> Server<R> {
     }
 
     /// Opens the ports that are not open.
-    fn open(&self, rules: &Rules) -> Result<Vec<Fresh>, Failure> {
+    async fn open(&self, rules: &Rules) -> Result<Vec<Fresh>, Failure> {
         let mut fresh = Vec::new();
         for listener in rules.listeners() {
             let listen = listener.listen;
@@ -87,8 +102,12 @@ impl<R: FnMut(Notice)> Server<R> {
             let opened = match listen.direction {
                 Direction::Egress => ports::on_host(&listen),
                 Direction::Ingress => {
-                    let own = &self.shared.about.network.addresses;
-                    ports::in_network(self.shared.engine.as_ref(), &listen, own)
+                    let shared = Arc::clone(&self.shared);
+                    let work = move || {
+                        let own = &shared.about.network.addresses;
+                        ports::in_network(shared.engine.as_ref(), &listen, own)
+                    };
+                    self.shared.room.ask(work).await
                 }
             };
             let opened = opened.map_err(|error| {
@@ -99,29 +118,52 @@ impl<R: FnMut(Notice)> Server<R> {
         Ok(fresh)
     }
 
-    /// Makes the ports what the rules say. A worker that is told too late gets all of it when it is replaced.
-    async fn apply(&mut self, fresh: Vec<Fresh>) {
-        let closed: Vec<Slot> = self.shared.table().follow(&self.rules);
-        for slot in closed {
-            self.seq += 1;
-            let message = ToWorker::Remove { seq: self.seq, slot, drain: true };
-            if let Err(error) = self.link.say(&message, &[]).await {
-                warn!(%error, "worker not told of a port that is closed");
-            }
-        }
+    /// Has new ports served; what was begun, and why not all of it is.
+    async fn begin(&mut self, fresh: Vec<Fresh>) -> (Vec<Begun>, Result<(), String>) {
+        let (mut begun, mut asked) = (Vec::new(), BTreeSet::new());
         for Fresh { listen, rules, opened } in fresh {
             let (sockets, inlet): (Vec<OwnedFd>, _) = match opened {
                 Opened::Sockets(sockets) => (sockets, None),
                 other => (Vec::new(), Some(other)),
             };
             let slot = self.shared.table().serve(listen, rules, sockets, self.policy);
-            info!(%listen, "port opened");
-            if let Err(error) = self.put(slot).await {
-                warn!(%error, "worker not told of a port");
+            begun.push((slot, inlet));
+            match self.put(slot).await {
+                Ok(seq) => asked.extend(seq),
+                Err(error) => return (begun, Err(format!("the relay worker takes nothing: {error}"))),
             }
+        }
+        let served = self.confirmed(asked).await;
+        (begun, served.map_err(|why| format!("the relay worker does not serve it: {why}")))
+    }
+
+    /// What was begun for a change that is not made.
+    async fn take_back(&mut self, begun: Vec<Begun>) {
+        for (slot, _) in begun {
+            self.shared.table().withdraw(slot);
+            self.remove(slot, false).await;
+        }
+    }
+
+    /// Makes the ports what the rules say. A worker that is told too late gets all of it when it is replaced.
+    async fn apply(&mut self, begun: Vec<Begun>) {
+        let closed: Vec<Slot> = self.shared.table().follow(&self.rules);
+        for slot in closed {
+            self.remove(slot, true).await;
+        }
+        self.shared.begin_accounts();
+        for (slot, inlet) in begun {
             if let Some(inlet) = inlet {
                 flows::attend(&self.shared, slot, inlet, &self.calls);
             }
+        }
+        info!(rules = self.rules.iter().count(), "rules changed");
+    }
+
+    async fn remove(&mut self, slot: Slot, drain: bool) {
+        let message = ToWorker::Remove { seq: self.waits.next(), slot, drain };
+        if let Err(error) = self.link.say(&message, &[]).await {
+            warn!(%error, "worker not told of a port that is closed");
         }
     }
 
@@ -130,7 +172,9 @@ impl<R: FnMut(Notice)> Server<R> {
         // One that has come again meanwhile keeps its connections.
         let is_gone = |id: &&RuleId| !self.rules.iter().any(|entry| entry.id == **id);
         let gone: Vec<RuleId> = gone.iter().filter(is_gone).copied().collect();
-        let tickets = self.shared.table().tickets_of(&gone);
+        let (own, tickets): (Vec<u64>, Vec<u64>) =
+            self.shared.table().tickets_of(&gone).into_iter().partition(|ticket| table::is_own(*ticket));
+        own.into_iter().for_each(|ticket| flows::end(&self.shared, ticket));
         for tickets in tickets.chunks(CUT_COUNT) {
             self.link.say(&ToWorker::Cut { tickets: tickets.to_vec() }, &[]).await.ok();
         }

@@ -2,7 +2,7 @@
 //! next one is tried. All of it has one deadline.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use portway_relay::wire::{Slot, ToWorker};
 use portway_sys::interface;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::task::spawn_blocking;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use super::link::{Link, watched};
+use super::room::PortRoom;
 use super::serve::Shared;
 use crate::engine::Dial;
 use crate::spec::RuleId;
@@ -36,10 +36,14 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
     let found = find(&shared, slot).await;
     let said = match found {
         Ok((rule, fd)) => {
-            if !shared.table().opened(ticket, rule) {
-                return;
-            }
-            link.say(&ToWorker::Dialed { ticket, error: None, line: None }, &[fd.as_fd()]).await
+            let line = {
+                let mut table = shared.table();
+                if !table.opened(ticket, rule) {
+                    return;
+                }
+                table.line(rule)
+            };
+            link.say(&ToWorker::Dialed { ticket, error: None, line }, &[fd.as_fd()]).await
         }
         Err(error) => {
             let error = Some(errno_of(&error).raw_os_error());
@@ -54,6 +58,8 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
 
 pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, OwnedFd)> {
     let deadline = Instant::now() + PATIENCE;
+    let port = shared.table().room(slot).ok_or(io::ErrorKind::ConnectionRefused)?;
+    let _places = shared.room.dial(&port, deadline).await?;
     let mut tried = Vec::new();
     let mut last = io::Error::from(io::ErrorKind::ConnectionRefused);
     loop {
@@ -65,7 +71,7 @@ pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, Own
         let id = RuleId::of(&rule);
         tried.push(id);
         let until = if tried.len() < count { deadline.min(Instant::now() + ATTEMPT) } else { deadline };
-        match timeout_at(until, connect(shared, &rule)).await {
+        match timeout_at(until, connect(shared, &port, &rule)).await {
             Ok(Ok(fd)) => return Ok((id, fd)),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -78,8 +84,8 @@ pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, Own
     }
 }
 
-async fn connect(shared: &Shared, rule: &MeshRule) -> io::Result<OwnedFd> {
-    let addresses = addresses(shared, rule).await?;
+async fn connect(shared: &Shared, port: &PortRoom, rule: &MeshRule) -> io::Result<OwnedFd> {
+    let addresses = addresses(shared, port, rule).await?;
     let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
     for (place, address) in addresses.iter().enumerate() {
         let attempt = reach(shared, rule, *address);
@@ -110,12 +116,11 @@ async fn reach(shared: &Shared, rule: &MeshRule, address: SocketAddr) -> io::Res
         }
         (Direction::Egress, Transport::Udp) => {
             let engine = Arc::clone(&shared.engine);
-            spawn_blocking(move || engine.connect_udp(address)).await.map_err(io::Error::other)?
+            shared.room.ask(move || engine.connect_udp(address)).await
         }
         (Direction::Egress, Transport::Tcp) => {
             let engine = Arc::clone(&shared.engine);
-            let dial = spawn_blocking(move || engine.connect_tcp(address)).await;
-            connected(dial.map_err(io::Error::other)??).await
+            connected(shared.room.ask(move || engine.connect_tcp(address)).await?).await
         }
     }
 }
@@ -132,7 +137,7 @@ async fn connected(dial: Dial) -> io::Result<OwnedFd> {
     dial.finish()
 }
 
-async fn addresses(shared: &Shared, rule: &MeshRule) -> io::Result<Vec<SocketAddr>> {
+async fn addresses(shared: &Shared, room: &PortRoom, rule: &MeshRule) -> io::Result<Vec<SocketAddr>> {
     let port = rule.destination_port().get();
     let name = match rule.destination() {
         Host::Ip(host) => {
@@ -146,10 +151,11 @@ async fn addresses(shared: &Shared, rule: &MeshRule) -> io::Result<Vec<SocketAdd
     };
     let found = match rule.direction() {
         Direction::Ingress => {
-            let found = timeout(LOOKUP, lookup_host((name, port))).await;
-            found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.collect()
+            let place = (name.to_owned(), port);
+            let work = move || Ok(place.to_socket_addrs()?.collect::<Vec<_>>());
+            shared.room.look_up(room, LOOKUP, work).await?
         }
-        Direction::Egress => shared.names.lookup(shared.engine.as_ref(), name, port).await?,
+        Direction::Egress => shared.names.lookup(shared, name, port).await?,
     };
     if found.is_empty() {
         return Err(io::Error::new(io::ErrorKind::HostUnreachable, "the name has no address"));

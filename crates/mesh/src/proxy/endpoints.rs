@@ -2,14 +2,12 @@
 //! name stands for may have changed. A peer that may be in several places is tried in one after the other.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portway_model::Host;
-use tokio::net::lookup_host;
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -132,8 +130,8 @@ pub(super) async fn tend(shared: Arc<Shared>) {
     loop {
         if !shared.whereabouts.peers().is_empty() {
             let asked = Arc::clone(&shared);
-            let states =
-                spawn_blocking(move || asked.tunnel.peers()).await.ok().flatten().unwrap_or_default();
+            let states = shared.room.read(move || Ok(asked.tunnel.peers())).await;
+            let states = states.ok().flatten().unwrap_or_default();
             for (key, endpoint, turn) in shared.whereabouts.due(&states, Instant::now()) {
                 let before = states.iter().find(|state| state.public_key == key);
                 look_up(&shared, key, &endpoint, turn, before.and_then(|state| state.endpoint)).await;
@@ -155,10 +153,11 @@ async fn look_up(
         Some(address) => vec![address],
         None => {
             let Endpoint { host, port } = endpoint;
-            match timeout(LOOKUP, lookup_host((host.to_string(), port.get()))).await {
-                Ok(Ok(found)) => found.collect(),
-                Ok(Err(error)) => return debug!(%endpoint, %error, "endpoint not found"),
-                Err(_) => return debug!(%endpoint, "endpoint not found in time"),
+            let place = (host.to_string(), port.get());
+            let work = move || Ok(place.to_socket_addrs()?.collect());
+            match shared.room.look_up_peer(LOOKUP, work).await {
+                Ok(found) => found,
+                Err(error) => return debug!(%endpoint, %error, "endpoint not found"),
             }
         }
     };
@@ -166,10 +165,10 @@ async fn look_up(
     let Some(address) = found.into_iter().nth(turn % count) else { return };
     if before != Some(address) {
         info!(%endpoint, %address, "endpoint found");
-        let shared = Arc::clone(shared);
+        let asked = Arc::clone(shared);
         let change = vec![Change::Endpoint(key, address)];
         // A tunnel that does not answer is asked again.
-        spawn_blocking(move || shared.tunnel.change(change).ok()).await.ok();
+        shared.room.read(move || Ok(asked.tunnel.change(change).ok())).await.ok();
     }
 }
 

@@ -1,37 +1,94 @@
 //! Clients that come as descriptors: an engine that is not the kernel's has no socket to accept from.
 //!
-//! Connections go on to the worker. Flows of datagrams are carried here: the worker takes them from one socket only. How
-//! many there are at once is bounded by the engine.
+//! Connections go on to the worker. Flows of datagrams are carried here: the worker takes them from one socket only. There
+//! are as many at a time as the stack has, which ends those that are idle or one too many; what it ends is ended here.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use portway_model::{Direction, RuleListen, Transport};
+use portway_proto::Dir;
+use portway_proto::udp_flow::FlowTable;
 use portway_relay::wire::Slot;
-use tokio::net::{UdpSocket, UnixDatagram};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
 use super::dial;
 use super::link::watched;
 use super::ports::Opened;
 use super::serve::Shared;
+use super::table::Carried;
 
 /// Idle life of a flow: as that of one in the worker (RFC 4787, REQ-5).
 const IDLE: Duration = Duration::from_secs(120);
 
+/// How often it is looked for flows that are idle.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// Longest datagram, bytes.
 const DATAGRAM_BYTES: usize = 65_535;
+
+/// Datagrams that one flow has carried before it is another one's turn.
+const BURST: usize = 32;
 
 /// Pause after a failure to take one in, which is a shortage.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The flows that are carried here, by their tickets.
+pub(super) struct Flows {
+    table: Mutex<FlowTable<u64, AbortHandle>>,
+    /// Where every datagram is for a moment.
+    buffer: Mutex<Vec<u8>>,
+}
+
+impl Flows {
+    /// For a process that may have so many files: as many as the stack has.
+    pub(super) fn new(files: u64) -> Flows {
+        let most = u32::try_from(crate::engine::smoltcp::most_flows(files)).unwrap_or(u32::MAX);
+        Flows { table: Mutex::new(FlowTable::new(most, IDLE)), buffer: Mutex::new(vec![0; DATAGRAM_BYTES]) }
+    }
+
+    fn table(&self) -> MutexGuard<'_, FlowTable<u64, AbortHandle>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self, ticket: u64, dir: Dir) {
+        self.table().touch(&ticket, dir, Instant::now());
+    }
+}
+
 /// Whether the flows of a port are carried here.
 pub(super) fn are_carried_here(listen: &RuleListen, listeners: &[OwnedFd]) -> bool {
     listen.direction == Direction::Ingress && listen.transport == Transport::Udp && listeners.is_empty()
+}
+
+/// Ends a flow that is carried here.
+pub(super) fn end(shared: &Shared, ticket: u64) {
+    let ended = shared.flows.table().remove(&ticket);
+    given_up(shared, ended.map(|task| (ticket, task)));
+}
+
+fn given_up(shared: &Shared, ended: impl IntoIterator<Item = (u64, AbortHandle)>) {
+    for (ticket, task) in ended {
+        task.abort();
+        shared.table().over(ticket, false);
+    }
+}
+
+/// Ends flows that are idle, for ever.
+pub(super) async fn sweep(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let idle = shared.flows.table().expire(Instant::now());
+        given_up(&shared, idle);
+    }
 }
 
 /// Takes the clients of a port in, until its tasks are ended.
@@ -65,16 +122,12 @@ pub(super) fn attend(
                 tasks.push(tokio::spawn(take(
                     fd,
                     move || inlet.accept().map(|(fd, _)| fd),
-                    async move |fd| {
-                        let ticket = shared.table().own_ticket();
-                        let task = tokio::spawn(flow(Arc::clone(&shared), slot, ticket, fd));
-                        shared.table().begin(slot, ticket, task.abort_handle());
-                    },
+                    async move |fd| begin(&shared, slot, fd),
                 )));
             }
         }
     }
-    let mut table = shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut table = shared.table();
     tasks.into_iter().for_each(|task| table.attend(slot, task.abort_handle()));
 }
 
@@ -101,52 +154,103 @@ async fn take(
     }
 }
 
-/// Carries one flow between the network and its destination on the host, until it is idle or one end is gone.
+/// Takes a flow in; another one may have to go for it.
+fn begin(shared: &Arc<Shared>, slot: Slot, inside: OwnedFd) {
+    let ticket = shared.table().begin_own(slot);
+    let task = tokio::spawn(flow(Arc::clone(shared), slot, ticket, inside));
+    let inserted = shared.flows.table().insert(ticket, task.abort_handle(), Instant::now());
+    given_up(shared, inserted.ended);
+}
+
+/// Carries one flow between the network and its destination on the host, until one end is gone.
 async fn flow(shared: Arc<Shared>, slot: Slot, ticket: u64, inside: OwnedFd) {
-    let refused = match dial::find(&shared, slot).await {
-        Ok((rule, outside)) => {
-            shared.table().opened(ticket, rule);
-            match carry(inside, outside).await {
-                Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
-                Ok(()) => false,
-            }
+    let mut refused = false;
+    if let Ok((rule, outside)) = dial::find(&shared, slot).await {
+        let carried = shared.table().opened_own(ticket, rule);
+        if let Some(carried) = carried {
+            let done = carry(&shared, ticket, inside, outside, &carried).await;
+            refused = done.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         }
-        Err(_) => false,
-    };
+    }
+    shared.flows.table().remove(&ticket);
     shared.table().over(ticket, refused);
 }
 
-async fn carry(inside: OwnedFd, outside: OwnedFd) -> io::Result<()> {
-    let inside: std::os::unix::net::UnixDatagram = inside.into();
-    inside.set_nonblocking(true)?;
-    let inside = UnixDatagram::from_std(inside)?;
+async fn carry(
+    shared: &Shared,
+    ticket: u64,
+    inside: OwnedFd,
+    outside: OwnedFd,
+    carried: &Carried,
+) -> io::Result<()> {
+    let inside = watched(inside)?;
     let outside = UdpSocket::from_std(outside.into())?;
-    let (mut out, mut back) = (vec![0; DATAGRAM_BYTES], vec![0; DATAGRAM_BYTES]);
     loop {
-        let next = async {
-            tokio::select! {
-                got = inside.recv(&mut out) => got.map(|length| (true, length)),
-                got = outside.recv(&mut back) => got.map(|length| (false, length)),
-            }
+        let dir = tokio::select! {
+            ready = inside.readable() => { ready?.retain_ready(); Dir::Up }
+            ready = outside.readable() => { ready?; Dir::Down }
         };
-        let Ok(next) = timeout(IDLE, next).await else { return Ok(()) };
-        // A side that has no room drops it, as the network would.
-        match next {
-            Ok((true, length)) => settle(outside.try_send(out.get(..length).unwrap_or_default()))?,
-            Ok((false, length)) => {
-                // That the flow is over inside is the end of it, and nobody's fault.
-                if settle(inside.try_send(back.get(..length).unwrap_or_default())).is_err() {
-                    return Ok(());
+        for _ in 0..BURST {
+            let mut buffer = shared.flows.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = match dir {
+                Dir::Up => up(&inside, &outside, &mut buffer)?,
+                Dir::Down => down(&inside, &outside, &mut buffer)?,
+            };
+            drop(buffer);
+            match next {
+                Next::Carried(bytes) => {
+                    carried.count(dir, bytes);
+                    shared.flows.touch(ticket, dir);
                 }
+                Next::Nothing => break,
+                Next::Over => return Ok(()),
             }
-            Err(error) => return Err(error),
         }
+        // A flow that always has more lets others have their turn.
+        tokio::task::yield_now().await;
     }
 }
 
-fn settle(sent: io::Result<usize>) -> io::Result<()> {
-    match sent {
+/// What became of a datagram. A side that has no room drops it, as the network would.
+enum Next {
+    Carried(usize),
+    Nothing,
+    /// That the flow is over inside is the end of it, and nobody's fault.
+    Over,
+}
+
+fn up(inside: &AsyncFd<OwnedFd>, outside: &UdpSocket, buffer: &mut [u8]) -> io::Result<Next> {
+    let received = inside.try_io(tokio::io::Interest::READABLE, |fd| {
+        Ok(rustix::net::recv(fd, &mut buffer[..], RecvFlags::DONTWAIT)?.1)
+    });
+    let length = match received {
+        Ok(0) if has_hung_up(inside) => return Ok(Next::Over),
+        Ok(length) => length,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Next::Nothing),
+        Err(_) => return Ok(Next::Over),
+    };
+    match outside.try_send(buffer.get(..length).unwrap_or_default()) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(error),
-        _ => Ok(()),
+        _ => Ok(Next::Carried(length)),
     }
+}
+
+fn down(inside: &AsyncFd<OwnedFd>, outside: &UdpSocket, buffer: &mut [u8]) -> io::Result<Next> {
+    let length = match outside.try_recv(buffer) {
+        Ok(length) => length,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Next::Nothing),
+        Err(error) => return Err(error),
+    };
+    let datagram = buffer.get(..length).unwrap_or_default();
+    match rustix::net::send(inside, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Ok(Next::Over),
+        _ => Ok(Next::Carried(length)),
+    }
+}
+
+/// Whether an empty record is the end rather than an empty datagram.
+fn has_hung_up(fd: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
 }

@@ -7,13 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use portway_relay::wire::{
-    FromWorker, Identity, Init, Lifetime, PROTOCOL_VERSION, SLOT_COUNT, Sandbox, Slot, ToWorker,
+    FromWorker, Identity, Init, Lifetime, PROTOCOL_VERSION, SLOT_COUNT, Sandbox, ToWorker,
 };
-use portway_sys::listen;
 use portway_sys::process::{self, Child};
 use portway_sys::seqpacket::Channel;
 use portway_sys::shm::{CountersView, FIELD_COUNT};
-use rustix::net::SocketType;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
@@ -47,11 +45,8 @@ impl Link {
     /// Those of the start; `TimedOut`; what the worker says is in the way.
     pub(super) async fn start(name: &str) -> io::Result<Link> {
         let (ours, theirs) = Channel::pair()?;
-        // It ends with this process, so nobody will ever adopt it: its door has a name that nobody is told.
-        let mut door = [0; 16];
-        getrandom::fill(&mut door).map_err(io::Error::other)?;
-        let door = listen::unix_abstract(SocketType::SEQPACKET, &door)?;
-        let child = process::spawn_role(&[ROLE], vec![theirs.into(), door], Vec::new())?;
+        // It ends with this process, so nobody will ever adopt it: it has no door.
+        let child = process::spawn_role(&[ROLE], vec![theirs.into()], Vec::new())?;
         ours.set_nonblocking(true)?;
         let channel = watched(ours)?;
         let identity = Identity {
@@ -95,9 +90,9 @@ impl Link {
         Ok(receive(&self.channel).await?.map(|(message, _)| message))
     }
 
-    /// What it counts of a slot.
-    pub(super) fn counters(&self, slot: Slot) -> [u64; FIELD_COUNT] {
-        self.counters.read(usize::try_from(slot.index).unwrap_or(usize::MAX))
+    /// A line of its counters.
+    pub(super) fn line(&self, line: u32) -> [u64; FIELD_COUNT] {
+        self.counters.read(usize::try_from(line).unwrap_or(usize::MAX))
     }
 
     pub(super) fn pid(&self) -> i32 {

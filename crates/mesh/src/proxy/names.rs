@@ -5,12 +5,13 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::engine::Engine;
+use super::serve::Shared;
 use crate::spec::Dns;
 
 /// How long a server has for an answer, and how often it is asked.
@@ -38,12 +39,7 @@ impl Names {
     }
 
     /// The addresses of `name` in the network, IPv4 first.
-    pub(super) async fn lookup(
-        &self,
-        engine: &dyn Engine,
-        name: &str,
-        port: u16,
-    ) -> io::Result<Vec<SocketAddr>> {
+    pub(super) async fn lookup(&self, shared: &Shared, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let Some(_) = self.dns.servers.first() else {
             let text = format!("no server is known that could be asked for {name} (key dns)");
             return Err(io::Error::new(io::ErrorKind::HostUnreachable, text));
@@ -51,7 +47,7 @@ impl Names {
         let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
         for name in self.candidates(name) {
             for server in &self.dns.servers {
-                match self.ask_both(engine, *server, &name).await {
+                match ask_both(shared, *server, &name).await {
                     Ok(found) if found.is_empty() => break,
                     Ok(found) => return Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()),
                     Err(error) => last = error,
@@ -70,23 +66,24 @@ impl Names {
         candidates.push(name.to_owned());
         candidates
     }
+}
 
-    async fn ask_both(&self, engine: &dyn Engine, server: IpAddr, name: &str) -> io::Result<Vec<IpAddr>> {
-        let (v4, v6) = tokio::join!(ask(engine, server, name, A), ask(engine, server, name, AAAA));
-        match (v4, v6) {
-            (Ok(mut v4), Ok(v6)) => {
-                v4.extend(v6);
-                Ok(v4)
-            }
-            // What one of them found is good enough.
-            (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.is_empty() => Ok(found),
-            (Err(error), _) | (_, Err(error)) => Err(error),
+async fn ask_both(shared: &Shared, server: IpAddr, name: &str) -> io::Result<Vec<IpAddr>> {
+    let (v4, v6) = tokio::join!(ask(shared, server, name, A), ask(shared, server, name, AAAA));
+    match (v4, v6) {
+        (Ok(mut v4), Ok(v6)) => {
+            v4.extend(v6);
+            Ok(v4)
         }
+        // What one of them found is good enough.
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.is_empty() => Ok(found),
+        (Err(error), _) | (_, Err(error)) => Err(error),
     }
 }
 
-async fn ask(engine: &dyn Engine, server: IpAddr, name: &str, kind: u16) -> io::Result<Vec<IpAddr>> {
-    let fd = engine.connect_udp(SocketAddr::new(server, PORT))?;
+async fn ask(shared: &Shared, server: IpAddr, name: &str, kind: u16) -> io::Result<Vec<IpAddr>> {
+    let engine = Arc::clone(&shared.engine);
+    let fd = shared.room.ask(move || engine.connect_udp(SocketAddr::new(server, PORT))).await?;
     let socket = UdpSocket::from_std(fd.into())?;
     let mut number = [0; 2];
     getrandom::fill(&mut number).map_err(io::Error::other)?;

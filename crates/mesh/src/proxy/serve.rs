@@ -1,5 +1,6 @@
 //! From a specification to a network that runs, and until it ends.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +17,11 @@ use tracing::{debug, info, warn};
 use super::balance::Policy;
 use super::control::{self, Ask};
 use super::endpoints::Whereabouts;
+use super::flows::Flows;
 use super::home::{Door, Home};
 use super::link::{Link, watched};
 use super::names::Names;
+use super::room::{self, Room};
 use super::start::{self, Started};
 use super::table::Table;
 use super::{Notice, Options, ProxyError, Ready, dial, endpoints, flows};
@@ -32,8 +35,8 @@ const CALLS: usize = 64;
 /// A worker that lasts less than this ends everything: the next would not last either.
 const WORKER_LASTS: Duration = Duration::from_secs(1);
 
-/// Names of the host that are looked up at once.
-const LOOKUPS: usize = 16;
+/// How long the worker has to take a port.
+const CONFIRM: Duration = Duration::from_secs(10);
 
 /// What every part knows.
 pub(super) struct Shared {
@@ -44,6 +47,8 @@ pub(super) struct Shared {
     pub(super) link: Mutex<Option<Arc<Link>>>,
     pub(super) table: Mutex<Table>,
     pub(super) whereabouts: Whereabouts,
+    pub(super) room: Room,
+    pub(super) flows: Flows,
 }
 
 /// What stays as it is.
@@ -64,6 +69,13 @@ impl Shared {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Rules that have just come have their bytes counted from nothing.
+    pub(super) fn begin_accounts(&self) {
+        if let Some(link) = self.link() {
+            self.table().begin_accounts(|line| link.line(line));
+        }
+    }
+
     fn has(&self, link: &Arc<Link>) {
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(link));
     }
@@ -75,13 +87,13 @@ impl Shared {
 /// # Errors
 /// [`ProxyError`]; nothing is left behind.
 pub fn run(options: Options, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
-    let _limit = process::raise_nofile();
+    let files = process::raise_nofile();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(LOOKUPS)
+        .max_blocking_threads(room::THREADS)
         .build()
         .map_err(system("start the runtime"))?;
-    let result = runtime.block_on(Box::pin(serve(options, report)));
+    let result = runtime.block_on(Box::pin(serve(options, files, report)));
     // A lookup that hangs is left behind.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -91,19 +103,20 @@ pub(super) fn system(step: &'static str) -> impl Fn(io::Error) -> ProxyError {
     move |source| ProxyError::System { step, source }
 }
 
-async fn serve(options: Options, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
+async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
     let catch = |kind| signal(kind).map_err(system("catch signals"));
     let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
     let [term, int, quit] = signals.map(catch);
     let signals = [term?, int?, quit?];
     // The name first: what another process of that name has kept is not for this one to read.
     let door = options.home.open()?;
-    let Started { shared, rules, ready, inlets } = start::start(&options)?;
+    let Started { shared, rules, ready, inlets } = start::start(&options, files)?;
     let link = Arc::new(Link::start(&options.home.name).await.map_err(ProxyError::Worker)?);
     shared.has(&link);
     let gone = shared.engine.pidfd().try_clone_to_owned().and_then(watched);
     let gone = gone.map_err(system("watch the tunnel's stack"))?;
     let tending = tokio::spawn(endpoints::tend(Arc::clone(&shared)));
+    let sweeping = tokio::spawn(flows::sweep(Arc::clone(&shared)));
     let (calls, called) = mpsc::channel(CALLS);
     for (slot, inlet) in inlets {
         flows::attend(&shared, slot, inlet, &calls);
@@ -114,11 +127,12 @@ async fn serve(options: Options, report: impl FnMut(Notice)) -> Result<(), Proxy
     let door = door.map(|door| Opening::new(door, &shared, asks.clone())).transpose();
     let door = door.map_err(system("serve the control socket"))?;
     let begun = Instant::now();
-    let (seq, waits) = (0, None);
-    let server = Server { shared, calls, link, begun, seq, waits, report, rules, home, policy, drain, cuts };
+    let waits = Waits { seq: 0, open: BTreeSet::new(), broken: None };
+    let server = Server { shared, calls, link, begun, waits, report, rules, home, policy, drain, cuts };
     let inputs = Inputs { signals, gone, called, asked, to_cut, _asks: asks };
     let result = server.run(inputs, ready).await;
     tending.abort();
+    sweeping.abort();
     drop(door);
     result
 }
@@ -162,9 +176,7 @@ pub(super) struct Server<R> {
     pub(super) link: Arc<Link>,
     /// When this worker was started.
     begun: Instant,
-    pub(super) seq: u64,
-    /// The request whose answer means that all is open.
-    waits: Option<u64>,
+    pub(super) waits: Waits,
     report: R,
     pub(super) rules: Rules,
     pub(super) home: Home,
@@ -172,6 +184,22 @@ pub(super) struct Server<R> {
     pub(super) drain: Duration,
     /// For rules whose last connections have had their time.
     pub(super) cuts: mpsc::Sender<Vec<RuleId>>,
+}
+
+/// What the worker was asked for and has not answered.
+pub(super) struct Waits {
+    seq: u64,
+    open: BTreeSet<u64>,
+    /// Its channel has failed while an answer was waited for.
+    broken: Option<Option<io::Error>>,
+}
+
+impl Waits {
+    /// The number of the next request.
+    pub(super) fn next(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
 }
 
 /// What came first.
@@ -191,12 +219,15 @@ impl<R: FnMut(Notice)> Server<R> {
             inputs;
         let drain = self.drain;
         self.put_all().await.map_err(ProxyError::Worker)?;
-        if self.waits.is_none() {
+        let mut is_told = self.waits.open.is_empty();
+        if is_told {
             (self.report)(Notice::Ready(ready.clone()));
         }
-        let mut is_told = self.waits.is_none();
         let mut deadline: Option<tokio::time::Instant> = None;
         loop {
+            if let Some(why) = self.waits.broken.take() {
+                self.replace_worker(why).await?;
+            }
             let end = deadline.unwrap_or_else(tokio::time::Instant::now);
             let came = tokio::select! {
                 message = self.link.hear() => Came::Message(message),
@@ -211,8 +242,13 @@ impl<R: FnMut(Notice)> Server<R> {
             };
             match came {
                 Came::Message(Ok(Some(message))) => {
-                    if self.heed(message)? && !std::mem::replace(&mut is_told, true) {
-                        (self.report)(Notice::Ready(ready.clone()));
+                    let failed = self.heed(message);
+                    if !is_told {
+                        failed.map_err(|why| ProxyError::Worker(io::Error::other(why)))?;
+                        is_told = self.waits.open.is_empty();
+                        if is_told {
+                            (self.report)(Notice::Ready(ready.clone()));
+                        }
                     }
                 }
                 Came::Call(Some((slot, fd))) => {
@@ -246,8 +282,11 @@ impl<R: FnMut(Notice)> Server<R> {
         }
     }
 
-    /// Does what the worker asks for; true: it has everything it was given.
-    fn heed(&mut self, message: FromWorker) -> Result<bool, ProxyError> {
+    /// Does what the worker asks for.
+    ///
+    /// # Errors
+    /// Why it does not serve a port it was given.
+    pub(super) fn heed(&mut self, message: FromWorker) -> Result<(), String> {
         match message {
             FromWorker::Dial { slot, ticket } => {
                 let task = dial::answer(Arc::clone(&self.shared), Arc::clone(&self.link), slot, ticket);
@@ -260,19 +299,44 @@ impl<R: FnMut(Notice)> Server<R> {
                     table.over(ticket, refused.contains(&ticket));
                 }
             }
-            FromWorker::Done { error: Some(why), seq } if self.waits == Some(seq) => {
-                return Err(ProxyError::Worker(io::Error::other(why)));
-            }
-            FromWorker::Done { seq, error: None } => {
-                if self.waits == Some(seq) {
-                    self.waits = None;
-                    return Ok(true);
+            FromWorker::Done { seq, error } => {
+                if self.waits.open.remove(&seq)
+                    && let Some(why) = error
+                {
+                    warn!(why, "port not served");
+                    return Err(why);
                 }
             }
             FromWorker::Failure { count, text, .. } => debug!(count, text, "worker"),
             other => debug!(?other, "unexpected message of the worker"),
         }
-        Ok(false)
+        Ok(())
+    }
+
+    /// Waits until the worker has answered the requests in `wanted`; others are heeded meanwhile.
+    ///
+    /// # Errors
+    /// Why it does not serve one of them.
+    pub(super) async fn confirmed(&mut self, mut wanted: BTreeSet<u64>) -> Result<(), String> {
+        let until = tokio::time::Instant::now() + CONFIRM;
+        wanted.retain(|seq| self.waits.open.contains(seq));
+        while !wanted.is_empty() {
+            match tokio::time::timeout_at(until, self.link.hear()).await {
+                Ok(Ok(Some(message))) => {
+                    let (before, failed) = (wanted.len(), self.heed(message));
+                    wanted.retain(|seq| self.waits.open.contains(seq));
+                    if wanted.len() < before {
+                        failed?;
+                    }
+                }
+                Ok(ended) => {
+                    self.waits.broken = Some(ended.err());
+                    return Err("the relay worker has ended".to_owned());
+                }
+                Err(_) => return Err("the relay worker does not answer".to_owned()),
+            }
+        }
+        Ok(())
     }
 
     /// Gives the worker every port.
@@ -284,30 +348,29 @@ impl<R: FnMut(Notice)> Server<R> {
         Ok(())
     }
 
-    /// Gives the worker one port.
-    pub(super) async fn put(&mut self, slot: Slot) -> io::Result<()> {
-        let Some((listen, listeners)) = self.shared.table().port(slot) else { return Ok(()) };
+    /// Gives the worker one port; the number of the request, if there is one.
+    pub(super) async fn put(&mut self, slot: Slot) -> io::Result<Option<u64>> {
+        let Some((listen, listeners)) = self.shared.table().port(slot) else { return Ok(None) };
         if flows::are_carried_here(&listen, &listeners) {
-            return Ok(());
+            return Ok(None);
         }
-        self.seq += 1;
-        self.waits = Some(self.seq);
+        let seq = self.waits.next();
+        self.waits.open.insert(seq);
         let device = Box::new(device(&listen).map_err(io::Error::other)?);
         let listen_count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
-        let message =
-            ToWorker::Put { seq: self.seq, slot, device, listen_count, keep_listeners: false, hold: None };
+        let message = ToWorker::Put { seq, slot, device, listen_count, keep_listeners: false, hold: None };
         self.link.say(&message, &[]).await?;
         if !listeners.is_empty() {
             let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
             self.link.say(&ToWorker::Listeners { slot, first: 0 }, &fds).await?;
         }
-        Ok(())
+        Ok(Some(seq))
     }
 
     /// The worker has ended, and its connections with it: another one takes the listeners.
     async fn replace_worker(&mut self, why: Option<io::Error>) -> Result<(), ProxyError> {
         let link = Arc::clone(&self.link);
-        self.shared.table().all_over(|slot| link.counters(slot));
+        self.shared.table().all_over(|line| link.line(line));
         if self.begun.elapsed() < WORKER_LASTS {
             return Err(ProxyError::Gone("the relay worker"));
         }
@@ -316,9 +379,8 @@ impl<R: FnMut(Notice)> Server<R> {
         self.link = Arc::new(Link::start(&self.home.name).await.map_err(ProxyError::Worker)?);
         self.shared.has(&self.link);
         self.begun = Instant::now();
-        self.put_all().await.map_err(ProxyError::Worker)?;
-        self.waits = None;
-        Ok(())
+        self.waits.open.clear();
+        self.put_all().await.map_err(ProxyError::Worker)
     }
 }
 

@@ -8,8 +8,10 @@ use portway_model::{Direction, RuleListen};
 use portway_relay::wire::Slot;
 
 use super::endpoints::{self, Whereabouts};
+use super::flows::Flows;
 use super::names::Names;
 use super::ports::{self, Opened};
+use super::room::Room;
 use super::serve::{About, Shared};
 use super::table::Table;
 use super::{EngineChoice, HomeError, Options, ProxyError, Ready};
@@ -28,8 +30,8 @@ pub(super) struct Started {
     pub(super) inlets: Vec<(Slot, Opened)>,
 }
 
-/// See the module.
-pub(super) fn start(options: &Options) -> Result<Started, ProxyError> {
+/// See the module. The process may have so many files.
+pub(super) fn start(options: &Options, files: u64) -> Result<Started, ProxyError> {
     let spec = &options.spec;
     let rules = with_kept(options)?;
     rules.allowed(PortRights::here())?;
@@ -65,7 +67,8 @@ pub(super) fn start(options: &Options) -> Result<Started, ProxyError> {
     };
     let (link, table) = (Mutex::default(), Mutex::new(table));
     let whereabouts = Whereabouts::new(&spec.network.peers);
-    let shared = Arc::new(Shared { about, engine, tunnel, names, link, table, whereabouts });
+    let (room, flows) = (Room::new(files), Flows::new(files));
+    let shared = Arc::new(Shared { about, engine, tunnel, names, link, table, whereabouts, room, flows });
     let ready = Ready { engine: engine_name, way, why, udp: udp_address, rules: rules.iter().count() };
     Ok(Started { shared, rules, ready, inlets })
 }

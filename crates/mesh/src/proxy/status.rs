@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use portway_control::api::{Failure, FailureKind, MeshPeer, MeshRuleStatus, MeshStatus};
 use portway_relay::wire::field;
-use tokio::task::spawn_blocking;
+use portway_sys::shm::FIELD_COUNT;
 
 use super::control::failure;
 use super::serve::Shared;
@@ -17,7 +17,8 @@ const SILENT_SECONDS: u64 = 180;
 
 /// All of it, at this moment.
 pub(super) async fn read(shared: Arc<Shared>) -> Result<MeshStatus, Failure> {
-    let gathered = spawn_blocking(move || gather(&shared)).await.ok().flatten();
+    let asked = Arc::clone(&shared);
+    let gathered = shared.room.read(move || Ok(gather(&asked))).await.ok().flatten();
     gathered.ok_or_else(|| failure(FailureKind::Internal, "the tunnel does not answer"))
 }
 
@@ -45,10 +46,14 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
     for served in table.served() {
         let mut counted = served.before;
         if let Some(link) = &link {
-            let present = link.counters(served.slot);
+            let present = link.line(served.slot.index);
             counted.iter_mut().zip(present).for_each(|(total, more)| *total = total.saturating_add(more));
         }
-        rules.extend(served.rules.iter().map(|entry| rule(&table, served, entry, counted, now)));
+        let lines = |line| link.as_ref().map_or([0; FIELD_COUNT], |link| link.line(line));
+        rules.extend(served.rules.iter().map(|entry| {
+            let bytes = table.account(entry.id).bytes(&lines);
+            rule(&table, served, entry, (counted, bytes), now)
+        }));
     }
     Some(MeshStatus {
         name: about.name.clone(),
@@ -69,7 +74,7 @@ fn rule(
     table: &super::table::Table,
     served: &Served,
     entry: &crate::spec::RuleEntry,
-    counted: [u64; portway_sys::shm::FIELD_COUNT],
+    (counted, [bytes_in, bytes_out]): ([u64; FIELD_COUNT], [u64; 2]),
     now: Instant,
 ) -> MeshRuleStatus {
     let account = table.account(entry.id);
@@ -83,6 +88,8 @@ fn rule(
         connections_total: account.opened,
         failures: account.failed,
         last_error: account.last_error,
+        bytes_in,
+        bytes_out,
         port_bytes_in: counted.get(field::BYTES_IN).copied().unwrap_or(0),
         port_bytes_out: counted.get(field::BYTES_OUT).copied().unwrap_or(0),
     }
@@ -161,6 +168,18 @@ pub(super) fn metrics(status: &MeshStatus) -> String {
         "counter",
         "Connections and flows of a rule.",
         of_rules(&|rule| rule.connections_total),
+    );
+    family(
+        "portway_mesh_rule_received_bytes_total",
+        "counter",
+        "Bytes that clients of a rule have sent.",
+        of_rules(&|rule| rule.bytes_in),
+    );
+    family(
+        "portway_mesh_rule_sent_bytes_total",
+        "counter",
+        "Bytes that clients of a rule have got.",
+        of_rules(&|rule| rule.bytes_out),
     );
     family(
         "portway_mesh_rule_failures_total",

@@ -1,16 +1,19 @@
 //! Which port is served by which rules, and which connection belongs to which rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use portway_model::{MeshRule, RuleListen};
-use portway_relay::wire::Slot;
+use portway_proto::Dir;
+use portway_relay::wire::{SLOT_COUNT, Slot, field};
 use portway_sys::shm::FIELD_COUNT;
 use tokio::task::AbortHandle;
 
 use super::balance::{Balancer, Policy};
+use super::room::PortRoom;
 use crate::spec::{RuleEntry, RuleId, Rules};
 
 /// Where the numbers of connections begin that no worker has asked for. A worker counts from 1.
@@ -28,6 +31,8 @@ pub(super) struct Served {
     pub(super) slot: Slot,
     /// What workers before the present one have counted.
     pub(super) before: [u64; FIELD_COUNT],
+    /// What its clients may have going on.
+    pub(super) room: PortRoom,
 }
 
 impl Served {
@@ -44,6 +49,67 @@ pub(super) struct Account {
     pub(super) opened: u64,
     pub(super) failed: u64,
     pub(super) last_error: Option<String>,
+    /// Counter line of the worker for its bytes, as long as there are enough.
+    line: Option<u32>,
+    /// What stood in the line when it became this rule's, and what other workers have counted: in, out.
+    offset: [u64; 2],
+    before: [u64; 2],
+    /// What was carried here.
+    here: Arc<Carried>,
+}
+
+/// Bytes of a rule whose flows are carried by this process.
+#[derive(Debug, Default)]
+pub(super) struct Carried([AtomicU64; 2]);
+
+impl Carried {
+    pub(super) fn count(&self, dir: Dir, bytes: usize) {
+        let [up, down] = &self.0;
+        let total = if dir == Dir::Up { up } else { down };
+        total.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+impl Account {
+    /// Bytes of the rule: in, out. `lines` are those of the present worker.
+    pub(super) fn bytes(&self, lines: &dyn Fn(u32) -> [u64; FIELD_COUNT]) -> [u64; 2] {
+        let present = self.line.map_or([0; 2], |line| traffic(&lines(line)));
+        let [up, down] = &self.here.0;
+        let here = [up.load(Ordering::Relaxed), down.load(Ordering::Relaxed)];
+        std::array::from_fn(|at| {
+            let of = |from: &[u64; 2]| from.get(at).copied().unwrap_or(0);
+            of(&present).saturating_sub(of(&self.offset)) + of(&self.before) + of(&here)
+        })
+    }
+}
+
+fn traffic(line: &[u64; FIELD_COUNT]) -> [u64; 2] {
+    [field::BYTES_IN, field::BYTES_OUT].map(|at| line.get(at).copied().unwrap_or(0))
+}
+
+/// Counter lines for rules: from the last one downwards, as ports have theirs from the first one upwards. One that was a
+/// rule's is used again as late as may be, since what is left of the rule still counts there.
+#[derive(Debug)]
+struct Lines {
+    next: u32,
+    free: VecDeque<u32>,
+}
+
+impl Default for Lines {
+    fn default() -> Lines {
+        Lines { next: SLOT_COUNT, free: VecDeque::new() }
+    }
+}
+
+impl Lines {
+    /// `ports` have theirs.
+    fn take(&mut self, ports: u32) -> Option<u32> {
+        if self.next > ports.saturating_add(1) {
+            self.next -= 1;
+            return Some(self.next);
+        }
+        self.free.pop_front()
+    }
 }
 
 /// A connection or flow, from its first question to its end.
@@ -51,7 +117,13 @@ struct Ticket {
     slot: Slot,
     /// Whose it is, once there is one.
     rule: Option<RuleId>,
+    /// What makes it.
     task: Option<AbortHandle>,
+}
+
+/// Whether a ticket is of a flow that is carried here.
+pub(super) const fn is_own(ticket: u64) -> bool {
+    ticket >= OWN_TICKETS
 }
 
 /// See the module.
@@ -63,6 +135,7 @@ pub(super) struct Table {
     /// The last slot's; no two slots have the same.
     generation: u64,
     own: u64,
+    lines: Lines,
 }
 
 impl Table {
@@ -79,13 +152,59 @@ impl Table {
         let mut balancer = Balancer::new(policy);
         for entry in &rules {
             balancer.add(entry.id);
-            self.accounts.entry(entry.id).or_default();
         }
         let slot = Slot::new(index, self.generation);
         let (listeners, tasks) = (Arc::new(listeners), Vec::new());
-        let served = Served { listen, rules, balancer, listeners, tasks, slot, before: [0; FIELD_COUNT] };
+        let (before, room) = ([0; FIELD_COUNT], PortRoom::default());
+        let ids: Vec<RuleId> = rules.iter().map(|entry| entry.id).collect();
+        let served = Served { listen, rules, balancer, listeners, tasks, slot, before, room };
         self.served.insert(index, served);
+        ids.into_iter().for_each(|rule| self.open_account(rule));
         slot
+    }
+
+    fn open_account(&mut self, rule: RuleId) {
+        if !self.accounts.contains_key(&rule) {
+            let ports = self.served.last_key_value().map_or(0, |(index, _)| *index);
+            let line = self.lines.take(ports);
+            self.accounts.insert(rule, Account { line, ..Account::default() });
+        }
+    }
+
+    fn close_account(&mut self, rule: RuleId) {
+        if let Some(line) = self.accounts.remove(&rule).and_then(|account| account.line) {
+            self.lines.free.push_back(line);
+        }
+    }
+
+    /// What has been counted so far in the lines of rules that have just come is not theirs.
+    pub(super) fn begin_accounts(&mut self, lines: impl Fn(u32) -> [u64; FIELD_COUNT]) {
+        for account in self.accounts.values_mut().filter(|account| account.opened == 0) {
+            if let Some(line) = account.line {
+                account.offset = traffic(&lines(line));
+            }
+        }
+    }
+
+    /// Counter line of a rule.
+    pub(super) fn line(&self, rule: RuleId) -> Option<u32> {
+        self.accounts.get(&rule)?.line
+    }
+
+    /// Takes a port back whose rules are not to be after all.
+    pub(super) fn withdraw(&mut self, slot: Slot) {
+        if self.at(slot).is_none() {
+            return;
+        }
+        let Some(mut served) = self.served.remove(&slot.index) else { return };
+        served.close();
+        served.rules.iter().for_each(|entry| self.close_account(entry.id));
+    }
+
+    /// What the clients of a port may have going on.
+    pub(super) fn room(&self, slot: Slot) -> Option<PortRoom> {
+        let served = self.served.get(&slot.index).filter(|served| served.slot == slot)?;
+        Some(served.room.clone())
     }
 
     /// A task takes the clients of a port.
@@ -102,10 +221,17 @@ impl Table {
         }
     }
 
-    /// A number for a connection that no worker has asked for.
-    pub(super) fn own_ticket(&mut self) -> u64 {
+    /// A flow begins that no worker has asked for; its number.
+    pub(super) fn begin_own(&mut self, slot: Slot) -> u64 {
         self.own += 1;
-        OWN_TICKETS + self.own
+        let ticket = OWN_TICKETS + self.own;
+        self.tickets.insert(ticket, Ticket { slot, rule: None, task: None });
+        ticket
+    }
+
+    /// It has found its rule, where its bytes are counted. `None`: nobody wants it any more.
+    pub(super) fn opened_own(&mut self, ticket: u64, rule: RuleId) -> Option<Arc<Carried>> {
+        self.opened(ticket, rule).then(|| self.account(rule).here)
     }
 
     /// All ports.
@@ -142,18 +268,18 @@ impl Table {
 
     /// Gives the ports that there are their present rules; closes and returns those that have none any more.
     pub(super) fn follow(&mut self, rules: &Rules) -> Vec<Slot> {
-        let mut closed = Vec::new();
+        let (mut closed, mut gone, mut come) = (Vec::new(), Vec::new(), Vec::new());
         for served in self.served.values_mut() {
             let found = rules.listeners().iter().find(|listener| listener.listen == served.listen);
             let wanted = found.map(|listener| listener.rules.clone()).unwrap_or_default();
             let is_wanted = |id: RuleId| wanted.iter().any(|entry| entry.id == id);
             for entry in served.rules.iter().filter(|entry| !is_wanted(entry.id)) {
                 served.balancer.remove(entry.id);
-                self.accounts.remove(&entry.id);
+                gone.push(entry.id);
             }
             for entry in &wanted {
                 served.balancer.add(entry.id);
-                self.accounts.entry(entry.id).or_default();
+                come.push(entry.id);
             }
             served.rules = wanted;
             if served.rules.is_empty() {
@@ -162,6 +288,8 @@ impl Table {
             }
         }
         self.served.retain(|_, served| !served.rules.is_empty());
+        gone.into_iter().for_each(|rule| self.close_account(rule));
+        come.into_iter().for_each(|rule| self.open_account(rule));
         closed
     }
 
@@ -223,13 +351,20 @@ impl Table {
         }
     }
 
-    /// The worker is gone, and all connections with it.
-    pub(super) fn all_over(&mut self, counted: impl Fn(Slot) -> [u64; FIELD_COUNT]) {
+    /// The worker is gone, and all its connections with it.
+    pub(super) fn all_over(&mut self, lines: impl Fn(u32) -> [u64; FIELD_COUNT]) {
         for served in self.served.values_mut() {
-            let last = counted(served.slot);
+            let last = lines(served.slot.index);
             served.before.iter_mut().zip(last).for_each(|(total, more)| *total = total.saturating_add(more));
         }
-        let tickets: Vec<u64> = self.tickets.keys().copied().collect();
+        for account in self.accounts.values_mut() {
+            let line = account.line.map_or([0; FIELD_COUNT], &lines);
+            let last = traffic(&line).into_iter().zip(std::mem::take(&mut account.offset));
+            account.before.iter_mut().zip(last).for_each(|(total, (now, offset))| {
+                *total = total.saturating_add(now.saturating_sub(offset));
+            });
+        }
+        let tickets: Vec<u64> = self.tickets.keys().copied().filter(|ticket| !is_own(*ticket)).collect();
         tickets.into_iter().for_each(|ticket| self.over(ticket, false));
     }
 }

@@ -254,7 +254,10 @@ fn reflect(inlet: &Inlet) {
                 std::thread::spawn(move || {
                     let mut room = vec![0; 70_000];
                     while let Ok((count, _)) = rustix::net::recv(&fd, &mut room[..], RecvFlags::empty()) {
-                        rustix::net::send(&fd, &room[..count], SendFlags::NOSIGNAL).ok();
+                        // It has ended, which reads as an empty one.
+                        if rustix::net::send(&fd, &room[..count], SendFlags::NOSIGNAL).is_err() {
+                            return;
+                        }
                     }
                 });
             }

@@ -180,6 +180,8 @@ mod tests {
             connections_total: 3,
             failures: 0,
             last_error: None,
+            bytes_in: 0,
+            bytes_out: 0,
             port_bytes_in: 0,
             port_bytes_out: 0,
         };

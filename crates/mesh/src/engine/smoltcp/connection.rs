@@ -30,6 +30,11 @@ const ACCEPT_PATIENCE: Span = Span::from_secs(63);
 /// How long a peer may take to acknowledge anything of what was sent: RFC 9293, 3.8.3, R2 of at least 100 s.
 const PEER_PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long nothing may be said before the peer is asked whether it is there, and how long it may be silent then: what
+/// the relay asks of the kernel for proxy devices, 30 s and twelve times 10 s.
+const KEEPALIVE: Span = Span::from_secs(30);
+const SILENCE: Span = Span::from_secs(150);
+
 /// Packets, each up to 64 KiB, that one connection sends before another one has its turn.
 const BURST: usize = 8;
 
@@ -67,6 +72,8 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     /// When it wants its next turn.
     pub(super) due: Option<Clock>,
+    /// When it was called, as long as its handshake is not over.
+    pub(super) called_at: Option<Clock>,
     /// It stands in the queue.
     pub(super) queued: bool,
     /// Most payload of a packet.
@@ -118,6 +125,7 @@ impl Connection {
             pair,
             phase,
             due: None,
+            called_at: None,
             queued: false,
             mss,
             ring_bytes,
@@ -169,15 +177,11 @@ impl Connection {
         self.hung_up |= hung_up;
     }
 
-    /// Whether the handshake is not over.
-    pub(super) fn is_half_open(&self) -> bool {
-        matches!(self.phase, Phase::Called(_))
-    }
-
     /// The descriptor is there.
     pub(super) fn open(&mut self, fd: OwnedFd) {
         self.fd = Some(fd);
-        self.socket().set_timeout(None);
+        self.socket().set_timeout(Some(SILENCE));
+        self.socket().set_keep_alive(Some(KEEPALIVE));
     }
 
     /// Ends it with a reset.

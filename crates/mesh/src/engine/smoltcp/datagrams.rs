@@ -1,6 +1,9 @@
-//! UDP: each flow is the end of a unix datagram pair. No buffer, no state but who talks to whom and when they last did.
+//! UDP: each flow is the end of a unix pair. No buffer, no state but who talks to whom and when they last did.
+//!
+//! A flow that begins there is one of records: whoever has the other end is woken when it is over, and gives it up. One
+//! that begins here is one of datagrams, as any socket of udp(7) is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -11,6 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::link::Link;
 use super::packet::{Pair, UDP, UDP_BYTES, compose, short};
+use super::shares::{Shares, Source};
 use crate::engine::handed::Note;
 
 /// A flow without a datagram for so long is over. RFC 4787, REQ-5, asks for two minutes, and recommends five.
@@ -32,6 +36,8 @@ struct Flow {
     pair: Pair,
     fd: OwnedFd,
     used: Instant,
+    /// The other end is closed: an empty record is no datagram.
+    hung: bool,
 }
 
 /// What became of a datagram that came.
@@ -49,8 +55,7 @@ pub(super) enum Delivery {
 pub(super) struct Datagrams {
     flows: HashMap<u64, Flow>,
     pairs: HashMap<Pair, u64>,
-    /// Flows by when they were last used.
-    order: BTreeSet<(Instant, u64)>,
+    order: Shares,
     inlets: BTreeMap<u64, (SocketAddr, Channel)>,
     most: usize,
     buffer: Vec<u8>,
@@ -69,7 +74,7 @@ impl Datagrams {
         Datagrams {
             flows: HashMap::new(),
             pairs: HashMap::new(),
-            order: BTreeSet::new(),
+            order: Shares::default(),
             inlets: BTreeMap::new(),
             most: most.max(1),
             buffer: vec![0; LONGEST_BYTES + 1],
@@ -101,18 +106,22 @@ impl Datagrams {
 
     /// A flow from here; its other end.
     pub(super) fn connect(&mut self, now: Instant, id: u64, pair: Pair) -> io::Result<OwnedFd> {
-        let (ours, theirs) = unix_pair(SocketType::DGRAM)?;
+        self.begin(now, id, pair, SocketType::DGRAM)
+    }
+
+    fn begin(&mut self, now: Instant, id: u64, pair: Pair, kind: SocketType) -> io::Result<OwnedFd> {
+        let (ours, theirs) = unix_pair(kind)?;
         for end in [&ours, &theirs] {
             sockopt::set_socket_send_buffer_size(end, ROOM_BYTES)?;
         }
         if self.flows.len() >= self.most
-            && let Some((_, oldest)) = self.order.first().copied()
+            && let Some(id) = self.order.gives_way(self.most)
         {
-            self.end(oldest);
+            self.end(id);
         }
-        self.order.insert((now, id));
+        self.order.add(now, id, Source::of(pair.remote.ip()));
         self.pairs.insert(pair, id);
-        self.flows.insert(id, Flow { pair, fd: ours, used: now });
+        self.flows.insert(id, Flow { pair, fd: ours, used: now, hung: false });
         Ok(theirs)
     }
 
@@ -121,10 +130,17 @@ impl Datagrams {
         self.flows.get(&id).map(|flow| &flow.fd)
     }
 
+    /// The other end of a flow is closed: what it has still sent is sent.
+    pub(super) fn hang_up(&mut self, id: u64) {
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.hung = true;
+        }
+    }
+
     /// Ends a flow: whoever sends to its other end is told.
     pub(super) fn end(&mut self, id: u64) {
         if let Some(flow) = self.flows.remove(&id) {
-            self.order.remove(&(flow.used, id));
+            self.order.remove(flow.used, id, Source::of(flow.pair.remote.ip()));
             self.pairs.remove(&flow.pair);
         }
     }
@@ -137,7 +153,7 @@ impl Datagrams {
 
     /// Ends those that have waited too long; when the next one will have.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Instant> {
-        while let Some((used, id)) = self.order.first().copied() {
+        while let Some((used, id)) = self.order.first() {
             if now < used + IDLE {
                 return Some(used + IDLE);
             }
@@ -150,9 +166,10 @@ impl Datagrams {
         if let Some(flow) = self.flows.get_mut(&id)
             && now.saturating_duration_since(flow.used) >= MOMENT
         {
-            self.order.remove(&(flow.used, id));
+            let source = Source::of(flow.pair.remote.ip());
+            self.order.remove(flow.used, id, source);
             flow.used = now;
-            self.order.insert((now, id));
+            self.order.add(now, id, source);
         }
     }
 
@@ -187,7 +204,7 @@ impl Datagrams {
     /// Begins a flow from there; `None`: nobody has that port, false: whoever has it does not keep up.
     fn accept(&mut self, now: Instant, pair: Pair, id: u64) -> Option<bool> {
         self.inlet_for(pair.local)?;
-        let Ok(theirs) = self.connect(now, id, pair) else { return Some(false) };
+        let Ok(theirs) = self.begin(now, id, pair, SocketType::SEQPACKET) else { return Some(false) };
         let note = serde_json::to_vec(&Note::From(pair.remote)).unwrap_or_default();
         let told =
             self.inlet_for(pair.local).is_some_and(|inlet| inlet.send(&note, &[theirs.as_fd()]).is_ok());
@@ -207,6 +224,10 @@ impl Datagrams {
             let Some(flow) = self.flows.get(&id) else { return false };
             let received = rustix::net::recv(&flow.fd, &mut self.buffer[..], RecvFlags::TRUNC);
             let length = match received {
+                Ok((_, 0)) if flow.hung => {
+                    self.end(id);
+                    return false;
+                }
                 Ok((_, length)) => length,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => return false,

@@ -20,10 +20,11 @@ use super::packet::{
     self, ACK, ICMP4, ICMP6, Ip, Pair, RST, SYN, Segment, TCP, TCP_BYTES, UDP, UDP_BYTES, byte, compose,
     ip_bytes, long, put, short, word,
 };
+use super::shares::{PART, Shares, Source};
 use crate::segment::{OFFLOAD_BYTES, Offload, Segmented};
 use crate::wg::message::array;
 
-/// Handshakes at a time that are not over: net.ipv4.tcp_max_syn_backlog is about that.
+/// Handshakes at a time that are not over: net.ipv4.tcp_max_syn_backlog is about that. Of one source an eighth.
 const HALF_OPEN: usize = 1024;
 
 /// Connections of a listener that nobody has taken yet: net.core.somaxconn was that for long.
@@ -74,24 +75,31 @@ pub(super) struct Inside {
     pub(super) late: Late,
     pairs: HashMap<Pair, u64>,
     fragments: Fragments,
-    half_open: usize,
+    /// Handshakes that are not over.
+    half_open: Shares,
     rings_bytes: usize,
     last: u64,
     epoch: Instant,
     /// Answers in this second.
     answers: (u64, u32),
-    /// Most connections and flows.
+    /// Most connections.
     most: usize,
 }
 
 impl Inside {
-    /// With at most `most` connections, and as many flows.
-    pub(super) fn new(frames: OwnedFd, addresses: Vec<IpAddr>, mtu: usize, most: usize) -> Inside {
+    /// With at most `most` connections, and `flows` flows.
+    pub(super) fn new(
+        frames: OwnedFd,
+        addresses: Vec<IpAddr>,
+        mtu: usize,
+        most: usize,
+        flows: usize,
+    ) -> Inside {
         Inside {
             link: Link::new(frames, addresses, mtu),
             connections: HashMap::new(),
             listeners: BTreeMap::new(),
-            datagrams: Datagrams::new(most),
+            datagrams: Datagrams::new(flows),
             queue: VecDeque::new(),
             timers: BTreeSet::new(),
             new_flows: Vec::new(),
@@ -99,7 +107,7 @@ impl Inside {
             late: Late::default(),
             pairs: HashMap::new(),
             fragments: Fragments::default(),
-            half_open: 0,
+            half_open: Shares::default(),
             rings_bytes: 0,
             last: 0,
             epoch: Instant::now(),
@@ -176,10 +184,12 @@ impl Inside {
             None => match self.late.answer(now, pair, &segment) {
                 Answer::Packet(answer) => return self.link.put(&answer),
                 Answer::Nothing => return,
-                Answer::Unknown | Answer::Begins => match self.called(pair, &segment, mss.unwrap_or(own)) {
-                    Some(id) => id,
-                    None => return,
-                },
+                Answer::Unknown | Answer::Begins => {
+                    match self.called(now, pair, &segment, mss.unwrap_or(own)) {
+                        Some(id) => id,
+                        None => return,
+                    }
+                }
             },
         };
         let time = self.time(now);
@@ -201,7 +211,7 @@ impl Inside {
     }
 
     /// Somebody calls, or means a connection that there is not.
-    fn called(&mut self, pair: Pair, segment: &Segment, mss: usize) -> Option<u64> {
+    fn called(&mut self, now: Instant, pair: Pair, segment: &Segment, mss: usize) -> Option<u64> {
         let asks = segment.flags & (SYN | ACK | RST) == SYN;
         let listener = self.listeners.iter().find(|(_, it)| super::overlap(it.address, pair.local));
         let Some((listener, waiting)) = listener.filter(|_| asks) else {
@@ -210,7 +220,12 @@ impl Inside {
             }
             return None;
         };
-        if self.half_open >= HALF_OPEN || waiting.untaken.len() >= UNTAKEN {
+        if waiting.untaken.len() >= UNTAKEN {
+            return None;
+        }
+        let source = Source::of(pair.remote.ip());
+        // It is called again, and those that are no attack are over soon.
+        if self.half_open.count(source) >= HALF_OPEN / PART {
             return None;
         }
         let phase = Phase::Called(*listener);
@@ -220,7 +235,13 @@ impl Inside {
             self.forget(id);
             return None;
         }
-        self.half_open += 1;
+        if self.half_open.len() >= HALF_OPEN
+            && let Some(oldest) = self.half_open.gives_way(HALF_OPEN)
+        {
+            self.forget(oldest);
+        }
+        self.half_open.add(now, id, source);
+        self.connections.get_mut(&id)?.called_at = Some(now);
         Some(id)
     }
 
@@ -296,16 +317,18 @@ impl Inside {
     }
 
     /// It is no half-open one any more.
-    pub(super) fn settled(&mut self) {
-        self.half_open = self.half_open.saturating_sub(1);
+    pub(super) fn settled(&mut self, id: u64) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && let Some(at) = connection.called_at.take()
+        {
+            self.half_open.remove(at, id, Source::of(connection.pair.remote.ip()));
+        }
     }
 
     /// Drops all that is known of it.
     pub(super) fn forget(&mut self, id: u64) {
+        self.settled(id);
         let Some(connection) = self.connections.remove(&id) else { return };
-        if connection.is_half_open() {
-            self.settled();
-        }
         self.rings_bytes = self.rings_bytes.saturating_sub(2 * connection.ring_bytes);
         self.pairs.remove(&connection.pair);
         if let Some(due) = connection.due {

@@ -16,6 +16,7 @@ use rustix::net::{SocketType, sockopt};
 use super::connection::{Phase, Turn};
 use super::datagrams::unix_pair;
 use super::inside::{Inside, Listening, tell_failure};
+use super::most_flows;
 use crate::engine::FRAME_BYTES;
 use crate::engine::handed::Note;
 use crate::engine::role::{Request, SetUp, answer};
@@ -51,9 +52,10 @@ impl Turns {
     pub(super) fn new(channel: Channel, frames: OwnedFd, wanted: &SetUp, files: u64) -> io::Result<Turns> {
         channel.set_nonblocking(true)?;
         let addresses = wanted.addresses.iter().map(|(ip, _)| *ip).collect();
-        // Half of what may be open is for connections, half of the rest for flows; one more is on its way with each.
+        // A quarter of what may be open is for connections; one more is on its way with each.
         let most = usize::try_from(files / 4).unwrap_or(usize::MAX).clamp(16, 1 << 16);
-        let inside = Inside::new(frames, addresses, usize::from(wanted.mtu), most);
+        let flows = most_flows(files);
+        let inside = Inside::new(frames, addresses, usize::from(wanted.mtu), most, flows);
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let frame = vec![0; FRAME_BYTES].into_boxed_slice();
         let turns = Turns { inside, epoll, channel, readable: true, frame, flows: Vec::new() };
@@ -149,7 +151,10 @@ impl Turns {
             }
             untaken.into_iter().for_each(|id| self.inside.enqueue(id));
         } else if self.inside.datagrams.descriptor(id).is_some() {
-            if flags.contains(EventFlags::IN) && !self.flows.contains(&id) {
+            if gone || flags.contains(EventFlags::RDHUP) {
+                self.inside.datagrams.hang_up(id);
+            }
+            if (gone || flags.contains(EventFlags::IN)) && !self.flows.contains(&id) {
                 self.flows.push(id);
             }
         } else if gone {
@@ -285,7 +290,7 @@ impl Turns {
             }
             Phase::Called(listener) => {
                 connection.phase = Phase::Handing(listener, theirs);
-                self.inside.settled();
+                self.inside.settled(id);
                 self.hand_over(id);
             }
             Phase::Handing(..) | Phase::Open => {}
