@@ -1,17 +1,21 @@
 //! Protocol logic without I/O and without a clock: half-close of byte streams, the table of UDP
-//! flows, PROXY protocol headers, datagrams in a byte stream, admission of clients; of the SSH gateway: login names,
-//! frames to and from its program inside an instance, requests of SFTP; what a service of a Compose project runs and keeps. Time is an argument of every call that needs it.
+//! flows, PROXY protocol headers, datagrams in a byte stream, admission of clients, what clients of a SOCKS5 or HTTP proxy
+//! say; of the SSH gateway: login names, frames to and from its program inside an instance, requests of SFTP; what a
+//! service of a Compose project runs and keeps. Time is an argument of every call that needs it.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod admission;
 pub mod guest;
 pub mod half_close;
+pub mod http_connect;
 pub mod len16;
 pub mod login;
 pub mod proxy_protocol;
 pub mod service;
 pub mod sftp;
+pub mod socks5;
+pub mod target;
 pub mod udp_flow;
 
 /// One end of a relayed connection.
