@@ -54,6 +54,8 @@ const NEEDS: &[Need] = &[
     Need { program: "wireguard-go", package: "wireguard-go", used_for: "peers of the mesh" },
     Need { program: "wg", package: "wireguard-tools", used_for: "peers and keys of the mesh" },
     Need { program: "ping", package: "iputils-ping", used_for: "peers of the mesh" },
+    Need { program: "curl", package: "curl", used_for: "clients of the mesh's proxies" },
+    Need { program: "ncat", package: "ncat", used_for: "clients of the mesh's proxies" },
     Need { program: "etcd", package: "etcd-server", used_for: "the store of several registrars of a mesh" },
 ];
 

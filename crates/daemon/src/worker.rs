@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portway_relay::wire::{
-    FromWorker, Init, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker, WireDevice,
+    FromWorker, Init, Known, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker, WireDevice,
 };
 use portway_sys::process;
 use portway_sys::seqpacket::Channel;
@@ -246,7 +246,7 @@ impl Worker {
         index: u32,
         clients: &[BorrowedFd<'_>],
     ) -> Result<(), WorkerError> {
-        send(&self.channel, &ToWorker::Client { slot, index }, clients).await
+        send(&self.channel, &ToWorker::Client { slot, index, known: Known::default() }, clients).await
     }
 
     /// Tells the worker to stop accepting, to finish its connections and to end within `grace`.

@@ -5,6 +5,7 @@
 
 mod files;
 mod org;
+mod proxies;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,10 +22,13 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("mesh_datagrams", datagrams),
     ("mesh_env", files::env),
+    ("mesh_http_connect", proxies::http_connect),
     ("mesh_ini", files::ini),
+    ("mesh_names", proxies::names),
     ("mesh_rule", files::rule),
     ("mesh_segments", segments),
     ("mesh_snapshot", org::snapshot),
+    ("mesh_socks5", proxies::socks5),
     ("mesh_stack", stack),
     ("mesh_token", org::token),
     ("mesh_toml", files::toml),

@@ -15,6 +15,7 @@ mod control;
 mod dial;
 mod endpoints;
 mod flows;
+mod gates;
 mod home;
 mod link;
 mod names;
@@ -38,6 +39,7 @@ use crate::tunnel::TunnelError;
 use balance::Policy;
 
 pub use home::{Home, HomeError};
+pub(crate) use names::probe as probe_names;
 pub use serve::run;
 
 /// How the engine is chosen.
@@ -80,6 +82,8 @@ pub struct Ready {
     pub udp: SocketAddr,
     /// How many rules there are.
     pub rules: usize,
+    /// How many proxies, whose clients say where they want to go.
+    pub proxies: usize,
 }
 
 /// What is told while it runs.
@@ -100,9 +104,6 @@ pub enum ProxyError {
     /// Its files cannot be used.
     #[error(transparent)]
     Home(#[from] HomeError),
-    /// There is something that is read but not served.
-    #[error("{0}")]
-    Unserved(String),
     /// A port cannot be had.
     #[error("{place}: cannot listen on {listen} {side}")]
     Listen {

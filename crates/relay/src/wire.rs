@@ -14,6 +14,7 @@
 //! (listeners as fds), then [`FromWorker::End`]. An unknown version is answered by
 //! [`FromWorker::Version`] and the channel is closed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use portway_model::{DeviceSpec, GroupIds};
@@ -149,6 +150,17 @@ pub struct WireDevice {
     pub note: String,
 }
 
+/// What is known of a client that its socket does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Comes back in its [`FromWorker::Dial`]: its target has been chosen already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u64>,
+    /// Where it comes from and where it connected to, of one that was accepted by no socket of the kernel's TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+}
+
 /// Meaning of a descriptor that comes with a device, below which unix socket paths are looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -212,6 +224,9 @@ pub enum ToWorker {
         slot: Slot,
         /// Listen index they came in by.
         index: u32,
+        /// What is known of them beyond their sockets; of several clients nothing is.
+        #[serde(default)]
+        known: Known,
     },
     /// Answer to a [`FromWorker::Dial`]. Descriptor, when it worked: a connected socket; for TCP it may be a unix stream
     /// pair instead, which is closed without an end before for a reset, both ways.
@@ -309,6 +324,9 @@ pub enum FromWorker {
         slot: Slot,
         /// Number of this request, used once in the life of a worker.
         ticket: u64,
+        /// [`Known::mark`] of the client.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mark: Option<u64>,
     },
     /// Connections and flows that asked for an upstream have ended, or want none any more.
     Over {

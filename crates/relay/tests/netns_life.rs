@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use portway_relay::wire::{FromWorker, Init, Lifetime, PROTOCOL_VERSION, Slot, ToWorker, field};
+use portway_relay::wire::{FromWorker, Init, Known, Lifetime, PROTOCOL_VERSION, Slot, ToWorker, field};
 use portway_relay::worker::WorkerError;
 use portway_sys::listen;
 use portway_testkit::Stream;
@@ -176,7 +176,10 @@ fn clients_of_a_dying_instance_are_handed_over() {
         let device = rig::device("tcp:127.0.0.1:1000-1001", TARGET, &[]);
         new.put(3, &device, &std::mem::take(&mut old.kept)[0].1, None).unwrap();
         let for_later = accept(&service);
-        new.say(&ToWorker::Client { slot: Slot::new(3, 0), index: 1 }, &[fd.as_fd()]);
+        new.say(
+            &ToWorker::Client { slot: Slot::new(3, 0), index: 1, known: Known::default() },
+            &[fd.as_fd()],
+        );
         drop(fd);
         let server = accept(&service);
         let mut request = [0; 7];
@@ -475,7 +478,7 @@ fn requests_that_make_no_sense_are_refused() {
         rig.say(&ToWorker::Remove { seq: 105, slot: Slot::new(1, 0), drain: true }, &[]);
         assert_eq!(rig.done(105).unwrap(), "no device in slot 1");
         rig.say(&ToWorker::Listeners { slot: Slot::new(77, 0), first: 0 }, &[]);
-        rig.say(&ToWorker::Client { slot: Slot::new(77, 0), index: 0 }, &[]);
+        rig.say(&ToWorker::Client { slot: Slot::new(77, 0), index: 0, known: Known::default() }, &[]);
         exchange(&connect(LISTEN), &accept(&service), b"still");
     });
 }

@@ -5,7 +5,7 @@ mod rig;
 use std::io::Read;
 use std::os::fd::AsFd;
 
-use portway_relay::wire::{FromWorker, Slot, ToWorker, field};
+use portway_relay::wire::{FromWorker, Known, Slot, ToWorker, field};
 use portway_sys::shm::FIELD_COUNT;
 use rig::{Rig, accept, connect, in_netns, service, try_connect};
 
@@ -85,7 +85,10 @@ fn orders_for_a_former_tenant_are_for_nobody() {
         let door = service("tcp:127.0.0.1:3000");
         rig.say(&ToWorker::Listeners { slot: former, first: 0 }, &[door.as_fd()]);
         let late = connect("tcp:127.0.0.1:3000");
-        rig.say(&ToWorker::Client { slot: former, index: 0 }, &[accept(&door).as_fd()]);
+        rig.say(
+            &ToWorker::Client { slot: former, index: 0, known: Known::default() },
+            &[accept(&door).as_fd()],
+        );
         assert_eq!((&late).read(&mut [0]).unwrap_or(0), 0, "it was let go");
 
         let client = connect(listen);

@@ -28,6 +28,9 @@ pub struct MeshStatus {
     pub peers: Vec<MeshPeer>,
     /// Its rules.
     pub rules: Vec<MeshRuleStatus>,
+    /// Its proxies, whose clients say where they want to go.
+    #[serde(default)]
+    pub proxies: Vec<MeshProxyStatus>,
     /// Packets that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
 }
@@ -80,6 +83,29 @@ pub struct MeshRuleStatus {
     pub port_bytes_in: u64,
     /// Bytes from them.
     pub port_bytes_out: u64,
+}
+
+/// A proxy on the host that leads into the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshProxyStatus {
+    /// `socks5` or `http_connect`.
+    pub kind: String,
+    /// Where it listens: `tcp:[ADDRESS:]PORT`.
+    pub listen: String,
+    /// Whether it asks for name and password.
+    pub login: bool,
+    /// Connections that are live; associations of SOCKS5 are not among them.
+    pub connections_now: u64,
+    /// Those there ever were.
+    pub connections_total: u64,
+    /// Requests that came to nothing.
+    pub failures: u64,
+    /// Why the last one did.
+    pub last_error: Option<String>,
+    /// Bytes into the network.
+    pub bytes_in: u64,
+    /// Bytes out of it.
+    pub bytes_out: u64,
 }
 
 /// A rule to be added.

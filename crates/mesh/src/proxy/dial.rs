@@ -32,8 +32,12 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Finds an end for the connection that has asked with `ticket`, and tells the worker.
-pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, ticket: u64) {
-    let found = find(&shared, slot).await;
+pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, ticket: u64, mark: Option<u64>) {
+    let found = match mark {
+        // It has been dialled for already.
+        Some(mark) => shared.table().redeem(slot, mark).ok_or_else(|| io::ErrorKind::TimedOut.into()),
+        None => find(&shared, slot).await,
+    };
     let said = match found {
         Ok((rule, fd)) => {
             let line = {
@@ -118,11 +122,14 @@ async fn reach(shared: &Shared, rule: &MeshRule, address: SocketAddr) -> io::Res
             let engine = Arc::clone(&shared.engine);
             shared.room.ask(move || engine.connect_udp(address)).await
         }
-        (Direction::Egress, Transport::Tcp) => {
-            let engine = Arc::clone(&shared.engine);
-            connected(shared.room.ask(move || engine.connect_tcp(address)).await?).await
-        }
+        (Direction::Egress, Transport::Tcp) => through_tunnel(shared, address).await,
     }
+}
+
+/// A connection from the inside.
+pub(super) async fn through_tunnel(shared: &Shared, address: SocketAddr) -> io::Result<OwnedFd> {
+    let engine = Arc::clone(&shared.engine);
+    connected(shared.room.ask(move || engine.connect_tcp(address)).await?).await
 }
 
 /// Waits for the end of a connect that was begun.

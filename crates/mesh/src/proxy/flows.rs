@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use portway_model::{Direction, RuleListen, Transport};
 use portway_proto::Dir;
 use portway_proto::udp_flow::FlowTable;
-use portway_relay::wire::Slot;
+use portway_relay::wire::{Known, Slot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::unix::AsyncFd;
@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use super::dial;
 use super::link::watched;
 use super::ports::Opened;
-use super::serve::Shared;
+use super::serve::{Call, Shared};
 use super::table::Carried;
 
 /// Idle life of a flow: as that of one in the worker (RFC 4787, REQ-5).
@@ -92,12 +92,7 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
 }
 
 /// Takes the clients of a port in, until its tasks are ended.
-pub(super) fn attend(
-    shared: &Arc<Shared>,
-    slot: Slot,
-    opened: Opened,
-    calls: &mpsc::Sender<(Slot, OwnedFd)>,
-) {
+pub(super) fn attend(shared: &Arc<Shared>, slot: Slot, opened: Opened, calls: &mpsc::Sender<Call>) {
     let mut tasks = Vec::new();
     match opened {
         Opened::Sockets(_) => {}
@@ -110,7 +105,7 @@ pub(super) fn attend(
                     move || listener.accept().map(|(fd, _)| fd),
                     async move |fd| {
                         // The other end is gone when everything ends.
-                        calls.send((slot, fd)).await.ok();
+                        calls.send(Call { slot, fd, known: Known::default() }).await.ok();
                     },
                 )));
             }

@@ -182,6 +182,17 @@ fn record(answer: &[u8], mut at: usize) -> Option<(u16, &[u8], usize)> {
     Some((if class == 1 { kind } else { 0 }, data, begin + length))
 }
 
+/// Reads an answer to each question that has been asked for `db.mesh`: for a fuzzer.
+pub(crate) fn probe(answer: &[u8]) {
+    for kind in [A, AAAA] {
+        let question = question(7, "db.mesh", kind).unwrap_or_default();
+        if let Some(Ok(found)) = read(&question, answer, kind) {
+            // A record has at least ten bytes behind its name, and an address.
+            assert!(found.len() * 14 <= answer.len());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portway_model::DeviceSpec;
-use portway_relay::wire::{FromWorker, Slot, ToWorker, WireDevice};
+use portway_relay::wire::{FromWorker, Known, Slot, ToWorker, WireDevice};
 use portway_sys::process;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +24,7 @@ use super::names::Names;
 use super::room::{self, Room};
 use super::start::{self, Started};
 use super::table::Table;
-use super::{Notice, Options, ProxyError, Ready, dial, endpoints, flows};
+use super::{Notice, Options, ProxyError, Ready, dial, endpoints, flows, gates};
 use crate::engine::Engine;
 use crate::spec::{Network, RuleId, Rules};
 use crate::tunnel::Tunnel;
@@ -110,7 +110,7 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     let signals = [term?, int?, quit?];
     // The name first: what another process of that name has kept is not for this one to read.
     let door = options.home.open()?;
-    let Started { shared, rules, ready, inlets } = start::start(&options, files)?;
+    let Started { shared, rules, ready, inlets, gates } = start::start(&options, files)?;
     let link = Arc::new(Link::start(&options.home.name).await.map_err(ProxyError::Worker)?);
     shared.has(&link);
     let gone = shared.engine.pidfd().try_clone_to_owned().and_then(watched);
@@ -121,6 +121,7 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     for (slot, inlet) in inlets {
         flows::attend(&shared, slot, inlet, &calls);
     }
+    gates::attend(&shared, gates, &calls).map_err(system("listen"))?;
     let (asks, asked) = mpsc::channel(1);
     let (cuts, to_cut) = mpsc::channel(CALLS);
     let (policy, drain, home) = (options.policy, options.drain, options.home);
@@ -161,18 +162,25 @@ impl Drop for Opening {
 struct Inputs {
     signals: [Signal; 3],
     gone: AsyncFd<OwnedFd>,
-    called: mpsc::Receiver<(Slot, OwnedFd)>,
+    called: mpsc::Receiver<Call>,
     asked: mpsc::Receiver<Ask>,
     to_cut: mpsc::Receiver<Vec<RuleId>>,
     /// So that there is always one: without a socket nobody asks.
     _asks: mpsc::Sender<Ask>,
 }
 
+/// A client that comes as a descriptor.
+pub(super) struct Call {
+    pub(super) slot: Slot,
+    pub(super) fd: OwnedFd,
+    pub(super) known: Known,
+}
+
 /// What drives the worker.
 pub(super) struct Server<R> {
     pub(super) shared: Arc<Shared>,
     /// For connections that come as descriptors.
-    pub(super) calls: mpsc::Sender<(Slot, OwnedFd)>,
+    pub(super) calls: mpsc::Sender<Call>,
     pub(super) link: Arc<Link>,
     /// When this worker was started.
     begun: Instant,
@@ -205,7 +213,7 @@ impl Waits {
 /// What came first.
 enum Came {
     Message(io::Result<Option<FromWorker>>),
-    Call(Option<(Slot, OwnedFd)>),
+    Call(Option<Call>),
     Asked(Option<Ask>),
     ToCut(Option<Vec<RuleId>>),
     Signal,
@@ -251,9 +259,9 @@ impl<R: FnMut(Notice)> Server<R> {
                         }
                     }
                 }
-                Came::Call(Some((slot, fd))) => {
+                Came::Call(Some(Call { slot, fd, known })) => {
                     // A worker that is gone is seen as such; so is this client.
-                    self.link.say(&ToWorker::Client { slot, index: 0 }, &[fd.as_fd()]).await.ok();
+                    self.link.say(&ToWorker::Client { slot, index: 0, known }, &[fd.as_fd()]).await.ok();
                 }
                 Came::Asked(Some(Ask { change, reply })) => {
                     let done = self.change(&change).await;
@@ -288,8 +296,8 @@ impl<R: FnMut(Notice)> Server<R> {
     /// Why it does not serve a port it was given.
     pub(super) fn heed(&mut self, message: FromWorker) -> Result<(), String> {
         match message {
-            FromWorker::Dial { slot, ticket } => {
-                let task = dial::answer(Arc::clone(&self.shared), Arc::clone(&self.link), slot, ticket);
+            FromWorker::Dial { slot, ticket, mark } => {
+                let task = dial::answer(Arc::clone(&self.shared), Arc::clone(&self.link), slot, ticket, mark);
                 let task = tokio::spawn(task);
                 self.shared.table().begin(slot, ticket, task.abort_handle());
             }

@@ -1,6 +1,7 @@
 //! Opens everything, in the order in which it is most likely to fail.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use super::serve::{About, Shared};
 use super::table::Table;
 use super::{EngineChoice, HomeError, Options, ProxyError, Ready};
 use crate::engine::{Engine, EngineError, Frames, kernel, smoltcp};
-use crate::spec::{Listener, Network, PortRights, Rules};
+use crate::spec::{Listener, Network, PortRights, ProxyListen, Rules, proxies};
 use crate::tunnel::{Rows, Tunnel, TunnelSpec};
 use crate::udp::Udp;
 use crate::wg::PeerSpec;
@@ -28,6 +29,8 @@ pub(super) struct Started {
     pub(super) ready: Ready,
     /// Where clients come as descriptors.
     pub(super) inlets: Vec<(Slot, Opened)>,
+    /// Where clients say where they want to go.
+    pub(super) gates: Vec<(Slot, ProxyListen, OwnedFd)>,
 }
 
 /// See the module. The process may have so many files.
@@ -35,12 +38,10 @@ pub(super) fn start(options: &Options, files: u64) -> Result<Started, ProxyError
     let spec = &options.spec;
     let rules = with_kept(options)?;
     rules.allowed(PortRights::here())?;
-    if let Some(proxy) = spec.proxies.first() {
-        let what = format!("SOCKS5 and HTTP proxies are not served yet (port {})", proxy.port);
-        return Err(ProxyError::Unserved(what));
-    }
+    proxies::allowed(&spec.proxies, PortRights::here())?;
     let listeners = rules.listeners();
     let egress = listen(listeners, Direction::Egress, ports::on_host)?;
+    let gates = open_gates(&spec.proxies)?;
     let port = spec.network.listen_port.map_or(0, portway_model::Port::get);
     let udp = Udp::bind(port).map_err(|source| ProxyError::Outer { port, source })?;
     let Chosen { engine, frames, why } = choose(&spec.network, options.engine)?;
@@ -58,6 +59,7 @@ pub(super) fn start(options: &Options, files: u64) -> Result<Started, ProxyError
         let slot = table.serve(listener.listen, listener.rules, sockets, options.policy);
         inlets.extend(inlet.map(|inlet| (slot, inlet)));
     }
+    let gates = gates.into_iter().map(|(listen, fd)| (table.serve_gate(&listen), listen, fd)).collect();
     let names = Names::new(spec.network.dns.clone());
     let about = About {
         name: options.home.name.clone(),
@@ -69,8 +71,15 @@ pub(super) fn start(options: &Options, files: u64) -> Result<Started, ProxyError
     let whereabouts = Whereabouts::new(&spec.network.peers);
     let (room, flows) = (Room::new(files), Flows::new(files));
     let shared = Arc::new(Shared { about, engine, tunnel, names, link, table, whereabouts, room, flows });
-    let ready = Ready { engine: engine_name, way, why, udp: udp_address, rules: rules.iter().count() };
-    Ok(Started { shared, rules, ready, inlets })
+    let ready = Ready {
+        engine: engine_name,
+        way,
+        why,
+        udp: udp_address,
+        rules: rules.iter().count(),
+        proxies: spec.proxies.len(),
+    };
+    Ok(Started { shared, rules, ready, inlets, gates })
 }
 
 /// The rules, and those that were added while it last ran.
@@ -126,6 +135,18 @@ fn listen(
         (Ok(opened), _) => Ok((listener.clone(), opened)),
     });
     opened.collect()
+}
+
+fn open_gates(proxies: &[ProxyListen]) -> Result<Vec<(ProxyListen, OwnedFd)>, ProxyError> {
+    let mut gates = Vec::new();
+    for proxy in proxies {
+        let (listen, side) = (proxy.listen(), "on this host");
+        let failed = |source| ProxyError::Listen { place: proxy.place.clone(), listen, side, source };
+        if let Opened::Sockets(sockets) = ports::on_host(&listen).map_err(failed)? {
+            gates.extend(sockets.into_iter().map(|fd| (proxy.clone(), fd)));
+        }
+    }
+    Ok(gates)
 }
 
 fn tunnel_spec(network: &Network) -> TunnelSpec {

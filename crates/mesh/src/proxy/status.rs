@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use portway_control::api::{Failure, FailureKind, MeshPeer, MeshRuleStatus, MeshStatus};
+use portway_control::api::{Failure, FailureKind, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus};
 use portway_relay::wire::field;
 use portway_sys::shm::FIELD_COUNT;
 
 use super::control::failure;
 use super::serve::Shared;
-use super::table::Served;
+use super::table::{Gate, Served};
 
 /// Age of a handshake at which a peer counts as silent.
 const SILENT_SECONDS: u64 = 180;
@@ -42,13 +42,14 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
     }
     let link = shared.link();
     let table = shared.table();
-    let mut rules = Vec::new();
+    let (mut rules, mut proxies) = (Vec::new(), Vec::new());
     for served in table.served() {
         let mut counted = served.before;
         if let Some(link) = &link {
             let present = link.line(served.slot.index);
             counted.iter_mut().zip(present).for_each(|(total, more)| *total = total.saturating_add(more));
         }
+        proxies.extend(served.gate.as_ref().map(|gate| proxy(&table, served, gate, counted)));
         let lines = |line| link.as_ref().map_or([0; FIELD_COUNT], |link| link.line(line));
         rules.extend(served.rules.iter().map(|entry| {
             let bytes = table.account(entry.id).bytes(&lines);
@@ -66,6 +67,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
         uptime_seconds: now.saturating_duration_since(about.since).as_secs(),
         peers: states.into_iter().map(peer).collect(),
         rules,
+        proxies,
         dropped,
     })
 }
@@ -95,6 +97,26 @@ fn rule(
     }
 }
 
+fn proxy(
+    table: &super::table::Table,
+    served: &Served,
+    gate: &Gate,
+    counted: [u64; FIELD_COUNT],
+) -> MeshProxyStatus {
+    let account = table.account(gate.id);
+    MeshProxyStatus {
+        kind: gate.kind.as_str().to_owned(),
+        listen: served.listen.to_string(),
+        login: gate.is_guarded,
+        connections_now: served.balancer.live(gate.id),
+        connections_total: account.opened,
+        failures: account.failed,
+        last_error: account.last_error,
+        bytes_in: counted.get(field::BYTES_IN).copied().unwrap_or(0),
+        bytes_out: counted.get(field::BYTES_OUT).copied().unwrap_or(0),
+    }
+}
+
 /// Peers that are expected to answer and have not of late.
 pub(super) fn silent(status: &MeshStatus) -> Vec<String> {
     let silent = |peer: &&MeshPeer| {
@@ -119,11 +141,7 @@ fn snake(name: &str) -> String {
 pub(super) fn metrics(status: &MeshStatus) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
-        // Writing to a String cannot fail.
-        let _infallible = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        for (labels, value) in samples {
-            let _infallible = writeln!(text, "{name}{{{labels}}} {value}");
-        }
+        put_family(&mut text, name, kind, help, samples);
     };
     let of_peers = |value: &dyn Fn(&MeshPeer) -> Option<u64>| -> Vec<(String, u64)> {
         let sample = |peer: &MeshPeer| Some((format!("peer=\"{}\"", peer.public_key), value(peer)?));
@@ -187,5 +205,30 @@ pub(super) fn metrics(status: &MeshStatus) -> String {
         "Failures of a rule's destination.",
         of_rules(&|rule| rule.failures),
     );
+    proxies_metrics(&mut text, &status.proxies);
     text
+}
+
+fn proxies_metrics(text: &mut String, proxies: &[MeshProxyStatus]) {
+    type Value = fn(&MeshProxyStatus) -> u64;
+    let families: [(&str, &str, &str, Value); 3] = [
+        ("connections", "gauge", "Live connections of a proxy.", |proxy| proxy.connections_now),
+        ("connections_total", "counter", "Connections of a proxy.", |proxy| proxy.connections_total),
+        ("failures_total", "counter", "Requests to a proxy that came to nothing.", |proxy| proxy.failures),
+    ];
+    for (name, kind, help, value) in families {
+        let sample = |proxy: &MeshProxyStatus| {
+            (format!("kind=\"{}\",listen=\"{}\"", proxy.kind, proxy.listen), value(proxy))
+        };
+        let samples = proxies.iter().map(sample).collect();
+        put_family(text, &format!("portway_mesh_proxy_{name}"), kind, help, samples);
+    }
+}
+
+fn put_family(text: &mut String, name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>) {
+    // Writing to a String cannot fail.
+    let _infallible = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    for (labels, value) in samples {
+        let _infallible = writeln!(text, "{name}{{{labels}}} {value}");
+    }
 }

@@ -1,5 +1,7 @@
 //! Which port is served by which rules, and which connection belongs to which rule.
 
+mod promises;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use tokio::task::AbortHandle;
 use super::balance::{Balancer, Policy};
 use super::room::PortRoom;
 use crate::spec::{RuleEntry, RuleId, Rules};
+pub(super) use promises::Gate;
+use promises::Promises;
 
 /// Where the numbers of connections begin that no worker has asked for. A worker counts from 1.
 const OWN_TICKETS: u64 = 1 << 62;
@@ -29,6 +33,8 @@ pub(super) struct Served {
     /// What takes those.
     pub(super) tasks: Vec<AbortHandle>,
     pub(super) slot: Slot,
+    /// It has no rules: its clients say where they want to go.
+    pub(super) gate: Option<Gate>,
     /// What workers before the present one have counted.
     pub(super) before: [u64; FIELD_COUNT],
     /// What its clients may have going on.
@@ -136,6 +142,7 @@ pub(super) struct Table {
     generation: u64,
     own: u64,
     lines: Lines,
+    promises: Promises,
 }
 
 impl Table {
@@ -157,7 +164,7 @@ impl Table {
         let (listeners, tasks) = (Arc::new(listeners), Vec::new());
         let (before, room) = ([0; FIELD_COUNT], PortRoom::default());
         let ids: Vec<RuleId> = rules.iter().map(|entry| entry.id).collect();
-        let served = Served { listen, rules, balancer, listeners, tasks, slot, before, room };
+        let served = Served { listen, rules, balancer, listeners, tasks, slot, gate: None, before, room };
         self.served.insert(index, served);
         ids.into_iter().for_each(|rule| self.open_account(rule));
         slot
@@ -269,7 +276,7 @@ impl Table {
     /// Gives the ports that there are their present rules; closes and returns those that have none any more.
     pub(super) fn follow(&mut self, rules: &Rules) -> Vec<Slot> {
         let (mut closed, mut gone, mut come) = (Vec::new(), Vec::new(), Vec::new());
-        for served in self.served.values_mut() {
+        for served in self.served.values_mut().filter(|served| served.gate.is_none()) {
             let found = rules.listeners().iter().find(|listener| listener.listen == served.listen);
             let wanted = found.map(|listener| listener.rules.clone()).unwrap_or_default();
             let is_wanted = |id: RuleId| wanted.iter().any(|entry| entry.id == id);
@@ -287,7 +294,7 @@ impl Table {
                 closed.push(served.slot);
             }
         }
-        self.served.retain(|_, served| !served.rules.is_empty());
+        self.served.retain(|_, served| served.gate.is_some() || !served.rules.is_empty());
         gone.into_iter().for_each(|rule| self.close_account(rule));
         come.into_iter().for_each(|rule| self.open_account(rule));
         closed
@@ -353,6 +360,7 @@ impl Table {
 
     /// The worker is gone, and all its connections with it.
     pub(super) fn all_over(&mut self, lines: impl Fn(u32) -> [u64; FIELD_COUNT]) {
+        self.promises.clear();
         for served in self.served.values_mut() {
             let last = lines(served.slot.index);
             served.before.iter_mut().zip(last).for_each(|(total, more)| *total = total.saturating_add(more));

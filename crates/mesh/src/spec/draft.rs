@@ -11,6 +11,7 @@ use super::error::SpecError;
 use super::key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 use super::network::{Dns, Endpoint, InterfaceAddr, Mtu, Network, Peer};
 use super::place::{Field, Place, Warning};
+use super::proxies::ProxySaid;
 
 /// A network as it was said.
 #[derive(Default)]
@@ -23,6 +24,9 @@ pub(super) struct Draft {
     /// Servers and domains, one or several in each.
     pub(super) dns: Vec<Field>,
     pub(super) peers: Vec<PeerDraft>,
+    pub(super) proxies: Vec<ProxySaid>,
+    pub(super) proxy_user: Option<Field>,
+    pub(super) proxy_password: Option<Field>,
 }
 
 /// A peer as it was said.

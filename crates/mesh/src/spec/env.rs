@@ -83,7 +83,8 @@ fn enter(
         return Ok(false);
     }
     // A rule is an item; what else takes a list takes it as a whole.
-    let fields = if key == "ingress" || key == "egress" { field.items() } else { vec![field.clone()] };
+    let is_items = matches!(key.as_str(), "ingress" | "egress" | "socks5" | "http_connect");
+    let fields = if is_items { field.items() } else { vec![field.clone()] };
     let mut known = named::NETWORK.contains(&key.as_str());
     for field in fields {
         known &= named::network(&mut environment.draft, &mut environment.rules, &key, field)?;
@@ -118,11 +119,23 @@ impl Environment {
     /// Puts what the environment says over what a file says: a value takes the place of that of the file, a list too;
     /// peers are added.
     pub(super) fn over(self, file: &mut Draft) {
-        let Draft { private_key, addresses, listen_port, mtu, dns, peers } = self.draft;
+        let Draft {
+            private_key,
+            addresses,
+            listen_port,
+            mtu,
+            dns,
+            peers,
+            proxies,
+            proxy_user,
+            proxy_password,
+        } = self.draft;
         let scalars = [
             (&mut file.private_key, private_key),
             (&mut file.listen_port, listen_port),
             (&mut file.mtu, mtu),
+            (&mut file.proxy_user, proxy_user),
+            (&mut file.proxy_password, proxy_password),
         ];
         for (old, new) in scalars {
             if new.is_some() {
@@ -135,6 +148,7 @@ impl Environment {
             }
         }
         file.peers.extend(peers);
+        file.proxies.extend(proxies);
     }
 }
 

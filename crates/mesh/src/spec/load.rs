@@ -15,10 +15,11 @@ use super::error::SpecError;
 use super::ini::{self, Dialect};
 use super::network::Network;
 use super::place::{Field, Place, Source, Warning};
+use super::proxies::{self, ProxyKind, ProxyListen, ProxySaid};
 use super::rules::{PortRights, Rules, Said};
 use super::toml_form;
 use super::wg_quick;
-use super::wireproxy::{self, ProxyListen, Routines};
+use super::wireproxy::{self, Routines};
 
 /// Longest file, bytes: some thousands of peers.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -45,6 +46,10 @@ pub struct Request<'a> {
     pub ingress: &'a [String],
     /// Each `--egress`.
     pub egress: &'a [String],
+    /// Each `--socks5`.
+    pub socks5: &'a [String],
+    /// Each `--http-connect`.
+    pub http_connect: &'a [String],
 }
 
 /// A file.
@@ -173,10 +178,19 @@ impl Spec {
                 |text: &String| Said { direction, field: Field::new(Place::of(Source::Flag(flag)), text) };
             rules.extend(texts.iter().map(said));
         }
+        for (kind, flag, texts) in [
+            (ProxyKind::Socks5, "--socks5", request.socks5),
+            (ProxyKind::Http, "--http-connect", request.http_connect),
+        ] {
+            let said =
+                |text: &String| ProxySaid { kind, field: Field::new(Place::of(Source::Flag(flag)), text) };
+            draft.proxies.extend(texts.iter().map(said));
+        }
         private(&draft, &routines, &around.open.borrow())?;
         let network = draft.build(&whole, &mut warnings)?;
         let rules = Rules::build(&rules, &network, &mut warnings)?;
-        Ok(Spec { network, rules, proxies: routines.proxies, warnings })
+        let proxies = proxies::build(&draft, routines.proxies, &network, &rules)?;
+        Ok(Spec { network, rules, proxies, warnings })
     }
 }
 
@@ -221,7 +235,7 @@ fn file(
 /// Refuses secrets in files that others can read.
 fn private(draft: &Draft, routines: &Routines, open: &BTreeMap<PathBuf, u32>) -> Result<(), SpecError> {
     let shared = draft.peers.iter().filter_map(|peer| peer.preshared_key.as_ref());
-    let keys = draft.private_key.iter().chain(shared).map(|field| &field.place);
+    let keys = draft.private_key.iter().chain(&draft.proxy_password).chain(shared).map(|field| &field.place);
     for place in keys.chain(&routines.secrets) {
         if let Source::File(path) = &place.source
             && let Some(mode) = open.get(path)

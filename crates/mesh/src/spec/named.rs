@@ -5,17 +5,29 @@ use portway_model::{Direction, nearest};
 use super::draft::{Draft, PeerDraft, once};
 use super::error::SpecError;
 use super::place::Field;
+use super::proxies::{ProxyKind, ProxySaid};
 use super::rules::Said;
 
 /// Keys of a network.
-pub(super) const NETWORK: &[&str] =
-    &["private_key", "addresses", "listen_port", "mtu", "dns", "ingress", "egress"];
+pub(super) const NETWORK: &[&str] = &[
+    "private_key",
+    "addresses",
+    "listen_port",
+    "mtu",
+    "dns",
+    "ingress",
+    "egress",
+    "socks5",
+    "http_connect",
+    "proxy_user",
+    "proxy_password",
+];
 
 /// Keys of a peer.
 pub(super) const PEER: &[&str] = &["public_key", "preshared_key", "allowed_ips", "endpoint", "keepalive"];
 
 /// Keys whose value is a list, which may be empty.
-const LISTS: &[&str] = &["addresses", "dns", "ingress", "egress", "allowed_ips"];
+const LISTS: &[&str] = &["addresses", "dns", "ingress", "egress", "socks5", "http_connect", "allowed_ips"];
 
 /// Whether a key takes a list.
 pub(super) fn takes_list(key: &str) -> bool {
@@ -24,7 +36,7 @@ pub(super) fn takes_list(key: &str) -> bool {
 
 /// Whether the value of a key may stand in a file of its own, which `KEY_file` names.
 pub(super) fn is_secret(key: &str) -> bool {
-    key == "private_key" || key == "preshared_key"
+    matches!(key, "private_key" | "preshared_key" | "proxy_password")
 }
 
 /// Enters what one key of a network says. `false` when there is no such key.
@@ -42,6 +54,10 @@ pub(super) fn network(
         "dns" => draft.dns.push(field),
         "ingress" => rules.push(Said { direction: Direction::Ingress, field }),
         "egress" => rules.push(Said { direction: Direction::Egress, field }),
+        "socks5" => draft.proxies.push(ProxySaid { kind: ProxyKind::Socks5, field }),
+        "http_connect" => draft.proxies.push(ProxySaid { kind: ProxyKind::Http, field }),
+        "proxy_user" => once(&mut draft.proxy_user, key, field)?,
+        "proxy_password" => once(&mut draft.proxy_password, key, field)?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -62,6 +78,6 @@ pub(super) fn peer(peer: &mut PeerDraft, key: &str, field: Field) -> Result<bool
 
 /// The known key nearest to one that is not.
 pub(super) fn meant(key: &str) -> Option<&'static str> {
-    let files = ["private_key_file", "preshared_key_file", "peers"];
+    let files = ["private_key_file", "preshared_key_file", "proxy_password_file", "peers"];
     nearest(key, NETWORK.iter().chain(PEER).copied().chain(files))
 }

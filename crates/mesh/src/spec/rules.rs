@@ -20,7 +20,12 @@ impl RuleId {
     /// The id of a rule: the beginning of the SHA-256 of its direction and text.
     #[must_use]
     pub fn of(rule: &MeshRule) -> RuleId {
-        let digest = Sha256::digest(format!("{} {rule}", rule.direction()));
+        RuleId::of_text(&format!("{} {rule}", rule.direction()))
+    }
+
+    /// The id of what is no rule and is counted as one.
+    pub(crate) fn of_text(text: &str) -> RuleId {
+        let digest = Sha256::digest(text);
         let mut id = [0; 6];
         id.iter_mut().zip(digest.as_slice()).for_each(|(to, from)| *to = *from);
         RuleId(id)

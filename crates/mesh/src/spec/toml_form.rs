@@ -165,11 +165,11 @@ impl Reader<'_> {
         value: Spanned<Value>,
     ) -> Result<Vec<(String, Field)>, SpecError> {
         let (name, place) = (key.get_ref(), self.place(value.span().start));
-        let known = named::NETWORK
-            .iter()
-            .chain(named::PEER)
-            .copied()
-            .chain(["private_key_file", "preshared_key_file"]);
+        let known = named::NETWORK.iter().chain(named::PEER).copied().chain([
+            "private_key_file",
+            "preshared_key_file",
+            "proxy_password_file",
+        ]);
         if !known.into_iter().any(|known| known == name) {
             return Err(unknown(&self.place(key.span().start), name));
         }

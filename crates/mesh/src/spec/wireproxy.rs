@@ -11,6 +11,7 @@ use super::error::SpecError;
 use super::ini::Section;
 use super::load::Surroundings;
 use super::place::{Field, Place, Source, Warning};
+use super::proxies::{Login, ProxyKind, ProxyListen};
 use super::rules::Said;
 
 /// Sections that become something here, and those that do not.
@@ -24,52 +25,6 @@ const SECTIONS: &[&str] = &[
     "Socks5",
     "http",
 ];
-
-/// What a client of a proxy speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProxyKind {
-    /// SOCKS version 5.
-    Socks5,
-    /// HTTP with CONNECT.
-    Http,
-}
-
-/// A proxy on the host whose connections lead into the network.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ProxyListen {
-    /// What its clients speak.
-    pub kind: ProxyKind,
-    /// Address it listens on; `None` for all of the host.
-    pub address: Option<IpAddr>,
-    /// Port it listens on.
-    pub port: Port,
-    /// Who may use it; `None` for everybody.
-    pub login: Option<Login>,
-    /// Where it was said.
-    pub place: Place,
-}
-
-/// Name and password of the users of a proxy.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// Name.
-    pub user: String,
-    /// Password, overwritten when it goes.
-    pub password: Zeroizing<String>,
-}
-
-impl std::fmt::Debug for ProxyListen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { kind, address, port, place, login } = self;
-        write!(f, "ProxyListen({kind:?} {address:?} {port} {place}, login: {})", login.is_some())
-    }
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Login(..)")
-    }
-}
 
 /// What a file of wireproxy says beside its network.
 #[derive(Default)]
@@ -237,7 +192,7 @@ fn proxy(section: Section, kind: ProxyKind, routines: &mut Routines) -> Result<(
         (None, None) => None,
         (Some(user), Some(password)) => {
             routines.secrets.push(password.place.clone());
-            Some(Login { user: user.text.to_string(), password: password.text.clone() })
+            Some(Login::read(&user, &password)?)
         }
         (Some(field), None) | (None, Some(field)) => {
             return Err(SpecError::wrong(&field.place, "Username and Password stand together or not at all"));

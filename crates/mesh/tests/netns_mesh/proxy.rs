@@ -2,6 +2,7 @@
 
 mod balancing;
 mod edges;
+mod gates;
 mod life;
 mod matrix;
 mod rules;
@@ -47,6 +48,14 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("rules_come_and_go", rules::rules_come_and_go),
     ("a_bad_rule_changes_nothing", rules::a_bad_rule_changes_nothing),
     ("one_process_of_a_name", rules::one_process_of_a_name),
+    ("proxies_serve_real_clients", || gates::real_clients("kernel")),
+    ("proxies_serve_real_clients_with_smoltcp", || gates::real_clients("smoltcp")),
+    ("proxies_ask_for_passwords", gates::passwords),
+    ("proxies_lead_nowhere_else", || gates::where_nobody_goes("kernel")),
+    ("proxies_lead_nowhere_else_with_smoltcp", || gates::where_nobody_goes("smoltcp")),
+    ("bad_clients_of_proxies", gates::bad_clients),
+    ("datagrams_of_socks5", || gates::associations("kernel")),
+    ("datagrams_of_socks5_with_smoltcp", || gates::associations("smoltcp")),
     ("without_its_stack_it_ends", life::without_its_stack_it_ends),
     ("endpoints_are_looked_up_again", life::endpoints_are_looked_up_again),
 ];

@@ -5,6 +5,7 @@ pub(crate) mod orgs;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use portway_mesh::spec::Request;
 
 use super::FormatArg;
 
@@ -82,6 +83,25 @@ pub(crate) struct NetworkArgs {
     /// Lead a port here to a host in the network; may stand several times
     #[arg(long = "egress", value_name = "RULE")]
     pub(crate) egress: Vec<String>,
+    /// Serve SOCKS5 here: its clients say where in the network they want to go; on 127.0.0.1 unless said
+    #[arg(long = "socks5", value_name = "[ADDRESS:]PORT")]
+    pub(crate) socks5: Vec<String>,
+    /// Serve HTTP CONNECT here: its clients say where in the network they want to go; on 127.0.0.1 unless said
+    #[arg(long = "http-connect", value_name = "[ADDRESS:]PORT")]
+    pub(crate) http_connect: Vec<String>,
+}
+
+impl NetworkArgs {
+    /// What they say.
+    pub(crate) fn request(&self) -> Request<'_> {
+        Request {
+            config: self.config.as_deref(),
+            ingress: &self.ingress,
+            egress: &self.egress,
+            socks5: &self.socks5,
+            http_connect: &self.http_connect,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use portway_mesh::spec::{Here, Network, PortRights, ProxyKind, Request, RuleEntry, Spec};
+use portway_mesh::spec::{Here, Network, PortRights, RuleEntry, Spec, proxies};
 use serde::Serialize;
 
 use super::unusable;
@@ -51,10 +51,10 @@ struct Proxy {
 /// Reads everything and prints it.
 pub(super) fn run(args: &CheckArgs) -> Outcome {
     let network = &args.network;
-    let request =
-        Request { config: network.config.as_deref(), ingress: &network.ingress, egress: &network.egress };
-    let spec = Spec::load(&request, &Here).map_err(|error| unusable(&error))?;
-    spec.rules.allowed(PortRights::here()).map_err(|error| unusable(&error))?;
+    let spec = Spec::load(&network.request(), &Here).map_err(|error| unusable(&error))?;
+    let rights = PortRights::here();
+    let allowed = spec.rules.allowed(rights).and_then(|()| proxies::allowed(&spec.proxies, rights));
+    allowed.map_err(|error| unusable(&error))?;
     let checked = checked(&spec);
     let mut out = Out::new();
     match args.format.format {
@@ -87,10 +87,7 @@ fn checked(spec: &Spec) -> Checked {
         place: entry.place.to_string(),
     };
     let proxy = |proxy: &portway_mesh::spec::ProxyListen| Proxy {
-        kind: match proxy.kind {
-            ProxyKind::Socks5 => "socks5",
-            ProxyKind::Http => "http",
-        },
+        kind: proxy.kind.as_str(),
         listen: match proxy.address {
             None => format!(":{}", proxy.port),
             Some(ip) => std::net::SocketAddr::new(ip, proxy.port.get()).to_string(),

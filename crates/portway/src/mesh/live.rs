@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::future::Future;
 
-use portway_control::api::{ChangeMeshRules, MeshPeer, MeshRuleStatus, MeshStatus, NewMeshRule};
+use portway_control::api::{
+    ChangeMeshRules, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus, NewMeshRule,
+};
 use portway_control::{Client, ClientError};
 use portway_mesh::proxy::Home;
 
@@ -121,6 +123,7 @@ fn text(status: &MeshStatus) -> String {
     }
     status.peers.iter().for_each(|peer| text.push_str(&peer_line(peer)));
     status.rules.iter().for_each(|rule| text.push_str(&rule_line(rule)));
+    status.proxies.iter().for_each(|proxy| text.push_str(&proxy_line(proxy)));
     for (why, count) in &status.dropped {
         let _infallible = writeln!(text, "dropped: {count} {why}");
     }
@@ -145,6 +148,17 @@ fn rule_line(rule: &MeshRuleStatus) -> String {
         let aside = if rule.aside { ", put aside" } else { "" };
         // As above.
         let _infallible = write!(line, ", {} failed{aside}, last: {}", rule.failures, printable(error));
+    }
+    line + "\n"
+}
+
+fn proxy_line(proxy: &MeshProxyStatus) -> String {
+    let login = if proxy.login { " with a password" } else { "" };
+    let (now, total) = (proxy.connections_now, proxy.connections_total);
+    let mut line = format!("{} {}{login}: {now} live of {total}", proxy.kind, proxy.listen);
+    if let Some(error) = &proxy.last_error {
+        // As above.
+        let _infallible = write!(line, ", {} failed, last: {}", proxy.failures, printable(error));
     }
     line + "\n"
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use portway_mesh::engine::Way;
 use portway_mesh::proxy::balance::Policy;
 use portway_mesh::proxy::{self, EngineChoice, Notice, Options, ProxyError, Ready};
-use portway_mesh::spec::{Here, Request, Spec};
+use portway_mesh::spec::{Here, Spec};
 
 use super::unusable;
 use crate::cli::mesh::{BalanceArg, EngineArg, ProxyArgs};
@@ -17,9 +17,7 @@ use crate::failure::{Outcome, Stop, chain, printable};
 /// Runs it until it is told to end.
 pub(super) fn run(args: &ProxyArgs) -> Outcome {
     let network = &args.network;
-    let request =
-        Request { config: network.config.as_deref(), ingress: &network.ingress, egress: &network.egress };
-    let spec = Spec::load(&request, &Here).map_err(|error| unusable(&error))?;
+    let spec = Spec::load(&network.request(), &Here).map_err(|error| unusable(&error))?;
     for warning in &spec.warnings {
         trouble(&format!("warning: {warning}"));
     }
@@ -70,7 +68,12 @@ fn ready_line(ready: &Ready) -> String {
         1 => "1 rule".to_owned(),
         count => format!("{count} rules"),
     };
-    format!("ready: engine {}{why} by {way}, UDP port {}, {rules}\n", ready.engine, ready.udp.port())
+    let proxies = match ready.proxies {
+        0 => String::new(),
+        1 => ", 1 proxy".to_owned(),
+        count => format!(", {count} proxies"),
+    };
+    format!("ready: engine {}{why} by {way}, UDP port {}, {rules}{proxies}\n", ready.engine, ready.udp.port())
 }
 
 /// What is in the way, with the likely cure.
@@ -93,7 +96,7 @@ mod tests {
     #[test]
     fn what_is_said_when_it_is_ready() {
         let udp = ([0, 0, 0, 0], 51_820).into();
-        let ready = |way, rules| Ready { engine: "kernel", way, why: None, udp, rules };
+        let ready = |way, rules| Ready { engine: "kernel", way, why: None, udp, rules, proxies: 0 };
         assert_eq!(
             ready_line(&ready(Way::Tun, 1)),
             "ready: engine kernel by a TUN device, UDP port 51820, 1 rule\n"
@@ -101,6 +104,10 @@ mod tests {
         assert_eq!(
             ready_line(&ready(Way::Veth, 0)),
             "ready: engine kernel by a veth pair, since /dev/net/tun is not to be had, UDP port 51820, 0 rules\n"
+        );
+        assert_eq!(
+            ready_line(&Ready { proxies: 2, ..ready(Way::Tun, 0) }),
+            "ready: engine kernel by a TUN device, UDP port 51820, 0 rules, 2 proxies\n"
         );
         let why = Some("namespaces: Operation not permitted (os error 1)".to_owned());
         assert_eq!(

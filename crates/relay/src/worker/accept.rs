@@ -10,14 +10,14 @@ use tracing::Level;
 use super::device::{Attention, Listener};
 use super::engine::Engine;
 use super::failures::{Failure, Operation};
-use super::guard::{Entrance, Entry, HEADER_TIME};
+use super::guard::{Entrance, Entry, HEADER_TIME, Origin};
 use super::poller::{Token, Watch};
 use super::records;
 use super::slab::Key;
 use super::socket::{Carrier, Socket, tune_tcp};
 use super::stream::{End, Phase, Stream};
 use super::timers::Timer;
-use crate::wire::field;
+use crate::wire::{Known, field};
 
 /// Clients taken in by one listener in one turn.
 const BATCH_LIMIT: u32 = 64;
@@ -112,7 +112,7 @@ impl Engine {
             match listener.accept() {
                 Accepted::Client(client) => {
                     listener.took();
-                    self.admit(device, index, carrier, client, Entry::Fresh);
+                    self.admit(device, index, carrier, client, Entry::Fresh, Known::default());
                 }
                 Accepted::Nobody => {}
                 Accepted::Dry => {
@@ -132,7 +132,15 @@ impl Engine {
     }
 
     /// Begins a stream for `client`, which came in by listener `index` of `device`, if the device takes it.
-    pub(super) fn admit(&mut self, device: Key, index: u32, carrier: Carrier, client: OwnedFd, entry: Entry) {
+    pub(super) fn admit(
+        &mut self,
+        device: Key,
+        index: u32,
+        carrier: Carrier,
+        client: OwnedFd,
+        entry: Entry,
+        known: Known,
+    ) {
         let Some(owner) = self.devices.get(device) else { return };
         // The record of a connection says whose it was, where records are kept.
         let Entrance { origin, announces } = if owner.guard.is_some() || tracing::enabled!(Level::DEBUG) {
@@ -154,7 +162,8 @@ impl Engine {
             records::prepare(&down);
         }
         let mut stream = Stream::new(device, index, relay, down, self.core.now);
-        stream.origin = origin;
+        stream.origin = origin.or_else(|| Origin::known(known));
+        stream.mark = known.mark;
         stream.entry = entry;
         if announces {
             stream.phase = Phase::Announcing;

@@ -94,8 +94,9 @@ pub(super) fn carrier_of(fd: &OwnedFd, wanted: Carrier) -> Result<Carrier, Errno
 impl Engine {
     /// Asks for the target of a stream; false: it was refused.
     pub(super) fn ask_for_stream(&mut self, key: Key) -> bool {
-        let Some(device) = self.streams.get(key).map(|stream| stream.device) else { return false };
-        let Some(ticket) = self.ask(device, Caller::Stream(key)) else {
+        let Some(stream) = self.streams.get(key) else { return false };
+        let (device, mark) = (stream.device, stream.mark);
+        let Some(ticket) = self.ask(device, Caller::Stream(key), mark) else {
             self.give_up(key, Errno::AGAIN);
             return false;
         };
@@ -110,7 +111,7 @@ impl Engine {
 
     /// Asks for the target of a flow, which keeps its datagrams meanwhile.
     pub(super) fn ask_for_flow(&mut self, device: Key, place: Key) {
-        let ticket = self.ask(device, Caller::Flow(place));
+        let ticket = self.ask(device, Caller::Flow(place), None);
         if let Some(flow) = self.udp.flows.get_mut(place) {
             flow.ticket = ticket;
         }
@@ -119,7 +120,7 @@ impl Engine {
         }
     }
 
-    fn ask(&mut self, device: Key, caller: Caller) -> Option<u64> {
+    fn ask(&mut self, device: Key, caller: Caller, mark: Option<u64>) -> Option<u64> {
         let slot = self.devices.get(device)?.slot?;
         if !self.control.keeps_up() {
             return None;
@@ -127,7 +128,7 @@ impl Engine {
         self.broker.last += 1;
         let ticket = self.broker.last;
         self.broker.callers.insert(ticket, caller);
-        self.send(&FromWorker::Dial { slot, ticket }, Vec::new());
+        self.send(&FromWorker::Dial { slot, ticket, mark }, Vec::new());
         Some(ticket)
     }
 

@@ -288,7 +288,7 @@ impl Engine {
             }
             ToWorker::Listeners { slot, first } => self.take_listeners(slot, first, fds),
             ToWorker::Remove { seq, slot, drain } => self.remove(seq, slot, drain),
-            ToWorker::Client { slot, index } => self.take_clients(slot, index, fds),
+            ToWorker::Client { slot, index, known } => self.take_clients(slot, index, known, fds),
             ToWorker::Dialed { ticket, error, line } => self.on_dialed(ticket, error, line, fds),
             ToWorker::Cut { tickets } => self.cut(&tickets),
             ToWorker::Drain { grace } => self.drain(grace),

@@ -25,7 +25,7 @@ use super::lane;
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
 use super::stream::{End, Phase};
-use crate::wire::field;
+use crate::wire::{Known, field};
 
 /// How long a client has to send its header. The specification (section 2) asks for three seconds at least, which is
 /// one retransmission.
@@ -36,7 +36,7 @@ pub(super) const HEADER_TIME: Duration = Duration::from_secs(3);
 pub(super) enum Entry {
     /// By a listener.
     Fresh,
-    /// From an earlier worker, which has let it in.
+    /// From an earlier worker, or from who accepted it; it has been let in.
     Returned,
 }
 
@@ -97,6 +97,14 @@ impl Origin {
             queued_bytes: 0,
             header_taken: false,
         }))
+    }
+
+    /// Of a client whose ends are known otherwise than by its socket.
+    pub(super) fn known(known: Known) -> Option<Box<Origin>> {
+        let (client, local) = known.ends?;
+        let origin =
+            Origin { peer: client, client, local, counted: false, queued_bytes: 0, header_taken: false };
+        Some(Box::new(origin))
     }
 
     /// Who it came through, if somebody announced it.

@@ -107,6 +107,8 @@ pub(super) struct Stream {
     /// Where the client comes from, where that matters.
     pub(super) origin: Option<Box<Origin>>,
     pub(super) entry: Entry,
+    /// By which the daemon knows it.
+    pub(super) mark: Option<u64>,
     pub(super) up: Option<Socket>,
     /// Number under which the daemon was asked for its target.
     pub(super) ticket: Option<u64>,
@@ -148,6 +150,7 @@ impl Stream {
             down,
             origin: None,
             entry: Entry::Fresh,
+            mark: None,
             up: None,
             ticket: None,
             line: None,

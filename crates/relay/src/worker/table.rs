@@ -18,7 +18,7 @@ use super::slab::Key;
 use super::socket::Carrier;
 use super::stream::{End, Phase};
 use super::timers::Timer;
-use crate::wire::{FromWorker, SLOT_COUNT, Slot, WireDevice};
+use crate::wire::{FromWorker, Known, SLOT_COUNT, Slot, WireDevice};
 
 /// A request to put a device into a slot.
 pub(super) struct Put {
@@ -285,7 +285,7 @@ impl Engine {
     }
 
     /// Takes clients that an earlier worker could not serve.
-    pub(super) fn take_clients(&mut self, slot: Slot, index: u32, fds: Vec<OwnedFd>) {
+    pub(super) fn take_clients(&mut self, slot: Slot, index: u32, known: Known, fds: Vec<OwnedFd>) {
         let Some(key) = self.slots.device(slot) else { return };
         let Some(device) = self.devices.get(key) else { return };
         let (carrier, brokered) = (device.plan.listen_carrier(), device.plan.wire.brokered);
@@ -298,7 +298,7 @@ impl Engine {
             if let Ok(carrier) = carrier
                 && set_nonblocking(fd.as_fd()).is_ok()
             {
-                self.admit(key, index, carrier, fd, Entry::Returned);
+                self.admit(key, index, carrier, fd, Entry::Returned, known);
             }
         }
     }

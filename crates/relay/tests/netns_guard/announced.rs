@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 
-use portway_relay::wire::{FromWorker, Init, Slot, ToWorker, field};
+use portway_relay::wire::{FromWorker, Init, Known, Slot, ToWorker, field};
 
 use super::rig::{in_netns, until};
 use super::*;
@@ -132,7 +132,10 @@ fn returned_clients_are_not_judged_again() {
         for _ in 0..5 {
             let mut client = client("127.0.0.2", "127.0.0.1:1009");
             let accepted = accept(&outside);
-            rig.say(&ToWorker::Client { slot: Slot::new(0, 0), index: 0 }, &[accepted.as_fd()]);
+            rig.say(
+                &ToWorker::Client { slot: Slot::new(0, 0), index: 0, known: Known::default() },
+                &[accepted.as_fd()],
+            );
             client.write_all(header("192.0.2.1").as_bytes()).unwrap();
             let server = accept(&service);
             let mut got = vec![0; header("192.0.2.1").len()];
@@ -145,7 +148,10 @@ fn returned_clients_are_not_judged_again() {
         for _ in 0..5 {
             let client = client("127.0.0.3", "127.0.0.1:1009");
             let accepted = accept(&outside);
-            rig.say(&ToWorker::Client { slot: Slot::new(1, 0), index: 0 }, &[accepted.as_fd()]);
+            rig.say(
+                &ToWorker::Client { slot: Slot::new(1, 0), index: 0, known: Known::default() },
+                &[accepted.as_fd()],
+            );
             let server = expect_service(&client, &service, "without a header");
             live.push((client, server));
         }

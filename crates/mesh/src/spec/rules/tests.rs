@@ -10,8 +10,12 @@ const NETWORK: &str = "[Interface]\nPrivateKey = <KEY>\nAddress = 10.9.0.1/24\nL
 fn load(ingress: &[&str], egress: &[&str]) -> Result<Spec, SpecError> {
     let texts = |rules: &[&str]| rules.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let (ingress, egress) = (texts(ingress), texts(egress));
-    let request =
-        Request { config: Some("w.conf".as_ref()), ingress: ingress.as_slice(), egress: egress.as_slice() };
+    let request = Request {
+        config: Some("w.conf".as_ref()),
+        ingress: ingress.as_slice(),
+        egress: egress.as_slice(),
+        ..Request::default()
+    };
     Spec::load(&request, &Memory::default().file("w.conf", NETWORK))
 }
 
@@ -61,7 +65,7 @@ fn what_stands_twice_is_refused_unless_two_hands_wrote_it() {
     let memory =
         Memory::default().file("w.conf", NETWORK).variable("PORTWAY_MESH_INGRESS", "tcp:80:a:1, tcp:80:b:1");
     let ingress = ["tcp:80:a:1".to_owned()];
-    let request = Request { config: Some("w.conf".as_ref()), ingress: &ingress, egress: &[] };
+    let request = Request { config: Some("w.conf".as_ref()), ingress: &ingress, ..Request::default() };
     let spec = Spec::load(&request, &memory).unwrap();
     let places: Vec<String> = spec.rules.iter().map(|entry| entry.place.to_string()).collect();
     assert_eq!(places, ["PORTWAY_MESH_INGRESS", "PORTWAY_MESH_INGRESS"]);

@@ -1,0 +1,85 @@
+//! Ports whose clients say where they want to go, as the table knows them, and connections that were made for those
+//! clients until the worker asks for them.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use portway_relay::wire::Slot;
+
+use super::super::balance::Policy;
+use super::Table;
+use crate::spec::{ProxyKind, ProxyListen, RuleId};
+
+/// How long a connection is kept for the worker to ask for it.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// A port whose clients say where they want to go.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Gate {
+    /// By which its connections are counted.
+    pub(in super::super) id: RuleId,
+    pub(in super::super) kind: ProxyKind,
+    pub(in super::super) is_guarded: bool,
+}
+
+/// Connections that were made for clients, by the marks of those.
+#[derive(Debug, Default)]
+pub(super) struct Promises {
+    kept: BTreeMap<u64, (Instant, OwnedFd)>,
+    last: u64,
+}
+
+impl Promises {
+    /// The worker is gone, and its clients.
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+    }
+}
+
+impl Table {
+    /// Adds a port whose clients say where they want to go.
+    pub(in super::super) fn serve_gate(&mut self, proxy: &ProxyListen) -> Slot {
+        let slot = self.serve(proxy.listen(), Vec::new(), Vec::new(), Policy::RoundRobin);
+        let id = RuleId::of_text(&format!("{} {}", proxy.kind.as_str(), proxy.listen()));
+        self.accounts.entry(id).or_default();
+        if let Some(served) = self.at(slot) {
+            served.balancer.add(id);
+            served.gate = Some(Gate { id, kind: proxy.kind, is_guarded: proxy.login.is_some() });
+        }
+        slot
+    }
+
+    /// A client of a gate could not be served.
+    pub(in super::super) fn gate_failed(&mut self, slot: Slot, why: String) {
+        let Some(id) = self.at(slot).and_then(|served| served.gate.as_ref()).map(|gate| gate.id) else {
+            return;
+        };
+        if let Some(account) = self.accounts.get_mut(&id) {
+            account.failed += 1;
+            account.last_error = Some(why);
+        }
+    }
+
+    /// Keeps a connection that was made for a client until the worker asks for it by this mark. Not for long: a worker
+    /// may be gone, or may have refused the client.
+    pub(in super::super) fn promise(&mut self, upstream: OwnedFd) -> u64 {
+        let now = Instant::now();
+        let Promises { kept, last } = &mut self.promises;
+        while let Some(first) = kept.first_entry()
+            && now.saturating_duration_since(first.get().0) > KEPT
+        {
+            first.remove();
+        }
+        *last += 1;
+        kept.insert(*last, (now, upstream));
+        *last
+    }
+
+    /// The connection of a mark, and by what it is counted.
+    pub(in super::super) fn redeem(&mut self, slot: Slot, mark: u64) -> Option<(RuleId, OwnedFd)> {
+        let (_, upstream) = self.promises.kept.remove(&mark)?;
+        let id = self.at(slot)?.gate.as_ref()?.id;
+        Some((id, upstream))
+    }
+}

@@ -1,0 +1,5 @@
+//! Feeds `mesh_socks5`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| portway_mesh::fuzz::run("mesh_socks5", data));
