@@ -35,7 +35,9 @@ mod unique;
 
 pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
 pub use health::{Health, HealthState, HealthTest};
-pub use mesh::{ChangeMeshRules, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus, NewMeshRule};
+pub use mesh::{
+    AskPing, ChangeMeshRules, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus, NewMeshRule, Pong,
+};
 pub use moves::{KnownInstance, Move, MoveDevice, Place, Progress};
 
 /// What the daemon says of itself.

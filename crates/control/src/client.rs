@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::{
-    AddDevice, Applied, Apply, ChangeDevice, ChangeMeshRules, Changed, Device, Health, KnownInstance,
-    MeshRuleStatus, MeshStatus, Move, MoveDevice, RenameDevice, Server,
+    AddDevice, Applied, Apply, AskPing, ChangeDevice, ChangeMeshRules, Changed, Device, Health,
+    KnownInstance, MeshRuleStatus, MeshStatus, Move, MoveDevice, Pong, RenameDevice, Server,
 };
 use crate::error::{ClientError, broken, refusal};
 use crate::events::Events;
@@ -161,6 +161,14 @@ impl Client {
     /// [`ClientError`], any.
     pub async fn change_rules(&self, change: &ChangeMeshRules) -> Result<Vec<MeshRuleStatus>, ClientError> {
         self.change(Method::POST, "/1.0/rules", Some(change)).await
+    }
+
+    /// Asks for one echo through a network.
+    ///
+    /// # Errors
+    /// [`ClientError`], any. That no answer came is none.
+    pub async fn ping(&self, ask: &AskPing) -> Result<Pong, ClientError> {
+        self.change(Method::POST, "/1.0/ping", Some(ask)).await
     }
 
     /// Takes a device out.

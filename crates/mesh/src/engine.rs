@@ -12,11 +12,11 @@ mod rtnetlink;
 pub mod smoltcp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use frames::{FRAME_BYTES, Frame, Frames};
-pub use handed::{Dial, Inlet, Listener, is_reset};
+pub use handed::{Dial, Echo, Inlet, Listener, is_reset};
 pub use role::{EngineError, ROLE, Way, run};
 
 /// What both engines do.
@@ -47,6 +47,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Engine::connect_tcp`].
     fn connect_udp(&self, to: SocketAddr) -> io::Result<OwnedFd>;
+
+    /// A way to ask `to` for echoes.
+    ///
+    /// # Errors
+    /// As [`Engine::connect_tcp`].
+    fn echo(&self, to: IpAddr) -> io::Result<Echo>;
 
     /// How many packets the stack has lost on their way to the tunnel.
     ///

@@ -19,6 +19,7 @@ mod gates;
 mod home;
 mod link;
 mod names;
+mod ping;
 mod ports;
 mod room;
 mod serve;

@@ -1,5 +1,5 @@
-//! Rules of a mesh: `protocol:[address:]port:destination:destination_port`, as nexd has them, and an address to listen
-//! on.
+//! Rules of a mesh: `protocol:[address:]port:destination:destination_port`, as nexd has them, with an address to listen
+//! on, and `+proxy_protocol=v2` behind it where the destination is to be told who the client is.
 //!
 //! An ingress rule listens on the node's addresses in the network and dials on the host. An egress rule listens on the
 //! host and dials into the network. Two rules are the same when their canonical texts are.
@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use crate::at::{AddrErrorKind, At};
 use crate::host::IpHost;
 use crate::name::{Host, HostError, HostErrorKind};
+use crate::options::ProxyProtocol;
 use crate::port::{Port, parse_port};
 use crate::text::quote;
 
@@ -114,6 +115,7 @@ pub struct MeshRule {
     listen: RuleListen,
     destination: Host,
     destination_port: Port,
+    proxy_protocol: ProxyProtocol,
 }
 
 /// What is wrong with a rule, and where.
@@ -158,6 +160,12 @@ pub enum RuleErrorKind {
     /// A wildcard, a group or everybody as a destination.
     #[error("destination {0} is no single host's address")]
     DestinationMany(String),
+    /// Something behind a `+` that is no option.
+    #[error("unknown option {0}, expected +proxy_protocol=v1 or v2")]
+    Option(String),
+    /// A header where there is no beginning it could stand at.
+    #[error("a udp rule sends no PROXY header")]
+    OptionUdp,
     /// An address that means something else at the other end of a tunnel.
     #[error("destination {0} is not in the network: an egress rule dials through the tunnel")]
     DestinationLocal(String),
@@ -168,7 +176,8 @@ impl MeshRule {
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn parse(direction: Direction, text: &str) -> Result<MeshRule, RuleError> {
+    pub fn parse(direction: Direction, whole: &str) -> Result<MeshRule, RuleError> {
+        let (text, proxy_protocol) = option(whole)?;
         let fail = |position, kind| Err(RuleError::new(text, position, kind));
         if text.is_empty() {
             return fail(0, RuleErrorKind::Empty);
@@ -202,11 +211,14 @@ impl MeshRule {
         if let Some(kind) = wrong_destination(direction, &host) {
             return fail(destination.place, kind);
         }
+        if listen.transport == Transport::Udp && proxy_protocol != ProxyProtocol::Off {
+            return Err(RuleError::new(whole, text.len(), RuleErrorKind::OptionUdp));
+        }
         let destination_port =
             parse_port(text, destination_port.place, destination_port.text).map_err(|error| {
                 RuleError::new(text, error.position, RuleErrorKind::DestinationPort(error.kind))
             })?;
-        Ok(MeshRule { listen, destination: host, destination_port })
+        Ok(MeshRule { listen, destination: host, destination_port, proxy_protocol })
     }
 
     /// Where it listens: rules with the same place share its connections.
@@ -227,6 +239,12 @@ impl MeshRule {
         &self.destination
     }
 
+    /// The header that its destination is sent before a client's first byte.
+    #[must_use]
+    pub const fn proxy_protocol(&self) -> ProxyProtocol {
+        self.proxy_protocol
+    }
+
     /// Which port it dials.
     #[must_use]
     pub const fn destination_port(&self) -> Port {
@@ -237,7 +255,29 @@ impl MeshRule {
 /// The canonical text, without the direction.
 impl fmt::Display for MeshRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.listen, self.destination, self.destination_port)
+        write!(f, "{}:{}:{}", self.listen, self.destination, self.destination_port)?;
+        match self.proxy_protocol {
+            ProxyProtocol::Off => Ok(()),
+            version @ (ProxyProtocol::V1 | ProxyProtocol::V2) => write!(f, "+{OPTION}={version}"),
+        }
+    }
+}
+
+/// The only option there is.
+const OPTION: &str = "proxy_protocol";
+
+/// What stands before the options, and what they say. A `+` before a digit is a sign, and no option.
+fn option(text: &str) -> Result<(&str, ProxyProtocol), RuleError> {
+    let letter = |(at, _): &(usize, &str)| {
+        text.get(at + 1..).and_then(|rest| rest.chars().next()).is_some_and(|c| c.is_ascii_alphabetic())
+    };
+    let Some((at, _)) = text.match_indices('+').find(letter) else { return Ok((text, ProxyProtocol::Off)) };
+    let (rule, said) = text.split_at(at);
+    let value = said.strip_prefix('+').and_then(|said| said.strip_prefix(OPTION)?.strip_prefix('='));
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        Some("v1") => Ok((rule, ProxyProtocol::V1)),
+        Some("v2") => Ok((rule, ProxyProtocol::V2)),
+        _ => Err(RuleError::new(text, at, RuleErrorKind::Option(quote(said)))),
     }
 }
 

@@ -5,6 +5,7 @@ mod genconf;
 mod join;
 mod live;
 mod owner;
+mod ping;
 mod proxy;
 mod registrar;
 
@@ -28,6 +29,7 @@ pub(crate) fn run(command: &MeshCommand) -> Outcome {
         MeshCommand::Check(args) => check::run(args),
         MeshCommand::Proxy(args) => proxy::run(args),
         MeshCommand::Status(args) => live::status(args),
+        MeshCommand::Ping(args) => ping::run(args),
         MeshCommand::Rule(command) => live::rule(command),
         MeshCommand::Genconf(args) => genconf::run(args),
         MeshCommand::Genkey => Out::new().line(&PrivateKey::generate().map_err(no_random)?.reveal()),

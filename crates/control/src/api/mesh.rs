@@ -108,6 +108,33 @@ pub struct MeshProxyStatus {
     pub bytes_out: u64,
 }
 
+/// One echo to be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskPing {
+    /// Address, or a name that the network's servers are asked for.
+    pub host: String,
+    /// Number of the question.
+    #[serde(default)]
+    pub sequence: u16,
+    /// How long an answer may take; at most 20 seconds.
+    pub timeout_ms: u32,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pong {
+    /// Who was asked.
+    pub address: String,
+    /// Number of the question.
+    pub sequence: u16,
+    /// How long the answer took; none when it did not come.
+    pub seconds: Option<f64>,
+    /// Why it could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// A rule to be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

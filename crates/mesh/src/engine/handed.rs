@@ -22,14 +22,16 @@ use std::time::Duration;
 
 use portway_sys::seqpacket::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{SocketFlags, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, sockopt};
 use serde::{Deserialize, Serialize};
+
+use crate::segment::checksum;
 
 /// What stands beside a descriptor on a channel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Note {
-    /// Who called.
-    From(SocketAddr),
+    /// Who called, and where.
+    From { remote: SocketAddr, local: SocketAddr },
     /// A dial has come to its end.
     Connected,
     /// It has failed; as errno.
@@ -72,8 +74,25 @@ impl Listener {
 
 fn accept(channel: &Channel) -> io::Result<(OwnedFd, SocketAddr)> {
     match next(channel)? {
-        (Note::From(from), Some(fd)) => Ok((fd, from)),
+        (Note::From { remote, .. }, Some(fd)) => Ok((fd, remote)),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+impl Listener {
+    /// As [`Listener::accept`], with both ends of the connection if it is no socket of the kernel's, which says them
+    /// itself: the caller's, ours.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`].
+    pub fn accept_ends(&self) -> io::Result<(OwnedFd, Option<(SocketAddr, SocketAddr)>)> {
+        match self {
+            Listener::Socket(_) => Ok((self.accept()?.0, None)),
+            Listener::Channel(channel) => match next(channel)? {
+                (Note::From { remote, local }, Some(fd)) => Ok((fd, Some((remote, local)))),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            },
+        }
     }
 }
 
@@ -170,6 +189,70 @@ impl AsFd for Dial {
         match self {
             Dial::Socket(fd) => fd.as_fd(),
             Dial::Channel(channel) => channel.as_fd(),
+        }
+    }
+}
+
+/// A way to ask one address for echoes. A message is what stands behind type, code and checksum: two numbers of two
+/// bytes each, then anything.
+#[derive(Debug)]
+pub enum Echo {
+    /// A raw socket of the kernel's, on which every message of ICMP from there is read.
+    Raw(OwnedFd),
+    /// The end of a pair.
+    Pair(OwnedFd),
+}
+
+impl Echo {
+    /// Asks.
+    ///
+    /// # Errors
+    /// Those of send(2).
+    pub fn send(&self, message: &[u8]) -> io::Result<()> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match self {
+            Echo::Pair(fd) => rustix::net::send(fd, message, flags)?,
+            Echo::Raw(fd) => {
+                let is_v4 = sockopt::socket_domain(fd)? == AddressFamily::INET;
+                let mut packet = [&[if is_v4 { 8 } else { 128 }, 0, 0, 0], message].concat();
+                // Of IPv6 the kernel writes it (RFC 3542, 3.1).
+                if is_v4 {
+                    let sum = checksum::finish(checksum::add(0, &packet));
+                    packet.splice(2..4, sum);
+                }
+                rustix::net::send(fd, &packet, flags)?
+            }
+        };
+        Ok(())
+    }
+
+    /// Reads the next message; `None`: it is no answer.
+    ///
+    /// # Errors
+    /// `WouldBlock`; those of recv(2).
+    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+        let (fd, is_raw) = match self {
+            Echo::Raw(fd) => (fd, true),
+            Echo::Pair(fd) => (fd, false),
+        };
+        let (_, length) = rustix::net::recv(fd, &mut *buffer, RecvFlags::DONTWAIT)?;
+        let bytes = buffer.get(..length).unwrap_or_default();
+        if !is_raw {
+            return if length == 0 { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(Some(bytes)) };
+        }
+        // Of IPv4 its header comes along (raw(7)).
+        let is_v4 = sockopt::socket_domain(fd)? == AddressFamily::INET;
+        let header = bytes.first().filter(|_| is_v4).map_or(0, |first| usize::from(first & 15) * 4);
+        let message = bytes.get(header..).unwrap_or_default();
+        let answer = if is_v4 { 0 } else { 129 };
+        Ok(message.get(4..).filter(|_| message.first() == Some(&answer)))
+    }
+}
+
+impl AsFd for Echo {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Echo::Raw(fd) | Echo::Pair(fd) => fd.as_fd(),
         }
     }
 }

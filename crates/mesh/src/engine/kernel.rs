@@ -6,17 +6,17 @@
 //! namespace, splice them too. With the last socket the namespace ends.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use portway_sys::listen::V6Only;
 use portway_sys::seqpacket::Channel;
 use portway_sys::{device, interface, listen, netns, userns};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::Engine;
 use super::frames::{Frames, STACK_ADDRESS};
-use super::handed::{Dial, Inlet, Listener};
+use super::handed::{Dial, Echo, Inlet, Listener};
 use super::role::{Ends, Request, Role, SetUp, Step, answer};
 use super::rtnetlink::Route;
 use crate::spec::{InterfaceAddr, Mtu};
@@ -111,6 +111,10 @@ impl Engine for Stack {
         self.0.descriptor(&Request::ConnectUdp(to))
     }
 
+    fn echo(&self, to: IpAddr) -> io::Result<Echo> {
+        Ok(Echo::Raw(self.0.descriptor(&Request::Echo(to))?))
+    }
+
     fn packets_lost(&self) -> io::Result<u64> {
         Stack::packets_lost(self)
     }
@@ -143,6 +147,7 @@ fn make(request: &Request) -> io::Result<OwnedFd> {
         Request::ListenTcp(address) => listen::tcp(*address, V6Only::Yes),
         Request::BindUdp(address) => listen::udp(*address, V6Only::Yes),
         Request::PacketsLost => Err(io::ErrorKind::InvalidInput.into()),
+        Request::Echo(whom) => echo(*whom),
         Request::ConnectUdp(to) => {
             let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
             let socket = listen::udp(SocketAddr::new(any, 0), V6Only::Yes)?;
@@ -159,6 +164,18 @@ fn make(request: &Request) -> io::Result<OwnedFd> {
             }
         }
     }
+}
+
+/// A socket for echoes of `whom` and nobody else.
+fn echo(whom: IpAddr) -> io::Result<OwnedFd> {
+    let (family, protocol) = match whom {
+        IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP),
+        IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::RAW, flags, Some(protocol))?;
+    rustix::net::connect(&socket, &SocketAddr::new(whom, 0))?;
+    Ok(socket)
 }
 
 /// What /proc/net/dev of this namespace says the stack's interface has not sent: the fourth number of the sending side,

@@ -78,6 +78,7 @@ pub(super) enum Request {
     ConnectTcp(SocketAddr),
     BindUdp(SocketAddr),
     ConnectUdp(SocketAddr),
+    Echo(IpAddr),
     PacketsLost,
 }
 

@@ -6,6 +6,7 @@
 //! capability, no new privilege, and no system call but those it makes. A fault in smoltcp costs the connection in which
 //! it is.
 //!
+//! - `echoes`: those that are asked for from here;
 //! - `packet`, `fragments`: what is read and written without a connection;
 //! - `link`: packets out; `connection`: one of TCP; `datagrams`: all of UDP;
 //! - `inside`: which packet belongs to what; `late`: connections that are over; `turns`: the loop.
@@ -15,6 +16,7 @@
 
 mod connection;
 mod datagrams;
+mod echoes;
 mod fragments;
 mod inside;
 mod late;
@@ -28,14 +30,14 @@ mod turns;
 mod tests;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use portway_sys::seqpacket::Channel;
 use portway_sys::{process, sandbox};
 use rustix::net::{SocketType, sockopt};
 
-use super::handed::{Dial, Inlet, Listener};
+use super::handed::{Dial, Echo, Inlet, Listener};
 use super::role::{Ends, Request, Role, SetUp, Step};
 use super::{Engine, EngineError, Frames, Way};
 use crate::spec::{InterfaceAddr, Mtu};
@@ -92,6 +94,10 @@ impl Engine for Stack {
 
     fn connect_udp(&self, to: SocketAddr) -> io::Result<OwnedFd> {
         self.0.descriptor(&Request::ConnectUdp(to))
+    }
+
+    fn echo(&self, to: IpAddr) -> io::Result<Echo> {
+        Ok(Echo::Pair(self.0.descriptor(&Request::Echo(to))?))
     }
 
     fn packets_lost(&self) -> io::Result<u64> {

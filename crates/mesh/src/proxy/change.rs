@@ -97,6 +97,13 @@ impl<R: FnMut(Notice)> Server<R> {
         for listener in rules.listeners() {
             let listen = listener.listen;
             if self.shared.table().slot_of(&listen).is_some() {
+                let header = listener.rules.first().map(|entry| entry.rule.proxy_protocol());
+                if header.is_some_and(|header| header != self.shared.table().header(&listen)) {
+                    let text = format!(
+                        "{listen} sends another PROXY header: remove its rules first, then add others"
+                    );
+                    return Err(failure(FailureKind::Refused, text));
+                }
                 continue;
             }
             let opened = match listen.direction {

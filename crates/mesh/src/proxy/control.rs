@@ -1,6 +1,7 @@
 //! The control socket: what a network is like, and its rules while it runs. HTTP/1.1 and JSON, as the daemon's.
 //!
-//! `GET /1.0` is the status, `POST /1.0/rules` changes rules, `GET /readyz` is 200 when every peer with an endpoint has
+//! `GET /1.0` is the status, `POST /1.0/rules` changes rules, `POST /1.0/ping` asks for one
+//! echo, `GET /readyz` is 200 when every peer with an endpoint has
 //! answered of late, `GET /metrics` is for Prometheus. A connection carries one request. Only this user can open it.
 
 use std::convert::Infallible;
@@ -15,14 +16,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portway_control::api::{ChangeMeshRules, Failure, FailureKind, MeshRuleStatus};
+use portway_control::api::{AskPing, ChangeMeshRules, Failure, FailureKind, MeshRuleStatus};
+use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::serve::Shared;
-use super::status;
+use super::{ping, status};
 
 /// Connections at once.
 const CONNECTIONS: usize = 32;
@@ -94,7 +96,12 @@ async fn answer(shared: Arc<Shared>, asks: mpsc::Sender<Ask>, request: Request<I
         (&Method::POST, "/1.0/rules") => {
             change(shared, asks, request).await.map(|rules| json(StatusCode::OK, &rules))
         }
-        (_, "/1.0" | "/metrics" | "/readyz" | "/1.0/rules") => {
+        (&Method::POST, "/1.0/ping") => {
+            let asked = body::<AskPing>(request).await;
+            let pong = async { ping::ping(&shared, &asked?).await };
+            pong.await.map(|pong| json(StatusCode::OK, &pong))
+        }
+        (_, "/1.0" | "/metrics" | "/readyz" | "/1.0/rules" | "/1.0/ping") => {
             let wrong = failure(FailureKind::Usage, "this resource has no such method");
             return json(StatusCode::METHOD_NOT_ALLOWED, &wrong);
         }
@@ -108,15 +115,19 @@ async fn change(
     asks: mpsc::Sender<Ask>,
     request: Request<Incoming>,
 ) -> Result<Vec<MeshRuleStatus>, Failure> {
-    let body = Limited::new(request.into_body(), BODY_BYTES).collect().await;
-    let body = body.map_err(|error| failure(FailureKind::Usage, format!("body: {error}")))?.to_bytes();
-    let change: ChangeMeshRules = serde_json::from_slice(&body)
-        .map_err(|error| failure(FailureKind::Usage, format!("body: {error}")))?;
+    let change = body::<ChangeMeshRules>(request).await?;
     let ending = || failure(FailureKind::Unreachable, "the network is ending");
     let (reply, told) = oneshot::channel();
     asks.send(Ask { change, reply }).await.map_err(|_| ending())?;
     told.await.map_err(|_| ending())??;
     Ok(status::read(shared).await?.rules)
+}
+
+/// What a request carries.
+async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Failure> {
+    let body = Limited::new(request.into_body(), BODY_BYTES).collect().await;
+    let body = body.map_err(|error| failure(FailureKind::Usage, format!("body: {error}")))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| failure(FailureKind::Usage, format!("body: {error}")))
 }
 
 fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {

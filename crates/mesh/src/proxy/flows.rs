@@ -102,10 +102,11 @@ pub(super) fn attend(shared: &Arc<Shared>, slot: Slot, opened: Opened, calls: &m
                 let fd = listener.as_fd().try_clone_to_owned();
                 tasks.push(tokio::spawn(take(
                     fd,
-                    move || listener.accept().map(|(fd, _)| fd),
-                    async move |fd| {
+                    move || listener.accept_ends(),
+                    async move |(fd, ends)| {
+                        let known = Known { mark: None, ends };
                         // The other end is gone when everything ends.
-                        calls.send(Call { slot, fd, known: Known::default() }).await.ok();
+                        calls.send(Call { slot, fd, known }).await.ok();
                     },
                 )));
             }
@@ -126,10 +127,10 @@ pub(super) fn attend(shared: &Arc<Shared>, slot: Slot, opened: Opened, calls: &m
     tasks.into_iter().for_each(|task| table.attend(slot, task.abort_handle()));
 }
 
-async fn take(
+async fn take<T>(
     fd: io::Result<OwnedFd>,
-    accept: impl Fn() -> io::Result<OwnedFd> + Send,
-    mut with: impl AsyncFnMut(OwnedFd),
+    accept: impl Fn() -> io::Result<T> + Send,
+    mut with: impl AsyncFnMut(T),
 ) {
     let Ok(fd) = fd.and_then(watched).inspect_err(|error| warn!(%error, "clients not taken in")) else {
         return;

@@ -31,6 +31,7 @@ use super::serve::{Call, Shared};
 use crate::spec::{Login, ProxyKind, ProxyListen};
 use associate::{Association, Associations};
 use way::Refusal;
+pub(super) use way::has_peer;
 
 /// How long a client has to say what it wants, all messages together.
 const HEARING: Duration = Duration::from_secs(10);

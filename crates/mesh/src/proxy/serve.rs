@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use portway_model::DeviceSpec;
+use portway_model::{DeviceSpec, ProxyProtocol, RuleListen};
 use portway_relay::wire::{FromWorker, Known, Slot, ToWorker, WireDevice};
 use portway_sys::process;
 use tokio::io::unix::AsyncFd;
@@ -364,7 +364,8 @@ impl<R: FnMut(Notice)> Server<R> {
         }
         let seq = self.waits.next();
         self.waits.open.insert(seq);
-        let device = Box::new(device(&listen).map_err(io::Error::other)?);
+        let header = self.shared.table().header(&listen);
+        let device = Box::new(device(&listen, header).map_err(io::Error::other)?);
         let listen_count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
         let message = ToWorker::Put { seq, slot, device, listen_count, keep_listeners: false, hold: None };
         self.link.say(&message, &[]).await?;
@@ -393,7 +394,7 @@ impl<R: FnMut(Notice)> Server<R> {
 }
 
 /// A port as the worker knows it: a device whose upstream it asks for.
-fn device(listen: &portway_model::RuleListen) -> Result<WireDevice, String> {
+fn device(listen: &RuleListen, header: ProxyProtocol) -> Result<WireDevice, String> {
     let protocol = listen.transport.as_str();
     let host = match listen.address {
         None => "[::]".to_owned(),
@@ -404,6 +405,7 @@ fn device(listen: &portway_model::RuleListen) -> Result<WireDevice, String> {
     let keys = [
         ("listen", format!("{protocol}:{host}:{}", listen.port)),
         ("connect", format!("{protocol}:127.0.0.1:{}", listen.port)),
+        ("proxy_protocol", header.to_string()),
         ("connect.timeout", format!("{}s", dial::PATIENCE.as_secs() + 5)),
     ];
     let spec = DeviceSpec::from_keys(keys).map_err(|error| error.to_string())?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use portway_model::{MeshRule, RuleListen};
+use portway_model::{MeshRule, ProxyProtocol, RuleListen};
 use portway_proto::Dir;
 use portway_relay::wire::{SLOT_COUNT, Slot, field};
 use portway_sys::shm::FIELD_COUNT;
@@ -261,6 +261,13 @@ impl Table {
     pub(super) fn port(&self, slot: Slot) -> Option<(RuleListen, Arc<Vec<OwnedFd>>)> {
         let served = self.served.get(&slot.index).filter(|served| served.slot == slot)?;
         Some((served.listen, Arc::clone(&served.listeners)))
+    }
+
+    /// The header that is sent to the destinations of a port.
+    pub(super) fn header(&self, listen: &RuleListen) -> ProxyProtocol {
+        let rules = self.served().find(|served| served.listen == *listen).map(|served| &served.rules);
+        let first = rules.and_then(|rules| rules.first());
+        first.map_or(ProxyProtocol::Off, |entry| entry.rule.proxy_protocol())
     }
 
     /// Where a port is served.

@@ -106,7 +106,10 @@ impl Rules {
             let entry = RuleEntry { id, rule, place: field.place.clone() };
             let listen = entry.rule.listen();
             match index.get(&listen).and_then(|at| listeners.get_mut(*at)) {
-                Some(listener) => listener.rules.push(entry),
+                Some(listener) => {
+                    one_header(listener, &entry).map_err(|message| wrong(*direction, field, message))?;
+                    listener.rules.push(entry);
+                }
                 None => {
                     index.insert(listen, listeners.len());
                     listeners.push(Listener { listen, rules: vec![entry] });
@@ -185,6 +188,17 @@ impl Rules {
             listen: listener.listen.to_string(),
             first_free: rights.first_free,
         })
+    }
+}
+
+/// The worker writes the header of a port, whichever rule its connection takes.
+fn one_header(listener: &Listener, entry: &RuleEntry) -> Result<(), String> {
+    match listener.rules.first() {
+        Some(first) if first.rule.proxy_protocol() != entry.rule.proxy_protocol() => Err(format!(
+            "rules of one port send the same PROXY header or none, and the one at {} differs",
+            first.place
+        )),
+        _ => Ok(()),
     }
 }
 

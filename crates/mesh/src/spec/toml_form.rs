@@ -3,7 +3,7 @@
 //! ```toml
 //! private_key_file = "node.key"
 //! addresses = ["10.9.0.1/24"]
-//! ingress = ["tcp:443:127.0.0.1:8443"]
+//! ingress = ["tcp:443:127.0.0.1:8443", { rule = "tcp:80:127.0.0.1:8080", proxy_protocol = "v2" }]
 //!
 //! [[peers]]
 //! public_key = "..."
@@ -158,6 +158,35 @@ impl Reader<'_> {
         Ok(peer)
     }
 
+    /// A rule as a table: `{ rule = "...", proxy_protocol = "v2" }`.
+    fn rule(&self, place: Place, pairs: Pairs) -> Result<Field, SpecError> {
+        let (mut rule, mut option) = (None, None);
+        for (key, value) in pairs.0 {
+            let at = self.place(value.span().start);
+            let Value::Text(text) = value.into_inner() else {
+                return Err(SpecError::wrong(&at, format!("{} is one value", shown(key.get_ref()))));
+            };
+            match key.get_ref().as_str() {
+                "rule" => rule = Some(text),
+                "proxy_protocol" => option = Some(text),
+                other => {
+                    let error = SpecError::wrong(
+                        &self.place(key.span().start),
+                        format!("unknown key {}", shown(other)),
+                    );
+                    return Err(error.with_hint("a rule has rule and proxy_protocol"));
+                }
+            }
+        }
+        let Some(rule) = rule else {
+            return Err(SpecError::wrong(&place, "a rule without its text: rule = \"...\""));
+        };
+        Ok(match option {
+            Some(option) => Field::new(place, &format!("{}+proxy_protocol={}", *rule, *option)),
+            None => Field { place, text: rule },
+        })
+    }
+
     /// What a key says, and under which name: `private_key_file` says `private_key`. A list says each of its items.
     fn fields(
         &self,
@@ -179,6 +208,9 @@ impl Reader<'_> {
                     let place = self.place(item.span().start);
                     match item.into_inner() {
                         Value::Text(text) => Ok((name.clone(), Field { place, text })),
+                        Value::Table(pairs) if name == "ingress" || name == "egress" => {
+                            Ok((name.clone(), self.rule(place, pairs)?))
+                        }
                         Value::List(_) | Value::Table(_) => {
                             Err(SpecError::wrong(&place, format!("{name} is a list of texts")))
                         }

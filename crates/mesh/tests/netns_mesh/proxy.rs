@@ -56,6 +56,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("bad_clients_of_proxies", gates::bad_clients),
     ("datagrams_of_socks5", || gates::associations("kernel")),
     ("datagrams_of_socks5_with_smoltcp", || gates::associations("smoltcp")),
+    ("echoes_are_asked_and_answered", || rules::echoes("kernel")),
+    ("echoes_are_asked_and_answered_with_smoltcp", || rules::echoes("smoltcp")),
+    ("haproxy_reads_who_it_is", || matrix::haproxy_reads_who_it_is("kernel")),
+    ("haproxy_reads_who_it_is_with_smoltcp", || matrix::haproxy_reads_who_it_is("smoltcp")),
     ("without_its_stack_it_ends", life::without_its_stack_it_ends),
     ("endpoints_are_looked_up_again", life::endpoints_are_looked_up_again),
 ];

@@ -22,6 +22,8 @@ fn rules_are_read_and_printed() {
         ("tcp:0.0.0.0:80:db:80", "tcp:0.0.0.0:80:db:80"),
         ("tcp:[::]:80:db:80", "tcp:[::]:80:db:80"),
         ("tcp:1:[fe80::1%eth0]:65535", "tcp:1:[fe80::1%eth0]:65535"),
+        ("tcp:80:db:080+proxy_protocol=V2", "tcp:80:db:80+proxy_protocol=v2"),
+        ("tcp:80:db:80+proxy_protocol=v1", "tcp:80:db:80+proxy_protocol=v1"),
     ];
     for (text, canonical) in cases {
         assert_eq!(rule(text).to_string(), canonical);
@@ -54,6 +56,17 @@ fn every_refusal_names_what_and_where() {
         ("tcp:80:a:", "column 10: destination port: port missing".to_owned()),
         ("tcp:80:a:0", "column 10: destination port: port 0 is not allowed".to_owned()),
         ("tcp:80:a:99999", "column 10: destination port: port 99999 is above 65535".to_owned()),
+        ("tcp:80:a:80+80", "column 12: destination port: unexpected `+` in a port".to_owned()),
+        (
+            "tcp:80:a:80+proxy=v2",
+            "column 12: unknown option `+proxy=v2`, expected +proxy_protocol=v1 or v2".to_owned(),
+        ),
+        (
+            "tcp:80:a:80+proxy_protocol=v2+proxy_protocol=v2",
+            "column 12: unknown option `+proxy_protocol=v2+proxy_protocol=v2`, expected +proxy_protocol=v1 or v2"
+                .to_owned(),
+        ),
+        ("udp:80:a:80+proxy_protocol=v2", "column 12: a udp rule sends no PROXY header".to_owned()),
         ("tcp:80:a:http", "column 10: destination port: unexpected `h` in a port".to_owned()),
         ("tcp:80:::1:80", "column 12: destination: IPv6 address needs brackets, as in [::1]:80".to_owned()),
         ("tcp:80:[::1:80", "column 8: closing bracket missing".to_owned()),

@@ -26,6 +26,10 @@ pub(crate) enum MeshCommand {
     Proxy(ProxyArgs),
     /// Show how a network that runs is: its peers and its rules
     Status(StatusArgs),
+    /// Ask a host of a network for echoes, through the network that runs
+    ///
+    /// Exit code 0 when an answer came, 1 when none did.
+    Ping(PingArgs),
     /// Show and change the rules of a network while it runs
     #[command(subcommand)]
     Rule(RuleCommand),
@@ -69,7 +73,8 @@ const RULES: &str = "\
 Rules: protocol:[address:]port:destination:port
   --ingress tcp:443:127.0.0.1:8443     port 443 of this node in the network leads to 127.0.0.1:8443 here
   --egress tcp:5432:10.9.0.2:5432      port 5432 here leads to 10.9.0.2:5432 in the network
-Several rules with the same port share its connections.";
+Several rules with the same port share its connections. With +proxy_protocol=v2 behind a rule its
+destination is sent a PROXY header that names the client.";
 
 /// A network and rules beside those of its file.
 #[derive(Debug, Args)]
@@ -149,6 +154,27 @@ pub(crate) struct StatusArgs {
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PingArgs {
+    /// Which network; the only one that runs unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// How often to ask; 0: until it is interrupted
+    #[arg(short, long, value_name = "NUMBER", default_value_t = 4)]
+    pub(crate) count: u32,
+    /// Seconds from one question to the next, at least 0.01
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub(crate) interval: f64,
+    /// Seconds that an answer may take, 20 at most
+    #[arg(short = 'W', long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub(crate) timeout: f64,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+    /// Address, or a name that the network's own servers are asked for
+    #[arg(value_name = "HOST")]
+    pub(crate) host: String,
 }
 
 #[derive(Debug, Args)]

@@ -71,7 +71,7 @@ fn list(args: &RuleListArgs) -> Outcome {
 }
 
 /// The network of that name, or the only one that runs.
-fn client(name: Option<&str>) -> Outcome<Client> {
+pub(super) fn client(name: Option<&str>) -> Outcome<Client> {
     let home: Home = super::home(name.unwrap_or("mesh"))?;
     if name.is_some() {
         let socket = home.socket().ok_or_else(no_place)?;

@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 56] = [
+const COMMANDS: [&[&str]; 57] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -32,6 +32,7 @@ const COMMANDS: [&[&str]; 56] = [
     &["mesh", "check"],
     &["mesh", "proxy"],
     &["mesh", "status"],
+    &["mesh", "ping"],
     &["mesh", "rule"],
     &["mesh", "rule", "add"],
     &["mesh", "rule", "remove"],

@@ -205,7 +205,8 @@ impl Datagrams {
     fn accept(&mut self, now: Instant, pair: Pair, id: u64) -> Option<bool> {
         self.inlet_for(pair.local)?;
         let Ok(theirs) = self.begin(now, id, pair, SocketType::SEQPACKET) else { return Some(false) };
-        let note = serde_json::to_vec(&Note::From(pair.remote)).unwrap_or_default();
+        let note =
+            serde_json::to_vec(&Note::From { remote: pair.remote, local: pair.local }).unwrap_or_default();
         let told =
             self.inlet_for(pair.local).is_some_and(|inlet| inlet.send(&note, &[theirs.as_fd()]).is_ok());
         if !told {

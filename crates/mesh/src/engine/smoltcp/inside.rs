@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::connection::{Connection, Phase};
 use super::datagrams::{Datagrams, Delivery, is_answerable};
+use super::echoes::Echoes;
 use super::fragments::Fragments;
 use super::late::{Answer, Late};
 use super::link::{Link, echo};
@@ -64,6 +65,7 @@ pub(super) struct Inside {
     pub(super) connections: HashMap<u64, Connection>,
     pub(super) listeners: BTreeMap<u64, Listening>,
     pub(super) datagrams: Datagrams,
+    pub(super) echoes: Echoes,
     /// Connections that have a turn.
     pub(super) queue: VecDeque<u64>,
     /// Connections that will have one.
@@ -100,6 +102,7 @@ impl Inside {
             connections: HashMap::new(),
             listeners: BTreeMap::new(),
             datagrams: Datagrams::new(flows),
+            echoes: Echoes::default(),
             queue: VecDeque::new(),
             timers: BTreeSet::new(),
             new_flows: Vec::new(),
@@ -402,6 +405,9 @@ impl Inside {
             return self.link.put(&answer);
         }
         let message = ip.transport(packet);
+        if self.echoes.answer(ip, message) {
+            return;
+        }
         let (kind, code) = (byte(message, 0), byte(message, 1));
         let quoted = message.get(8..).unwrap_or_default();
         let Some((protocol, pair)) = quoted_pair(quoted) else { return };

@@ -49,6 +49,7 @@ pub(crate) fn probe<'a>(pieces: impl Iterator<Item = &'a [u8]>) {
             Request::BindUdp((ip, 53).into()),
             Request::ConnectTcp((there, 81).into()),
             Request::ConnectUdp((there, 54).into()),
+            Request::Echo(there),
         ] {
             let sent = serde_json::to_vec(&request).ok().and_then(|request| asks.send(&request, &[]).ok());
             let served = turns.on_channel(now).is_ok();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -157,6 +157,11 @@ impl Turns {
             if (gone || flags.contains(EventFlags::IN)) && !self.flows.contains(&id) {
                 self.flows.push(id);
             }
+        } else if self.inside.echoes.descriptor(id).is_some() {
+            self.inside.echoes.ask(id, &mut self.inside.link);
+            if gone {
+                self.inside.echoes.remove(id);
+            }
         } else if gone {
             self.inside.datagrams.remove_inlet(id);
         }
@@ -307,7 +312,8 @@ impl Turns {
             connection.phase = Phase::Open;
             return self.inside.enqueue(id);
         };
-        let note = serde_json::to_vec(&Note::From(connection.remote())).unwrap_or_default();
+        let note = Note::From { remote: connection.remote(), local: connection.pair.local };
+        let note = serde_json::to_vec(&note).unwrap_or_default();
         match listening.channel.send(&note, &[theirs.as_fd()]) {
             Ok(()) => connection.phase = Phase::Open,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -342,6 +348,7 @@ impl Turns {
                 Request::BindUdp(address) => self.listen(address, SocketType::DGRAM),
                 Request::ConnectTcp(to) => self.call(to),
                 Request::ConnectUdp(to) => self.connect(now, to),
+                Request::Echo(whom) => self.echo(whom),
                 Request::PacketsLost => {
                     let lost = self.inside.link.lost + self.inside.datagrams.lost;
                     self.channel.send(&serde_json::to_vec(&Some(lost))?, &[])?;
@@ -389,6 +396,14 @@ impl Turns {
         let id = self.inside.call(to, ours)?;
         self.watch(fd.as_fd(), id)?;
         Ok(theirs.into())
+    }
+
+    fn echo(&mut self, whom: IpAddr) -> io::Result<OwnedFd> {
+        let id = self.inside.number();
+        let theirs = self.inside.echoes.add(id, whom)?;
+        let watched = self.inside.echoes.descriptor(id).map(|fd| self.watch(fd.as_fd(), id));
+        watched.unwrap_or(Ok(())).inspect_err(|_| self.inside.echoes.remove(id))?;
+        Ok(theirs)
     }
 
     fn connect(&mut self, now: Instant, to: SocketAddr) -> io::Result<OwnedFd> {

@@ -130,10 +130,15 @@ fn judge(shared: &Shared, ip: IpAddr, target: &Target) -> Result<(), Refusal> {
         return Err(Refusal::NotAllowed(target.clone()));
     }
     let has_family = network.addresses.iter().any(|own| own.ip.is_ipv4() == ip.is_ipv4());
-    if !has_family || network.peer_of(ip).is_none() {
+    if !has_family || !has_peer(shared, ip) {
         return Err(Refusal::NoPeer(target.clone()));
     }
     Ok(())
+}
+
+/// Whether some peer has an address.
+pub(in super::super) fn has_peer(shared: &Shared, ip: IpAddr) -> bool {
+    shared.about.network.peer_of(ip).is_some()
 }
 
 /// Addresses that mean something else at the other end of a tunnel, or nobody in particular.

@@ -171,3 +171,22 @@ fn a_rule_in_a_message_is_cut_and_cannot_steer_a_terminal() {
     assert!(message.starts_with("--ingress: ingress rule `tcp:80:\\u{1b}a:1`: column 8:"), "{message}");
     assert!(refusal(&[&"x".repeat(100_000)], &[]).len() < 400);
 }
+
+/// Fails when: a port sends its header by chance, by whichever rule is asked first.
+#[test]
+fn rules_of_one_port_send_one_header() {
+    let load = |egress: &[&str]| {
+        let text = "private_key = \"<KEY>\"\naddresses = [\"10.9.0.1/24\"]\n[[peers]]\npublic_key = \"<PEER>\"\n\
+                    allowed_ips = [\"10.9.0.0/24\"]\nendpoint = \"a:1\"\n";
+        let egress: Vec<String> = egress.iter().map(|text| (*text).to_owned()).collect();
+        let request = Request { config: Some("n.toml".as_ref()), egress: &egress, ..Request::default() };
+        Spec::load(&request, &Memory::default().file("n.toml", text)).map_err(|error| error.to_string())
+    };
+    let with = "tcp:80:10.9.0.2:80+proxy_protocol=v2";
+    assert!(load(&[with, "tcp:80:10.9.0.3:80+proxy_protocol=v2", "tcp:81:10.9.0.2:80"]).is_ok());
+    assert_eq!(
+        load(&[with, "tcp:80:10.9.0.3:80"]).unwrap_err(),
+        "--egress: egress rule `tcp:80:10.9.0.3:80`: rules of one port send the same PROXY header or none, and the \
+         one at --egress differs"
+    );
+}

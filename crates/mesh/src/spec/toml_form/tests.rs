@@ -85,3 +85,26 @@ fn a_key_stands_here_or_in_its_file() {
     let message = memory.load("m.toml").unwrap_err().to_string();
     assert_eq!(message, "x: private_key stands twice, first at m.toml:1:15");
 }
+
+#[test]
+fn a_rule_may_be_a_table() {
+    let text = "private_key = \"<KEY>\"\naddresses = [\"10.0.0.1\"]\n\
+                ingress = [\"tcp:80:a:80\", { rule = \"TCP:81:a:80\", proxy_protocol = \"v2\" }, { rule = \"tcp:82:a:80\" }]";
+    let spec = Memory::default().file("m.toml", text).load("m.toml").unwrap();
+    let rules: Vec<String> = spec.rules.iter().map(|entry| entry.rule.to_string()).collect();
+    assert_eq!(rules, ["tcp:80:a:80", "tcp:81:a:80+proxy_protocol=v2", "tcp:82:a:80"]);
+    let head = "private_key = \"<KEY>\"\naddresses = [\"10.0.0.1\"]\n";
+    for (rule, message) in [
+        ("ingress = [{ proxy_protocol = \"v2\" }]", "m.toml:3:12: a rule without its text: rule = \"...\""),
+        ("ingress = [{ rule = [] }]", "m.toml:3:21: `rule` is one value"),
+        ("egress = [{ rule = \"tcp:1:a:1\", proxy = \"v2\" }]", "m.toml:3:33: unknown key `proxy`"),
+        (
+            "ingress = [{ rule = \"tcp:1:a:1\", proxy_protocol = \"v3\" }]",
+            "m.toml:3:12: ingress rule `tcp:1:a:1+proxy_protocol=v3`: column 10: unknown option `+proxy_protocol=v3`, \
+             expected +proxy_protocol=v1 or v2",
+        ),
+        ("dns = [{ rule = \"x\" }]", "m.toml:3:8: dns is a list of texts"),
+    ] {
+        assert_eq!(refusal("m.toml", &format!("{head}{rule}")).0, message, "{rule}");
+    }
+}

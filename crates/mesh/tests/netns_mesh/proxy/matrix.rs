@@ -100,6 +100,55 @@ pub(super) fn names_are_looked_up_by_who_dials() {
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
 }
 
+/// HAProxy behind rules with PROXY headers reads who the client is: its address in the network, and that of this host.
+///
+/// Fails when: the header is the worker's own address, is not sent by engine S, or stands before no connection.
+pub(super) fn haproxy_reads_who_it_is(engine: &str) {
+    let (bed, peer) = bed();
+    let wanted = Wanted {
+        ingress: &["tcp:80:127.0.0.1:8000+proxy_protocol=v2", "tcp:81:127.0.0.1:8000+proxy_protocol=v1"],
+        egress: &["tcp:9000:10.9.0.2:7000+proxy_protocol=v2"],
+        engine,
+        ..Wanted::default()
+    };
+    let _proxy = Proxy::start(&bed, &wanted);
+    let dir = tempfile::tempdir().unwrap();
+    let answers = |bind: &str| {
+        format!(
+            "defaults\n mode http\n timeout client 20s\n timeout connect 5s\n timeout server 20s\nfrontend f\n \
+             bind {bind} accept-proxy\n http-request return status 200 content-type text/plain \
+             lf-string \"%[src] %[dst]:%[dst_port]\"\n"
+        )
+    };
+    let mut servers = Vec::new();
+    for (netns, bind) in [(&bed.ours, "127.0.0.1:8000"), (&bed.theirs, "10.9.0.2:7000")] {
+        let file = dir.path().join(bind.replace(':', "_"));
+        std::fs::write(&file, answers(bind)).unwrap();
+        let mut command = Command::new("haproxy");
+        command.args(["-db", "-q", "-f"]).arg(&file).stdin(Stdio::null());
+        servers.push(netns.spawn(&mut command).unwrap());
+        let address: SocketAddr = bind.parse().unwrap();
+        wait_for("haproxy", || netns.enter(|| TcpStream::connect(address)).unwrap().ok()).unwrap();
+    }
+    for (from, to, said) in [
+        (&peer.netns, "10.9.0.1:80", "10.9.0.2 10.9.0.1:80"),
+        (&peer.netns, "[fd09::1]:80", "fd09::2 fd09::1:80"),
+        (&peer.netns, "10.9.0.1:81", "10.9.0.2 10.9.0.1:81"),
+        (&bed.ours, "127.0.0.1:9000", "127.0.0.1 127.0.0.1:9000"),
+    ] {
+        let mut client = connect(from, to);
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with(&format!("\r\n\r\n{said}")), "{to}: {answer}");
+        println!("{to}: {said}");
+    }
+    for mut server in servers {
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+}
+
 /// Out of the network's own address and in again: an egress rule leads to an ingress rule of the same process.
 pub(super) fn a_network_reaches_itself() {
     let (bed, _peer) = bed();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use portway_control::Client;
-use portway_control::api::{ChangeMeshRules, MeshRuleStatus, MeshStatus, NewMeshRule};
+use portway_control::api::{AskPing, ChangeMeshRules, MeshRuleStatus, MeshStatus, NewMeshRule};
 
 use super::*;
 
@@ -105,6 +105,8 @@ pub(super) fn a_bad_rule_changes_nothing() {
     for (bad, remove, why) in [
         (("egress", "tcp:0:10.9.0.2:1"), &[] as &[&str], "port 0 is not allowed"),
         (("egress", "tcp:9002:10.8.0.2:1"), &[], "no peer has 10.8.0.2"),
+        (("ingress", "tcp:80:127.0.0.1:8001+proxy_protocol=v2"), &[], "remove its rules first"),
+        (("ingress", "udp:80:127.0.0.1:8001+proxy_protocol=v2"), &[], "a udp rule sends no PROXY header"),
         (("inwards", "tcp:9002:10.9.0.2:1"), &[], "neither ingress nor egress"),
         (("egress", "tcp:80:10.9.0.2:1"), &[], "need a privilege"),
         (("egress", "tcp:9001:10.9.0.2:1"), &[], "Address already in use"),
@@ -138,6 +140,41 @@ pub(super) fn a_bad_rule_changes_nothing() {
     assert!(metrics.contains(&line), "{metrics}");
     assert!(metrics.contains("portway_mesh_handshake_age_seconds{peer="), "{metrics}");
     assert!(get(dir.path(), "GET /readyz").starts_with("HTTP/1.1 200"));
+}
+
+/// Echoes through the network: asked for in both families, of a peer, of oneself, of who does not answer, of who is not
+/// there; and a peer has an answer from here.
+pub(super) fn echoes(engine: &str) {
+    let (bed, peer) = bed();
+    let dir = folder();
+    let wanted = Wanted { dir: Some(dir.path()), engine, ..Wanted::default() };
+    let _proxy = Proxy::start(&bed, &wanted);
+    let ask = |host: &str, timeout_ms| {
+        let ask = AskPing { host: host.to_owned(), sequence: 7, timeout_ms };
+        within(client(dir.path()).ping(&ask)).map_err(|error| error.to_string())
+    };
+    for host in ["10.9.0.2", "fd09::2", "[fd09::2]", "10.9.0.1", "fd09::1"] {
+        let pong = ask(host, 5000).unwrap();
+        println!("{pong:?}");
+        assert_eq!((pong.sequence, pong.error), (7, None));
+        assert!(pong.seconds.unwrap() < 5.0, "{host}");
+    }
+    let silent = ask("10.9.0.77", 200).unwrap();
+    assert_eq!((silent.address.as_str(), silent.seconds), ("10.9.0.77", None));
+    for (host, timeout_ms, why) in [
+        ("10.8.0.1", 200, "no peer has 10.8.0.1"),
+        ("a b", 200, "neither an address nor a name"),
+        ("a.mesh", 200, "no server is known"),
+        ("10.9.0.2", 0, "time for an answer"),
+        ("10.9.0.2", 30_000, "time for an answer"),
+    ] {
+        let error = ask(host, timeout_ms).unwrap_err();
+        assert!(error.contains(why), "{host}: {error}");
+    }
+    for own in ["10.9.0.1", "fd09::1"] {
+        let mut ping = Command::new("ping");
+        peer.netns.run(ping.args(["-c", "2", "-i", "0.1", "-W", "5", own])).unwrap();
+    }
 }
 
 /// A second process of the same name is refused and disturbs nobody.
