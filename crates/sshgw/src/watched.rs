@@ -33,11 +33,16 @@ pub(crate) async fn send(channel: &AsyncFd<Channel>, packet: &[u8], fds: &[Owned
 }
 
 /// Receives a packet, replacing what is in it, and its descriptors; `UnexpectedEof` at the end. Cancel safe.
+///
+/// Another side that has left packets of ours unread is told by `ECONNRESET` before the packets it had sent: Linux reports a
+/// socket's error once, ahead of its queue. They are read all the same, up to the end.
 pub(crate) async fn receive(channel: &AsyncFd<Channel>, packet: &mut Vec<u8>) -> io::Result<Vec<OwnedFd>> {
     loop {
         let mut guard = channel.readable().await?;
-        if let Ok(received) = guard.try_io(|channel| channel.get_ref().recv(packet)) {
-            return received?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
+        match guard.try_io(|channel| channel.get_ref().recv(packet)) {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            Ok(received) => return received?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()),
+            Err(_would_block) => {}
         }
     }
 }

@@ -97,6 +97,41 @@ async fn what_may_have_started_is_not_started_twice() {
     assert_eq!(heard(&next).await.request, closed(9), "nothing else was asked");
 }
 
+/// A gateway that ends has answered a question, and not read the one after it.
+///
+/// Fails when the answer is lost to the error that the end of such a gateway is.
+#[tokio::test]
+async fn the_last_answer_counts_whatever_was_left_unread() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("sock");
+    let (first, ours) = Channel::pair().expect("a pair");
+    let first = watched_channel(first).expect("a broker");
+    let link = Arc::new(Link::new(ours).expect("a link"));
+    link.await_next(Channel::listen(&path).expect("a listener")).expect("a listener");
+    let asker = Arc::clone(&link);
+    let open = Request::Open {
+        channel: 1,
+        what: wire::What::Command,
+        terminal: None,
+        environment: Vec::new(),
+        inside: false,
+        first: true,
+    };
+    let opened = tokio::spawn(async move { asker.ask(open, b"true").await });
+    let Asked { id, .. } = heard(&first).await;
+    link.tell(closed(2)).await;
+    for reply in [Reply::Starting, Reply::Opened] {
+        let answer = wire::encode(&Answered { id, reply }, &[]).expect("a packet");
+        send(&first, &answer, &[]).await.expect("told");
+    }
+    drop(first);
+    let reader = Arc::clone(&link);
+    let reading = tokio::spawn(async move { reader.read().await });
+    let (reply, _) = opened.await.expect("no panic").expect("an answer");
+    assert_eq!(reply, Reply::Opened);
+    reading.abort();
+}
+
 /// Fails when a question that fits into no packet is waited for, or holds up the others.
 #[tokio::test]
 async fn a_question_that_is_too_long_has_no_answer_at_once() {
