@@ -8,11 +8,11 @@
 //!
 //! - `echoes`: those that are asked for from here;
 //! - `packet`, `fragments`: what is read and written without a connection;
-//! - `link`: packets out; `connection`: one of TCP; `datagrams`: all of UDP;
+//! - `link`: packets out; `connection`: one of TCP; `window`: how much of it is on its way; `datagrams`: all of UDP;
 //! - `inside`: which packet belongs to what; `late`: connections that are over; `turns`: the loop.
 //!
-//! What the kernel's TCP has and smoltcp 0.14 has not: selective acknowledgements that are heeded, a retransmission timer
-//! below one second, buffers that grow. On a lossless way that does not show; with losses it does.
+//! What the kernel's TCP has and this has not: selective acknowledgements that are heeded, buffers that grow. On a lossless
+//! way that does not show; with losses it does.
 
 mod connection;
 mod datagrams;
@@ -25,6 +25,7 @@ mod packet;
 mod probe;
 mod shares;
 mod turns;
+mod window;
 
 #[cfg(test)]
 mod tests;

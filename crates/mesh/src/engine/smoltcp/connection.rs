@@ -18,7 +18,8 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
 
 use super::link::{Link, Port};
-use super::packet::Pair;
+use super::packet::{ACK, Pair, Segment, bare_tcp};
+use super::window::{Wanted, Window};
 
 /// How long an answer to a SYN is waited for: Linux' `tcp_syn_retries` of 6 comes to 127 s.
 const DIAL_PATIENCE: Span = Span::from_secs(127);
@@ -93,6 +94,18 @@ pub(super) struct Connection {
     /// When the peer last acknowledged something, or had nothing to.
     moved: Clock,
     queued_bytes: usize,
+    window: Window,
+    heard: Option<Heard>,
+}
+
+/// What the peer has said last.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    acknowledged: u32,
+    /// Of its window, as it stands in the header.
+    window: u16,
+    /// The number behind its last byte.
+    next: u32,
 }
 
 impl Connection {
@@ -118,7 +131,8 @@ impl Connection {
         // What comes is joined: one acknowledgement for many packets must not wait.
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
-        socket.set_congestion_control(CongestionControl::Cubic);
+        // The window is ours.
+        socket.set_congestion_control(CongestionControl::None);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Connection {
@@ -140,6 +154,8 @@ impl Connection {
             told_end: false,
             moved: Clock::now(),
             queued_bytes: 0,
+            window: Window::new(),
+            heard: None,
         }
     }
 
@@ -163,11 +179,48 @@ impl Connection {
         self.socket().listen(local).map_err(|_| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// A packet of this connection, sound.
-    pub(super) fn take(&mut self, now: Instant, link: &mut Link, packet: &[u8]) {
+    /// A packet of this connection, sound, and what its header says.
+    pub(super) fn take(
+        &mut self,
+        clock: Clock,
+        now: Instant,
+        link: &mut Link,
+        packet: &[u8],
+        segment: &Segment,
+    ) {
+        self.pass(now, link, packet);
+        let heard = Heard {
+            acknowledged: segment.acknowledged,
+            window: segment.window,
+            next: segment.sequence.wrapping_add(segment.takes),
+        };
+        let before = self.heard.replace(heard);
+        if self.fd.is_none() || segment.flags & ACK == 0 {
+            return;
+        }
+        let (queued, mss) = (self.socket().send_queue(), self.mss);
+        let same = |before: Heard| before.acknowledged == heard.acknowledged && before.window == heard.window;
+        if segment.takes == 0 && queued > 0 && before.is_some_and(same) {
+            self.window.hear_again(mss);
+        } else if self.window.hear(clock, queued, mss) == Wanted::Again {
+            self.send_again(now, link);
+        }
+    }
+
+    fn pass(&mut self, now: Instant, link: &mut Link, packet: &[u8]) {
         let mut port = Port { link, packet: Some(packet), mss: self.mss };
         let taken = self.interface.poll_ingress_single(now, &mut port, &mut self.sockets);
         debug_assert!(taken != PollIngressSingleResult::None, "there was a packet");
+    }
+
+    /// Has smoltcp send what was not acknowledged first: it does so when it hears for the third time that nothing more has
+    /// been. Another window before that makes it begin to count.
+    fn send_again(&mut self, now: Instant, link: &mut Link) {
+        let Some(Heard { acknowledged, window: window @ 1.., next }) = self.heard else { return };
+        let back = Pair { local: self.pair.remote, remote: self.pair.local };
+        let other = if window == u16::MAX { window - 1 } else { window + 1 };
+        let packet = bare_tcp(back, next, acknowledged, ACK, other);
+        (0..4).for_each(|_| self.pass(now, link, &packet));
     }
 
     /// Something has changed on the descriptor.
@@ -198,12 +251,15 @@ impl Connection {
             State::Listen => return Turn::Over(None),
             _ => {}
         }
-        if let Some(over) = self.over() {
+        if let Some(over) = self.over(clock) {
             return over;
         }
-        self.serve();
+        if self.is_open() && self.window.look(clock, self.mss) == Wanted::Again {
+            self.send_again(now, link);
+        }
+        self.serve(clock);
         let more = self.send(now, link);
-        if let Some(over) = self.over() {
+        if let Some(over) = self.over(clock) {
             return over;
         }
         if self.is_stuck(clock) {
@@ -215,13 +271,13 @@ impl Connection {
     }
 
     /// Whether nothing of smoltcp's is left.
-    fn over(&mut self) -> Option<Turn> {
+    fn over(&mut self, clock: Clock) -> Option<Turn> {
         let socket: &mut Socket<'_> = self.sockets.get_mut(self.handle);
         match socket.state() {
             // A reset that is still to be sent has both its ends.
             State::Closed if socket.remote_endpoint().is_some() => None,
             State::Closed if self.fd.is_some() && socket.can_recv() && self.writable && !self.hung_up => {
-                self.serve();
+                self.serve(clock);
                 // What cannot be taken now is waited for.
                 let left = self.socket().can_recv() && self.fd.is_some() && !self.hung_up;
                 if left { Some(Turn::Rests) } else { Some(Turn::Over(None)) }
@@ -238,7 +294,7 @@ impl Connection {
     }
 
     /// Between the descriptor and the buffers.
-    fn serve(&mut self) {
+    fn serve(&mut self, clock: Clock) {
         let socket: &mut Socket<'_> = self.sockets.get_mut(self.handle);
         let Some(fd) = &self.fd else { return };
         let mut reset = false;
@@ -265,10 +321,20 @@ impl Connection {
         }
         reset |= self.hung_up && !self.told_end;
         while self.readable && !self.read_out && !reset && socket.can_send() {
-            let given = socket.send(|room| match rustix::io::read(fd, room) {
-                Ok(count) => (count, Ok(count)),
-                Err(error) => (0, Err(error)),
+            let most = self.window.room(self.mss);
+            if most == 0 {
+                break;
+            }
+            let given = socket.send(|room| {
+                let count = room.len().min(most);
+                match rustix::io::read(fd, room.get_mut(..count).unwrap_or_default()) {
+                    Ok(count) => (count, Ok(count)),
+                    Err(error) => (0, Err(error)),
+                }
             });
+            if let Ok(Ok(count)) = given {
+                self.window.fill(clock, count);
+            }
             match given {
                 Ok(Ok(0)) => {
                     self.read_out = true;
@@ -312,9 +378,17 @@ impl Connection {
     }
 
     /// When it wants its next turn by itself.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Duration> {
-        let delay = self.interface.poll_delay(now, &self.sockets)?;
-        Some(Duration::from_micros(delay.total_micros()))
+    pub(super) fn next(&mut self, clock: Clock, now: Instant) -> Option<Duration> {
+        let delay = self.interface.poll_delay(now, &self.sockets);
+        let delay = delay.map(|delay| Duration::from_micros(delay.total_micros()));
+        let due =
+            self.window.due().filter(|_| self.is_open()).map(|due| due.saturating_duration_since(clock));
+        [delay, due].into_iter().flatten().min()
+    }
+
+    /// Whether the peer takes more. While it does not smoltcp asks by itself.
+    fn is_open(&self) -> bool {
+        self.heard.is_some_and(|heard| heard.window > 0)
     }
 
     /// Who it is with, for who is told.

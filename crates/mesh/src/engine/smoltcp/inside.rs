@@ -201,7 +201,7 @@ impl Inside {
             connection.mss = connection.mss.min(mss);
         }
         let link = &mut self.link;
-        let sound = catch_unwind(AssertUnwindSafe(|| connection.take(time, link, packet)));
+        let sound = catch_unwind(AssertUnwindSafe(|| connection.take(now, time, link, packet, &segment)));
         if sound.is_err() {
             return self.fail(id);
         }

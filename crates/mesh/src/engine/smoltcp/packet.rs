@@ -232,6 +232,8 @@ pub(super) struct Segment {
     pub(super) flags: u8,
     pub(super) sequence: u32,
     pub(super) acknowledged: u32,
+    /// Its window, as it stands there.
+    pub(super) window: u16,
     /// Bytes of its header.
     pub(super) header: usize,
     /// What it takes of the sequence: payload, SYN, FIN.
@@ -254,6 +256,7 @@ impl Segment {
             flags,
             sequence: long(transport, 4),
             acknowledged: long(transport, 8),
+            window: word(transport, 14),
             header,
             takes: payload + controls,
             mss: if flags & SYN == 0 { None } else { mss_place(transport, header) },

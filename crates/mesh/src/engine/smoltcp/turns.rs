@@ -229,7 +229,7 @@ impl Turns {
             let link = &mut self.inside.link;
             let turn = catch_unwind(AssertUnwindSafe(|| {
                 let turn = connection.turn(now, time, link);
-                (turn, connection.next(time))
+                (turn, connection.next(now, time))
             }));
             let Ok((turn, next)) = turn else {
                 self.inside.fail(id);
