@@ -5,6 +5,8 @@
 //! packet. A packet that has been taken from the stack is sent, or counted where it was dropped: when the socket has no
 //! room the sending thread waits, and what waits then is the stack.
 
+mod load;
+mod path;
 mod receive;
 mod send;
 
@@ -21,6 +23,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use thiserror::Error;
 
 use crate::engine::Frames;
+pub use crate::spec::Rows;
 use crate::spec::{Mtu, PrivateKey, PublicKey};
 use crate::udp::Udp;
 use crate::wg::{Counters, Newcomer, PeerChange, PeerSpec, PeerState, Sessions, SessionsError};
@@ -44,15 +47,6 @@ pub struct TunnelSpec {
     pub mtu: Mtu,
     /// Whether messages are sent in rows.
     pub rows: Rows,
-}
-
-/// Whether several messages are given to the kernel as one datagram to be cut (`UDP_SEGMENT`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
-    /// Where the kernel takes them.
-    Auto,
-    /// Never: Linux 7.0 to 7.1.4 damage some.
-    Off,
 }
 
 /// Why a tunnel does not run.

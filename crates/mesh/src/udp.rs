@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use portway_sys::listen::{self, V6Only};
 use portway_sys::mmsg;
+use portway_sys::path_mtu::{Oversize, set_oversize};
 use rustix::net::sockopt;
 
 /// Room that is asked for in each direction, bytes; what is granted is told.
@@ -61,6 +62,8 @@ impl Udp {
             send_bytes: sockopt::socket_send_buffer_size(&fd)?,
             receive_bytes: sockopt::socket_recv_buffer_size(&fd)?,
         };
+        // Without it what is too long is cut on its way, or by the kernel.
+        set_oversize(fd.as_fd(), Oversize::Refused).ok();
         let joins = mmsg::join_received(fd.as_fd()).is_ok();
         let address = listen::local_addr(fd.as_fd())?;
         Ok(Udp { fd, both, address, room, joins })

@@ -14,6 +14,7 @@ mod noise;
 mod peer;
 mod replay;
 mod sessions;
+mod watch;
 
 pub use allowed::{AllowedIps, Routes};
 pub use counters::{Counters, Dropped};

@@ -6,8 +6,8 @@
 //! - [`netns`], [`userns`], [`sandbox`]: namespaces, ids, capabilities, seccomp;
 //! - [`process`], [`pidfd`], [`sched`], [`signals`], [`resident`]: starting our own roles, watching foreign processes,
 //!   when a thread runs, what it is told, what of the program stays in memory;
-//! - [`listen`], [`unix_path`], [`sockopt`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`], [`device`]: sockets,
-//!   pipes and interfaces of the data path;
+//! - [`listen`], [`unix_path`], [`sockopt`], [`path_mtu`], [`pipe`], [`mmsg`], [`tcp_info`], [`interface`], [`device`]:
+//!   sockets, pipes and interfaces of the data path;
 //! - [`seqpacket`], [`shm`]: what daemon and worker share;
 //! - [`netlink`]: sockets to the kernel's tables;
 //! - [`random`]: bytes that nobody can guess.
@@ -20,6 +20,7 @@ pub mod listen;
 pub mod mmsg;
 pub mod netlink;
 pub mod netns;
+pub mod path_mtu;
 pub mod pidfd;
 pub mod pipe;
 pub mod process;

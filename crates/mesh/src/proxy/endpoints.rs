@@ -191,6 +191,7 @@ mod tests {
             received_bytes: 0,
             sent_packets: 0,
             sent_bytes: 0,
+            longest_packet: None,
         }
     }
 

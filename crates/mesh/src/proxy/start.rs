@@ -18,7 +18,7 @@ use super::table::Table;
 use super::{EngineChoice, HomeError, Options, ProxyError, Ready};
 use crate::engine::{Engine, EngineError, Frames, kernel, smoltcp};
 use crate::spec::{Listener, Network, PortRights, ProxyListen, Rules, proxies};
-use crate::tunnel::{Rows, Tunnel, TunnelSpec};
+use crate::tunnel::{Tunnel, TunnelSpec};
 use crate::udp::Udp;
 use crate::wg::PeerSpec;
 
@@ -161,6 +161,6 @@ fn tunnel_spec(network: &Network) -> TunnelSpec {
         private_key: network.private_key.clone(),
         peers: network.peers.iter().map(peer).collect(),
         mtu: network.mtu,
-        rows: Rows::Auto,
+        rows: network.rows,
     }
 }

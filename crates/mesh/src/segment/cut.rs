@@ -2,7 +2,8 @@
 
 use super::checksum;
 use super::header::{
-    CWR, FIN, Layout, PSH, TCP, TCP_FLAGS, TCP_SEQUENCE, UDP, V4_BYTES, V4_ID, V6_BYTES, byte, put, word,
+    CWR, FIN, Layout, PSH, RST, SYN, TCP, TCP_FLAGS, TCP_SEQUENCE, UDP, URG, V4_BYTES, V4_ID, V6_BYTES, byte,
+    put, word,
 };
 use super::offload::{Offload, Segmented};
 use crate::wg::message::array;
@@ -60,6 +61,30 @@ impl<'a> Cut<'a> {
             How::Whole | How::Checksum { .. } => 1,
         };
         Ok(Cut { packet, how, count })
+    }
+
+    /// The same with no packet above `limit` bytes, if it is TCP, which may be cut anywhere; else as it was.
+    #[must_use]
+    pub fn within(self, limit: usize) -> Cut<'a> {
+        if self.longest() <= limit {
+            return self;
+        }
+        let layout = match self.how {
+            How::Pieces { layout, .. } => Some(layout),
+            How::Checksum { .. } => Layout::plain(self.packet),
+            // Its checksum is made anew, so it has to hold.
+            How::Whole => Layout::plain(self.packet).filter(|layout| is_sound(*layout, self.packet)),
+        };
+        let uncuttable = |layout: &Layout| {
+            layout.protocol != TCP || byte(self.packet, layout.transport + TCP_FLAGS) & (SYN | RST | URG) != 0
+        };
+        let Some(layout) = layout.filter(|layout| !uncuttable(layout)) else { return self };
+        let size = limit.saturating_sub(layout.payload);
+        if size == 0 {
+            return self;
+        }
+        let count = (self.packet.len() - layout.payload).div_ceil(size).max(1);
+        Cut { packet: self.packet, how: How::Pieces { layout, size }, count }
     }
 
     /// How many packets it becomes; at least one.
@@ -135,6 +160,12 @@ impl<'a> Cut<'a> {
         put(to_headers, layout.checksum(), &nonzero(checksum::finish(sum)));
         total
     }
+}
+
+/// Whether the checksum of the transport holds.
+fn is_sound(layout: Layout, packet: &[u8]) -> bool {
+    let transport = packet.get(layout.transport..).unwrap_or_default();
+    checksum::holds(checksum::add(layout.pseudo(packet, transport.len()), transport))
 }
 
 /// A checksum of UDP that comes out as 0 is sent as its other zero (RFC 768); for TCP both are the same.

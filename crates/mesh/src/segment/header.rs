@@ -8,15 +8,18 @@ pub(super) const UDP: u8 = 17;
 
 /// TCP flags.
 pub(super) const FIN: u8 = 1;
+pub(super) const SYN: u8 = 2;
+pub(super) const RST: u8 = 4;
 pub(super) const PSH: u8 = 8;
 pub(super) const ACK: u8 = 16;
+pub(super) const URG: u8 = 32;
 pub(super) const CWR: u8 = 128;
 
 /// Bytes of headers without options.
 pub(super) const V4_BYTES: usize = 20;
 pub(super) const V6_BYTES: usize = 40;
 pub(super) const UDP_BYTES: usize = 8;
-const TCP_BYTES: usize = 20;
+pub(super) const TCP_BYTES: usize = 20;
 
 /// Offsets of fields: in the IPv4 header, in the IPv6 header, in the TCP and in the UDP header.
 pub(super) const V4_LENGTH: usize = 2;

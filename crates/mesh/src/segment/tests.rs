@@ -74,7 +74,10 @@ fn sent() -> impl Strategy<Value = Sent> {
 
 /// The packets that are sent.
 fn cut(offload: Offload, bytes: &[u8]) -> Vec<Vec<u8>> {
-    let cut = Cut::new(offload, bytes).unwrap();
+    written(Cut::new(offload, bytes).unwrap())
+}
+
+fn written(cut: Cut<'_>) -> Vec<Vec<u8>> {
     (0..cut.count())
         .map(|number| {
             let mut room = vec![0xee; cut.longest()];
@@ -153,6 +156,25 @@ proptest! {
         prop_assert_eq!(again, pieces);
     }
 
+    /// Fails when: TCP that is cut smaller is not what it would have been with that size, or anything else is touched.
+    #[test]
+    fn tcp_is_cut_smaller_where_it_must(sent in sent(), size in 1000..1400_u16, smaller in 300..900_u16) {
+        let (offload, bytes) = sent.long(size);
+        let headers = usize::from(offload.headers);
+        let within = Cut::new(offload, &bytes).unwrap().within(headers + usize::from(smaller));
+        let (kind, _) = offload.segments.unwrap();
+        let wanted = if sent.tcp { smaller } else { size };
+        let expected = cut(Offload { segments: Some((kind, wanted)), ..offload }, &bytes);
+        prop_assert_eq!(written(within), expected);
+        // A piece that is whole is divided as well.
+        let whole = cut(offload, &bytes).swap_remove(0);
+        let parts = written(Cut::new(Offload::default(), &whole).unwrap().within(headers + usize::from(smaller)));
+        prop_assert!(parts.iter().all(|part| is_sound(part)));
+        let payload: Vec<u8> = parts.iter().flat_map(|part| part[headers..].to_vec()).collect();
+        prop_assert_eq!(&payload, &whole[headers..]);
+        prop_assert!(!sent.tcp || parts.iter().all(|part| part.len() <= headers + usize::from(smaller)));
+    }
+
     /// Any change of any piece leaves the packets what they are: joined and cut again they are the same, damaged or not.
     #[test]
     fn what_is_damaged_stays_so(sent in sent(), size in 536..1400_u16, piece: prop::sample::Index, at: prop::sample::Index, bit in 0..8_u8) {
@@ -185,7 +207,14 @@ fn check_anything(header: [u8; OFFLOAD_BYTES], bytes: &[u8]) {
             assert!(length > 0 || bytes.is_empty());
         }
         assert_eq!(cut.write(cut.count(), &mut room), 0);
+        let within = cut.within(100);
+        assert!((0..within.count()).all(|number| within.write(number, &mut room) > 0 || bytes.is_empty()));
     }
+    if let Some(fragments) = Fragments::new(bytes, 100, 7) {
+        let mut room = [0; 100];
+        assert!((0..fragments.count()).all(|number| fragments.write(number, &mut room) > 0));
+    }
+    clamp(&mut bytes.to_vec(), 100);
     let half = bytes.split_at(bytes.len() / 2);
     if let Some(mut run) = Join::begin(half.0) {
         run.take(half.1);

@@ -9,7 +9,7 @@ use portway_model::{Cidr, Host, HostName, Port};
 
 use super::error::SpecError;
 use super::key::{KeyError, PresharedKey, PrivateKey, PublicKey};
-use super::network::{Dns, Endpoint, InterfaceAddr, Mtu, Network, Peer};
+use super::network::{Dns, Endpoint, InterfaceAddr, Mtu, Network, Peer, Rows};
 use super::place::{Field, Place, Warning};
 use super::proxies::ProxySaid;
 
@@ -21,6 +21,7 @@ pub(super) struct Draft {
     pub(super) addresses: Vec<Field>,
     pub(super) listen_port: Option<Field>,
     pub(super) mtu: Option<Field>,
+    pub(super) udp_gso: Option<Field>,
     /// Servers and domains, one or several in each.
     pub(super) dns: Vec<Field>,
     pub(super) peers: Vec<PeerDraft>,
@@ -82,10 +83,11 @@ impl Draft {
             return Err(SpecError::wrong(whole, "no address of this node in the network"));
         }
         let mtu = self.mtu.as_ref().map(|field| mtu(field, &addresses)).transpose()?.unwrap_or_default();
+        let rows = self.udp_gso.as_ref().map(rows).transpose()?.unwrap_or_default();
         let listen_port = self.listen_port.as_ref().map(listen_port).transpose()?.flatten();
         let dns = dns(&self.dns)?;
         let peers = peers(&self.peers, &private_key.public(), warnings)?;
-        let network = Network { private_key, addresses, listen_port, mtu, dns, peers };
+        let network = Network { private_key, addresses, listen_port, mtu, rows, dns, peers };
         unreachable_peers(&network, &self.peers, warnings);
         Ok(network)
     }
@@ -160,6 +162,17 @@ fn mtu(field: &Field, addresses: &[InterfaceAddr]) -> Result<Mtu, SpecError> {
             Err(SpecError::wrong(&field.place, message))
         }
         _ => Ok(mtu),
+    }
+}
+
+fn rows(field: &Field) -> Result<Rows, SpecError> {
+    match field.text.as_str() {
+        "auto" => Ok(Rows::Auto),
+        "off" => Ok(Rows::Off),
+        other => {
+            let message = format!("udp_gso is auto or off, not {}", shown(other));
+            Err(SpecError::wrong(&field.place, message))
+        }
     }
 }
 

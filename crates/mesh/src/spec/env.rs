@@ -124,6 +124,7 @@ impl Environment {
             addresses,
             listen_port,
             mtu,
+            udp_gso,
             dns,
             peers,
             proxies,
@@ -136,6 +137,7 @@ impl Environment {
             (&mut file.mtu, mtu),
             (&mut file.proxy_user, proxy_user),
             (&mut file.proxy_password, proxy_password),
+            (&mut file.udp_gso, udp_gso),
         ];
         for (old, new) in scalars {
             if new.is_some() {

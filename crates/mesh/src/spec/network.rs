@@ -19,6 +19,8 @@ pub struct Network {
     pub listen_port: Option<Port>,
     /// Greatest packet inside the tunnel.
     pub mtu: Mtu,
+    /// Whether messages are sent in rows.
+    pub rows: Rows,
     /// Who is asked for names of the network.
     pub dns: Dns,
     /// The peers, in the order of the file.
@@ -36,6 +38,16 @@ impl Network {
         let found = self.peers.iter().filter_map(|peer| Some((length(peer)?, peer)));
         found.max_by_key(|(length, _)| *length).map(|(_, peer)| peer)
     }
+}
+
+/// Whether several messages are given to the kernel as one datagram to be cut (`UDP_SEGMENT`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rows {
+    /// Where the kernel takes them.
+    #[default]
+    Auto,
+    /// Never: Linux 7.0 to 7.1.4 damage some.
+    Off,
 }
 
 /// Another node.

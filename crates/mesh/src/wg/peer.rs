@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::cookie::{Jar, MacKeys};
 use super::keypair::{Opener, REJECT_AFTER, Sealer};
 use super::noise::{Secret, Timestamp, Waiting};
+use super::watch::Watch;
 use crate::spec::PublicKey;
 
 /// Age at which the initiator makes new keys, when it sends.
@@ -41,6 +42,8 @@ pub struct Activity {
     wants_session: AtomicBool,
     bytes: AtomicU64,
     packets: AtomicU64,
+    /// What its way takes.
+    pub(crate) watch: Watch,
 }
 
 impl Activity {

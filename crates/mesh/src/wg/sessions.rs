@@ -70,6 +70,8 @@ pub struct PeerState {
     pub sent_packets: u64,
     /// Their bytes.
     pub sent_bytes: u64,
+    /// Longest packet its way takes, where that is less than the tunnel's.
+    pub longest_packet: Option<u16>,
 }
 
 /// What a tunnel cannot be made of.
@@ -285,6 +287,11 @@ impl Sessions {
         let packet = message.get(HEADER_BYTES..HEADER_BYTES + length).unwrap_or_default();
         let found =
             if length == 0 { Ok(None) } else { self.judge_inner(id, packet).map(|inner| Some((id, inner))) };
+        if let (Ok(Some((_, length))), Some(peer)) = (&found, self.peers.get_mut(id)) {
+            peer.activity
+                .watch
+                .hear(message.get_mut(HEADER_BYTES..HEADER_BYTES + length).unwrap_or_default());
+        }
         if rekey {
             self.initiate(id, now);
         }
@@ -382,6 +389,7 @@ fn state(peer: &Peer, allowed_ips: Vec<Cidr>) -> PeerState {
         received_bytes: peer.received_bytes,
         sent_packets,
         sent_bytes,
+        longest_packet: peer.activity.watch.limit(),
     }
 }
 

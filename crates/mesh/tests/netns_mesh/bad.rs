@@ -12,15 +12,15 @@ use crate::shim::{Fate, Fates, Profile, Shim};
 const SEED: u64 = 20;
 
 /// How one stream went.
-struct Run {
+pub(crate) struct Run {
     took: Duration,
     /// Longest time without a byte.
-    stall: Duration,
+    pub(crate) stall: Duration,
 }
 
 /// Carries bytes from the node to the peer, through `profile`, and looks at when they come.
-fn out(rig: &mut Rig, length: u64) -> Run {
-    let listener = rig.listen("10.9.0.2:3000");
+pub(crate) fn out(rig: &mut Rig, to: &str, length: u64) -> Run {
+    let listener = rig.listen(to);
     let reader = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let (begin, mut last, mut stall) = (Instant::now(), Instant::now(), Duration::ZERO);
@@ -33,14 +33,14 @@ fn out(rig: &mut Rig, length: u64) -> Run {
         }
         (all, Run { took: begin.elapsed(), stall })
     });
-    rig.node.ask(&format!("bulk 10.9.0.2:3000 1 {length}"));
+    rig.node.ask(&format!("bulk {to} 1 {length}"));
     let (all, run) = reader.join().unwrap();
     assert_eq!(all, length);
     run
 }
 
 /// There and back, every byte compared.
-fn back(rig: &mut Rig, length: u64) -> Duration {
+pub(crate) fn back(rig: &mut Rig, length: u64) -> Duration {
     let stream = rig.connect("10.9.0.1:3001");
     let begin = Instant::now();
     std::thread::scope(|scope| {
@@ -60,7 +60,7 @@ fn through(name: &str, profile: Profile, length: u64, patience: Duration) {
         let shim =
             Shim::start(rig.there(), "192.0.2.2:40000", "192.0.2.2:51820", profile, &Fates::Seed(SEED));
         assert_eq!(rig.node.ask("endpoint 192.0.2.2:40000"), "true");
-        let Run { took, stall } = out(&mut rig, length);
+        let Run { took, stall } = out(&mut rig, "10.9.0.2:3000", length);
         let returned = back(&mut rig, length / 4);
         let [there, here] = shim
             .record()

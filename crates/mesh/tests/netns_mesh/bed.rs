@@ -6,6 +6,7 @@
 //!   node, uid 65534 ── 192.0.2.1 ═══ veth ═══ 192.0.2.2 ── peer   10.9.0.2, fd09::2
 //! ```
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -75,6 +76,11 @@ impl Node {
         line(&mut self.output)
     }
 
+    /// Of the tunnel's own process.
+    pub(crate) fn main_pid(&self) -> i32 {
+        self.child.id().try_into().unwrap()
+    }
+
     /// Frames out, messages out, rows out, rows in, messages in, frames in, rows refused.
     pub(crate) fn totals(&mut self) -> [u64; 7] {
         let totals = self.ask("totals");
@@ -101,6 +107,11 @@ pub(crate) fn line(output: &mut BufReader<ChildStdout>) -> String {
     line.trim_end().to_owned()
 }
 
+/// What wireguard-go is, where another than the installed one is wanted.
+pub(crate) fn wireguard_go_program() -> OsString {
+    std::env::var_os("PORTWAY_MESH_WIREGUARD_GO").unwrap_or_else(|| "wireguard-go".into())
+}
+
 /// wireguard-go on a TUN device of its namespace.
 pub(crate) struct WireguardGo {
     child: Child,
@@ -112,7 +123,7 @@ pub(crate) struct WireguardGo {
 impl WireguardGo {
     /// Starts it in `netns` with an address of each family.
     pub(crate) fn start(netns: &Netns, name: &str, key: &PrivateKey, addresses: &[&str]) -> WireguardGo {
-        let mut command = Command::new("wireguard-go");
+        let mut command = Command::new(wireguard_go_program());
         command.args(["-f", name]).env("LOG_LEVEL", "error").stdin(Stdio::null()).stderr(Stdio::null());
         let child = netns.spawn(&mut command).unwrap();
         let keys = tempfile::tempdir().unwrap();
@@ -129,6 +140,10 @@ impl WireguardGo {
         }
         netns.ip(&format!("link set {name} up mtu 1420")).unwrap();
         peer
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().try_into().unwrap()
     }
 
     /// `wg set` of its interface with these words.
@@ -156,6 +171,10 @@ impl Drop for WireguardGo {
 pub(crate) struct Bed {
     pub(crate) ours: Netns,
     pub(crate) theirs: Netns,
+    /// Where the other side is.
+    pub(crate) endpoint: &'static str,
+    /// Of this side, in the tunnel.
+    pub(crate) addresses: [&'static str; 2],
     pub(crate) key: PrivateKey,
     pub(crate) peer: PrivateKey,
 }
@@ -164,8 +183,42 @@ impl Bed {
     pub(crate) fn new() -> Bed {
         let (ours, theirs) = (Netns::new().unwrap(), Netns::new().unwrap());
         ours.veth("cable", &["192.0.2.1/24"], &theirs, "cable", &["192.0.2.2/24"]).unwrap();
+        Bed::between(ours, theirs, "192.0.2.2:51820")
+    }
+
+    fn between(ours: Netns, theirs: Netns, endpoint: &'static str) -> Bed {
         let (key, peer) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
-        Bed { ours, theirs, key, peer }
+        Bed { ours, theirs, endpoint, addresses: ["10.9.0.1/24", "fd09::1/64"], key, peer }
+    }
+
+    /// As the other side sees it.
+    pub(crate) fn mirrored(&self) -> Bed {
+        Bed {
+            ours: self.theirs.clone(),
+            theirs: self.ours.clone(),
+            endpoint: "192.0.2.1:51820",
+            addresses: ["10.9.0.2/24", "fd09::2/64"],
+            key: self.peer.clone(),
+            peer: self.key.clone(),
+        }
+    }
+
+    /// With a router between them, beyond which packets have `mtu` bytes at most.
+    ///
+    /// ```text
+    ///   node ── 192.0.2.1 ═══ near 192.0.2.254, router, far 198.51.100.254 ═══ 198.51.100.2 ── peer
+    /// ```
+    pub(crate) fn routed(mtu: u16) -> (Bed, Netns) {
+        let [ours, router, theirs] = [(); 3].map(|()| Netns::new().unwrap());
+        ours.veth("cable", &["192.0.2.1/24"], &router, "near", &["192.0.2.254/24"]).unwrap();
+        router.veth("far", &["198.51.100.254/24"], &theirs, "cable", &["198.51.100.2/24"]).unwrap();
+        for (netns, name) in [(&router, "far"), (&theirs, "cable")] {
+            netns.ip(&format!("link set {name} mtu {mtu}")).unwrap();
+        }
+        router.sysctl("ipv4/ip_forward", "1").unwrap();
+        ours.ip("route add default via 192.0.2.254").unwrap();
+        theirs.ip("route add default via 198.51.100.254").unwrap();
+        (Bed::between(ours, theirs, "198.51.100.2:51820"), router)
     }
 
     pub(crate) fn place(&self) -> Place<'_> {
@@ -175,7 +228,7 @@ impl Bed {
             peer: &self.peer,
             addresses: "10.9.0.1/24,fd09::1/64",
             prefixes: "10.9.0.2/32,fd09::2/128",
-            endpoint: "192.0.2.2:51820",
+            endpoint: self.endpoint,
             port: 51_820,
         }
     }

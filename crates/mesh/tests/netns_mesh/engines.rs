@@ -20,7 +20,10 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(way: &str) -> Rig {
-        let bed = Bed::new();
+        Rig::on(Bed::new(), way)
+    }
+
+    pub(crate) fn on(bed: Bed, way: &str) -> Rig {
         let peer = bed.wireguard_go();
         let mut node = Node::start(&bed.place(), way);
         // A handshake, so that nothing waits for one.
@@ -46,7 +49,7 @@ impl Rig {
         self.there().enter(move || TcpStream::connect_timeout(&address, Duration::from_secs(20))).unwrap()
     }
 
-    fn udp(&self, address: &str) -> UdpSocket {
+    pub(crate) fn udp(&self, address: &str) -> UdpSocket {
         let address: SocketAddr = address.parse().unwrap();
         let socket = self.there().enter(move || UdpSocket::bind(address)).unwrap().unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();

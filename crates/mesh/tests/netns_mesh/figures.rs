@@ -1,142 +1,180 @@
-//! Engine K, engine S and wireguard-go over the same cable, one after the other in one run.
+//! What the mesh costs, beside wireguard-go, in one run: `cargo xtask bench mesh`.
+//!
+//! Both ends are on this machine, in two namespaces with a cable between them. The variables are the command's: the
+//! newest wireguard-go there is, the program `portway`, whether all is to be brief, and where the page goes.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+mod ends;
+mod page;
+mod rules;
+
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use portway_testkit::Netns;
-
-use crate::bed::{Bed, WireguardGo};
-use crate::engines::Rig;
+use ends::{End, Ends};
 
 /// Bytes of a run, over all its streams.
-const RUN_BYTES: u64 = 256 << 20;
+fn run_bytes() -> u64 {
+    if is_brief() { 16 << 20 } else { 256 << 20 }
+}
 
-/// Questions of which each has an answer before the next one.
-const TALKS: u32 = 2000;
+/// Rounds, of which the median counts.
+fn rounds() -> usize {
+    if is_brief() { 1 } else { 3 }
+}
 
-/// Gb/s out and in, with one stream and with eight; microseconds of a question with its answer.
-#[derive(Debug, Default)]
-struct Figures {
-    out: [f64; 2],
-    back: [f64; 2],
-    talk: f64,
+/// How long what is counted by time goes on.
+fn span() -> Duration {
+    Duration::from_millis(if is_brief() { 300 } else { 2000 })
+}
+
+fn is_brief() -> bool {
+    std::env::var_os("PORTWAY_MESH_BRIEF").is_some()
 }
 
 const STREAMS: [u64; 2] = [1, 8];
 
-fn rate(took: Duration) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a figure")]
-    let bits = (RUN_BYTES * 8) as f64;
-    bits / took.as_secs_f64() / 1e9
+/// What was measured, by row and column, each round's.
+#[derive(Debug, Default)]
+pub(crate) struct Figures(BTreeMap<(String, &'static str), Vec<f64>>);
+
+impl Figures {
+    fn add(&mut self, row: &str, column: &'static str, figure: f64) {
+        self.0.entry((row.to_owned(), column)).or_default().push(figure);
+    }
+
+    fn median(&self, row: &str, column: &'static str) -> Option<f64> {
+        let mut all = self.0.get(&(row.to_owned(), column))?.clone();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    }
 }
 
-/// Reads streams to their ends, and lets them go.
-fn sink(listener: TcpListener) {
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            std::thread::spawn(move || {
-                let mut room = vec![0; 256 << 10];
-                while stream.read(&mut room).is_ok_and(|count| count > 0) {}
-            });
+/// Processor seconds of processes, and of the whole machine.
+fn processor(pids: &[i32]) -> [f64; 2] {
+    let fields = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let sum = |words: &mut dyn Iterator<Item = &str>| {
+        words.filter_map(|word| word.parse::<f64>().ok()).sum::<f64>()
+    };
+    let of = |pid: &i32| {
+        let text = fields(&format!("/proc/{pid}/stat"));
+        let behind = text.rsplit(')').next().unwrap_or_default().to_owned();
+        sum(&mut behind.split_whitespace().skip(11).take(2))
+    };
+    let stat = fields("/proc/stat");
+    let words: Vec<&str> = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).collect();
+    // User, nice, system; interrupts, soft and hard. What idles and waits is no work.
+    let machine = sum(&mut words.iter().copied().take(3)) + sum(&mut words.iter().copied().skip(5).take(2));
+    [pids.iter().map(of).sum::<f64>() / 100.0, machine / 100.0]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+/// Adds the rate of a run and what it cost.
+fn add_run(
+    figures: &mut Figures,
+    row: &str,
+    column: &'static str,
+    pids: &[i32],
+    run: impl FnOnce() -> Duration,
+) {
+    let [ours, machine] = processor(pids);
+    let took = run();
+    let [ours, machine] = std::array::from_fn(|at| processor(pids)[at] - [ours, machine][at]);
+    let gigabytes = number(run_bytes()) / 1e9;
+    figures.add(row, column, gigabytes * 8.0 / took.as_secs_f64());
+    if let Some((_, _, cost, whole)) = page::RATES.iter().find(|(name, ..)| *name == column) {
+        figures.add(row, cost, ours / gigabytes);
+        figures.add(row, whole, machine / gigabytes);
+    }
+}
+
+/// Streams both ways, one and eight.
+fn streams(figures: &mut Figures, row: &str, ends: &mut Ends) {
+    let pids = ends.pids();
+    ends.near.sink("10.9.0.1:2000");
+    ends.far.sink("10.9.0.2:2000");
+    for streams in STREAMS {
+        let [out, back] = if streams == 1 { ["out 1", "in 1"] } else { ["out 8", "in 8"] };
+        add_run(figures, row, out, &pids, || ends.near.pour("10.9.0.2:2000", streams));
+        add_run(figures, row, back, &pids, || ends.far.pour("10.9.0.1:2000", streams));
+    }
+}
+
+/// One byte there and one back, again and again: microseconds of the middle one, and of the one in a hundred.
+fn talks(figures: &mut Figures, row: &str, mut once: impl FnMut()) {
+    let (begin, mut all) = (Instant::now(), Vec::new());
+    while begin.elapsed() < span() {
+        let asked = Instant::now();
+        once();
+        all.push(asked.elapsed().as_secs_f64() * 1e6);
+    }
+    all.sort_by(f64::total_cmp);
+    figures.add(row, "p50", all[all.len() / 2]);
+    figures.add(row, "p99", all[all.len() * 99 / 100]);
+}
+
+/// Bytes in a second that one core seals, packets of 1,420 bytes, with what the tunnel uses.
+fn sealed() -> f64 {
+    let key = ring::aead::UnboundKey::new(&ring::aead::CHACHA20_POLY1305, &[7; 32]).unwrap();
+    let key = ring::aead::LessSafeKey::new(key);
+    let (begin, mut count, mut packet) = (Instant::now(), 0_u64, [0_u8; 1420]);
+    while begin.elapsed() < span() {
+        for _ in 0..100 {
+            let mut nonce = [0; 12];
+            nonce[4..].copy_from_slice(&count.to_le_bytes());
+            let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
+            let tag = key.seal_in_place_separate_tag(nonce, ring::aead::Aad::empty(), &mut packet);
+            assert!(tag.is_ok());
+            count += 1;
         }
-    });
+    }
+    number(count * 1420) / begin.elapsed().as_secs_f64() / 1e9
 }
 
-fn answer(listener: TcpListener) {
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            stream.set_nodelay(true).unwrap();
-            let mut room = [0; 10];
-            while let Ok(count @ 1..) = stream.read(&mut room) {
-                stream.write_all(&room[..count]).unwrap();
+/// The same by openssl, where it is there.
+fn sealed_by_openssl() -> Option<f64> {
+    let seconds = if is_brief() { "1" } else { "2" };
+    let arguments =
+        ["speed", "-mr", "-elapsed", "-seconds", seconds, "-bytes", "1420", "-evp", "chacha20-poly1305"];
+    let output = std::process::Command::new("openssl").args(arguments).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let bytes =
+        text.lines().find_map(|line| line.strip_prefix("+F:")?.rsplit(':').next()?.parse::<f64>().ok())?;
+    Some(bytes / 1e9)
+}
+
+/// All of it.
+pub(crate) fn engines() {
+    let mut figures = Figures::default();
+    for _ in 0..rounds() {
+        for (row, near, far) in page::PAIRS {
+            let mut ends = Ends::start(near, far);
+            streams(&mut figures, row, &mut ends);
+            if let Some(mut talk) = ends.talk() {
+                talks(&mut figures, row, || talk.once());
             }
         }
-    });
-}
-
-/// Streams of the kernel's from one namespace.
-fn pour(from: &Netns, to: &str, streams: u64) -> Duration {
-    let to: SocketAddr = to.parse().unwrap();
-    let begin = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..streams {
-            scope.spawn(|| {
-                let mut stream = from.enter(move || TcpStream::connect(to)).unwrap().unwrap();
-                let bytes = vec![7; 64 << 10];
-                for _ in 0..RUN_BYTES / streams / (64 << 10) {
-                    stream.write_all(&bytes).unwrap();
-                }
-                stream.shutdown(Shutdown::Write).unwrap();
-                stream.read_to_end(&mut Vec::new()).unwrap();
-            });
+        for (row, engine) in page::RULED {
+            rules::measure(&mut figures, row, engine);
+            figures.add(row, "by one rule", rules::by_one_rule(engine));
         }
-    });
-    begin.elapsed()
-}
-
-fn of_engine(way: &str) -> Figures {
-    let mut rig = Rig::new(way);
-    sink(rig.listen("10.9.0.2:2000"));
-    answer(rig.listen("10.9.0.2:2001"));
-    assert_eq!(rig.node.ask("serve 10.9.0.1:2000 sink"), "ok");
-    let mut figures = Figures::default();
-    for (at, streams) in STREAMS.into_iter().enumerate() {
-        let took = rig.node.ask(&format!("bulk 10.9.0.2:2000 {streams} {}", RUN_BYTES / streams));
-        figures.out[at] = rate(Duration::from_micros(took.parse().unwrap()));
-        figures.back[at] = rate(pour(rig.there(), "10.9.0.1:2000", streams));
+        if let Some(rate) = rules::relay_alone() {
+            figures.add("relay alone", "connections", rate);
+        }
+        figures.add("sealing", "ours", sealed());
+        sealed_by_openssl().into_iter().for_each(|rate| figures.add("sealing", "openssl", rate));
     }
-    let took: f64 = rig.node.ask(&format!("talk 10.9.0.2:2001 {TALKS}")).parse().unwrap();
-    figures.talk = took / f64::from(TALKS);
-    println!("dropped: {}; {:?}", rig.node.ask("dropped"), rig.node.totals());
-    figures
-}
-
-fn of_wireguard_go() -> Figures {
-    let bed = Bed::new();
-    let there = bed.wireguard_go();
-    let name = format!("wh{}", std::process::id());
-    let here = WireguardGo::start(&bed.ours, &name, &bed.key, &["10.9.0.1/24", "fd09::1/64"]);
-    let key = bed.peer.public();
-    here.set(&format!(
-        "listen-port 51820 peer {key} allowed-ips 10.9.0.2/32,fd09::2/128 endpoint 192.0.2.2:51820"
-    ));
-    let listen = |netns: &Netns, address: &str| {
-        let address: SocketAddr = address.parse().unwrap();
-        netns.enter(move || TcpListener::bind(address)).unwrap().unwrap()
-    };
-    sink(listen(&there.netns, "10.9.0.2:2000"));
-    sink(listen(&here.netns, "10.9.0.1:2000"));
-    answer(listen(&there.netns, "10.9.0.2:2001"));
-    let mut figures = Figures::default();
-    for (at, streams) in STREAMS.into_iter().enumerate() {
-        figures.out[at] = rate(pour(&here.netns, "10.9.0.2:2000", streams));
-        figures.back[at] = rate(pour(&there.netns, "10.9.0.1:2000", streams));
+    for (row, engine) in page::RULED {
+        let [before, after] = rules::idle(engine);
+        figures.add(row, "memory", before);
+        figures.add(row, "memory idle", after);
     }
-    let mut stream = here.netns.enter(|| TcpStream::connect("10.9.0.2:2001")).unwrap().unwrap();
-    stream.set_nodelay(true).unwrap();
-    let begin = Instant::now();
-    for _ in 0..TALKS {
-        stream.write_all(b"x").unwrap();
-        stream.read_exact(&mut [0; 1]).unwrap();
-    }
-    figures.talk = begin.elapsed().as_secs_f64() * 1e6 / f64::from(TALKS);
-    figures
-}
-
-/// The peer is wireguard-go in all three.
-pub(crate) fn engines() {
-    if let Ok(way) = std::env::var("G_WAY") {
-        println!("{:?}", of_engine(&way));
-        return;
-    }
-    let rows =
-        [("kernel", of_engine("auto")), ("smoltcp", of_engine("pair")), ("wireguard-go", of_wireguard_go())];
-    println!("              out 1   out 8   in 1    in 8    Gb/s; question and answer");
-    for (name, it) in rows {
-        println!(
-            "{name:12} {:6.2}  {:6.2}  {:6.2}  {:6.2}         {:.0} us",
-            it.out[0], it.out[1], it.back[0], it.back[1], it.talk
-        );
+    let page = page::write(&figures, &End::versions());
+    println!("{page}");
+    if let Some(path) = std::env::var_os("PORTWAY_MESH_PAGE") {
+        std::fs::write(path, page).unwrap();
     }
 }

@@ -130,6 +130,7 @@ fn obey(stack: &dyn Engine, tunnel: &Tunnel, words: &[&str]) -> Option<String> {
             let why = Dropped::ALL.into_iter().find(|why| format!("{why:?}") == *name).unwrap();
             tunnel.counters().of(why).to_string()
         }
+        ["longest"] => tunnel.peers().unwrap().remove(0).longest_packet.unwrap_or(1420).to_string(),
         ["lost"] => (stack.packets_lost().unwrap() + tunnel.packets_lost().unwrap()).to_string(),
         ["totals"] => {
             let totals = tunnel.totals();

@@ -130,13 +130,14 @@ impl Proxy {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let file = dir.path().join("mesh.toml");
-        let endpoint = if wanted.endpoint.is_empty() { "192.0.2.2:51820" } else { wanted.endpoint };
+        let endpoint = if wanted.endpoint.is_empty() { bed.endpoint } else { wanted.endpoint };
         let port = if wanted.port == 0 { 51_820 } else { wanted.port };
         let text = format!(
-            "private_key = \"{}\"\naddresses = [\"10.9.0.1/24\", \"fd09::1/64\"]\nlisten_port = {port}\n\
+            "private_key = \"{}\"\naddresses = {:?}\nlisten_port = {port}\n\
              ingress = {:?}\negress = {:?}\n{}\n[[peers]]\npublic_key = \"{}\"\n\
              allowed_ips = [\"10.9.0.0/24\", \"fd09::/64\"]\nendpoint = \"{endpoint}\"\n",
             bed.key.reveal().as_str(),
+            bed.addresses,
             wanted.ingress,
             wanted.egress,
             wanted.more,
@@ -170,6 +171,15 @@ impl Proxy {
         assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
         println!("{first}; uid 65534, no capabilities");
         proxy
+    }
+
+    /// All its processes.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        let pid = self.child.id();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(path).unwrap();
+        let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+        children.chain([pid.try_into().unwrap()]).collect()
     }
 
     pub(crate) fn line(&mut self) -> String {

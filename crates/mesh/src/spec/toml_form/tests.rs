@@ -1,5 +1,6 @@
 //! Files of our own.
 
+use super::super::Rows;
 use super::super::memory::{Memory, refusal};
 
 const FULL: &str = r#"
@@ -7,6 +8,7 @@ private_key_file = "node.key"
 addresses = ["10.9.0.1/24", "fd09::1/64"]
 listen_port = 51820
 mtu = 1280
+udp_gso = "off"
 dns = ["10.9.0.53"]
 ingress = ["tcp:443:127.0.0.1:8443", "tcp:443:127.0.0.1:8444"]
 egress = ["udp:127.0.0.1:53:10.9.0.2:53"]
@@ -32,14 +34,14 @@ fn every_key_is_read() {
         .file("/run/secrets/psk", "  <SHARED>\n");
     let spec = memory.load("/etc/mesh.toml").unwrap();
     assert_eq!(spec.network.addresses.len(), 2);
-    assert_eq!(spec.network.mtu.bytes(), 1280);
+    assert_eq!((spec.network.mtu.bytes(), spec.network.rows), (1280, Rows::Off));
     assert_eq!(spec.network.peers.len(), 2);
     assert!(spec.network.peers[0].preshared_key.is_some());
     assert_eq!(spec.network.peers[1].keepalive, None);
     // Keys come in the order of the alphabet.
     let [egress, ingress] = spec.rules.listeners() else { panic!("two ports") };
     assert_eq!((ingress.rules.len(), egress.rules.len()), (2, 1), "two rules share a port");
-    assert_eq!(ingress.rules[1].place.to_string(), "/etc/mesh.toml:7:38");
+    assert_eq!(ingress.rules[1].place.to_string(), "/etc/mesh.toml:8:38");
     assert_eq!(spec.warnings, []);
 }
 
@@ -62,6 +64,10 @@ fn every_refusal_names_what_and_where() {
         ("peers = [1]", "m.toml:1:10: peers are written as [[peers]]"),
         ("private_key = \"<KEY>\"\nprivate_key_file = \"x\"", "x does not exist"),
         ("mtu = 1\nmtu = 2", "m.toml:2:1: duplicate key"),
+        (
+            "private_key = \"<KEY>\"\naddresses = [\"10.0.0.1\"]\nudp_gso = \"on\"",
+            "m.toml:3:11: udp_gso is auto or off, not `on`",
+        ),
         (
             "private_key = \"<KEY>\"\naddresses = [\"10.0.0.1\"]\nmtu = -1",
             "m.toml:3:7: MTU `-1` is not from 576 to 65475",

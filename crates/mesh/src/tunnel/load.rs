@@ -1,0 +1,205 @@
+//! What is sealed and not sent yet: messages one behind the other, in rows that the kernel cuts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::Ordering;
+
+use portway_sys::mmsg::{BATCH, ROW_MAX, ROW_MAX_BYTES, Train, TrainError, Trains};
+use portway_sys::path_mtu::{Oversize, path_mtu, set_oversize};
+use rustix::io::Errno;
+
+use super::{Rows, Shared, wait_for_room};
+use crate::engine::FRAME_BYTES;
+use crate::wg::Dropped;
+
+/// Room for what is sealed and not sent yet, bytes: four of the longest packets.
+const LOAD_BYTES: usize = 4 * (FRAME_BYTES + ROW_MAX_BYTES / 8);
+
+/// More sealed than this is sent before the next packet is looked at.
+const ENOUGH_BYTES: usize = LOAD_BYTES / 2;
+
+/// Room that is left for the next message: the longest there is.
+const MESSAGE_BYTES: usize = FRAME_BYTES + 64;
+
+/// See the module.
+pub(super) struct Load {
+    bytes: Box<[u8]>,
+    used: usize,
+    trains: Vec<Train>,
+    system: Trains,
+    /// Longest messages that the kernel takes rows of. It becomes less when it refuses one that its way would take (EIO:
+    /// the way cannot cut), so that no way out is asked twice in vain.
+    longest_in_row: usize,
+    rows: Rows,
+    /// Whose messages were longer than their way takes, and what it takes. They were sent in fragments.
+    too_long: Vec<(SocketAddr, usize)>,
+}
+
+impl Load {
+    pub(super) fn new(rows: Rows) -> Load {
+        Load {
+            bytes: vec![0; LOAD_BYTES].into_boxed_slice(),
+            used: 0,
+            trains: Vec::with_capacity(BATCH),
+            system: Trains::new(),
+            longest_in_row: longest_in_row(rows),
+            rows,
+            too_long: Vec::new(),
+        }
+    }
+
+    /// Rows of any length may be taken again.
+    pub(super) fn try_rows(&mut self) {
+        self.longest_in_row = longest_in_row(self.rows);
+    }
+
+    /// Whether it should be sent before more is put to it.
+    pub(super) fn is_enough(&self) -> bool {
+        self.used >= ENOUGH_BYTES
+    }
+
+    /// The next one whose messages were too long, and the longest packet its way takes.
+    pub(super) fn too_long(&mut self) -> Option<(SocketAddr, usize)> {
+        self.too_long.pop()
+    }
+
+    /// Where the next message goes: room for the longest there is.
+    pub(super) fn room(&mut self, shared: &Shared) -> &mut [u8] {
+        let full = LOAD_BYTES - self.used < MESSAGE_BYTES;
+        if full || self.trains.len() >= BATCH {
+            self.send(shared);
+        }
+        self.bytes.get_mut(self.used..).unwrap_or_default()
+    }
+
+    /// What was written there is a message of so many bytes. It joins the last row if it may.
+    pub(super) fn add(&mut self, to: SocketAddr, bytes: usize) {
+        let begin = self.used;
+        self.used += bytes;
+        let joins = |train: &&mut Train| {
+            let length = train.place.len();
+            train.size <= self.longest_in_row
+                && train.to == to
+                && bytes <= train.size
+                && length.is_multiple_of(train.size)
+                && length + bytes <= ROW_MAX_BYTES
+                && length / train.size < ROW_MAX
+        };
+        match self.trains.last_mut().filter(joins) {
+            Some(train) => train.place.end = self.used,
+            None => self.trains.push(Train { to, place: begin..self.used, size: bytes }),
+        }
+    }
+
+    /// Sends all of it. When there is no room it waits: nothing that was taken from the stack is dropped for that.
+    pub(super) fn send(&mut self, shared: &Shared) {
+        let mut trains = std::mem::take(&mut self.trains);
+        let (mut done, mut in_fragments) = (0, false);
+        while let Some(rest) = trains.get(done..).filter(|rest| !rest.is_empty()) {
+            match self.system.send(shared.udp.as_fd(), &self.bytes, rest) {
+                Ok(count) => {
+                    shared.totals.rows_out.fetch_add(count as u64, Ordering::Relaxed);
+                    done += count.max(1);
+                }
+                Err(TrainError::Refused) => {
+                    let shorter = rest.first().map_or(0, |train| train.size).saturating_sub(1);
+                    let is_narrow = rest.first().is_some_and(|train| self.is_narrow(train));
+                    if !is_narrow {
+                        self.longest_in_row = self.longest_in_row.min(shorter);
+                    }
+                    shared.totals.rows_refused.fetch_add(1, Ordering::Relaxed);
+                    trains = rest.iter().flat_map(|train| singles(train, shorter)).collect();
+                    done = 0;
+                }
+                Err(TrainError::Failed(error)) if is_too_long(&error) && !in_fragments => {
+                    rest.first().map(|train| self.is_narrow(train));
+                    // What is sealed cannot be cut any more but by the kernel.
+                    in_fragments = set_oversize(shared.udp.as_fd(), Oversize::Cut).is_ok();
+                    if !in_fragments {
+                        shared.counters.add(Dropped::Unsent, 1);
+                        done += 1;
+                    }
+                }
+                Err(TrainError::Failed(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if shared.stop.load(Ordering::Acquire) {
+                        break;
+                    }
+                    wait_for_room(&shared.udp);
+                }
+                Err(TrainError::Failed(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(TrainError::Failed(_)) => {
+                    let lost = rest.first().map_or(0, Train::count);
+                    shared.counters.add(Dropped::Unsent, lost as u64);
+                    done += 1;
+                }
+            }
+        }
+        if in_fragments {
+            // If it cannot be undone messages go in fragments where they must.
+            set_oversize(shared.udp.as_fd(), Oversize::Refused).ok();
+        }
+        trains.clear();
+        self.trains = trains;
+        self.used = 0;
+    }
+
+    /// Whether the messages of a row are longer than their way takes, as far as the kernel knows. If so it is noted.
+    fn is_narrow(&mut self, train: &Train) -> bool {
+        let Ok(mtu) = path_mtu(train.to) else { return false };
+        let headers = if train.to.ip().to_canonical().is_ipv4() { 28 } else { 48 };
+        let is_narrow = train.size + headers > mtu;
+        if is_narrow && self.too_long.iter().all(|(to, _)| *to != train.to) {
+            self.too_long.push((train.to, mtu));
+        }
+        is_narrow
+    }
+}
+
+fn longest_in_row(rows: Rows) -> usize {
+    if rows == Rows::Auto { usize::MAX } else { 0 }
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
+}
+
+/// The datagrams of a row, each for itself if they are longer than `longest`.
+fn singles(train: &Train, longest: usize) -> impl Iterator<Item = Train> + use<> {
+    let (to, size, end) = (train.to, train.size.max(1), train.place.end);
+    let step = if size > longest { size } else { train.place.len().max(1) };
+    let begins = train.place.clone().step_by(step);
+    begins.map(move |begin| Train { to, place: begin..end.min(begin + step), size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a row is continued behind a shorter message, by a longer one, to somebody else, or past its bounds.
+    #[test]
+    fn rows_are_equally_long() {
+        let mut load = Load::new(Rows::Auto);
+        let (one, two) = (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from(([10, 0, 0, 2], 1)));
+        let messages = [(one, 100), (one, 100), (one, 60), (one, 60), (one, 100), (two, 100), (two, 100)];
+        messages.into_iter().for_each(|(to, bytes)| load.add(to, bytes));
+        let rows: Vec<_> =
+            load.trains.iter().map(|train| (train.to, train.place.clone(), train.size)).collect();
+        let expected = [(one, 0..260, 100), (one, 260..320, 60), (one, 320..420, 100), (two, 420..620, 100)];
+        assert_eq!(rows, expected);
+        let single: Vec<_> =
+            singles(&load.trains[0], 99).map(|train| (train.place.clone(), train.count())).collect();
+        assert_eq!(single, [(0..100, 1), (100..200, 1), (200..260, 1)]);
+        assert_eq!(singles(&load.trains[0], 100).collect::<Vec<_>>(), load.trains[..1]);
+        load.trains.clear();
+        (0..130).for_each(|_| load.add(one, 48));
+        assert_eq!(load.trains.iter().map(Train::count).collect::<Vec<_>>(), [64, 64, 2]);
+        load.trains.clear();
+        (0..46).for_each(|_| load.add(one, 1452));
+        assert_eq!(load.trains.iter().map(Train::count).collect::<Vec<_>>(), [45, 1]);
+        load.longest_in_row = 47;
+        load.trains.clear();
+        (0..3).for_each(|_| load.add(one, 48));
+        assert_eq!(load.trains.len(), 3);
+    }
+}
