@@ -32,6 +32,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   testbed up|down|status [incus6] [incus7] [lxd]
                       real servers, each in a network namespace of its own, for the tests
   bench [OPTIONS]     speed and cost beside other proxies, Incus' own and none; bench --help
+  bench mesh [--quick | --write DIR]
+                      streams, round trips, connections and memory of the mesh beside wireguard-go
   counts [OPTIONS]    instructions and system calls of a relay worker for each operation, beside their
                       ceilings; --write writes the ceilings anew
   figures             times of `device add` and memory in use, beside Incus' own proxy device

@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub use lock::InUse;
 pub(crate) use lock::alone;
-pub use oracle::compose_oracle;
+pub use oracle::{compose_oracle, newest_wireguard_go};
 pub use packages::NoServices;
 pub use place::{Place, Server};
 

@@ -1,6 +1,4 @@
-//! The program that `portway compose config` is held against: Docker Compose of Debian 13, which resolves a file
-//! without an engine. It is taken out of its package and kept like packages are; this machine's own release has
-//! another Compose, or none.
+//! Programs of other releases of Debian than this machine's: taken out of their package and kept like packages are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,53 +9,88 @@ use anyhow::{Context as _, Result};
 use super::{lock, packages, say};
 use crate::run;
 
-/// Where it is kept.
-const DIR: &str = "/var/cache/portway-testbed/docker-compose";
+/// Where they are kept, each in a folder of its own.
+const DIR: &str = "/var/cache/portway-testbed";
 
-/// Where its package has it.
-const PROGRAM: &str = "usr/libexec/docker/cli-plugins/docker-compose";
+/// One of them.
+struct Foreign {
+    package: &'static str,
+    /// Where the package has it.
+    program: &'static str,
+    /// The release it is of.
+    suite: &'static str,
+}
 
-/// The release it is of.
-const SUITE: &str = "trixie";
+/// The program that `portway compose config` is held against: it resolves a file without an engine. This machine's own
+/// release has another Compose, or none.
+const COMPOSE: Foreign = Foreign {
+    package: "docker-compose",
+    program: "usr/libexec/docker/cli-plugins/docker-compose",
+    suite: "trixie",
+};
 
-/// The program, fetched where it is not there yet.
+/// What the mesh is measured beside.
+const WIREGUARD_GO: Foreign =
+    Foreign { package: "wireguard-go", program: "usr/bin/wireguard-go", suite: "sid" };
+
+/// Docker Compose of Debian 13, fetched where it is not there yet.
 ///
 /// # Errors
 /// When apt cannot fetch it, as without root.
 pub fn compose_oracle() -> Result<PathBuf> {
-    let program = Path::new(DIR).join(PROGRAM);
-    if program.is_file() {
-        return Ok(program);
+    COMPOSE.provide()
+}
+
+/// The newest wireguard-go that Debian has, fetched where none is there yet.
+///
+/// # Errors
+/// As [`compose_oracle`].
+pub fn newest_wireguard_go() -> Result<PathBuf> {
+    WIREGUARD_GO.provide()
+}
+
+impl Foreign {
+    fn provide(&self) -> Result<PathBuf> {
+        let dir = Path::new(DIR).join(self.package);
+        let program = dir.join(self.program);
+        if program.is_file() {
+            return Ok(program);
+        }
+        let _fetching = lock::shared_build()?;
+        // Whoever held the lock may have done it.
+        if program.is_file() {
+            return Ok(program);
+        }
+        say(&format!("fetching {} of Debian {}, a quarter of a minute", self.package, self.suite));
+        let unfinished = Path::new(DIR).join(format!("{}.new", self.package));
+        for old in [&unfinished, &dir] {
+            if old.exists() {
+                fs::remove_dir_all(old).with_context(|| format!("cannot remove {}", old.display()))?;
+            }
+        }
+        self.fetch(&unfinished)?;
+        fs::rename(&unfinished, &dir).context("cannot put it in place")?;
+        Ok(program)
     }
-    let _fetching = lock::shared_build()?;
-    // Whoever held the lock may have done it.
-    if program.is_file() {
-        return Ok(program);
+
+    /// Unpacks the package into `dir`.
+    fn fetch(&self, dir: &Path) -> Result<()> {
+        for part in ["lists/partial", "cache/archives/partial", "sources"] {
+            fs::create_dir_all(dir.join(part)).context("cannot make a folder for packages")?;
+        }
+        let entry = packages::entry_of(self.suite)?;
+        let source = dir.join(format!("sources/{}.{}", self.suite, entry.ending));
+        fs::write(&source, entry.text).with_context(|| format!("cannot write {}", source.display()))?;
+        apt(dir, &["update", "-q"])?;
+        apt(dir, &["download", "-q", self.package])?;
+        let package = fs::read_dir(dir)
+            .context("cannot list what was fetched")?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|ending| ending == "deb"))
+            .context("apt fetched no package")?;
+        run(Command::new("dpkg").arg("-x").arg(&package).arg(dir)).context("cannot unpack it")?;
+        Ok(())
     }
-    say("fetching Docker Compose of Debian 13, a quarter of a minute");
-    let unfinished = PathBuf::from(format!("{DIR}.new"));
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
-    }
-    for dir in ["lists/partial", "cache/archives/partial", "sources"] {
-        fs::create_dir_all(unfinished.join(dir)).context("cannot make a folder for packages")?;
-    }
-    let entry = packages::entry_of(SUITE)?;
-    let source = unfinished.join(format!("sources/{SUITE}.{}", entry.ending));
-    fs::write(&source, entry.text).with_context(|| format!("cannot write {}", source.display()))?;
-    apt(&unfinished, &["update", "-q"])?;
-    apt(&unfinished, &["download", "-q", "docker-compose"])?;
-    let packages = fs::read_dir(&unfinished).context("cannot list what was fetched")?;
-    let package = packages
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|ending| ending == "deb"))
-        .context("apt fetched no package")?;
-    run(Command::new("dpkg").arg("-x").arg(&package).arg(&unfinished)).context("cannot unpack it")?;
-    if Path::new(DIR).exists() {
-        fs::remove_dir_all(DIR).with_context(|| format!("cannot remove {DIR}"))?;
-    }
-    fs::rename(&unfinished, DIR).context("cannot put it in place")?;
-    Ok(program)
 }
 
 /// Runs apt with lists and sources of its own.
