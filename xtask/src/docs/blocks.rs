@@ -15,7 +15,7 @@ use super::Runner;
 use crate::shell::blocks;
 
 /// The keys that files of the mesh name beside them: any 32 bytes.
-const KEYS: [&str; 2] = ["node.key", "b.psk"];
+const KEYS: [&str; 3] = ["node.key", "b.psk", "proxy.pass"];
 
 /// What is wrong with the blocks of a page, each with its line.
 pub(super) fn faults(runner: &Runner, name: &str, text: &str) -> Vec<String> {
