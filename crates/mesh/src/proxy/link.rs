@@ -6,9 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use portway_relay::wire::{
-    FromWorker, Identity, Init, Lifetime, PROTOCOL_VERSION, SLOT_COUNT, Sandbox, ToWorker,
-};
+use portway_relay::talk;
+use portway_relay::wire::{FromWorker, Identity, Init, Lifetime, PROTOCOL_VERSION, Sandbox, ToWorker};
 use portway_sys::process::{self, Child};
 use portway_sys::seqpacket::Channel;
 use portway_sys::shm::{CountersView, FIELD_COUNT};
@@ -116,21 +115,13 @@ fn end(child: &Child) {
 async fn begin(channel: &AsyncFd<Channel>, init: Init) -> io::Result<CountersView> {
     send(channel, &ToWorker::Init(init), &[]).await?;
     let (message, fds) = receive(channel).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    match message {
-        FromWorker::Ready { .. } => {
-            let memory = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
-            CountersView::map(memory.as_fd(), usize::try_from(SLOT_COUNT).unwrap_or(usize::MAX))
-        }
-        FromWorker::Done { error: Some(why), .. } => Err(io::Error::other(why)),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
+    talk::begun(&message, &fds)
 }
 
 async fn send(channel: &AsyncFd<Channel>, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let packet = serde_json::to_vec(message)?;
     loop {
         let mut guard = channel.writable().await?;
-        match guard.get_inner().send(&packet, fds) {
+        match talk::say(guard.get_inner(), message, fds) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
             done => return done,
         }
@@ -138,14 +129,11 @@ async fn send(channel: &AsyncFd<Channel>, message: &ToWorker, fds: &[BorrowedFd<
 }
 
 async fn receive(channel: &AsyncFd<Channel>) -> io::Result<Option<(FromWorker, Vec<OwnedFd>)>> {
-    let mut packet = Vec::new();
     loop {
         let mut guard = channel.readable().await?;
-        match guard.get_inner().recv(&mut packet) {
+        match talk::hear(guard.get_inner()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-            Ok(Some(fds)) => return Ok(Some((serde_json::from_slice(&packet)?, fds))),
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(error),
+            heard => return heard,
         }
     }
 }

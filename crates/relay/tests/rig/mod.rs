@@ -13,9 +13,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use portway_model::{Address, DeviceSpec, IpHost, Port, UnixKind, UnixName};
+use portway_relay::talk;
 use portway_relay::wire::{
-    FromWorker, Identity, Init, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Sandbox, Slot, ToWorker,
-    UnixBase, WireDevice, field,
+    FromWorker, Identity, Init, Lifetime, MAX_FDS, PROTOCOL_VERSION, Sandbox, Slot, ToWorker, UnixBase,
+    WireDevice, field,
 };
 use portway_relay::worker::{Confinement, WorkerError, serve};
 use portway_sys::listen::{self, V6Only};
@@ -126,10 +127,10 @@ impl Rig {
         fds: &[BorrowedFd<'_>],
     ) -> Rig {
         channel.set_timeout(Some(PATIENCE)).unwrap();
-        channel.send(&serde_json::to_vec(&ToWorker::Init(init.clone())).unwrap(), fds).unwrap();
+        talk::say(&channel, &ToWorker::Init(init.clone()), fds).unwrap();
         let (message, fds) = receive(&channel).expect("ready");
         let FromWorker::Ready { pid, .. } = message else { panic!("not ready: {message:?}") };
-        let counters = CountersView::map(fds[0].as_fd(), usize::try_from(SLOT_COUNT).unwrap()).unwrap();
+        let counters = talk::begun(&message, &fds).unwrap();
         Rig {
             channel: Some(channel),
             counters,
@@ -153,7 +154,7 @@ impl Rig {
     }
 
     pub(crate) fn say(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) {
-        self.channel.as_ref().expect("a channel").send(&serde_json::to_vec(message).unwrap(), fds).unwrap();
+        talk::say(self.channel.as_ref().expect("a channel"), message, fds).unwrap();
     }
 
     /// The next message.
@@ -327,7 +328,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         if let Some(channel) = &self.channel {
             // It may be gone already.
-            let _ = channel.send(&serde_json::to_vec(&ToWorker::Exit).unwrap(), &[]);
+            let _ = talk::say(channel, &ToWorker::Exit, &[]);
         }
         if self.thread.is_none() && self.pid != i32::try_from(std::process::id()).unwrap() {
             // A process of ours: not to outlive its test. It may have been reaped already.
@@ -346,9 +347,7 @@ impl Drop for Rig {
 }
 
 fn receive(channel: &Channel) -> Option<(FromWorker, Vec<OwnedFd>)> {
-    let mut packet = Vec::new();
-    let fds = channel.recv(&mut packet).expect("a message")?;
-    Some((serde_json::from_slice(&packet).expect("a message of the protocol"), fds))
+    talk::hear(channel).expect("a message")
 }
 
 /// Waits until `condition` holds.
