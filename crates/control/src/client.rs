@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 
 use crate::api::{
     AddDevice, Applied, Apply, AskPing, ChangeDevice, ChangeMeshRules, Changed, Device, Health,
-    KnownInstance, MeshRuleStatus, MeshStatus, Move, MoveDevice, Pong, RenameDevice, Server,
+    KnownInstance, MeshEvent, MeshRuleStatus, MeshStatus, Move, MoveDevice, Pong, RenameDevice, Server,
 };
 use crate::error::{ClientError, broken, refusal};
 use crate::events::Events;
@@ -254,6 +254,18 @@ impl Client {
     /// # Errors
     /// [`ClientError`], any. The time limit ends with the handshake.
     pub async fn events(&self) -> Result<Events, ClientError> {
+        self.follow().await
+    }
+
+    /// The same of a network that runs.
+    ///
+    /// # Errors
+    /// As [`Client::events`].
+    pub async fn mesh_events(&self) -> Result<Events<MeshEvent>, ClientError> {
+        self.follow().await
+    }
+
+    async fn follow<T: DeserializeOwned>(&self) -> Result<Events<T>, ClientError> {
         let request = "GET /1.0/events";
         let opened = self.bounded(self.limits.ask, request, async {
             let (mut sender, mut link) = self.connect().await?;

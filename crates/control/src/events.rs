@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 
+use serde::de::DeserializeOwned;
+
 use crate::api::Event;
 use crate::client::Link;
 use crate::error::{ClientError, broken};
@@ -15,18 +17,18 @@ use crate::sse;
 
 /// A stream of events. Dropping it closes the connection.
 #[derive(Debug)]
-pub struct Events {
+pub struct Events<T = Event> {
     socket: PathBuf,
     body: Incoming,
     /// `None` once the connection has ended.
     link: Option<Link>,
     reader: sse::Reader,
-    ready: VecDeque<Event>,
+    ready: VecDeque<T>,
 }
 
-impl Events {
+impl<T: DeserializeOwned> Events<T> {
     /// The events that come in `body` over `link`, each of at most `limit_bytes`.
-    pub(crate) fn new(socket: PathBuf, body: Incoming, link: Link, limit_bytes: usize) -> Events {
+    pub(crate) fn new(socket: PathBuf, body: Incoming, link: Link, limit_bytes: usize) -> Events<T> {
         let reader = sse::Reader::new(limit_bytes);
         Events { socket, body, link: Some(link), reader, ready: VecDeque::new() }
     }
@@ -36,7 +38,7 @@ impl Events {
     /// # Errors
     /// [`ClientError::Unreachable`] when the stream broke, [`ClientError::Protocol`] when what came is no event;
     /// the stream cannot be read on after either.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         const REQUEST: &str = "GET /1.0/events";
         let wrong = |reason: String| ClientError::Protocol { request: REQUEST.to_owned(), reason };
         loop {

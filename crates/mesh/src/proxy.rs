@@ -14,6 +14,7 @@ mod change;
 mod control;
 mod dial;
 mod endpoints;
+mod events;
 mod flows;
 mod gates;
 mod home;
@@ -27,12 +28,14 @@ mod start;
 mod status;
 mod table;
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use portway_config::LogFilter;
 use portway_model::RuleListen;
 use thiserror::Error;
+use tracing_subscriber::EnvFilter;
 
 use crate::engine::{EngineError, Way};
 use crate::spec::{Place, Spec, SpecError};
@@ -148,6 +151,13 @@ pub enum ProxyError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Logs what `filter` lets through, on standard error. The first call of a process counts.
+pub fn log(filter: &LogFilter) {
+    let filter = EnvFilter::new(filter.as_str());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal());
+    let _second = builder.with_writer(io::stderr).try_init();
 }
 
 impl ProxyError {

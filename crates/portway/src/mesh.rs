@@ -1,6 +1,7 @@
 //! `portway mesh`: keys, files, and networks that run.
 
 mod check;
+mod events;
 mod genconf;
 mod join;
 mod live;
@@ -30,6 +31,7 @@ pub(crate) fn run(command: &MeshCommand) -> Outcome {
         MeshCommand::Proxy(args) => proxy::run(args),
         MeshCommand::Status(args) => live::status(args),
         MeshCommand::Ping(args) => ping::run(args),
+        MeshCommand::Events(args) => events::run(args),
         MeshCommand::Rule(command) => live::rule(command),
         MeshCommand::Genconf(args) => genconf::run(args),
         MeshCommand::Genkey => Out::new().line(&PrivateKey::generate().map_err(no_random)?.reveal()),
@@ -71,6 +73,7 @@ fn no_home(error: &HomeError) -> Stop {
         HomeError::Name(_) | HomeError::Damaged { .. } => Stop::usage(chain(error)),
         HomeError::Runs(_) => Stop::refused(chain(error)).hint("`--name` gives this one another name"),
         HomeError::File { .. } => Stop::refused(chain(error)),
+        HomeError::Unsafe { .. } => Stop::refused(chain(error)).hint("`chmod go-w` it, or name another one"),
     }
 }
 

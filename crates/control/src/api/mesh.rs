@@ -135,6 +135,24 @@ pub struct Pong {
     pub error: Option<String>,
 }
 
+/// Something that happened to a network that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshEvent {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// `running` (the first one), `peer-handshake`, `peer-moved`, `peer-silent`, `peer-added`, `peer-removed`,
+    /// `rule-added`, `rule-removed`, `rule-failed`, `worker-replaced`, `ending`, `missed`.
+    pub kind: String,
+    /// Key of the peer concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Id of the rule concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// One line.
+    pub text: String,
+}
+
 /// A rule to be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

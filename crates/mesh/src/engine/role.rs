@@ -138,16 +138,19 @@ impl Role {
         let mut held = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = held.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         let asked = serde_json::to_vec(question)?;
-        let answered = channel.send(&asked, &[]).and_then(|()| {
-            let mut answer = Vec::new();
-            let fds = channel.recv(&mut answer)?.ok_or(io::ErrorKind::BrokenPipe)?;
-            Ok((serde_json::from_slice(&answer)?, fds.into_iter().next()))
-        });
-        if answered.is_err() {
-            // An answer that comes late would be taken for that of the next question. The stack ends with the channel.
-            *held = None;
+        let mut answer = Vec::new();
+        let received = channel.send(&asked, &[]).and_then(|()| channel.recv(&mut answer));
+        match received.and_then(|fds| fds.ok_or(io::ErrorKind::BrokenPipe.into())) {
+            Ok(fds) => Ok((serde_json::from_slice(&answer)?, fds.into_iter().next())),
+            // It has come, and there was no room for its descriptor.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(rustix::io::Errno::MFILE.into()),
+            Err(error) => {
+                // An answer that comes late would be taken for that of the next question. The stack ends with the
+                // channel.
+                *held = None;
+                Err(error)
+            }
         }
-        answered
     }
 }
 

@@ -103,16 +103,17 @@ impl Balancer {
         }
     }
 
-    /// It refused, or did not answer.
-    pub fn failed(&mut self, rule: RuleId, now: Instant) {
-        if let Some(target) = self.target(rule) {
-            // Those that were under way together have failed once.
-            if target.aside_until.is_none_or(|until| until <= now) {
-                let doubled = ASIDE_FIRST.saturating_mul(1 << target.failures.min(8));
-                target.failures = target.failures.saturating_add(1);
-                target.aside_until = Some(now + doubled.min(ASIDE_MOST));
-            }
+    /// It refused, or did not answer. For how long it is put aside, unless it is aside already.
+    pub fn failed(&mut self, rule: RuleId, now: Instant) -> Option<Duration> {
+        let target = self.target(rule)?;
+        // Those that were under way together have failed once.
+        if target.aside_until.is_some_and(|until| until > now) {
+            return None;
         }
+        let aside = ASIDE_FIRST.saturating_mul(1 << target.failures.min(8)).min(ASIDE_MOST);
+        target.failures = target.failures.saturating_add(1);
+        target.aside_until = Some(now + aside);
+        Some(aside)
     }
 
     /// Connections of a rule that are live.

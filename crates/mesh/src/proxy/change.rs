@@ -4,8 +4,10 @@
 //! fails before that is taken back, and who asked is told why.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use portway_control::api::{ChangeMeshRules, Failure, FailureKind};
 use portway_model::{Direction, RuleListen};
@@ -18,6 +20,9 @@ use super::ports::{self, Opened};
 use super::serve::Server;
 use super::{Notice, flows, table};
 use crate::spec::{Place, PortRights, RuleEntry, RuleId, Rules, SpecError};
+
+/// How long a port that was closed may still be taken.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// Tickets in one message: a packet has room for them.
 const CUT_COUNT: usize = 2000;
@@ -50,8 +55,9 @@ impl<R: FnMut(Notice)> Server<R> {
             self.take_back(begun).await;
             return Err(failure(FailureKind::Refused, why));
         }
-        self.rules = rules;
+        let before = std::mem::replace(&mut self.rules, rules);
         self.apply(begun).await;
+        self.tell(&before);
         if !gone.is_empty() {
             let (cuts, drain) = (self.cuts.clone(), self.drain);
             tokio::spawn(async move {
@@ -106,23 +112,34 @@ impl<R: FnMut(Notice)> Server<R> {
                 }
                 continue;
             }
-            let opened = match listen.direction {
-                Direction::Egress => ports::on_host(&listen),
-                Direction::Ingress => {
-                    let shared = Arc::clone(&self.shared);
-                    let work = move || {
-                        let own = &shared.about.network.addresses;
-                        ports::in_network(shared.engine.as_ref(), &listen, own)
-                    };
-                    self.shared.room.ask(work).await
-                }
-            };
+            let closed_lately = || self.waits.closed.is_some_and(|at| at.elapsed() < CLOSING);
+            let mut opened = self.open_one(listen).await;
+            // What was closed a moment ago may still be on its way out of the stack.
+            while closed_lately() && matches!(&opened, Err(error) if error.kind() == io::ErrorKind::AddrInUse)
+            {
+                tokio::time::sleep(CLOSING / 50).await;
+                opened = self.open_one(listen).await;
+            }
             let opened = opened.map_err(|error| {
                 failure(FailureKind::Refused, format!("cannot listen on {listen}: {error}"))
             })?;
             fresh.push(Fresh { listen, rules: listener.rules.clone(), opened });
         }
         Ok(fresh)
+    }
+
+    async fn open_one(&self, listen: RuleListen) -> io::Result<Opened> {
+        match listen.direction {
+            Direction::Egress => ports::on_host(&listen),
+            Direction::Ingress => {
+                let shared = Arc::clone(&self.shared);
+                let work = move || {
+                    let own = &shared.about.network.addresses;
+                    ports::in_network(shared.engine.as_ref(), &listen, own)
+                };
+                self.shared.room.ask(work).await
+            }
+        }
     }
 
     /// Has new ports served; what was begun, and why not all of it is.
@@ -155,9 +172,13 @@ impl<R: FnMut(Notice)> Server<R> {
     /// Makes the ports what the rules say. A worker that is told too late gets all of it when it is replaced.
     async fn apply(&mut self, begun: Vec<Begun>) {
         let closed: Vec<Slot> = self.shared.table().follow(&self.rules);
+        let mut asked = BTreeSet::new();
         for slot in closed {
-            self.remove(slot, true).await;
+            asked.insert(self.remove(slot, true).await);
+            self.waits.closed = Some(Instant::now());
         }
+        // Who asked may want the same port again at once. A worker that is gone has closed it too.
+        self.confirmed(asked).await.ok();
         self.shared.begin_accounts();
         for (slot, inlet) in begun {
             if let Some(inlet) = inlet {
@@ -167,11 +188,23 @@ impl<R: FnMut(Notice)> Server<R> {
         info!(rules = self.rules.iter().count(), "rules changed");
     }
 
-    async fn remove(&mut self, slot: Slot, drain: bool) {
-        let message = ToWorker::Remove { seq: self.waits.next(), slot, drain };
-        if let Err(error) = self.link.say(&message, &[]).await {
+    fn tell(&self, before: &Rules) {
+        let ends = [("rule-added", &self.rules, before), ("rule-removed", before, &self.rules)];
+        for (kind, of, other) in ends {
+            for entry in of.iter().filter(|entry| !other.iter().any(|it| it.id == entry.id)) {
+                let text = format!("{} {}", entry.rule.direction(), entry.rule);
+                self.shared.events.tell(kind, None, Some(entry.id.to_string()), text);
+            }
+        }
+    }
+
+    /// Has the worker close a port; the number of the request.
+    async fn remove(&mut self, slot: Slot, drain: bool) -> u64 {
+        let seq = self.waits.next();
+        if let Err(error) = self.link.say(&ToWorker::Remove { seq, slot, drain }, &[]).await {
             warn!(%error, "worker not told of a port that is closed");
         }
+        seq
     }
 
     /// Ends what is left of rules that have gone.

@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::link::{Link, watched};
 use super::room::PortRoom;
@@ -33,6 +33,7 @@ const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Finds an end for the connection that has asked with `ticket`, and tells the worker.
 pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, ticket: u64, mark: Option<u64>) {
+    let begun = Instant::now();
     let found = match mark {
         // It has been dialled for already.
         Some(mark) => shared.table().redeem(slot, mark).ok_or_else(|| io::ErrorKind::TimedOut.into()),
@@ -40,6 +41,7 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
     };
     let said = match found {
         Ok((rule, fd)) => {
+            debug!(ticket, %rule, connect_time = ?begun.elapsed(), "connection open");
             let line = {
                 let mut table = shared.table();
                 if !table.opened(ticket, rule) {
@@ -50,6 +52,7 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
             link.say(&ToWorker::Dialed { ticket, error: None, line }, &[fd.as_fd()]).await
         }
         Err(error) => {
+            debug!(ticket, %error, "connection not served");
             let error = Some(errno_of(&error).raw_os_error());
             link.say(&ToWorker::Dialed { ticket, error, line: None }, &[]).await
         }
@@ -81,7 +84,13 @@ pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, Own
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
         debug!(%rule, error = %last, "destination does not serve");
-        shared.table().failed(slot, id, last.to_string());
+        let aside = shared.table().failed(slot, id, last.to_string());
+        // So it is said once for each time that it is put aside, however many clients there are.
+        if let Some(aside) = aside {
+            warn!(%rule, error = %last, ?aside, "destination put aside");
+            let text = format!("{last}; put aside for {} s", aside.as_secs());
+            shared.events.tell("rule-failed", None, Some(id.to_string()), text);
+        }
         if Instant::now() >= deadline {
             return Err(last);
         }

@@ -162,6 +162,7 @@ fn begin(shared: &Arc<Shared>, slot: Slot, inside: OwnedFd) {
 async fn flow(shared: Arc<Shared>, slot: Slot, ticket: u64, inside: OwnedFd) {
     let mut refused = false;
     if let Ok((rule, outside)) = dial::find(&shared, slot).await {
+        debug!(ticket, %rule, "flow open");
         let carried = shared.table().opened_own(ticket, rule);
         if let Some(carried) = carried {
             let done = carry(&shared, ticket, inside, outside, &carried).await;

@@ -1,15 +1,20 @@
 //! Files of a network that runs: its control socket, the lock that makes it the only one of its name, and the rules that
 //! were added while it ran.
+//!
+//! Socket and lock are in a folder that nobody else can write to: one that somebody else can is refused. Where an
+//! ordinary user is told of none, it is one of ours: below the state, else below /tmp.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use portway_model::Direction;
+use portway_sys::unix_path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::warn;
 
 /// Longest name: with it the path of the socket has room below most folders.
 const NAME_BYTES: usize = 40;
@@ -37,6 +42,14 @@ pub enum HomeError {
         #[source]
         source: io::Error,
     },
+    /// Others could put their own socket in the place of ours.
+    #[error("{} is not safe: {why}", path.display())]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+        /// Who can.
+        why: String,
+    },
     /// The file of rules is none.
     #[error("{}: {message}; nothing of it was used, and it was left as it is", path.display())]
     Damaged {
@@ -52,8 +65,10 @@ pub enum HomeError {
 pub struct Home {
     /// What it is called.
     pub name: String,
-    /// Folder of the socket and the lock. `None`: there is no place for them.
-    pub run_dir: Option<PathBuf>,
+    /// Folders for the socket and the lock: the first that can be had.
+    run_dirs: Vec<PathBuf>,
+    /// The network does not run without one of them.
+    insists: bool,
     /// Folder of what is kept. `None`: nothing is.
     pub state_dir: Option<PathBuf>,
 }
@@ -97,27 +112,67 @@ impl Home {
         let variable = |key: &str| variable(key).filter(|path| path.is_absolute());
         let below = |path: PathBuf| path.join("mesh").join(name);
         let home = variable("HOME").map(|home| home.join(".local/state"));
-        let (run_dir, state_dir) = match (variable("PORTWAY_DIR"), is_root) {
-            (Some(dir), _) => (Some(dir.clone()), Some(below(dir))),
-            (None, true) => (Some("/run/portway".into()), Some(below("/var/lib/portway".into()))),
-            (None, false) => (
-                variable("XDG_RUNTIME_DIR").map(|dir| dir.join("portway")),
-                variable("XDG_STATE_HOME").or(home).map(|dir| below(dir.join("portway"))),
-            ),
+        let state = variable("XDG_STATE_HOME").or(home).map(|dir| dir.join("portway"));
+        let runtime = variable("XDG_RUNTIME_DIR").map(|dir| dir.join("portway"));
+        let (run_dirs, state_dir) = match (variable("PORTWAY_DIR"), is_root, runtime) {
+            (Some(dir), _, _) => (vec![dir.clone()], Some(below(dir))),
+            (None, true, _) => (vec!["/run/portway".into()], Some(below("/var/lib/portway".into()))),
+            (None, false, Some(dir)) => (vec![dir], state.map(below)),
+            (None, false, None) => {
+                let own = format!("/tmp/portway-{}", rustix::process::geteuid().as_raw());
+                let run_dirs = state.as_ref().map(|dir| dir.join("run")).into_iter().chain([own.into()]);
+                (run_dirs.collect(), state.map(below))
+            }
         };
-        Ok(Home { name: name.to_owned(), run_dir, state_dir })
+        let insists = run_dirs.len() == 1;
+        Ok(Home { name: name.to_owned(), run_dirs, insists, state_dir })
     }
 
-    /// The control socket.
+    /// The control socket, where it is if the network runs, else where it is looked for first.
     #[must_use]
-    pub fn socket(&self) -> Option<PathBuf> {
-        self.run_dir.as_ref().map(|dir| dir.join(format!("mesh-{}.sock", self.name)))
+    pub fn socket(&self) -> PathBuf {
+        let sockets = || self.run_dirs.iter().map(|dir| self.socket_in(dir));
+        sockets().find(|path| path.exists()).or_else(|| sockets().next()).unwrap_or_default()
+    }
+
+    fn socket_in(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("mesh-{}.sock", self.name))
+    }
+
+    /// The networks of this user that run, and their sockets. One that nobody listens on was left behind.
+    #[must_use]
+    pub fn running(&self) -> Vec<(String, PathBuf)> {
+        let entries = self.run_dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        let mut found: Vec<(String, PathBuf)> = entries
+            .filter_map(|entry| {
+                let file = entry.file_name().into_string().ok()?;
+                let name = file.strip_prefix("mesh-")?.strip_suffix(".sock")?;
+                UnixStream::connect(entry.path()).ok()?;
+                Some((name.to_owned(), entry.path()))
+            })
+            .collect();
+        found.sort();
+        found
     }
 
     /// Takes the name, and listens; `None`: there is no place for a socket.
     pub(super) fn open(&self) -> Result<Option<Door>, HomeError> {
-        let (Some(dir), Some(path)) = (&self.run_dir, self.socket()) else { return Ok(None) };
-        make_dir(dir)?;
+        for dir in &self.run_dirs {
+            match make_dir(dir).and_then(|()| safe(dir)) {
+                Ok(()) => return self.open_in(dir).map(Some),
+                Err(error) if self.insists => return Err(error),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, "no control socket there");
+                }
+            }
+        }
+        warn!("no control socket, and nothing keeps another process from this network's name");
+        Ok(None)
+    }
+
+    fn open_in(&self, dir: &Path) -> Result<Door, HomeError> {
+        let path = self.socket_in(dir);
         let lock_path = dir.join(format!("mesh-{}.lock", self.name));
         let failed = |verb, path: &Path| {
             let path = path.to_owned();
@@ -130,18 +185,18 @@ impl Home {
             Err(fs::TryLockError::WouldBlock) => return Err(HomeError::Runs(self.name.clone())),
             Err(fs::TryLockError::Error(source)) => return Err(failed("lock", &lock_path)(source)),
         }
-        // Whoever left it has no lock any more.
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &path)(error));
-            }
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path).map_err(failed("listen on", &path))?;
-        let private = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
-        private.map_err(failed("keep others from", &path))?;
+        // What was left behind has nobody's lock and goes; nobody else can open it from the moment it is there.
+        let owner = unix_path::Owner {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        let bound = unix_path::host_root().map_err(unix_path_error(&path)).and_then(|root| {
+            unix_path::bind_stream(unix_path::Place { root, path: path.clone() }, owner, 0o600)
+        });
+        let bound = bound.map_err(io::Error::other).map_err(failed("listen on", &path))?;
+        let listener = UnixListener::from(bound.fd);
         listener.set_nonblocking(true).map_err(failed("listen on", &path))?;
-        Ok(Some(Door { listener, path, _lock: lock }))
+        Ok(Door { listener, path, _lock: lock })
     }
 
     /// The rules that were kept.
@@ -192,6 +247,27 @@ impl Home {
     }
 }
 
+fn unix_path_error(path: &Path) -> impl Fn(io::Error) -> unix_path::BindError {
+    move |source| unix_path::BindError::Failed { path: path.to_owned(), source }
+}
+
+/// Whether nobody but this user and root can put something else in a folder.
+fn safe(dir: &Path) -> Result<(), HomeError> {
+    let path = || dir.to_owned();
+    let found =
+        fs::metadata(dir).map_err(|source| HomeError::File { verb: "look at", path: path(), source })?;
+    let own = rustix::process::geteuid().as_raw();
+    if found.uid() != own && found.uid() != 0 {
+        let why = format!("it belongs to uid {}, this is uid {own}", found.uid());
+        return Err(HomeError::Unsafe { path: path(), why });
+    }
+    if found.mode() & 0o022 != 0 {
+        let why = format!("others may write to it (mode {:04o})", found.mode() & 0o7777);
+        return Err(HomeError::Unsafe { path: path(), why });
+    }
+    Ok(())
+}
+
 fn make_dir(dir: &Path) -> Result<(), HomeError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|source| HomeError::File { verb: "make", path: dir.to_owned(), source })
@@ -206,6 +282,8 @@ impl Drop for Door {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn home(dir: &Path) -> Home {
@@ -220,10 +298,10 @@ mod tests {
                 pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| PathBuf::from(value))
             };
             let home = Home::find("a", variable, is_root).unwrap();
-            let shown = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
-            (shown(home.socket()), shown(home.state_dir))
+            let shown = |path: PathBuf| path.display().to_string();
+            (shown(home.socket()), home.state_dir.map(shown))
         };
-        let some = |socket: &str, state: &str| (Some(socket.to_owned()), Some(state.to_owned()));
+        let some = |socket: &str, state: &str| (socket.to_owned(), Some(state.to_owned()));
         let user = [("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/u")];
         assert_eq!(
             find(&user, false),
@@ -234,8 +312,10 @@ mod tests {
         assert_eq!(find(&moved, true), some("/d/mesh-a.sock", "/d/mesh/a"));
         assert_eq!(
             find(&[("XDG_STATE_HOME", "/s"), ("XDG_RUNTIME_DIR", "rel")], false),
-            (None, Some("/s/portway/mesh/a".to_owned()))
+            some("/s/portway/run/mesh-a.sock", "/s/portway/mesh/a")
         );
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(find(&[], false), (format!("/tmp/portway-{own}/mesh-a.sock"), None));
         for name in ["", ".", ".a", "a/b", "a b", "\u{e4}", &"a".repeat(41)] {
             assert!(Home::find(name, |_| None, false).is_err(), "{name}");
         }
@@ -248,12 +328,45 @@ mod tests {
         let home = home(dir.path());
         let door = home.open().unwrap().unwrap();
         assert_eq!(home.open().map(|_| ()).unwrap_err().to_string(), "network net runs already");
-        let mode = fs::metadata(home.socket().unwrap()).unwrap().permissions().mode();
+        let mode = fs::metadata(home.socket()).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o600);
+        assert_eq!(home.running(), [("net".to_owned(), home.socket())]);
         drop(door);
-        assert!(!home.socket().unwrap().exists());
-        drop(UnixListener::bind(home.socket().unwrap()).unwrap());
+        assert!(!home.socket().exists());
+        drop(UnixListener::bind(home.socket()).unwrap());
+        assert_eq!(home.running(), [], "that one was left behind");
         assert!(home.open().unwrap().is_some());
+    }
+
+    /// Fails when: others can put their own socket where ours is looked for, or a user who is told of no folder has
+    /// neither socket nor lock.
+    #[test]
+    fn the_folder_is_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = fs::Permissions::from_mode(0o770);
+        fs::set_permissions(dir.path(), open.clone()).unwrap();
+        let why = home(dir.path()).open().map(|_| ()).unwrap_err().to_string();
+        assert!(why.ends_with("is not safe: others may write to it (mode 0770)"), "{why}");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(home(dir.path()).open().unwrap().is_some());
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(1234), None).unwrap();
+            let why = home(dir.path()).open().map(|_| ()).unwrap_err().to_string();
+            assert!(why.ends_with("is not safe: it belongs to uid 1234, this is uid 0"), "{why}");
+            std::os::unix::fs::chown(dir.path(), Some(0), None).unwrap();
+        }
+        let state = |key: &str| (key == "XDG_STATE_HOME").then(|| dir.path().to_owned());
+        let home = Home::find("net", state, false).unwrap();
+        let door = home.open().unwrap().unwrap();
+        assert_eq!(door.path, dir.path().join("portway/run/mesh-net.sock"));
+        let made = fs::metadata(dir.path().join("portway/run")).unwrap();
+        assert_eq!(made.mode() & 0o7777, 0o700);
+        // Another one finds it, and one that cannot be used is passed over.
+        assert_eq!(home.open().map(|_| ()).unwrap_err().to_string(), "network net runs already");
+        drop(door);
+        fs::set_permissions(dir.path().join("portway/run"), open).unwrap();
+        let elsewhere = Home { run_dirs: vec![dir.path().join("portway/run"), dir.path().join("b")], ..home };
+        assert_eq!(elsewhere.open().unwrap().unwrap().path, dir.path().join("b/mesh-net.sock"));
     }
 
     /// Row 24. Fails when: a file that cannot be read counts as none, or is written over.

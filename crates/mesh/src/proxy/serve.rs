@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::balance::Policy;
 use super::control::{self, Ask};
 use super::endpoints::Whereabouts;
+use super::events::Events;
 use super::flows::Flows;
 use super::home::{Door, Home};
 use super::link::{Link, watched};
@@ -24,7 +25,7 @@ use super::names::Names;
 use super::room::{self, Room};
 use super::start::{self, Started};
 use super::table::Table;
-use super::{Notice, Options, ProxyError, Ready, dial, endpoints, flows, gates};
+use super::{Notice, Options, ProxyError, Ready, dial, endpoints, events, flows, gates};
 use crate::engine::Engine;
 use crate::spec::{Network, RuleId, Rules};
 use crate::tunnel::Tunnel;
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) whereabouts: Whereabouts,
     pub(super) room: Room,
     pub(super) flows: Flows,
+    pub(super) events: Events,
 }
 
 /// What stays as it is.
@@ -117,6 +119,7 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     let gone = gone.map_err(system("watch the tunnel's stack"))?;
     let tending = tokio::spawn(endpoints::tend(Arc::clone(&shared)));
     let sweeping = tokio::spawn(flows::sweep(Arc::clone(&shared)));
+    let watching = tokio::spawn(events::watch_peers(Arc::clone(&shared)));
     let (calls, called) = mpsc::channel(CALLS);
     for (slot, inlet) in inlets {
         flows::attend(&shared, slot, inlet, &calls);
@@ -128,12 +131,13 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     let door = door.map(|door| Opening::new(door, &shared, asks.clone())).transpose();
     let door = door.map_err(system("serve the control socket"))?;
     let begun = Instant::now();
-    let waits = Waits { seq: 0, open: BTreeSet::new(), broken: None };
+    let waits = Waits { seq: 0, open: BTreeSet::new(), broken: None, closed: None };
     let server = Server { shared, calls, link, begun, waits, report, rules, home, policy, drain, cuts };
     let inputs = Inputs { signals, gone, called, asked, to_cut, _asks: asks };
     let result = server.run(inputs, ready).await;
     tending.abort();
     sweeping.abort();
+    watching.abort();
     drop(door);
     result
 }
@@ -200,12 +204,15 @@ pub(super) struct Waits {
     open: BTreeSet<u64>,
     /// Its channel has failed while an answer was waited for.
     broken: Option<Option<io::Error>>,
+    /// When ports were last closed.
+    pub(super) closed: Option<Instant>,
 }
 
 impl Waits {
     /// The number of the next request.
     pub(super) fn next(&mut self) -> u64 {
         self.seq += 1;
+        self.open.insert(self.seq);
         self.seq
     }
 }
@@ -280,6 +287,7 @@ impl<R: FnMut(Notice)> Server<R> {
                 Came::Signal if deadline.is_some() => return Ok(()),
                 Came::Signal => {
                     info!("ending");
+                    self.shared.events.tell("ending", None, None, "takes nobody new in");
                     self.shared.table().close();
                     let message = ToWorker::Drain { grace: drain };
                     self.link.say(&message, &[]).await.map_err(ProxyError::Worker)?;
@@ -304,6 +312,7 @@ impl<R: FnMut(Notice)> Server<R> {
             FromWorker::Over { tickets, refused } => {
                 let mut table = self.shared.table();
                 for ticket in tickets {
+                    debug!(ticket, "connection over");
                     table.over(ticket, refused.contains(&ticket));
                 }
             }
@@ -363,7 +372,6 @@ impl<R: FnMut(Notice)> Server<R> {
             return Ok(None);
         }
         let seq = self.waits.next();
-        self.waits.open.insert(seq);
         let header = self.shared.table().header(&listen);
         let device = Box::new(device(&listen, header).map_err(io::Error::other)?);
         let listen_count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
@@ -383,7 +391,8 @@ impl<R: FnMut(Notice)> Server<R> {
         if self.begun.elapsed() < WORKER_LASTS {
             return Err(ProxyError::Gone("the relay worker"));
         }
-        warn!(pid = link.pid(), error = why.as_ref().map(tracing::field::display), "relay worker has ended");
+        info!(pid = link.pid(), error = why.as_ref().map(tracing::field::display), "relay worker has ended");
+        self.shared.events.tell("worker-replaced", None, None, "its connections are lost");
         (self.report)(Notice::Trouble("the relay worker has ended, and another one was started".to_owned()));
         self.link = Arc::new(Link::start(&self.home.name).await.map_err(ProxyError::Worker)?);
         self.shared.has(&self.link);

@@ -9,6 +9,7 @@ use portway_model::{Direction, RuleListen};
 use portway_relay::wire::Slot;
 
 use super::endpoints::{self, Whereabouts};
+use super::events::Events;
 use super::flows::Flows;
 use super::names::Names;
 use super::ports::{self, Opened};
@@ -69,8 +70,9 @@ pub(super) fn start(options: &Options, files: u64) -> Result<Started, ProxyError
     };
     let (link, table) = (Mutex::default(), Mutex::new(table));
     let whereabouts = Whereabouts::new(&spec.network.peers);
-    let (room, flows) = (Room::new(files), Flows::new(files));
-    let shared = Arc::new(Shared { about, engine, tunnel, names, link, table, whereabouts, room, flows });
+    let (room, flows, events) = (Room::new(files), Flows::new(files), Events::new());
+    let shared = Shared { about, engine, tunnel, names, link, table, whereabouts, room, flows, events };
+    let shared = Arc::new(shared);
     let ready = Ready {
         engine: engine_name,
         way,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portway_model::{MeshRule, ProxyProtocol, RuleListen};
 use portway_proto::Dir;
@@ -337,15 +337,13 @@ impl Table {
         true
     }
 
-    /// A rule could not serve a connection.
-    pub(super) fn failed(&mut self, slot: Slot, rule: RuleId, why: String) {
+    /// A rule could not serve a connection. For how long it is put aside, unless it is aside already.
+    pub(super) fn failed(&mut self, slot: Slot, rule: RuleId, why: String) -> Option<Duration> {
         if let Some(account) = self.accounts.get_mut(&rule) {
             account.failed += 1;
             account.last_error = Some(why);
         }
-        if let Some(served) = self.at(slot) {
-            served.balancer.failed(rule, Instant::now());
-        }
+        self.at(slot)?.balancer.failed(rule, Instant::now())
     }
 
     /// A connection is over; with `refused` because its destination is not there.

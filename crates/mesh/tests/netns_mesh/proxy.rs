@@ -3,6 +3,7 @@
 mod balancing;
 mod edges;
 mod gates;
+mod hostile;
 mod life;
 mod matrix;
 mod rules;
@@ -35,18 +36,39 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("every_rule_in_every_family_with_smoltcp", || matrix::every_rule_in_every_family("smoltcp")),
     ("names_are_looked_up_by_who_dials", matrix::names_are_looked_up_by_who_dials),
     ("a_network_reaches_itself", matrix::a_network_reaches_itself),
-    ("ends_and_resets_are_carried", edges::ends_and_resets_are_carried),
-    ("a_slow_reader_slows_its_sender_only", edges::a_slow_reader_slows_its_sender_only),
-    ("datagrams_are_carried_whole", edges::datagrams_are_carried_whole),
-    ("a_closed_udp_port_ends_the_flow", edges::a_closed_udp_port_ends_the_flow),
+    ("ends_and_resets_are_carried", || edges::ends_and_resets_are_carried("kernel")),
+    ("ends_and_resets_are_carried_with_smoltcp", || edges::ends_and_resets_are_carried("smoltcp")),
+    ("a_slow_reader_slows_its_sender_only", || edges::a_slow_reader_slows_its_sender_only("kernel")),
+    ("a_slow_reader_with_smoltcp", || edges::a_slow_reader_slows_its_sender_only("smoltcp")),
+    ("datagrams_are_carried_whole", || edges::datagrams_are_carried_whole("kernel")),
+    ("datagrams_are_carried_whole_with_smoltcp", || edges::datagrams_are_carried_whole("smoltcp")),
+    ("a_closed_udp_port_ends_the_flow", || edges::a_closed_udp_port_ends_the_flow("kernel")),
+    ("a_closed_udp_port_with_smoltcp", || edges::a_closed_udp_port_ends_the_flow("smoltcp")),
+    ("ten_thousand_clients", || hostile::ten_thousand_clients("kernel")),
+    ("ten_thousand_clients_with_smoltcp", || hostile::ten_thousand_clients("smoltcp")),
+    ("without_descriptors", || hostile::without_descriptors_listeners_live("kernel")),
+    ("without_descriptors_with_smoltcp", || hostile::without_descriptors_listeners_live("smoltcp")),
+    ("rules_race_with_clients", || hostile::rules_race_with_clients("kernel")),
+    ("rules_race_with_clients_with_smoltcp", || hostile::rules_race_with_clients("smoltcp")),
+    ("what_is_not_served_is_not_changed", || hostile::what_is_not_served_is_not_changed("kernel")),
+    ("what_is_not_served_with_smoltcp", || hostile::what_is_not_served_is_not_changed("smoltcp")),
+    ("flows_of_removed_rules_are_cut", || hostile::flows_of_removed_rules_are_cut("kernel")),
+    ("flows_of_removed_rules_with_smoltcp", || hostile::flows_of_removed_rules_are_cut("smoltcp")),
+    ("a_dead_destination", || hostile::a_dead_destination_holds_up_its_own_port("kernel")),
+    ("a_dead_destination_with_smoltcp", || hostile::a_dead_destination_holds_up_its_own_port("smoltcp")),
+    ("bytes_are_counted_for_their_rule", || hostile::bytes_are_counted_for_their_rule("kernel")),
+    ("bytes_are_counted_with_smoltcp", || hostile::bytes_are_counted_for_their_rule("smoltcp")),
     ("connections_are_shared_exactly", balancing::connections_are_shared_exactly),
     ("the_next_one_is_tried", balancing::the_next_one_is_tried),
     ("all_dead_is_a_reset", balancing::all_dead_is_a_reset),
-    ("what_is_in_the_way_is_said", life::what_is_in_the_way_is_said),
+    ("what_is_in_the_way_is_said", || life::what_is_in_the_way_is_said("kernel")),
+    ("what_is_in_the_way_is_said_with_smoltcp", || life::what_is_in_the_way_is_said("smoltcp")),
     ("the_end_waits_for_connections", life::the_end_waits_for_connections),
     ("a_worker_that_dies_is_replaced", life::a_worker_that_dies_is_replaced),
-    ("rules_come_and_go", rules::rules_come_and_go),
-    ("a_bad_rule_changes_nothing", rules::a_bad_rule_changes_nothing),
+    ("rules_come_and_go", || rules::rules_come_and_go("kernel")),
+    ("rules_come_and_go_with_smoltcp", || rules::rules_come_and_go("smoltcp")),
+    ("a_bad_rule_changes_nothing", || rules::a_bad_rule_changes_nothing("kernel")),
+    ("a_bad_rule_changes_nothing_with_smoltcp", || rules::a_bad_rule_changes_nothing("smoltcp")),
     ("one_process_of_a_name", rules::one_process_of_a_name),
     ("proxies_serve_real_clients", || gates::real_clients("kernel")),
     ("proxies_serve_real_clients_with_smoltcp", || gates::real_clients("smoltcp")),
@@ -60,6 +82,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("echoes_are_asked_and_answered_with_smoltcp", || rules::echoes("smoltcp")),
     ("haproxy_reads_who_it_is", || matrix::haproxy_reads_who_it_is("kernel")),
     ("haproxy_reads_who_it_is_with_smoltcp", || matrix::haproxy_reads_who_it_is("smoltcp")),
+    ("events_are_told", rules::events_are_told),
     ("without_its_stack_it_ends", life::without_its_stack_it_ends),
     ("endpoints_are_looked_up_again", life::endpoints_are_looked_up_again),
 ];
@@ -151,9 +174,10 @@ impl Proxy {
         command.arg(ROLE).arg(&file).args([policy, &wanted.drain.to_string(), wanted.engine]);
         // Not the tests' own.
         command.env_clear();
-        if let Some(dir) = wanted.dir {
-            command.env("PORTWAY_DIR", dir);
-        }
+        let own = dir.path().join("own");
+        std::fs::create_dir(&own).unwrap();
+        chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
+        command.env("PORTWAY_DIR", wanted.dir.unwrap_or(&own));
         command.uid(NOBODY).gid(NOBODY).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = bed.ours.spawn(&mut command).unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());

@@ -30,6 +30,8 @@ pub(crate) enum MeshCommand {
     ///
     /// Exit code 0 when an answer came, 1 when none did.
     Ping(PingArgs),
+    /// Follow what happens to a network that runs: handshakes, rules, destinations that fail
+    Events(MeshEventsArgs),
     /// Show and change the rules of a network while it runs
     #[command(subcommand)]
     Rule(RuleCommand),
@@ -133,6 +135,10 @@ pub(crate) struct ProxyArgs {
     /// How long connections may go on after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain: u32,
+    /// What is logged, on standard error: `LEVEL` or `TARGET=LEVEL`, with commas between; warn unless said here or in
+    /// PORTWAY_LOG
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
 }
 
 /// `portway mesh rule`.
@@ -175,6 +181,15 @@ pub(crate) struct PingArgs {
     /// Address, or a name that the network's own servers are asked for
     #[arg(value_name = "HOST")]
     pub(crate) host: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MeshEventsArgs {
+    /// Which network; the only one that runs unless said
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,6 @@
 //! `portway mesh status` and `portway mesh rule`: a network that runs, by its control socket.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::future::Future;
 
 use portway_control::api::{
@@ -74,32 +73,24 @@ fn list(args: &RuleListArgs) -> Outcome {
 pub(super) fn client(name: Option<&str>) -> Outcome<Client> {
     let home: Home = super::home(name.unwrap_or("mesh"))?;
     if name.is_some() {
-        let socket = home.socket().ok_or_else(no_place)?;
-        return Ok(Client::new(socket));
+        return Ok(Client::new(home.socket()));
     }
-    let dir = home.run_dir.ok_or_else(no_place)?;
-    let mut names: Vec<String> = fs::read_dir(&dir)
-        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
-        .unwrap_or_default();
-    names.retain(|name| name.starts_with("mesh-") && name.ends_with(".sock"));
-    names.sort();
-    match names.as_slice() {
-        [only] => Ok(Client::new(dir.join(only))),
-        [] => Err(Stop::of(
-            portway_control::api::FailureKind::Unreachable,
-            format!("no network runs below {}", dir.display()),
-        )),
+    match home.running().as_slice() {
+        [(_, only)] => Ok(Client::new(only.clone())),
+        [] => {
+            let socket = home.socket();
+            let dir = socket.parent().unwrap_or(&socket);
+            Err(Stop::of(
+                portway_control::api::FailureKind::Unreachable,
+                format!("no network runs below {}", dir.display()),
+            ))
+        }
         several => {
-            let names = several.iter().map(|name| name.trim_start_matches("mesh-").trim_end_matches(".sock"));
-            let names = names.collect::<Vec<_>>().join(", ");
+            let names = several.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
             Err(Stop::usage(format!("several networks run: {}", printable(&names)))
                 .hint("`--name` says which"))
         }
     }
-}
-
-fn no_place() -> Stop {
-    Stop::refused("there is no place for control sockets").hint("set XDG_RUNTIME_DIR or PORTWAY_DIR")
 }
 
 fn wait<T>(work: impl Future<Output = Result<T, ClientError>>) -> Outcome<T> {
@@ -141,8 +132,14 @@ fn peer_line(peer: &MeshPeer) -> String {
 
 fn rule_line(rule: &MeshRuleStatus) -> String {
     let mut line = format!(
-        "{}  {} {}: {} live of {}",
-        rule.id, rule.direction, rule.rule, rule.connections_now, rule.connections_total
+        "{}  {} {}: {} live of {}, {} bytes in, {} out",
+        rule.id,
+        rule.direction,
+        rule.rule,
+        rule.connections_now,
+        rule.connections_total,
+        rule.bytes_in,
+        rule.bytes_out
     );
     if let Some(error) = rule.last_error.as_ref().filter(|_| rule.failures > 0) {
         let aside = if rule.aside { ", put aside" } else { "" };
@@ -172,9 +169,20 @@ fn lines(rules: &[MeshRuleStatus]) -> String {
             rule.connections_now.to_string(),
             rule.connections_total.to_string(),
             rule.failures.to_string(),
+            rule.bytes_in.to_string(),
+            rule.bytes_out.to_string(),
         ])
     };
-    let head = csv::line(["id", "direction", "rule", "connections_now", "connections_total", "failures"]);
+    let head = csv::line([
+        "id",
+        "direction",
+        "rule",
+        "connections_now",
+        "connections_total",
+        "failures",
+        "bytes_in",
+        "bytes_out",
+    ]);
     head + &rules.iter().map(line).collect::<String>()
 }
 
@@ -194,16 +202,20 @@ mod tests {
             connections_total: 3,
             failures: 0,
             last_error: None,
-            bytes_in: 0,
-            bytes_out: 0,
+            bytes_in: 5,
+            bytes_out: 7,
             port_bytes_in: 0,
             port_bytes_out: 0,
         };
-        assert_eq!(rule_line(&rule), "0123456789ab  ingress tcp:80:a.example:80: 1 live of 3\n");
+        assert_eq!(
+            rule_line(&rule),
+            "0123456789ab  ingress tcp:80:a.example:80: 1 live of 3, 5 bytes in, 7 out\n"
+        );
         (rule.failures, rule.aside, rule.last_error) = (2, true, Some("refused\n".to_owned()));
         assert_eq!(
             rule_line(&rule),
-            "0123456789ab  ingress tcp:80:a.example:80: 1 live of 3, 2 failed, put aside, last: refused \n"
+            "0123456789ab  ingress tcp:80:a.example:80: 1 live of 3, 5 bytes in, 7 out, 2 failed, put aside, \
+             last: refused \n"
         );
         let peer = MeshPeer {
             public_key: "K".to_owned(),

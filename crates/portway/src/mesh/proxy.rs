@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use portway_config::LogFilter;
 use portway_mesh::engine::Way;
 use portway_mesh::proxy::balance::Policy;
 use portway_mesh::proxy::{self, EngineChoice, Notice, Options, ProxyError, Ready};
@@ -21,6 +22,7 @@ pub(super) fn run(args: &ProxyArgs) -> Outcome {
     for warning in &spec.warnings {
         trouble(&format!("warning: {warning}"));
     }
+    proxy::log(&log_filter(args.log.as_deref())?);
     let options = Options {
         home: super::home(&args.name.clone().unwrap_or_else(|| name_of(network.config.as_deref())))?,
         spec,
@@ -44,6 +46,16 @@ pub(super) fn run(args: &ProxyArgs) -> Outcome {
         Notice::Trouble(text) => trouble(&text),
     };
     proxy::run(options, report).map_err(|error| stop(&error))
+}
+
+/// What is logged: as said here, else in the environment.
+fn log_filter(said: Option<&str>) -> Outcome<LogFilter> {
+    let variable = || std::env::var("PORTWAY_LOG").ok().filter(|text| !text.is_empty());
+    let (place, text) = match said {
+        Some(text) => ("--log", text.to_owned()),
+        None => ("PORTWAY_LOG", variable().unwrap_or_else(|| "warn".to_owned())),
+    };
+    LogFilter::new(&text).map_err(|error| Stop::usage(format!("{place}: {error}")))
 }
 
 fn trouble(text: &str) {

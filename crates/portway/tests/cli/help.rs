@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 57] = [
+const COMMANDS: [&[&str]; 58] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -33,6 +33,7 @@ const COMMANDS: [&[&str]; 57] = [
     &["mesh", "proxy"],
     &["mesh", "status"],
     &["mesh", "ping"],
+    &["mesh", "events"],
     &["mesh", "rule"],
     &["mesh", "rule", "add"],
     &["mesh", "rule", "remove"],

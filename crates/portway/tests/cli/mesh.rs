@@ -132,3 +132,18 @@ fn a_pair_is_made_once() {
     let said = place.run(&["mesh", "genconf", "a", "b"]);
     assert!(said.contains("error: neither node has a host") && said.ends_with("[exit 2]\n"), "{said}");
 }
+
+/// What is to be logged is checked before anything starts, and where it was said is named.
+#[test]
+fn what_is_logged_is_checked() {
+    let place = Place::new();
+    let config = file(&place, "wg0.conf", WG);
+    let said = place.run(&["mesh", "proxy", "--config", &config, "--log", "loud"]);
+    let why =
+        "log level \"loud\" is unknown, expected one of off, error, warn, info, debug, trace\n[exit 2]\n";
+    assert!(said.ends_with(&format!("error: --log: {why}")), "{said}");
+    let mut command = place.command(&["mesh", "proxy", "--config", &config]);
+    let output = command.env("PORTWAY_LOG", "loud").output().unwrap();
+    let said = place.seen(&["mesh", "proxy"], &output);
+    assert!(said.ends_with(&format!("error: PORTWAY_LOG: {why}")), "{said}");
+}

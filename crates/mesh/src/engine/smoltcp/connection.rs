@@ -131,6 +131,8 @@ impl Connection {
         // What comes is joined: one acknowledgement for many packets must not wait.
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
+        // Said before it is open, it asks for nothing at once.
+        socket.set_keep_alive(Some(KEEPALIVE));
         // The window is ours.
         socket.set_congestion_control(CongestionControl::None);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
@@ -234,7 +236,6 @@ impl Connection {
     pub(super) fn open(&mut self, fd: OwnedFd) {
         self.fd = Some(fd);
         self.socket().set_timeout(Some(SILENCE));
-        self.socket().set_keep_alive(Some(KEEPALIVE));
     }
 
     /// Ends it with a reset.

@@ -51,9 +51,9 @@ fn reset(stream: TcpStream) {
 /// Rows 1, 2 and 3, both ways.
 ///
 /// Fails when: an end closes the other direction too, is not told, or a reset arrives as a good end.
-pub(super) fn ends_and_resets_are_carried() {
+pub(super) fn ends_and_resets_are_carried(engine: &'static str) {
     let (bed, peer) = bed();
-    let _proxy = Proxy::start(&bed, &WANTED);
+    let _proxy = Proxy::start(&bed, &Wanted { engine, ..WANTED });
     for way in ways(&bed, &peer) {
         // 1: the answer comes after the client's end, all of it.
         let (client, mut service) = pair(&way);
@@ -91,9 +91,9 @@ pub(super) fn ends_and_resets_are_carried() {
 }
 
 /// Row 5: the memory of all three processes stays small, and others go on.
-pub(super) fn a_slow_reader_slows_its_sender_only() {
+pub(super) fn a_slow_reader_slows_its_sender_only(engine: &'static str) {
     let (bed, peer) = bed();
-    let proxy = Proxy::start(&bed, &WANTED);
+    let proxy = Proxy::start(&bed, &Wanted { engine, ..WANTED });
     let resident = || -> u64 {
         let pids = [proxy.child.id().to_string()];
         let helpers =
@@ -126,9 +126,9 @@ pub(super) fn a_slow_reader_slows_its_sender_only() {
 }
 
 /// Rows 13 and 14: empty ones, ones longer than a packet, the longest there are; each whole and by itself.
-pub(super) fn datagrams_are_carried_whole() {
+pub(super) fn datagrams_are_carried_whole(engine: &'static str) {
     let (bed, peer) = bed();
-    let _proxy = Proxy::start(&bed, &WANTED);
+    let _proxy = Proxy::start(&bed, &Wanted { engine, ..WANTED });
     for way in ways(&bed, &peer) {
         let service = udp(way.at, way.service);
         let client = udp_to(way.from, way.to);
@@ -146,11 +146,12 @@ pub(super) fn datagrams_are_carried_whole() {
 }
 
 /// Row 15: the flow ends, and the next datagram goes to the next rule.
-pub(super) fn a_closed_udp_port_ends_the_flow() {
+pub(super) fn a_closed_udp_port_ends_the_flow(engine: &str) {
     let (bed, peer) = bed();
     let wanted = Wanted {
         ingress: &["udp:80:127.0.0.1:1", "udp:80:127.0.0.1:8000"],
         egress: &["udp:9000:10.9.0.2:1", "udp:9000:10.9.0.2:7000"],
+        engine,
         ..Wanted::default()
     };
     let _proxy = Proxy::start(&bed, &wanted);

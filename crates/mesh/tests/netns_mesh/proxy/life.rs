@@ -19,11 +19,11 @@ const WANTED: Wanted<'static> = Wanted {
 };
 
 /// Row 10, and the rest of what is known before anything starts: each names what and where.
-pub(super) fn what_is_in_the_way_is_said() {
+pub(super) fn what_is_in_the_way_is_said(engine: &str) {
     let bed = Bed::new();
     let _other = listener(&bed.ours, "127.0.0.1:9000");
     let said = |wanted: &Wanted<'_>| {
-        let (mut proxy, first) = Proxy::begin(&bed, wanted);
+        let (mut proxy, first) = Proxy::begin(&bed, &Wanted { engine, ..*wanted });
         assert!(!proxy.ended().success());
         first
     };

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use portway_control::Client;
-use portway_control::api::{AskPing, ChangeMeshRules, MeshRuleStatus, MeshStatus, NewMeshRule};
+use portway_control::api::{AskPing, ChangeMeshRules, MeshEvent, MeshRuleStatus, MeshStatus, NewMeshRule};
 
 use super::*;
 
 /// A folder of an ordinary user.
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     dir
@@ -24,11 +24,15 @@ fn client(dir: &Path) -> Client {
     Client::new(dir.join("mesh-test.sock"))
 }
 
-fn status(dir: &Path) -> MeshStatus {
+pub(super) fn status(dir: &Path) -> MeshStatus {
     within(client(dir).mesh()).unwrap()
 }
 
-fn change(dir: &Path, add: &[(&str, &str)], remove: &[&str]) -> Result<Vec<MeshRuleStatus>, String> {
+pub(super) fn change(
+    dir: &Path,
+    add: &[(&str, &str)],
+    remove: &[&str],
+) -> Result<Vec<MeshRuleStatus>, String> {
     let new = |(direction, rule): &(&str, &str)| NewMeshRule {
         direction: (*direction).to_owned(),
         rule: (*rule).to_owned(),
@@ -51,11 +55,16 @@ fn get(dir: &Path, request: &str) -> String {
 
 /// Rows 6 and 9: rules are added and work; one that is removed takes nobody new, and what it has finishes, or is cut at its
 /// time; a restart has those that were added.
-pub(super) fn rules_come_and_go() {
+pub(super) fn rules_come_and_go(engine: &str) {
     let (bed, peer) = bed();
     let dir = folder();
-    let wanted =
-        Wanted { drain: 2, dir: Some(dir.path()), egress: &["tcp:9000:10.9.0.2:7000"], ..Wanted::default() };
+    let wanted = Wanted {
+        drain: 2,
+        engine,
+        dir: Some(dir.path()),
+        egress: &["tcp:9000:10.9.0.2:7000"],
+        ..Wanted::default()
+    };
     let mut proxy = Proxy::start(&bed, &wanted);
     let added = [("ingress", "TCP:80:127.0.0.1:8000"), ("egress", "tcp:9000:10.9.0.2:7000")];
     let rules = change(dir.path(), &added, &[]).unwrap();
@@ -94,12 +103,13 @@ pub(super) fn rules_come_and_go() {
 }
 
 /// Row 8: what is wrong is said to who asked, nothing of the batch is done, and the network goes on.
-pub(super) fn a_bad_rule_changes_nothing() {
+pub(super) fn a_bad_rule_changes_nothing(engine: &str) {
     let (bed, peer) = bed();
     let dir = folder();
-    let wanted = Wanted { dir: Some(dir.path()), ingress: &["tcp:80:127.0.0.1:8000"], ..Wanted::default() };
+    let wanted =
+        Wanted { engine, dir: Some(dir.path()), ingress: &["tcp:80:127.0.0.1:8000"], ..Wanted::default() };
     let mut proxy = Proxy::start(&bed, &wanted);
-    let _taken = listener(&bed.ours, "0.0.0.0:9001");
+    let taken = listener(&bed.ours, "0.0.0.0:9001");
     let good = ("egress", "tcp:9000:10.9.0.2:7000");
     let id = status(dir.path()).rules[0].id.clone();
     for (bad, remove, why) in [
@@ -140,6 +150,12 @@ pub(super) fn a_bad_rule_changes_nothing() {
     assert!(metrics.contains(&line), "{metrics}");
     assert!(metrics.contains("portway_mesh_handshake_age_seconds{peer="), "{metrics}");
     assert!(get(dir.path(), "GET /readyz").starts_with("HTTP/1.1 200"));
+    // Row 10: what was taken can be had when it is free.
+    drop(taken);
+    assert_eq!(change(dir.path(), &[("egress", "tcp:9001:10.9.0.2:7000")], &[]).unwrap().len(), 2);
+    let serving = serve(listener(&bed.theirs, "10.9.0.2:7000"), "free ", 1);
+    assert_eq!(ask(connect(&bed.ours, "127.0.0.1:9001"), "x").unwrap(), "free x");
+    serving.join().unwrap();
 }
 
 /// Echoes through the network: asked for in both families, of a peer, of oneself, of who does not answer, of who is not
@@ -192,4 +208,57 @@ pub(super) fn one_process_of_a_name() {
     drop(proxy);
     let third = Proxy::start(&bed, &wanted);
     assert_eq!(status(dir.path()).pid, third.child.id());
+}
+
+/// Whoever follows is told what runs, and then what happens: rules, destinations that fail, handshakes, the worker.
+pub(super) fn events_are_told() {
+    let (bed, peer) = bed();
+    let dir = folder();
+    let wanted = Wanted { dir: Some(dir.path()), ingress: &["tcp:80:127.0.0.1:1"], ..Wanted::default() };
+    let proxy = Proxy::start(&bed, &wanted);
+    let begun = Instant::now();
+    within(async {
+        let mut events = client(dir.path()).mesh_events().await.unwrap();
+        // What is told of different things may come in any order.
+        let mut seen: Vec<MeshEvent> = Vec::new();
+        let mut next = async |kind: &str| loop {
+            if let Some(at) = seen.iter().position(|event| event.kind == kind) {
+                return seen.remove(at);
+            }
+            let event = tokio::time::timeout(PATIENCE, events.next()).await.expect(kind);
+            seen.push(event.unwrap().unwrap());
+        };
+        assert_eq!(next("running").await.text, "engine kernel");
+        let rule = NewMeshRule { direction: "ingress".to_owned(), rule: "tcp:81:127.0.0.1:1".to_owned() };
+        let change = ChangeMeshRules { add: vec![rule], remove: Vec::new() };
+        let rules = client(dir.path()).change_rules(&change).await.unwrap();
+        let added = next("rule-added").await;
+        assert_eq!(
+            (added.rule.as_deref(), &*added.text),
+            (Some(&*rules[1].id), "ingress tcp:81:127.0.0.1:1")
+        );
+        // The state of peers must have been looked at once before a handshake is one that is new.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let refused = peer.netns.enter(|| TcpStream::connect("10.9.0.1:80")).unwrap();
+        let failed = next("rule-failed").await;
+        assert_eq!(failed.rule.as_deref(), Some(&*rules[0].id));
+        assert!(
+            failed.text.contains("Connection refused") && failed.text.ends_with("put aside for 1 s"),
+            "{failed:?}"
+        );
+        drop(refused);
+        let met = next("peer-handshake").await;
+        assert_eq!(met.peer, Some(bed.peer.public().to_string()));
+        tokio::time::sleep(Duration::from_secs(2).saturating_sub(begun.elapsed())).await;
+        rustix::process::kill_process(proxy.child_called("portway-relay"), rustix::process::Signal::KILL)
+            .unwrap();
+        next("worker-replaced").await;
+        // No more than eight follow, and the ninth is told so.
+        let mut others = Vec::new();
+        for _ in 0..7 {
+            others.push(client(dir.path()).mesh_events().await.unwrap());
+        }
+        let error = client(dir.path()).mesh_events().await.unwrap_err().to_string();
+        assert!(error.contains("as many as may follow events already"), "{error}");
+    });
 }
