@@ -36,8 +36,8 @@ mod unique;
 pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
 pub use health::{Health, HealthState, HealthTest};
 pub use mesh::{
-    AskPing, ChangeMeshRules, MeshEvent, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus, NewMeshRule,
-    Pong,
+    AskPing, ChangeMeshRules, MeshEvent, MeshOrg, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus,
+    NewMeshRule, Pong,
 };
 pub use moves::{KnownInstance, Move, MoveDevice, Place, Progress};
 

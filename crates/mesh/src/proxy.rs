@@ -13,6 +13,7 @@ pub mod balance;
 mod change;
 mod control;
 mod dial;
+mod discover;
 mod endpoints;
 mod events;
 mod flows;
@@ -20,6 +21,7 @@ mod gates;
 mod home;
 mod link;
 mod names;
+mod org;
 mod ping;
 mod ports;
 mod room;
@@ -38,12 +40,15 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 
 use crate::engine::{EngineError, Way};
+use crate::org::OrgName;
+use crate::org::membership::MembershipError;
 use crate::spec::{Place, Spec, SpecError};
 use crate::tunnel::TunnelError;
 use balance::Policy;
 
 pub use home::{Home, HomeError};
 pub(crate) use names::probe as probe_names;
+pub use org::Joined;
 pub use serve::run;
 
 /// How the engine is chosen.
@@ -65,6 +70,8 @@ pub struct Options {
     pub home: Home,
     /// The network and its rules.
     pub spec: Spec,
+    /// The organization that the network is, if it is one.
+    pub joined: Option<Joined>,
     /// Its engine.
     pub engine: EngineChoice,
     /// How rules of one port share connections.
@@ -139,6 +146,12 @@ pub enum ProxyError {
     /// The relay worker did not start.
     #[error("cannot start the relay worker")]
     Worker(#[source] io::Error),
+    /// The organization cannot be followed.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// This device is no member any more.
+    #[error("this device was revoked in organization {0}")]
+    Revoked(OrgName),
     /// A process that everything depends on is gone.
     #[error("{0} has ended")]
     Gone(&'static str),

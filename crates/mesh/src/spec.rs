@@ -24,7 +24,7 @@ mod wireproxy;
 pub use error::SpecError;
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use load::{FileText, Here, Request, Spec, Surroundings};
-pub use network::{Dns, Endpoint, InterfaceAddr, Mtu, Network, Peer, Rows};
+pub use network::{Dns, Endpoint, InterfaceAddr, Mtu, Network, Peer, Peering, Rows};
 pub use place::{Place, Source, Warning};
 pub use proxies::{Login, ProxyKind, ProxyListen};
 pub use rules::{Listener, PortRights, RuleEntry, RuleId, Rules};

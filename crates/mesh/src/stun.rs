@@ -104,6 +104,13 @@ impl Message<'_> {
     }
 }
 
+/// Whether a datagram on a socket of WireGuard is the answer to a binding request: of the two bytes of its type none is
+/// zero, which the second one of WireGuard's always is.
+#[must_use]
+pub fn is_answer(datagram: &[u8]) -> bool {
+    datagram.starts_with(&BINDING_SUCCESS) && is_stun(datagram)
+}
+
 /// Whether a datagram on a socket of WireGuard is one of STUN.
 #[must_use]
 pub fn is_stun(datagram: &[u8]) -> bool {

@@ -11,20 +11,23 @@ mod receive;
 mod send;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use portway_model::Cidr;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
+use rustix::net::SendFlags;
 use thiserror::Error;
 
 use crate::engine::Frames;
 pub use crate::spec::Rows;
 use crate::spec::{Mtu, PrivateKey, PublicKey};
+use crate::stun::Transaction;
 use crate::udp::Udp;
 use crate::wg::{Counters, Newcomer, PeerChange, PeerSpec, PeerState, Sessions, SessionsError};
 use receive::Receiver;
@@ -35,6 +38,13 @@ const QUEUE: usize = 1024;
 
 /// How long an answer of the receiving thread is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers of STUN that may wait.
+const ANSWERS: usize = 8;
+
+/// How long an answer of STUN is waited for, and how often it is asked.
+const ASK: Duration = Duration::from_millis(700);
+const ASKED: usize = 3;
 
 /// What a tunnel is made of.
 #[derive(Debug, Clone)]
@@ -71,7 +81,7 @@ pub enum Change {
     /// See [`PeerChange::Remove`].
     Remove(PublicKey),
     /// See [`PeerChange::Endpoint`].
-    Endpoint(PublicKey, std::net::SocketAddr),
+    Endpoint(PublicKey, SocketAddr),
     /// See [`PeerChange::AllowedIps`].
     AllowedIps(PublicKey, Vec<Cidr>),
 }
@@ -94,6 +104,8 @@ struct Shared {
     sender: OwnedFd,
     stop: AtomicBool,
     totals: Totals,
+    /// Answers of STUN, for whoever has asked.
+    answers: SyncSender<(SocketAddr, Vec<u8>)>,
 }
 
 /// How packets went, for those who look after speed.
@@ -122,6 +134,7 @@ pub struct Tunnel {
     private_key: PrivateKey,
     orders: SyncSender<Order>,
     threads: Vec<JoinHandle<()>>,
+    answered: Mutex<mpsc::Receiver<(SocketAddr, Vec<u8>)>>,
 }
 
 impl Tunnel {
@@ -134,6 +147,7 @@ impl Tunnel {
         let mtu = usize::from(spec.mtu.bytes());
         let sessions = Sessions::new(spec.private_key.clone(), &spec.peers, epoch)?;
         let wake = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let (answers, answered) = mpsc::sync_channel(ANSWERS);
         let shared = Arc::new(Shared {
             frames,
             udp,
@@ -143,11 +157,13 @@ impl Tunnel {
             sender: wake().map_err(|error| TunnelError::Threads(error.into()))?,
             stop: AtomicBool::new(false),
             totals: Totals::default(),
+            answers,
         });
         let (orders, to_receiver) = mpsc::sync_channel(QUEUE);
         let (updates, to_sender) = mpsc::sync_channel(QUEUE);
         let private_key = spec.private_key;
-        let mut tunnel = Tunnel { shared: Arc::clone(&shared), private_key, orders, threads: Vec::new() };
+        let (threads, answered) = (Vec::new(), Mutex::new(answered));
+        let mut tunnel = Tunnel { shared: Arc::clone(&shared), private_key, orders, threads, answered };
         let sender = Sender::new(Arc::clone(&shared), to_sender, mtu, spec.rows);
         let receiver = Receiver::new(shared, sessions, to_receiver, updates);
         tunnel.thread("mesh-send", move || sender.run())?;
@@ -198,6 +214,28 @@ impl Tunnel {
         let (answer, state) = mpsc::sync_channel(1);
         self.order(Order::State(answer));
         state.recv_timeout(PATIENCE).ok()
+    }
+
+    /// Asks `server` where datagrams of this tunnel's socket come from, by STUN. Takes [`ASK`] times [`ASKED`] when nobody
+    /// answers; one question at a time.
+    pub fn mapped(&self, server: SocketAddr) -> Option<SocketAddr> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of an earlier question have come too late.
+        while answered.try_recv().is_ok() {}
+        for _ in 0..ASKED {
+            let transaction = Transaction::generate().ok()?;
+            let to = self.shared.udp.to_wire(server);
+            // As a datagram on its way it may be lost.
+            rustix::net::sendto(&self.shared.udp, &transaction.request(), SendFlags::DONTWAIT, &to).ok();
+            let end = Instant::now() + ASK;
+            while let Some(left) = end.checked_duration_since(Instant::now()) {
+                let Ok((from, datagram)) = answered.recv_timeout(left) else { break };
+                if let Some(found) = transaction.mapped(&datagram).filter(|_| from == server) {
+                    return Some(Udp::from_wire(found));
+                }
+            }
+        }
+        None
     }
 
     /// What was dropped.

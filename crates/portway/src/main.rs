@@ -49,11 +49,12 @@ fn main() -> ExitCode {
 }
 
 fn parse() -> Result<Cli, clap::Error> {
+    let words = cli::mesh::flags_behind(std::env::args_os().collect());
     if !variables::are_set() {
-        return Cli::try_parse();
+        return Cli::try_parse_from(words);
     }
     let mut line = variables::with_variables(Cli::command());
-    let mut matches = line.try_get_matches_from_mut(std::env::args_os())?;
+    let mut matches = line.try_get_matches_from_mut(words)?;
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut line))
 }
 

@@ -16,6 +16,9 @@ pub struct MeshStatus {
     /// Why it is not the kernel's, when that was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_reason: Option<String>,
+    /// The organization that it is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<MeshOrg>,
     /// Where peers send to.
     pub udp_port: u16,
     /// What this node is known by.
@@ -35,9 +38,34 @@ pub struct MeshStatus {
     pub dropped: BTreeMap<String, u64>,
 }
 
+/// An organization, as a device of it knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshOrg {
+    /// Its name.
+    pub organization: String,
+    /// What this device is called in it.
+    pub device: String,
+    /// What was verified last.
+    pub revision: u64,
+    /// How many members there are, this device too.
+    pub devices: usize,
+    /// Where its registrar is.
+    pub registrar: String,
+    /// Whether it is followed.
+    pub reachable: bool,
+    /// Since when it is so.
+    pub since_seconds: u64,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// A peer as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshPeer {
+    /// What it is called, in an organization.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Its key.
     pub public_key: String,
     /// Where it was last heard from, or is expected.

@@ -12,7 +12,7 @@ use crate::spec::{Endpoint, Peer, PublicKey};
 
 /// How often something is sent to a peer that could not send to us otherwise: less than the 30 s after which many a
 /// translation of addresses forgets (RFC 4787, REQ-5, asks for two minutes and is not kept by all).
-const KEEPALIVE: Duration = Duration::from_secs(25);
+pub const KEEPALIVE: Duration = Duration::from_secs(25);
 
 /// What became of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,12 @@ pub fn changes(own: &PublicKey, before: Option<&View>, after: &View) -> Vec<Chan
         match old.get(&key) {
             None => changes.push(Change::Added(peer)),
             Some(old) if *old == peer => {}
-            Some(old) if old.allowed_ips == peer.allowed_ips && old.keepalive == peer.keepalive => {
+            // One that had no place or has none any more is kept open, or not.
+            Some(old)
+                if old.allowed_ips == peer.allowed_ips
+                    && old.keepalive == peer.keepalive
+                    && old.endpoint.is_some() == peer.endpoint.is_some() =>
+            {
                 changes.push(Change::Endpoint(key, peer.endpoint));
             }
             Some(_) => changes.push(Change::Altered(peer)),

@@ -97,6 +97,13 @@ impl FromStr for RegistrarUrl {
     }
 }
 
+impl RegistrarUrl {
+    /// Its host and port.
+    pub(crate) fn at(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
 impl fmt::Display for RegistrarUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "https://{}", self.0)

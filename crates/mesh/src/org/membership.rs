@@ -77,6 +77,9 @@ struct File {
     signer: String,
     registrar: String,
     pin: String,
+    /// Where it is reached it has found out itself; nobody has said it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    found: bool,
 }
 
 /// A device in an organization.
@@ -88,6 +91,7 @@ pub struct Membership {
     trust: Trust,
     key: PrivateKey,
     view: View,
+    found: bool,
 }
 
 impl Membership {
@@ -132,7 +136,8 @@ impl Membership {
             None => View::first(&token.trust, &snapshot)?,
         };
         let (pin, trust) = (token.pin, token.trust.clone());
-        let mut member = Membership { dir, url: url.clone(), pin, trust, key: key.clone(), view };
+        let found = before.is_some_and(|before| before.found) && wish.endpoints.is_empty();
+        let mut member = Membership { dir, url: url.clone(), pin, trust, key: key.clone(), view, found };
         let own = member.own().ok_or(MembershipError::Missing)?;
         // Nothing said is nothing changed.
         if !wish.endpoints.is_empty() && own.endpoints != wish.endpoints {
@@ -174,7 +179,7 @@ impl Membership {
         let bytes = bytes.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
         let snapshot = Snapshot::parse(&bytes).map_err(|error| DiskError::damaged(&path, error))?;
         let view = View::first(&trust, &snapshot).map_err(|error| DiskError::damaged(&path, error))?;
-        Ok(Membership { key: own_key(&dir)?, dir, url, pin, trust, view })
+        Ok(Membership { key: own_key(&dir)?, dir, url, pin, trust, view, found: file.found })
     }
 
     /// The last records that were verified.
@@ -207,6 +212,27 @@ impl Membership {
         &self.dir
     }
 
+    /// Its registrar.
+    #[must_use]
+    pub fn registrar(&self) -> &RegistrarUrl {
+        &self.url
+    }
+
+    /// Whether this device has found out itself where it is reached, and may find out anew.
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        self.found || self.own().is_none_or(|own| own.endpoints.is_empty())
+    }
+
+    /// Notes that nobody has said where this device is reached.
+    pub(super) fn note_found(&mut self) -> Result<(), MembershipError> {
+        if !self.found {
+            self.found = true;
+            self.write()?;
+        }
+        Ok(())
+    }
+
     /// A connection to its registrar.
     pub(super) async fn session(&self) -> Result<Session<'_>, ClientError> {
         Session::open(&self.url, self.pin, &self.key).await
@@ -233,6 +259,7 @@ impl Membership {
             signer: self.trust.signer.to_string(),
             registrar: self.url.to_string(),
             pin: Base64::encode_string(&self.pin.0),
+            found: self.found,
         };
         let text = serde_json::to_vec_pretty(&file).map_err(|error| DiskError::damaged(&path, error))?;
         // Without records it would be a member that knows nobody.

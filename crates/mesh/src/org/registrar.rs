@@ -57,6 +57,7 @@ pub struct Registrar {
     proof: PrivateKey,
     orgs: Mutex<BTreeMap<OrgName, Arc<Registry>>>,
     following: Mutex<JoinSet<()>>,
+    devices: limits::Devices,
 }
 
 /// A lock that a panic elsewhere does not take away: what it guards is replaced whole.
@@ -79,6 +80,7 @@ impl Registrar {
             keys: Mutex::new(keys),
             orgs: Mutex::default(),
             following: Mutex::default(),
+            devices: limits::Devices::default(),
         };
         for (name, signer) in orgs {
             registrar.adopt(Registry::new(name, signer, Arc::clone(&registrar.store)));

@@ -212,8 +212,13 @@ impl<R: FnMut(Notice)> Server<R> {
         // One that has come again meanwhile keeps its connections.
         let is_gone = |id: &&RuleId| !self.rules.iter().any(|entry| entry.id == **id);
         let gone: Vec<RuleId> = gone.iter().filter(is_gone).copied().collect();
+        self.cut_all(&gone).await;
+    }
+
+    /// Ends all connections of these rules.
+    pub(super) async fn cut_all(&self, rules: &[RuleId]) {
         let (own, tickets): (Vec<u64>, Vec<u64>) =
-            self.shared.table().tickets_of(&gone).into_iter().partition(|ticket| table::is_own(*ticket));
+            self.shared.table().tickets_of(rules).into_iter().partition(|ticket| table::is_own(*ticket));
         own.into_iter().for_each(|ticket| flows::end(&self.shared, ticket));
         for tickets in tickets.chunks(CUT_COUNT) {
             self.link.say(&ToWorker::Cut { tickets: tickets.to_vec() }, &[]).await.ok();

@@ -145,14 +145,9 @@ async fn answer(shared: Arc<Shared>, asks: mpsc::Sender<Ask>, request: Request<I
             plain(StatusCode::OK, "text/plain; version=0.0.4", text)
         }),
         (&Method::GET, "/readyz") => status::read(shared).await.map(|status| {
-            let silent = status::silent(&status);
-            match silent.is_empty() {
-                true => plain(StatusCode::OK, "text/plain", "ready\n".to_owned()),
-                false => {
-                    let text = format!("no answer from {}\n", silent.join(", "));
-                    plain(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text)
-                }
-            }
+            let (is_ready, text) = status::readiness(&status);
+            let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            plain(code, "text/plain", text)
         }),
         (&Method::POST, "/1.0/rules") => {
             change(shared, asks, request).await.map(|rules| json(StatusCode::OK, &rules))

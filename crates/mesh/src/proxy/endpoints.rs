@@ -71,6 +71,10 @@ impl Whereabouts {
         }
     }
 
+    pub(super) fn remove(&self, key: &PublicKey) {
+        self.peers().remove(key);
+    }
+
     /// Where each peer is to be tried that is not reached.
     fn due(&self, states: &[PeerState], now: Instant) -> Vec<(PublicKey, Endpoint, usize)> {
         let mut peers = self.peers();
@@ -78,6 +82,11 @@ impl Whereabouts {
         for state in states {
             let Some(sought) = peers.get_mut(&state.public_key) else { continue };
             let count = sought.endpoints.len().max(1);
+            // Where it is tried already is no other place.
+            let present = sought.endpoints.get(sought.turn % count).and_then(known);
+            if count > 1 && present.is_some() && present == state.endpoint {
+                sought.turn = sought.turn.wrapping_add(1);
+            }
             let Some(endpoint) =
                 sought.endpoints.get(sought.turn % count).filter(|_| sought.is_due(state, now))
             else {
@@ -98,15 +107,14 @@ impl Sought {
             return rested(UNKNOWN_PAUSE);
         }
         let silent = state.last_handshake.is_none_or(|at| now.saturating_duration_since(at) >= SILENT);
+        let in_vain = |since: Instant| now.saturating_duration_since(since) >= TURN;
+        let in_vain = state.trying_since.is_some_and(in_vain);
         match self.endpoints.as_slice() {
             // It is there, and nowhere else.
             [only] if known(only).is_some() && known(only) == state.endpoint => false,
-            [_] => silent && rested(SILENT_PAUSE),
+            [_] => (silent || in_vain) && rested(SILENT_PAUSE),
             // Whoever has nothing to say to it need not know where it is.
-            _ => {
-                let in_vain = |since: Instant| now.saturating_duration_since(since) >= TURN;
-                state.trying_since.is_some_and(in_vain) && rested(TURN)
-            }
+            _ => in_vain && rested(TURN),
         }
     }
 }
@@ -244,11 +252,18 @@ mod tests {
         assert!(tried(state(here, None, Some(at(8))), at(9)).is_empty(), "not yet");
         assert_eq!(tried(state(here, None, Some(at(7))), at(9)), ["192.0.2.9:2"]);
         assert!(tried(state(here, None, Some(at(7))), at(10)).is_empty());
-        assert_eq!(tried(state(here, Some(at(1)), Some(at(7))), at(11)), ["10.0.0.5:1"]);
+        let there = Some("192.0.2.9:2");
+        assert_eq!(tried(state(there, Some(at(1)), Some(at(7))), at(11)), ["10.0.0.5:1"]);
         // What is said again changes nothing; what is new is tried from its first place on.
         whereabouts.put(key, places);
         assert!(tried(state(here, None, Some(at(7))), at(12)).is_empty());
         whereabouts.put(key, vec![endpoint("192.0.2.9:3"), endpoint("192.0.2.9:2")]);
         assert_eq!(tried(state(here, None, Some(at(7))), at(12)), ["192.0.2.9:3"]);
+        // One that has moved is not waited for until its keys are old.
+        whereabouts.put(key, vec![endpoint("192.0.2.9:4")]);
+        assert_eq!(tried(state(here, Some(at(10)), Some(at(12))), at(14)), ["192.0.2.9:4"]);
+        assert!(tried(state(Some("192.0.2.9:4"), Some(at(10)), Some(at(12))), at(99)).is_empty());
+        whereabouts.remove(&key);
+        assert!(tried(state(None, None, None), at(99)).is_empty());
     }
 }

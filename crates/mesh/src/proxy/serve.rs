@@ -22,11 +22,13 @@ use super::flows::Flows;
 use super::home::{Door, Home};
 use super::link::{Link, watched};
 use super::names::Names;
+use super::org::{self, Organization};
 use super::room::{self, Room};
 use super::start::{self, Started};
 use super::table::Table;
 use super::{Notice, Options, ProxyError, Ready, dial, endpoints, events, flows, gates};
 use crate::engine::Engine;
+use crate::org::follow::follow;
 use crate::spec::{Network, RuleId, Rules};
 use crate::tunnel::Tunnel;
 
@@ -51,6 +53,7 @@ pub(super) struct Shared {
     pub(super) room: Room,
     pub(super) flows: Flows,
     pub(super) events: Events,
+    pub(super) organization: Option<Organization>,
 }
 
 /// What stays as it is.
@@ -112,7 +115,10 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     let signals = [term?, int?, quit?];
     // The name first: what another process of that name has kept is not for this one to read.
     let door = options.home.open()?;
-    let Started { shared, rules, ready, inlets, gates } = start::start(&options, files)?;
+    let joined = options.joined.as_ref();
+    let followed = joined.map(|joined| follow(&joined.mesh_dir, &joined.org)).transpose()?;
+    let organization = followed.as_ref().map(|followed| Organization::new(&followed.member));
+    let Started { shared, rules, ready, inlets, gates } = start::start(&options, organization, files)?;
     let link = Arc::new(Link::start(&options.home.name).await.map_err(ProxyError::Worker)?);
     shared.has(&link);
     let gone = shared.engine.pidfd().try_clone_to_owned().and_then(watched);
@@ -120,6 +126,8 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     let tending = tokio::spawn(endpoints::tend(Arc::clone(&shared)));
     let sweeping = tokio::spawn(flows::sweep(Arc::clone(&shared)));
     let watching = tokio::spawn(events::watch_peers(Arc::clone(&shared)));
+    let (orders, ordered) = mpsc::channel(1);
+    let attending = followed.map(|followed| org::begin(&shared, followed, &orders));
     let (calls, called) = mpsc::channel(CALLS);
     for (slot, inlet) in inlets {
         flows::attend(&shared, slot, inlet, &calls);
@@ -133,11 +141,12 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     let begun = Instant::now();
     let waits = Waits { seq: 0, open: BTreeSet::new(), broken: None, closed: None };
     let server = Server { shared, calls, link, begun, waits, report, rules, home, policy, drain, cuts };
-    let inputs = Inputs { signals, gone, called, asked, to_cut, _asks: asks };
+    let inputs = Inputs { signals, gone, called, asked, to_cut, ordered, _asks: asks, _orders: orders };
     let result = server.run(inputs, ready).await;
     tending.abort();
     sweeping.abort();
     watching.abort();
+    drop(attending);
     drop(door);
     result
 }
@@ -169,8 +178,10 @@ struct Inputs {
     called: mpsc::Receiver<Call>,
     asked: mpsc::Receiver<Ask>,
     to_cut: mpsc::Receiver<Vec<RuleId>>,
-    /// So that there is always one: without a socket nobody asks.
+    ordered: mpsc::Receiver<org::Order>,
+    /// So that there is always one: without a socket nobody asks, without an organization nobody orders.
     _asks: mpsc::Sender<Ask>,
+    _orders: mpsc::Sender<org::Order>,
 }
 
 /// A client that comes as a descriptor.
@@ -223,6 +234,7 @@ enum Came {
     Call(Option<Call>),
     Asked(Option<Ask>),
     ToCut(Option<Vec<RuleId>>),
+    Ordered(Option<org::Order>),
     Signal,
     StackGone,
     DrainOver,
@@ -230,8 +242,8 @@ enum Came {
 
 impl<R: FnMut(Notice)> Server<R> {
     async fn run(mut self, inputs: Inputs, ready: Ready) -> Result<(), ProxyError> {
-        let Inputs { signals: [mut term, mut int, mut quit], gone, mut called, mut asked, mut to_cut, _asks } =
-            inputs;
+        let Inputs { signals, gone, mut called, mut asked, mut to_cut, mut ordered, _asks, _orders } = inputs;
+        let [mut term, mut int, mut quit] = signals;
         let drain = self.drain;
         self.put_all().await.map_err(ProxyError::Worker)?;
         let mut is_told = self.waits.open.is_empty();
@@ -249,6 +261,7 @@ impl<R: FnMut(Notice)> Server<R> {
                 call = called.recv(), if deadline.is_none() => Came::Call(call),
                 ask = asked.recv(), if deadline.is_none() => Came::Asked(ask),
                 gone = to_cut.recv() => Came::ToCut(gone),
+                order = ordered.recv() => Came::Ordered(order),
                 _ = term.recv() => Came::Signal,
                 _ = int.recv() => Came::Signal,
                 _ = quit.recv() => Came::Signal,
@@ -276,6 +289,7 @@ impl<R: FnMut(Notice)> Server<R> {
                     reply.send(done).ok();
                 }
                 Came::ToCut(gone) => self.cut(&gone.unwrap_or_default()).await,
+                Came::Ordered(order) => self.obey(order).await?,
                 Came::Call(None) | Came::Asked(None) => {
                     return Err(ProxyError::Gone("what takes connections in"));
                 }
@@ -296,6 +310,20 @@ impl<R: FnMut(Notice)> Server<R> {
                 }
             }
         }
+    }
+
+    /// Does what follows from a change of the organization.
+    async fn obey(&mut self, order: Option<org::Order>) -> Result<(), ProxyError> {
+        match order {
+            Some(org::Order::Cut(blocks)) => {
+                let rules = self.shared.rules_to(&blocks);
+                self.cut_all(&rules).await;
+            }
+            Some(org::Order::Say(text)) => (self.report)(Notice::Trouble(text)),
+            Some(org::Order::End(org)) => return Err(ProxyError::Revoked(org)),
+            None => {}
+        }
+        Ok(())
     }
 
     /// Does what the worker asks for.

@@ -12,6 +12,7 @@ use super::endpoints::{self, Whereabouts};
 use super::events::Events;
 use super::flows::Flows;
 use super::names::Names;
+use super::org::Organization;
 use super::ports::{self, Opened};
 use super::room::Room;
 use super::serve::{About, Shared};
@@ -35,7 +36,11 @@ pub(super) struct Started {
 }
 
 /// See the module. The process may have so many files.
-pub(super) fn start(options: &Options, files: u64) -> Result<Started, ProxyError> {
+pub(super) fn start(
+    options: &Options,
+    organization: Option<Organization>,
+    files: u64,
+) -> Result<Started, ProxyError> {
     let spec = &options.spec;
     let rules = with_kept(options)?;
     rules.allowed(PortRights::here())?;
@@ -49,7 +54,12 @@ pub(super) fn start(options: &Options, files: u64) -> Result<Started, ProxyError
     let (engine_name, way, udp_address) = (engine.name(), frames.way(), udp.address);
     let inside = |listen: &RuleListen| ports::in_network(engine.as_ref(), listen, &spec.network.addresses);
     let ingress = listen(listeners, Direction::Ingress, inside)?;
-    let tunnel = Tunnel::start(tunnel_spec(&spec.network), frames, udp)?;
+    let mut wanted = tunnel_spec(&spec.network);
+    if organization.is_some() {
+        // They are what is followed, from the first news on.
+        wanted.peers.clear();
+    }
+    let tunnel = Tunnel::start(wanted, frames, udp)?;
     let mut table = Table::default();
     let mut inlets = Vec::new();
     for (listener, opened) in egress.into_iter().chain(ingress) {
@@ -69,9 +79,13 @@ pub(super) fn start(options: &Options, files: u64) -> Result<Started, ProxyError
         since: Instant::now(),
     };
     let (link, table) = (Mutex::default(), Mutex::new(table));
-    let whereabouts = Whereabouts::new(&spec.network.peers);
+    let whereabouts = match &organization {
+        Some(_) => Whereabouts::default(),
+        None => Whereabouts::new(&spec.network.peers),
+    };
     let (room, flows, events) = (Room::new(files), Flows::new(files), Events::new());
-    let shared = Shared { about, engine, tunnel, names, link, table, whereabouts, room, flows, events };
+    let shared =
+        Shared { about, engine, tunnel, names, link, table, whereabouts, room, flows, events, organization };
     let shared = Arc::new(shared);
     let ready = Ready {
         engine: engine_name,

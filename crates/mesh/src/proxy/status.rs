@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use portway_control::api::{Failure, FailureKind, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus};
+use portway_control::api::{
+    Failure, FailureKind, MeshOrg, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus,
+};
 use portway_relay::wire::field;
 use portway_sys::shm::FIELD_COUNT;
 
@@ -26,7 +28,9 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
     let about = &shared.about;
     let now = Instant::now();
     let states = shared.tunnel.peers()?;
+    let organization = shared.organization.as_ref();
     let peer = |state: crate::wg::PeerState| MeshPeer {
+        name: organization.and_then(|organization| organization.name_of(&state.public_key)),
         public_key: state.public_key.to_string(),
         endpoint: state.endpoint.map(|endpoint| endpoint.to_string()),
         allowed_ips: state.allowed_ips.iter().map(ToString::to_string).collect(),
@@ -59,6 +63,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
     Some(MeshStatus {
         name: about.name.clone(),
         pid: std::process::id(),
+        organization: organization.map(|organization| organization.status(now)),
         engine: shared.engine.name().to_owned(),
         engine_reason: about.why.clone(),
         udp_port: shared.tunnel.udp().address.port(),
@@ -117,12 +122,26 @@ fn proxy(
     }
 }
 
-/// Peers that are expected to answer and have not of late.
-pub(super) fn silent(status: &MeshStatus) -> Vec<String> {
+/// Whether it is ready, and what there is to say of it. Members of an organization are only spoken to when there is
+/// something to say, so their silence means nothing; a registrar that is away leaves what is verified in force.
+pub(super) fn readiness(status: &MeshStatus) -> (bool, String) {
+    if let Some(organization) = &status.organization {
+        let text = match &organization.error {
+            None => "ready\n".to_owned(),
+            Some(error) => {
+                format!("ready, with the members of revision {}: {error}\n", organization.revision)
+            }
+        };
+        return (true, text);
+    }
     let silent = |peer: &&MeshPeer| {
         peer.endpoint.is_some() && peer.handshake_seconds.is_none_or(|age| age >= SILENT_SECONDS)
     };
-    status.peers.iter().filter(silent).map(|peer| peer.public_key.clone()).collect()
+    let silent: Vec<&str> = status.peers.iter().filter(silent).map(|peer| peer.public_key.as_str()).collect();
+    match silent.is_empty() {
+        true => (true, "ready\n".to_owned()),
+        false => (false, format!("no answer from {}\n", silent.join(", "))),
+    }
 }
 
 /// `NoRoute` as `no_route`.
@@ -206,6 +225,7 @@ pub(super) fn metrics(status: &MeshStatus) -> String {
         of_rules(&|rule| rule.failures),
     );
     proxies_metrics(&mut text, &status.proxies);
+    organization_metrics(&mut text, status.organization.as_ref());
     text
 }
 
@@ -223,6 +243,16 @@ fn proxies_metrics(text: &mut String, proxies: &[MeshProxyStatus]) {
         let samples = proxies.iter().map(sample).collect();
         put_family(text, &format!("portway_mesh_proxy_{name}"), kind, help, samples);
     }
+}
+
+fn organization_metrics(text: &mut String, organization: Option<&MeshOrg>) {
+    let Some(organization) = organization else { return };
+    let sample = |value| vec![(format!("organization=\"{}\"", organization.organization), value)];
+    let reachable = sample(u64::from(organization.reachable));
+    let help = "Whether the organization's registrar is followed.";
+    put_family(text, "portway_mesh_registrar_reachable", "gauge", help, reachable);
+    let help = "Revision of the organization that is in force.";
+    put_family(text, "portway_mesh_organization_revision", "gauge", help, sample(organization.revision));
 }
 
 fn put_family(text: &mut String, name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>) {

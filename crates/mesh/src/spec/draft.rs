@@ -9,7 +9,7 @@ use portway_model::{Cidr, Host, HostName, Port};
 
 use super::error::SpecError;
 use super::key::{KeyError, PresharedKey, PrivateKey, PublicKey};
-use super::network::{Dns, Endpoint, InterfaceAddr, Mtu, Network, Peer, Rows};
+use super::network::{Dns, Endpoint, InterfaceAddr, Mtu, Network, Peer, Peering, Rows};
 use super::place::{Field, Place, Warning};
 use super::proxies::ProxySaid;
 
@@ -87,7 +87,8 @@ impl Draft {
         let listen_port = self.listen_port.as_ref().map(listen_port).transpose()?.flatten();
         let dns = dns(&self.dns)?;
         let peers = peers(&self.peers, &private_key.public(), warnings)?;
-        let network = Network { private_key, addresses, listen_port, mtu, rows, dns, peers };
+        let peering = Peering::Fixed;
+        let network = Network { private_key, addresses, listen_port, mtu, rows, dns, peers, peering };
         unreachable_peers(&network, &self.peers, warnings);
         Ok(network)
     }

@@ -116,6 +116,14 @@ fn near(word: &str) -> Option<String> {
 }
 
 impl Environment {
+    /// Whether more was said than rules.
+    pub(super) fn names_a_network(&self) -> bool {
+        let Draft { private_key, addresses, listen_port, mtu, dns, peers, .. } = &self.draft;
+        let scalars = [private_key, listen_port, mtu];
+        scalars.iter().any(|field| field.is_some())
+            || !(addresses.is_empty() && dns.is_empty() && peers.is_empty())
+    }
+
     /// Puts what the environment says over what a file says: a value takes the place of that of the file, a list too;
     /// peers are added.
     pub(super) fn over(self, file: &mut Draft) {

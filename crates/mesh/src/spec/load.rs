@@ -170,27 +170,65 @@ impl Spec {
         let mut rules = std::mem::take(&mut routines.rules);
         rules.append(&mut environment.rules);
         environment.over(&mut draft);
-        for (direction, flag, texts) in [
-            (Direction::Ingress, "--ingress", request.ingress),
-            (Direction::Egress, "--egress", request.egress),
-        ] {
-            let said =
-                |text: &String| Said { direction, field: Field::new(Place::of(Source::Flag(flag)), text) };
-            rules.extend(texts.iter().map(said));
-        }
-        for (kind, flag, texts) in [
-            (ProxyKind::Socks5, "--socks5", request.socks5),
-            (ProxyKind::Http, "--http-connect", request.http_connect),
-        ] {
-            let said =
-                |text: &String| ProxySaid { kind, field: Field::new(Place::of(Source::Flag(flag)), text) };
-            draft.proxies.extend(texts.iter().map(said));
-        }
+        request.put(&mut rules, &mut draft);
         private(&draft, &routines, &around.open.borrow())?;
         let network = draft.build(&whole, &mut warnings)?;
         let rules = Rules::build(&rules, &network, &mut warnings)?;
         let proxies = proxies::build(&draft, routines.proxies, &network, &rules)?;
         Ok(Spec { network, rules, proxies, warnings })
+    }
+
+    /// A network that is known already, with the rules of the environment and of the request.
+    ///
+    /// # Errors
+    /// As [`Spec::load`]; the environment or the request names another network.
+    pub fn with(
+        network: Network,
+        request: &Request<'_>,
+        around: &dyn Surroundings,
+    ) -> Result<Spec, SpecError> {
+        let around = Watched { around, open: RefCell::default() };
+        let mut warnings = Vec::new();
+        let mut environment = env::read(&around, &mut warnings)?;
+        if let Some(path) = request.config {
+            let place = Place::of(Source::Flag("--config"));
+            let message = format!("{} is another network than the organization", path.display());
+            return Err(SpecError::wrong(&place, message));
+        }
+        if environment.config.is_some() || environment.names_a_network() {
+            let place = Place::of(Source::Variable("environment".to_owned()));
+            let error = SpecError::wrong(&place, "it has a network, and an organization is another one");
+            return Err(error.with_hint("of PORTWAY_MESH_* rules and proxies go with an organization"));
+        }
+        let mut rules = std::mem::take(&mut environment.rules);
+        let mut draft = Draft::default();
+        environment.over(&mut draft);
+        request.put(&mut rules, &mut draft);
+        private(&draft, &Routines::default(), &around.open.borrow())?;
+        let rules = Rules::build(&rules, &network, &mut warnings)?;
+        let proxies = proxies::build(&draft, Vec::new(), &network, &rules)?;
+        Ok(Spec { network, rules, proxies, warnings })
+    }
+}
+
+impl Request<'_> {
+    /// Puts what the command line says behind the rest.
+    fn put(&self, rules: &mut Vec<Said>, draft: &mut Draft) {
+        for (direction, flag, texts) in
+            [(Direction::Ingress, "--ingress", self.ingress), (Direction::Egress, "--egress", self.egress)]
+        {
+            let said =
+                |text: &String| Said { direction, field: Field::new(Place::of(Source::Flag(flag)), text) };
+            rules.extend(texts.iter().map(said));
+        }
+        for (kind, flag, texts) in [
+            (ProxyKind::Socks5, "--socks5", self.socks5),
+            (ProxyKind::Http, "--http-connect", self.http_connect),
+        ] {
+            let said =
+                |text: &String| ProxySaid { kind, field: Field::new(Place::of(Source::Flag(flag)), text) };
+            draft.proxies.extend(texts.iter().map(said));
+        }
     }
 }
 

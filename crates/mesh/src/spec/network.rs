@@ -25,6 +25,17 @@ pub struct Network {
     pub dns: Dns,
     /// The peers, in the order of the file.
     pub peers: Vec<Peer>,
+    /// Whether those are all there will be.
+    pub peering: Peering,
+}
+
+/// Whether peers come and go while a network runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peering {
+    /// They are those of its file.
+    Fixed,
+    /// They are the members of an organization, now and later.
+    Changing,
 }
 
 impl Network {

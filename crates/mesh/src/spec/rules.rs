@@ -9,7 +9,7 @@ use portway_model::{Direction, Host, MeshRule, RuleListen, Transport};
 use sha2::{Digest as _, Sha256};
 
 use super::error::SpecError;
-use super::network::Network;
+use super::network::{Network, Peering};
 use super::place::{Field, Place, Warning};
 
 /// What a rule is called in commands: the same for the same rule, wherever it was said.
@@ -271,7 +271,7 @@ fn fits(rule: &MeshRule, network: &Network) -> Result<(), String> {
         Direction::Egress if !has_family(ip) => {
             Err(format!("this node has no {} address in the network to dial from", family(ip)))
         }
-        Direction::Egress if network.peer_of(ip).is_none() => {
+        Direction::Egress if network.peering == Peering::Fixed && network.peer_of(ip).is_none() => {
             Err(format!("no peer has {ip} in its allowed IPs"))
         }
         Direction::Egress => Ok(()),
@@ -284,8 +284,12 @@ fn family(ip: IpAddr) -> &'static str {
 
 /// What most likely is the wrong direction.
 fn doubt(rule: &MeshRule, network: &Network) -> Option<String> {
-    let (Direction::Ingress, Host::Ip(host)) = (rule.direction(), rule.destination()) else { return None };
+    let Host::Ip(host) = rule.destination() else { return None };
     let ip = host.ip();
+    if rule.direction() == Direction::Egress {
+        let own = network.addresses.iter().any(|address| address.ip == ip);
+        return (!own && network.peer_of(ip).is_none()).then(|| format!("no member has {ip} yet"));
+    }
     let inside = network.peers.iter().flat_map(|peer| &peer.allowed_ips);
     let inside = inside.into_iter().any(|block| !block.is_everybody() && block.contains(ip));
     inside.then(|| format!("{ip} belongs to a peer, and an ingress rule dials on the host"))

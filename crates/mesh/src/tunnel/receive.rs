@@ -14,6 +14,7 @@ use rustix::net::SendFlags;
 
 use super::{Order, Shared, calm, wait_for, wait_for_room, wake};
 use crate::segment::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED, Offload};
+use crate::stun;
 use crate::udp::Udp;
 use crate::wg::{Dropped, Now, Received, Sessions, Update};
 
@@ -159,6 +160,11 @@ impl Receiver {
             self.sessions.receive(now, from, &mut []);
         }
         for (number, message) in bytes.chunks_mut(size).enumerate() {
+            if stun::is_answer(message) {
+                // Nobody waits for so many.
+                self.shared.answers.try_send((from, message.to_vec())).ok();
+                continue;
+            }
             if let Received::Packet { place, .. } = self.sessions.receive(now, from, message) {
                 let at = number * size;
                 self.arrived.push(Arrived { slot, begin: at + place.start, end: at + place.end });

@@ -101,6 +101,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
     let options = Options {
         home: Home::find("test", |name| std::env::var_os(name).map(Into::into), false).unwrap(),
         spec,
+        joined: None,
         engine: match engine.as_str() {
             "kernel" => EngineChoice::Kernel,
             "smoltcp" => EngineChoice::Smoltcp,

@@ -2,6 +2,9 @@
 
 pub(crate) mod orgs;
 
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -20,10 +23,11 @@ pub(crate) enum MeshCommand {
     Check(CheckArgs),
     /// Run a network: its tunnel, and the rules that lead into it and out of it
     ///
+    /// The network is that of a file (--config), or an organization (--org) that this host has joined or joins now.
     /// Needs no privilege: what it needs is made in a user namespace of its own. Prints a line that begins with `ready`
     /// when every port is open. SIGTERM lets connections finish, a second one ends them.
     #[command(after_help = RULES)]
-    Proxy(ProxyArgs),
+    Proxy(Box<ProxyArgs>),
     /// Show how a network that runs is: its peers and its rules
     Status(StatusArgs),
     /// Ask a host of a network for echoes, through the network that runs
@@ -123,7 +127,9 @@ pub(crate) struct CheckArgs {
 pub(crate) struct ProxyArgs {
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
-    /// What it is called; as its file unless said
+    #[command(flatten)]
+    pub(crate) organization: OrganizationArgs,
+    /// What it is called; as its file or organization unless said
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Where its TCP and UDP live
@@ -139,6 +145,54 @@ pub(crate) struct ProxyArgs {
     /// PORTWAY_LOG
     #[arg(long, value_name = "FILTER")]
     pub(crate) log: Option<String>,
+}
+
+/// The organization that a network is.
+#[derive(Debug, Args)]
+pub(crate) struct OrganizationArgs {
+    /// Organization whose members are the peers
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub(crate) org: Option<String>,
+    /// Registrar to join at first, https://HOST:PORT; who has joined already starts without it, too
+    #[arg(long, value_name = "URL", requires = "key", conflicts_with = "config")]
+    pub(crate) join: Option<String>,
+    /// Token to join with; "-" reads it from standard input
+    #[arg(long, value_name = "TOKEN", requires = "join", allow_hyphen_values = true)]
+    pub(crate) key: Option<String>,
+    /// Address to have in the organization, or to be refused
+    #[arg(long, value_name = "ADDRESS", requires = "join")]
+    pub(crate) request_ip: Option<Ipv4Addr>,
+    /// Name to have in the organization; that of the host unless said
+    #[arg(long, value_name = "NAME", requires = "join")]
+    pub(crate) device: Option<String>,
+    /// Where this device is reached, HOST:PORT; may stand several times
+    #[arg(long = "endpoint", value_name = "HOST:PORT", requires = "join")]
+    pub(crate) endpoints: Vec<String>,
+    /// UDP port that peers send to; that of the endpoint unless said
+    #[arg(long, value_name = "PORT", conflicts_with = "config")]
+    pub(crate) listen_port: Option<NonZeroU16>,
+}
+
+/// The words of a command line as they are to be read: nexd takes flags before its subcommand, too, so `mesh --org NAME
+/// proxy` is `mesh proxy --org NAME`.
+pub(crate) fn flags_behind(mut line: Vec<OsString>) -> Vec<OsString> {
+    let is = |word: Option<&OsString>, text: &str| word.is_some_and(|word| word == text);
+    if !is(line.get(1), "mesh") {
+        return line;
+    }
+    let mut at = 2;
+    while let Some(word) =
+        line.get(at).map(|word| word.as_encoded_bytes()).filter(|word| word.starts_with(b"-"))
+    {
+        // Each has a value, in it or behind it.
+        let has_own = word.contains(&b'=') || (word.len() > 2 && !word.starts_with(b"--"));
+        at += if has_own { 1 } else { 2 };
+    }
+    if at > 2 && is(line.get(at), "proxy") {
+        let word = line.remove(at);
+        line.insert(2, word);
+    }
+    line
 }
 
 /// `portway mesh rule`.
@@ -258,4 +312,29 @@ pub(crate) struct GenconfArgs {
     /// Folder to write into
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_stand_before_or_after() {
+        let read = |text: &str| {
+            let line = flags_behind(text.split(' ').map(OsString::from).collect());
+            line.join(std::ffi::OsStr::new(" ")).into_string().unwrap()
+        };
+        for (said, expected) in [
+            ("p mesh --org a proxy --egress x", "p mesh proxy --org a --egress x"),
+            ("p mesh --name proxy -c f --drain=3 proxy", "p mesh proxy --name proxy -c f --drain=3"),
+            ("p mesh -cf proxy", "p mesh proxy -cf"),
+            ("p mesh proxy --org a", "p mesh proxy --org a"),
+            ("p mesh --org proxy", "p mesh --org proxy"),
+            ("p mesh --help", "p mesh --help"),
+            ("p proxy --x y proxy", "p proxy --x y proxy"),
+            ("p mesh", "p mesh"),
+        ] {
+            assert_eq!(read(said), expected);
+        }
+    }
 }

@@ -72,7 +72,7 @@ pub(super) fn run(args: &CheckArgs) -> Outcome {
 }
 
 fn checked(spec: &Spec) -> Checked {
-    let Network { private_key, addresses, listen_port, mtu, rows: _, dns, peers } = &spec.network;
+    let Network { private_key, addresses, listen_port, mtu, dns, peers, .. } = &spec.network;
     let peer = |peer: &portway_mesh::spec::Peer| Peer {
         public_key: peer.public_key.to_string(),
         preshared_key: peer.preshared_key.is_some(),

@@ -35,7 +35,7 @@ pub(super) fn run(args: &GenconfArgs) -> Outcome {
 }
 
 /// Writes a new file that nobody else can read.
-fn write(path: &Path, text: &str) -> Outcome {
+pub(super) fn write(path: &Path, text: &str) -> Outcome {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             Stop::refused(format!("{} is there, and nothing is overwritten", path.display()))

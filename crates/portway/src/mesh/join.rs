@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use portway_mesh::org::export::wg_quick;
 use portway_mesh::org::membership::{Membership, MembershipError, Wish};
-use portway_mesh::org::{DeviceName, OrgName, RegistrarUrl, Token};
+use portway_mesh::org::{ClientError, DeviceName, OrgName, RegistrarUrl, Token};
 use portway_mesh::spec::Endpoint;
 use portway_model::Port;
 use serde::Serialize;
@@ -32,23 +32,31 @@ struct Joined {
     folder: String,
 }
 
-fn mesh_dir() -> Outcome<PathBuf> {
+/// How a host would join.
+pub(super) struct Joining<'a> {
+    pub(super) url: &'a str,
+    /// Its token, or `-`.
+    pub(super) key: &'a str,
+    pub(super) name: Option<&'a str>,
+    pub(super) request_ip: Option<std::net::Ipv4Addr>,
+    pub(super) endpoints: &'a [String],
+}
+
+/// Below which memberships are.
+pub(super) fn mesh_dir() -> Outcome<PathBuf> {
     Ok(state_dir()?.join("mesh"))
 }
 
 /// Joins, or finds that it has joined.
 pub(super) fn join(args: &JoinArgs) -> Outcome {
-    let url: RegistrarUrl =
-        args.url.parse().map_err(|error| Stop::usage(format!("registrar {}: {error}", args.url)))?;
-    let token = token(&args.key)?;
-    let wish = Wish {
-        name: name(args.name.as_deref())?,
+    let joining = Joining {
+        url: &args.url,
+        key: &args.key,
+        name: args.name.as_deref(),
         request_ip: args.request_ip,
-        endpoints: args.endpoints.iter().map(|text| endpoint(text)).collect::<Outcome<_>>()?,
+        endpoints: &args.endpoints,
     };
-    let dir = mesh_dir()?;
-    let member = Membership::join(&dir, &url, &token, &wish);
-    let member = runtime()?.block_on(member).map_err(|error| not_member(&error))?;
+    let member = Ready::read(&joining)?.join()?.map_err(|error| not_member(&error))?;
     let Some(own) = member.own() else { return Err(not_member(&MembershipError::Missing)) };
     let joined = Joined {
         organization: own.org.to_string(),
@@ -72,6 +80,63 @@ pub(super) fn join(args: &JoinArgs) -> Outcome {
             let Joined { organization, name, ip4, ip6, key, .. } = joined;
             out.text(&(header + &csv::line([organization, name, ip4, ip6, key])))
         }
+    }
+}
+
+/// Joins, if it can; who has joined already is content with what is known while the registrar is away, and says so.
+pub(super) fn join_or_know(
+    joining: &Joining<'_>,
+    org: Option<&OrgName>,
+    say: impl Fn(&str),
+) -> Outcome<Membership> {
+    let ready = Ready::read(joining)?;
+    let of_token = &ready.token.trust.org;
+    if let Some(org) = org.filter(|org| *org != of_token) {
+        return Err(Stop::usage(format!("--key is of organization {of_token}, and --org says {org}")));
+    }
+    let away =
+        |error: &MembershipError| matches!(error, MembershipError::Client(ClientError::Unreachable { .. }));
+    match ready.join()? {
+        Err(error) if away(&error) => {
+            let known = Membership::load(&ready.dir, of_token).map_err(|_| not_member(&error))?;
+            say(&chain(&error));
+            Ok(known)
+        }
+        joined => joined.map_err(|error| not_member(&error)),
+    }
+}
+
+/// What is said of joining, read.
+struct Ready {
+    dir: PathBuf,
+    url: RegistrarUrl,
+    token: Token,
+    wish: Wish,
+}
+
+impl Ready {
+    fn read(joining: &Joining<'_>) -> Outcome<Ready> {
+        let Joining { url, key, name: said, request_ip, endpoints } = *joining;
+        let url: RegistrarUrl =
+            url.parse().map_err(|error| Stop::usage(format!("registrar {url}: {error}")))?;
+        let token = token(key)?;
+        let endpoints = endpoints.iter().map(|text| endpoint(text)).collect::<Outcome<_>>()?;
+        let wish = Wish { name: name(said)?, request_ip, endpoints };
+        let dir = mesh_dir()?;
+        // A name is had once: it is not to be thought changed.
+        if said.is_some()
+            && let Ok(known) = Membership::load(&dir, &token.trust.org)
+            && let Some(own) = known.own()
+            && own.name != wish.name
+        {
+            let text = format!("this device has joined {} as {}, not as {}", own.org, own.name, wish.name);
+            return Err(Stop::refused(text).hint("a name stays; another one needs a new key pair"));
+        }
+        Ok(Ready { dir, url, token, wish })
+    }
+
+    fn join(&self) -> Outcome<Result<Membership, MembershipError>> {
+        Ok(runtime()?.block_on(Membership::join(&self.dir, &self.url, &self.token, &self.wish)))
     }
 }
 
@@ -102,7 +167,7 @@ fn endpoint(text: &str) -> Outcome<Endpoint> {
     })
 }
 
-fn not_member(error: &MembershipError) -> Stop {
+pub(super) fn not_member(error: &MembershipError) -> Stop {
     match error {
         MembershipError::Client(error) => denied(error),
         MembershipError::NotJoined(_) => Stop::of(portway_control::api::FailureKind::Missing, chain(error))
@@ -117,7 +182,10 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
     let member = Membership::load(&mesh_dir()?, &org).map_err(|error| not_member(&error))?;
     let port = args.listen_port.and_then(|port| Port::new(port.get()));
     match wg_quick(&member, port) {
-        Some(text) => Out::new().text(&text),
+        Some(text) => match &args.output {
+            Some(path) => super::genconf::write(path, &text),
+            None => Out::new().text(&text),
+        },
         None => Err(Stop::refused(format!("this device was revoked in organization {org}"))),
     }
 }

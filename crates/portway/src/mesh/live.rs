@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 
 use portway_control::api::{
-    ChangeMeshRules, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus, NewMeshRule,
+    ChangeMeshRules, MeshOrg, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus, NewMeshRule,
 };
 use portway_control::{Client, ClientError};
 use portway_mesh::proxy::Home;
@@ -112,6 +112,9 @@ fn text(status: &MeshStatus) -> String {
     if let Some(why) = &status.engine_reason {
         let _infallible = writeln!(text, "not the kernel's engine: {}", printable(why));
     }
+    if let Some(organization) = &status.organization {
+        text.push_str(&organization_line(organization));
+    }
     status.peers.iter().for_each(|peer| text.push_str(&peer_line(peer)));
     status.rules.iter().for_each(|rule| text.push_str(&rule_line(rule)));
     status.proxies.iter().for_each(|proxy| text.push_str(&proxy_line(proxy)));
@@ -121,12 +124,26 @@ fn text(status: &MeshStatus) -> String {
     text
 }
 
+fn organization_line(organization: &MeshOrg) -> String {
+    let MeshOrg { organization, device, revision, devices, registrar, since_seconds, error, .. } =
+        organization;
+    let how = match error {
+        None => format!("followed for {since_seconds} s"),
+        Some(error) => format!("not reached for {since_seconds} s: {}", printable(error)),
+    };
+    format!(
+        "{device} of {organization}, revision {revision}, devices: {devices}; registrar {registrar} {how}\n"
+    )
+}
+
 fn peer_line(peer: &MeshPeer) -> String {
     let endpoint = peer.endpoint.as_deref().unwrap_or("nowhere yet");
     let heard = peer.handshake_seconds.map_or_else(|| "never".to_owned(), |age| format!("{age} s ago"));
     format!(
         "peer {} at {endpoint}: keys agreed {heard}, {} bytes in, {} out\n",
-        peer.public_key, peer.received_bytes, peer.sent_bytes
+        peer.name.as_ref().unwrap_or(&peer.public_key),
+        peer.received_bytes,
+        peer.sent_bytes
     )
 }
 
@@ -218,6 +235,7 @@ mod tests {
              last: refused \n"
         );
         let peer = MeshPeer {
+            name: None,
             public_key: "K".to_owned(),
             endpoint: None,
             allowed_ips: Vec::new(),
@@ -226,5 +244,19 @@ mod tests {
             sent_bytes: 2,
         };
         assert_eq!(peer_line(&peer), "peer K at nowhere yet: keys agreed never, 1 bytes in, 2 out\n");
+        let mut organization = MeshOrg {
+            organization: "acme".to_owned(),
+            device: "one".to_owned(),
+            revision: 7,
+            devices: 3,
+            registrar: "https://r:1".to_owned(),
+            reachable: true,
+            since_seconds: 5,
+            error: None,
+        };
+        let begin = "one of acme, revision 7, devices: 3; registrar https://r:1 ";
+        assert_eq!(organization_line(&organization), format!("{begin}followed for 5 s\n"));
+        organization.error = Some("it is silent".to_owned());
+        assert_eq!(organization_line(&organization), format!("{begin}not reached for 5 s: it is silent\n"));
     }
 }

@@ -6,26 +6,35 @@ use std::time::Duration;
 
 use portway_config::LogFilter;
 use portway_mesh::engine::Way;
+use portway_mesh::org::membership::Membership;
+use portway_mesh::org::{self, OrgName};
 use portway_mesh::proxy::balance::Policy;
-use portway_mesh::proxy::{self, EngineChoice, Notice, Options, ProxyError, Ready};
-use portway_mesh::spec::{Here, Spec};
+use portway_mesh::proxy::{self, EngineChoice, Joined, Notice, Options, ProxyError, Ready};
+use portway_mesh::spec::{Here, Network, Spec};
+use portway_model::Port;
 
-use super::unusable;
-use crate::cli::mesh::{BalanceArg, EngineArg, ProxyArgs};
+use super::{join, unusable};
+use crate::cli::mesh::{BalanceArg, EngineArg, OrganizationArgs, ProxyArgs};
 use crate::doctor;
 use crate::failure::{Outcome, Stop, chain, printable};
 
 /// Runs it until it is told to end.
 pub(super) fn run(args: &ProxyArgs) -> Outcome {
     let network = &args.network;
-    let spec = Spec::load(&network.request(), &Here).map_err(|error| unusable(&error))?;
+    let joined = joined(&args.organization)?;
+    let (spec, joined) = match joined {
+        Some((known, joined)) => (Spec::with(known, &network.request(), &Here), Some(joined)),
+        None => (Spec::load(&network.request(), &Here), None),
+    };
+    let spec = spec.map_err(|error| unusable(&error))?;
     for warning in &spec.warnings {
         trouble(&format!("warning: {warning}"));
     }
     proxy::log(&log_filter(args.log.as_deref())?);
     let options = Options {
-        home: super::home(&args.name.clone().unwrap_or_else(|| name_of(network.config.as_deref())))?,
+        home: super::home(&name(args, joined.as_ref()))?,
         spec,
+        joined,
         engine: match args.engine {
             EngineArg::Auto => EngineChoice::Auto,
             EngineArg::Kernel => EngineChoice::Kernel,
@@ -58,12 +67,47 @@ fn log_filter(said: Option<&str>) -> Outcome<LogFilter> {
     LogFilter::new(&text).map_err(|error| Stop::usage(format!("{place}: {error}")))
 }
 
+/// The organization that is to run, as a network.
+fn joined(args: &OrganizationArgs) -> Outcome<Option<(Network, Joined)>> {
+    let said = args.org.as_ref().map(|org| org.parse::<OrgName>());
+    let said = said.transpose().map_err(|error| Stop::usage(format!("--org: {error}")))?;
+    let member = match (&args.join, &args.key, said) {
+        (Some(url), Some(key), said) => {
+            let wish = join::Joining {
+                url,
+                key,
+                name: args.device.as_deref(),
+                request_ip: args.request_ip,
+                endpoints: &args.endpoints,
+            };
+            join::join_or_know(&wish, said.as_ref(), trouble)?
+        }
+        (_, _, Some(org)) => {
+            Membership::load(&join::mesh_dir()?, &org).map_err(|error| join::not_member(&error))?
+        }
+        (_, _, None) if args.listen_port.is_some() => {
+            return Err(Stop::usage("--listen-port is for an organization").hint("a file has a key for it"));
+        }
+        (_, _, None) => return Ok(None),
+    };
+    let (mesh_dir, org) = (join::mesh_dir()?, member.trust().org.clone());
+    let port = args.listen_port.and_then(|port| Port::new(port.get()));
+    let network = org::network(&member, port);
+    let network = network.ok_or_else(|| stop(&ProxyError::Revoked(org.clone())))?;
+    Ok(Some((network, Joined { mesh_dir, org })))
+}
+
 fn trouble(text: &str) {
     // There is nobody else to be told.
     let _unheard = writeln!(io::stderr(), "{}", printable(text));
 }
 
-/// What it is called: as its file.
+/// What it is called: as was said, else as its organization or its file.
+fn name(args: &ProxyArgs, joined: Option<&Joined>) -> String {
+    let organization = joined.map(|joined| joined.org.to_string());
+    args.name.clone().or(organization).unwrap_or_else(|| name_of(args.network.config.as_deref()))
+}
+
 fn name_of(config: Option<&Path>) -> String {
     let stem = config.and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
     stem.unwrap_or_else(|| "mesh".to_owned())
@@ -93,6 +137,9 @@ fn stop(error: &ProxyError) -> Stop {
     match error {
         ProxyError::Spec(error) => unusable(error),
         ProxyError::Home(error) => super::no_home(error),
+        ProxyError::Membership(error) => join::not_member(error),
+        ProxyError::Revoked(_) => Stop::refused(chain(error))
+            .hint("it can join again with a new key pair: remove its folder below mesh/ first"),
         error if error.is_no_namespace() => {
             Stop::refused(format!("no user namespace can be made: {}", chain(error)))
                 .hint(doctor::userns_mend())

@@ -42,6 +42,17 @@ fn from_an_organization_to_a_file_of_wg_quick() {
     assert!(devices.as_array().unwrap().iter().all(|device| device["tags"][0] == "db"));
     // Two has heard of one when it joined; one joins again to hear of two.
     let exported = place.run("two", &["mesh", "export", "--org", "acme", "--wg-quick"]);
+    let file = place.path().join("exported.conf");
+    let to_file = ["mesh", "export", "--org", "acme", "--wg-quick", "--output", file.to_str().unwrap()];
+    place.run("two", &to_file);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), exported);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(place.refused("two", &to_file).contains("is there, and nothing is overwritten"));
+    let renamed = ["mesh", "join", &url, "--key", &token, "--name", "three"];
+    let said = "error: this device has joined acme as two, not as three\n\
+                hint: a name stays; another one needs a new key pair\n[exit 1]";
+    assert_eq!(place.refused("two", &renamed), said);
     assert!(exported.contains("AllowedIPs = 10.77.3.4/32, fd"), "{exported}");
     assert!(exported.contains("Endpoint = 192.0.2.1:51820\nPersistentKeepalive = 25\n"), "{exported}");
     join("one", &["--endpoint", "192.0.2.1:51820"]);

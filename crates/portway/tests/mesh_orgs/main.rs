@@ -5,4 +5,8 @@ mod commands;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod place;
+#[cfg(test)]
+mod replicas;

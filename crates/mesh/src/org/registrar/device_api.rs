@@ -1,7 +1,7 @@
 //! What devices ask for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
@@ -67,9 +67,9 @@ pub(super) async fn answer(
             let since = query.strip_prefix("rev=").and_then(|digits| digits.parse().ok());
             let since = since.ok_or_else(|| Denied::malformed("expected watch?rev=NUMBER"))?;
             let permit = watcher().ok_or_else(|| Denied::new(503, "busy", "too many devices follow"))?;
-            follow(&registry, key, since, permit).await
+            follow(registrar, &registry, key, since, permit).await
         }
-        (&Method::PUT, ["me", "endpoints"]) => moved(&registry, key, asked.body).await,
+        (&Method::PUT, ["me", "endpoints"]) => moved(registrar, &registry, key, asked.body).await,
         _ => Err(nothing()),
     }
 }
@@ -140,16 +140,26 @@ async fn register(registry: &Registry, key: PublicKey, body: &[u8]) -> Result<An
     Ok(said_text(snapshot.to_text()))
 }
 
-async fn moved(registry: &Registry, key: PublicKey, body: &[u8]) -> Result<Answered, Denied> {
+async fn moved(
+    registrar: &Registrar,
+    registry: &Registry,
+    key: PublicKey,
+    body: &[u8],
+) -> Result<Answered, Denied> {
     let asked: api::Endpoints =
         serde_json::from_slice(body).map_err(|_| Denied::malformed("the body has no endpoints"))?;
     let endpoints = endpoints(&asked.endpoints)?;
+    registry.look(|ledger| ledger.member(&key).map(|_| ())).await?.map_err(RegistryError::from)?;
+    if !registrar.devices.may_move(key, Instant::now()) {
+        return Err(Denied::new(429, "too_fast", "this device moves too often"));
+    }
     registry.change(|ledger, now| Ok(((), ledger.move_to(&key, &endpoints, now)?))).await?;
     Ok(said(&serde_json::json!({})))
 }
 
 /// First what is newer than `since`, then each change, until the device is no member or nobody reads.
 async fn follow(
+    registrar: &Registrar,
     registry: &Registry,
     key: PublicKey,
     since: u64,
@@ -157,7 +167,14 @@ async fn follow(
 ) -> Result<Answered, Denied> {
     registry.look(|ledger| ledger.member(&key).map(|_| ())).await?.map_err(RegistryError::from)?;
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(tell(registry.watch(), key, since, sender, permit));
+    let (telling, ended) =
+        (tell(registry.watch(), key, since, sender, permit), registrar.devices.follow(key));
+    tokio::spawn(async move {
+        tokio::select! {
+            () = telling => {}
+            _ = ended => {}
+        }
+    });
     Ok(lines(receiver))
 }
 

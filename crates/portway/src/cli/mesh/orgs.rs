@@ -186,4 +186,7 @@ pub(crate) struct ExportArgs {
     /// UDP port of this device; that of its endpoint unless said
     #[arg(long, value_name = "PORT")]
     pub(crate) listen_port: Option<std::num::NonZeroU16>,
+    /// Write it to a new file that only its owner can read
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }

@@ -1,0 +1,224 @@
+//! A network that is an organization: its peers come and go as its registrar says, for as long as it runs.
+//!
+//! What was verified last is used while the registrar is away. A peer that was revoked is gone from the tunnel before
+//! anybody is told, and connections to its addresses are ended.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use portway_control::api::MeshOrg;
+use portway_model::{Cidr, Direction, Host};
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
+use tracing::{info, warn};
+
+use super::serve::Shared;
+use super::{discover, endpoints};
+use crate::org::follow::{Following, News};
+use crate::org::membership::Membership;
+use crate::org::{Change, KEEPALIVE, OrgName, View};
+use crate::spec::{Peer, PublicKey, RuleId};
+use crate::tunnel;
+use crate::wg::PeerSpec;
+
+/// Which organization is followed.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// Folder that memberships are in.
+    pub mesh_dir: PathBuf,
+    /// Which one.
+    pub org: OrgName,
+}
+
+/// What is known of the organization.
+pub(super) struct Organization {
+    name: OrgName,
+    registrar: String,
+    key: PublicKey,
+    /// Whether it is to be found out where this device is reached: then it may be behind a translation of addresses,
+    /// through which nobody comes to whom nothing has been sent.
+    is_hidden: bool,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    view: Arc<View>,
+    /// Since when it is so; and why, when the registrar is away.
+    since: Instant,
+    away: Option<String>,
+}
+
+impl Organization {
+    pub(super) fn new(member: &Membership) -> Organization {
+        let away = Some("it was not asked yet".to_owned());
+        Organization {
+            name: member.trust().org.clone(),
+            registrar: member.registrar().to_string(),
+            key: member.key().public(),
+            is_hidden: member.is_found(),
+            known: Mutex::new(Known { view: Arc::new(member.view().clone()), since: Instant::now(), away }),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a peer is called.
+    pub(super) fn name_of(&self, key: &PublicKey) -> Option<String> {
+        let view = Arc::clone(&self.known().view);
+        view.record(key).and_then(|record| record.device()).map(|device| device.name.to_string())
+    }
+
+    pub(super) fn status(&self, now: Instant) -> MeshOrg {
+        let known = self.known();
+        let own = known.view.record(&self.key).and_then(|record| record.device());
+        MeshOrg {
+            organization: self.name.to_string(),
+            device: own.map(|device| device.name.to_string()).unwrap_or_default(),
+            revision: known.view.revision(),
+            devices: known.view.devices().count(),
+            registrar: self.registrar.clone(),
+            reachable: known.away.is_none(),
+            since_seconds: now.saturating_duration_since(known.since).as_secs(),
+            error: known.away.clone(),
+        }
+    }
+}
+
+/// What the network is to do.
+pub(super) enum Order {
+    /// Who had these addresses is no member any more, or has others: connections to them end.
+    Cut(Vec<Cidr>),
+    /// To be told once.
+    Say(String),
+    /// This device is no member any more.
+    End(OrgName),
+}
+
+/// Follows, and says where this device is reached if nobody has, as long as what is returned is there.
+pub(super) fn begin(shared: &Arc<Shared>, followed: Following, orders: &mpsc::Sender<Order>) -> JoinSet<()> {
+    let Following { member, news, found } = followed;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(attend(Arc::clone(shared), news, orders.clone()));
+    if member.is_found() {
+        tasks.spawn(discover::run(Arc::clone(shared), member.registrar().clone(), found));
+    } else {
+        // Whoever follows ends with it.
+        tasks.spawn(async move { found.closed().await });
+    }
+    tasks
+}
+
+/// Does what is said, until nothing is said any more.
+async fn attend(shared: Arc<Shared>, mut news: mpsc::Receiver<News>, orders: mpsc::Sender<Order>) {
+    let Some(organization) = shared.organization.as_ref() else { return };
+    let mut was_told = false;
+    while let Some(new) = news.recv().await {
+        let order = match new {
+            News::Known(view) => {
+                for device in view.devices().filter(|device| device.key != organization.key) {
+                    shared.whereabouts.put(device.key, device.endpoints.clone());
+                }
+                organization.known().view = view;
+                None
+            }
+            News::Changes(changes) => apply(&shared, changes).await,
+            News::Reached => {
+                let mut known = organization.known();
+                (known.away, known.since) = (None, Instant::now());
+                was_told.then(|| Order::Say("the registrar answers again".to_owned()))
+            }
+            News::Away(why) => {
+                let mut known = organization.known();
+                let is_new = known.away.as_ref() != Some(&why);
+                if known.away.is_none() {
+                    known.since = Instant::now();
+                }
+                known.away = Some(why.clone());
+                let revision = known.view.revision();
+                drop(known);
+                was_told |= is_new;
+                is_new.then(|| Order::Say(format!("{why}; peers are those of revision {revision}")))
+            }
+            News::Revoked => Some(Order::End(organization.name.clone())),
+        };
+        // Whoever does not take it is ending.
+        if let Some(order) = order
+            && orders.send(order).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Makes the tunnel's peers what they are to be.
+async fn apply(shared: &Arc<Shared>, changes: Vec<Change>) -> Option<Order> {
+    let organization = shared.organization.as_ref()?;
+    let mut gone = Vec::new();
+    let mut wanted = Vec::new();
+    for change in changes {
+        match change {
+            Change::Added(peer) | Change::Altered(peer) => {
+                let hidden = organization.is_hidden && peer.endpoint.is_some();
+                let keepalive = if hidden { Some(KEEPALIVE) } else { peer.keepalive };
+                wanted.push(tunnel::Change::Put(PeerSpec { keepalive, ..spec(&peer) }));
+            }
+            Change::Removed(key) => {
+                shared.whereabouts.remove(&key);
+                gone.push(key);
+                wanted.push(tunnel::Change::Remove(key));
+            }
+            // Where it is tried when it is not reached.
+            Change::Endpoint(..) => {}
+        }
+    }
+    if wanted.is_empty() {
+        return None;
+    }
+    let count = wanted.len();
+    let tunnel = Arc::clone(shared);
+    let made = spawn_blocking(move || {
+        let states = if gone.is_empty() { Vec::new() } else { tunnel.tunnel.peers().unwrap_or_default() };
+        let had = states.into_iter().filter(|state| gone.contains(&state.public_key));
+        let had: Vec<Cidr> = had.flat_map(|state| state.allowed_ips).collect();
+        tunnel.tunnel.change(wanted).map(|()| had)
+    });
+    match made.await {
+        Ok(Ok(had)) => {
+            info!(count, "peers changed");
+            (!had.is_empty()).then_some(Order::Cut(had))
+        }
+        Ok(Err(error)) => {
+            warn!(%error, "peers not changed");
+            Some(Order::Say(format!("peers could not be changed: {error}")))
+        }
+        Err(_) => None,
+    }
+}
+
+fn spec(peer: &Peer) -> PeerSpec {
+    PeerSpec {
+        public_key: peer.public_key,
+        preshared_key: peer.preshared_key.clone(),
+        allowed_ips: peer.allowed_ips.clone(),
+        endpoint: peer.endpoint.as_ref().and_then(endpoints::known),
+        keepalive: peer.keepalive,
+    }
+}
+
+impl Shared {
+    /// Rules of the network that lead to one of these addresses.
+    pub(super) fn rules_to(&self, blocks: &[Cidr]) -> Vec<RuleId> {
+        let leads = |rule: &portway_model::MeshRule| match rule.destination() {
+            Host::Ip(host) => {
+                rule.direction() == Direction::Egress && blocks.iter().any(|block| block.contains(host.ip()))
+            }
+            Host::Name(_) => false,
+        };
+        let table = self.table();
+        let rules = table.served().flat_map(|served| &served.rules);
+        rules.filter(|entry| leads(&entry.rule)).map(|entry| entry.id).collect()
+    }
+}
