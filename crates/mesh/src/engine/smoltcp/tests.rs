@@ -179,3 +179,55 @@ fn has_hung_up(fd: &OwnedFd) -> bool {
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
     fds[0].revents().contains(PollFlags::HUP)
 }
+
+/// What is wrong with a packet.
+type Spoil = fn(&mut Vec<u8>);
+
+/// Rows 82 and 83 of what may come over the wire, inside.
+///
+/// Fails when: a length or a checksum is believed, something that is no packet is answered, or the next good one is not.
+#[test]
+fn what_no_peer_should_send_changes_nothing() {
+    let mut bench = Bench::new(1 << 20);
+    let _listener = bench.ask(&Request::ListenTcp((OWN, 80).into()));
+    let call = |port, flags| {
+        bare_tcp(Pair { local: peer(2, port), remote: (OWN, 80).into() }, 1000, 0, flags, 60_000)
+    };
+    let spoils: [Spoil; 14] = [
+        |packet| packet[0] = 0x05,
+        |packet| packet[0] = 0x55,
+        |packet| packet[0] = 0x41,
+        |packet| packet[0] = 0x4f,
+        |packet| packet[2..4].copy_from_slice(&[0x7f, 0xff]),
+        |packet| packet[2..4].copy_from_slice(&[0, 19]),
+        // A first part whose others never come.
+        |packet| packet[6] |= 0x20,
+        // Not for this node.
+        |packet| packet[19] = 77,
+        |packet| packet[20 + 16] ^= 1,
+        |packet| packet[20 + 12] = 0x10,
+        |packet| packet[20 + 12] = 0xf0,
+        |packet| packet.truncate(20),
+        |packet| packet.truncate(7),
+        Vec::clear,
+    ];
+    for (number, spoil) in spoils.iter().enumerate() {
+        let mut packet = call(u16::try_from(number).unwrap() + 1, SYN);
+        spoil(&mut packet);
+        bench.give(&packet);
+        assert!(bench.sent().is_empty(), "{number}");
+    }
+    // Flags that do not go together, options without a length: whatever comes of it, the next call is answered.
+    for (port, flags) in [(100, SYN | 1), (101, SYN | RST), (102, 0), (103, 0x3f)] {
+        bench.give(&call(port, flags));
+    }
+    let from = peer(2, 104).ip();
+    let ports = [[0, 104], [0, 80]].concat();
+    let head =
+        [&ports[..], &[0, 0, 3, 232, 0, 0, 0, 0, 0x60, SYN, 0xea, 0x60, 0, 0, 0, 0, 2, 0, 5, 0]].concat();
+    bench.give(&compose(from, OWN.into(), 6, &[&head], 16));
+    bench.sent();
+    bench.syn(peer(3, 1));
+    let (to, segment) = bench.sent().last().map(|(to, segment)| (*to, segment.flags)).unwrap();
+    assert_eq!((to, segment & (SYN | ACK)), (peer(3, 1), SYN | ACK));
+}

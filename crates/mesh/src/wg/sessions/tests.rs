@@ -159,7 +159,7 @@ fn two_meet_and_talk() {
 fn what_does_not_belong_is_dropped_in_silence() {
     let mut pair = Pair::new();
     pair.connect();
-    let forms: [(usize, [u8; 4]); 14] = [
+    let forms: [(usize, [u8; 4]); 16] = [
         (0, [0; 4]),
         (1, [1, 0, 0, 0]),
         (3, [1, 0, 0, 0]),
@@ -174,6 +174,8 @@ fn what_does_not_belong_is_dropped_in_silence() {
         (93, [2, 0, 0, 0]),
         (65, [3, 0, 0, 0]),
         (31, [4, 0, 0, 0]),
+        (65_507, [1, 0, 0, 0]),
+        (65_507, [0, 0, 0, 0]),
     ];
     for (count, (length, head)) in forms.iter().enumerate() {
         let mut bytes = vec![0; *length];
