@@ -4,7 +4,7 @@
 //! [`Cut`] makes what a network card with segmentation offload would send; [`Join`] is the reverse, and joins only what
 //! [`Cut`] would cut into the very same packets. No length in a packet is believed before it is compared with what is
 //! there. Nothing is allocated. Where a way takes less than the tunnel, TCP is cut smaller, and asked for less by
-//! [`clamp`]; all else goes in [`Fragments`].
+//! [`clamp()`]; all else goes in [`Fragments`].
 
 pub(crate) mod checksum;
 mod clamp;

@@ -9,7 +9,7 @@
 //! - `echoes`: those that are asked for from here;
 //! - `packet`, `fragments`: what is read and written without a connection;
 //! - `link`: packets out; `connection`: one of TCP; `window`: how much of it is on its way; `datagrams`: all of UDP;
-//! - `inside`: which packet belongs to what; `late`: connections that are over; `turns`: the loop.
+//! - `inside`: which packet belongs to what; `shares`: who gives way; `late`: connections that are over; `turns`: the loop.
 //!
 //! What the kernel's TCP has and this has not: selective acknowledgements that are heeded, buffers that grow. On a lossless
 //! way that does not show; with losses it does.

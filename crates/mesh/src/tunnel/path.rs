@@ -2,7 +2,7 @@
 //!
 //! Messages are sent so that nobody on their way may cut them. What is longer than the way takes is lost: a router says so,
 //! and the kernel then refuses such messages ([`Path::told`]), or nobody says so. That is seen by TCP in the tunnel, without a
-//! packet of our own: of what is sent long one piece at a time is watched ([`Watch`](crate::wg::Watch)). When it is not acknowledged and its
+//! packet of our own: of what is sent long one piece at a time is watched. When it is not acknowledged and its
 //! connection has gone back to it, what is sent again is sent short. If that is acknowledged the way is narrow: all that
 //! goes to this peer is kept short for [`NARROW`]. If it is not either, the length was not the reason, and all is as before.
 //!
