@@ -30,8 +30,10 @@ mod start;
 mod status;
 mod table;
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portway_config::LogFilter;
@@ -78,6 +80,8 @@ pub struct Options {
     pub policy: Policy,
     /// How long connections may go on after it was told to end.
     pub drain: Duration,
+    /// Where what happens to its tunnel is written, if anywhere.
+    pub trace: Option<Arc<File>>,
 }
 
 /// It runs: every port is open, and the tunnel is ready for its peers.

@@ -9,7 +9,9 @@ mod load;
 mod path;
 mod receive;
 mod send;
+mod trace;
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,6 +34,7 @@ use crate::udp::Udp;
 use crate::wg::{Counters, Newcomer, PeerChange, PeerSpec, PeerState, Sessions, SessionsError};
 use receive::Receiver;
 use send::Sender;
+use trace::Trace;
 
 /// Orders and updates that may wait.
 const QUEUE: usize = 1024;
@@ -57,6 +60,8 @@ pub struct TunnelSpec {
     pub mtu: Mtu,
     /// Whether messages are sent in rows.
     pub rows: Rows,
+    /// Where what happens is written, if anywhere.
+    pub trace: Option<Arc<File>>,
 }
 
 /// Why a tunnel does not run.
@@ -165,7 +170,8 @@ impl Tunnel {
         let (threads, answered) = (Vec::new(), Mutex::new(answered));
         let mut tunnel = Tunnel { shared: Arc::clone(&shared), private_key, orders, threads, answered };
         let sender = Sender::new(Arc::clone(&shared), to_sender, mtu, spec.rows);
-        let receiver = Receiver::new(shared, sessions, to_receiver, updates);
+        let trace = spec.trace.map(|file| Trace::new(file, epoch));
+        let receiver = Receiver::new(shared, sessions, to_receiver, updates, trace);
         tunnel.thread("mesh-send", move || sender.run())?;
         tunnel.thread("mesh-receive", move || receiver.run())?;
         Ok(tunnel)

@@ -54,7 +54,7 @@ pub(super) fn start(
     let (engine_name, way, udp_address) = (engine.name(), frames.way(), udp.address);
     let inside = |listen: &RuleListen| ports::in_network(engine.as_ref(), listen, &spec.network.addresses);
     let ingress = listen(listeners, Direction::Ingress, inside)?;
-    let mut wanted = tunnel_spec(&spec.network);
+    let mut wanted = tunnel_spec(options);
     if organization.is_some() {
         // They are what is followed, from the first news on.
         wanted.peers.clear();
@@ -165,7 +165,8 @@ fn open_gates(proxies: &[ProxyListen]) -> Result<Vec<(ProxyListen, OwnedFd)>, Pr
     Ok(gates)
 }
 
-fn tunnel_spec(network: &Network) -> TunnelSpec {
+fn tunnel_spec(options: &Options) -> TunnelSpec {
+    let network = &options.spec.network;
     let peer = |peer: &crate::spec::Peer| PeerSpec {
         public_key: peer.public_key,
         preshared_key: peer.preshared_key.clone(),
@@ -178,5 +179,6 @@ fn tunnel_spec(network: &Network) -> TunnelSpec {
         peers: network.peers.iter().map(peer).collect(),
         mtu: network.mtu,
         rows: network.rows,
+        trace: options.trace.clone(),
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use portway_sys::mmsg::{BATCH, Batch};
 use rustix::net::SendFlags;
 
+use super::trace::Trace;
 use super::{Order, Shared, calm, wait_for, wait_for_room, wake};
 use crate::segment::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED, Offload};
 use crate::stun;
@@ -43,6 +44,7 @@ pub(super) struct Receiver {
     updates: SyncSender<Update>,
     batch: Batch,
     arrived: Vec<Arrived>,
+    trace: Option<Trace>,
 }
 
 impl Receiver {
@@ -51,9 +53,10 @@ impl Receiver {
         sessions: Sessions,
         orders: mpsc::Receiver<Order>,
         updates: SyncSender<Update>,
+        trace: Option<Trace>,
     ) -> Receiver {
         let arrived = Vec::with_capacity(BATCH * MOST_JOINED);
-        Receiver { shared, sessions, orders, updates, batch: Batch::new(), arrived }
+        Receiver { shared, sessions, orders, updates, batch: Batch::new(), arrived, trace }
     }
 
     /// Until the tunnel ends.
@@ -66,6 +69,9 @@ impl Receiver {
             if due {
                 (next, asked) = (self.sessions.tick(now()), Some(instant));
                 self.speak();
+                if let Some(trace) = self.trace.as_mut().filter(|trace| trace.is_due(instant)) {
+                    trace.look(instant, &self.shared.counters, &self.sessions.states());
+                }
             }
             let left = next.map(|next| next.saturating_duration_since(instant));
             // What has come since it was asked may have changed the answer.
@@ -95,6 +101,9 @@ impl Receiver {
         let mut news = false;
         while let Some(update) = self.sessions.update() {
             news = true;
+            if let Some(trace) = &mut self.trace {
+                trace.update(&update, update.peer().and_then(|id| self.sessions.key_of(id)));
+            }
             if let Err(mpsc::TrySendError::Full(update)) = self.updates.try_send(update) {
                 wake(&self.shared.sender);
                 // That thread waits for nothing that this one has, so there will be room.

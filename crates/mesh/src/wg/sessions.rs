@@ -141,6 +141,19 @@ pub enum Update {
     Routes(Arc<Routes>),
 }
 
+impl Update {
+    /// Which peer it is about.
+    #[must_use]
+    pub fn peer(&self) -> Option<PeerId> {
+        match self {
+            Update::Peer(id, _) | Update::Gone(id) | Update::Keys(id, _) | Update::Endpoint(id, _) => {
+                Some(*id)
+            }
+            Update::Routes(_) => None,
+        }
+    }
+}
+
 /// See the module.
 pub struct Sessions {
     private: PrivateKey,
@@ -208,6 +221,11 @@ impl Sessions {
     #[must_use]
     pub fn id_of(&self, key: &PublicKey) -> Option<PeerId> {
         self.peers.id_of(key.as_bytes())
+    }
+
+    /// Who is at a place.
+    pub fn key_of(&mut self, id: PeerId) -> Option<PublicKey> {
+        self.peers.get_mut(id).map(|peer| peer.public_key)
     }
 
     /// How all peers are, in the order of their places.

@@ -15,7 +15,7 @@ use crate::ping;
 pub(crate) struct Rig {
     pub(crate) node: Node,
     pub(crate) peer: WireguardGo,
-    _bed: Bed,
+    bed: Bed,
 }
 
 impl Rig {
@@ -28,7 +28,12 @@ impl Rig {
         let mut node = Node::start(&bed.place(), way);
         // A handshake, so that nothing waits for one.
         assert_eq!(node.ask("dial 10.9.0.2:1 echo 0"), "ConnectionRefused");
-        Rig { node, peer, _bed: bed }
+        Rig { node, peer, bed }
+    }
+
+    /// Of the node; nobody else is to see it.
+    pub(crate) fn key(&self) -> String {
+        self.bed.key.reveal().as_str().to_owned()
     }
 
     pub(crate) fn there(&self) -> &Netns {

@@ -1,6 +1,8 @@
 //! The roles: a node that runs a tunnel as an ordinary user, told what to do by lines on its standard input.
 
+use std::fs::File;
 use std::io::BufRead as _;
+use std::os::unix::fs::FileExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +45,7 @@ fn parse(words: &[String]) -> (TunnelSpec, Vec<InterfaceAddr>, Option<Way>, u16)
     };
     let rows = if way.ends_with("-single") { Rows::Off } else { Rows::Auto };
     let private_key = key.parse::<PrivateKey>().unwrap();
-    let spec = TunnelSpec { private_key, peers: vec![peer], mtu: Mtu::DEFAULT, rows };
+    let spec = TunnelSpec { private_key, peers: vec![peer], mtu: Mtu::DEFAULT, rows, trace: None };
     (spec, addresses.collect(), chosen, port.parse().unwrap())
 }
 
@@ -74,7 +76,9 @@ fn start(
 }
 
 pub(crate) fn run(words: &[String]) -> ExitCode {
-    let (spec, addresses, way, port) = parse(words);
+    let (mut spec, addresses, way, port) = parse(words);
+    let trace = Arc::new(tempfile::tempfile().unwrap());
+    spec.trace = Some(Arc::clone(&trace));
     let udp = Udp::bind(port).unwrap();
     let port = udp.address.port();
     let (stack, frames) = match start(&addresses, spec.mtu, way) {
@@ -92,11 +96,22 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
+        if words == ["trace"] {
+            println!("{}", read_trace(&trace));
+            continue;
+        }
         let answer = obey(&*stack, &tunnel, &words).unwrap_or_else(|| super::script::run(&stack, &words));
         println!("{answer}");
     }
     drop(tunnel);
     ExitCode::SUCCESS
+}
+
+/// All lines so far, as one.
+fn read_trace(file: &File) -> String {
+    let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    String::from_utf8(bytes).unwrap().replace('\n', " ")
 }
 
 /// `None`: it is for the script.

@@ -109,6 +109,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         },
         policy: if policy == "least" { Policy::LeastConnections } else { Policy::RoundRobin },
         drain: Duration::from_secs(drain.parse().unwrap()),
+        trace: None,
     };
     let report = |notice| match notice {
         Notice::Ready(ready) => println!("ready {} {:?} {}", ready.engine, ready.way, ready.rules),

@@ -77,6 +77,9 @@ pub(crate) fn narrow(router: Router) {
             datagrams(&mut rig, to, "0,1000,1192,1193,1300,1392,8000,65507");
         }
         println!("dropped: {}; {:?}", rig.node.ask("dropped"), rig.node.totals());
+        let trace =
+            rig.node.wait("trace", |trace| trace.contains("\"event\":\"way\",\"longest_packet\":1220"));
+        assert!(trace.contains("\"event\":\"keys\"") && !trace.contains(rig.key().as_str()), "{trace}");
         assert_eq!(rig.node.ask("dropped Outsize"), "0");
     }
 }
@@ -138,6 +141,8 @@ pub(crate) fn translated_anew() {
         let _router = anew.join().unwrap();
         println!("{}: longest stall {stall:?}", rig.node.way);
         assert_eq!(rig.peer.shown(2), SOURCES[1]);
+        let trace = rig.node.ask("trace");
+        assert!(trace.contains("\"endpoint\":\"198.51.100.2:51820\""), "{trace}");
         // And back: what the peer begins arrives.
         assert_eq!(rig.node.ask("serve 10.9.0.1:80 from"), "ok");
         drop(rig.connect("10.9.0.1:80"));

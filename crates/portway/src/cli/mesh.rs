@@ -141,6 +141,10 @@ pub(crate) struct ProxyArgs {
     /// How long connections may go on after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain: u32,
+    /// Write what happens to the tunnel into FILE, a line of JSON each: keys agreed on, ways, what is dropped. No key is
+    /// written
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
     /// What is logged, on standard error: `LEVEL` or `TARGET=LEVEL`, with commas between; warn unless said here or in
     /// PORTWAY_LOG
     #[arg(long, value_name = "FILTER")]

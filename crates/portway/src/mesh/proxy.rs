@@ -1,7 +1,10 @@
 //! `portway mesh proxy`: a network in the foreground.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portway_config::LogFilter;
@@ -45,6 +48,7 @@ pub(super) fn run(args: &ProxyArgs) -> Outcome {
             BalanceArg::LeastConnections => Policy::LeastConnections,
         },
         drain: Duration::from_secs(args.drain.into()),
+        trace: args.trace.as_deref().map(trace).transpose()?,
     };
     let report = |notice| match notice {
         Notice::Ready(ready) => {
@@ -95,6 +99,14 @@ fn joined(args: &OrganizationArgs) -> Outcome<Option<(Network, Joined)>> {
     let network = org::network(&member, port);
     let network = network.ok_or_else(|| stop(&ProxyError::Revoked(org.clone())))?;
     Ok(Some((network, Joined { mesh_dir, org })))
+}
+
+/// The file of a trace, empty and for nobody else.
+fn trace(path: &Path) -> Result<Arc<File>, Stop> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    opened.map(Arc::new).map_err(|error| {
+        Stop::refused(format!("cannot write {}: {error}", printable(&path.display().to_string())))
+    })
 }
 
 fn trouble(text: &str) {

@@ -57,9 +57,9 @@ pub(super) fn write(figures: &Figures, wireguard_go: &str) -> String {
     page.push_str("\n## New connections\n\n32 clients at a time: connect, one byte there and back, close. By a second, and beside the relay alone, which is a\nproxy device on one host without a tunnel. *One rule* is an egress rule to a socket inside the other end; a rule at each\nend is twice the relay and a tunnel between them.\n\n| | /s | × relay alone | asked |\n|---|---|---|---|\n");
     let alone = get("relay alone", "connections");
     writeln!(page, "| relay alone | {} | – | – |", shown(alone, 0)).ok();
-    for (row, engine) in RULED {
+    for (row, _) in RULED {
         let rates = [
-            (format!("engine {engine}, one rule"), "by one rule", "0.5"),
+            (row.replace("with rules, both ends", "with one rule"), "by one rule", "0.5"),
             (row.to_owned(), "connections", "–"),
         ];
         for (name, column, asked) in rates {
