@@ -3,6 +3,7 @@
 //! What was verified last is used while the registrar is away. A peer that was revoked is gone from the tunnel before
 //! anybody is told, and connections to its addresses are ended.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -69,6 +70,15 @@ impl Organization {
     pub(super) fn name_of(&self, key: &PublicKey) -> Option<String> {
         let view = Arc::clone(&self.known().view);
         view.record(key).and_then(|record| record.device()).map(|device| device.name.to_string())
+    }
+
+    /// Whether another member has an address, or it lies behind one.
+    pub(super) fn has(&self, ip: IpAddr) -> bool {
+        let view = Arc::clone(&self.known().view);
+        let mut others = view.devices().filter(|device| device.key != self.key);
+        others.any(|device| {
+            ip == device.ip4 || ip == device.ip6 || device.routes.iter().any(|block| block.contains(ip))
+        })
     }
 
     pub(super) fn status(&self, now: Instant) -> MeshOrg {

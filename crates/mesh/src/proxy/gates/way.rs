@@ -136,9 +136,12 @@ fn judge(shared: &Shared, ip: IpAddr, target: &Target) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether some peer has an address.
+/// Whether some peer has an address, of those that there are now.
 pub(in super::super) fn has_peer(shared: &Shared, ip: IpAddr) -> bool {
-    shared.about.network.peer_of(ip).is_some()
+    match &shared.organization {
+        Some(organization) => organization.has(ip),
+        None => shared.about.network.peer_of(ip).is_some(),
+    }
 }
 
 /// Addresses that mean something else at the other end of a tunnel, or nobody in particular.
