@@ -222,7 +222,7 @@ impl Tunnel {
         state.recv_timeout(PATIENCE).ok()
     }
 
-    /// Asks `server` where datagrams of this tunnel's socket come from, by STUN. Takes [`ASK`] times [`ASKED`] when nobody
+    /// Asks `server` where datagrams of this tunnel's socket come from, by STUN. Takes `ASK` times `ASKED` when nobody
     /// answers; one question at a time.
     pub fn mapped(&self, server: SocketAddr) -> Option<SocketAddr> {
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
