@@ -261,6 +261,8 @@ impl Child {
                 () = &mut late => return Told::Ended,
                 () = end.notified() => return Told::Ended,
             };
+            // Who is in is no longer waited for by a gateway that ends; that the client is told so is.
+            let _told = self.broker.starting.token();
             let listener = admitted.as_ref().and_then(|admitted| self.enter(admitted));
             let reply = self.greeted(reply, admitted.as_ref());
             *grant = admitted;

@@ -86,10 +86,11 @@ impl Link {
     }
 
     /// From here on another broker may follow the first.
-    pub(super) fn await_next(&self, listener: OwnedFd) -> io::Result<()> {
-        let listener = watched(listener)?;
-        self.state().listener = Some(Arc::new(listener));
-        Ok(())
+    fn await_next(&self, listener: OwnedFd) {
+        match watched(listener) {
+            Ok(listener) => self.state().listener = Some(Arc::new(listener)),
+            Err(error) => tracing::warn!(%error, "the session will not outlive the gateway"),
+        }
     }
 
     /// Asks, and waits for the answer.
@@ -194,9 +195,16 @@ impl Link {
 
     async fn read_from(&self, channel: &AsyncFd<Channel>) {
         let mut packet = Vec::new();
-        while let Ok(fds) = receive(channel, &mut packet).await {
+        while let Ok(mut fds) = receive(channel, &mut packet).await {
             // Only this program writes them; one that cannot be read is of another version.
             let Some((Answered { id, reply }, _)) = wire::decode(&packet) else { break };
+            // With the verdict on a proof comes where the next broker will knock. The one that says it may end at once: whoever
+            // has asked is not waited for.
+            if matches!(reply, Reply::Verdict { accepted: true, .. })
+                && let Some(listener) = fds.pop()
+            {
+                self.await_next(listener);
+            }
             let mut state = self.state();
             if reply == Reply::Starting {
                 if let Some(question) = state.waiting.get_mut(&id) {

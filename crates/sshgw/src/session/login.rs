@@ -121,19 +121,12 @@ impl Login {
             return self.strange(login, Strange::Login).await;
         }
         let answer = self.link.ask(request(login.to_owned()), raw).await;
-        let Ok((Reply::Verdict { accepted, methods, is_partial, welcome }, fds)) = answer else {
+        let Ok((Reply::Verdict { accepted, methods, is_partial, welcome }, _)) = answer else {
             return self.refusal(false);
         };
         self.methods = methods;
         self.welcome = welcome;
-        if !accepted {
-            return self.refusal(is_partial);
-        }
-        // With the verdict on a proof comes where the next broker will knock.
-        if let Some(Err(error)) = fds.into_iter().next().map(|listener| self.link.await_next(listener)) {
-            tracing::warn!(%error, "the session will not outlive the gateway");
-        }
-        Auth::Accept
+        if accepted { Auth::Accept } else { self.refusal(is_partial) }
     }
 
     fn refusal(&self, partial_success: bool) -> Auth {
