@@ -344,6 +344,9 @@ fn a_life(engine: &str) {
     field.hosts[1].run(&mut field.command("two", add)).unwrap();
     two.kill();
     drop(stream);
+    // Its worker ends with it, a moment later.
+    wait_for("its port", || field.hosts[1].enter(|| TcpListener::bind("127.0.0.1:9000").ok()).unwrap())
+        .unwrap();
     let mut two = field.member(1, engine, &two_words);
     two.hear("peers are those of revision");
     let mut stream = connect(&field.hosts[1], "127.0.0.1:9001");
