@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use portway_model::Cidr;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
+use rustix::io::Errno;
 use rustix::net::SendFlags;
 use thiserror::Error;
 
@@ -231,8 +232,12 @@ impl Tunnel {
         for _ in 0..ASKED {
             let transaction = Transaction::generate().ok()?;
             let to = self.shared.udp.to_wire(server);
-            // As a datagram on its way it may be lost.
-            rustix::net::sendto(&self.shared.udp, &transaction.request(), SendFlags::DONTWAIT, &to).ok();
+            // As a datagram on its way it may be lost. One that cannot go is not waited for.
+            let sent =
+                rustix::net::sendto(&self.shared.udp, &transaction.request(), SendFlags::DONTWAIT, &to);
+            if matches!(sent, Err(Errno::AFNOSUPPORT | Errno::NETUNREACH | Errno::INVAL)) {
+                return None;
+            }
             let end = Instant::now() + ASK;
             while let Some(left) = end.checked_duration_since(Instant::now()) {
                 let Ok((from, datagram)) = answered.recv_timeout(left) else { break };

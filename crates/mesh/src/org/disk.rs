@@ -68,7 +68,8 @@ pub(super) fn read(path: &Path, limit_bytes: usize) -> Result<Option<Zeroizing<V
 
 /// Writes a file of its owner's alone: the old one or the new one is there, whatever happens meanwhile.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
-    let draft = path.with_extension("new");
+    // Another process that writes the same has a draft of its own.
+    let draft = path.with_extension(format!("{}.new", std::process::id()));
     let written = (|| {
         // Left behind by who was stopped between this and the next line but one.
         match fs::remove_file(&draft) {

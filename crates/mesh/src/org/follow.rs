@@ -3,10 +3,11 @@
 //! A thread of its own asks the registrar and goes on asking. While nobody answers, what was verified last stays so. The
 //! queue of news is short: while nobody takes them nothing more is asked for.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -15,6 +16,7 @@ use super::change::{Change, changes};
 use super::client::ClientError;
 use super::label::OrgName;
 use super::membership::{Membership, MembershipError};
+use super::snapshot::Snapshot;
 use super::view::{Unverified, View};
 use crate::spec::Endpoint;
 
@@ -24,6 +26,9 @@ const WAITING: usize = 4;
 /// Between two tries to reach the registrar: at first, and at most.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Until the registrar is told again where this device is, when it has not taken it.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 /// What there is to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +92,7 @@ async fn run(mut member: Membership, news: &mpsc::Sender<News>, mut found: watch
         return;
     }
     loop {
-        let before = member.view().revision();
+        let (before, begin) = (member.view().revision(), Instant::now());
         match follow_once(&mut member, &mut told, news, &mut found).await {
             Ok(()) => {}
             Err(Ended::Unheard) => return,
@@ -98,13 +103,16 @@ async fn run(mut member: Membership, news: &mpsc::Sender<News>, mut found: watch
                 return;
             }
             Err(Ended::Failed(error)) => {
-                warn!(org = %member.trust().org, %error, "cannot follow the organization");
-                if news.send(News::Away(error.to_string())).await.is_err() {
+                let error = chain(&error);
+                warn!(org = %member.trust().org, error, "cannot follow the organization");
+                if news.send(News::Away(error)).await.is_err() {
                     return;
                 }
             }
         }
-        pause = if member.view().revision() == before { (pause * 2).min(PAUSE_MAX) } else { PAUSE };
+        // One that was followed for a while is not one that is away.
+        let is_new = member.view().revision() != before || begin.elapsed() >= PAUSE_MAX;
+        pause = if is_new { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
         tokio::time::sleep(pause).await;
     }
 }
@@ -137,24 +145,28 @@ async fn follow_once(
     let mut watch = member.session().await?.watch(&org, member.view().revision()).await?;
     info!(%org, revision = member.view().revision(), "follows the registrar");
     news.send(News::Reached).await.map_err(|_| Ended::Unheard)?;
-    say(member, found).await?;
+    let mut said = say(member, found).await?;
     loop {
         let next = tokio::select! {
             next = watch.next() => next?,
             changed = found.changed() => {
                 changed.map_err(|_| Ended::Unheard)?;
-                say(member, found).await?;
+                said = say(member, found).await?;
+                continue;
+            }
+            () = tokio::time::sleep(SAY_AGAIN), if !said => {
+                said = say(member, found).await?;
                 continue;
             }
         };
         let Some(snapshot) = next else { return Ok(()) };
-        match member.take(&snapshot) {
+        match taken(member, &snapshot) {
             Ok(()) => {}
             // What is missing is had by asking for everything.
             Err(MembershipError::Unverified(Unverified::Incomplete(_))) if snapshot.since > 0 => {
                 let mut all = member.session().await?.watch(&org, 0).await?;
                 if let Some(snapshot) = all.next().await? {
-                    member.take(&snapshot).map_err(Ended::Failed)?;
+                    taken(member, &snapshot).map_err(Ended::Failed)?;
                 }
                 watch = all;
             }
@@ -167,25 +179,55 @@ async fn follow_once(
     }
 }
 
-/// Tells the registrar where this device is reached, if it has found that out and the registrar does not know.
-async fn say(member: &mut Membership, found: &mut watch::Receiver<Vec<Endpoint>>) -> Result<(), Ended> {
+/// Takes records in. A disk that takes nothing keeps nobody from being told: who was revoked is so.
+fn taken(member: &mut Membership, snapshot: &Snapshot) -> Result<(), MembershipError> {
+    match member.take(snapshot) {
+        Err(MembershipError::Disk(error)) => {
+            let (org, error) = (&member.trust().org, chain(&error));
+            warn!(%org, error, "what has changed is not kept: the next start will not know it without the registrar");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Tells the registrar where this device is reached, if it has found that out and the registrar does not know. False: it
+/// was not taken, and is to be said again. Nothing but a revocation keeps this device from following.
+async fn say(member: &mut Membership, found: &mut watch::Receiver<Vec<Endpoint>>) -> Result<bool, Ended> {
     let endpoints = found.borrow_and_update().clone();
     if endpoints.is_empty() || member.own().is_none_or(|own| own.endpoints == endpoints) {
-        return Ok(());
+        return Ok(true);
     }
-    member.note_found().map_err(Ended::Failed)?;
+    if member.is_said_meanwhile() {
+        return Ok(true);
+    }
     let org = member.trust().org.clone();
-    match member.session().await?.move_to(&org, &endpoints).await {
-        Ok(()) => {}
-        // It is said again when there is something new, or with the next connection.
-        Err(ClientError::Refused { status: 429, failure }) => {
-            warn!(%org, error = failure.error, "the registrar was not told where this device is");
-            return Ok(());
+    let told = async {
+        member.note_found()?;
+        Ok(member.session().await?.move_to(&org, &endpoints).await?)
+    };
+    match told.await {
+        Ok(()) => {
+            info!(%org, ?endpoints, "the registrar knows where this device is");
+            Ok(true)
         }
-        Err(error) => return Err(error.into()),
+        Err(MembershipError::Client(ClientError::Refused { failure, .. })) if failure.code == "revoked" => {
+            Err(Ended::Revoked)
+        }
+        Err(error) => {
+            warn!(%org, error = chain(&error), "the registrar was not told where this device is");
+            Ok(false)
+        }
     }
-    info!(%org, ?endpoints, "the registrar knows where this device is");
-    Ok(())
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    // One that only passes another on says the same.
+    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.dedup();
+    texts.join(": ")
 }
 
 /// Says what has changed since the last time.

@@ -224,11 +224,17 @@ impl Membership {
         self.found || self.own().is_none_or(|own| own.endpoints.is_empty())
     }
 
+    /// Whether somebody has said where this device is reached since this was read.
+    pub(super) fn is_said_meanwhile(&self) -> bool {
+        let now = self.dir.parent().map(|mesh_dir| Membership::load(mesh_dir, &self.trust.org));
+        now.is_some_and(|now| now.is_ok_and(|now| !now.is_found()))
+    }
+
     /// Notes that nobody has said where this device is reached.
     pub(super) fn note_found(&mut self) -> Result<(), MembershipError> {
         if !self.found {
             self.found = true;
-            self.write()?;
+            self.write().inspect_err(|_| self.found = false)?;
         }
         Ok(())
     }
@@ -241,7 +247,8 @@ impl Membership {
     /// Takes records in, if they can be believed, and keeps them on disk.
     ///
     /// # Errors
-    /// They are not believed, or cannot be written; what was known before stays.
+    /// They are not believed, and what was known before stays. Or they cannot be written
+    /// ([`MembershipError::Disk`]): they are known until this process ends.
     pub fn take(&mut self, snapshot: &Snapshot) -> Result<(), MembershipError> {
         self.view = self.view.next(&self.trust, snapshot)?;
         self.keep().map_err(MembershipError::from)

@@ -63,7 +63,8 @@ async fn look(shared: &Arc<Shared>, registrar: &RegistrarUrl) -> Vec<Endpoint> {
         let Ok(Some(mapped)) = spawn_blocking(move || asked.tunnel.mapped(server)).await else { continue };
         let port = shared.tunnel.udp().address.port();
         let local = own_address(server).map(|ip| SocketAddr::new(ip, port));
-        for address in local.into_iter().chain([mapped]) {
+        let addresses = local.into_iter().chain([mapped]);
+        for address in addresses.filter(|address| !is_near(address.ip())) {
             let endpoint = endpoint(address);
             endpoints.extend(endpoint.filter(|endpoint| !endpoints.contains(endpoint)));
         }
@@ -77,13 +78,15 @@ fn own_address(server: SocketAddr) -> Option<IpAddr> {
         if server.is_ipv4() { ([0; 4], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(server).ok()?;
-    let ip = socket.local_addr().ok()?.ip();
-    // Of no use to anybody elsewhere.
-    let is_near = match ip {
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Whether an address is of no use to anybody elsewhere.
+const fn is_near(ip: IpAddr) -> bool {
+    match ip {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
-    };
-    (!is_near).then_some(ip)
+    }
 }
 
 fn endpoint(address: SocketAddr) -> Option<Endpoint> {

@@ -1,13 +1,14 @@
 //! Where peers are: names of endpoints are looked up at the start, and again while no handshake succeeds, since what a
 //! name stands for may have changed. A peer that may be in several places is tried in one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portway_model::Host;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -135,15 +136,42 @@ pub(super) fn known(endpoint: &Endpoint) -> Option<SocketAddr> {
 
 /// Looks after where peers are, for ever.
 pub(super) async fn tend(shared: Arc<Shared>) {
+    // Names that are being looked up, at most one of each peer: whoever has a name that nobody knows holds up nobody else.
+    let mut lookups = JoinSet::new();
+    let mut looking = BTreeSet::new();
     loop {
+        while let Some(done) = lookups.try_join_next() {
+            match done {
+                Ok(key) => drop(looking.remove(&key)),
+                Err(error) => debug!(%error, "a lookup has failed"),
+            }
+        }
         if !shared.whereabouts.peers().is_empty() {
             let asked = Arc::clone(&shared);
             let states = shared.room.read(move || Ok(asked.tunnel.peers())).await;
             let states = states.ok().flatten().unwrap_or_default();
+            let before: BTreeMap<PublicKey, Option<SocketAddr>> =
+                states.iter().map(|state| (state.public_key, state.endpoint)).collect();
+            let mut moved = Vec::new();
             for (key, endpoint, turn) in shared.whereabouts.due(&states, Instant::now()) {
-                let before = states.iter().find(|state| state.public_key == key);
-                look_up(&shared, key, &endpoint, turn, before.and_then(|state| state.endpoint)).await;
+                let before = before.get(&key).copied().flatten();
+                match known(&endpoint) {
+                    Some(address) if before == Some(address) => {}
+                    Some(address) => {
+                        info!(%endpoint, "a peer is tried elsewhere");
+                        moved.push(Change::Endpoint(key, address));
+                    }
+                    None if looking.insert(key) => {
+                        let shared = Arc::clone(&shared);
+                        lookups.spawn(async move {
+                            look_up(&shared, key, &endpoint, turn, before).await;
+                            key
+                        });
+                    }
+                    None => {}
+                }
             }
+            place(&shared, moved).await;
         }
         // Whoever is new is not to wait for the rest.
         timeout(EVERY, shared.whereabouts.changed.notified()).await.ok();
@@ -157,26 +185,25 @@ async fn look_up(
     turn: usize,
     before: Option<SocketAddr>,
 ) {
-    let found = match known(endpoint) {
-        Some(address) => vec![address],
-        None => {
-            let Endpoint { host, port } = endpoint;
-            let place = (host.to_string(), port.get());
-            let work = move || Ok(place.to_socket_addrs()?.collect());
-            match shared.room.look_up_peer(LOOKUP, work).await {
-                Ok(found) => found,
-                Err(error) => return debug!(%endpoint, %error, "endpoint not found"),
-            }
-        }
+    let name = (endpoint.host.to_string(), endpoint.port.get());
+    let work = move || Ok(name.to_socket_addrs()?.collect());
+    let found: Vec<SocketAddr> = match shared.room.look_up_peer(LOOKUP, work).await {
+        Ok(found) => found,
+        Err(error) => return debug!(%endpoint, %error, "endpoint not found"),
     };
     let count = found.len().max(1);
     let Some(address) = found.into_iter().nth(turn % count) else { return };
     if before != Some(address) {
         info!(%endpoint, %address, "endpoint found");
+        place(shared, vec![Change::Endpoint(key, address)]).await;
+    }
+}
+
+/// Has the tunnel try its peers there. One that does not answer is asked again in its time.
+async fn place(shared: &Arc<Shared>, changes: Vec<Change>) {
+    if !changes.is_empty() {
         let asked = Arc::clone(shared);
-        let change = vec![Change::Endpoint(key, address)];
-        // A tunnel that does not answer is asked again.
-        shared.room.read(move || Ok(asked.tunnel.change(change).ok())).await.ok();
+        shared.room.read(move || Ok(asked.tunnel.change(changes).ok())).await.ok();
     }
 }
 

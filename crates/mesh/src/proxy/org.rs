@@ -6,12 +6,13 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portway_control::api::MeshOrg;
 use portway_model::{Cidr, Direction, Host};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::serve::Shared;
@@ -20,8 +21,11 @@ use crate::org::follow::{Following, News};
 use crate::org::membership::Membership;
 use crate::org::{Change, KEEPALIVE, OrgName, View};
 use crate::spec::{Peer, PublicKey, RuleId};
-use crate::tunnel;
-use crate::wg::PeerSpec;
+use crate::tunnel::{self, TunnelError};
+use crate::wg::{PeerSpec, PeerState};
+
+/// Until a tunnel that has not answered is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Which organization is followed.
 #[derive(Debug, Clone)]
@@ -99,7 +103,7 @@ impl Organization {
 
 /// What the network is to do.
 pub(super) enum Order {
-    /// Who had these addresses is no member any more, or has others: connections to them end.
+    /// Who had these addresses is no member any more: connections to them end.
     Cut(Vec<Cidr>),
     /// To be told once.
     Say(String),
@@ -138,7 +142,7 @@ async fn attend(shared: Arc<Shared>, mut news: mpsc::Receiver<News>, orders: mps
             News::Reached => {
                 let mut known = organization.known();
                 (known.away, known.since) = (None, Instant::now());
-                was_told.then(|| Order::Say("the registrar answers again".to_owned()))
+                std::mem::take(&mut was_told).then(|| Order::Say("the registrar answers again".to_owned()))
             }
             News::Away(why) => {
                 let mut known = organization.known();
@@ -188,23 +192,47 @@ async fn apply(shared: &Arc<Shared>, changes: Vec<Change>) -> Option<Order> {
         return None;
     }
     let count = wanted.len();
-    let tunnel = Arc::clone(shared);
-    let made = spawn_blocking(move || {
-        let states = if gone.is_empty() { Vec::new() } else { tunnel.tunnel.peers().unwrap_or_default() };
-        let had = states.into_iter().filter(|state| gone.contains(&state.public_key));
-        let had: Vec<Cidr> = had.flat_map(|state| state.allowed_ips).collect();
-        tunnel.tunnel.change(wanted).map(|()| had)
-    });
-    match made.await {
-        Ok(Ok(had)) => {
+    match make(shared, wanted, gone).await {
+        Ok(had) => {
             info!(count, "peers changed");
             (!had.is_empty()).then_some(Order::Cut(had))
         }
-        Ok(Err(error)) => {
+        Err(error) => {
             warn!(%error, "peers not changed");
             Some(Order::Say(format!("peers could not be changed: {error}")))
         }
-        Err(_) => None,
+    }
+}
+
+/// Makes these changes, and says which addresses those had who are gone by them. A tunnel that does not answer is asked
+/// until it does: what was revoked is not to stay.
+async fn make(
+    shared: &Arc<Shared>,
+    wanted: Vec<tunnel::Change>,
+    gone: Vec<PublicKey>,
+) -> Result<Vec<Cidr>, TunnelError> {
+    // Once it is made nobody can be asked what they had.
+    let mut had = gone.is_empty().then(Vec::new);
+    loop {
+        if had.is_none() {
+            let (asked, gone) = (Arc::clone(shared), gone.clone());
+            let states = spawn_blocking(move || asked.tunnel.peers()).await.ok().flatten();
+            let of_gone = |states: Vec<PeerState>| {
+                let states = states.into_iter().filter(|state| gone.contains(&state.public_key));
+                states.flat_map(|state| state.allowed_ips).collect()
+            };
+            had = states.map(of_gone);
+        }
+        if had.is_some() {
+            let (asked, wanted) = (Arc::clone(shared), wanted.clone());
+            match spawn_blocking(move || asked.tunnel.change(wanted)).await {
+                Ok(Ok(())) => return Ok(had.unwrap_or_default()),
+                Ok(Err(error @ TunnelError::Peers(_))) => return Err(error),
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        warn!("the tunnel does not answer: its peers are changed later");
+        sleep(AGAIN).await;
     }
 }
 

@@ -149,6 +149,11 @@ impl Path {
                 }
             }
             Some(sample) if now.saturating_duration_since(sample.at) < FORGOTTEN => {}
+            // The one that was tried has ended: nothing is known by it.
+            Some(_) if self.on_trial => {
+                self.widen();
+                self.take_sample(now, segment, longest);
+            }
             _ if longest > self.least() => self.take_sample(now, segment, longest),
             _ => {}
         }

@@ -129,7 +129,7 @@ impl Sender {
                         *place = Some(outlet);
                     }
                 }
-                Update::Gone(id) => {
+                Update::Gone(id, _) => {
                     if let Some(place) = self.outlets.get_mut(usize::from(id.0)) {
                         *place = None;
                     }

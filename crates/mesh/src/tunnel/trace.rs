@@ -60,7 +60,8 @@ impl Trace {
     pub(super) fn update(&mut self, update: &Update, peer: Option<PublicKey>) {
         match update {
             Update::Peer(..) => self.line("peer", peer, &json!({})),
-            Update::Gone(_) => self.line("peer gone", peer, &json!({})),
+            // Its place may be another's already.
+            Update::Gone(_, key) => self.line("peer gone", Some(*key), &json!({})),
             Update::Endpoint(_, endpoint) => {
                 self.line("endpoint", peer, &json!({"endpoint": endpoint.to_string()}))
             }

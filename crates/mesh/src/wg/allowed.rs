@@ -4,7 +4,7 @@
 //! for what is received alike. [`AllowedIps`] is what may be changed; [`Routes`] is what is asked, for each packet, by
 //! threads that share it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use portway_model::Cidr;
@@ -13,7 +13,11 @@ use super::PeerId;
 
 /// Prefixes and their owners.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AllowedIps(BTreeMap<Cidr, PeerId>);
+pub struct AllowedIps {
+    owners: BTreeMap<Cidr, PeerId>,
+    /// The same the other way round: one peer of many changes in time that does not grow with them.
+    owned: BTreeMap<PeerId, BTreeSet<Cidr>>,
+}
 
 /// The same as ranges of addresses in order, one after the other without a gap: a question is a binary search.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,30 +37,51 @@ struct Ranges<N> {
 impl AllowedIps {
     /// Gives `prefix` to `owner`; returns whose it was.
     pub fn assign(&mut self, prefix: Cidr, owner: PeerId) -> Option<PeerId> {
-        self.0.insert(prefix, owner)
+        let before = self.owners.insert(prefix, owner);
+        if before != Some(owner) {
+            self.disown(before, prefix);
+            self.owned.entry(owner).or_default().insert(prefix);
+        }
+        before
+    }
+
+    fn disown(&mut self, owner: Option<PeerId>, prefix: Cidr) {
+        let Some(owner) = owner else { return };
+        if let Some(owned) = self.owned.get_mut(&owner) {
+            owned.remove(&prefix);
+            if owned.is_empty() {
+                self.owned.remove(&owner);
+            }
+        }
     }
 
     /// Takes `prefix` from whoever has it.
     pub fn remove(&mut self, prefix: Cidr) -> Option<PeerId> {
-        self.0.remove(&prefix)
+        let before = self.owners.remove(&prefix);
+        self.disown(before, prefix);
+        before
     }
 
     /// Makes `prefixes` all that `owner` has. Those that others had are moved.
     pub fn replace(&mut self, owner: PeerId, prefixes: &[Cidr]) {
-        self.0.retain(|_, has| *has != owner);
-        self.0.extend(prefixes.iter().map(|prefix| (*prefix, owner)));
+        for prefix in self.owned.remove(&owner).unwrap_or_default() {
+            self.owners.remove(&prefix);
+        }
+        for prefix in prefixes {
+            self.assign(*prefix, owner);
+        }
     }
 
     /// Each prefix and its owner, those of IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = (Cidr, PeerId)> + '_ {
-        self.0.iter().map(|(prefix, owner)| (*prefix, *owner))
+        self.owners.iter().map(|(prefix, owner)| (*prefix, *owner))
     }
 
     /// The table to be asked.
     #[must_use]
     pub fn routes(&self) -> Routes {
         let of = |v4: bool| {
-            let blocks = self.0.iter().filter(move |(cidr, _)| cidr.ip().is_ipv4() == v4);
+            let blocks = self.owners.iter().filter(move |(cidr, _)| cidr.ip().is_ipv4() == v4);
             blocks.map(|(cidr, owner)| (bounds(*cidr), *owner))
         };
         Routes { v4: flatten(of(true)), v6: flatten(of(false)) }
@@ -190,6 +215,27 @@ mod tests {
             for ip in asked.into_iter().chain(edges) {
                 prop_assert_eq!(routes.owner(ip), naive(&model, ip), "{}", ip);
             }
+        }
+    }
+
+    proptest! {
+        /// Fails when: a peer that gets others keeps a prefix, or takes one with it that has become another's.
+        #[test]
+        fn what_is_replaced_was_its_own(
+            changes in prop::collection::vec((0..4_u16, prop::collection::vec(block(), 0..4)), 0..12),
+        ) {
+            let mut table = AllowedIps::default();
+            let mut model = BTreeMap::new();
+            for (owner, prefixes) in changes {
+                table.replace(PeerId(owner), &prefixes);
+                model.retain(|_, has| *has != PeerId(owner));
+                model.extend(prefixes.into_iter().map(|prefix| (prefix, PeerId(owner))));
+                prop_assert_eq!(table.iter().collect::<BTreeMap<_, _>>(), model.clone());
+            }
+            for owner in (0..4).map(PeerId) {
+                table.replace(owner, &[]);
+            }
+            prop_assert_eq!(table, AllowedIps::default());
         }
     }
 

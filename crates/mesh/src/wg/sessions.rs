@@ -132,7 +132,7 @@ pub enum Update {
     /// There is a peer at this place, and what is shared with it.
     Peer(PeerId, Arc<Activity>),
     /// There is none any more; what waits for it is dropped.
-    Gone(PeerId),
+    Gone(PeerId, PublicKey),
     /// The keys to use; `None`: none.
     Keys(PeerId, Option<Arc<Sealer>>),
     /// Where to send.
@@ -146,7 +146,7 @@ impl Update {
     #[must_use]
     pub fn peer(&self) -> Option<PeerId> {
         match self {
-            Update::Peer(id, _) | Update::Gone(id) | Update::Keys(id, _) | Update::Endpoint(id, _) => {
+            Update::Peer(id, _) | Update::Gone(id, _) | Update::Keys(id, _) | Update::Endpoint(id, _) => {
                 Some(*id)
             }
             Update::Routes(_) => None,

@@ -143,6 +143,30 @@ async fn the_registrar_is_away_for_a_while() {
     assert_eq!(peer.public_key, three.key().public());
 }
 
+/// Fails when: a revocation that cannot be written to disk is not told, or the registrar counts as away by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_keeps_no_revocation_away() {
+    let bed = Bed::new().await;
+    let token = bed.token(None).await;
+    let two = bed.join("two", &token).await.unwrap();
+    let one = bed.join("one", &token).await.unwrap();
+    let mut told = follow(&bed.home("one"), &acme()).unwrap();
+    assert!(matches!(news(&mut told).await, News::Changes(_)));
+    // Nothing can take the place of a folder, whoever tries.
+    let path = one.folder().join("snapshot.json");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    bed.owner().delete("/v1/orgs/acme/devices/two").await.unwrap();
+    loop {
+        let next = tokio::time::timeout(PATIENCE, told.news.recv()).await.unwrap().unwrap();
+        assert!(!matches!(next, News::Away(_)), "{next:?}");
+        if let News::Changes(changes) = next {
+            assert_eq!(changes, [Change::Removed(two.key().public())]);
+            break;
+        }
+    }
+}
+
 /// Fails when: a file of the device is believed without its signatures.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_on_disk_is_verified() {

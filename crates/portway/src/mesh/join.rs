@@ -94,8 +94,14 @@ pub(super) fn join_or_know(
     if let Some(org) = org.filter(|org| *org != of_token) {
         return Err(Stop::usage(format!("--key is of organization {of_token}, and --org says {org}")));
     }
-    let away =
-        |error: &MembershipError| matches!(error, MembershipError::Client(ClientError::Unreachable { .. }));
+    // One that has too much to do, or no store, is of as little use.
+    let away = |error: &MembershipError| {
+        let MembershipError::Client(error) = error else { return false };
+        matches!(
+            error,
+            ClientError::Unreachable { .. } | ClientError::Refused { status: 429 | 500..=599, .. }
+        )
+    };
     match ready.join()? {
         Err(error) if away(&error) => {
             let known = Membership::load(&ready.dir, of_token).map_err(|_| not_member(&error))?;

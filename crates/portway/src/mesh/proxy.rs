@@ -1,8 +1,8 @@
 //! `portway mesh proxy`: a network in the foreground.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,10 +101,20 @@ fn joined(args: &OrganizationArgs) -> Outcome<Option<(Network, Joined)>> {
     Ok(Some((network, Joined { mesh_dir, org })))
 }
 
-/// The file of a trace, empty and for nobody else.
+/// The file of a trace, empty and for nobody else. Nothing that somebody else reads slowly: the tunnel writes it.
 fn trace(path: &Path) -> Result<Arc<File>, Stop> {
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    opened.map(Arc::new).map_err(|error| {
+    let open = || {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).mode(0o600);
+        let file = options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.set_len(0)?;
+        Ok(Arc::new(file))
+    };
+    open().map_err(|error: io::Error| {
         Stop::refused(format!("cannot write {}: {error}", printable(&path.display().to_string())))
     })
 }

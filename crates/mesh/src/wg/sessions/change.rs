@@ -55,8 +55,11 @@ impl Sessions {
     /// # Errors
     /// [`SessionsError::TooMany`].
     pub fn change(&mut self, changes: Vec<PeerChange>, now: Now) -> Result<(), SessionsError> {
+        let leads_elsewhere = changes.iter().any(|change| !matches!(change, PeerChange::Endpoint(..)));
         let made = changes.into_iter().try_for_each(|change| self.change_one(change, now));
-        self.publish_routes();
+        if leads_elsewhere {
+            self.publish_routes();
+        }
         made
     }
 
@@ -115,7 +118,7 @@ impl Sessions {
         // The sending thread may have a packet in its hands: it is told by the keys themselves, at once.
         peer.retire();
         self.allowed.replace(id, &[]);
-        self.updates.push_back(Update::Gone(id));
+        self.updates.push_back(Update::Gone(id, *key));
     }
 
     /// A peer is there. If it is not reached where it was, it is tried there at once.

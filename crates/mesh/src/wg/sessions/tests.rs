@@ -54,7 +54,7 @@ impl Node {
             match update {
                 Update::Keys(_, sealer) => self.sealer = sealer,
                 Update::Endpoint(_, endpoint) => self.endpoint = Some(endpoint),
-                Update::Gone(_) => (self.sealer, self.endpoint) = (None, None),
+                Update::Gone(..) => (self.sealer, self.endpoint) = (None, None),
                 Update::Peer(..) | Update::Routes(_) => {}
             }
         }
