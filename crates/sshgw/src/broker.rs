@@ -78,6 +78,9 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 /// How long those who are logging in have when another gateway follows.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long those have whose programs are just being started when no other gateway is there to follow.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// How long the gateway before this one may take to leave.
 const SUCCESSION: Duration = Duration::from_secs(15);
 /// How long a client may let us speak first. Some tools that only ask for keys do.
@@ -277,6 +280,12 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
                 () = tokio::time::sleep(DRAIN) => {}
                 _ = terminate.recv() => {}
             }
+        } else {
+            tokio::select! {
+                () = broker.begun() => {}
+                () = tokio::time::sleep(LAST_WORDS) => {}
+                _ = terminate.recv() => {}
+            }
         }
         Ok(())
     })
@@ -358,6 +367,11 @@ impl Broker {
         while !lock(&self.waiting).is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        self.begun().await;
+    }
+
+    /// Waits until whoever was let in knows it, and no program is half started.
+    async fn begun(&self) {
         self.starting.close();
         self.starting.wait().await;
     }

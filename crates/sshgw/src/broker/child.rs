@@ -416,12 +416,14 @@ impl Child {
 
     async fn open(&self, id: u64, channel: u32, grant: &Grant, order: Order) {
         let (what, terminal) = (order.what, order.terminal.is_some());
-        // Whoever is asked after this broker is not to run it once more.
-        self.say(id, Reply::Starting, Vec::new()).await;
         let permitted = open::permitted(grant, order, |action| self.broker.judge.decide(grant, action));
         let opened = match permitted.and_then(|order| Ok((order, self.client(grant)?))) {
             Ok((order, client)) => match self.identity.check(&client, grant).await {
-                Ok(()) => self.opened(&client, grant, &order).await,
+                Ok(()) => {
+                    // Whoever is asked after this broker is not to run it once more.
+                    self.say(id, Reply::Starting, Vec::new()).await;
+                    self.opened(&client, grant, &order).await
+                }
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
