@@ -53,13 +53,9 @@ struct Running {
 }
 
 impl Scene {
-    fn open(server: Server) -> Option<Scene> {
+    /// `number` is a test's own: others run in the same namespace at the same time.
+    fn open(server: Server, number: u8) -> Option<Scene> {
         let bed = if is_root() { bed_of(server)? } else { return None };
-        let number = match server {
-            Server::Incus6 => 6,
-            Server::Incus7 => 7,
-            Server::Lxd => 8,
-        };
         let spec = ContainerSpec { stopped: true, ..ContainerSpec::booting("serve echo tcp:127.0.0.1:7\n") };
         let container = bed.launch("mesh", &spec).unwrap();
         install(&container);
@@ -222,8 +218,8 @@ fn host_address(netns: &Netns, container: IpAddr) -> String {
 }
 
 /// Fails when: it needs a privilege, a device or a mount that such a container has not.
-fn runs_in_a_container_of(server: Server) {
-    let Some(scene) = Scene::open(server) else { return };
+fn runs_in_a_container_of(server: Server, number: u8) {
+    let Some(scene) = Scene::open(server, number) else { return };
     for user in USERS {
         for engine in ["kernel", "smoltcp"] {
             let running = scene.begin(user, engine);
@@ -243,19 +239,19 @@ fn runs_in_a_container_of(server: Server) {
 
 #[test]
 fn runs_in_a_container_of_incus_6() {
-    runs_in_a_container_of(Server::Incus6);
+    runs_in_a_container_of(Server::Incus6, 6);
 }
 
 #[test]
 fn runs_in_a_container_of_incus_7() {
-    runs_in_a_container_of(Server::Incus7);
+    runs_in_a_container_of(Server::Incus7, 7);
 }
 
 /// Without user namespaces it takes the other stack and says why, in its first line and in its status; who insists on the
 /// kernel's is told in one line.
 #[test]
 fn says_that_user_namespaces_are_denied() {
-    let Some(scene) = Scene::open(Server::Incus7) else { return };
+    let Some(scene) = Scene::open(Server::Incus7, 8) else { return };
     scene.container.sh("echo 0 > /proc/sys/user/max_user_namespaces").unwrap();
     for user in USERS {
         let running = scene.begin(user, "auto");
