@@ -1,7 +1,7 @@
 //! Ports whose clients say themselves where in the network they want to go: SOCKS5, and HTTP with CONNECT.
 //!
 //! - A client is heard here, by a parser without I/O that takes no byte behind the request ([`portway_proto::socks5`],
-//!   [`portway_proto::http_connect`]), within [`HEARING`] and [`WAITING`] others.
+//!   [`portway_proto::http_connect`]), within [`HEARING`] and [`WAITING`] others of its port.
 //! - Where it wants to go is judged and dialled in `way`: what peers have, and nothing else.
 //! - Then it is told, and both sockets go to the relay worker, which carries them as those of every rule.
 //! - Datagrams of SOCKS5 stay here: `associate`.
@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use portway_proto::admission::Source;
 use portway_relay::wire::{Known, Slot};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -27,6 +28,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use super::room::Places;
 use super::serve::{Call, Shared};
 use crate::spec::{Login, ProxyKind, ProxyListen};
 use associate::{Association, Associations};
@@ -36,7 +38,7 @@ pub(super) use way::has_peer;
 /// How long a client has to say what it wants, all messages together.
 const HEARING: Duration = Duration::from_secs(10);
 
-/// Clients of all gates that are heard or dialled for. Others wait in the backlog.
+/// Clients of one gate that are heard. Others wait in the backlog. Who is dialled for has places of the port instead.
 const WAITING: usize = 256;
 
 /// How many of them, and of associations, may be of one address that is not this host's own.
@@ -57,9 +59,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 struct Gates {
     shared: Arc<Shared>,
     calls: mpsc::Sender<Call>,
-    sources: Mutex<BTreeMap<IpAddr, usize>>,
+    sources: Arc<Sources>,
     associations: Arc<Associations>,
 }
+
+/// Clients and associations by where they come from.
+type Sources = Mutex<BTreeMap<Source, usize>>;
 
 /// One of them.
 struct Gate {
@@ -105,22 +110,22 @@ pub(super) fn attend(
     let all = Arc::new(Gates {
         shared: Arc::clone(shared),
         calls: calls.clone(),
-        sources: Mutex::default(),
+        sources: Arc::default(),
         associations: Arc::default(),
     });
-    let room = Arc::new(Semaphore::new(WAITING));
     for (slot, listen, fd) in gates {
         let listener = std::net::TcpListener::from(fd);
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let gate = Arc::new(Gate { all: Arc::clone(&all), slot, listen });
-        let task = tokio::spawn(take(gate, listener, Arc::clone(&room)));
+        let task = tokio::spawn(take(gate, listener));
         shared.table().attend(slot, task.abort_handle());
     }
     Ok(())
 }
 
-async fn take(gate: Arc<Gate>, listener: TcpListener, room: Arc<Semaphore>) {
+async fn take(gate: Arc<Gate>, listener: TcpListener) {
+    let room = Arc::new(Semaphore::new(WAITING));
     loop {
         let Ok(pass) = Arc::clone(&room).acquire_owned().await else { return };
         let (client, from) = match listener.accept().await {
@@ -131,16 +136,15 @@ async fn take(gate: Arc<Gate>, listener: TcpListener, room: Arc<Semaphore>) {
                 continue;
             }
         };
-        let Some(share) = Share::of(&gate.all, from.ip().to_canonical()) else {
+        let Some(share) = Share::of(&gate.all.sources, from.ip().to_canonical()) else {
             debug!(%from, "too many of one address");
             continue;
         };
         let gate = Arc::clone(&gate);
         tokio::spawn(async move {
-            let heard = gate.hear(client, from).await;
-            drop(pass);
+            let heard = gate.hear(client, from, vec![pass]).await;
             if let Some((association, client)) = heard {
-                association.carry(client, &gate.all.shared).await;
+                association.carry(client, &gate.all.shared, gate.slot).await;
             }
             drop(share);
         });
@@ -148,13 +152,18 @@ async fn take(gate: Arc<Gate>, listener: TcpListener, room: Arc<Semaphore>) {
 }
 
 impl Gate {
-    /// Hears one client, and hands it on.
-    async fn hear(&self, mut client: TcpStream, from: SocketAddr) -> Option<(Association, TcpStream)> {
+    /// Hears one client, and hands it on. What it takes meanwhile is `held`.
+    async fn hear(
+        &self,
+        mut client: TcpStream,
+        from: SocketAddr,
+        mut held: Places,
+    ) -> Option<(Association, TcpStream)> {
         // It is a hint.
         client.set_nodelay(true).ok();
         let heard = match self.listen.kind {
-            ProxyKind::Socks5 => socks::serve(self, &mut client).await,
-            ProxyKind::Http => http::serve(self, &mut client).await,
+            ProxyKind::Socks5 => socks::serve(self, &mut client, &mut held).await,
+            ProxyKind::Http => http::serve(self, &mut client, &mut held).await,
         };
         match heard {
             Ok(Heard::Connected(upstream)) => self.hand_on(client, upstream).await,
@@ -205,34 +214,57 @@ async fn farewell(client: &mut TcpStream, answer: &[u8]) {
     timeout(FAREWELL, end).await.ok();
 }
 
-/// One client's part of what its address may have.
+/// One client's part of what its address may have: of IPv6, its network.
 struct Share {
-    all: Arc<Gates>,
-    ip: IpAddr,
+    all: Arc<Sources>,
+    source: Source,
 }
 
 impl Share {
     /// `None`: its address has all of it. Of this host's own addresses there is no saying who is behind them.
-    fn of(all: &Arc<Gates>, ip: IpAddr) -> Option<Share> {
-        let mut sources = all.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = sources.entry(ip).or_default();
+    fn of(all: &Arc<Sources>, ip: IpAddr) -> Option<Share> {
+        let source = Source::from(ip);
+        let mut sources = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = sources.entry(source).or_default();
         if *count >= OF_ONE && !ip.is_loopback() {
             return None;
         }
         *count += 1;
         drop(sources);
-        Some(Share { all: Arc::clone(all), ip })
+        Some(Share { all: Arc::clone(all), source })
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut sources = self.all.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = sources.get_mut(&self.ip) {
+        let mut sources = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = sources.get_mut(&self.source) {
             *count -= 1;
             if *count == 0 {
-                sources.remove(&self.ip);
+                sources.remove(&self.source);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: who has an IPv6 network has the part of an address for each of its addresses, or a part is not
+    /// given back.
+    #[test]
+    fn an_ipv6_network_has_one_part() {
+        let all = Arc::new(Sources::default());
+        let share = |text: &str| Share::of(&all, text.parse().unwrap());
+        let of_one: Vec<Share> =
+            (0..OF_ONE).filter_map(|host| share(&format!("2001:db8::{host:x}"))).collect();
+        assert_eq!(of_one.len(), OF_ONE);
+        assert!(share("2001:db8::ffff:0:0:1").is_none());
+        assert!(share("2001:db8:0:1::1").is_some() && share("192.0.2.1").is_some());
+        let own: Vec<Option<Share>> = (0..2 * OF_ONE).map(|_| share("::1")).collect();
+        assert!(own.iter().all(Option::is_some), "there is no saying who is behind these");
+        drop((own, of_one));
+        assert!(all.lock().unwrap().is_empty());
     }
 }

@@ -76,6 +76,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("proxies_lead_nowhere_else", || gates::where_nobody_goes("kernel")),
     ("proxies_lead_nowhere_else_with_smoltcp", || gates::where_nobody_goes("smoltcp")),
     ("bad_clients_of_proxies", gates::bad_clients),
+    ("targets_of_one_proxy_that_do_not_answer", gates::dead_targets),
     ("datagrams_of_socks5", || gates::associations("kernel")),
     ("datagrams_of_socks5_with_smoltcp", || gates::associations("smoltcp")),
     ("echoes_are_asked_and_answered", || rules::echoes("kernel")),

@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use portway_proto::socks5::{self, Wrapped};
 use portway_proto::target::Target;
+use portway_relay::wire::Slot;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use super::super::dial::PATIENCE;
 use super::super::serve::Shared;
 use super::way;
 
@@ -34,14 +36,25 @@ const IDLE: Duration = Duration::from_secs(120);
 /// Datagrams that wait for the socket of their target.
 const EARLY: usize = 8;
 
+/// Bytes of them, of all associations together. Each counts for a little more than it has: it is in a queue.
+const EARLY_BYTES: usize = 8 << 20;
+const EARLY_EXTRA_BYTES: usize = 64;
+
 /// Longest datagram, bytes.
 const DATAGRAM_BYTES: usize = 65_535;
 
 /// All associations, by the moment they were used last.
-#[derive(Default)]
 pub(super) struct Associations {
     last: AtomicU64,
     places: Mutex<BTreeMap<u64, Arc<Place>>>,
+    early_room: Arc<Semaphore>,
+}
+
+impl Default for Associations {
+    fn default() -> Associations {
+        let early_room = Arc::new(Semaphore::new(EARLY_BYTES));
+        Associations { last: AtomicU64::default(), places: Mutex::default(), early_room }
+    }
 }
 
 /// One of them, as the others see it.
@@ -83,7 +96,7 @@ pub(super) struct Association {
     number: u64,
     place: Arc<Place>,
     udp: Arc<UdpSocket>,
-    /// Who may use it, and from which port; 0: from that of its first datagram.
+    /// Who may use it, and from which port; 0: from that of its first datagram that can be read.
     client: IpAddr,
     port: u16,
 }
@@ -105,12 +118,12 @@ impl Association {
     }
 
     /// Carries datagrams until the client's connection ends, or another association needs the place.
-    pub(super) async fn carry(&self, mut connection: TcpStream, shared: &Arc<Shared>) {
+    pub(super) async fn carry(&self, mut connection: TcpStream, shared: &Arc<Shared>, slot: Slot) {
         let mut buffer = vec![0; DATAGRAM_BYTES];
         // Nothing is said on the connection; what is, is nothing.
         let mut ignored = [0; 256];
         let back = Arc::new(Back::new(Arc::clone(&self.udp)));
-        let mut flows = Flows::new(shared, &back);
+        let mut flows = Flows::new(shared, slot, &back, &self.all.early_room);
         loop {
             tokio::select! {
                 () = self.place.evicted.notified() => return,
@@ -122,12 +135,15 @@ impl Association {
                 Some(ended) = flows.tasks.join_next() => flows.forget(ended),
                 got = self.udp.recv_from(&mut buffer) => {
                     let Ok((length, from)) = got else { return };
-                    if !self.is_clients(from) || *back.client.get_or_init(|| from) != from {
+                    if !self.is_clients(from) || back.client.get().is_some_and(|client| *client != from) {
                         continue;
                     }
                     self.all.touch(&self.place);
                     match socks5::unwrap(buffer.get(..length).unwrap_or_default()) {
-                        Ok(wrapped) => flows.send(&wrapped),
+                        Ok(wrapped) => {
+                            back.client.get_or_init(|| from);
+                            flows.send(&wrapped);
+                        }
                         Err(why) => debug!(%why, "datagram dropped"),
                     }
                 }
@@ -193,29 +209,43 @@ struct Open {
     is_used: AtomicBool,
 }
 
+/// A datagram that waits, and its part of the room for those.
+type Early = (OwnedSemaphorePermit, Vec<u8>);
+
+/// `None`: there is no room.
+fn early(room: &Arc<Semaphore>, payload: &[u8]) -> Option<Early> {
+    let bytes = u32::try_from(payload.len() + EARLY_EXTRA_BYTES).ok()?;
+    let part = Arc::clone(room).try_acquire_many_owned(bytes).ok()?;
+    Some((part, payload.to_vec()))
+}
+
 /// One target, as its association sees it.
 struct Flow {
     number: u64,
     used: u64,
     open: Arc<Open>,
-    early: mpsc::Sender<Vec<u8>>,
+    early: mpsc::Sender<Early>,
     task: AbortHandle,
 }
 
 /// The targets of one association.
 struct Flows {
     shared: Arc<Shared>,
+    slot: Slot,
     back: Arc<Back>,
+    early_room: Arc<Semaphore>,
     tasks: JoinSet<(Target, u64)>,
     live: BTreeMap<Target, Flow>,
     last: u64,
 }
 
 impl Flows {
-    fn new(shared: &Arc<Shared>, back: &Arc<Back>) -> Flows {
+    fn new(shared: &Arc<Shared>, slot: Slot, back: &Arc<Back>, early_room: &Arc<Semaphore>) -> Flows {
         Flows {
             shared: Arc::clone(shared),
+            slot,
             back: Arc::clone(back),
+            early_room: Arc::clone(early_room),
             tasks: JoinSet::new(),
             live: BTreeMap::new(),
             last: 0,
@@ -233,7 +263,11 @@ impl Flows {
         flow.used = number;
         let Some(socket) = flow.open.socket.get() else {
             // More than wait are lost.
-            flow.early.try_send(wrapped.payload.to_vec()).ok();
+            if let Ok(place) = flow.early.try_reserve()
+                && let Some(datagram) = early(&self.early_room, wrapped.payload)
+            {
+                place.send(datagram);
+            }
             return;
         };
         flow.open.is_used.store(true, Ordering::Relaxed);
@@ -255,10 +289,10 @@ impl Flows {
         }
         let open = Arc::new(Open::default());
         let (early, waiting) = mpsc::channel(EARLY);
-        let (shared, back) = (Arc::clone(&self.shared), Arc::clone(&self.back));
+        let (shared, slot, back) = (Arc::clone(&self.shared), self.slot, Arc::clone(&self.back));
         let (whom, opened) = (target.clone(), Arc::clone(&open));
         let task = self.tasks.spawn(async move {
-            let ended = carry(&shared, &whom, &opened, waiting, &back).await;
+            let ended = carry(&shared, slot, &whom, &opened, waiting, &back).await;
             debug!(target = %whom, error = ended.err().map(tracing::field::display), "flow over");
             (whom, number)
         });
@@ -279,21 +313,25 @@ impl Flows {
 /// Opens the socket of a target, and passes on what comes from there, until nothing has come or gone for a while.
 async fn carry(
     shared: &Shared,
+    slot: Slot,
     target: &Target,
     open: &Open,
-    mut waiting: mpsc::Receiver<Vec<u8>>,
+    mut waiting: mpsc::Receiver<Early>,
     back: &Back,
 ) -> io::Result<()> {
+    let port = shared.table().room(slot).unwrap_or_default();
+    let places = shared.room.dial(&port, Instant::now() + PATIENCE).await?;
     let addresses = way::addresses(shared, target).await.map_err(io::Error::other)?;
     let address = *addresses.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let engine = Arc::clone(&shared.engine);
     let fd = shared.room.ask(move || engine.connect_udp(address)).await?;
+    drop(places);
     let socket = std::net::UdpSocket::from(fd);
     socket.set_nonblocking(true)?;
     let socket = UdpSocket::from_std(socket)?;
     socket.writable().await?;
     let socket = open.socket.get_or_init(|| socket);
-    while let Ok(datagram) = waiting.try_recv() {
+    while let Ok((_part, datagram)) = waiting.try_recv() {
         socket.send(&datagram).await?;
     }
     let header = socks5::wrap(address);
@@ -325,5 +363,20 @@ mod tests {
         all.leave(number);
         places.drain(..).for_each(|(number, _)| all.leave(number));
         assert!(all.places.lock().unwrap().is_empty());
+    }
+
+    /// Fails when: datagrams that wait for slow names take more memory than there is for them, or do not give it back.
+    #[test]
+    fn datagrams_that_wait_have_one_room() {
+        let room = Associations::default().early_room;
+        let longest = vec![0; DATAGRAM_BYTES];
+        let kept: Vec<Early> = (0..1000).map_while(|_| early(&room, &longest)).collect();
+        assert_eq!(kept.len(), EARLY_BYTES / (DATAGRAM_BYTES + EARLY_EXTRA_BYTES));
+        drop(kept);
+        // Empty ones count too.
+        let kept: Vec<Early> = (0..1_000_000).map_while(|_| early(&room, &[])).collect();
+        assert_eq!(kept.len(), EARLY_BYTES / EARLY_EXTRA_BYTES);
+        drop(kept);
+        assert_eq!(room.available_permits(), EARLY_BYTES);
     }
 }

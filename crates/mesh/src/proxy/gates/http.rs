@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::super::room::Places;
 use super::{Gate, HEARING, Heard, Trouble, WRONG_LOGIN, farewell, is_login, way};
 use crate::spec::Login;
 
@@ -18,7 +19,7 @@ const LOOK_BYTES: usize = 2048;
 struct No(Status, Trouble);
 
 /// Hears a client out and answers it.
-pub(super) async fn serve(gate: &Gate, client: &mut TcpStream) -> Result<Heard, Trouble> {
+pub(super) async fn serve(gate: &Gate, client: &mut TcpStream, held: &mut Places) -> Result<Heard, Trouble> {
     let slow = || No(Status::RequestTimeout, Trouble::Malformed("too slow".to_owned()));
     let target = match timeout(HEARING, target(gate, client)).await.unwrap_or_else(|_| Err(slow())) {
         Ok(target) => target,
@@ -28,7 +29,7 @@ pub(super) async fn serve(gate: &Gate, client: &mut TcpStream) -> Result<Heard, 
             return Err(trouble);
         }
     };
-    match way::connect(&gate.all.shared, gate.slot, &target).await {
+    match way::connect(&gate.all.shared, gate.slot, &target, held).await {
         Ok(upstream) => {
             client.write_all(Status::Established.answer().as_bytes()).await?;
             Ok(Heard::Connected(upstream))

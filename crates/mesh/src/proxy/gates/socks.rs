@@ -6,14 +6,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::super::room::Places;
 use super::associate::Association;
 use super::{Gate, HEARING, Heard, Trouble, WRONG_LOGIN, farewell, is_login, way};
 
 /// Hears a client out and answers it.
-pub(super) async fn serve(gate: &Gate, client: &mut TcpStream) -> Result<Heard, Trouble> {
+pub(super) async fn serve(gate: &Gate, client: &mut TcpStream, held: &mut Places) -> Result<Heard, Trouble> {
     let request = timeout(HEARING, request(gate, client)).await;
     match request.unwrap_or_else(|_| Err(Trouble::Malformed("too slow".to_owned())))? {
-        Request::Connect(target) => connect(gate, client, &target).await,
+        Request::Connect(target) => connect(gate, client, &target, held).await,
         Request::Associate(target) => associate(gate, client, &target).await,
         Request::Bind(_) => {
             farewell(client, &socks5::reply(Reply::CommandNotSupported, None)).await;
@@ -85,8 +86,13 @@ async fn tell(client: &mut TcpStream, malformed: Malformed) {
     }
 }
 
-async fn connect(gate: &Gate, client: &mut TcpStream, target: &Target) -> Result<Heard, Trouble> {
-    match way::connect(&gate.all.shared, gate.slot, target).await {
+async fn connect(
+    gate: &Gate,
+    client: &mut TcpStream,
+    target: &Target,
+    held: &mut Places,
+) -> Result<Heard, Trouble> {
+    match way::connect(&gate.all.shared, gate.slot, target, held).await {
         Ok(upstream) => {
             client.write_all(&socks5::reply(Reply::Succeeded, None)).await?;
             Ok(Heard::Connected(upstream))

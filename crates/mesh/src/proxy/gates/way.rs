@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
 use super::super::dial::{PATIENCE, through_tunnel};
+use super::super::room::Places;
 use super::super::serve::Shared;
 
 /// Why a client does not get where it wants to go.
@@ -70,12 +71,18 @@ impl Refusal {
     }
 }
 
-/// Connects to a target; all of it has one deadline.
-pub(super) async fn connect(shared: &Shared, slot: Slot, target: &Target) -> Result<OwnedFd, Refusal> {
+/// Connects to a target; all of it has one deadline. What the client has `held` until here goes when it has places to be
+/// dialled for, so that others are heard; those it holds until it is answered.
+pub(super) async fn connect(
+    shared: &Shared,
+    slot: Slot,
+    target: &Target,
+    held: &mut Places,
+) -> Result<OwnedFd, Refusal> {
     let port = shared.table().room(slot).unwrap_or_default();
     let attempt = async {
         let places = shared.room.dial(&port, Instant::now() + PATIENCE).await;
-        let _places = places.map_err(|error| Refusal::of(target, &error))?;
+        *held = places.map_err(|error| Refusal::of(target, &error))?;
         let addresses = addresses(shared, target).await?;
         let mut last = Refusal::TimedOut(target.clone());
         for (number, address) in addresses.iter().enumerate() {

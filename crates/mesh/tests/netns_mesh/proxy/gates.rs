@@ -252,6 +252,34 @@ pub(super) fn bad_clients() {
     wait_for("descriptors", || (open_files(&proxy) <= before).then_some(())).unwrap();
 }
 
+/// Fails when: clients of one gate whose targets do not answer keep those of another waiting.
+pub(super) fn dead_targets() {
+    let (bed, _peer) = bed();
+    let _proxy = start(&bed, BOTH, "");
+    let silence =
+        "table inet silence {\n chain in {\n type filter hook input priority 0\n tcp dport 9 drop\n }\n}\n";
+    bed.theirs.nft(silence).unwrap();
+    let silent = socks_request(1, &v4([10, 9, 0, 2]), 9);
+    let _waiting: Vec<TcpStream> = (0..600)
+        .map(|_| {
+            let mut client = connect(&bed.ours, SOCKS);
+            client.write_all(&silent).unwrap();
+            client
+        })
+        .collect();
+    let service = serve(listener(&bed.theirs, "10.9.0.2:7000"), "still ", 3);
+    // One has a place from before.
+    for _ in 0..3 {
+        let mut client = connect(&bed.ours, HTTP);
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.write_all(b"CONNECT 10.9.0.2:7000 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+    service.join().unwrap();
+}
+
 /// Datagrams of SOCKS5: by address in both families and by name, several targets of one client, none of a stranger's, no
 /// fragment; the end of the connection is the end.
 pub(super) fn associations(engine: &str) {
@@ -267,6 +295,8 @@ pub(super) fn associations(engine: &str) {
     assert_eq!(answer[..10], [5, 0, 5, 0, 0, 1, 127, 0, 0, 1]);
     let relay = format!("127.0.0.1:{}", u16::from_be_bytes([answer[10], answer[11]]));
     let client = udp_to(&bed.ours, &relay);
+    // It is not theirs whose noise comes first.
+    udp_to(&bed.ours, &relay).send(&[1, 2, 3]).unwrap();
     let v6 = [&[4, 0xfd, 9][..], &[0; 13], &[2]].concat();
     let mut buffer = vec![0; 65_536];
     let big = vec![7; 20_000];
