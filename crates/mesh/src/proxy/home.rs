@@ -69,6 +69,8 @@ pub struct Home {
     run_dirs: Vec<PathBuf>,
     /// The network does not run without one of them.
     insists: bool,
+    /// Somebody has said which folder: it is used as it is.
+    is_told: bool,
     /// Folder of what is kept. `None`: nothing is.
     pub state_dir: Option<PathBuf>,
 }
@@ -125,14 +127,32 @@ impl Home {
             }
         };
         let insists = run_dirs.len() == 1;
-        Ok(Home { name: name.to_owned(), run_dirs, insists, state_dir })
+        let is_told = variable("PORTWAY_DIR").is_some();
+        Ok(Home { name: name.to_owned(), run_dirs, insists, is_told, state_dir })
     }
 
     /// The control socket, where it is if the network runs, else where it is looked for first.
-    #[must_use]
-    pub fn socket(&self) -> PathBuf {
-        let sockets = || self.run_dirs.iter().map(|dir| self.socket_in(dir));
-        sockets().find(|path| path.exists()).or_else(|| sockets().next()).unwrap_or_default()
+    ///
+    /// # Errors
+    /// [`HomeError::Unsafe`]: there is one, and others may have put it there.
+    pub fn socket(&self) -> Result<PathBuf, HomeError> {
+        let mut trouble = None;
+        for dir in &self.run_dirs {
+            let path = self.socket_in(dir);
+            if path.exists() {
+                match self.trusts(dir) {
+                    Ok(()) => return Ok(path),
+                    Err(error) => trouble = trouble.or(Some(error)),
+                }
+            }
+        }
+        let first = || self.run_dirs.first().map(|dir| self.socket_in(dir)).unwrap_or_default();
+        trouble.map_or_else(|| Ok(first()), Err)
+    }
+
+    /// Whether what is in a folder is from nobody but this user and root.
+    fn trusts(&self, dir: &Path) -> Result<(), HomeError> {
+        if self.is_told { Ok(()) } else { safe(dir) }
     }
 
     fn socket_in(&self, dir: &Path) -> PathBuf {
@@ -142,7 +162,8 @@ impl Home {
     /// The networks of this user that run, and their sockets. One that nobody listens on was left behind.
     #[must_use]
     pub fn running(&self) -> Vec<(String, PathBuf)> {
-        let entries = self.run_dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        let dirs = self.run_dirs.iter().filter(|dir| self.trusts(dir).is_ok());
+        let entries = dirs.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
         let mut found: Vec<(String, PathBuf)> = entries
             .filter_map(|entry| {
                 let file = entry.file_name().into_string().ok()?;
@@ -251,15 +272,22 @@ fn unix_path_error(path: &Path) -> impl Fn(io::Error) -> unix_path::BindError {
     move |source| unix_path::BindError::Failed { path: path.to_owned(), source }
 }
 
-/// Whether nobody but this user and root can put something else in a folder.
+/// Whether nobody but this user and root can put something else in a folder, or another folder in its place.
 fn safe(dir: &Path) -> Result<(), HomeError> {
     let path = || dir.to_owned();
-    let found =
-        fs::metadata(dir).map_err(|source| HomeError::File { verb: "look at", path: path(), source })?;
+    let failed = |source| HomeError::File { verb: "look at", path: path(), source };
+    // Who has made a link can make it lead elsewhere.
+    let (itself, found) =
+        fs::symlink_metadata(dir).and_then(|itself| Ok((itself, fs::metadata(dir)?))).map_err(failed)?;
     let own = rustix::process::geteuid().as_raw();
-    if found.uid() != own && found.uid() != 0 {
-        let why = format!("it belongs to uid {}, this is uid {own}", found.uid());
-        return Err(HomeError::Unsafe { path: path(), why });
+    for uid in [itself.uid(), found.uid()] {
+        if uid != own && uid != 0 {
+            let why = format!("it belongs to uid {uid}, this is uid {own}");
+            return Err(HomeError::Unsafe { path: path(), why });
+        }
+    }
+    if !found.is_dir() {
+        return Err(HomeError::Unsafe { path: path(), why: "it is no folder".to_owned() });
     }
     if found.mode() & 0o022 != 0 {
         let why = format!("others may write to it (mode {:04o})", found.mode() & 0o7777);
@@ -299,7 +327,7 @@ mod tests {
             };
             let home = Home::find("a", variable, is_root).unwrap();
             let shown = |path: PathBuf| path.display().to_string();
-            (shown(home.socket()), home.state_dir.map(shown))
+            (shown(home.socket().unwrap()), home.state_dir.map(shown))
         };
         let some = |socket: &str, state: &str| (socket.to_owned(), Some(state.to_owned()));
         let user = [("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/u")];
@@ -328,12 +356,12 @@ mod tests {
         let home = home(dir.path());
         let door = home.open().unwrap().unwrap();
         assert_eq!(home.open().map(|_| ()).unwrap_err().to_string(), "network net runs already");
-        let mode = fs::metadata(home.socket()).unwrap().mode();
+        let mode = fs::metadata(home.socket().unwrap()).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o600);
-        assert_eq!(home.running(), [("net".to_owned(), home.socket())]);
+        assert_eq!(home.running(), [("net".to_owned(), home.socket().unwrap())]);
         drop(door);
-        assert!(!home.socket().exists());
-        drop(UnixListener::bind(home.socket()).unwrap());
+        assert!(!home.socket().unwrap().exists());
+        drop(UnixListener::bind(home.socket().unwrap()).unwrap());
         assert_eq!(home.running(), [], "that one was left behind");
         assert!(home.open().unwrap().is_some());
     }
@@ -367,6 +395,36 @@ mod tests {
         fs::set_permissions(dir.path().join("portway/run"), open).unwrap();
         let elsewhere = Home { run_dirs: vec![dir.path().join("portway/run"), dir.path().join("b")], ..home };
         assert_eq!(elsewhere.open().unwrap().unwrap().path, dir.path().join("b/mesh-net.sock"));
+    }
+
+    /// Fails when: a command follows a socket that another user has put where nobody has told it to look, or a link that
+    /// another user can turn elsewhere.
+    #[test]
+    fn a_socket_of_somebody_else_is_not_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = dir.path().join("run");
+        let state = |key: &str| (key == "XDG_STATE_HOME").then(|| dir.path().to_owned());
+        let found = Home::find("net", state, false).unwrap();
+        let home = Home { run_dirs: vec![run_dir.clone()], ..found };
+        make_dir(&run_dir).unwrap();
+        let _listener = UnixListener::bind(run_dir.join("mesh-net.sock")).unwrap();
+        assert_eq!(home.running(), [("net".to_owned(), home.socket().unwrap())]);
+        fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o777)).unwrap();
+        let why = home.socket().unwrap_err().to_string();
+        assert!(why.ends_with("is not safe: others may write to it (mode 0777)"), "{why}");
+        assert_eq!(home.running(), []);
+        fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700)).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&run_dir, &link).unwrap();
+        let home = Home { run_dirs: vec![link.clone()], ..home };
+        assert_eq!(home.socket().unwrap(), link.join("mesh-net.sock"));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(&link, Some(1234), None).unwrap();
+            assert!(home.socket().is_err());
+            assert_eq!(home.running(), []);
+            // Where it was told to look, it looks.
+            assert!(Home { is_told: true, ..home }.socket().is_ok());
+        }
     }
 
     /// Row 24. Fails when: a file that cannot be read counts as none, or is written over.

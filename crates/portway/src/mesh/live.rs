@@ -73,12 +73,12 @@ fn list(args: &RuleListArgs) -> Outcome {
 pub(super) fn client(name: Option<&str>) -> Outcome<Client> {
     let home: Home = super::home(name.unwrap_or("mesh"))?;
     if name.is_some() {
-        return Ok(Client::new(home.socket()));
+        return Ok(Client::new(home.socket().map_err(|error| super::no_home(&error))?));
     }
     match home.running().as_slice() {
         [(_, only)] => Ok(Client::new(only.clone())),
         [] => {
-            let socket = home.socket();
+            let socket = home.socket().map_err(|error| super::no_home(&error))?;
             let dir = socket.parent().unwrap_or(&socket);
             Err(Stop::of(
                 portway_control::api::FailureKind::Unreachable,
