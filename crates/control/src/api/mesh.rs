@@ -169,7 +169,7 @@ pub struct MeshEvent {
     /// RFC 3339, UTC.
     pub at: String,
     /// `running` (the first one), `peer-handshake`, `peer-moved`, `peer-silent`, `peer-added`, `peer-removed`,
-    /// `rule-added`, `rule-removed`, `rule-failed`, `worker-replaced`, `ending`, `missed`.
+    /// `rule-added`, `rule-removed`, `rule-failed`, `worker-replaced`, `port-refused`, `ending`, `missed`.
     pub kind: String,
     /// Key of the peer concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]

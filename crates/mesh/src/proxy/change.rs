@@ -43,14 +43,10 @@ impl<R: FnMut(Notice)> Server<R> {
         let (rules, gone) = self.judge(change)?;
         let fresh = self.open(&rules).await?;
         let (begun, served) = self.begin(fresh).await;
-        let done = served.and_then(|()| {
-            let kept = rules.iter().filter(|entry| entry.place == Place::kept());
-            let kept = kept.map(|entry| Kept {
-                direction: entry.rule.direction().to_string(),
-                rule: entry.rule.to_string(),
-            });
-            self.home.keep(kept.collect()).map_err(|error| chain(&error))
-        });
+        let done = match served {
+            Ok(()) => self.keep(&rules).await,
+            Err(why) => Err(why),
+        };
         if let Err(why) = done {
             self.take_back(begun).await;
             return Err(failure(FailureKind::Refused, why));
@@ -67,6 +63,18 @@ impl<R: FnMut(Notice)> Server<R> {
             });
         }
         Ok(())
+    }
+
+    /// Keeps these rules; on a thread, as a disk may take its time.
+    async fn keep(&self, rules: &Rules) -> Result<(), String> {
+        let kept = rules.iter().filter(|entry| entry.place == Place::kept());
+        let kept = kept.map(|entry| Kept {
+            direction: entry.rule.direction().to_string(),
+            rule: entry.rule.to_string(),
+        });
+        let (home, kept) = (self.home.clone(), kept.collect());
+        let done = tokio::task::spawn_blocking(move || home.keep(kept)).await;
+        done.map_err(|error| chain(&error))?.map_err(|error| chain(&error))
     }
 
     /// What the rules would be, and which ones would go.

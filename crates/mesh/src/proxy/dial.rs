@@ -49,7 +49,16 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
                 }
                 table.line(rule)
             };
-            link.say(&ToWorker::Dialed { ticket, error: None, line }, &[fd.as_fd()]).await
+            match link.say(&ToWorker::Dialed { ticket, error: None, line }, &[fd.as_fd()]).await {
+                Ok(()) => Ok(()),
+                // Its client need not wait for what does not come.
+                Err(error) => {
+                    debug!(ticket, %error, "connection not handed on");
+                    shared.table().over(ticket, false);
+                    let error = Some(errno_of(&error).raw_os_error());
+                    link.say(&ToWorker::Dialed { ticket, error, line: None }, &[]).await
+                }
+            }
         }
         Err(error) => {
             debug!(ticket, %error, "connection not served");

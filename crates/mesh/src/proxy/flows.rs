@@ -88,6 +88,7 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
         tokio::time::sleep(SWEEP).await;
         let idle = shared.flows.table().expire(Instant::now());
         given_up(&shared, idle);
+        shared.table().expire_promises(Instant::now());
     }
 }
 

@@ -258,7 +258,7 @@ impl<R: FnMut(Notice)> Server<R> {
             let end = deadline.unwrap_or_else(tokio::time::Instant::now);
             let came = tokio::select! {
                 message = self.link.hear() => Came::Message(message),
-                call = called.recv(), if deadline.is_none() => Came::Call(call),
+                call = called.recv() => Came::Call(call),
                 ask = asked.recv(), if deadline.is_none() => Came::Asked(ask),
                 gone = to_cut.recv() => Came::ToCut(gone),
                 order = ordered.recv() => Came::Ordered(order),
@@ -277,8 +277,12 @@ impl<R: FnMut(Notice)> Server<R> {
                         if is_told {
                             (self.report)(Notice::Ready(ready.clone()));
                         }
+                    } else if let Err(why) = failed {
+                        self.tell_refused(&why);
                     }
                 }
+                // It ends, and closes it: nobody else would.
+                Came::Call(Some(_)) if deadline.is_some() => {}
                 Came::Call(Some(Call { slot, fd, known })) => {
                     // A worker that is gone is seen as such; so is this client.
                     self.link.say(&ToWorker::Client { slot, index: 0, known }, &[fd.as_fd()]).await.ok();
@@ -310,6 +314,13 @@ impl<R: FnMut(Notice)> Server<R> {
                 }
             }
         }
+    }
+
+    /// A worker that was started again does not take what the one before it took.
+    fn tell_refused(&mut self, why: &str) {
+        let text = format!("the relay worker does not serve a port: {why}");
+        self.shared.events.tell("port-refused", None, None, &text);
+        (self.report)(Notice::Trouble(text));
     }
 
     /// Does what follows from a change of the organization.

@@ -31,6 +31,15 @@ pub(super) struct Promises {
 }
 
 impl Promises {
+    /// Those that nobody has asked for in time go.
+    fn expire(&mut self, now: Instant) {
+        while let Some(first) = self.kept.first_entry()
+            && now.saturating_duration_since(first.get().0) > KEPT
+        {
+            first.remove();
+        }
+    }
+
     /// The worker is gone, and its clients.
     pub(super) fn clear(&mut self) {
         self.kept.clear();
@@ -64,16 +73,15 @@ impl Table {
     /// Keeps a connection that was made for a client until the worker asks for it by this mark. Not for long: a worker
     /// may be gone, or may have refused the client.
     pub(in super::super) fn promise(&mut self, upstream: OwnedFd) -> u64 {
-        let now = Instant::now();
         let Promises { kept, last } = &mut self.promises;
-        while let Some(first) = kept.first_entry()
-            && now.saturating_duration_since(first.get().0) > KEPT
-        {
-            first.remove();
-        }
         *last += 1;
-        kept.insert(*last, (now, upstream));
+        kept.insert(*last, (Instant::now(), upstream));
         *last
+    }
+
+    /// Closes the connections that the worker has not asked for in time.
+    pub(in super::super) fn expire_promises(&mut self, now: Instant) {
+        self.promises.expire(now);
     }
 
     /// The connection of a mark, and by what it is counted.
@@ -81,5 +89,25 @@ impl Table {
         let (_, upstream) = self.promises.kept.remove(&mark)?;
         let id = self.at(slot)?.gate.as_ref()?.id;
         Some((id, upstream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a connection that nobody asks for stays open for longer than it is kept.
+    #[test]
+    fn what_nobody_asks_for_is_closed() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let is_closed = || matches!(std::io::Read::read(&mut &ours, &mut [0]), Ok(0));
+        let mut promises = Promises::default();
+        let begun = Instant::now();
+        promises.kept.insert(1, (begun, theirs.into()));
+        promises.expire(begun + KEPT);
+        assert!(!is_closed());
+        promises.expire(begun + KEPT + Duration::from_millis(1));
+        assert!(is_closed());
     }
 }
