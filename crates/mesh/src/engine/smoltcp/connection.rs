@@ -96,9 +96,11 @@ pub(super) struct Connection {
     queued_bytes: usize,
     window: Window,
     heard: Option<Heard>,
+    /// Since when smoltcp's time stands still, see [`Connection::lingers`].
+    frozen: Option<Instant>,
 }
 
-/// What the peer has said last.
+/// What the peer has said last, however late some of it comes.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     acknowledged: u32,
@@ -106,6 +108,20 @@ struct Heard {
     window: u16,
     /// The number behind its last byte.
     next: u32,
+}
+
+impl Heard {
+    /// With what a packet says that has come now. Nothing goes back, and nothing goes on by more than buffers of so many
+    /// bytes hold.
+    fn and(self, said: Heard, ring_bytes: usize) -> Heard {
+        let goes_on =
+            |from: u32, to: u32| usize::try_from(to.wrapping_sub(from)).is_ok_and(|by| by <= ring_bytes + 1);
+        let acknowledges = goes_on(self.acknowledged, said.acknowledged);
+        let (acknowledged, window) =
+            if acknowledges { (said.acknowledged, said.window) } else { (self.acknowledged, self.window) };
+        let next = if goes_on(self.next, said.next) { said.next } else { self.next };
+        Heard { acknowledged, window, next }
+    }
 }
 
 impl Connection {
@@ -158,6 +174,7 @@ impl Connection {
             queued_bytes: 0,
             window: Window::new(),
             heard: None,
+            frozen: None,
         }
     }
 
@@ -191,13 +208,17 @@ impl Connection {
         segment: &Segment,
     ) {
         self.pass(now, link, packet);
+        if segment.flags & ACK == 0 || self.is_new() {
+            return;
+        }
         let heard = Heard {
             acknowledged: segment.acknowledged,
             window: segment.window,
             next: segment.sequence.wrapping_add(segment.takes),
         };
-        let before = self.heard.replace(heard);
-        if self.fd.is_none() || segment.flags & ACK == 0 {
+        let before = self.heard;
+        self.heard = Some(before.map_or(heard, |before| before.and(heard, self.ring_bytes)));
+        if self.fd.is_none() {
             return;
         }
         let (queued, mss) = (self.socket().send_queue(), self.mss);
@@ -215,14 +236,20 @@ impl Connection {
         debug_assert!(taken != PollIngressSingleResult::None, "there was a packet");
     }
 
+    /// Whether its handshake is not over.
+    fn is_new(&mut self) -> bool {
+        matches!(self.socket().state(), State::Listen | State::SynSent | State::SynReceived)
+    }
+
     /// Has smoltcp send what was not acknowledged first: it does so when it hears for the third time that nothing more has
-    /// been. Another window before that makes it begin to count.
+    /// been. Another window makes it begin to count, however far it had, and so does the right one behind that.
     fn send_again(&mut self, now: Instant, link: &mut Link) {
         let Some(Heard { acknowledged, window: window @ 1.., next }) = self.heard else { return };
         let back = Pair { local: self.pair.remote, remote: self.pair.local };
         let other = if window == u16::MAX { window - 1 } else { window + 1 };
-        let packet = bare_tcp(back, next, acknowledged, ACK, other);
-        (0..4).for_each(|_| self.pass(now, link, &packet));
+        for window in [other, window, window, window, window] {
+            self.pass(now, link, &bare_tcp(back, next, acknowledged, ACK, window));
+        }
     }
 
     /// Something has changed on the descriptor.
@@ -258,8 +285,10 @@ impl Connection {
         if self.is_open() && self.window.look(clock, self.mss) == Wanted::Again {
             self.send_again(now, link);
         }
+        // smoltcp forgets all 10 s after the end, read or not.
+        let at = if self.lingers() { *self.frozen.get_or_insert(now) } else { now };
         self.serve(clock);
-        let more = self.send(now, link);
+        let more = self.send(at, link);
         if let Some(over) = self.over(clock) {
             return over;
         }
@@ -269,6 +298,11 @@ impl Connection {
             return Turn::Over(None);
         }
         if more { Turn::GoesOn } else { Turn::Rests }
+    }
+
+    /// Whether both sides have said all, and some of it has not been read here.
+    fn lingers(&mut self) -> bool {
+        self.fd.is_some() && self.socket().state() == State::TimeWait && self.socket().can_recv()
     }
 
     /// Whether nothing of smoltcp's is left.
@@ -367,12 +401,14 @@ impl Connection {
         true
     }
 
-    /// Whether the peer has acknowledged nothing for too long.
+    /// Whether the peer has acknowledged nothing for too long. With its window closed it may take as long as it likes
+    /// (RFC 9293, 3.8.6.1); whether it is there is known by its answers.
     fn is_stuck(&mut self, clock: Clock) -> bool {
         let socket: &mut Socket<'_> = self.sockets.get_mut(self.handle);
         let queued = socket.send_queue();
         let leaving = matches!(socket.state(), State::FinWait1 | State::Closing | State::LastAck);
-        if queued != self.queued_bytes || (queued == 0 && !leaving) {
+        let waits = (queued == 0 && !leaving) || (self.fd.is_some() && !self.is_open());
+        if queued != self.queued_bytes || waits {
             (self.queued_bytes, self.moved) = (queued, clock);
         }
         clock.saturating_duration_since(self.moved) > PEER_PATIENCE
@@ -380,6 +416,9 @@ impl Connection {
 
     /// When it wants its next turn by itself.
     pub(super) fn next(&mut self, clock: Clock, now: Instant) -> Option<Duration> {
+        if self.lingers() {
+            return None;
+        }
         let delay = self.interface.poll_delay(now, &self.sockets);
         let delay = delay.map(|delay| Duration::from_micros(delay.total_micros()));
         let due =

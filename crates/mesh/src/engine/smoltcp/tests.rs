@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 
 use portway_sys::seqpacket::Channel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SocketType};
+use rustix::net::{RecvFlags, Shutdown, SocketType};
 
 use super::datagrams::unix_pair;
-use super::packet::{ACK, Ip, Pair, RST, SYN, Segment, UDP, bare_tcp, compose};
+use super::packet::{ACK, Ip, Pair, RST, SYN, Segment, TCP, UDP, bare_tcp, compose};
 use super::turns::Turns;
 use crate::engine::handed::{Inlet, Listener};
 use crate::engine::role::{Request, SetUp};
 use crate::segment::{OFFLOAD_BYTES, Offload};
 
 const OWN: [u8; 4] = [10, 9, 0, 1];
+
+const FIN: u8 = 1;
 
 struct Bench {
     turns: Turns,
@@ -58,6 +60,28 @@ impl Bench {
     fn pass(&mut self, time: Duration) {
         self.now += time;
         self.turns.once(self.now);
+    }
+
+    /// Everything may have happened on the descriptors of connections.
+    fn wake(&mut self) {
+        let ids: Vec<_> = self.turns.inside.connections.keys().copied().collect();
+        for id in ids {
+            self.turns.inside.connections.get_mut(&id).unwrap().wake(true, true, false);
+            self.turns.inside.enqueue(id);
+        }
+        self.pass(Duration::ZERO);
+    }
+
+    /// A peer has connected: our end, both ends, and the number of the first byte to it. Its own is 1001.
+    fn connected(&mut self) -> (OwnedFd, Pair, u32) {
+        let listener = Listener::Channel(self.ask(&Request::ListenTcp((OWN, 80).into())));
+        let pair = Pair { local: peer(2, 5000), remote: (OWN, 80).into() };
+        self.syn(pair.local);
+        let number = self.sent()[0].1.sequence.wrapping_add(1);
+        self.give(&bare_tcp(pair, 1001, number, ACK, 60_000));
+        let (fd, from) = listener.accept().unwrap();
+        assert_eq!(from, pair.local);
+        (fd, pair, number)
     }
 
     /// TCP packets that the stack has sent: to whom, with which flags and numbers.
@@ -118,13 +142,7 @@ fn a_flood_of_one_peer_leaves_room_for_others() {
 fn a_peer_that_is_gone_is_noticed() {
     for answers in [true, false] {
         let mut bench = Bench::new(1 << 20);
-        let listener = Listener::Channel(bench.ask(&Request::ListenTcp((OWN, 80).into())));
-        let pair = Pair { local: peer(2, 5000), remote: (OWN, 80).into() };
-        bench.syn(pair.local);
-        let number = bench.sent()[0].1.sequence.wrapping_add(1);
-        bench.give(&bare_tcp(pair, 1001, number, ACK, 60_000));
-        let (fd, from) = listener.accept().unwrap();
-        assert_eq!(from, pair.local);
+        let (fd, pair, number) = bench.connected();
         let (mut asked, mut reset) = (0, false);
         for _ in 0..40 {
             bench.pass(Duration::from_secs(10));
@@ -138,6 +156,109 @@ fn a_peer_that_is_gone_is_noticed() {
         }
         assert_eq!((reset, is_over(&fd)), (!answers, !answers), "answers: {answers}");
         assert!(asked >= 4, "{asked}");
+    }
+}
+
+/// Fails when: what has come is lost because it is read more than ten seconds after the end, or is waited for busily.
+#[test]
+fn who_reads_late_reads_all() {
+    const CHUNK: [u8; 1000] = [7; 1000];
+    const CHUNKS: u32 = 600;
+    let mut bench = Bench::new(1 << 20);
+    let (fd, pair, number) = bench.connected();
+    rustix::net::shutdown(&fd, Shutdown::Write).unwrap();
+    bench.wake();
+    assert!(bench.sent().iter().any(|(_, segment)| segment.flags & FIN != 0));
+    let number = number.wrapping_add(1);
+    for chunk in 0..CHUNKS {
+        let mut header = bare_tcp(pair, 1001 + 1000 * chunk, number, ACK, 60_000).split_off(20);
+        header[16..18].fill(0);
+        bench.give(&compose(pair.local.ip(), OWN.into(), TCP, &[&header, &CHUNK], 16));
+    }
+    bench.give(&bare_tcp(pair, 1001 + 1000 * CHUNKS, number, ACK | FIN, 60_000));
+    assert_eq!(bench.sent().last().unwrap().1.acknowledged, 1002 + 1000 * CHUNKS);
+    assert!(bench.turns.inside.timers.is_empty());
+    for _ in 0..4 {
+        bench.pass(Duration::from_secs(11));
+        bench.wake();
+    }
+    let (mut read, mut room) = (0, vec![0; 1 << 16]);
+    for _ in 0..10_000 {
+        match rustix::net::recv(&fd, &mut room[..], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => break,
+            Ok((_, count)) => read += count,
+            Err(_) => bench.wake(),
+        }
+    }
+    assert_eq!(read, 1000 * CHUNKS as usize);
+    assert!(is_over(&fd) && bench.turns.inside.connections.is_empty());
+}
+
+/// Fails when: a peer that is there and takes nothing for ten minutes is given up, or what waits for it is not sent then.
+#[test]
+fn a_closed_window_is_waited_for() {
+    let mut bench = Bench::new(1 << 20);
+    let (fd, pair, number) = bench.connected();
+    let closed = bare_tcp(pair, 1001, number, ACK, 0);
+    bench.give(&closed);
+    rustix::io::write(&fd, &[7; 100]).unwrap();
+    bench.wake();
+    for _ in 0..60 {
+        bench.pass(Duration::from_secs(10));
+        for (_, segment) in bench.sent() {
+            assert_eq!(segment.flags & RST, 0);
+            bench.give(&closed);
+        }
+    }
+    assert!(!is_over(&fd));
+    bench.sent();
+    bench.give(&bare_tcp(pair, 1001, number, ACK, 60_000));
+    let last = bench.sent().last().unwrap().1;
+    assert_eq!((last.sequence.wrapping_add(last.takes), last.takes > 1), (number.wrapping_add(100), true));
+}
+
+/// Fails when: the second timer in a row sends nothing, or all, or a packet that was overtaken keeps the first from it.
+#[test]
+fn each_timer_sends_one_packet_again() {
+    for overtaken in [false, true] {
+        let mut bench = Bench::new(1 << 20);
+        let (fd, pair, number) = bench.connected();
+        rustix::io::write(&fd, &[7; 100]).unwrap();
+        bench.wake();
+        bench.pass(Duration::from_millis(10));
+        let first = number.wrapping_add(100);
+        bench.give(&bare_tcp(pair, 1001, first, ACK, 60_000));
+        rustix::io::write(&fd, &[7; 3000]).unwrap();
+        bench.wake();
+        if overtaken {
+            bench.give(&bare_tcp(pair, 1001, number, ACK, 60_000));
+        }
+        bench.sent();
+        for millis in [200, 400, 800, 900, 900] {
+            bench.pass(Duration::from_millis(millis));
+            let sent: Vec<_> = bench.sent().into_iter().map(|(_, it)| (it.sequence, it.takes)).collect();
+            assert_eq!(sent.len(), 1, "{millis} {overtaken} {sent:?}");
+            assert!(sent[0].0 == first && (1..=1380).contains(&sent[0].1), "{millis} {overtaken} {sent:?}");
+        }
+    }
+}
+
+/// Fails when: a connection that could not be handed over waits until something else happens in it.
+#[test]
+fn handing_over_is_tried_again_in_a_moment() {
+    let mut bench = Bench::new(1 << 20);
+    let listener = bench.ask(&Request::ListenTcp((OWN, 80).into()));
+    bench.syn(peer(2, 5000));
+    let number = bench.sent()[0].1.sequence.wrapping_add(1);
+    // Not noticed yet.
+    drop(listener);
+    let pair = Pair { local: peer(2, 5000), remote: (OWN, 80).into() };
+    bench.give(&bare_tcp(pair, 1001, number, ACK, 60_000));
+    bench.pass(Duration::ZERO);
+    for _ in 0..3 {
+        let (due, _) = *bench.turns.inside.timers.first().unwrap();
+        assert!(due - bench.now <= Duration::from_millis(100));
+        bench.pass(Duration::from_millis(100));
     }
 }
 

@@ -231,12 +231,12 @@ impl Turns {
                 let turn = connection.turn(now, time, link);
                 (turn, connection.next(now, time))
             }));
-            let Ok((turn, next)) = turn else {
+            let Ok((turn, mut next)) = turn else {
                 self.inside.fail(id);
                 continue;
             };
             match turn {
-                Turn::Rests => self.hand_over(id),
+                Turn::Rests => next = [next, self.hand_over(id)].into_iter().flatten().min(),
                 Turn::GoesOn => self.inside.enqueue(id),
                 Turn::Up => self.up(id),
                 Turn::Late => self.over(id, now),
@@ -303,14 +303,15 @@ impl Turns {
         self.inside.enqueue(id);
     }
 
-    /// Gives the other end to whoever listens, if that has not been done.
-    fn hand_over(&mut self, id: u64) {
-        let Some(connection) = self.inside.connections.get_mut(&id) else { return };
-        let Phase::Handing(listener, theirs) = &connection.phase else { return };
+    /// Gives the other end to whoever listens, if that has not been done. Returns when to try again.
+    fn hand_over(&mut self, id: u64) -> Option<Duration> {
+        let connection = self.inside.connections.get_mut(&id)?;
+        let Phase::Handing(listener, theirs) = &connection.phase else { return None };
         let Some(listening) = self.inside.listeners.get_mut(listener) else {
             connection.abort();
             connection.phase = Phase::Open;
-            return self.inside.enqueue(id);
+            self.inside.enqueue(id);
+            return None;
         };
         let note = Note::From { remote: connection.remote(), local: connection.pair.local };
         let note = serde_json::to_vec(&note).unwrap_or_default();
@@ -322,14 +323,9 @@ impl Turns {
                 }
             }
             // Too many descriptors on their way (ETOOMANYREFS) are fewer in a moment.
-            Err(_) => {
-                let due = Instant::now() + MOMENT;
-                if let Some(old) = connection.due.replace(due) {
-                    self.inside.timers.remove(&(old, id));
-                }
-                self.inside.timers.insert((due, id));
-            }
+            Err(_) => return Some(MOMENT),
         }
+        None
     }
 
     /// Answers requests; false: the tunnel has ended.

@@ -21,8 +21,10 @@ const REPEATS: u32 = 3;
 const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often that doubles.
+/// How often that doubles, and up to what: smoltcp's own timer, of a second, begins again when something is sent again. It
+/// must not run out, because it sends all again.
 const DOUBLED: u32 = 8;
+const MOST_PATIENCE: Duration = Duration::from_millis(900);
 
 /// How much longer than the shortest a round trip is when something waits on its way, how many of them in a row are no
 /// accident, and the least window that is a reason for it.
@@ -174,7 +176,9 @@ impl Window {
         let waits = self.filled > self.acknowledged;
         let patience =
             self.smoothed.map_or(FIRST_PATIENCE, |(mean, spread)| (mean + spread * 4).max(LEAST_PATIENCE));
-        self.moved.filter(|_| waits).map(|moved| moved + patience * (1 << self.doubled))
+        self.moved
+            .filter(|_| waits)
+            .map(|moved| moved + (patience * (1 << self.doubled)).min(patience.max(MOST_PATIENCE)))
     }
 
     /// Time has passed.
