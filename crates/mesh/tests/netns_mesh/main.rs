@@ -36,6 +36,7 @@ const TESTS: &[(&str, fn())] = &[
     ("prefixes_of_two_peers", || engines::both_ways(peers::prefixes_of_two_peers)),
     ("peers_come_and_go", || engines::both_ways(peers::peers_come_and_go)),
     ("sockets_of_the_inside_are_used_outside", sockets_of_the_inside_are_used_outside),
+    ("ports_are_free_again_soon", ports_are_free_again_soon),
     ("a_cable_that_takes_less", a_cable_that_takes_less),
     ("rows_can_be_turned_off", rows_can_be_turned_off),
     ("what_cannot_be_is_said", what_cannot_be_is_said),
@@ -281,6 +282,18 @@ fn sockets_of_the_inside_are_used_outside() {
         assert_eq!(one.ask(&format!("serve {address} echo")), "ok");
         assert_eq!(two.ask(&format!("dial {address} echo 1000")), "ok 1000");
     }
+}
+
+/// Fails when: each connection that is over keeps its port from the next ones for a minute, or those outside are changed, too.
+fn ports_are_free_again_soon() {
+    use portway_mesh::engine::kernel::Stack;
+    use portway_mesh::spec::{InterfaceAddr, Mtu};
+    let read = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse").unwrap();
+    let before = read();
+    let own = InterfaceAddr { ip: [10, 9, 0, 1].into(), prefix: 24 };
+    let (stack, _frames) = Stack::start(&[own], Mtu::DEFAULT, None).unwrap();
+    assert_eq!(Netns::of_pid(stack.pid()).unwrap().enter(read).unwrap(), "1\n");
+    assert_eq!(read(), before);
 }
 
 /// Fails when: a way that is not there is not told from one that is, or the node goes on without one.
