@@ -139,7 +139,8 @@ impl Role {
         let channel = held.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         let asked = serde_json::to_vec(question)?;
         let mut answer = Vec::new();
-        let received = channel.send(&asked, &[]).and_then(|()| channel.recv(&mut answer));
+        let sent = whole(|| channel.send(&asked, &[]));
+        let received = sent.and_then(|()| whole(|| channel.recv(&mut answer)));
         match received.and_then(|fds| fds.ok_or(io::ErrorKind::BrokenPipe.into())) {
             Ok(fds) => Ok((serde_json::from_slice(&answer)?, fds.into_iter().next())),
             // It has come, and there was no room for its descriptor.
@@ -150,6 +151,17 @@ impl Role {
                 *held = None;
                 Err(error)
             }
+        }
+    }
+}
+
+/// Again when a signal comes between: what has a timeout is not begun again by the kernel, but ends with EINTR (signal(7)),
+/// and has done nothing.
+fn whole<T>(mut what: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match what() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }
@@ -230,5 +242,19 @@ pub(super) fn answer(channel: &Channel, made: io::Result<impl AsFd>) -> io::Resu
             sent => sent,
         },
         Err(error) => channel.send(&serde_json::to_vec(&errno(&error))?, &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a signal between question and answer is taken for the end of the stack, or anything else for a signal.
+    #[test]
+    fn a_signal_ends_nothing() {
+        let mut ends = vec![Err(io::ErrorKind::BrokenPipe), Ok(7), Err(io::ErrorKind::Interrupted)];
+        let mut next = || ends.pop().unwrap_or(Ok(0)).map_err(io::Error::from);
+        assert_eq!(whole(&mut next).unwrap(), 7);
+        assert_eq!(whole(&mut next).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }
