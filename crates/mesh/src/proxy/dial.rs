@@ -92,6 +92,11 @@ pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, Own
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
+        // It may be as well as ever, and is not put aside; another one may need less.
+        if is_shortage(&last) {
+            debug!(%rule, error = %last, "destination not tried");
+            continue;
+        }
         debug!(%rule, error = %last, "destination does not serve");
         let aside = shared.table().failed(slot, id, last.to_string());
         // So it is said once for each time that it is put aside, however many clients there are.
@@ -186,6 +191,14 @@ async fn addresses(shared: &Shared, room: &PortRoom, rule: &MeshRule) -> io::Res
         return Err(io::Error::new(io::ErrorKind::HostUnreachable, "the name has no address"));
     }
     Ok(found)
+}
+
+/// Whether it is this host that has too little: of descriptors, memory, or ports for one more connection there.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
+    )
 }
 
 fn errno_of(error: &io::Error) -> Errno {
