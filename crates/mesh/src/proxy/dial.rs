@@ -45,6 +45,8 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
             let line = {
                 let mut table = shared.table();
                 if !table.opened(ticket, rule) {
+                    // Whoever has asked is gone: the other side is not to take that for an end of all that was said.
+                    let _closed = portway_sys::sockopt::linger_reset(fd.as_fd());
                     return;
                 }
                 table.line(rule)

@@ -161,12 +161,11 @@ impl Engine {
         line: Option<u32>,
         fds: Vec<OwnedFd>,
     ) {
-        // Who asked may be gone: then the socket is closed here.
-        let Some(caller) = self.broker.callers.remove(&ticket) else { return };
         let found = match (error, fds.into_iter().next()) {
             (None, Some(fd)) => Ok(fd),
             (error, _) => Err(error.map_or(Errno::IO, Errno::from_raw_os_error)),
         };
+        let Some(caller) = self.broker.callers.remove(&ticket) else { return given_up(found) };
         match caller {
             Caller::Stream(key) => {
                 if let Some(stream) = self.streams.get_mut(key) {
@@ -185,7 +184,7 @@ impl Engine {
 
     fn stream_dialed(&mut self, key: Key, found: Result<OwnedFd, Errno>) {
         let waits = |stream: &&mut super::stream::Stream| stream.phase == Phase::Dialing;
-        let Some(stream) = self.streams.get_mut(key).filter(waits) else { return };
+        let Some(stream) = self.streams.get_mut(key).filter(waits) else { return given_up(found) };
         let wanted =
             self.devices.get(stream.device).map_or(Carrier::Tcp, |device| device.plan.connect_carrier());
         let ready = found.and_then(|fd| {
@@ -291,5 +290,14 @@ impl Engine {
             device.flows.remove_id(id);
         }
         self.close_flow(place);
+    }
+}
+
+/// Whoever has asked is gone, by a reset or because its rule is: whoever has answered is told so, and not that all was said.
+fn given_up(found: Result<OwnedFd, Errno>) {
+    if let Ok(fd) = found
+        && let Err(error) = portway_sys::sockopt::linger_reset(fd.as_fd())
+    {
+        tracing::debug!(%error, "a connection that nobody wants ends without a reset");
     }
 }
