@@ -13,3 +13,14 @@ pub mod stun;
 pub mod tunnel;
 pub mod udp;
 pub mod wg;
+
+/// An error and what caused it, on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -3,7 +3,6 @@
 //! A thread of its own asks the registrar and goes on asking. While nobody answers, what was verified last stays so. The
 //! queue of news is short: while nobody takes them nothing more is asked for.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -19,6 +18,7 @@ use super::membership::{Membership, MembershipError};
 use super::snapshot::Snapshot;
 use super::view::{Unverified, View};
 use crate::spec::Endpoint;
+use crate::with_causes;
 
 /// News that wait to be taken.
 const WAITING: usize = 4;
@@ -103,7 +103,7 @@ async fn run(mut member: Membership, news: &mpsc::Sender<News>, mut found: watch
                 return;
             }
             Err(Ended::Failed(error)) => {
-                let error = chain(&error);
+                let error = with_causes(&error);
                 warn!(org = %member.trust().org, error, "cannot follow the organization");
                 if news.send(News::Away(error)).await.is_err() {
                     return;
@@ -183,7 +183,7 @@ async fn follow_once(
 fn taken(member: &mut Membership, snapshot: &Snapshot) -> Result<(), MembershipError> {
     match member.take(snapshot) {
         Err(MembershipError::Disk(error)) => {
-            let (org, error) = (&member.trust().org, chain(&error));
+            let (org, error) = (&member.trust().org, with_causes(&error));
             warn!(%org, error, "what has changed is not kept: the next start will not know it without the registrar");
             Ok(())
         }
@@ -215,19 +215,10 @@ async fn say(member: &mut Membership, found: &mut watch::Receiver<Vec<Endpoint>>
             Err(Ended::Revoked)
         }
         Err(error) => {
-            warn!(%org, error = chain(&error), "the registrar was not told where this device is");
+            warn!(%org, error = with_causes(&error), "the registrar was not told where this device is");
             Ok(false)
         }
     }
-}
-
-/// An error with its causes.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    // One that only passes another on says the same.
-    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
-    texts.dedup();
-    texts.join(": ")
 }
 
 /// Says what has changed since the last time.

@@ -20,6 +20,7 @@ use super::ports::{self, Opened};
 use super::serve::Server;
 use super::{Notice, flows, table};
 use crate::spec::{Place, PortRights, RuleEntry, RuleId, Rules, SpecError};
+use crate::with_causes;
 
 /// How long a port that was closed may still be taken.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -74,7 +75,7 @@ impl<R: FnMut(Notice)> Server<R> {
         });
         let (home, kept) = (self.home.clone(), kept.collect());
         let done = tokio::task::spawn_blocking(move || home.keep(kept)).await;
-        done.map_err(|error| chain(&error))?.map_err(|error| chain(&error))
+        done.map_err(|error| with_causes(&error))?.map_err(|error| with_causes(&error))
     }
 
     /// What the rules would be, and which ones would go.
@@ -100,7 +101,7 @@ impl<R: FnMut(Notice)> Server<R> {
         let allowed = judged.and_then(|rules| rules.allowed(PortRights::here()).map(|()| rules));
         let rules = allowed.map_err(|error| match error {
             SpecError::Wrong { message, hint, .. } => Failure { hint, ..usage(message) },
-            other => failure(FailureKind::Refused, chain(&other)),
+            other => failure(FailureKind::Refused, with_causes(&other)),
         })?;
         Ok((rules, gone))
     }
@@ -232,15 +233,4 @@ impl<R: FnMut(Notice)> Server<R> {
             self.link.say(&ToWorker::Cut { tickets: tickets.to_vec() }, &[]).await.ok();
         }
     }
-}
-
-/// An error and what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
