@@ -52,6 +52,7 @@ use std::process::ExitCode;
 use portway_sys::process;
 use portway_sys::seqpacket::Channel;
 
+pub use dial::is_shortage;
 pub use startup::{Confinement, WorkerError, serve};
 
 /// The channel to the daemon.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use portway_model::{Direction, Host, MeshRule, Transport};
 use portway_relay::wire::{Slot, ToWorker};
+use portway_relay::worker::is_shortage;
 use portway_sys::interface;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -94,8 +95,9 @@ pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, Own
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
-        // It may be as well as ever, and is not put aside; another one may need less.
-        if is_shortage(&last) {
+        // It is this host that has too little: the destination may be as well as ever, and is not put aside; another one
+        // may need less.
+        if Errno::from_io_error(&last).is_some_and(is_shortage) {
             debug!(%rule, error = %last, "destination not tried");
             continue;
         }
@@ -193,14 +195,6 @@ async fn addresses(shared: &Shared, room: &PortRoom, rule: &MeshRule) -> io::Res
         return Err(io::Error::new(io::ErrorKind::HostUnreachable, "the name has no address"));
     }
     Ok(found)
-}
-
-/// Whether it is this host that has too little: of descriptors, memory, or ports for one more connection there.
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
-    )
 }
 
 fn errno_of(error: &io::Error) -> Errno {

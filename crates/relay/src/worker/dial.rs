@@ -94,7 +94,8 @@ fn unix_socket(carrier: Carrier) -> Result<OwnedFd, Errno> {
 
 /// Whether a failure says that something is short for the moment: descriptors, memory, local ports, or room in
 /// the backlog of a unix target.
-pub(super) fn is_shortage(errno: Errno) -> bool {
+#[must_use]
+pub fn is_shortage(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL
