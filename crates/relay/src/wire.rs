@@ -327,6 +327,9 @@ pub enum FromWorker {
         /// [`Known::mark`] of the client.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mark: Option<u64>,
+        /// Where the client is, if it is anywhere in a network.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<SocketAddr>,
     },
     /// Connections and flows that asked for an upstream have ended, or want none any more.
     Over {

@@ -11,7 +11,7 @@
 mod rig;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -30,11 +30,16 @@ fn brokered(rig: &mut Rig, protocol: &str, more: &[(&str, &str)]) {
 }
 
 fn asked(rig: &mut Rig) -> u64 {
-    let (ticket, _) = rig.wait_for(|message| match message {
-        FromWorker::Dial { ticket, .. } => Some(*ticket),
+    asked_for(rig).0
+}
+
+/// The number of the request, and for whom it is.
+fn asked_for(rig: &mut Rig) -> (u64, Option<SocketAddr>) {
+    let (asked, _) = rig.wait_for(|message| match message {
+        FromWorker::Dial { ticket, client, .. } => Some((*ticket, *client)),
         _ => None,
     });
-    ticket
+    asked
 }
 
 /// Waits until `ticket` is over; whether it was refused.
@@ -78,7 +83,8 @@ fn a_stream_waits_for_its_target() {
         let mut client = client();
         client.write_all(b"question").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        let ticket = asked(&mut rig);
+        let (ticket, from) = asked_for(&mut rig);
+        assert_eq!(from, client.local_addr().ok());
         let (ours, mut service) = pair();
         dialed(&rig, ticket, ours.as_fd());
         drop(ours);
@@ -129,10 +135,11 @@ fn a_client_brings_what_is_known_of_it() {
             Known { mark: Some(7), ends: Some((([10, 9, 0, 2], 5).into(), ([10, 9, 0, 1], 80).into())) };
         rig.say(&ToWorker::Client { slot: rig.slot(0), index: 0, known }, &[theirs.as_fd()]);
         drop(theirs);
-        let (ticket, _) = rig.wait_for(|message| match message {
-            FromWorker::Dial { ticket, mark: Some(7), .. } => Some(*ticket),
+        let ((ticket, from), _) = rig.wait_for(|message| match message {
+            FromWorker::Dial { ticket, mark: Some(7), client, .. } => Some((*ticket, *client)),
             _ => None,
         });
+        assert_eq!(from, known.ends.map(|(client, _)| client));
         let (ours, service) = pair();
         dialed(&rig, ticket, ours.as_fd());
         drop(ours);
@@ -300,7 +307,8 @@ fn a_flow_waits_for_its_target() {
         for datagram in early {
             client.send(datagram).unwrap();
         }
-        let ticket = asked(&mut rig);
+        let (ticket, from) = asked_for(&mut rig);
+        assert_eq!(from, client.local_addr().ok());
         let ours = UdpSocket::bind("127.0.0.1:0").unwrap();
         ours.connect(service.local_addr().unwrap()).unwrap();
         dialed(&rig, ticket, ours.as_fd());

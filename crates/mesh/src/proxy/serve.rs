@@ -343,7 +343,7 @@ impl<R: FnMut(Notice)> Server<R> {
     /// Why it does not serve a port it was given.
     pub(super) fn heed(&mut self, message: FromWorker) -> Result<(), String> {
         match message {
-            FromWorker::Dial { slot, ticket, mark } => {
+            FromWorker::Dial { slot, ticket, mark, client: _ } => {
                 let task = dial::answer(Arc::clone(&self.shared), Arc::clone(&self.link), slot, ticket, mark);
                 let task = tokio::spawn(task);
                 self.shared.table().begin(slot, ticket, task.abort_handle());

@@ -6,6 +6,7 @@
 //! that the end of many is no flood.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -17,11 +18,12 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socke
 use super::control::set_nonblocking;
 use super::engine::Engine;
 use super::frames::FrameMemory;
+use super::header;
 use super::poller::{Token, Watch};
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
 use super::stream::{End, Phase};
-use super::udp::Way;
+use super::udp::{Flow, Way};
 use crate::wire::{FromWorker, field};
 
 /// What a flow may send before it has a target: as much as comes at once, and no more.
@@ -96,7 +98,12 @@ impl Engine {
     pub(super) fn ask_for_stream(&mut self, key: Key) -> bool {
         let Some(stream) = self.streams.get(key) else { return false };
         let (device, mark) = (stream.device, stream.mark);
-        let Some(ticket) = self.ask(device, Caller::Stream(key), mark) else {
+        let client = match &stream.origin {
+            Some(origin) => Some(origin.client),
+            None if stream.down.carrier == Carrier::Tcp => header::client(stream.down.as_fd()),
+            None => None,
+        };
+        let Some(ticket) = self.ask(device, Caller::Stream(key), mark, client) else {
             self.give_up(key, Errno::AGAIN);
             return false;
         };
@@ -111,7 +118,8 @@ impl Engine {
 
     /// Asks for the target of a flow, which keeps its datagrams meanwhile.
     pub(super) fn ask_for_flow(&mut self, device: Key, place: Key) {
-        let ticket = self.ask(device, Caller::Flow(place), None);
+        let client = self.udp.flows.get(place).and_then(Flow::client);
+        let ticket = self.ask(device, Caller::Flow(place), None, client);
         if let Some(flow) = self.udp.flows.get_mut(place) {
             flow.ticket = ticket;
         }
@@ -120,7 +128,13 @@ impl Engine {
         }
     }
 
-    fn ask(&mut self, device: Key, caller: Caller, mark: Option<u64>) -> Option<u64> {
+    fn ask(
+        &mut self,
+        device: Key,
+        caller: Caller,
+        mark: Option<u64>,
+        client: Option<SocketAddr>,
+    ) -> Option<u64> {
         let slot = self.devices.get(device)?.slot?;
         if !self.control.keeps_up() {
             return None;
@@ -128,7 +142,7 @@ impl Engine {
         self.broker.last += 1;
         let ticket = self.broker.last;
         self.broker.callers.insert(ticket, caller);
-        self.send(&FromWorker::Dial { slot, ticket, mark }, Vec::new());
+        self.send(&FromWorker::Dial { slot, ticket, mark, client }, Vec::new());
         Some(ticket)
     }
 

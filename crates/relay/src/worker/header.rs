@@ -35,7 +35,12 @@ pub(super) fn write(
 
 /// Both ends of an accepted tcp socket: the client's, ours.
 pub(super) fn ends(client: BorrowedFd<'_>) -> Option<(SocketAddr, SocketAddr)> {
-    Some((inet(getpeername(client).ok().flatten())?, inet(getsockname(client).ok())?))
+    Some((self::client(client)?, inet(getsockname(client).ok())?))
+}
+
+/// The client's end alone.
+pub(super) fn client(client: BorrowedFd<'_>) -> Option<SocketAddr> {
+    inet(getpeername(client).ok().flatten())
 }
 
 fn inet(address: Option<SocketAddrAny>) -> Option<SocketAddr> {

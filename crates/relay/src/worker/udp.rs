@@ -98,6 +98,13 @@ pub(super) struct Flow {
     pub(super) line: Option<u32>,
 }
 
+impl Flow {
+    /// Where its client is, if it is anywhere in a network.
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        self.client.address()
+    }
+}
+
 /// Why a datagram begins no flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoFlow {
