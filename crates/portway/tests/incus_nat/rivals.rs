@@ -12,8 +12,10 @@ pub(crate) fn reserved<'b>(bed: &'b Bed, project: Option<&str>, number: u16) -> 
     let network = bed.incus().get("/1.0/networks/br0").unwrap();
     let gateway = network["config"]["ipv4.address"].as_str().unwrap().to_owned();
     let (stem, _) = gateway.rsplit_once('.').unwrap();
-    for last in (0..90).map(|step| 110 + (number + step) % 90) {
-        let address = format!("{stem}.{last}");
+    // One that a container has by lease would be nobody's.
+    let leases = bed.incus().get("/1.0/networks/br0/leases").unwrap().to_string();
+    let candidates = (0..90).map(|step| format!("{stem}.{}", 110 + (number + step) % 90));
+    for address in candidates.filter(|address| !leases.contains(&format!("\"{address}\""))) {
         let keys = [("type", "nic"), ("network", "br0"), ("name", "eth0"), ("ipv4.address", &address)];
         let keys = keys.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let spec = ContainerSpec {

@@ -233,13 +233,14 @@ secrets: {{word: {{environment: WORD}}}}
         })
     }
 
-    /// Runs a command, in the middle of which something else is done.
-    pub(crate) fn meanwhile(&self, args: &[&str], moment: &Moment, then: impl FnOnce()) -> Option<Said> {
-        self.set(moment);
-        self.until(args, |_| {
+    /// Runs a command, before whose first request that begins so something else is done.
+    pub(crate) fn meanwhile(&self, args: &[&str], change: &'static str, then: impl FnOnce()) -> Said {
+        self.gate.set(move |_, line| line.starts_with(change), Deed::HoldBefore);
+        let said = self.until(args, |_| {
             then();
             self.gate.judge(Verdict::GoOn);
-        })
+        });
+        said.expect("it comes that far")
     }
 
     /// Runs a command through the gate, which does this to the first request that begins so.

@@ -1,8 +1,6 @@
 //! A command in the middle of another one on the same project.
 
-use portway_testkit::Deed;
-
-use super::stand::{Counts, Moment, Stand};
+use super::stand::Stand;
 
 const UP: [&str; 4] = ["up", "-d", "--parallel", "1"];
 const DOWN: [&str; 6] = ["down", "-v", "-t", "0", "--parallel", "1"];
@@ -25,19 +23,10 @@ fn the_second_command_is_told_of_the_first() {
         assert_eq!(scene.instances(), before);
     };
     // So late that there is something to be stopped.
-    let start = Moment { number: 0, counts: Counts::Changes, deed: Deed::HoldBefore };
-    let of = |args: &[&str], request: &str| {
-        let all = stand.requests(args);
-        let changes = all.iter().filter(|line| !line.starts_with("GET "));
-        let at = changes.into_iter().position(|line| line.starts_with(request)).expect(request);
-        Moment { number: at + 1, ..start.clone() }
-    };
-    let up = of(&UP, "PUT /1.0/instances/web-1/state");
-    let down = of(&DOWN, "PUT /1.0/instances/db-1/state");
-    let said = stand.meanwhile(&UP, &up, is_told).expect("it comes that far");
+    let said = stand.meanwhile(&UP, "PUT /1.0/instances/web-1/state", is_told);
     assert_eq!(said.code, Some(0), "{said:?}");
     stand.up_is_well(1, &"up");
-    let said = stand.meanwhile(&DOWN, &down, is_told).expect("it comes that far");
+    let said = stand.meanwhile(&DOWN, "PUT /1.0/instances/db-1/state", is_told);
     assert_eq!(said.code, Some(0), "{said:?}");
     stand.down_is_well(&"down");
 }
