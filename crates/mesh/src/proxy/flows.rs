@@ -88,7 +88,9 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
         tokio::time::sleep(SWEEP).await;
         let idle = shared.flows.table().expire(Instant::now());
         given_up(&shared, idle);
-        shared.table().expire_promises(Instant::now());
+        let mut table = shared.table();
+        table.expire_promises(Instant::now());
+        table.expire_closed(Instant::now());
     }
 }
 

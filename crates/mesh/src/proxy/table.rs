@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use portway_model::{MeshRule, ProxyProtocol, RuleListen};
+use portway_model::{MeshRule, ProxyProtocol, RuleListen, Transport};
 use portway_proto::Dir;
 use portway_relay::wire::{SLOT_COUNT, Slot, field};
 use portway_sys::shm::FIELD_COUNT;
@@ -22,6 +22,9 @@ use promises::Promises;
 
 /// Where the numbers of connections begin that no worker has asked for. A worker counts from 1.
 const OWN_TICKETS: u64 = 1 << 62;
+
+/// How long a listener that was told to refuse is kept, at least.
+const REFUSES: Duration = Duration::from_millis(500);
 
 /// A port that is listened on.
 pub(super) struct Served {
@@ -42,10 +45,19 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Its port is closed, as far as it is for this process to close it.
-    pub(super) fn close(&mut self) {
-        self.listeners = Arc::default();
+    /// Its port is closed, as far as it is for this process to close it. What it returns is to be kept for a moment: see
+    /// [`Table::expire_closed`].
+    fn close(&mut self) -> Arc<Vec<OwnedFd>> {
         self.tasks.drain(..).for_each(|task| task.abort());
+        let listeners = std::mem::take(&mut self.listeners);
+        if self.listen.transport == Transport::Tcp {
+            for listener in listeners.iter() {
+                if let Err(error) = rustix::net::shutdown(listener, rustix::net::Shutdown::Read) {
+                    tracing::debug!(%error, "listener not shut");
+                }
+            }
+        }
+        listeners
     }
 }
 
@@ -143,6 +155,8 @@ pub(super) struct Table {
     own: u64,
     lines: Lines,
     promises: Promises,
+    /// Listeners that were told to refuse, and when.
+    closed: Vec<(Instant, Arc<Vec<OwnedFd>>)>,
 }
 
 impl Table {
@@ -204,7 +218,7 @@ impl Table {
             return;
         }
         let Some(mut served) = self.served.remove(&slot.index) else { return };
-        served.close();
+        self.closed.push((Instant::now(), served.close()));
         served.rules.iter().for_each(|entry| self.close_account(entry.id));
     }
 
@@ -223,9 +237,17 @@ impl Table {
 
     /// Nobody new is taken in.
     pub(super) fn close(&mut self) {
-        for served in self.served.values_mut() {
-            served.close();
-        }
+        let closed = self.served.values_mut().map(|served| (Instant::now(), served.close()));
+        self.closed.extend(closed);
+    }
+
+    /// Lets go of listeners that were told to refuse a while ago.
+    ///
+    /// One that is closed at once may leave a client behind that is neither served nor refused: the kernel that is about
+    /// to make a connection of its last packet finds the port let go of, and drops that packet (`__inet_inherit_port`).
+    /// One that only refuses has its port until then, and resets such a client.
+    pub(super) fn expire_closed(&mut self, now: Instant) {
+        self.closed.retain(|(at, _)| now.saturating_duration_since(*at) < REFUSES);
     }
 
     /// A flow begins that no worker has asked for; its number.
@@ -297,7 +319,7 @@ impl Table {
             }
             served.rules = wanted;
             if served.rules.is_empty() {
-                served.close();
+                self.closed.push((Instant::now(), served.close()));
                 closed.push(served.slot);
             }
         }
