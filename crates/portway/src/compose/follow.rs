@@ -31,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// After so long of nothing but errors an instance cannot be followed.
 const BLIND: Duration = Duration::from_secs(60);
 
+/// So long a program inside an instance that has ended may take to be seen as ended.
+const DEAF: Duration = Duration::from_secs(2);
+
 /// Until then the server has started one again that it is to start again: it takes it 0.7 s.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -286,8 +289,11 @@ impl Life {
     /// Sends what it says while it runs.
     async fn run(&mut self, of: usize, replica: &Replica, known: &mut Known) -> Outcome {
         if is_ours(&self.client, replica).await? {
-            known.last = tail(&self.client, of, replica, known.last, &self.to).await?;
-            return Ok(());
+            let said = tail(&self.client, of, replica, &mut known.last, &self.to);
+            return tokio::select! {
+                said = said => said,
+                () = ended(self.states.clone(), replica.name()) => Ok(()),
+            };
         }
         // Not asked for while it runs: what one is told of a console nobody else is told again.
         while self.state(replica) == Some(status_code::RUNNING) && !self.to.is_closed() {
@@ -337,6 +343,19 @@ impl Life {
             _ = no_more.wait_for(|no_more| *no_more) => false,
         }
     }
+}
+
+/// Until an instance has been seen as ended for a while. A program inside it may have no end for those who listen to
+/// it: a server now and then leaves its streams open when the instance goes.
+async fn ended(mut states: watch::Receiver<States>, name: &str) {
+    let is_over = |states: &States| {
+        matches!(states.get(name), None | Some(&(status_code::STOPPED | status_code::ERROR)))
+    };
+    if states.wait_for(is_over).await.is_err() {
+        // Nobody looks any more.
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(DEAF).await;
 }
 
 /// What follows in a console after what is known.

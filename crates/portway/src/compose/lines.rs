@@ -150,15 +150,15 @@ pub(super) fn console_lines(of: usize, console: &[u8]) -> Vec<Line> {
     lines.map(line).collect()
 }
 
-/// Sends what an instance says after `last`, until it ends, and gives the time of the last of it. Only of those whose
-/// first process is Portway's.
+/// Sends what an instance says after `last`, which is moved to the time of the last of it, until it ends. Only of those
+/// whose first process is Portway's. Cancel safe: what was sent is in `last`, and nothing else.
 pub(super) async fn tail<T: From<Line>>(
     client: &Client,
     of: usize,
     replica: &Replica,
-    mut last: Stamp,
+    last: &mut Stamp,
     to: &mpsc::Sender<T>,
-) -> Outcome<Stamp> {
+) -> Outcome {
     let program = format!("{DIR}/{PROGRAM}");
     let spec = ExecSpec {
         command: vec![program, "tail".to_owned(), DIR.to_owned(), last.to_string()],
@@ -169,7 +169,7 @@ pub(super) async fn tail<T: From<Line>>(
         terminal: None,
     };
     let started = client.exec(replica.project(), replica.name(), &spec).await.map_err(found::failed)?;
-    let Some(sockets) = started else { return Ok(last) };
+    let Some(sockets) = started else { return Ok(()) };
     let broken = |error: io::Error| Stop::refused(format!("cannot follow {}: {error}", replica.name()));
     let mut exec = Exec::new(sockets).await.map_err(broken)?;
     let mut rest = Vec::new();
@@ -177,17 +177,18 @@ pub(super) async fn tail<T: From<Line>>(
         rest.extend_from_slice(&bytes);
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         for record in Record::all(&rest[..whole]) {
-            last = last.max(record.at);
+            let at = record.at;
             if record.source != Source::Own && to.send(Line::of(of, record).into()).await.is_err() {
-                return Ok(last);
+                return Ok(());
             }
+            *last = (*last).max(at);
         }
         rest.drain(..whole);
         if rest.len() as u64 > LOG_MAX_BYTES {
             return Err(Stop::refused(format!("{} says what is no log", replica.name())));
         }
     }
-    Ok(last)
+    Ok(())
 }
 
 /// What one that has ended has said after `last`: its end ends the one who tells before everything is told. A server in
