@@ -6,6 +6,7 @@
 //! room the sending thread waits, and what waits then is the stack.
 
 mod load;
+mod pass;
 mod path;
 mod receive;
 mod send;
@@ -90,6 +91,17 @@ pub enum Change {
     Endpoint(PublicKey, SocketAddr),
     /// See [`PeerChange::AllowedIps`].
     AllowedIps(PublicKey, Vec<Cidr>),
+    /// See [`PeerChange::Through`].
+    Through(PublicKey, PublicKey),
+    /// See [`PeerChange::Probe`].
+    Probe(PublicKey, Vec<SocketAddr>),
+    /// See [`PeerChange::Hubs`].
+    Hubs {
+        /// As there.
+        hubs: Vec<PublicKey>,
+        /// As there.
+        relays: bool,
+    },
 }
 
 /// What is asked of the receiving thread.
@@ -131,6 +143,8 @@ pub struct Totals {
     pub frames_in: AtomicU64,
     /// Rows that the kernel would not take as such.
     pub rows_refused: AtomicU64,
+    /// Messages of members to others, passed on.
+    pub passed_on: AtomicU64,
 }
 
 /// A running tunnel; it ends when this is dropped.
@@ -202,6 +216,9 @@ impl Tunnel {
                 Change::Remove(key) => PeerChange::Remove(key),
                 Change::Endpoint(key, endpoint) => PeerChange::Endpoint(key, endpoint),
                 Change::AllowedIps(key, prefixes) => PeerChange::AllowedIps(key, prefixes),
+                Change::Through(key, hub) => PeerChange::Through(key, hub),
+                Change::Probe(key, places) => PeerChange::Probe(key, places),
+                Change::Hubs { hubs, relays } => PeerChange::Hubs { hubs, relays },
             })
         };
         let changes: Result<Vec<PeerChange>, SessionsError> = changes.into_iter().map(prepare).collect();

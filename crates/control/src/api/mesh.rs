@@ -29,6 +29,9 @@ pub struct MeshStatus {
     pub uptime_seconds: u64,
     /// Its peers.
     pub peers: Vec<MeshPeer>,
+    /// Messages between members that it has passed on as a hub.
+    #[serde(default)]
+    pub passed_on: u64,
     /// Its rules.
     pub rules: Vec<MeshRuleStatus>,
     /// Its proxies, whose clients say where they want to go.
@@ -58,6 +61,9 @@ pub struct MeshOrg {
     /// Why it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// It passes messages on between members that do not reach each other.
+    #[serde(default)]
+    pub hub: bool,
 }
 
 /// A peer as it is.
@@ -70,6 +76,12 @@ pub struct MeshPeer {
     pub public_key: String,
     /// Where it was last heard from, or is expected.
     pub endpoint: Option<String>,
+    /// The hub that it is reached through, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<String>,
+    /// For how long keys have been tried to be agreed on, while they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trying_seconds: Option<u64>,
     /// What belongs to it.
     pub allowed_ips: Vec<String>,
     /// How long ago keys were agreed on.

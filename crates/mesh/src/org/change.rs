@@ -39,7 +39,8 @@ pub fn peer(own: Option<&Device>, device: &Device) -> Peer {
         public_key: device.key,
         preshared_key: None,
         allowed_ips: own_blocks.chain(device.routes.iter().copied()).collect(),
-        keepalive: (is_hidden && endpoint.is_some()).then_some(KEEPALIVE),
+        // A hub is there when it is needed, and can pass on to us.
+        keepalive: ((is_hidden || device.hub) && endpoint.is_some()).then_some(KEEPALIVE),
         endpoint,
     }
 }

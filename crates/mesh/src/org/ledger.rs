@@ -220,6 +220,7 @@ impl Ledger {
             endpoints: bounded(&asked.endpoints),
             created: now,
             revision: self.next_revision(),
+            hub: false,
         };
         let mut draft = self.draft();
         let mut used = join_key.clone();
@@ -311,6 +312,21 @@ impl Ledger {
             revision: self.next_revision(),
         }));
         Ok(draft.finish(now))
+    }
+
+    /// A member passes messages on for others from now on, or does so no more. `None` when it is so already.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn set_hub(&self, name: &DeviceName, hub: bool, now: u64) -> Result<Option<Step>, Refusal> {
+        let found = self.view.devices().find(|device| device.name == *name);
+        let device = found.ok_or_else(|| Refusal::NoDevice(name.clone()))?;
+        if device.hub == hub {
+            return Ok(None);
+        }
+        let mut draft = self.draft();
+        draft.put(Record::Device(Device { hub, revision: self.next_revision(), ..device.clone() }));
+        Ok(Some(draft.finish(now)))
     }
 
     /// A member is reached elsewhere. `None` when it is said already.

@@ -55,6 +55,19 @@ impl Owner {
         self.ask(Method::POST, target, body).await
     }
 
+    /// Changes something.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.strange(error))?;
+        self.ask(Method::PUT, target, body).await
+    }
+
     /// Ends something.
     ///
     /// # Errors

@@ -8,8 +8,13 @@ use super::label::{DeviceName, OrgName, Tag};
 use super::wire::{Malformed, Reader, Writer, canonical, endpoint};
 use crate::spec::{Endpoint, PublicKey};
 
+/// A member; one with marks, which readers of the first form refuse rather than misread.
 const DEVICE: &[u8; 4] = b"PWd1";
+const MARKED: &[u8; 4] = b"PWd2";
 const REVOKED: &[u8; 4] = b"PWr1";
+
+/// What a hub is marked with. There are no other marks.
+const HUB: &str = "hub";
 
 /// A member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub struct Device {
     pub created: u64,
     /// Revision of the organization that this was last changed by.
     pub revision: u64,
+    /// It passes messages on between members that do not reach each other.
+    pub hub: bool,
 }
 
 impl Device {
@@ -121,17 +128,22 @@ impl Record {
     /// They are not what [`Record::bytes`] writes.
     pub fn parse(bytes: &[u8]) -> Result<Record, Malformed> {
         const WHAT: &str = "record";
-        let record = if bytes.starts_with(DEVICE) {
-            Record::Device(read_device(Reader::new(bytes, DEVICE, WHAT)?)?)
-        } else {
-            Record::Revoked(read_revoked(Reader::new(bytes, REVOKED, WHAT)?)?)
+        let record = match bytes.first_chunk() {
+            Some(kind @ (DEVICE | MARKED)) => {
+                Record::Device(read_device(Reader::new(bytes, kind, WHAT)?, kind == MARKED)?)
+            }
+            Some(REVOKED) => Record::Revoked(read_revoked(Reader::new(bytes, REVOKED, WHAT)?)?),
+            Some([b'P', b'W', b'd' | b'r', _]) => {
+                return Err(Malformed("record: it is of a version that is not known here"));
+            }
+            _ => return Err(Malformed(WHAT)),
         };
         canonical(bytes, WHAT, record, Record::bytes)
     }
 }
 
 fn device_bytes(device: &Device) -> Vec<u8> {
-    let mut writer = Writer::new(DEVICE);
+    let mut writer = Writer::new(if device.hub { MARKED } else { DEVICE });
     writer.text(device.org.as_str()).fixed(device.key.as_bytes()).text(device.name.as_str());
     writer.fixed(&device.ip4.octets()).fixed(&device.ip6.octets());
     writer.list(&device.routes, |writer, route| {
@@ -144,11 +156,16 @@ fn device_bytes(device: &Device) -> Vec<u8> {
         writer.text(&endpoint.to_string());
     });
     writer.number(device.created).number(device.revision);
+    if device.hub {
+        writer.list(&[HUB], |writer, mark| {
+            writer.text(mark);
+        });
+    }
     writer.finish()
 }
 
-fn read_device(mut reader: Reader<'_>) -> Result<Device, Malformed> {
-    let device = Device {
+fn read_device(mut reader: Reader<'_>, is_marked: bool) -> Result<Device, Malformed> {
+    let mut device = Device {
         org: reader.parsed()?,
         key: reader.public_key()?,
         name: reader.parsed()?,
@@ -159,7 +176,13 @@ fn read_device(mut reader: Reader<'_>) -> Result<Device, Malformed> {
         endpoints: reader.list(|reader| endpoint(reader.text()?).ok_or(reader.malformed()))?,
         created: reader.number()?,
         revision: reader.number()?,
+        hub: false,
     };
+    if is_marked {
+        // A mark that is not known may be one that must be.
+        let marks: Vec<&str> = reader.list(Reader::text)?;
+        device.hub = marks == [HUB];
+    }
     let longest = device.routes.len().max(device.tags.len()).max(device.endpoints.len());
     if longest > Device::LIST_MAX {
         return Err(reader.malformed());

@@ -103,6 +103,7 @@ fn line(event: &MeshEvent) -> Bytes {
 struct Seen {
     handshake: Option<Instant>,
     endpoint: Option<SocketAddr>,
+    through: Option<PublicKey>,
     silent: bool,
 }
 
@@ -134,6 +135,7 @@ fn look(state: &PeerState, now: Instant) -> Seen {
     Seen {
         handshake: state.last_handshake,
         endpoint: state.endpoint,
+        through: state.through,
         silent: age.is_some_and(|age| age >= SILENT),
     }
 }
@@ -151,6 +153,13 @@ fn changes(
         };
         if let Some(endpoint) = now.endpoint.filter(|_| now.endpoint != then.endpoint) {
             told.push((*key, "peer-moved", format!("is at {endpoint}")));
+        }
+        match now.through.filter(|_| now.through != then.through) {
+            Some(hub) => told.push((*key, "peer-moved", format!("is reached through the hub {hub}"))),
+            None if then.through.is_some() && now.through.is_none() => {
+                told.push((*key, "peer-moved", "is reached without a hub".to_owned()));
+            }
+            None => {}
         }
         if now.handshake != then.handshake && now.handshake.is_some() {
             told.push((*key, "peer-handshake", "keys were agreed on".to_owned()));
@@ -175,11 +184,12 @@ mod tests {
     fn what_peers_do_is_told_once() {
         let key = PrivateKey::generate().unwrap().public();
         let begin = Instant::now();
-        let quiet = Seen { handshake: None, endpoint: None, silent: false };
+        let quiet = Seen { handshake: None, endpoint: None, through: None, silent: false };
         let endpoint = Some(SocketAddr::from(([192, 0, 2, 1], 7)));
-        let met = Seen { handshake: Some(begin), endpoint, silent: false };
+        let met = Seen { handshake: Some(begin), endpoint, ..quiet };
         let again = Seen { handshake: Some(begin + Duration::from_secs(120)), ..met };
         let silent = Seen { silent: true, ..again };
+        let through = Seen { through: Some(key), ..again };
         let kinds = |before: &[Seen], present: &[Seen]| -> Vec<&'static str> {
             let map = |seen: &[Seen]| seen.iter().map(|seen| (key, *seen)).collect::<BTreeMap<_, _>>();
             changes(&map(before), &map(present)).into_iter().map(|(_, kind, _)| kind).collect()
@@ -189,6 +199,9 @@ mod tests {
         assert_eq!(kinds(&[met], &[again]), ["peer-handshake"]);
         assert_eq!(kinds(&[again], &[silent]), ["peer-silent"]);
         assert_eq!(kinds(&[silent], &[silent]), [""; 0]);
+        assert_eq!(kinds(&[again], &[through]), ["peer-moved"]);
+        assert_eq!(kinds(&[through], &[through]), [""; 0]);
+        assert_eq!(kinds(&[through], &[again]), ["peer-moved"]);
         assert_eq!(kinds(&[silent], &[]), ["peer-removed"]);
     }
 }

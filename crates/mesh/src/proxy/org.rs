@@ -97,7 +97,25 @@ impl Organization {
             reachable: known.away.is_none(),
             since_seconds: now.saturating_duration_since(known.since).as_secs(),
             error: known.away.clone(),
+            hub: own.is_some_and(|own| own.hub),
         }
+    }
+}
+
+/// Who passes messages on.
+#[derive(PartialEq, Eq)]
+struct Hubs {
+    hubs: Vec<PublicKey>,
+    /// This device does.
+    relays: bool,
+}
+
+impl Hubs {
+    fn of(view: &View, own: &PublicKey) -> Hubs {
+        let all: Vec<PublicKey> =
+            view.devices().filter(|device| device.hub).map(|device| device.key).collect();
+        let relays = all.contains(own);
+        Hubs { hubs: all.into_iter().filter(|hub| hub != own).collect(), relays }
     }
 }
 
@@ -128,14 +146,24 @@ pub(super) fn begin(shared: &Arc<Shared>, followed: Following, orders: &mpsc::Se
 /// Does what is said, until nothing is said any more.
 async fn attend(shared: Arc<Shared>, mut news: mpsc::Receiver<News>, orders: mpsc::Sender<Order>) {
     let Some(organization) = shared.organization.as_ref() else { return };
-    let mut was_told = false;
+    let (mut was_told, mut hubs) = (false, None);
     while let Some(new) = news.recv().await {
         let order = match new {
             News::Known(view) => {
                 for device in view.devices().filter(|device| device.key != organization.key) {
                     shared.whereabouts.put(device.key, device.endpoints.clone());
                 }
+                let new = Hubs::of(&view, &organization.key);
                 organization.known().view = view;
+                if hubs.as_ref() != Some(&new) {
+                    // They may be peers already; those that are to come are known then.
+                    shared.whereabouts.set_hubs(new.hubs.clone());
+                    let change = tunnel::Change::Hubs { hubs: new.hubs.clone(), relays: new.relays };
+                    if let Err(error) = make(&shared, vec![change], Vec::new()).await {
+                        warn!(%error, "hubs not changed");
+                    }
+                    hubs = Some(new);
+                }
                 None
             }
             News::Changes(changes) => apply(&shared, changes).await,

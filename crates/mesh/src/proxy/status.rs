@@ -33,6 +33,11 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
         name: organization.and_then(|organization| organization.name_of(&state.public_key)),
         public_key: state.public_key.to_string(),
         endpoint: state.endpoint.map(|endpoint| endpoint.to_string()),
+        through: state.through.map(|hub| {
+            let name = organization.and_then(|organization| organization.name_of(&hub));
+            name.unwrap_or_else(|| hub.to_string())
+        }),
+        trying_seconds: state.trying_since.map(|since| now.saturating_duration_since(since).as_secs()),
         allowed_ips: state.allowed_ips.iter().map(ToString::to_string).collect(),
         handshake_seconds: state.last_handshake.map(|at| now.saturating_duration_since(at).as_secs()),
         received_bytes: state.received_bytes,
@@ -71,6 +76,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
         addresses: about.network.addresses.iter().map(ToString::to_string).collect(),
         uptime_seconds: now.saturating_duration_since(about.since).as_secs(),
         peers: states.into_iter().map(peer).collect(),
+        passed_on: shared.tunnel.totals().passed_on.load(std::sync::atomic::Ordering::Relaxed),
         rules,
         proxies,
         dropped,
@@ -224,9 +230,20 @@ pub(super) fn metrics(status: &MeshStatus) -> String {
         "Failures of a rule's destination.",
         of_rules(&|rule| rule.failures),
     );
+    hub_metrics(&mut text, status);
     proxies_metrics(&mut text, &status.proxies);
     organization_metrics(&mut text, status.organization.as_ref());
     text
+}
+
+fn hub_metrics(text: &mut String, status: &MeshStatus) {
+    let through =
+        |peer: &MeshPeer| (format!("peer=\"{}\"", peer.public_key), u64::from(peer.through.is_some()));
+    let help = "Whether a peer is reached through a hub.";
+    put_family(text, "portway_mesh_through_hub", "gauge", help, status.peers.iter().map(through).collect());
+    let help = "Messages between members that this device has passed on as a hub.";
+    let passed_on = vec![(format!("network=\"{}\"", status.name), status.passed_on)];
+    put_family(text, "portway_mesh_passed_on_messages_total", "counter", help, passed_on);
 }
 
 fn proxies_metrics(text: &mut String, proxies: &[MeshProxyStatus]) {

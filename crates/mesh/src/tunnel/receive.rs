@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use portway_sys::mmsg::{BATCH, Batch};
 use rustix::net::SendFlags;
 
+use super::pass::Pass;
 use super::trace::Trace;
 use super::{Order, Shared, calm, wait_for, wait_for_room, wake};
 use crate::segment::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED, Offload};
@@ -44,6 +45,7 @@ pub(super) struct Receiver {
     updates: SyncSender<Update>,
     batch: Batch,
     arrived: Vec<Arrived>,
+    pass: Pass,
     trace: Option<Trace>,
 }
 
@@ -56,7 +58,7 @@ impl Receiver {
         trace: Option<Trace>,
     ) -> Receiver {
         let arrived = Vec::with_capacity(BATCH * MOST_JOINED);
-        Receiver { shared, sessions, orders, updates, batch: Batch::new(), arrived, trace }
+        Receiver { shared, sessions, orders, updates, batch: Batch::new(), arrived, pass: Pass::new(), trace }
     }
 
     /// Until the tunnel ends.
@@ -174,10 +176,17 @@ impl Receiver {
                 self.shared.answers.try_send((from, message.to_vec())).ok();
                 continue;
             }
-            if let Received::Packet { place, .. } = self.sessions.receive(now, from, message) {
-                let at = number * size;
-                self.arrived.push(Arrived { slot, begin: at + place.start, end: at + place.end });
+            let at = number * size;
+            match self.sessions.receive(now, from, message) {
+                Received::Packet { place, .. } => {
+                    self.arrived.push(Arrived { slot, begin: at + place.start, end: at + place.end });
+                }
+                Received::PassOn { to } => self.pass.add(self.shared.udp.to_wire(to), at, message.len()),
+                Received::Nothing => {}
             }
+        }
+        if !self.pass.is_empty() {
+            self.pass.send(&self.shared, self.batch.bytes(slot));
         }
     }
 

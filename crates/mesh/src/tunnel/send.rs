@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -15,7 +15,7 @@ use super::path::Path;
 use super::{Rows, Shared, calm, wait_for, wake};
 use crate::engine::{FRAME_BYTES, Frame};
 use crate::segment::{Cut, Fragments, Offload, Segment, clamp};
-use crate::wg::message::OVERHEAD_BYTES;
+use crate::wg::message::{ENVELOPE_BYTES, OVERHEAD_BYTES, THROUGH_BYTES, write_envelope};
 use crate::wg::{Activity, Dropped, PeerId, Routes, Sealer, Update, inner};
 
 /// Packets that wait for a session of one peer.
@@ -29,6 +29,8 @@ struct Outlet {
     keys: Option<Arc<Sealer>>,
     /// As the socket wants it.
     endpoint: Option<SocketAddr>,
+    /// The hub that messages to it go through instead, and the address by which that knows it.
+    through: Option<(PeerId, Ipv4Addr)>,
     activity: Arc<Activity>,
     waiting: VecDeque<(Offload, Vec<u8>)>,
     path: Path,
@@ -37,7 +39,7 @@ struct Outlet {
 impl Outlet {
     fn new(activity: Arc<Activity>, mtu: usize) -> Outlet {
         let path = Path::new(mtu, Arc::clone(&activity));
-        Outlet { keys: None, endpoint: None, activity, waiting: VecDeque::new(), path }
+        Outlet { keys: None, endpoint: None, through: None, activity, waiting: VecDeque::new(), path }
     }
 }
 
@@ -142,11 +144,17 @@ impl Sender {
                         outlet.path.lead_to(to.ip());
                     }
                 }
+                Update::Through(id, through) => {
+                    if let Some(outlet) = self.outlet(id) {
+                        outlet.through = through;
+                    }
+                }
                 Update::Keys(id, keys) => {
                     let Some(outlet) = self.outlet(id) else { continue };
                     outlet.keys = keys;
                     if outlet.keys.is_some() {
                         self.pack_waiting(id);
+                        self.pack_through(id);
                     }
                 }
             }
@@ -166,6 +174,32 @@ impl Sender {
         self.load.send(&self.shared);
     }
 
+    /// What waits to go through `hub` goes.
+    fn pack_through(&mut self, hub: PeerId) {
+        for id in (0..u16::try_from(self.outlets.len()).unwrap_or(u16::MAX)).map(PeerId) {
+            let waits = |outlet: &&mut Outlet| {
+                outlet.through.is_some_and(|(through, _)| through == hub) && !outlet.waiting.is_empty()
+            };
+            if self.outlet(id).filter(waits).is_some() {
+                self.pack_waiting(id);
+            }
+        }
+    }
+
+    /// How messages get through `hub`; `None`: there is no session with it, which is asked for.
+    fn hub(&self, now: Instant, hub: PeerId, member: Ipv4Addr) -> Option<Hub> {
+        let outlet = self.outlets.get(usize::from(hub.0))?.as_ref()?;
+        let usable = outlet.keys.as_ref().filter(|keys| keys.is_usable(now));
+        let (Some(keys), Some(to)) = (usable.cloned(), outlet.endpoint) else {
+            if outlet.activity.want_session() {
+                wake(&self.shared.receiver);
+            }
+            return None;
+        };
+        let limit = outlet.path.limit().saturating_sub(THROUGH_BYTES);
+        Some(Hub { keys, to, limit, member, activity: Arc::clone(&outlet.activity) })
+    }
+
     /// Seals a packet for whoever it is for, in as many messages as it takes.
     fn pack(&mut self, now: Instant, offload: Offload, packet: &[u8]) {
         if let Err(why) = self.try_pack(now, offload, packet) {
@@ -177,6 +211,12 @@ impl Sender {
         self.narrow(now);
         let header = inner::read(packet).ok_or(Dropped::Outsize)?;
         let id = self.routes.owner(header.destination).ok_or(Dropped::NoRoute)?;
+        let through = self.outlet(id).ok_or(Dropped::NoRoute)?.through;
+        let hub = through.map(|(hub, member)| self.hub(now, hub, member));
+        if matches!(hub, Some(None)) {
+            return self.keep(id, offload, packet);
+        }
+        let hub = hub.flatten();
         let place = self.outlets.get_mut(usize::from(id.0)).and_then(Option::as_mut);
         let outlet = place.ok_or(Dropped::NoRoute)?;
         let cut = Cut::new(offload, packet).map_err(|_| Dropped::Outsize)?;
@@ -184,19 +224,22 @@ impl Sender {
             return Err(Dropped::Outsize);
         }
         let usable = outlet.keys.as_ref().filter(|keys| keys.is_usable(now));
-        let (Some(keys), Some(to)) = (usable.cloned(), outlet.endpoint) else {
+        let to = hub.as_ref().map(|hub| hub.to).or(outlet.endpoint);
+        let (Some(keys), Some(to)) = (usable.cloned(), to) else {
             return self.keep(id, offload, packet);
         };
         if outlet.path.widens(now) {
             self.load.try_rows();
         }
+        let room = hub.as_ref().map_or(usize::MAX, |hub| hub.limit);
         if let Some(segment) = Segment::read(packet).filter(|segment| segment.length > 0) {
-            outlet.path.sends(now, &segment, cut.longest().min(outlet.path.limit()));
+            outlet.path.sends(now, &segment, cut.longest().min(outlet.path.limit().min(room)));
         }
-        let limit = outlet.path.limit();
+        let limit = outlet.path.limit().min(room);
         let cut = cut.within(limit);
+        let (load, shared) = (&mut self.load, &*self.shared);
         let mut sealed =
-            Sealed { load: &mut self.load, shared: &self.shared, keys: &keys, to, limit, count: 0, bytes: 0 };
+            Sealed { load, shared, keys: &keys, to, hub: hub.as_ref(), limit, count: 0, bytes: 0 };
         let done = if cut.longest() <= limit {
             sealed.pieces(&cut, self.mtu)
         } else {
@@ -204,7 +247,11 @@ impl Sender {
         };
         let (count, bytes) = (sealed.count, sealed.bytes);
         if count > 0 {
-            outlet.activity.sent_packets(crate::wg::millis(self.shared.epoch, now), count, bytes);
+            let millis = crate::wg::millis(self.shared.epoch, now);
+            outlet.activity.sent_packets(millis, count, bytes);
+            if let Some(hub) = &hub {
+                hub.activity.sent_packets(millis, count, bytes);
+            }
         }
         self.shared.totals.frames_out.fetch_add(1, Ordering::Relaxed);
         self.shared.totals.messages_out.fetch_add(count, Ordering::Relaxed);
@@ -240,12 +287,23 @@ impl Sender {
     }
 }
 
+/// What messages go through on their way to a member.
+struct Hub {
+    keys: Arc<Sealer>,
+    to: SocketAddr,
+    /// Longest packet for a member.
+    limit: usize,
+    member: Ipv4Addr,
+    activity: Arc<Activity>,
+}
+
 /// A packet on its way into messages.
 struct Sealed<'a> {
     load: &'a mut Load,
     shared: &'a Shared,
     keys: &'a Sealer,
     to: SocketAddr,
+    hub: Option<&'a Hub>,
     /// Longest packet of a message.
     limit: usize,
     /// Messages so far, and their bytes.
@@ -256,7 +314,11 @@ struct Sealed<'a> {
 impl Sealed<'_> {
     /// Seals what `write` puts into the room it is given.
     fn seal(&mut self, counter: u64, write: impl FnOnce(&mut [u8]) -> usize) -> Result<(), Dropped> {
-        let room = self.load.room(self.shared);
+        let hub = self.hub.map(|hub| hub.keys.reserve(1).ok_or(Dropped::Waiting).map(|number| (hub, number)));
+        let hub = hub.transpose()?;
+        let before = if hub.is_some() { Sealer::HEADER_BYTES + ENVELOPE_BYTES } else { 0 };
+        let whole = self.load.room(self.shared);
+        let room = whole.get_mut(before..).unwrap_or_default();
         let length = write(room.get_mut(Sealer::HEADER_BYTES..).unwrap_or_default());
         let padded = length.next_multiple_of(PADDING).min(self.limit.max(length));
         let total = padded + OVERHEAD_BYTES;
@@ -264,6 +326,15 @@ impl Sealed<'_> {
         let padding = Sealer::HEADER_BYTES + length..Sealer::HEADER_BYTES + padded;
         message.get_mut(padding).unwrap_or_default().fill(0);
         self.keys.seal(counter, message);
+        let total = match hub {
+            None => total,
+            Some((hub, number)) => {
+                let message = whole.get_mut(..total + THROUGH_BYTES).ok_or(Dropped::Outsize)?;
+                write_envelope(message.get_mut(Sealer::HEADER_BYTES..).unwrap_or_default(), hub.member);
+                hub.keys.seal(number, message);
+                message.len()
+            }
+        };
         self.load.add(self.to, total);
         self.count += 1;
         self.bytes += total as u64;

@@ -65,6 +65,10 @@ impl Trace {
             Update::Endpoint(_, endpoint) => {
                 self.line("endpoint", peer, &json!({"endpoint": endpoint.to_string()}))
             }
+            // The hub's own name is in its own lines.
+            Update::Through(_, hub) => {
+                self.line("through a hub", peer, &json!({"is": hub.is_some()}));
+            }
             Update::Keys(_, Some(_)) => self.line("keys", peer, &json!({})),
             Update::Keys(_, None) => self.line("keys ended", peer, &json!({})),
             Update::Routes(_) => {}

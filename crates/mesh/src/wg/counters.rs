@@ -31,6 +31,11 @@ pub enum Dropped {
     /// What was inside comes from an address that is another peer's, or nobody's, or is an error about a packet that went
     /// to one.
     Source,
+    /// What was inside is to be passed on, and this node is no hub; or there is nobody it could be for; or who says that it
+    /// was passed on is no hub.
+    Relay,
+    /// What was inside is to be passed on to a member that has no session with this hub.
+    RelayAway,
     /// A packet for an address that is no peer's.
     NoRoute,
     /// A packet for a peer that has no session yet, and more wait than may.
@@ -45,7 +50,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// All, in order.
-    pub const ALL: [Dropped; 17] = [
+    pub const ALL: [Dropped; 19] = [
         Dropped::Form,
         Dropped::Mac,
         Dropped::Load,
@@ -58,6 +63,8 @@ impl Dropped {
         Dropped::Expired,
         Dropped::Inner,
         Dropped::Source,
+        Dropped::Relay,
+        Dropped::RelayAway,
         Dropped::NoRoute,
         Dropped::Waiting,
         Dropped::Outsize,

@@ -19,6 +19,26 @@ pub(super) const RESPONSE: [u8; 4] = [2, 0, 0, 0];
 pub(super) const COOKIE: [u8; 4] = [3, 0, 0, 0];
 pub(super) const DATA: [u8; 4] = [4, 0, 0, 0];
 
+/// First bytes of a message that is to be passed on, and of one that was, each inside a session with the hub: no packet
+/// begins so, whose first four bits are 4 or 6.
+pub(super) const PASS_ON: [u8; 4] = [5, 0, 0, 0];
+pub(super) const PASSED_ON: [u8; 4] = [6, 0, 0, 0];
+/// Bytes before that message: those, and the IPv4 address in the network of whom it is for, or from.
+pub(crate) const ENVELOPE_BYTES: usize = 8;
+/// What a way through a hub takes of the length of a packet.
+pub(crate) const THROUGH_BYTES: usize = ENVELOPE_BYTES + OVERHEAD_BYTES;
+
+/// Whether what stands in a session is one of those.
+pub(super) fn is_enveloped(bytes: &[u8]) -> bool {
+    bytes.starts_with(&PASS_ON) || bytes.starts_with(&PASSED_ON)
+}
+
+/// Writes what stands before a message that is to be passed on to `member`.
+pub(crate) fn write_envelope(to: &mut [u8], member: std::net::Ipv4Addr) {
+    put(to, 0, &PASS_ON);
+    put(to, 4, &member.octets());
+}
+
 /// What a datagram is by its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

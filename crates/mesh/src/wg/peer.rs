@@ -3,11 +3,12 @@
 //! Times and limits are those of section 6 of the paper. [`Activity`] is what the sending thread leaves behind; all the
 //! rest belongs to the thread that receives.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::PeerId;
 use super::cookie::{Jar, MacKeys};
 use super::keypair::{Opener, REJECT_AFTER, Sealer};
 use super::noise::{Secret, Timestamp, Waiting};
@@ -24,6 +25,8 @@ const REKEY_ATTEMPT: Duration = Duration::from_secs(90);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After what silence of theirs, when we have sent something, new keys are tried.
 const NO_ANSWER: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
+/// The same of a hub, which others depend on: another one is to be found soon.
+const HUB_NO_ANSWER: Duration = Duration::from_secs(4);
 /// Age at which the initiator makes new keys when it only receives.
 const REKEY_RECEIVING: Duration = REJECT_AFTER.saturating_sub(NO_ANSWER);
 /// Between two initiations of a peer that are looked into (`INITIATIONS_PER_SECOND` of the kernel).
@@ -118,12 +121,22 @@ pub(super) struct Peer {
     pub(super) shared: Secret,
     pub(super) macs: MacKeys,
     pub(super) jar: Jar,
+    /// Its own address in the network, by which a hub knows whom a message is for.
+    pub(super) address: Option<Ipv4Addr>,
+    /// It passes messages on.
+    pub(super) is_hub: bool,
     pub(super) endpoint: Option<SocketAddr>,
+    /// Messages to it go through this hub, and not there.
+    pub(super) through: Option<PeerId>,
+    /// When something authentic last came by the way that messages to it go.
+    pub(super) heard_on_way: Option<Instant>,
     pub(super) keepalive: Option<Duration>,
     /// Of its initiations; no older one is taken.
     pub(super) newest: Timestamp,
     pub(super) initiated_at: Option<Instant>,
     pub(super) attempt: Option<Attempt>,
+    /// A handshake that goes straight, while the peer is reached through a hub.
+    pub(super) probe: Option<Attempt>,
     pub(super) current: Option<Session>,
     pub(super) next: Option<Session>,
     pub(super) previous: Option<Session>,
@@ -150,11 +163,16 @@ impl Peer {
             psk,
             shared,
             jar: Jar::default(),
+            address: None,
+            is_hub: false,
             endpoint: None,
+            through: None,
+            heard_on_way: None,
             keepalive: None,
             newest: [0; 12],
             initiated_at: None,
             attempt: None,
+            probe: None,
             current: None,
             next: None,
             previous: None,
@@ -181,7 +199,7 @@ impl Peer {
     /// Everything that may come under this index is of the past or the future, not of now: all indices in use.
     pub(super) fn indices(&self) -> impl Iterator<Item = u32> + '_ {
         let sessions = [&self.current, &self.next, &self.previous];
-        let attempt = self.attempt.iter().map(|attempt| attempt.index);
+        let attempt = [&self.attempt, &self.probe].into_iter().flatten().map(|attempt| attempt.index);
         sessions.into_iter().flatten().map(|session| session.index).chain(attempt)
     }
 
@@ -190,7 +208,7 @@ impl Peer {
         for session in [self.current.take(), self.next.take(), self.previous.take()].into_iter().flatten() {
             session.sealer.retire();
         }
-        self.attempt = None;
+        (self.attempt, self.probe) = (None, None);
     }
 
     /// Something authentic came.
@@ -212,9 +230,10 @@ impl Peer {
             })
     }
 
-    /// Drops keys that have had their time; true when the current ones were among them.
+    /// Drops keys and probes that have had their time; true when the current ones were among them.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let old = |session: &mut Session| now.saturating_duration_since(session.born) >= REJECT_AFTER;
+        self.probe.take_if(|probe| probe.again_at <= now);
         self.previous.take_if(old);
         self.next.take_if(old);
         self.current.take_if(old).is_some()
@@ -241,14 +260,17 @@ impl Peer {
         let rekey = self.current.as_ref().is_some_and(|session| {
             session.ours && (sent_data > Some(session.born + REKEY_AFTER) || session.sealer.is_worn())
         });
-        let silent_at = unanswered.map(|since| since + NO_ANSWER);
+        let patience = if self.is_hub { HUB_NO_ANSWER } else { NO_ANSWER };
+        let silent_at = unanswered.map(|since| since + patience);
         if rekey || (wish && self.current.is_none()) || silent_at.is_some_and(|at| at <= now) {
             self.activity.unanswered.store(0, Ordering::Relaxed);
             return (Some(Due::Initiation), None);
         }
         let answer_at =
             self.heard_data.filter(|heard| sent <= Some(*heard)).map(|heard| heard + KEEPALIVE_TIMEOUT);
-        let keep_at = self.keepalive.map(|every| sent.max(self.heard).map_or(now, |last| last + every));
+        // A way through a hub is kept open by what is sent to the hub.
+        let keepalive = self.keepalive.filter(|_| self.through.is_none());
+        let keep_at = keepalive.map(|every| sent.max(self.heard).map_or(now, |last| last + every));
         let keepalive_at = match (answer_at.filter(|_| self.current.is_some()), keep_at) {
             (Some(one), Some(two)) => Some(one.min(two)),
             (one, two) => one.or(two),

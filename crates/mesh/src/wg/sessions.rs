@@ -3,9 +3,10 @@
 mod change;
 mod handshake;
 mod places;
+mod relay;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,11 +18,14 @@ use super::allowed::{AllowedIps, Routes};
 use super::cookie::Gate;
 use super::counters::{Counters, Dropped};
 use super::keypair::{REJECT_AFTER, Sealer, Unopened};
-use super::message::{HEADER_BYTES, INITIATION_BYTES, Kind, OVERHEAD_BYTES, receiver};
+use super::message::{
+    HEADER_BYTES, INITIATION_BYTES, Kind, OVERHEAD_BYTES, THROUGH_BYTES, is_enveloped, receiver,
+};
 use super::peer::{Activity, Due, Peer, REKEY_TIMEOUT, Slot};
 use super::{PeerId, inner};
 use crate::spec::{PresharedKey, PrivateKey, PublicKey};
 use places::Places;
+use relay::Way;
 
 pub use change::{Newcomer, PeerChange};
 
@@ -70,6 +74,8 @@ pub struct PeerState {
     pub sent_packets: u64,
     /// Their bytes.
     pub sent_bytes: u64,
+    /// The hub that messages to it go through, if they do.
+    pub through: Option<PublicKey>,
     /// Longest packet its way takes, where that is less than the tunnel's.
     pub longest_packet: Option<u16>,
 }
@@ -100,7 +106,15 @@ pub enum Received {
         /// Where in the datagram.
         place: Range<usize>,
     },
+    /// Somebody's message to somebody else, sealed again where it lies for whom it is for: all of the datagram.
+    PassOn {
+        /// Where that one is.
+        to: SocketAddr,
+    },
 }
+
+/// Longest message of our own: an initiation that goes through a hub.
+const OUTGOING_BYTES: usize = INITIATION_BYTES + THROUGH_BYTES;
 
 /// A message to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,13 +122,13 @@ pub struct Outgoing {
     /// Where.
     pub to: SocketAddr,
     length: u8,
-    bytes: [u8; INITIATION_BYTES],
+    bytes: [u8; OUTGOING_BYTES],
 }
 
 impl Outgoing {
     pub(super) fn new(to: SocketAddr, message: &[u8]) -> Outgoing {
-        let mut bytes = [0; INITIATION_BYTES];
-        let length = message.len().min(INITIATION_BYTES);
+        let mut bytes = [0; OUTGOING_BYTES];
+        let length = message.len().min(OUTGOING_BYTES);
         super::message::put(&mut bytes, 0, message.get(..length).unwrap_or_default());
         Outgoing { to, length: u8::try_from(length).unwrap_or(0), bytes }
     }
@@ -137,6 +151,8 @@ pub enum Update {
     Keys(PeerId, Option<Arc<Sealer>>),
     /// Where to send.
     Endpoint(PeerId, SocketAddr),
+    /// Through which hub instead, and by which address that knows the peer; `None`: there, and not through one.
+    Through(PeerId, Option<(PeerId, Ipv4Addr)>),
     /// Which peer an address belongs to.
     Routes(Arc<Routes>),
 }
@@ -146,9 +162,11 @@ impl Update {
     #[must_use]
     pub fn peer(&self) -> Option<PeerId> {
         match self {
-            Update::Peer(id, _) | Update::Gone(id, _) | Update::Keys(id, _) | Update::Endpoint(id, _) => {
-                Some(*id)
-            }
+            Update::Peer(id, _)
+            | Update::Gone(id, _)
+            | Update::Keys(id, _)
+            | Update::Endpoint(id, _)
+            | Update::Through(id, _) => Some(*id),
             Update::Routes(_) => None,
         }
     }
@@ -166,6 +184,10 @@ pub struct Sessions {
     allowed: AllowedIps,
     routes: Arc<Routes>,
     counters: Arc<Counters>,
+    /// Peers that are hubs, whether they are there or not.
+    hubs: HashSet<[u8; 32]>,
+    /// This node is one.
+    relays: bool,
     outbox: VecDeque<Outgoing>,
     updates: VecDeque<Update>,
 }
@@ -187,6 +209,8 @@ impl Sessions {
             allowed: AllowedIps::default(),
             routes: Arc::default(),
             counters: Arc::default(),
+            hubs: HashSet::new(),
+            relays: false,
             outbox: VecDeque::new(),
             updates: VecDeque::new(),
         };
@@ -235,7 +259,10 @@ impl Sessions {
         for (prefix, owner) in self.allowed.iter() {
             allowed.entry(owner).or_default().push(prefix);
         }
-        let state = |(id, peer)| state(peer, allowed.remove(&id).unwrap_or_default());
+        let key = |id| self.peers.get(id).map(|peer| peer.public_key);
+        let state = |(id, peer): (_, &Peer)| {
+            state(peer, allowed.remove(&id).unwrap_or_default(), peer.through.and_then(key))
+        };
         self.peers.iter().map(state).collect()
     }
 
@@ -251,6 +278,10 @@ impl Sessions {
 
     /// Takes a datagram. A packet is opened where it lies.
     pub fn receive(&mut self, now: Now, from: SocketAddr, datagram: &mut [u8]) -> Received {
+        self.take(now, Way::Straight(from), datagram)
+    }
+
+    fn take(&mut self, now: Now, from: Way, datagram: &mut [u8]) -> Received {
         let result = match Kind::of(datagram) {
             Some(Kind::Data) => return self.receive_data(now, from, datagram),
             Some(Kind::Initiation) => self.receive_initiation(now, from, datagram),
@@ -264,10 +295,9 @@ impl Sessions {
         Received::Nothing
     }
 
-    fn receive_data(&mut self, now: Now, from: SocketAddr, message: &mut [u8]) -> Received {
+    fn receive_data(&mut self, now: Now, from: Way, message: &mut [u8]) -> Received {
         match self.open(now, from, message) {
-            Ok(Some((peer, length))) => Received::Packet { peer, place: HEADER_BYTES..HEADER_BYTES + length },
-            Ok(None) => Received::Nothing,
+            Ok(received) => received,
             Err(why) => {
                 self.counters.count(why);
                 Received::Nothing
@@ -275,13 +305,8 @@ impl Sessions {
         }
     }
 
-    /// Opens a message; `None`: it was empty, to keep the session alive.
-    fn open(
-        &mut self,
-        now: Now,
-        from: SocketAddr,
-        message: &mut [u8],
-    ) -> Result<Option<(PeerId, usize)>, Dropped> {
+    /// Opens a message, which may be empty, to keep the session alive.
+    fn open(&mut self, now: Now, from: Way, message: &mut [u8]) -> Result<Received, Dropped> {
         let index = receiver(message);
         let id = *self.by_index.get(&index).ok_or(Dropped::NoSession)?;
         let peer = self.peers.get_mut(id).ok_or(Dropped::NoSession)?;
@@ -298,22 +323,38 @@ impl Sessions {
         }
         let peer = self.peers.get_mut(id).ok_or(Dropped::NoSession)?;
         peer.hear(now.instant, length > 0);
-        Self::roam(&mut self.updates, id, peer, from);
+        Self::roam(&mut self.updates, id, peer, from, now.instant, slot == Slot::Next);
         peer.received_packets += 1;
         peer.received_bytes += message.len() as u64;
         let rekey = peer.should_rekey_receiving(now.instant);
-        let packet = message.get(HEADER_BYTES..HEADER_BYTES + length).unwrap_or_default();
-        let found =
-            if length == 0 { Ok(None) } else { self.judge_inner(id, packet).map(|inner| Some((id, inner))) };
-        if let (Ok(Some((_, length))), Some(peer)) = (&found, self.peers.get_mut(id)) {
-            peer.activity
-                .watch
-                .hear(message.get_mut(HEADER_BYTES..HEADER_BYTES + length).unwrap_or_default());
-        }
+        let received = self.look_into(now, id, from, message, length);
         if rekey {
             self.initiate(id, now);
         }
-        found
+        received
+    }
+
+    /// What stands in a message of `id` that was opened.
+    fn look_into(
+        &mut self,
+        now: Now,
+        id: PeerId,
+        from: Way,
+        message: &mut [u8],
+        length: usize,
+    ) -> Result<Received, Dropped> {
+        let packet = message.get_mut(HEADER_BYTES..HEADER_BYTES + length).unwrap_or_default();
+        if packet.is_empty() {
+            return Ok(Received::Nothing);
+        }
+        if is_enveloped(packet) {
+            return self.take_envelope(now, id, from, message);
+        }
+        let length = self.judge_inner(id, packet)?;
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.activity.watch.hear(packet.get_mut(..length).unwrap_or_default());
+        }
+        Ok(Received::Packet { peer: id, place: HEADER_BYTES..HEADER_BYTES + length })
     }
 
     /// Whether a packet of `id` is one, and comes from an address of its own; returns its length.
@@ -344,14 +385,6 @@ impl Sessions {
         }
     }
 
-    /// A peer is where something authentic last came from.
-    fn roam(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, from: SocketAddr) {
-        if peer.endpoint != Some(from) {
-            peer.endpoint = Some(from);
-            updates.push_back(Update::Endpoint(id, from));
-        }
-    }
-
     /// Does what is due, and says when to ask again at the latest; `None`: when something comes in.
     pub fn tick(&mut self, now: Now) -> Option<Instant> {
         let mut next: Option<Instant> = None;
@@ -364,12 +397,12 @@ impl Sessions {
 
     fn tick_peer(&mut self, id: PeerId, now: Now) -> Option<Instant> {
         let peer = self.peers.get_mut(id)?;
-        let before: [Option<u32>; 4] = indices(peer);
+        let before: [Option<u32>; 5] = indices(peer);
         if peer.expire(now.instant) {
             self.updates.push_back(Update::Keys(id, None));
         }
         let (due, again) = peer.due(now.instant, self.epoch);
-        let after: [Option<u32>; 4] = indices(peer);
+        let after: [Option<u32>; 5] = indices(peer);
         for gone in before.into_iter().flatten().filter(|index| !after.contains(&Some(*index))) {
             self.by_index.remove(&gone);
         }
@@ -384,18 +417,19 @@ impl Sessions {
 
     /// Sends an empty message.
     fn keep_alive(&mut self, id: PeerId, now: Instant) {
+        let Some(way) = self.way_to(id) else { return };
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let (Some(to), Some(session)) = (peer.endpoint, &peer.current) else { return };
+        let Some(session) = &peer.current else { return };
         if let Some(counter) = session.sealer.reserve(1) {
             let mut message = [0; OVERHEAD_BYTES];
             session.sealer.seal(counter, &mut message);
-            self.outbox.push_back(Outgoing::new(to, &message));
             peer.activity.sent_keepalive(millis(self.epoch, now));
+            self.say(way, &message, now);
         }
     }
 }
 
-fn state(peer: &Peer, allowed_ips: Vec<Cidr>) -> PeerState {
+fn state(peer: &Peer, allowed_ips: Vec<Cidr>, through: Option<PublicKey>) -> PeerState {
     let (sent_packets, sent_bytes) = peer.activity.totals();
     PeerState {
         public_key: peer.public_key,
@@ -407,12 +441,13 @@ fn state(peer: &Peer, allowed_ips: Vec<Cidr>) -> PeerState {
         received_bytes: peer.received_bytes,
         sent_packets,
         sent_bytes,
+        through,
         longest_packet: peer.activity.watch.limit(),
     }
 }
 
 /// All indices of a peer that are in use.
-fn indices(peer: &Peer) -> [Option<u32>; 4] {
+fn indices(peer: &Peer) -> [Option<u32>; 5] {
     let mut all = peer.indices();
     std::array::from_fn(|_| all.next())
 }

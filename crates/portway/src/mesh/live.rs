@@ -115,6 +115,9 @@ fn text(status: &MeshStatus) -> String {
     if let Some(organization) = &status.organization {
         text.push_str(&organization_line(organization));
     }
+    if status.passed_on > 0 {
+        let _infallible = writeln!(text, "passed on for others: {} messages", status.passed_on);
+    }
     status.peers.iter().for_each(|peer| text.push_str(&peer_line(peer)));
     status.rules.iter().for_each(|rule| text.push_str(&rule_line(rule)));
     status.proxies.iter().for_each(|proxy| text.push_str(&proxy_line(proxy)));
@@ -125,22 +128,30 @@ fn text(status: &MeshStatus) -> String {
 }
 
 fn organization_line(organization: &MeshOrg) -> String {
-    let MeshOrg { organization, device, revision, devices, registrar, since_seconds, error, .. } =
+    let MeshOrg { organization, device, revision, devices, registrar, since_seconds, error, hub, .. } =
         organization;
+    let what = if *hub { ", a hub" } else { "" };
     let how = match error {
         None => format!("followed for {since_seconds} s"),
         Some(error) => format!("not reached for {since_seconds} s: {}", printable(error)),
     };
     format!(
-        "{device} of {organization}, revision {revision}, devices: {devices}; registrar {registrar} {how}\n"
+        "{device} of {organization}{what}, revision {revision}, devices: {devices}; registrar {registrar} {how}\n"
     )
 }
 
 fn peer_line(peer: &MeshPeer) -> String {
-    let endpoint = peer.endpoint.as_deref().unwrap_or("nowhere yet");
+    let place = match (&peer.through, &peer.endpoint) {
+        (Some(hub), _) => format!("through hub {}", printable(hub)),
+        (None, Some(endpoint)) => format!("at {endpoint}"),
+        (None, None) => "at nowhere yet".to_owned(),
+    };
+    // An answer that is a moment late is none that is missing.
+    let trying = peer.trying_seconds.filter(|seconds| *seconds > 5);
+    let trying = trying.map_or_else(String::new, |seconds| format!(", no answer for {seconds} s"));
     let heard = peer.handshake_seconds.map_or_else(|| "never".to_owned(), |age| format!("{age} s ago"));
     format!(
-        "peer {} at {endpoint}: keys agreed {heard}, {} bytes in, {} out\n",
+        "peer {} {place}: keys agreed {heard}{trying}, {} bytes in, {} out\n",
         peer.name.as_ref().unwrap_or(&peer.public_key),
         peer.received_bytes,
         peer.sent_bytes
@@ -234,16 +245,23 @@ mod tests {
             "0123456789ab  ingress tcp:80:a.example:80: 1 live of 3, 5 bytes in, 7 out, 2 failed, put aside, \
              last: refused \n"
         );
-        let peer = MeshPeer {
+        let mut peer = MeshPeer {
             name: None,
             public_key: "K".to_owned(),
             endpoint: None,
+            through: None,
+            trying_seconds: None,
             allowed_ips: Vec::new(),
             handshake_seconds: None,
             received_bytes: 1,
             sent_bytes: 2,
         };
         assert_eq!(peer_line(&peer), "peer K at nowhere yet: keys agreed never, 1 bytes in, 2 out\n");
+        (peer.through, peer.trying_seconds) = (Some("east".to_owned()), Some(7));
+        assert_eq!(
+            peer_line(&peer),
+            "peer K through hub east: keys agreed never, no answer for 7 s, 1 bytes in, 2 out\n"
+        );
         let mut organization = MeshOrg {
             organization: "acme".to_owned(),
             device: "one".to_owned(),
@@ -253,6 +271,7 @@ mod tests {
             reachable: true,
             since_seconds: 5,
             error: None,
+            hub: false,
         };
         let begin = "one of acme, revision 7, devices: 3; registrar https://r:1 ";
         assert_eq!(organization_line(&organization), format!("{begin}followed for 5 s\n"));

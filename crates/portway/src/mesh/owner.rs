@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::denied;
 use super::registrar::folder;
 use crate::cli::mesh::orgs::{
-    DeviceCommand, KeyCommand, KeyCreateArgs, OfOrg, OrgCommand, OrgCreateArgs, StateArg,
+    DeviceCommand, DeviceSetHubArgs, KeyCommand, KeyCreateArgs, OfOrg, OrgCommand, OrgCreateArgs, StateArg,
 };
 use crate::failure::{Outcome, Stop};
 use crate::output::table::{self, Text};
@@ -145,6 +145,20 @@ fn create_key(args: &KeyCreateArgs) -> Outcome {
     Out::new().line(made.token.as_deref().map_or("", String::as_str))
 }
 
+fn set_hub(args: &DeviceSetHubArgs) -> Outcome {
+    let name: DeviceName =
+        args.name.parse().map_err(|error| Stop::usage(format!("device {}: {error}", args.name)))?;
+    let path = path(&args.of, &format!("devices/{name}/hub"))?;
+    let wanted = admin::SetHub { hub: !args.off };
+    let member: admin::Member = ask(&args.of.state, async |owner| owner.put(&path, &wanted).await)?;
+    if member.hub && member.endpoints.is_empty() {
+        super::proxy::trouble(&format!(
+            "warning: {name} has not said where it is reached: nobody is passed on by it yet"
+        ));
+    }
+    Ok(())
+}
+
 /// Runs `portway mesh device …`.
 pub(super) fn device(command: &DeviceCommand) -> Outcome {
     match command {
@@ -154,6 +168,7 @@ pub(super) fn device(command: &DeviceCommand) -> Outcome {
             let path = path(&args.of, &format!("devices/{name}"))?;
             ask(&args.of.state, async |owner| owner.delete(&path).await)
         }
+        DeviceCommand::SetHub(args) => set_hub(args),
         DeviceCommand::List(args) => {
             let path = path(&args.of, "devices")?;
             let members: Vec<admin::Member> = ask(&args.of.state, async |owner| owner.get(&path).await)?;
@@ -165,10 +180,11 @@ pub(super) fn device(command: &DeviceCommand) -> Outcome {
                     member.endpoints.join(" "),
                     member.tags.join(" "),
                     member.routes.join(" "),
+                    if member.hub { "hub".to_owned() } else { String::new() },
                     date(member.created),
                 ]
             };
-            let header = ["name", "ip4", "ip6", "endpoints", "tags", "routes", "joined"];
+            let header = ["name", "ip4", "ip6", "endpoints", "tags", "routes", "marks", "joined"];
             let rows = members.iter().map(row).collect();
             print(args.format.format, &members, header, rows)
         }

@@ -119,7 +119,7 @@ fn trace(path: &Path) -> Result<Arc<File>, Stop> {
     })
 }
 
-fn trouble(text: &str) {
+pub(super) fn trouble(text: &str) {
     // There is nobody else to be told.
     let _unheard = writeln!(io::stderr(), "{}", printable(text));
 }

@@ -5,6 +5,8 @@ mod commands;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod hubs;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod place;

@@ -4,7 +4,8 @@
 //!   registrar 192.0.2.254, 198.51.100.254, 203.0.113.254, forwards
 //!     ├── one    192.0.2.1      10.77.0.1: serves TCP and UDP
 //!     ├── two    198.51.100.1   10.77.0.2: reaches them by egress rules
-//!     └── three  203.0.113.1    wireguard-go
+//!     ├── three  203.0.113.1    wireguard-go, or a hub
+//!     └── four   198.18.0.1     another hub
 //! ```
 
 use std::cell::RefCell;
@@ -27,31 +28,44 @@ const NOBODY: u32 = 65_534;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Hosts, their addresses, and that of the registrar beside each.
-const HOSTS: [(&str, &str, &str); 3] = [
+pub(crate) const HOSTS: [(&str, &str, &str); 4] = [
     ("one", "192.0.2.1", "192.0.2.254"),
     ("two", "198.51.100.1", "198.51.100.254"),
     ("three", "203.0.113.1", "203.0.113.254"),
+    ("four", "198.18.0.1", "198.18.0.254"),
 ];
 
-struct Field {
+pub(crate) struct Field {
     dir: TempDir,
     registrar: Netns,
-    hosts: Vec<Netns>,
+    pub(crate) hosts: Vec<Netns>,
     /// They stand between hosts and the registrar, as long as this is there.
-    _routers: Vec<Netns>,
+    pub(crate) routers: Vec<Netns>,
 }
 
 /// How hosts reach the others.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     Direct,
     /// Behind a router each, that translates addresses and lets nobody in whom nothing was sent to.
     Translated,
+    /// The first two are, by routers that take another port for each destination: they cannot meet.
+    Symmetric,
+}
+
+impl Way {
+    fn is_routed(self, host: usize) -> bool {
+        match self {
+            Way::Direct => false,
+            Way::Translated => true,
+            Way::Symmetric => host < 2,
+        }
+    }
 }
 
 /// A process and what it says, line by line.
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     lines: Receiver<String>,
     /// What was said and not asked for yet.
     heard: RefCell<Vec<String>>,
@@ -78,7 +92,7 @@ impl Running {
     }
 
     /// The first line that has `word` in it and was not asked for before.
-    fn hear(&self, word: &str) -> String {
+    pub(crate) fn hear(&self, word: &str) -> String {
         let mut heard = self.heard.borrow_mut();
         loop {
             if let Some(at) = heard.iter().position(|line| line.contains(word)) {
@@ -89,7 +103,7 @@ impl Running {
         }
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -109,7 +123,7 @@ const ROUTER: &str = "add table ip r; add chain ip r p { type nat hook postrouti
     add rule ip r i iifname wan drop";
 
 impl Field {
-    fn new(way: Way) -> Field {
+    pub(crate) fn new(way: Way) -> Field {
         let registrar = Netns::new().unwrap();
         registrar.sysctl("ipv4/ip_forward", "1").unwrap();
         let dir = TempDir::new().unwrap();
@@ -120,7 +134,7 @@ impl Field {
         for (number, (name, own, gateway)) in HOSTS.iter().enumerate() {
             let netns = Netns::new().unwrap();
             let (public, there) = (format!("{own}/24"), format!("{gateway}/24"));
-            if way == Way::Direct {
+            if !way.is_routed(number) {
                 registrar.veth(name, &[&there], &netns, "cable", &[&public]).unwrap();
                 netns.ip(&format!("route add default via {gateway}")).unwrap();
             } else {
@@ -131,7 +145,8 @@ impl Field {
                 let (inside, local) = (format!("10.1.{number}.1/24"), format!("10.1.{number}.2/24"));
                 router.veth("lan", &[&inside], &netns, "cable", &[&local]).unwrap();
                 netns.ip(&format!("route add default via 10.1.{number}.1")).unwrap();
-                router.nft(ROUTER).unwrap();
+                let random = if way == Way::Symmetric { "masquerade fully-random" } else { "masquerade" };
+                router.nft(&ROUTER.replace("masquerade", random)).unwrap();
                 routers.push(router);
             }
             hosts.push(netns);
@@ -141,22 +156,22 @@ impl Field {
             std::fs::create_dir(&path).unwrap();
             chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        Field { dir, registrar, hosts, _routers: routers }
+        Field { dir, registrar, hosts, routers }
     }
 
-    fn home(&self, name: &str) -> PathBuf {
+    pub(crate) fn home(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The program on `name`, as nobody.
-    fn command(&self, name: &str, words: &str) -> Command {
+    pub(crate) fn command(&self, name: &str, words: &str) -> Command {
         let mut command = Command::new(self.home("portway"));
         command.args(words.split_whitespace()).env_clear().env("PORTWAY_DIR", self.home(name));
         command.uid(NOBODY).gid(NOBODY).current_dir("/");
         command
     }
 
-    fn registrar(&self) -> Running {
+    pub(crate) fn registrar(&self) -> Running {
         let running = Running::start(
             &self.registrar,
             self.command("registrar", "mesh registrar --listen 0.0.0.0:51821"),
@@ -166,12 +181,12 @@ impl Field {
     }
 
     /// What it prints on the registrar's host.
-    fn owner(&self, words: &str) -> String {
+    pub(crate) fn owner(&self, words: &str) -> String {
         self.registrar.run(&mut self.command("registrar", words)).unwrap().trim().to_owned()
     }
 
     /// A member; engine and privileges are asserted.
-    fn member(&self, host: usize, engine: &str, words: &str) -> Running {
+    pub(crate) fn member(&self, host: usize, engine: &str, words: &str) -> Running {
         let words = format!("mesh {words} --engine {engine} --drain 0");
         let running = Running::start(&self.hosts[host], self.command(HOSTS[host].0, &words));
         let ready = running.hear("ready");
@@ -182,7 +197,7 @@ impl Field {
         running
     }
 
-    fn status(&self, host: usize) -> serde_json::Value {
+    pub(crate) fn status(&self, host: usize) -> serde_json::Value {
         let mut command = self.command(HOSTS[host].0, "mesh status --format json");
         serde_json::from_str(&self.hosts[host].run(&mut command).unwrap()).unwrap()
     }
@@ -198,7 +213,7 @@ impl Field {
 }
 
 /// Gives back what each client says, on TCP and UDP ports of `netns`.
-fn serve(netns: &Netns) {
+pub(crate) fn serve(netns: &Netns) {
     let (tcp, udp) = netns
         .enter(|| (TcpListener::bind("127.0.0.1:8000").unwrap(), UdpSocket::bind("127.0.0.1:5300").unwrap()))
         .unwrap();
@@ -219,7 +234,7 @@ fn serve(netns: &Netns) {
     });
 }
 
-fn connect(netns: &Netns, to: &str) -> TcpStream {
+pub(crate) fn connect(netns: &Netns, to: &str) -> TcpStream {
     let to: SocketAddr = to.parse().unwrap();
     let stream = netns.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -227,14 +242,14 @@ fn connect(netns: &Netns, to: &str) -> TcpStream {
 }
 
 /// Says something and hears it again.
-fn echo(stream: &mut TcpStream, text: &str) {
+pub(crate) fn echo(stream: &mut TcpStream, text: &str) {
     stream.write_all(text.as_bytes()).unwrap();
     let mut back = vec![0; text.len()];
     stream.read_exact(&mut back).unwrap();
     assert_eq!(back, text.as_bytes());
 }
 
-fn echo_udp(netns: &Netns, to: &str) {
+pub(crate) fn echo_udp(netns: &Netns, to: &str) {
     let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     socket.connect(to).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -52,6 +52,14 @@ pub struct NewKey {
     pub routes: Vec<String>,
 }
 
+/// Whether a device is a hub.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetHub {
+    /// It passes messages on for others.
+    pub hub: bool,
+}
+
 /// A key to join with, and, just after it was made, its token.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Key {
@@ -91,4 +99,7 @@ pub struct Member {
     pub endpoints: Vec<String>,
     /// When it joined, seconds since 1970.
     pub created: u64,
+    /// It passes messages on for others.
+    #[serde(default)]
+    pub hub: bool,
 }

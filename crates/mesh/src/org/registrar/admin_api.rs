@@ -50,6 +50,19 @@ pub(super) async fn answer(registrar: &Registrar, asked: &Asked<'_>) -> Result<A
             info!(org = %registry.org(), device = %name, "device revoked");
             Ok(said(&serde_json::json!({})))
         }
+        (&Method::PUT, ["devices", name, "hub"]) => {
+            let name = name.parse().map_err(|error| Denied::malformed(format!("device: {error}")))?;
+            let admin::SetHub { hub } = body(asked)?;
+            let marked = registry.change(|ledger, now| {
+                let step = ledger.set_hub(&name, hub, now)?;
+                let after = step.as_ref().map_or(ledger, |step| &step.ledger);
+                let marked = after.view().devices().find(|device| device.name == name).map(member);
+                Ok((marked, step))
+            });
+            let marked = marked.await?;
+            info!(org = %registry.org(), device = %name, hub, "device marked");
+            Ok(said(&marked))
+        }
         _ => Err(nothing()),
     }
 }
@@ -156,5 +169,6 @@ fn member(device: &Device) -> admin::Member {
         tags: device.tags.iter().map(ToString::to_string).collect(),
         endpoints: device.endpoints.iter().map(ToString::to_string).collect(),
         created: device.created,
+        hub: device.hub,
     }
 }

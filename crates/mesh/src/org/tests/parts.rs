@@ -80,7 +80,7 @@ prop_compose! {
     fn device()(
         names in (label(), label()), number: u16, ip4: [u8; 4], ip6: [u8; 16], tags in prop::collection::vec(label(), 0..16),
         endpoints in prop::collection::vec(("[a-z]{1,20}", 1_u16..), 0..16), routes in prop::collection::vec((any::<[u8; 4]>(), 0_u8..33), 0..16),
-        created: u64, revision: u64,
+        created: u64, revision: u64, hub: bool,
     ) -> Device {
         let route = |(ip, prefix): ([u8; 4], u8)| portway_model::Cidr::around(ip.into(), prefix).unwrap();
         let endpoint = |(host, port)| endpoint(&format!("{host}:{port}")).unwrap();
@@ -95,6 +95,7 @@ prop_compose! {
             endpoints: endpoints.into_iter().map(endpoint).collect(),
             created,
             revision,
+            hub,
         }
     }
 }
@@ -116,8 +117,8 @@ proptest! {
 
     /// Fails when: bytes of a stranger make a reader panic, or are taken for what would be written otherwise.
     #[test]
-    fn strange_bytes_are_refused_or_canonical(kind in 0_usize..4, rest: Vec<u8>) {
-        let kinds = [b"PWd1", b"PWr1", b"PWh1", b"PWk1"];
+    fn strange_bytes_are_refused_or_canonical(kind in 0_usize..5, rest: Vec<u8>) {
+        let kinds = [b"PWd1", b"PWd2", b"PWr1", b"PWh1", b"PWk1"];
         let bytes = [kinds[kind].as_slice(), &rest].concat();
         if let Ok(record) = Record::parse(&bytes) {
             prop_assert_eq!(record.bytes(), bytes.clone());
@@ -129,4 +130,23 @@ proptest! {
             prop_assert_eq!(join_key.bytes(), bytes);
         }
     }
+}
+
+/// Fails when: a record with marks is one of the first form, which older readers take without them; a mark that is not
+/// known, or the absence of any, is read over; or a later version is not said to be one.
+#[test]
+fn marks_are_of_the_second_form() {
+    let ledger = joined(&org("10.0.0.0/24", Terms::default()), 1);
+    let plain = ledger.member(&key(1)).unwrap().clone();
+    let hub = Device { hub: true, ..plain.clone() };
+    let [plain, hub] = [plain, hub].map(|device| Record::Device(device).bytes());
+    assert!(plain.starts_with(b"PWd1") && hub.starts_with(b"PWd2"));
+    assert_eq!(hub[4..], [&plain[4..], &[1, 3], b"hub"].concat());
+    assert!(Record::parse(&hub).unwrap().device().unwrap().hub);
+    let with = |kind: &[u8], marks: &[u8]| [kind, &plain[4..], marks].concat();
+    for bytes in [with(b"PWd2", &[0]), with(b"PWd2", b"\x01\x03hux"), with(b"PWd2", b"\x02\x03hub\x03hub")] {
+        assert_eq!(Record::parse(&bytes), Err(Malformed("record")), "{bytes:?}");
+    }
+    let later = Record::parse(&with(b"PWd3", &[])).unwrap_err();
+    assert!(later.to_string().contains("a version that is not known here"), "{later}");
 }

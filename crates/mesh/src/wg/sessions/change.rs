@@ -1,6 +1,6 @@
 //! Peers that come, go and change while the tunnel runs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,17 @@ pub enum PeerChange {
     Endpoint(PublicKey, SocketAddr),
     /// Prefixes that are its own, and no others.
     AllowedIps(PublicKey, Vec<Cidr>),
+    /// The first is reached through the second, a hub, until it is heard straight. Its sessions stay.
+    Through(PublicKey, PublicKey),
+    /// It is reached through a hub; it is tried whether it is reached at one of these.
+    Probe(PublicKey, Vec<SocketAddr>),
+    /// Which peers are hubs, and whether this node is one.
+    Hubs {
+        /// By their keys; those that are no peers are not minded.
+        hubs: Vec<PublicKey>,
+        /// Messages are passed on here.
+        relays: bool,
+    },
 }
 
 /// A peer that is ready to be put in. What takes long has been done, on whatever thread made it.
@@ -55,7 +66,10 @@ impl Sessions {
     /// # Errors
     /// [`SessionsError::TooMany`].
     pub fn change(&mut self, changes: Vec<PeerChange>, now: Now) -> Result<(), SessionsError> {
-        let leads_elsewhere = changes.iter().any(|change| !matches!(change, PeerChange::Endpoint(..)));
+        let leads_elsewhere = |change: &PeerChange| {
+            matches!(change, PeerChange::Put(_) | PeerChange::Remove(_) | PeerChange::AllowedIps(..))
+        };
+        let leads_elsewhere = changes.iter().any(leads_elsewhere);
         let made = changes.into_iter().try_for_each(|change| self.change_one(change, now));
         if leads_elsewhere {
             self.publish_routes();
@@ -77,6 +91,17 @@ impl Sessions {
                     self.allowed.replace(id, &prefixes);
                 }
             }
+            PeerChange::Through(key, hub) => {
+                if let (Some(id), Some(hub)) = (self.id_of(&key), self.id_of(&hub)) {
+                    self.lead_through(id, hub, now);
+                }
+            }
+            PeerChange::Probe(key, places) => {
+                if let Some(id) = self.id_of(&key) {
+                    self.probe(id, &places, now);
+                }
+            }
+            PeerChange::Hubs { hubs, relays } => self.set_hubs(&hubs, relays),
         }
         Ok(())
     }
@@ -99,13 +124,19 @@ impl Sessions {
                 id
             }
         };
+        let own = |prefix: &Cidr| match prefix.ip() {
+            IpAddr::V4(ip) if prefix.prefix() == 32 => Some(ip),
+            _ => None,
+        };
+        let address = allowed_ips.iter().find_map(own);
         for prefix in allowed_ips {
             self.allowed.assign(prefix, id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
-        peer.keepalive = keepalive;
+        (peer.keepalive, peer.address) = (keepalive, address);
+        peer.is_hub = self.hubs.contains(peer.public_key.as_bytes());
         if let (None, Some(endpoint)) = (peer.endpoint, endpoint) {
-            Self::roam(&mut self.updates, id, peer, endpoint);
+            Self::expect_at(&mut self.updates, id, peer, endpoint);
         }
         Ok(())
     }
@@ -119,13 +150,14 @@ impl Sessions {
         peer.retire();
         self.allowed.replace(id, &[]);
         self.updates.push_back(Update::Gone(id, *key));
+        self.leave_hub(id);
     }
 
     /// A peer is there. If it is not reached where it was, it is tried there at once.
     fn move_to(&mut self, id: PeerId, endpoint: SocketAddr, now: Now) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let moved = peer.endpoint != Some(endpoint);
-        Self::roam(&mut self.updates, id, peer, endpoint);
+        let moved = peer.endpoint != Some(endpoint) || peer.through.is_some();
+        Self::expect_at(&mut self.updates, id, peer, endpoint);
         if moved && peer.attempt.is_some() {
             self.initiate(id, now);
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
+use super::relay::Way;
 use super::{Now, Outgoing, Sessions, Update};
 use crate::wg::PeerId;
 use crate::wg::cookie::Verdict;
@@ -50,13 +51,48 @@ impl Sessions {
         }
     }
 
-    /// Sends an initiation, if it is known where to. Without random numbers nothing is sent; it is tried again.
+    /// Sends an initiation. As long as it is not known where to, somebody wants it. Without random numbers nothing is sent;
+    /// it is tried again.
     pub(super) fn initiate(&mut self, id: PeerId, now: Now) {
-        let (Some(index), Some(ephemeral), Some(jitter)) = (self.new_index(), random(), random::<2>()) else {
+        let Some(way) = self.way_to(id) else {
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.activity.want_session();
+            }
+            return;
+        };
+        let Some((attempt, message)) = self.prepare(id, now) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let (index, since) = (attempt.index, peer.attempt.as_ref().map(|attempt| attempt.since));
+        let attempt = Attempt { since: since.unwrap_or(attempt.since), ..attempt };
+        if let Some(before) = peer.attempt.replace(attempt) {
+            self.by_index.remove(&before.index);
+        }
+        self.by_index.insert(index, id);
+        self.say(way, &message, now.instant);
+    }
+
+    /// Tries whether a peer that is reached through a hub is reached at one of `places`: the first answer tells.
+    pub(super) fn probe(&mut self, id: PeerId, places: &[SocketAddr], now: Now) {
+        let is_through = self.peers.get(id).is_some_and(|peer| peer.through.is_some());
+        let Some((attempt, message)) = Some(()).filter(|()| is_through).and_then(|()| self.prepare(id, now))
+        else {
             return;
         };
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let Some(to) = peer.endpoint else { return };
+        let index = attempt.index;
+        if let Some(before) = peer.probe.replace(attempt) {
+            self.by_index.remove(&before.index);
+        }
+        self.by_index.insert(index, id);
+        for place in places {
+            self.outbox.push_back(Outgoing::new(*place, &message));
+        }
+    }
+
+    /// An initiation, and what is to be known for its response.
+    fn prepare(&mut self, id: PeerId, now: Now) -> Option<(Attempt, [u8; INITIATION_BYTES])> {
+        let (index, ephemeral, jitter) = (self.new_index()?, random()?, random::<2>()?);
+        let peer = self.peers.get_mut(id)?;
         let mut message = [0; INITIATION_BYTES];
         put(&mut message, 0, &INITIATION);
         put(&mut message, Initiation::SENDER, &index.to_le_bytes());
@@ -70,37 +106,28 @@ impl Sessions {
             &mut message,
         );
         // Keys of small order are no peers'.
-        let Ok(waiting) = made else { return };
+        let waiting = made.ok()?;
         peer.jar.stamp(&peer.macs, &mut message, now.instant);
         let jitter = Duration::from_millis(u64::from(u16::from_le_bytes(*jitter)) % JITTER_MILLIS);
-        let since = peer.attempt.as_ref().map_or(now.instant, |attempt| attempt.since);
-        let attempt = Attempt { index, waiting, since, again_at: now.instant + REKEY_TIMEOUT + jitter };
-        if let Some(before) = peer.attempt.replace(attempt) {
-            self.by_index.remove(&before.index);
-        }
-        self.by_index.insert(index, id);
-        self.outbox.push_back(Outgoing::new(to, &message));
+        let again_at = now.instant + REKEY_TIMEOUT + jitter;
+        Some((Attempt { index, waiting, since: now.instant, again_at }, message))
     }
 
     /// Whether a handshake message is looked into.
-    fn admit(&mut self, now: Now, from: SocketAddr, message: &[u8]) -> Result<(), Dropped> {
-        match self.gate.judge(from, message, now.instant) {
+    fn admit(&mut self, now: Now, from: Way, message: &[u8]) -> Result<(), Dropped> {
+        let source = self.source_of(from).ok_or(Dropped::Relay)?;
+        match self.gate.judge(source, message, now.instant) {
             Verdict::Good => Ok(()),
             Verdict::Bad => Err(Dropped::Mac),
             Verdict::Crowd => Err(Dropped::Load),
             Verdict::Reply(reply) => {
-                self.outbox.push_back(Outgoing::new(from, &reply));
+                self.say(from, &reply, now.instant);
                 Err(Dropped::Load)
             }
         }
     }
 
-    pub(super) fn receive_initiation(
-        &mut self,
-        now: Now,
-        from: SocketAddr,
-        datagram: &[u8],
-    ) -> Result<(), Dropped> {
+    pub(super) fn receive_initiation(&mut self, now: Now, from: Way, datagram: &[u8]) -> Result<(), Dropped> {
         self.admit(now, from, datagram)?;
         let message = Initiation::new(datagram.try_into().map_err(|_| Dropped::Form)?);
         let mut heard =
@@ -122,22 +149,20 @@ impl Sessions {
         let keys = heard.respond(&peer.psk, &ephemeral, &mut reply).map_err(|_| Dropped::Stranger)?;
         peer.jar.stamp(&peer.macs, &mut reply, now.instant);
         peer.hear(now.instant, false);
-        Self::roam(&mut self.updates, id, peer, from);
+        // That the response arrives is not known yet: a way that is known to work is left when something comes by the other.
+        if matches!(from, Way::Straight(_)) && peer.through.is_none() {
+            Self::roam(&mut self.updates, id, peer, from, now.instant, false);
+        }
         let session = session(&keys, index, message.sender(), now.instant, false);
         if let Some(before) = peer.next.replace(session) {
             self.by_index.remove(&before.index);
         }
         self.by_index.insert(index, id);
-        self.outbox.push_back(Outgoing::new(from, &reply));
+        self.say(from, &reply, now.instant);
         Ok(())
     }
 
-    pub(super) fn receive_response(
-        &mut self,
-        now: Now,
-        from: SocketAddr,
-        datagram: &[u8],
-    ) -> Result<(), Dropped> {
+    pub(super) fn receive_response(&mut self, now: Now, from: Way, datagram: &[u8]) -> Result<(), Dropped> {
         let message = Response::new(datagram.try_into().map_err(|_| Dropped::Form)?);
         // Nobody can know the index of an attempt but who was sent it: what is not waited for is dropped for less
         // than a mac costs.
@@ -145,14 +170,20 @@ impl Sessions {
         self.admit(now, from, datagram)?;
         let peer = self.peers.get_mut(id).ok_or(Dropped::Unasked)?;
         let waits = |attempt: &&Attempt| attempt.index == message.receiver();
-        let attempt = peer.attempt.as_ref().filter(waits).ok_or(Dropped::Unasked)?;
+        let attempts = [&peer.attempt, &peer.probe];
+        let attempt = attempts.into_iter().flatten().find(waits).ok_or(Dropped::Unasked)?;
         let keys = attempt.waiting.conclude(self.private.as_bytes(), &peer.psk, &message);
         let keys = keys.ok_or(Dropped::Unasked)?;
         let index = attempt.index;
-        peer.attempt = None;
+        // What the other one waits for is not needed any more: there are keys.
+        for other in [peer.attempt.take(), peer.probe.take()].into_iter().flatten() {
+            if other.index != index {
+                self.by_index.remove(&other.index);
+            }
+        }
         peer.hear(now.instant, false);
         peer.last_handshake = Some(now.instant);
-        Self::roam(&mut self.updates, id, peer, from);
+        Self::roam(&mut self.updates, id, peer, from, now.instant, true);
         // One of theirs that is not confirmed yet may still be used by them: it is kept, and what was current is not.
         let displaced = match peer.next.take() {
             Some(next) => [peer.previous.replace(next), peer.current.take()],

@@ -18,6 +18,10 @@ impl Places {
         self.by_key.get(key).copied()
     }
 
+    pub(super) fn get(&self, id: PeerId) -> Option<&Peer> {
+        self.places.get(usize::from(id.0))?.as_ref()
+    }
+
     pub(super) fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
         self.places.get_mut(usize::from(id.0))?.as_mut()
     }

@@ -55,7 +55,7 @@ impl Node {
                 Update::Keys(_, sealer) => self.sealer = sealer,
                 Update::Endpoint(_, endpoint) => self.endpoint = Some(endpoint),
                 Update::Gone(..) => (self.sealer, self.endpoint) = (None, None),
-                Update::Peer(..) | Update::Routes(_) => {}
+                Update::Peer(..) | Update::Routes(_) | Update::Through(..) => {}
             }
         }
     }

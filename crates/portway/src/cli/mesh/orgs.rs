@@ -135,6 +135,20 @@ pub(crate) enum DeviceCommand {
     List(DeviceListArgs),
     /// End a membership, for good
     Revoke(DeviceRevokeArgs),
+    /// Have a device pass messages on between members that do not reach each other
+    SetHub(DeviceSetHubArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceSetHubArgs {
+    /// Which one
+    #[arg(value_name = "DEVICE")]
+    pub(crate) name: String,
+    /// It does so no more
+    #[arg(long)]
+    pub(crate) off: bool,
+    #[command(flatten)]
+    pub(crate) of: OfOrg,
 }
 
 #[derive(Debug, Args)]

@@ -1,0 +1,237 @@
+//! Ways through a hub, for peers that cannot meet.
+//!
+//! What goes through a hub are whole messages of WireGuard, sealed by one member for the other, each in a message of the
+//! sender's session with the hub and then in one of the hub's session with the receiver. So the hub knows from whom a
+//! message is, writes it before it, and reads nothing of what it passes on; and it passes on for nobody who is no member.
+//!
+//! | in the session | says | from |
+//! |---|---|---|
+//! | `PASS_ON`, address | this message is for that member | a member to its hub |
+//! | `PASSED_ON`, address | this message is from that member | the hub to the other member |
+//!
+//! A hub passes on what a member has sent it itself, and to a session of its own: what was passed on once is never passed
+//! on again. Messages that come straight decide where a peer is; those that come through a hub do while nothing else does.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::{Now, Outgoing, Received, Sessions, Update, millis};
+use crate::spec::PublicKey;
+use crate::wg::PeerId;
+use crate::wg::counters::Dropped;
+use crate::wg::message::{
+    ENVELOPE_BYTES, HEADER_BYTES, Kind, PASS_ON, PASSED_ON, THROUGH_BYTES, array, put, write_envelope,
+};
+use crate::wg::peer::Peer;
+
+/// Silence on the way that messages to a peer go, after which what comes by another one is followed.
+const WAY_SILENT: Duration = Duration::from_secs(3);
+
+/// Where a message comes from or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Straight(SocketAddr),
+    Through { hub: PeerId, member: PeerId },
+}
+
+impl Sessions {
+    /// How a peer is reached; `None`: nobody knows.
+    pub(super) fn way_to(&self, id: PeerId) -> Option<Way> {
+        let peer = self.peers.get(id)?;
+        match peer.through {
+            Some(hub) => Some(Way::Through { hub, member: id }),
+            None => peer.endpoint.map(Way::Straight),
+        }
+    }
+
+    /// A source by which too much of one can be told: through a hub it is the member's own address.
+    pub(super) fn source_of(&self, way: Way) -> Option<SocketAddr> {
+        match way {
+            Way::Straight(from) => Some(from),
+            Way::Through { member, .. } => Some(SocketAddr::new(self.peers.get(member)?.address?.into(), 0)),
+        }
+    }
+
+    /// Sends a message of a handshake, or an empty one. One that cannot go is lost, as on its way: it is repeated.
+    pub(super) fn say(&mut self, way: Way, message: &[u8], now: Instant) {
+        match way {
+            Way::Straight(to) => self.outbox.push_back(Outgoing::new(to, message)),
+            Way::Through { hub, member } => {
+                if self.enclose(hub, member, message, now).is_none() {
+                    self.counters.count(Dropped::Waiting);
+                    self.want(hub);
+                }
+            }
+        }
+    }
+
+    fn enclose(&mut self, hub: PeerId, member: PeerId, message: &[u8], now: Instant) -> Option<()> {
+        let address = self.peers.get(member)?.address?;
+        let hub = self.peers.get(hub).filter(|hub| hub.is_hub && hub.through.is_none())?;
+        let (to, session) = (hub.endpoint?, hub.current.as_ref()?);
+        let sealer = session.sealer.is_usable(now).then_some(&session.sealer)?;
+        let mut whole = vec![0; message.len() + THROUGH_BYTES];
+        write_envelope(whole.get_mut(HEADER_BYTES..)?, address);
+        put(&mut whole, HEADER_BYTES + ENVELOPE_BYTES, message);
+        sealer.seal(sealer.reserve(1)?, &mut whole);
+        hub.activity.sent_packets(millis(self.epoch, now), 1, whole.len() as u64);
+        self.outbox.push_back(Outgoing::new(to, &whole));
+        Some(())
+    }
+
+    /// A session with `id` is wanted; it is asked for with what is due next.
+    fn want(&self, id: PeerId) {
+        if let Some(peer) = self.peers.get(id).filter(|peer| peer.attempt.is_none()) {
+            peer.activity.want_session();
+        }
+    }
+
+    /// Takes what `id` has sent to be passed on, or passes on to us, in a message that was opened.
+    pub(super) fn take_envelope(
+        &mut self,
+        now: Now,
+        id: PeerId,
+        from: Way,
+        message: &mut [u8],
+    ) -> Result<Received, Dropped> {
+        let (Way::Straight(_), Some(kind), Some(address)) =
+            (from, array(message, HEADER_BYTES), array::<4>(message, HEADER_BYTES + 4))
+        else {
+            return Err(Dropped::Relay);
+        };
+        let other = self.routes.owner(IpAddr::from(address)).filter(|other| *other != id);
+        let other = other.ok_or(Dropped::Relay)?;
+        let begin = HEADER_BYTES + ENVELOPE_BYTES;
+        let end = message.len().saturating_sub(THROUGH_BYTES - begin);
+        match kind {
+            PASS_ON if self.relays => {
+                Kind::of(message.get(begin..end).unwrap_or_default()).ok_or(Dropped::Relay)?;
+                self.pass_on(now, id, other, message)
+            }
+            PASSED_ON if self.peers.get(id).is_some_and(|hub| hub.is_hub) => {
+                let inside = message.get_mut(begin..end).unwrap_or_default();
+                Ok(match self.take(now, Way::Through { hub: id, member: other }, inside) {
+                    Received::Packet { peer, place } => {
+                        Received::Packet { peer, place: place.start + begin..place.end + begin }
+                    }
+                    // What was passed on is not passed on again.
+                    _ => Received::Nothing,
+                })
+            }
+            _ => Err(Dropped::Relay),
+        }
+    }
+
+    /// Seals a message of `id` for `other`, where it lies.
+    fn pass_on(
+        &mut self,
+        now: Now,
+        id: PeerId,
+        other: PeerId,
+        message: &mut [u8],
+    ) -> Result<Received, Dropped> {
+        let from = self.peers.get(id).and_then(|peer| peer.address).ok_or(Dropped::Relay)?;
+        let Some((to, counter)) = self.seat(other, now.instant) else {
+            self.want(other);
+            return Err(Dropped::RelayAway);
+        };
+        put(message, HEADER_BYTES, &PASSED_ON);
+        put(message, HEADER_BYTES + 4, &from.octets());
+        let peer = self.peers.get(other).ok_or(Dropped::RelayAway)?;
+        let session = peer.current.as_ref().ok_or(Dropped::RelayAway)?;
+        session.sealer.seal(counter, message);
+        peer.activity.sent_packets(millis(self.epoch, now.instant), 1, message.len() as u64);
+        Ok(Received::PassOn { to })
+    }
+
+    /// Where a member is whom this hub has a session with, and the number of its next message.
+    fn seat(&self, id: PeerId, now: Instant) -> Option<(SocketAddr, u64)> {
+        let peer = self.peers.get(id).filter(|peer| peer.through.is_none())?;
+        let session = peer.current.as_ref().filter(|session| session.sealer.is_usable(now))?;
+        Some((peer.endpoint?, session.sealer.reserve(1)?))
+    }
+
+    /// A peer is where something authentic last came from; through a hub, if keys were `fresh`ly agreed on that way, or
+    /// nothing comes by the way it has.
+    pub(super) fn roam(
+        updates: &mut VecDeque<Update>,
+        id: PeerId,
+        peer: &mut Peer,
+        from: Way,
+        now: Instant,
+        fresh: bool,
+    ) {
+        match from {
+            Way::Straight(from) => Self::expect_at(updates, id, peer, from),
+            Way::Through { hub, .. } if peer.through == Some(hub) => {}
+            Way::Through { hub, .. } => {
+                let silent = |at: Instant| now.saturating_duration_since(at) >= WAY_SILENT;
+                if !fresh && !peer.heard_on_way.is_none_or(silent) {
+                    return;
+                }
+                Self::set_through(updates, id, peer, Some(hub));
+            }
+        }
+        peer.heard_on_way = Some(now);
+    }
+
+    /// A peer is there, and is not reached through a hub.
+    pub(super) fn expect_at(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, at: SocketAddr) {
+        if peer.endpoint != Some(at) {
+            peer.endpoint = Some(at);
+            updates.push_back(Update::Endpoint(id, at));
+        }
+        if peer.through.is_some() {
+            Self::set_through(updates, id, peer, None);
+        }
+    }
+
+    fn set_through(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, hub: Option<PeerId>) {
+        let address = peer.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        peer.through = hub;
+        updates.push_back(Update::Through(id, hub.map(|hub| (hub, address))));
+    }
+
+    /// A peer is reached through `hub` from now on, and is tried there at once if it is tried at all.
+    pub(super) fn lead_through(&mut self, id: PeerId, hub: PeerId, now: Now) {
+        let is_hub = self.peers.get(hub).is_some_and(|hub| hub.is_hub);
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| is_hub && id != hub && peer.address.is_some())
+        else {
+            return;
+        };
+        if peer.through != Some(hub) {
+            Self::set_through(&mut self.updates, id, peer, Some(hub));
+            peer.heard_on_way = None;
+            if peer.attempt.is_some() {
+                self.initiate(id, now);
+            }
+        }
+    }
+
+    /// Nobody is reached through `hub` any more.
+    pub(super) fn leave_hub(&mut self, hub: PeerId) {
+        for id in self.peers.ids() {
+            let through = |peer: &&mut Peer| peer.through == Some(hub);
+            if let Some(peer) = self.peers.get_mut(id).filter(through) {
+                Self::set_through(&mut self.updates, id, peer, None);
+            }
+        }
+    }
+
+    /// These peers are hubs, and no others; this node passes messages on, or does not.
+    pub(super) fn set_hubs(&mut self, hubs: &[PublicKey], relays: bool) {
+        self.hubs = hubs.iter().map(|key| *key.as_bytes()).collect();
+        self.relays = relays;
+        for id in self.peers.ids() {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            let was_hub = std::mem::replace(&mut peer.is_hub, self.hubs.contains(peer.public_key.as_bytes()));
+            if was_hub && !peer.is_hub {
+                self.leave_hub(id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
