@@ -39,7 +39,7 @@ pub enum MembershipError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// What the registrar has answered.
-    #[error("the registrar's answer is not believed: {0}")]
+    #[error("the registrar's answer is not believed")]
     Unverified(#[from] Unverified),
     /// The registrar says that it is, and its records do not.
     #[error("the registrar's records have no device with the key of this one")]
@@ -54,7 +54,7 @@ pub enum MembershipError {
         dir: PathBuf,
     },
     /// The kernel has no random numbers to give.
-    #[error("no random numbers: {0}")]
+    #[error("no random numbers")]
     Random(#[from] getrandom::Error),
 }
 
@@ -156,13 +156,8 @@ impl Membership {
     pub fn load(mesh_dir: &Path, org: &OrgName) -> Result<Membership, MembershipError> {
         let dir = Membership::dir(mesh_dir, org);
         let path = dir.join(MEMBER_FILE);
-        let bytes = disk::read(&path, FILE_MAX_BYTES)?;
-        let bytes = bytes.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
+        let file = member_file(&path)?.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
         let damaged = |what: &str| DiskError::damaged(&path, what);
-        let file: File = serde_json::from_slice(&bytes).map_err(|error| DiskError::damaged(&path, error))?;
-        if file.version != VERSION {
-            return Err(damaged("it is of another version").into());
-        }
         let bytes32 = |text: &str| {
             let mut bytes = [0; 32];
             let read = Base64::decode(text, &mut bytes).map(<[u8]>::len);
@@ -226,6 +221,11 @@ impl Membership {
 
     /// Whether somebody has said where this device is reached since this was read.
     pub(super) fn is_said_meanwhile(&self) -> bool {
+        // Whoever says it takes this note away. Without it the records tell, which are many.
+        let file = member_file(&self.dir.join(MEMBER_FILE));
+        if file.is_ok_and(|file| file.is_some_and(|file| file.found)) {
+            return false;
+        }
         let now = self.dir.parent().map(|mesh_dir| Membership::load(mesh_dir, &self.trust.org));
         now.is_some_and(|now| now.is_ok_and(|now| !now.is_found()))
     }
@@ -273,6 +273,16 @@ impl Membership {
         self.keep()?;
         disk::write(&path, &text)
     }
+}
+
+/// What stands in this file, if it is there.
+fn member_file(path: &Path) -> Result<Option<File>, DiskError> {
+    let Some(bytes) = disk::read(path, FILE_MAX_BYTES)? else { return Ok(None) };
+    let file: File = serde_json::from_slice(&bytes).map_err(|error| DiskError::damaged(path, error))?;
+    if file.version != VERSION {
+        return Err(DiskError::damaged(path, "it is of another version"));
+    }
+    Ok(Some(file))
 }
 
 /// The key in this folder; a new one where there is none.
