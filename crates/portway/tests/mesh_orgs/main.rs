@@ -7,6 +7,8 @@ mod crash;
 #[cfg(test)]
 mod hubs;
 #[cfg(test)]
+mod multihomed;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod place;

@@ -37,7 +37,7 @@ pub(crate) const HOSTS: [(&str, &str, &str); 4] = [
 
 pub(crate) struct Field {
     dir: TempDir,
-    registrar: Netns,
+    pub(crate) registrar: Netns,
     pub(crate) hosts: Vec<Netns>,
     /// They stand between hosts and the registrar, as long as this is there.
     pub(crate) routers: Vec<Netns>,
@@ -172,9 +172,13 @@ impl Field {
     }
 
     pub(crate) fn registrar(&self) -> Running {
+        self.registrar_on("0.0.0.0:51821")
+    }
+
+    pub(crate) fn registrar_on(&self, listen: &str) -> Running {
         let running = Running::start(
             &self.registrar,
-            self.command("registrar", "mesh registrar --listen 0.0.0.0:51821"),
+            self.command("registrar", &format!("mesh registrar --listen {listen}")),
         );
         running.hear("ready");
         running

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use portway_sys::listen::V6Only;
 use portway_sys::process;
 use portway_sys::unix_path::{self, Owner, Place};
 use thiserror::Error;
@@ -98,7 +99,8 @@ async fn attend(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<
     let failed = |source| RunError::Listen { listen: options.listen, source };
     let devices = TcpListener::bind(options.listen).await.map_err(failed)?;
     let listen = devices.local_addr().map_err(failed)?;
-    let datagrams = UdpSocket::bind(listen).await.map_err(failed)?;
+    let datagrams = portway_sys::listen::udp(listen, V6Only::No).map_err(failed)?;
+    let datagrams = UdpSocket::from_std(datagrams.into()).map_err(failed)?;
     let owner = owner_socket(&socket(&options.dir))?;
     info!(%listen, dir = %options.dir.display(), "registrar ready");
     ready(listen);

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use portway_sys::mmsg::{Batch, LocalAddr};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +42,9 @@ const GONE_MILLISECONDS: u32 = 45_000;
 
 /// Pause after a failed accept: the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// More than a question of ours.
+const QUESTION_MAX_BYTES: usize = 128;
 
 /// Connections of the owner at once.
 const ADMIN_MAX: usize = 16;
@@ -77,24 +82,36 @@ pub async fn serve(
 }
 
 /// Tells who asks by STUN where the question came from: an answer of at most twice its length, to who has not asked too
-/// often.
+/// often. It comes from the address that was asked: behind a translation of addresses no other one is let in.
 async fn serve_datagrams(hall: Arc<Hall>, socket: UdpSocket) {
-    /// More than a question of ours; what is longer is cut off and then none.
-    const QUESTION_MAX_BYTES: usize = 128;
-    let mut room = [0; QUESTION_MAX_BYTES];
+    let mut batch = Batch::new();
     loop {
-        let Ok((length, from)) = socket.recv_from(&mut room).await else {
+        let ready = socket.readable().await;
+        let received =
+            ready.and_then(|()| socket.try_io(Interest::READABLE, || batch.receive_named(socket.as_fd())));
+        match received {
+            Ok(count) => (0..count).for_each(|slot| answer_question(&hall, &socket, &mut batch, slot)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // What an earlier answer met on its way; should it be worse, it does not take a whole core.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            continue;
-        };
-        let answer = room.get(..length).and_then(|question| stun::answer(question, from));
-        if let Some(answer) = answer
-            && hall.questions.may_ask(from.ip().to_canonical(), Instant::now())
-        {
-            // Who does not get it asks again.
-            let _lost = socket.try_send_to(&answer, from);
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
+    }
+}
+
+fn answer_question(hall: &Hall, socket: &UdpSocket, batch: &mut Batch, slot: usize) {
+    let Some(from) = batch.peer(slot) else { return };
+    let question = batch.bytes(slot);
+    let answer = Some(question).filter(|question| question.len() <= QUESTION_MAX_BYTES);
+    let Some(answer) = answer.and_then(|question| stun::answer(question, from)) else { return };
+    if hall.questions.may_ask(from.ip().to_canonical(), Instant::now()) && batch.fill(slot, &answer) {
+        // The way back need not be the one it came by, but for an address that means nothing elsewhere.
+        let source = batch.local(slot).map(|local| match local.ip {
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => local,
+            _ => LocalAddr { interface: 0, ..local },
+        });
+        batch.address(slot, from, source, 0);
+        // Who does not get it asks again.
+        let _lost = batch.send_addressed(socket.as_fd(), slot..slot + 1);
     }
 }
 
