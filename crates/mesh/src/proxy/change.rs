@@ -226,8 +226,14 @@ impl<R: FnMut(Notice)> Server<R> {
 
     /// Ends all connections of these rules.
     pub(super) async fn cut_all(&self, rules: &[RuleId]) {
+        let tickets = self.shared.table().tickets_of(rules);
+        self.cut_tickets(tickets).await;
+    }
+
+    /// Ends these connections.
+    pub(super) async fn cut_tickets(&self, tickets: Vec<u64>) {
         let (own, tickets): (Vec<u64>, Vec<u64>) =
-            self.shared.table().tickets_of(rules).into_iter().partition(|ticket| table::is_own(*ticket));
+            tickets.into_iter().partition(|ticket| table::is_own(*ticket));
         own.into_iter().for_each(|ticket| flows::end(&self.shared, ticket));
         for tickets in tickets.chunks(CUT_COUNT) {
             self.link.say(&ToWorker::Cut { tickets: tickets.to_vec() }, &[]).await.ok();

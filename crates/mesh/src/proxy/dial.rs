@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::link::{Link, watched};
 use super::room::PortRoom;
 use super::serve::Shared;
+use super::table::Upstream;
 use crate::engine::Dial;
 use crate::spec::RuleId;
 
@@ -32,20 +33,34 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a name may take.
 const LOOKUP: Duration = Duration::from_secs(5);
 
+/// An end that was found: by which rule, and which member it leads to, if it leads to one.
+pub(super) struct Found {
+    pub(super) rule: RuleId,
+    pub(super) fd: OwnedFd,
+    member: Option<IpAddr>,
+}
+
 /// Finds an end for the connection that has asked with `ticket`, and tells the worker.
 pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, ticket: u64, mark: Option<u64>) {
     let begun = Instant::now();
+    let client = shared.table().member(ticket);
     let found = match mark {
+        _ if shared.is_gone(client) => Err(io::ErrorKind::ConnectionReset.into()),
         // It has been dialled for already.
-        Some(mark) => shared.table().redeem(slot, mark).ok_or_else(|| io::ErrorKind::TimedOut.into()),
+        Some(mark) => {
+            let kept = shared.table().redeem(slot, mark);
+            let found = |(rule, Upstream { fd, member })| Found { rule, fd, member: Some(member) };
+            kept.map(found).ok_or_else(|| io::ErrorKind::TimedOut.into())
+        }
         None => find(&shared, slot).await,
     };
     let said = match found {
-        Ok((rule, fd)) => {
+        Ok(Found { rule, fd, member }) => {
             debug!(ticket, %rule, connect_time = ?begun.elapsed(), "connection open");
             let line = {
                 let mut table = shared.table();
-                if !table.opened(ticket, rule) {
+                // Who has been revoked meanwhile was not found with the others.
+                if shared.is_gone(member) || !table.opened(ticket, rule, member) {
                     // Whoever has asked is gone: the other side is not to take that for an end of all that was said.
                     let _closed = portway_sys::sockopt::linger_reset(fd.as_fd());
                     return;
@@ -75,7 +90,7 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
     }
 }
 
-pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, OwnedFd)> {
+pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<Found> {
     let deadline = Instant::now() + PATIENCE;
     let port = shared.table().room(slot).ok_or(io::ErrorKind::ConnectionRefused)?;
     let _places = shared.room.dial(&port, deadline).await?;
@@ -91,7 +106,10 @@ pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, Own
         tried.push(id);
         let until = if tried.len() < count { deadline.min(Instant::now() + ATTEMPT) } else { deadline };
         match timeout_at(until, connect(shared, &port, &rule)).await {
-            Ok(Ok(fd)) => return Ok((id, fd)),
+            Ok(Ok((fd, ip))) => {
+                let member = (rule.direction() == Direction::Egress).then_some(ip.to_canonical());
+                return Ok(Found { rule: id, fd, member });
+            }
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
@@ -115,7 +133,7 @@ pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<(RuleId, Own
     }
 }
 
-async fn connect(shared: &Shared, port: &PortRoom, rule: &MeshRule) -> io::Result<OwnedFd> {
+async fn connect(shared: &Shared, port: &PortRoom, rule: &MeshRule) -> io::Result<(OwnedFd, IpAddr)> {
     let addresses = addresses(shared, port, rule).await?;
     let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
     for (place, address) in addresses.iter().enumerate() {
@@ -127,7 +145,7 @@ async fn connect(shared: &Shared, port: &PortRoom, rule: &MeshRule) -> io::Resul
             timeout(ATTEMPT / 2, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         };
         match reached {
-            Ok(fd) => return Ok(fd),
+            Ok(fd) => return Ok((fd, address.ip())),
             Err(error) => last = error,
         }
     }

@@ -4,6 +4,7 @@
 //! are as many at a time as the stack has, which ends those that are idle or one too many; what it ends is ended here.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -120,8 +121,8 @@ pub(super) fn attend(shared: &Arc<Shared>, slot: Slot, opened: Opened, calls: &m
                 let fd = inlet.as_fd().try_clone_to_owned();
                 tasks.push(tokio::spawn(take(
                     fd,
-                    move || inlet.accept().map(|(fd, _)| fd),
-                    async move |fd| begin(&shared, slot, fd),
+                    move || inlet.accept(),
+                    async move |(fd, from)| begin(&shared, slot, fd, from),
                 )));
             }
         }
@@ -154,8 +155,8 @@ async fn take<T>(
 }
 
 /// Takes a flow in; another one may have to go for it.
-fn begin(shared: &Arc<Shared>, slot: Slot, inside: OwnedFd) {
-    let ticket = shared.table().begin_own(slot);
+fn begin(shared: &Arc<Shared>, slot: Slot, inside: OwnedFd, from: SocketAddr) {
+    let ticket = shared.table().begin_own(slot, from);
     let task = tokio::spawn(flow(Arc::clone(shared), slot, ticket, inside));
     let inserted = shared.flows.table().insert(ticket, task.abort_handle(), Instant::now());
     given_up(shared, inserted.ended);
@@ -164,7 +165,7 @@ fn begin(shared: &Arc<Shared>, slot: Slot, inside: OwnedFd) {
 /// Carries one flow between the network and its destination on the host, until one end is gone.
 async fn flow(shared: Arc<Shared>, slot: Slot, ticket: u64, inside: OwnedFd) {
     let mut refused = false;
-    if let Ok((rule, outside)) = dial::find(&shared, slot).await {
+    if let Ok(dial::Found { rule, fd: outside, .. }) = dial::find(&shared, slot).await {
         debug!(ticket, %rule, "flow open");
         let carried = shared.table().opened_own(ticket, rule);
         if let Some(carried) = carried {

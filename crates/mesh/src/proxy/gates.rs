@@ -30,6 +30,7 @@ use tracing::{debug, warn};
 
 use super::room::Places;
 use super::serve::{Call, Shared};
+use super::table::Upstream;
 use crate::spec::{Login, ProxyKind, ProxyListen};
 use associate::{Association, Associations};
 use way::Refusal;
@@ -76,7 +77,7 @@ struct Gate {
 /// What came of hearing a client.
 enum Heard {
     /// It has been told that its connection is there.
-    Connected(OwnedFd),
+    Connected(Upstream),
     /// It has been told, or is gone.
     Over,
     /// Datagrams are carried for it, as long as its connection lasts.
@@ -184,7 +185,7 @@ impl Gate {
     }
 
     /// Gives the relay worker both ends.
-    async fn hand_on(&self, client: TcpStream, upstream: OwnedFd) {
+    async fn hand_on(&self, client: TcpStream, upstream: Upstream) {
         let Ok(client) = client.into_std() else { return };
         let mark = self.all.shared.table().promise(upstream);
         let known = Known { mark: Some(mark), ends: None };

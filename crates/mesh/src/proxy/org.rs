@@ -3,13 +3,14 @@
 //! What was verified last is used while the registrar is away. A peer that was revoked is gone from the tunnel before
 //! anybody is told, and connections to its addresses are ended.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portway_control::api::MeshOrg;
-use portway_model::{Cidr, Direction, Host};
+use portway_model::Cidr;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
@@ -20,7 +21,7 @@ use super::{discover, endpoints};
 use crate::org::follow::{Following, News};
 use crate::org::membership::Membership;
 use crate::org::{Change, KEEPALIVE, OrgName, View};
-use crate::spec::{Peer, PublicKey, RuleId};
+use crate::spec::{Peer, PublicKey};
 use crate::tunnel::{self, TunnelError};
 use crate::wg::{PeerSpec, PeerState};
 
@@ -198,18 +199,20 @@ async fn attend(shared: Arc<Shared>, mut news: mpsc::Receiver<News>, orders: mps
 /// Makes the tunnel's peers what they are to be.
 async fn apply(shared: &Arc<Shared>, changes: Vec<Change>) -> Option<Order> {
     let organization = shared.organization.as_ref()?;
-    let mut gone = Vec::new();
+    // What each peer has from then on.
+    let mut kept = Vec::new();
     let mut wanted = Vec::new();
     for change in changes {
         match change {
             Change::Added(peer) | Change::Altered(peer) => {
+                kept.push((peer.public_key, peer.allowed_ips.clone()));
                 let hidden = organization.is_hidden && peer.endpoint.is_some();
                 let keepalive = if hidden { Some(KEEPALIVE) } else { peer.keepalive };
                 wanted.push(tunnel::Change::Put(PeerSpec { keepalive, ..spec(&peer) }));
             }
             Change::Removed(key) => {
                 shared.whereabouts.remove(&key);
-                gone.push(key);
+                kept.push((key, Vec::new()));
                 wanted.push(tunnel::Change::Remove(key));
             }
             // Where it is tried when it is not reached.
@@ -220,7 +223,7 @@ async fn apply(shared: &Arc<Shared>, changes: Vec<Change>) -> Option<Order> {
         return None;
     }
     let count = wanted.len();
-    match make(shared, wanted, gone).await {
+    match make(shared, wanted, kept).await {
         Ok(had) => {
             info!(count, "peers changed");
             (!had.is_empty()).then_some(Order::Cut(had))
@@ -232,24 +235,20 @@ async fn apply(shared: &Arc<Shared>, changes: Vec<Change>) -> Option<Order> {
     }
 }
 
-/// Makes these changes, and says which addresses those had who are gone by them. A tunnel that does not answer is asked
+/// Makes these changes, after which each of the peers `kept` has these addresses, and says which ones it had. A tunnel that does not answer is asked
 /// until it does: what was revoked is not to stay.
 async fn make(
     shared: &Arc<Shared>,
     wanted: Vec<tunnel::Change>,
-    gone: Vec<PublicKey>,
+    kept: Vec<(PublicKey, Vec<Cidr>)>,
 ) -> Result<Vec<Cidr>, TunnelError> {
     // Once it is made nobody can be asked what they had.
-    let mut had = gone.is_empty().then(Vec::new);
+    let mut had = kept.is_empty().then(Vec::new);
     loop {
         if had.is_none() {
-            let (asked, gone) = (Arc::clone(shared), gone.clone());
+            let asked = Arc::clone(shared);
             let states = spawn_blocking(move || asked.tunnel.peers()).await.ok().flatten();
-            let of_gone = |states: Vec<PeerState>| {
-                let states = states.into_iter().filter(|state| gone.contains(&state.public_key));
-                states.flat_map(|state| state.allowed_ips).collect()
-            };
-            had = states.map(of_gone);
+            had = states.map(|states| lost(&states, &kept));
         }
         if had.is_some() {
             let (asked, wanted) = (Arc::clone(shared), wanted.clone());
@@ -264,6 +263,24 @@ async fn make(
     }
 }
 
+impl Shared {
+    /// Whether this is an organization's network, and an address in it is nobody's, or not any more.
+    pub(super) fn is_gone(&self, member: Option<IpAddr>) -> bool {
+        let (Some(organization), Some(member)) = (&self.organization, member) else { return false };
+        !organization.has(member) && self.about.network.addresses.iter().all(|own| own.ip != member)
+    }
+}
+
+/// Which addresses peers had that they do not keep.
+fn lost(states: &[PeerState], kept: &[(PublicKey, Vec<Cidr>)]) -> Vec<Cidr> {
+    let kept: BTreeMap<&PublicKey, &Vec<Cidr>> = kept.iter().map(|(key, blocks)| (key, blocks)).collect();
+    let of = |state: &PeerState| {
+        let kept = kept.get(&state.public_key)?;
+        Some(state.allowed_ips.iter().copied().filter(|block| !kept.contains(block)).collect::<Vec<_>>())
+    };
+    states.iter().filter_map(of).flatten().collect()
+}
+
 fn spec(peer: &Peer) -> PeerSpec {
     PeerSpec {
         public_key: peer.public_key,
@@ -274,17 +291,31 @@ fn spec(peer: &Peer) -> PeerSpec {
     }
 }
 
-impl Shared {
-    /// Rules of the network that lead to one of these addresses.
-    pub(super) fn rules_to(&self, blocks: &[Cidr]) -> Vec<RuleId> {
-        let leads = |rule: &portway_model::MeshRule| match rule.destination() {
-            Host::Ip(host) => {
-                rule.direction() == Direction::Egress && blocks.iter().any(|block| block.contains(host.ip()))
-            }
-            Host::Name(_) => false,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::PrivateKey;
+
+    /// Fails when: connections to addresses that a member has no more go on, or those to one that it keeps end.
+    #[test]
+    fn what_a_member_has_no_more_is_cut() {
+        let key = |byte| PrivateKey::from_bytes(&[byte; 32]).unwrap().public();
+        let block = |last| Cidr::new(IpAddr::from([10, 0, 0, last]), 32).unwrap();
+        let state = |byte, blocks: &[u8]| PeerState {
+            public_key: key(byte),
+            allowed_ips: blocks.iter().copied().map(block).collect(),
+            endpoint: None,
+            last_handshake: None,
+            trying_since: None,
+            received_packets: 0,
+            received_bytes: 0,
+            sent_packets: 0,
+            sent_bytes: 0,
+            through: None,
+            longest_packet: None,
         };
-        let table = self.table();
-        let rules = table.served().flat_map(|served| &served.rules);
-        rules.filter(|entry| leads(&entry.rule)).map(|entry| entry.id).collect()
+        let states = [state(1, &[1, 2]), state(2, &[3]), state(3, &[4])];
+        let kept = [(key(1), vec![block(2), block(9)]), (key(2), Vec::new()), (key(7), Vec::new())];
+        assert_eq!(lost(&states, &kept), [block(1), block(3)]);
     }
 }

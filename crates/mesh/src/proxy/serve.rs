@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use portway_model::{DeviceSpec, ProxyProtocol, RuleListen};
+use portway_model::{Cidr, DeviceSpec, ProxyProtocol, RuleListen};
 use portway_relay::wire::{FromWorker, Known, Slot, ToWorker, WireDevice};
 use portway_sys::process;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, info, warn};
 
 use super::balance::Policy;
@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) flows: Flows,
     pub(super) events: Events,
     pub(super) organization: Option<Organization>,
+    /// Addresses whose members are members no more, for those who look after flows of their own.
+    pub(super) cuts: broadcast::Sender<Arc<[Cidr]>>,
 }
 
 /// What stays as it is.
@@ -327,8 +329,10 @@ impl<R: FnMut(Notice)> Server<R> {
     async fn obey(&mut self, order: Option<org::Order>) -> Result<(), ProxyError> {
         match order {
             Some(org::Order::Cut(blocks)) => {
-                let rules = self.shared.rules_to(&blocks);
-                self.cut_all(&rules).await;
+                let tickets = self.shared.table().tickets_with(&blocks);
+                self.cut_tickets(tickets).await;
+                // Nobody may be associated.
+                self.shared.cuts.send(blocks.into()).ok();
             }
             Some(org::Order::Say(text)) => (self.report)(Notice::Trouble(text)),
             Some(org::Order::End(org)) => return Err(ProxyError::Revoked(org)),
@@ -343,10 +347,10 @@ impl<R: FnMut(Notice)> Server<R> {
     /// Why it does not serve a port it was given.
     pub(super) fn heed(&mut self, message: FromWorker) -> Result<(), String> {
         match message {
-            FromWorker::Dial { slot, ticket, mark, client: _ } => {
+            FromWorker::Dial { slot, ticket, mark, client } => {
                 let task = dial::answer(Arc::clone(&self.shared), Arc::clone(&self.link), slot, ticket, mark);
                 let task = tokio::spawn(task);
-                self.shared.table().begin(slot, ticket, task.abort_handle());
+                self.shared.table().begin(slot, ticket, client, task.abort_handle());
             }
             FromWorker::Over { tickets, refused } => {
                 let mut table = self.shared.table();

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use portway_model::{Direction, RuleListen};
 use portway_relay::wire::Slot;
+use tokio::sync::broadcast;
 
 use super::endpoints::{self, Whereabouts};
 use super::events::Events;
@@ -23,6 +24,9 @@ use crate::spec::{Listener, Network, PortRights, ProxyListen, Rules, proxies};
 use crate::tunnel::{Tunnel, TunnelSpec};
 use crate::udp::Udp;
 use crate::wg::PeerSpec;
+
+/// Revocations that whoever has flows of his own may be behind; one more, and those flows end.
+const CUTS: usize = 16;
 
 /// A network whose ports are open.
 pub(super) struct Started {
@@ -84,8 +88,21 @@ pub(super) fn start(
         None => Whereabouts::new(&spec.network.peers),
     };
     let (room, flows, events) = (Room::new(files), Flows::new(files), Events::new());
-    let shared =
-        Shared { about, engine, tunnel, names, link, table, whereabouts, room, flows, events, organization };
+    let (cuts, _) = broadcast::channel(CUTS);
+    let shared = Shared {
+        about,
+        engine,
+        tunnel,
+        names,
+        link,
+        table,
+        whereabouts,
+        room,
+        flows,
+        events,
+        organization,
+        cuts,
+    };
     let shared = Arc::new(shared);
     let ready = Ready {
         engine: engine_name,

@@ -3,12 +3,13 @@
 mod promises;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use portway_model::{MeshRule, ProxyProtocol, RuleListen, Transport};
+use portway_model::{Cidr, Direction, MeshRule, ProxyProtocol, RuleListen, Transport};
 use portway_proto::Dir;
 use portway_relay::wire::{SLOT_COUNT, Slot, field};
 use portway_sys::shm::FIELD_COUNT;
@@ -17,8 +18,8 @@ use tokio::task::AbortHandle;
 use super::balance::{Balancer, Policy};
 use super::room::PortRoom;
 use crate::spec::{RuleEntry, RuleId, Rules};
-pub(super) use promises::Gate;
 use promises::Promises;
+pub(super) use promises::{Gate, Upstream};
 
 /// Where the numbers of connections begin that no worker has asked for. A worker counts from 1.
 const OWN_TICKETS: u64 = 1 << 62;
@@ -135,6 +136,8 @@ struct Ticket {
     slot: Slot,
     /// Whose it is, once there is one.
     rule: Option<RuleId>,
+    /// Who is at its end in the network, as soon as that is known.
+    member: Option<IpAddr>,
     /// What makes it.
     task: Option<AbortHandle>,
 }
@@ -251,16 +254,17 @@ impl Table {
     }
 
     /// A flow begins that no worker has asked for; its number.
-    pub(super) fn begin_own(&mut self, slot: Slot) -> u64 {
+    pub(super) fn begin_own(&mut self, slot: Slot, client: SocketAddr) -> u64 {
         self.own += 1;
         let ticket = OWN_TICKETS + self.own;
-        self.tickets.insert(ticket, Ticket { slot, rule: None, task: None });
+        let member = Some(client.ip().to_canonical());
+        self.tickets.insert(ticket, Ticket { slot, rule: None, member, task: None });
         ticket
     }
 
     /// It has found its rule, where its bytes are counted. `None`: nobody wants it any more.
     pub(super) fn opened_own(&mut self, ticket: u64, rule: RuleId) -> Option<Arc<Carried>> {
-        self.opened(ticket, rule).then(|| self.account(rule).here)
+        self.opened(ticket, rule, None).then(|| self.account(rule).here)
     }
 
     /// All ports.
@@ -335,20 +339,35 @@ impl Table {
         self.tickets.iter().filter(|(_, ticket)| of(ticket)).map(|(number, _)| *number).collect()
     }
 
+    /// Who is at the end of a connection in the network, if that is known.
+    pub(super) fn member(&self, ticket: u64) -> Option<IpAddr> {
+        self.tickets.get(&ticket)?.member
+    }
+
+    /// Connections from and to these addresses of the network that are live.
+    pub(super) fn tickets_with(&self, blocks: &[Cidr]) -> Vec<u64> {
+        let has = |member: IpAddr| blocks.iter().any(|block| block.contains(member));
+        let of = |ticket: &Ticket| ticket.member.is_some_and(has);
+        self.tickets.iter().filter(|(_, ticket)| of(ticket)).map(|(number, _)| *number).collect()
+    }
+
     /// How many rules the port of `slot` has.
     pub(super) fn rule_count(&self, slot: Slot) -> usize {
         self.served.get(&slot.index).map_or(0, |served| served.rules.len())
     }
 
-    /// A connection is being made by `task`.
-    pub(super) fn begin(&mut self, slot: Slot, ticket: u64, task: AbortHandle) {
-        self.tickets.insert(ticket, Ticket { slot, rule: None, task: Some(task) });
+    /// A connection is being made by `task` for `client`, who is in the network if the port is.
+    pub(super) fn begin(&mut self, slot: Slot, ticket: u64, client: Option<SocketAddr>, task: AbortHandle) {
+        let is_inside = self.at(slot).is_some_and(|served| served.listen.direction == Direction::Ingress);
+        let member = client.filter(|_| is_inside).map(|client| client.ip().to_canonical());
+        self.tickets.insert(ticket, Ticket { slot, rule: None, member, task: Some(task) });
     }
 
-    /// It has found its rule. False: nobody wants it any more.
-    pub(super) fn opened(&mut self, ticket: u64, rule: RuleId) -> bool {
+    /// It has found its rule, and leads to this member unless it comes from one. False: nobody wants it any more.
+    pub(super) fn opened(&mut self, ticket: u64, rule: RuleId, member: Option<IpAddr>) -> bool {
         let Some(found) = self.tickets.get_mut(&ticket) else { return false };
         (found.rule, found.task) = (Some(rule), None);
+        found.member = member.or(found.member);
         if let Some(account) = self.accounts.get_mut(&rule) {
             account.opened += 1;
         }
@@ -370,7 +389,7 @@ impl Table {
 
     /// A connection is over; with `refused` because its destination is not there.
     pub(super) fn over(&mut self, ticket: u64, refused: bool) {
-        let Some(Ticket { slot, rule, task }) = self.tickets.remove(&ticket) else { return };
+        let Some(Ticket { slot, rule, task, .. }) = self.tickets.remove(&ticket) else { return };
         if let Some(task) = task {
             task.abort();
         }

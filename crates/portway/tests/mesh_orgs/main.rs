@@ -14,3 +14,5 @@ mod network;
 mod place;
 #[cfg(test)]
 mod replicas;
+#[cfg(test)]
+mod revoked;

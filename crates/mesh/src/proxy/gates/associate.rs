@@ -323,6 +323,12 @@ async fn carry(
     let places = shared.room.dial(&port, Instant::now() + PATIENCE).await?;
     let addresses = way::addresses(shared, target).await.map_err(io::Error::other)?;
     let address = *addresses.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let member = address.ip().to_canonical();
+    let mut cuts = shared.cuts.subscribe();
+    // Whoever was cut before was taken out of the organization before that.
+    if !way::has_peer(shared, member) {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
     let engine = Arc::clone(&shared.engine);
     let fd = shared.room.ask(move || engine.connect_udp(address)).await?;
     drop(places);
@@ -336,7 +342,17 @@ async fn carry(
     }
     let header = socks5::wrap(address);
     loop {
-        match timeout(IDLE, socket.readable()).await {
+        let came = tokio::select! {
+            came = timeout(IDLE, socket.readable()) => came,
+            cut = cuts.recv() => {
+                // Who has missed one does not know.
+                if cut.map_or(true, |blocks| blocks.iter().any(|block| block.contains(member))) {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                continue;
+            }
+        };
+        match came {
             Ok(ready) => ready?,
             Err(_) if open.is_used.swap(false, Ordering::Relaxed) => {}
             Err(_) => return Ok(()),

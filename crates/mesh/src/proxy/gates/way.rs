@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 
 use portway_proto::http_connect::Status;
 use portway_proto::socks5::Reply;
@@ -18,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::super::dial::{PATIENCE, through_tunnel};
 use super::super::room::Places;
 use super::super::serve::Shared;
+use super::super::table::Upstream;
 
 /// Why a client does not get where it wants to go.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -78,7 +78,7 @@ pub(super) async fn connect(
     slot: Slot,
     target: &Target,
     held: &mut Places,
-) -> Result<OwnedFd, Refusal> {
+) -> Result<Upstream, Refusal> {
     let port = shared.table().room(slot).unwrap_or_default();
     let attempt = async {
         let places = shared.room.dial(&port, Instant::now() + PATIENCE).await;
@@ -89,7 +89,7 @@ pub(super) async fn connect(
             // The last one has all the time that is left.
             let patience = if number + 1 == addresses.len() { PATIENCE } else { PATIENCE / 8 };
             last = match timeout(patience, through_tunnel(shared, *address)).await {
-                Ok(Ok(fd)) => return Ok(fd),
+                Ok(Ok(fd)) => return Ok(Upstream { fd, member: address.ip().to_canonical() }),
                 Ok(Err(error)) => Refusal::of(target, &error),
                 Err(_) => Refusal::TimedOut(target.clone()),
             };

@@ -2,6 +2,7 @@
 //! clients until the worker asks for them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,17 @@ pub(in super::super) struct Gate {
     pub(in super::super) is_guarded: bool,
 }
 
+/// A connection that was made for a client, and to whom.
+#[derive(Debug)]
+pub(in super::super) struct Upstream {
+    pub(in super::super) fd: OwnedFd,
+    pub(in super::super) member: IpAddr,
+}
+
 /// Connections that were made for clients, by the marks of those.
 #[derive(Debug, Default)]
 pub(super) struct Promises {
-    kept: BTreeMap<u64, (Instant, OwnedFd)>,
+    kept: BTreeMap<u64, (Instant, Upstream)>,
     last: u64,
 }
 
@@ -72,7 +80,7 @@ impl Table {
 
     /// Keeps a connection that was made for a client until the worker asks for it by this mark. Not for long: a worker
     /// may be gone, or may have refused the client.
-    pub(in super::super) fn promise(&mut self, upstream: OwnedFd) -> u64 {
+    pub(in super::super) fn promise(&mut self, upstream: Upstream) -> u64 {
         let Promises { kept, last } = &mut self.promises;
         *last += 1;
         kept.insert(*last, (Instant::now(), upstream));
@@ -85,7 +93,7 @@ impl Table {
     }
 
     /// The connection of a mark, and by what it is counted.
-    pub(in super::super) fn redeem(&mut self, slot: Slot, mark: u64) -> Option<(RuleId, OwnedFd)> {
+    pub(in super::super) fn redeem(&mut self, slot: Slot, mark: u64) -> Option<(RuleId, Upstream)> {
         let (_, upstream) = self.promises.kept.remove(&mark)?;
         let id = self.at(slot)?.gate.as_ref()?.id;
         Some((id, upstream))
@@ -104,7 +112,8 @@ mod tests {
         let is_closed = || matches!(std::io::Read::read(&mut &ours, &mut [0]), Ok(0));
         let mut promises = Promises::default();
         let begun = Instant::now();
-        promises.kept.insert(1, (begun, theirs.into()));
+        let member = IpAddr::from([10, 0, 0, 1]);
+        promises.kept.insert(1, (begun, Upstream { fd: theirs.into(), member }));
         promises.expire(begun + KEPT);
         assert!(!is_closed());
         promises.expire(begun + KEPT + Duration::from_millis(1));

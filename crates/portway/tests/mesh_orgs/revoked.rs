@@ -1,0 +1,163 @@
+//! What becomes of the connections of a member that is revoked: by rules and by proxies, of its making and of others'. And a
+//! network of an organization with all that any network has: proxies, pings, a trace.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use portway_testkit::{Netns, is_root, wait_for};
+
+use crate::network::{Field, HOSTS, Way, connect, echo, echo_udp, serve};
+
+/// Which is revoked, whose connections are looked at, and whose are to live on.
+const ONE: usize = 0;
+const TWO: usize = 1;
+const THREE: usize = 2;
+
+/// How long anything may last that is to end.
+const BRIEF: Duration = Duration::from_secs(2);
+
+/// A connection through a proxy on 127.0.0.1 of `netns`: what is said to it, and the bytes of its answer.
+fn by_proxy(netns: &Netns, port: u16, asks: &[(&[u8], usize)]) -> TcpStream {
+    let mut stream = connect(netns, &format!("127.0.0.1:{port}"));
+    for (asked, bytes) in asks {
+        stream.write_all(asked).unwrap();
+        let mut answer = vec![0; *bytes];
+        stream.read_exact(&mut answer).unwrap();
+        let is_good = answer.starts_with(&[5, 0]) || answer.starts_with(b"HTTP/1.1 200");
+        assert!(is_good, "{}", String::from_utf8_lossy(&answer));
+    }
+    stream
+}
+
+fn by_socks(netns: &Netns, last: u8) -> TcpStream {
+    by_proxy(netns, 1080, &[(&[5, 1, 0], 2), (&[5, 1, 0, 1, 10, 77, 0, last, 0, 80], 10)])
+}
+
+/// An association, and a socket that has had an answer of that member's port 53 through it.
+fn associated(netns: &Netns, last: u8) -> (TcpStream, UdpSocket, Vec<u8>) {
+    let mut control = connect(netns, "127.0.0.1:1080");
+    control.write_all(&[5, 1, 0]).unwrap();
+    control.read_exact(&mut [0; 2]).unwrap();
+    control.write_all(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+    let mut answer = [0; 10];
+    control.read_exact(&mut answer).unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], u16::from_be_bytes([answer[8], answer[9]])));
+    let socket = netns.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap().unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let datagram = [&[0, 0, 0, 1, 10, 77, 0, last, 0, 53][..], b"datagram"].concat();
+    socket.send(&datagram).unwrap();
+    let mut room = [0; 64];
+    let length = socket.recv(&mut room).unwrap();
+    assert_eq!(room[..length], datagram);
+    (control, socket, datagram)
+}
+
+/// It ends, by a reset or not, before `until`.
+fn ends(mut stream: TcpStream, until: Instant, what: &str) {
+    let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(left)).unwrap();
+    match stream.read(&mut [0; 16]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        other => panic!("{what} goes on: {other:?}"),
+    }
+}
+
+/// How many connections each rule and proxy of two has, but for those from and to three.
+fn live(field: &Field) -> u64 {
+    let status = field.status(TWO);
+    let of = |list: &str| -> u64 {
+        let all = status[list].as_array().unwrap();
+        all.iter().map(|one| one["connections_now"].as_u64().unwrap()).sum()
+    };
+    of("rules") + of("proxies")
+}
+
+/// Fails when: a connection to or from a member that was revoked goes on for longer than two seconds, by whatever way it
+/// was made, or one of another member ends with it; an organization's network has no proxies, pings or trace.
+fn all_of_one_end(engine: &str) {
+    if !is_root() {
+        return;
+    }
+    let field = Field::new(Way::Direct);
+    let _registrar = field.registrar();
+    field.owner("mesh org create acme --network 10.77.0.0/24");
+    let token = field.owner("mesh key create --org acme --uses 10");
+    let words = |host: usize, rules: &str| {
+        let (name, address, gateway) = HOSTS[host];
+        let ip = host + 1;
+        format!(
+            "proxy --join https://{gateway}:51821 --key {token} --device {name} --request-ip 10.77.0.{ip} \
+             --endpoint {address}:51820 --ingress tcp:80:127.0.0.1:8000 --ingress udp:53:127.0.0.1:5300 {rules}"
+        )
+    };
+    (ONE..=THREE).for_each(|host| serve(&field.hosts[host]));
+    let calls = "--egress tcp:127.0.0.1:9000:10.77.0.2:8080 --egress udp:127.0.0.1:9053:10.77.0.2:53";
+    let _one = field.member(ONE, engine, &words(ONE, calls));
+    let _three = field.member(THREE, engine, &words(THREE, calls));
+    let trace = field.home("two").join("trace");
+    let rules = format!(
+        "--egress tcp:127.0.0.1:9000:10.77.0.1:80 --egress udp:127.0.0.1:9053:10.77.0.1:53 --socks5 1080 \
+         --http-connect 3128 --ingress tcp:8080:127.0.0.1:8001 --trace {}",
+        trace.display()
+    );
+    let _two = field.member(TWO, engine, &words(TWO, &rules));
+    let host = &field.hosts[TWO];
+    wait_for("the others", || (field.status(TWO)["peers"].as_array()?.len() == 2).then_some(())).unwrap();
+    let pinged = host.run(&mut field.command("two", "mesh ping 10.77.0.1 -c 2 -i 0.2")).unwrap();
+    assert!(pinged.contains("10.77.0.1"), "{pinged}");
+
+    // Into two, from both; what is said to it stays unanswered.
+    let service = host.enter(|| TcpListener::bind("127.0.0.1:8001").unwrap()).unwrap();
+    let mut clients = Vec::new();
+    let mut called = |from: usize| {
+        clients.push(connect(&field.hosts[from], "127.0.0.1:9000"));
+        clients.last_mut().unwrap().write_all(b"x").unwrap();
+        let (mut stream, _) = service.accept().unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+        echo_udp(&field.hosts[from], "127.0.0.1:9053");
+        stream
+    };
+    let (from_one, mut from_three) = (called(ONE), called(THREE));
+    let http = |last: u8| {
+        let asked = format!("CONNECT 10.77.0.{last}:80 HTTP/1.1\r\nHost: x\r\n\r\n");
+        by_proxy(host, 3128, &[(asked.as_bytes(), b"HTTP/1.1 200 Connection established\r\n\r\n".len())])
+    };
+    let mut of_one = [connect(host, "127.0.0.1:9000"), by_socks(host, 1), http(1)];
+    let mut of_three = [by_socks(host, 3), http(3)];
+    of_one.iter_mut().chain(&mut of_three).for_each(|stream| echo(stream, "before"));
+    echo_udp(host, "127.0.0.1:9053");
+    let (_control, socket, datagram) = associated(host, 1);
+    let before = live(&field);
+    assert!(before >= 8, "{}", field.status(TWO));
+
+    field.owner("mesh device revoke one --org acme");
+    let until = Instant::now() + BRIEF;
+    for (stream, what) in of_one.into_iter().chain([from_one]).zip(["rule", "socks", "http", "inbound"]) {
+        ends(stream, until, what);
+    }
+    // Of one there were these, a flow each way, and perhaps that of the association, which is no rule's.
+    wait_for("its flows end", || (live(&field) <= before - 6).then_some(())).unwrap();
+    println!("{engine}: all has ended after {:?}", BRIEF - until.saturating_duration_since(Instant::now()));
+    assert!(Instant::now() < until + Duration::from_millis(500));
+    of_three.iter_mut().for_each(|stream| echo(stream, "after"));
+    clients[1].write_all(b"y").unwrap();
+    from_three.read_exact(&mut [0; 1]).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    socket.send(&datagram).unwrap();
+    assert!(socket.recv(&mut [0; 64]).is_err());
+    let traced = std::fs::read_to_string(trace).unwrap();
+    assert!(traced.contains("\"keys\"") && traced.contains("\"peer gone\""), "{traced}");
+}
+
+#[test]
+fn all_connections_of_one_end_on_the_kernels_engine() {
+    all_of_one_end("kernel");
+}
+
+#[test]
+fn all_connections_of_one_end_on_smoltcp() {
+    all_of_one_end("smoltcp");
+}
