@@ -4,6 +4,7 @@
 //! not at all. Received descriptors are close-on-exec. An empty packet cannot be told from the end of
 //! the stream, so none is sent.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -20,6 +21,14 @@ pub const MAX_FDS: usize = 253;
 
 /// Longest packet that is sent or received, bytes.
 pub const MAX_PACKET_BYTES: usize = 256 * 1024;
+
+/// Room that is made for every packet that is received, bytes; nearly all of them fit.
+const FIRST_BYTES: usize = 4096;
+
+thread_local! {
+    /// Where a longer packet goes on. Nothing of it is in memory until there is one.
+    static REST: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Clients that may wait at a listener.
 const BACKLOG: i32 = 16;
@@ -141,16 +150,21 @@ impl Channel {
     ///
     /// # Errors
     /// `WouldBlock` when there is none; `InvalidData` for a packet that is too long or whose descriptors did
-    /// not all fit (also when this process has none left): the packet is consumed and what came is closed.
+    /// not all fit (also when this process has none left): the packet is consumed and what came is closed. What it says
+    /// is in `packet` all the same, unless it is too long.
     pub fn recv(&self, packet: &mut Vec<u8>) -> io::Result<Option<Vec<OwnedFd>>> {
-        packet.clear();
-        // The length first, so that memory follows the packet. MSG_TRUNC makes it the real length.
-        let (_, length) = net::recv(&self.0, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::TRUNC)?;
-        packet.resize(length.clamp(1, MAX_PACKET_BYTES), 0);
+        REST.with_borrow_mut(|rest| self.recv_with(packet, rest))
+    }
 
+    fn recv_with(&self, packet: &mut Vec<u8>, rest: &mut Vec<u8>) -> io::Result<Option<Vec<OwnedFd>>> {
+        packet.clear();
+        packet.resize(FIRST_BYTES, 0);
+        if rest.is_empty() {
+            *rest = vec![0; MAX_PACKET_BYTES - FIRST_BYTES];
+        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut iov = [IoSliceMut::new(packet)];
+        let mut iov = [IoSliceMut::new(packet), IoSliceMut::new(rest)];
         let result = net::recvmsg(&self.0, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC);
         let message = match result {
             Ok(message) => message,
@@ -165,9 +179,15 @@ impl Channel {
                 fds.extend(received);
             }
         }
-        packet.truncate(message.bytes);
-        if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-            packet.clear();
+        let (is_long, is_cut) =
+            (message.flags.contains(ReturnFlags::TRUNC), message.flags.contains(ReturnFlags::CTRUNC));
+        if let Some(more) = message.bytes.checked_sub(FIRST_BYTES).filter(|more| *more > 0) {
+            packet.extend_from_slice(rest.get(..more).unwrap_or_default());
+            // Its memory goes back.
+            *rest = Vec::new();
+        }
+        packet.truncate(if is_long { 0 } else { message.bytes });
+        if is_long || is_cut {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "truncated packet"));
         }
         Ok(if message.bytes == 0 { None } else { Some(fds) })

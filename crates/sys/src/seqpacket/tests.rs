@@ -13,7 +13,17 @@ fn packets_arrive_whole_with_their_descriptors() {
     let (one, two) = Channel::pair().unwrap();
     let (mut end, file) = io::pipe().unwrap();
     let mut packet = vec![1; 3];
-    for (length, count) in [(1, 0), (64 * 1024, 1), (MAX_PACKET_BYTES, MAX_FDS), (1, MAX_FDS), (5, 0)] {
+    let lengths = [
+        (1, 0),
+        (64 * 1024, 1),
+        (FIRST_BYTES, 0),
+        (FIRST_BYTES + 1, 2),
+        (MAX_PACKET_BYTES, MAX_FDS),
+        (1, MAX_FDS),
+        (5, 0),
+    ];
+    let copies: usize = lengths.iter().map(|(_, count)| count).sum();
+    for (length, count) in lengths {
         let sent: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect();
         one.send(&sent, &vec![file.as_fd(); count]).unwrap();
         let fds = two.recv(&mut packet).unwrap().unwrap();
@@ -27,7 +37,7 @@ fn packets_arrive_whole_with_their_descriptors() {
     drop(file);
     let mut text = String::new();
     end.read_to_string(&mut text).unwrap();
-    assert_eq!(text.len(), 2 * MAX_FDS + 1, "every descriptor was the pipe");
+    assert_eq!(text.len(), copies, "every descriptor was the pipe");
     drop(one);
     assert!(two.recv(&mut packet).unwrap().is_none(), "the end");
     assert!(packet.is_empty());
@@ -83,6 +93,7 @@ fn descriptors_that_do_not_fit_are_an_error_and_none_stays() {
         let mut packet = Vec::new();
         assert_eq!(two.recv(&mut packet).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(open_count(), before);
+        assert_eq!(packet, b"x", "what it says is not lost");
         assert_eq!(two.recv(&mut packet).unwrap().unwrap().len(), 1, "the next packet is not disturbed");
     });
 }
