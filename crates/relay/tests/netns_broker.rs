@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use portway_relay::wire::{FromWorker, Known, ToWorker, WireDevice, field};
 use rig::{PATIENCE, Rig, in_netns};
+use rustix::process::{Resource, Rlimit};
 
 /// A port that the worker asks about; its listener is the rig's.
 fn brokered(rig: &mut Rig, protocol: &str, more: &[(&str, &str)]) {
@@ -288,6 +289,33 @@ fn tickets_can_be_cut() {
         service.write_all(b"still there").unwrap();
         drop(service);
         assert_eq!(text(&other), "still there");
+    });
+}
+
+/// Fails when: a client waits for an answer whose socket did not fit.
+#[test]
+fn an_answer_without_room_for_its_socket_is_one() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        brokered(&mut rig, "tcp", &[]);
+        let mut hungry = client();
+        let ticket = asked(&mut rig);
+        let (ours, _service) = pair();
+        let before = rustix::process::getrlimit(Resource::Nofile);
+        let none = Rlimit { current: Some(0), ..before };
+        rustix::process::setrlimit(Resource::Nofile, none).unwrap();
+        dialed(&rig, ticket, ours.as_fd());
+        let read = hungry.read(&mut [0]);
+        rustix::process::setrlimit(Resource::Nofile, before).unwrap();
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        over(&mut rig, ticket);
+        let client = client();
+        let ticket = asked(&mut rig);
+        let (ours, mut service) = pair();
+        dialed(&rig, ticket, ours.as_fd());
+        service.write_all(b"again").unwrap();
+        drop((ours, service));
+        assert_eq!(text(&client), "again");
     });
 }
 

@@ -264,7 +264,7 @@ impl Engine {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     tracing::warn!(%error, "message of the daemon was cut");
-                    self.fail_pending();
+                    self.obey_cut(&packet);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "daemon gone");
@@ -276,6 +276,18 @@ impl Engine {
         packet.clear();
         packet.shrink_to(PACKET_BYTES);
         self.control.packet = packet;
+    }
+
+    /// The descriptors of a message did not fit: whoever waits for them is told.
+    fn obey_cut(&mut self, packet: &[u8]) {
+        match serde_json::from_slice(packet) {
+            Ok(ToWorker::Dialed { ticket, error, line }) => {
+                let error = error.unwrap_or(rustix::io::Errno::MFILE.raw_os_error());
+                self.on_dialed(ticket, Some(error), line, Vec::new());
+            }
+            Ok(ToWorker::Client { .. }) => {}
+            Ok(_) | Err(_) => self.fail_pending(),
+        }
     }
 
     fn obey(&mut self, message: ToWorker, fds: Vec<OwnedFd>) {
