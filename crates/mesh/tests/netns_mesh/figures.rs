@@ -10,7 +10,7 @@ mod rules;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ends::{End, Ends};
+use ends::{End, Ends, Kind};
 
 /// Bytes of a run, over all its streams.
 fn run_bytes() -> u64 {
@@ -161,6 +161,7 @@ pub(crate) fn engines() {
             rules::measure(&mut figures, row, engine);
             figures.add(row, "by one rule", rules::by_one_rule(engine));
         }
+        rules::devices_at_both_ends(&mut figures, page::DEVICES);
         if let Some(rate) = rules::relay_alone() {
             figures.add("relay alone", "connections", rate);
         }
@@ -177,4 +178,50 @@ pub(crate) fn engines() {
     if let Some(path) = std::env::var_os("PORTWAY_MESH_PAGE") {
         std::fs::write(path, page).unwrap();
     }
+}
+
+/// New connections and round trips alone, connections beside the relay in the same round: for a comparison of two programs,
+/// or of two ways.
+pub(crate) fn connections() {
+    type Row = (&'static str, fn() -> f64);
+    let rows: [Row; 7] = [
+        ("engine K without a rule", || connections_without_a_rule(Kind::Kernel)),
+        ("engine K, one rule", || rules::by_one_rule("kernel")),
+        ("engine K, rules at both ends", || rules::by_rules("kernel", rules::ONE_EACH)),
+        ("engine K, two rules for each port", || rules::by_rules("kernel", rules::TWO_EACH)),
+        ("engine S, one rule", || rules::by_one_rule("smoltcp")),
+        ("engine S, rules at both ends", || rules::by_rules("smoltcp", rules::ONE_EACH)),
+        ("engine S, two rules for each port", || rules::by_rules("smoltcp", rules::TWO_EACH)),
+    ];
+    let mut figures = Figures::default();
+    for round in 0..rounds() {
+        for (row, measure) in rows {
+            let alone = rules::relay_alone();
+            let rate = measure();
+            figures.add(row, "connections", rate);
+            let share = alone.map(|alone| rate / alone);
+            println!("{round}: {row}: {rate:.0}/s, relay alone {alone:.0?}/s, {share:.2?}");
+            share.into_iter().for_each(|share| figures.add(row, "share", share));
+        }
+        rules::devices_at_both_ends(&mut figures, page::DEVICES);
+        for (row, engine) in page::RULED {
+            rules::talk_by_rules(&mut figures, row, engine);
+        }
+    }
+    for (row, _) in rows {
+        let median = |column| figures.median(row, column);
+        println!("{row}: {:.0?}/s, {:.2?} of the relay alone", median("connections"), median("share"));
+    }
+    for row in [page::DEVICES].into_iter().chain(page::RULED.map(|(row, _)| row)) {
+        let median = |column| figures.median(row, column);
+        println!("{row}: p50 {:.0?} us, p99 {:.0?} us", median("p50"), median("p99"));
+    }
+}
+
+/// From a socket inside one end to one inside the other.
+fn connections_without_a_rule(kind: Kind) -> f64 {
+    let ends = Ends::start(kind, kind);
+    let (Some(near), Some(far)) = (ends.near.inside(), ends.far.inside()) else { return 0.0 };
+    rules::serve_once(ends::listen(far, "10.9.0.2:2002"));
+    rules::rate(near, "10.9.0.2:2002")
 }

@@ -67,7 +67,8 @@ const TESTS: &[(&str, fn())] = &[
 ];
 
 /// What is measured when it is asked for: `--ignored`.
-const FIGURES: &[(&str, fn())] = &[("figures_of_engines", figures::engines)];
+const FIGURES: &[(&str, fn())] =
+    &[("figures_of_engines", figures::engines), ("figures_of_connections", figures::connections)];
 
 /// What cargo-nextest and `cargo test` ask of a harness: a list, one test by its exact name, or all that contain a word.
 fn main() -> ExitCode {

@@ -109,7 +109,7 @@ impl End {
     }
 
     /// The namespace whose kernel has the inside of the tunnel, if it is a kernel's.
-    fn inside(&self) -> Option<&Netns> {
+    pub(super) fn inside(&self) -> Option<&Netns> {
         match self {
             End::Node(node) => (node.way != "Pair").then_some(&node.stack),
             End::Go(go) => Some(&go.netns),

@@ -26,6 +26,9 @@ pub(super) const PAIRS: [(&str, Kind, Kind); 5] = [
 pub(super) const RULED: [(&str, &str); 2] =
     [("engine K with rules, both ends", "kernel"), ("engine S with rules, both ends", "smoltcp")];
 
+/// What two rules are measured by.
+pub(super) const DEVICES: &str = "wireguard-go, a device at each end";
+
 const MEASURE: &str = PAIRS[0].0;
 
 /// What is asked for: a row, by a share of what wireguard-go does.
@@ -50,13 +53,16 @@ pub(super) fn write(figures: &Figures, wireguard_go: &str) -> String {
     rates(&mut page, figures);
     let get = |row: &str, column| figures.median(row, column);
     page.push_str("\n## Round trips\n\nOne byte there and one back, on one connection, microseconds.\n\n| | p50 | p99 |\n|---|---|---|\n");
-    let talked = PAIRS.iter().map(|(row, ..)| row).chain(RULED.iter().map(|(row, _)| row));
+    let talked = PAIRS.iter().map(|(row, ..)| *row).chain([DEVICES]).chain(RULED.iter().map(|(row, _)| *row));
     for row in talked.filter(|row| get(row, "p50").is_some()) {
         writeln!(page, "| {row} | {} | {} |", shown(get(row, "p50"), 0), shown(get(row, "p99"), 0)).ok();
     }
-    page.push_str("\n## New connections\n\n32 clients at a time: connect, one byte there and back, close. By a second, and beside the relay alone, which is a\nproxy device on one host without a tunnel. *One rule* is an egress rule to a socket inside the other end; a rule at each\nend is twice the relay and a tunnel between them.\n\n| | /s | × relay alone | asked |\n|---|---|---|---|\n");
+    page.push_str("\n## New connections\n\n32 clients at a time: connect, one byte there and back, close. By a second, and beside the relay alone, which is a\nproxy device on one host without a tunnel. *One rule* is an egress rule to a socket inside the other end; a rule at each\nend is twice the relay and a tunnel between them. *A device* is a proxy device, the same relay without a mesh.\n\n| | /s | × relay alone | asked |\n|---|---|---|---|\n");
     let alone = get("relay alone", "connections");
     writeln!(page, "| relay alone | {} | – | – |", shown(alone, 0)).ok();
+    let share = |rate: Option<f64>| rate.zip(alone).map(|(rate, alone)| rate / alone);
+    let by_devices = get(DEVICES, "connections");
+    writeln!(page, "| {DEVICES} | {} | {} | – |", shown(by_devices, 0), shown(share(by_devices), 2)).ok();
     for (row, _) in RULED {
         let rates = [
             (row.replace("with rules, both ends", "with one rule"), "by one rule", "0.5"),
@@ -64,8 +70,7 @@ pub(super) fn write(figures: &Figures, wireguard_go: &str) -> String {
         ];
         for (name, column, asked) in rates {
             let rate = get(row, column);
-            let share = rate.zip(alone).map(|(rate, alone)| rate / alone);
-            writeln!(page, "| {name} | {} | {} | {asked} |", shown(rate, 0), shown(share, 2)).ok();
+            writeln!(page, "| {name} | {} | {} | {asked} |", shown(rate, 0), shown(share(rate), 2)).ok();
         }
     }
     page.push_str("\n## Memory\n\nAll processes of one end, megabytes, shared pages by their share.\n\n| | no connection | 1,000 that idle |\n|---|---|---|\n");

@@ -2,13 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use portway_testkit::{Netns, wait_for};
 
-use super::ends::{Talk, answer, listen, pour, sink};
+use super::ends::{Ends, Kind, Talk, answer, listen, pour, sink};
 use super::{Figures, STREAMS, add_run, number, span, talks};
 use crate::bed::{Bed, Node};
 use crate::proxy::{Proxy, Wanted, connect};
@@ -19,9 +19,28 @@ const CLIENTS: usize = 32;
 /// Connections that idle.
 const IDLE: usize = 1000;
 
-const EGRESS: &[&str] = &["tcp:9000:10.9.0.2:2000", "tcp:9001:10.9.0.2:2001", "tcp:9002:10.9.0.2:2002"];
+const EGRESS: &[&str] = &[
+    "tcp:9000:10.9.0.2:2000",
+    "tcp:9001:10.9.0.2:2001",
+    "tcp:9002:10.9.0.2:2002",
+    "tcp:9003:10.9.0.2:2003",
+    "tcp:9003:10.9.0.2:2004",
+];
 const BACK: &[&str] = &["tcp:9000:10.9.0.1:2000", "tcp:9001:10.9.0.1:2001"];
-const INGRESS: &[&str] = &["tcp:2000:127.0.0.1:2000", "tcp:2001:127.0.0.1:2001", "tcp:2002:127.0.0.1:2002"];
+const INGRESS: &[&str] = &[
+    "tcp:2000:127.0.0.1:2000",
+    "tcp:2001:127.0.0.1:2001",
+    "tcp:2002:127.0.0.1:2002",
+    "tcp:2003:127.0.0.1:2002",
+    "tcp:2003:127.0.0.1:2003",
+    "tcp:2004:127.0.0.1:2002",
+    "tcp:2004:127.0.0.1:2003",
+];
+
+/// Ports of egress rules to a service for one connection each: with one rule on the way in and one on the way out, and with
+/// two of each, between which is chosen for every connection.
+pub(super) const ONE_EACH: &str = "127.0.0.1:9002";
+pub(super) const TWO_EACH: &str = "127.0.0.1:9003";
 
 /// Networks on both sides, each with its rules.
 fn start(engine: &'static str) -> (Bed, [Proxy; 2]) {
@@ -51,7 +70,18 @@ pub(super) fn measure(figures: &mut Figures, row: &str, engine: &'static str) {
         add_run(figures, row, back, &pids, || pour(&bed.theirs, "127.0.0.1:9000", streams));
     }
     talks(figures, row, || talk.once());
-    figures.add(row, "connections", connections(&bed.ours, "127.0.0.1:9002"));
+    figures.add(row, "connections", rate(&bed.ours, ONE_EACH));
+}
+
+/// Connections in a second by rules at both ends.
+pub(super) fn by_rules(engine: &'static str, to: &str) -> f64 {
+    let (bed, _proxies) = start(engine);
+    for port in [2002, 2003] {
+        serve_once(listen(&bed.theirs, &format!("127.0.0.1:{port}")));
+    }
+    // A handshake.
+    connect(&bed.ours, to).write_all(b"x").unwrap();
+    rate(&bed.ours, to)
 }
 
 /// Connections in a second by one egress rule, to a service whose socket is in the tunnel's other end.
@@ -62,12 +92,21 @@ pub(super) fn by_one_rule(engine: &'static str) -> f64 {
     let _near = Proxy::start(&bed, &Wanted { egress: EGRESS, engine, ..Wanted::default() });
     serve_once(listen(&far.stack, "10.9.0.2:2002"));
     // A handshake.
-    connect(&bed.ours, "127.0.0.1:9002").write_all(b"x").unwrap();
-    connections(&bed.ours, "127.0.0.1:9002")
+    connect(&bed.ours, ONE_EACH).write_all(b"x").unwrap();
+    rate(&bed.ours, ONE_EACH)
+}
+
+/// Round trips by rules at both ends.
+pub(super) fn talk_by_rules(figures: &mut Figures, row: &str, engine: &'static str) {
+    let (bed, _proxies) = start(engine);
+    answer(listen(&bed.theirs, "127.0.0.1:2001"));
+    let mut talk = Talk::begin(&bed.ours, "127.0.0.1:9001");
+    talk.once();
+    talks(figures, row, || talk.once());
 }
 
 /// Takes a byte of each client, answers by one, and ends; as many at a time as there are clients.
-fn serve_once(listener: TcpListener) {
+pub(super) fn serve_once(listener: TcpListener) {
     for _ in 0..CLIENTS {
         let listener = listener.try_clone().unwrap();
         std::thread::spawn(move || {
@@ -82,7 +121,7 @@ fn serve_once(listener: TcpListener) {
 }
 
 /// Connections in a second, each with a byte there and back.
-fn connections(from: &Netns, to: &str) -> f64 {
+pub(super) fn rate(from: &Netns, to: &str) -> f64 {
     let to: SocketAddr = to.parse().unwrap();
     for (name, value) in [("ipv4/ip_local_port_range", "2050 65000"), ("ipv4/tcp_max_tw_buckets", "1000")] {
         from.sysctl(name, value).unwrap();
@@ -111,22 +150,61 @@ fn connections(from: &Netns, to: &str) -> f64 {
     number(count.load(Ordering::Relaxed)) / begin.elapsed().as_secs_f64()
 }
 
+/// A device of the program itself, which ends with this.
+struct Device(Child);
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Device {
+    /// `None` where the program is not said.
+    fn start(netns: &Netns, listen: &str, connect: &str) -> Option<Device> {
+        let mut command = Command::new(std::env::var_os("PORTWAY_MESH_PROGRAM")?);
+        command.args(["proxy", &format!("listen=tcp:{listen}"), &format!("connect=tcp:{connect}")]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let device = Device(netns.spawn(&mut command).unwrap());
+        let to: SocketAddr = listen.parse().unwrap();
+        wait_for("a device", || netns.enter(move || TcpStream::connect(to)).unwrap().ok()).unwrap();
+        Some(device)
+    }
+}
+
 /// The same through a device of the program itself, without a tunnel; `None` where the program is not said.
 pub(super) fn relay_alone() -> Option<f64> {
-    let portway = std::env::var_os("PORTWAY_MESH_PROGRAM")?;
     let netns = Netns::new().unwrap();
     netns.ip("link set lo up").ok();
     serve_once(listen(&netns, "127.0.0.1:2002"));
-    let mut command = Command::new(portway);
-    command.args(["proxy", "listen=tcp:127.0.0.1:9002", "connect=tcp:127.0.0.1:2002"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = netns.spawn(&mut command).unwrap();
-    let to: SocketAddr = "127.0.0.1:9002".parse().unwrap();
-    wait_for("a device", || netns.enter(move || TcpStream::connect(to)).unwrap().ok()).unwrap();
-    let rate = connections(&netns, "127.0.0.1:9002");
-    child.kill().ok();
-    child.wait().ok();
-    Some(rate)
+    let _device = Device::start(&netns, "127.0.0.1:9002", "127.0.0.1:2002")?;
+    Some(rate(&netns, "127.0.0.1:9002"))
+}
+
+/// Round trips and connections by wireguard-go with such a device at each end, which is what two rules are beside it.
+pub(super) fn devices_at_both_ends(figures: &mut Figures, row: &str) {
+    let ends = Ends::start(Kind::Go, Kind::Go);
+    let (Some(near), Some(far)) = (ends.near.inside(), ends.far.inside()) else { return };
+    for netns in [near, far] {
+        netns.ip("link set lo up").ok();
+    }
+    answer(listen(far, "127.0.0.1:2001"));
+    serve_once(listen(far, "127.0.0.1:2002"));
+    let devices = [
+        (far, "10.9.0.2:9001", "127.0.0.1:2001"),
+        (far, "10.9.0.2:9002", "127.0.0.1:2002"),
+        (near, "127.0.0.1:9001", "10.9.0.2:9001"),
+        (near, "127.0.0.1:9002", "10.9.0.2:9002"),
+    ];
+    let devices = devices.map(|(netns, from, to)| Device::start(netns, from, to));
+    if devices.iter().any(Option::is_none) {
+        return;
+    }
+    let mut talk = Talk::begin(near, "127.0.0.1:9001");
+    talk.once();
+    talks(figures, row, || talk.once());
+    figures.add(row, "connections", rate(near, "127.0.0.1:9002"));
 }
 
 /// Megabytes in memory of the network with all its processes, before and with connections that idle.
