@@ -80,7 +80,7 @@ pub struct Options {
     pub policy: Policy,
     /// How long connections may go on after it was told to end.
     pub drain: Duration,
-    /// Where what happens to its tunnel is written, if anywhere.
+    /// Where what happens to its tunnel is written, if anywhere. It is emptied when nobody else has the name.
     pub trace: Option<Arc<File>>,
 }
 

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::control::failure;
 use super::home::Kept;
 use super::ports::{self, Opened};
-use super::serve::Server;
+use super::serve::{Gone, Server};
 use super::{Notice, flows, table};
 use crate::spec::{Place, PortRights, RuleEntry, RuleId, Rules, SpecError};
 use crate::with_causes;
@@ -55,15 +55,24 @@ impl<R: FnMut(Notice)> Server<R> {
         let before = std::mem::replace(&mut self.rules, rules);
         self.apply(begun).await;
         self.tell(&before);
+        self.mark(gone);
+        Ok(())
+    }
+
+    /// Rules that go have their time from now on; those that have come again have nothing to fear from an earlier end.
+    fn mark(&mut self, gone: Vec<RuleId>) {
+        let is_there = |id: &RuleId| self.rules.iter().any(|entry| entry.id == *id);
+        let at = Instant::now();
+        self.gone.extend(gone.iter().map(|id| (*id, at)));
+        self.gone.retain(|id, _| !is_there(id));
         if !gone.is_empty() {
             let (cuts, drain) = (self.cuts.clone(), self.drain);
             tokio::spawn(async move {
                 tokio::time::sleep(drain).await;
                 // Nobody is left to be cut when it ends.
-                cuts.send(gone).await.ok();
+                cuts.send((at, gone)).await.ok();
             });
         }
-        Ok(())
     }
 
     /// Keeps these rules; on a thread, as a disk may take its time.
@@ -217,10 +226,11 @@ impl<R: FnMut(Notice)> Server<R> {
     }
 
     /// Ends what is left of rules that have gone.
-    pub(super) async fn cut(&self, gone: &[RuleId]) {
-        // One that has come again meanwhile keeps its connections.
-        let is_gone = |id: &&RuleId| !self.rules.iter().any(|entry| entry.id == **id);
-        let gone: Vec<RuleId> = gone.iter().filter(is_gone).copied().collect();
+    pub(super) async fn cut(&mut self, gone: Option<Gone>) {
+        let Some((at, mut gone)) = gone else { return };
+        // One that has come again since keeps its connections, and has its time anew if it has gone again.
+        gone.retain(|id| self.gone.get(id) == Some(&at));
+        self.gone.retain(|id, _| !gone.contains(id));
         self.cut_all(&gone).await;
     }
 

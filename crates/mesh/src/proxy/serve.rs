@@ -1,6 +1,6 @@
 //! From a specification to a network that runs, and until it ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -117,6 +117,9 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     let signals = [term?, int?, quit?];
     // The name first: what another process of that name has kept is not for this one to read.
     let door = options.home.open()?;
+    if let Some(trace) = &options.trace {
+        trace.set_len(0).map_err(system("empty the trace"))?;
+    }
     let joined = options.joined.as_ref();
     let followed = joined.map(|joined| follow(&joined.mesh_dir, &joined.org)).transpose()?;
     let organization = followed.as_ref().map(|followed| Organization::new(&followed.member));
@@ -142,7 +145,20 @@ async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Resu
     let door = door.map_err(system("serve the control socket"))?;
     let begun = Instant::now();
     let waits = Waits { seq: 0, open: BTreeSet::new(), broken: None, closed: None };
-    let server = Server { shared, calls, link, begun, waits, report, rules, home, policy, drain, cuts };
+    let server = Server {
+        shared,
+        calls,
+        link,
+        begun,
+        waits,
+        report,
+        rules,
+        home,
+        policy,
+        drain,
+        cuts,
+        gone: BTreeMap::new(),
+    };
     let inputs = Inputs { signals, gone, called, asked, to_cut, ordered, _asks: asks, _orders: orders };
     let result = server.run(inputs, ready).await;
     tending.abort();
@@ -179,7 +195,7 @@ struct Inputs {
     gone: AsyncFd<OwnedFd>,
     called: mpsc::Receiver<Call>,
     asked: mpsc::Receiver<Ask>,
-    to_cut: mpsc::Receiver<Vec<RuleId>>,
+    to_cut: mpsc::Receiver<Gone>,
     ordered: mpsc::Receiver<org::Order>,
     /// So that there is always one: without a socket nobody asks, without an organization nobody orders.
     _asks: mpsc::Sender<Ask>,
@@ -192,6 +208,9 @@ pub(super) struct Call {
     pub(super) fd: OwnedFd,
     pub(super) known: Known,
 }
+
+/// Rules that were removed at a time.
+pub(super) type Gone = (Instant, Vec<RuleId>);
 
 /// What drives the worker.
 pub(super) struct Server<R> {
@@ -208,7 +227,9 @@ pub(super) struct Server<R> {
     pub(super) policy: Policy,
     pub(super) drain: Duration,
     /// For rules whose last connections have had their time.
-    pub(super) cuts: mpsc::Sender<Vec<RuleId>>,
+    pub(super) cuts: mpsc::Sender<Gone>,
+    /// When those were removed that have not come again since.
+    pub(super) gone: BTreeMap<RuleId, Instant>,
 }
 
 /// What the worker was asked for and has not answered.
@@ -235,7 +256,7 @@ enum Came {
     Message(io::Result<Option<FromWorker>>),
     Call(Option<Call>),
     Asked(Option<Ask>),
-    ToCut(Option<Vec<RuleId>>),
+    ToCut(Option<Gone>),
     Ordered(Option<org::Order>),
     Signal,
     StackGone,
@@ -294,7 +315,7 @@ impl<R: FnMut(Notice)> Server<R> {
                     // Whoever asked may have gone.
                     reply.send(done).ok();
                 }
-                Came::ToCut(gone) => self.cut(&gone.unwrap_or_default()).await,
+                Came::ToCut(gone) => self.cut(gone).await,
                 Came::Ordered(order) => self.obey(order).await?,
                 Came::Call(None) | Came::Asked(None) => {
                     return Err(ProxyError::Gone("what takes connections in"));

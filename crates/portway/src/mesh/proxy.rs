@@ -101,7 +101,7 @@ fn joined(args: &OrganizationArgs) -> Outcome<Option<(Network, Joined)>> {
     Ok(Some((network, Joined { mesh_dir, org })))
 }
 
-/// The file of a trace, empty and for nobody else. Nothing that somebody else reads slowly: the tunnel writes it.
+/// The file of a trace, for nobody else; another process may be writing to it, so it is not emptied here. Nothing that somebody else reads slowly: the tunnel writes it.
 fn trace(path: &Path) -> Result<Arc<File>, Stop> {
     let open = || {
         let mut options = OpenOptions::new();
@@ -111,7 +111,6 @@ fn trace(path: &Path) -> Result<Arc<File>, Stop> {
             return Err(io::Error::other("it is no file"));
         }
         file.set_permissions(Permissions::from_mode(0o600))?;
-        file.set_len(0)?;
         Ok(Arc::new(file))
     };
     open().map_err(|error: io::Error| {
