@@ -54,6 +54,9 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// As [`Engine::connect_tcp`].
     fn echo(&self, to: IpAddr) -> io::Result<Echo>;
 
+    /// How many connections from the network it is well with, in a process that may have so many files.
+    fn most_connections(&self, files: u64) -> usize;
+
     /// How many packets the stack has lost on their way to the tunnel.
     ///
     /// # Errors

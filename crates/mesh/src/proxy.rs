@@ -26,6 +26,7 @@ mod ping;
 mod ports;
 mod room;
 mod serve;
+mod shares;
 mod start;
 mod status;
 mod table;

@@ -12,9 +12,10 @@ mod receive;
 mod send;
 mod trace;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
@@ -33,7 +34,9 @@ pub use crate::spec::Rows;
 use crate::spec::{Mtu, PrivateKey, PublicKey};
 use crate::stun::Transaction;
 use crate::udp::Udp;
-use crate::wg::{Counters, Newcomer, PeerChange, PeerSpec, PeerState, Sessions, SessionsError};
+use crate::wg::{
+    Counters, Newcomer, PeerChange, PeerId, PeerSpec, PeerState, Routes, Sessions, SessionsError,
+};
 use receive::Receiver;
 use send::Sender;
 use trace::Trace;
@@ -124,6 +127,14 @@ struct Shared {
     totals: Totals,
     /// Answers of STUN, for whoever has asked.
     answers: SyncSender<(SocketAddr, Vec<u8>)>,
+    owners: Mutex<Owners>,
+}
+
+/// Whose addresses are, for those who are not in the way of packets.
+#[derive(Debug, Default)]
+struct Owners {
+    routes: Arc<Routes>,
+    keys: BTreeMap<PeerId, PublicKey>,
 }
 
 /// How packets went, for those who look after speed.
@@ -178,6 +189,7 @@ impl Tunnel {
             stop: AtomicBool::new(false),
             totals: Totals::default(),
             answers,
+            owners: Mutex::default(),
         });
         let (orders, to_receiver) = mpsc::sync_channel(QUEUE);
         let (updates, to_sender) = mpsc::sync_channel(QUEUE);
@@ -238,6 +250,13 @@ impl Tunnel {
         let (answer, state) = mpsc::sync_channel(1);
         self.order(Order::State(answer));
         state.recv_timeout(PATIENCE).ok()
+    }
+
+    /// Whose an address of the network is.
+    #[must_use]
+    pub fn owner(&self, ip: IpAddr) -> Option<PublicKey> {
+        let owners = self.shared.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.keys.get(&owners.routes.owner(ip)?).copied()
     }
 
     /// Asks `server` where datagrams of this tunnel's socket come from, by STUN. Takes `ASK` times `ASKED` when nobody

@@ -90,6 +90,12 @@ pub struct MeshPeer {
     pub received_bytes: u64,
     /// Bytes that went to it.
     pub sent_bytes: u64,
+    /// Its connections to ports of this node.
+    #[serde(default)]
+    pub connections_now: u64,
+    /// Those that were refused because it had its share.
+    #[serde(default)]
+    pub connections_refused: u64,
 }
 
 /// A rule as it is.

@@ -9,9 +9,13 @@ use portway_sys::device;
 
 use super::role::Way;
 use crate::segment::{MOST_JOINED, OFFLOAD_BYTES, Offload};
+use crate::wg::PeerId;
 
 /// Bytes of an Ethernet header.
 const LINK_BYTES: usize = 14;
+
+/// Bytes of the number of a packet's peer, which a pair has in place of a link's header: the kernel has no use for it.
+pub(super) const PEER_BYTES: usize = 2;
 
 /// Room for the longest packet with all that stands before it.
 pub const FRAME_BYTES: usize = OFFLOAD_BYTES + LINK_BYTES + 65_535;
@@ -83,18 +87,20 @@ impl Frames {
         Ok(offload.map(|offload| Frame { offload: offload.without(short(before)), packet }))
     }
 
-    /// Writes one packet, whose parts these are; the first of them begins with its IP header.
+    /// Writes one packet of a peer, whose parts these are; the first of them begins with its IP header.
     ///
     /// # Errors
     /// `WouldBlock` when there is no room; those of writev(2).
-    pub fn write(&self, offload: Offload, parts: &[&[u8]]) -> io::Result<()> {
+    pub fn write(&self, from: PeerId, offload: Offload, parts: &[&[u8]]) -> io::Result<()> {
         let is_v4 = parts.first().and_then(|part| part.first()).is_some_and(|first| first >> 4 == 4);
         let kind = if is_v4 { V4 } else { V6 };
         let mut link = [0; LINK_BYTES];
         let fields = STACK_ADDRESS.into_iter().chain(OUR_ADDRESS).chain(kind);
         link.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        let peer = from.0.to_ne_bytes();
         let (header, link) = match self.way {
-            Way::Tun | Way::Pair => (offload.write(0), &[][..]),
+            Way::Tun => (offload.write(0), &[][..]),
+            Way::Pair => (offload.write(0), &peer[..]),
             Way::Veth => (offload.write(short(LINK_BYTES)), &link[..]),
         };
         let mut slices = [IoSlice::new(&[]); MOST_JOINED + 3];

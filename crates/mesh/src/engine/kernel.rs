@@ -115,6 +115,11 @@ impl Engine for Stack {
         Ok(Echo::Raw(self.0.descriptor(&Request::Echo(to))?))
     }
 
+    fn most_connections(&self, files: u64) -> usize {
+        // Each has two in the worker, which has others too.
+        usize::try_from(files / 4).unwrap_or(usize::MAX).max(16)
+    }
+
     fn packets_lost(&self) -> io::Result<u64> {
         Stack::packets_lost(self)
     }

@@ -51,6 +51,14 @@ pub(crate) fn most_flows(files: u64) -> usize {
     usize::try_from(files / 8).unwrap_or(usize::MAX).clamp(16, 1 << 14)
 }
 
+/// Most connections of a process that may have so many files: a quarter, and one more is on its way with each.
+pub(crate) fn most_connections(files: u64) -> usize {
+    usize::try_from(files / 4).unwrap_or(usize::MAX).clamp(16, 1 << 16)
+}
+
+/// So many from the network leave room in the stack's memory for those to it.
+const FEW: usize = 4096;
+
 /// Room for packets in each direction, bytes: a few dozen of the longest. More than the receiver of a unix pair needs to
 /// be kept busy only makes what is lost behind it more.
 const FRAMES_BYTES: usize = 2 << 20;
@@ -99,6 +107,10 @@ impl Engine for Stack {
 
     fn echo(&self, to: IpAddr) -> io::Result<Echo> {
         Ok(Echo::Pair(self.0.descriptor(&Request::Echo(to))?))
+    }
+
+    fn most_connections(&self, files: u64) -> usize {
+        most_connections(files).min(FEW)
     }
 
     fn packets_lost(&self) -> io::Result<u64> {

@@ -90,6 +90,14 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
     }
 }
 
+/// Tells the worker that there is nothing for the connection that has asked with `ticket`.
+pub(super) async fn refuse(link: Arc<Link>, ticket: u64) {
+    let error = Some(Errno::CONNREFUSED.raw_os_error());
+    if let Err(error) = link.say(&ToWorker::Dialed { ticket, error, line: None }, &[]).await {
+        debug!(%error, "worker not answered");
+    }
+}
+
 pub(super) async fn find(shared: &Shared, slot: Slot) -> io::Result<Found> {
     let deadline = Instant::now() + PATIENCE;
     let port = shared.table().room(slot).ok_or(io::ErrorKind::ConnectionRefused)?;

@@ -369,9 +369,13 @@ impl<R: FnMut(Notice)> Server<R> {
     pub(super) fn heed(&mut self, message: FromWorker) -> Result<(), String> {
         match message {
             FromWorker::Dial { slot, ticket, mark, client } => {
+                let Ok(peer) = self.shared.admit(slot, client) else {
+                    tokio::spawn(dial::refuse(Arc::clone(&self.link), ticket));
+                    return Ok(());
+                };
                 let task = dial::answer(Arc::clone(&self.shared), Arc::clone(&self.link), slot, ticket, mark);
                 let task = tokio::spawn(task);
-                self.shared.table().begin(slot, ticket, client, task.abort_handle());
+                self.shared.table().begin(slot, ticket, client, task.abort_handle(), peer);
             }
             FromWorker::Over { tickets, refused } => {
                 let mut table = self.shared.table();

@@ -64,7 +64,7 @@ pub(super) fn start(
         wanted.peers.clear();
     }
     let tunnel = Tunnel::start(wanted, frames, udp)?;
-    let mut table = Table::default();
+    let mut table = Table::new(engine.most_connections(files));
     let mut inlets = Vec::new();
     for (listener, opened) in egress.into_iter().chain(ingress) {
         let (sockets, inlet) = match opened {

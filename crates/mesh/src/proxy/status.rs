@@ -12,7 +12,7 @@ use portway_sys::shm::FIELD_COUNT;
 
 use super::control::failure;
 use super::serve::Shared;
-use super::table::{Gate, Served};
+use super::table::{Gate, Served, Table};
 
 /// Age of a handshake at which a peer counts as silent.
 const SILENT_SECONDS: u64 = 180;
@@ -29,7 +29,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
     let now = Instant::now();
     let states = shared.tunnel.peers()?;
     let organization = shared.organization.as_ref();
-    let peer = |state: crate::wg::PeerState| MeshPeer {
+    let peer = |table: &Table, state: crate::wg::PeerState| MeshPeer {
         name: organization.and_then(|organization| organization.name_of(&state.public_key)),
         public_key: state.public_key.to_string(),
         endpoint: state.endpoint.map(|endpoint| endpoint.to_string()),
@@ -42,6 +42,8 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
         handshake_seconds: state.last_handshake.map(|at| now.saturating_duration_since(at).as_secs()),
         received_bytes: state.received_bytes,
         sent_bytes: state.sent_bytes,
+        connections_now: table.shares.of(&state.public_key).now,
+        connections_refused: table.shares.of(&state.public_key).refused,
     };
     let mut dropped: std::collections::BTreeMap<String, u64> =
         shared.tunnel.counters().seen().map(|(why, count)| (snake(&format!("{why:?}")), count)).collect();
@@ -75,7 +77,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
         public_key: about.network.private_key.public().to_string(),
         addresses: about.network.addresses.iter().map(ToString::to_string).collect(),
         uptime_seconds: now.saturating_duration_since(about.since).as_secs(),
-        peers: states.into_iter().map(peer).collect(),
+        peers: states.into_iter().map(|state| peer(&table, state)).collect(),
         passed_on: shared.tunnel.totals().passed_on.load(std::sync::atomic::Ordering::Relaxed),
         rules,
         proxies,
@@ -84,7 +86,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
 }
 
 fn rule(
-    table: &super::table::Table,
+    table: &Table,
     served: &Served,
     entry: &crate::spec::RuleEntry,
     (counted, [bytes_in, bytes_out]): ([u64; FIELD_COUNT], [u64; 2]),
@@ -108,12 +110,7 @@ fn rule(
     }
 }
 
-fn proxy(
-    table: &super::table::Table,
-    served: &Served,
-    gate: &Gate,
-    counted: [u64; FIELD_COUNT],
-) -> MeshProxyStatus {
+fn proxy(table: &Table, served: &Served, gate: &Gate, counted: [u64; FIELD_COUNT]) -> MeshProxyStatus {
     let account = table.account(gate.id);
     MeshProxyStatus {
         kind: gate.kind.as_str().to_owned(),
@@ -165,12 +162,9 @@ fn snake(name: &str) -> String {
 /// The text that Prometheus reads.
 pub(super) fn metrics(status: &MeshStatus) -> String {
     let mut text = String::new();
+    peers_metrics(&mut text, &status.peers);
     let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
         put_family(&mut text, name, kind, help, samples);
-    };
-    let of_peers = |value: &dyn Fn(&MeshPeer) -> Option<u64>| -> Vec<(String, u64)> {
-        let sample = |peer: &MeshPeer| Some((format!("peer=\"{}\"", peer.public_key), value(peer)?));
-        status.peers.iter().filter_map(sample).collect()
     };
     let of_rules = |value: &dyn Fn(&MeshRuleStatus) -> u64| -> Vec<(String, u64)> {
         let sample = |rule: &MeshRuleStatus| {
@@ -180,24 +174,6 @@ pub(super) fn metrics(status: &MeshStatus) -> String {
         };
         status.rules.iter().map(sample).collect()
     };
-    family(
-        "portway_mesh_handshake_age_seconds",
-        "gauge",
-        "Since keys were agreed on with a peer.",
-        of_peers(&|peer| peer.handshake_seconds),
-    );
-    family(
-        "portway_mesh_received_bytes_total",
-        "counter",
-        "Bytes from a peer.",
-        of_peers(&|peer| Some(peer.received_bytes)),
-    );
-    family(
-        "portway_mesh_sent_bytes_total",
-        "counter",
-        "Bytes to a peer.",
-        of_peers(&|peer| Some(peer.sent_bytes)),
-    );
     let dropped = status.dropped.iter().map(|(why, count)| (format!("reason=\"{why}\""), *count)).collect();
     family("portway_mesh_dropped_packets_total", "counter", "Packets that were dropped.", dropped);
     family(
@@ -244,6 +220,31 @@ fn hub_metrics(text: &mut String, status: &MeshStatus) {
     let help = "Messages between members that this device has passed on as a hub.";
     let passed_on = vec![(format!("network=\"{}\"", status.name), status.passed_on)];
     put_family(text, "portway_mesh_passed_on_messages_total", "counter", help, passed_on);
+}
+
+fn peers_metrics(text: &mut String, peers: &[MeshPeer]) {
+    type Value = fn(&MeshPeer) -> Option<u64>;
+    let families: [(&str, &str, &str, Value); 5] = [
+        ("handshake_age_seconds", "gauge", "Since keys were agreed on with a peer.", |peer| {
+            peer.handshake_seconds
+        }),
+        ("received_bytes_total", "counter", "Bytes from a peer.", |peer| Some(peer.received_bytes)),
+        ("sent_bytes_total", "counter", "Bytes to a peer.", |peer| Some(peer.sent_bytes)),
+        ("peer_connections", "gauge", "Live connections from a peer to ports of this node.", |peer| {
+            Some(peer.connections_now)
+        }),
+        (
+            "peer_refused_connections_total",
+            "counter",
+            "Those refused because a peer had its share.",
+            |peer| Some(peer.connections_refused),
+        ),
+    ];
+    for (name, kind, help, value) in families {
+        let sample = |peer: &MeshPeer| Some((format!("peer=\"{}\"", peer.public_key), value(peer)?));
+        let samples = peers.iter().filter_map(sample).collect();
+        put_family(text, &format!("portway_mesh_{name}"), kind, help, samples);
+    }
 }
 
 fn proxies_metrics(text: &mut String, proxies: &[MeshProxyStatus]) {

@@ -17,7 +17,8 @@ use tokio::task::AbortHandle;
 
 use super::balance::{Balancer, Policy};
 use super::room::PortRoom;
-use crate::spec::{RuleEntry, RuleId, Rules};
+use super::shares::Shares;
+use crate::spec::{PublicKey, RuleEntry, RuleId, Rules};
 use promises::Promises;
 pub(super) use promises::{Gate, Upstream};
 
@@ -140,6 +141,8 @@ struct Ticket {
     member: Option<IpAddr>,
     /// What makes it.
     task: Option<AbortHandle>,
+    /// Whose place it has.
+    peer: Option<PublicKey>,
 }
 
 /// Whether a ticket is of a flow that is carried here.
@@ -148,8 +151,8 @@ pub(super) const fn is_own(ticket: u64) -> bool {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Table {
+    pub(super) shares: Shares,
     served: BTreeMap<u32, Served>,
     accounts: BTreeMap<RuleId, Account>,
     tickets: BTreeMap<u64, Ticket>,
@@ -163,6 +166,21 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// Of nothing yet; peers may share so many places.
+    pub(super) fn new(places: usize) -> Table {
+        Table {
+            shares: Shares::new(places),
+            served: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            generation: 0,
+            own: 0,
+            lines: Lines::default(),
+            promises: Promises::default(),
+            closed: Default::default(),
+        }
+    }
+
     /// Adds a port with its rules.
     pub(super) fn serve(
         &mut self,
@@ -258,7 +276,7 @@ impl Table {
         self.own += 1;
         let ticket = OWN_TICKETS + self.own;
         let member = Some(client.ip().to_canonical());
-        self.tickets.insert(ticket, Ticket { slot, rule: None, member, task: None });
+        self.tickets.insert(ticket, Ticket { slot, rule: None, member, task: None, peer: None });
         ticket
     }
 
@@ -356,11 +374,19 @@ impl Table {
         self.served.get(&slot.index).map_or(0, |served| served.rules.len())
     }
 
-    /// A connection is being made by `task` for `client`, who is in the network if the port is.
-    pub(super) fn begin(&mut self, slot: Slot, ticket: u64, client: Option<SocketAddr>, task: AbortHandle) {
+    /// A connection is being made by `task` for `client`, who is in the network if the port is, and has a
+    /// place of `peer`.
+    pub(super) fn begin(
+        &mut self,
+        slot: Slot,
+        ticket: u64,
+        client: Option<SocketAddr>,
+        task: AbortHandle,
+        peer: Option<PublicKey>,
+    ) {
         let is_inside = self.at(slot).is_some_and(|served| served.listen.direction == Direction::Ingress);
         let member = client.filter(|_| is_inside).map(|client| client.ip().to_canonical());
-        self.tickets.insert(ticket, Ticket { slot, rule: None, member, task: Some(task) });
+        self.tickets.insert(ticket, Ticket { slot, rule: None, member, task: Some(task), peer });
     }
 
     /// It has found its rule, and leads to this member unless it comes from one. False: nobody wants it any more.
@@ -389,7 +415,10 @@ impl Table {
 
     /// A connection is over; with `refused` because its destination is not there.
     pub(super) fn over(&mut self, ticket: u64, refused: bool) {
-        let Some(Ticket { slot, rule, task, .. }) = self.tickets.remove(&ticket) else { return };
+        let Some(Ticket { slot, rule, task, peer, .. }) = self.tickets.remove(&ticket) else { return };
+        if let Some(peer) = peer {
+            self.shares.leave(peer);
+        }
         if let Some(task) = task {
             task.abort();
         }

@@ -4,9 +4,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use portway_sys::mmsg::{BATCH, Batch};
@@ -14,11 +14,11 @@ use rustix::net::SendFlags;
 
 use super::pass::Pass;
 use super::trace::Trace;
-use super::{Order, Shared, calm, wait_for, wait_for_room, wake};
+use super::{Order, Owners, Shared, calm, wait_for, wait_for_room, wake};
 use crate::segment::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED, Offload};
 use crate::stun;
 use crate::udp::Udp;
-use crate::wg::{Dropped, Now, Received, Sessions, Update};
+use crate::wg::{Dropped, Now, PeerId, Received, Sessions, Update};
 
 /// Batches that are taken before it is looked what is due.
 const ROUNDS: usize = 4;
@@ -29,9 +29,10 @@ const MOMENT: Duration = Duration::from_millis(50);
 /// How often room in the stack is waited for, a tenth of a second each, before a packet is dropped.
 const WAITS: usize = 20;
 
-/// A packet that came: in which slot, from where to where.
+/// A packet that came: whose, in which slot, from where to where.
 #[derive(Debug, Clone, Copy)]
 struct Arrived {
+    peer: PeerId,
     slot: usize,
     begin: usize,
     end: usize,
@@ -103,6 +104,10 @@ impl Receiver {
         let mut news = false;
         while let Some(update) = self.sessions.update() {
             news = true;
+            if let Update::Routes(routes) = &update {
+                let owners = Owners { routes: Arc::clone(routes), keys: self.sessions.keys() };
+                *self.shared.owners.lock().unwrap_or_else(PoisonError::into_inner) = owners;
+            }
             if let Some(trace) = &mut self.trace {
                 trace.update(&update, update.peer().and_then(|id| self.sessions.key_of(id)));
             }
@@ -178,8 +183,8 @@ impl Receiver {
             }
             let at = number * size;
             match self.sessions.receive(now, from, message) {
-                Received::Packet { place, .. } => {
-                    self.arrived.push(Arrived { slot, begin: at + place.start, end: at + place.end });
+                Received::Packet { peer, place } => {
+                    self.arrived.push(Arrived { peer, slot, begin: at + place.start, end: at + place.end });
                 }
                 Received::PassOn { to } => self.pass.add(self.shared.udp.to_wire(to), at, message.len()),
                 Received::Nothing => {}
@@ -198,9 +203,9 @@ impl Receiver {
         let mut rest = self.arrived.as_slice();
         while let Some((first, behind)) = rest.split_first() {
             rest = behind;
-            let first = packet(first);
+            let (peer, first) = (first.peer, packet(first));
             let Some(mut run) = Join::begin(first) else {
-                self.write(Offload::default(), &[first]);
+                self.write(peer, Offload::default(), &[first]);
                 continue;
             };
             let mut parts = [&[][..]; MOST_JOINED + 1];
@@ -213,20 +218,20 @@ impl Receiver {
                 rest = behind;
             }
             if run.count() == 1 {
-                self.write(Offload::default(), &[first]);
+                self.write(peer, Offload::default(), &[first]);
                 continue;
             }
             let mut headers = [0; LONGEST_HEADERS_BYTES];
             let offload = run.finish(&mut headers);
             set(&mut parts, 0, headers.get(..begins).unwrap_or_default());
-            self.write(offload, parts.get(..=run.count()).unwrap_or_default());
+            self.write(peer, offload, parts.get(..=run.count()).unwrap_or_default());
         }
     }
 
     /// Gives one packet to the stack, which takes it at once but for a moment of a full queue.
-    fn write(&self, offload: Offload, parts: &[&[u8]]) {
+    fn write(&self, from: PeerId, offload: Offload, parts: &[&[u8]]) {
         for _ in 0..WAITS {
-            match self.shared.frames.write(offload, parts) {
+            match self.shared.frames.write(from, offload, parts) {
                 Ok(()) => {
                     self.shared.totals.frames_in.fetch_add(1, Ordering::Relaxed);
                     return;

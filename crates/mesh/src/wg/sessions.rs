@@ -252,6 +252,12 @@ impl Sessions {
         self.peers.get_mut(id).map(|peer| peer.public_key)
     }
 
+    /// All peers by their places.
+    #[must_use]
+    pub fn keys(&self) -> BTreeMap<PeerId, PublicKey> {
+        self.peers.iter().map(|(id, peer)| (id, peer.public_key)).collect()
+    }
+
     /// How all peers are, in the order of their places.
     #[must_use]
     pub fn states(&self) -> Vec<PeerState> {

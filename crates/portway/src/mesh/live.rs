@@ -150,8 +150,12 @@ fn peer_line(peer: &MeshPeer) -> String {
     let trying = peer.trying_seconds.filter(|seconds| *seconds > 5);
     let trying = trying.map_or_else(String::new, |seconds| format!(", no answer for {seconds} s"));
     let heard = peer.handshake_seconds.map_or_else(|| "never".to_owned(), |age| format!("{age} s ago"));
+    let refused = match peer.connections_refused {
+        0 => String::new(),
+        count => format!(", {count} connections refused beyond its share"),
+    };
     format!(
-        "peer {} {place}: keys agreed {heard}{trying}, {} bytes in, {} out\n",
+        "peer {} {place}: keys agreed {heard}{trying}, {} bytes in, {} out{refused}\n",
         peer.name.as_ref().unwrap_or(&peer.public_key),
         peer.received_bytes,
         peer.sent_bytes
@@ -255,6 +259,8 @@ mod tests {
             handshake_seconds: None,
             received_bytes: 1,
             sent_bytes: 2,
+            connections_now: 0,
+            connections_refused: 0,
         };
         assert_eq!(peer_line(&peer), "peer K at nowhere yet: keys agreed never, 1 bytes in, 2 out\n");
         (peer.through, peer.trying_seconds) = (Some("east".to_owned()), Some(7));
@@ -262,6 +268,8 @@ mod tests {
             peer_line(&peer),
             "peer K through hub east: keys agreed never, no answer for 7 s, 1 bytes in, 2 out\n"
         );
+        peer.connections_refused = 3;
+        assert!(peer_line(&peer).ends_with("2 out, 3 connections refused beyond its share\n"));
         let mut organization = MeshOrg {
             organization: "acme".to_owned(),
             device: "one".to_owned(),

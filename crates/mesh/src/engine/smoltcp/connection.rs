@@ -19,6 +19,7 @@ use rustix::net::{SendFlags, Shutdown};
 
 use super::link::{Link, Port};
 use super::packet::{ACK, Pair, Segment, bare_tcp};
+use super::shares::Source;
 use super::window::{Wanted, Window};
 
 /// How long an answer to a SYN is waited for: Linux' `tcp_syn_retries` of 6 comes to 127 s.
@@ -75,6 +76,8 @@ pub(super) struct Connection {
     pub(super) due: Option<Clock>,
     /// When it was called, as long as its handshake is not over.
     pub(super) called_at: Option<Clock>,
+    /// Who called.
+    pub(super) source: Source,
     /// It stands in the queue.
     pub(super) queued: bool,
     /// Most payload of a packet.
@@ -158,6 +161,7 @@ impl Connection {
             phase,
             due: None,
             called_at: None,
+            source: Source::OWN,
             queued: false,
             mss,
             ring_bytes,

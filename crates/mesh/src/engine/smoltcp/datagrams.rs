@@ -34,6 +34,7 @@ const BURST: usize = 32;
 
 struct Flow {
     pair: Pair,
+    source: Source,
     fd: OwnedFd,
     used: Instant,
     /// The other end is closed: an empty record is no datagram.
@@ -106,10 +107,17 @@ impl Datagrams {
 
     /// A flow from here; its other end.
     pub(super) fn connect(&mut self, now: Instant, id: u64, pair: Pair) -> io::Result<OwnedFd> {
-        self.begin(now, id, pair, SocketType::DGRAM)
+        self.begin(now, id, pair, Source::OWN, SocketType::DGRAM)
     }
 
-    fn begin(&mut self, now: Instant, id: u64, pair: Pair, kind: SocketType) -> io::Result<OwnedFd> {
+    fn begin(
+        &mut self,
+        now: Instant,
+        id: u64,
+        pair: Pair,
+        source: Source,
+        kind: SocketType,
+    ) -> io::Result<OwnedFd> {
         let (ours, theirs) = unix_pair(kind)?;
         for end in [&ours, &theirs] {
             sockopt::set_socket_send_buffer_size(end, ROOM_BYTES)?;
@@ -119,9 +127,9 @@ impl Datagrams {
         {
             self.end(id);
         }
-        self.order.add(now, id, Source::of(pair.remote.ip()));
+        self.order.add(now, id, source);
         self.pairs.insert(pair, id);
-        self.flows.insert(id, Flow { pair, fd: ours, used: now, hung: false });
+        self.flows.insert(id, Flow { pair, source, fd: ours, used: now, hung: false });
         Ok(theirs)
     }
 
@@ -140,7 +148,7 @@ impl Datagrams {
     /// Ends a flow: whoever sends to its other end is told.
     pub(super) fn end(&mut self, id: u64) {
         if let Some(flow) = self.flows.remove(&id) {
-            self.order.remove(flow.used, id, Source::of(flow.pair.remote.ip()));
+            self.order.remove(flow.used, id, flow.source);
             self.pairs.remove(&flow.pair);
         }
     }
@@ -166,18 +174,24 @@ impl Datagrams {
         if let Some(flow) = self.flows.get_mut(&id)
             && now.saturating_duration_since(flow.used) >= MOMENT
         {
-            let source = Source::of(flow.pair.remote.ip());
+            let source = flow.source;
             self.order.remove(flow.used, id, source);
             flow.used = now;
             self.order.add(now, id, source);
         }
     }
 
-    /// A datagram for `pair`, which has the number `id` if it begins a flow.
-    pub(super) fn deliver(&mut self, now: Instant, pair: Pair, payload: &[u8], id: u64) -> Delivery {
+    /// A datagram of `source` for `pair`, which has the number `id` if it begins a flow.
+    pub(super) fn deliver(
+        &mut self,
+        now: Instant,
+        (source, pair): (Source, Pair),
+        payload: &[u8],
+        id: u64,
+    ) -> Delivery {
         let (id, new) = match self.pairs.get(&pair).copied() {
             Some(id) => (id, false),
-            None => match self.accept(now, pair, id) {
+            None => match self.accept(now, source, pair, id) {
                 Some(true) => (id, true),
                 Some(false) => {
                     self.lost += 1;
@@ -202,9 +216,9 @@ impl Datagrams {
     }
 
     /// Begins a flow from there; `None`: nobody has that port, false: whoever has it does not keep up.
-    fn accept(&mut self, now: Instant, pair: Pair, id: u64) -> Option<bool> {
+    fn accept(&mut self, now: Instant, source: Source, pair: Pair, id: u64) -> Option<bool> {
         self.inlet_for(pair.local)?;
-        let Ok(theirs) = self.begin(now, id, pair, SocketType::SEQPACKET) else { return Some(false) };
+        let Ok(theirs) = self.begin(now, id, pair, source, SocketType::SEQPACKET) else { return Some(false) };
         let note =
             serde_json::to_vec(&Note::From { remote: pair.remote, local: pair.local }).unwrap_or_default();
         let told =

@@ -1,10 +1,12 @@
-//! Packets in pieces: put together when all of them have come, in bounded memory and time.
+//! Packets in pieces: put together when all of them have come, in bounded memory and time. Each peer may have as many at
+//! a time as there are places left, so that nobody's pieces end another's.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::packet::{Ip, Piece, push_header};
+use super::shares::Source;
 
 /// Packets that may be incomplete at a time.
 const PACKETS: usize = 32;
@@ -20,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PIECES: usize = 128;
 
 struct Incomplete {
+    source: Source,
     key: (IpAddr, IpAddr, u8, u32),
     until: Instant,
     bytes: Vec<u8>,
@@ -34,17 +37,21 @@ struct Incomplete {
 pub(super) struct Fragments(VecDeque<Incomplete>);
 
 impl Fragments {
-    /// Takes a piece; the whole packet, if it was the last one that lacked.
-    pub(super) fn take(&mut self, now: Instant, ip: &Ip, piece: Piece, bytes: &[u8]) -> Option<Vec<u8>> {
+    /// Takes a piece from `source`; the whole packet, if it was the last one that lacked.
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        source: Source,
+        ip: &Ip,
+        piece: Piece,
+        bytes: &[u8],
+    ) -> Option<Vec<u8>> {
         self.0.retain(|packet| packet.until > now);
         let key = (ip.source, ip.destination, ip.protocol, piece.id);
         let at = self.0.iter().position(|packet| packet.key == key).unwrap_or_else(|| {
-            // The oldest one gives way.
-            if self.0.len() >= PACKETS {
-                self.0.pop_front();
-            }
+            self.make_room(source);
             let (bytes, have) = (Vec::new(), Vec::new());
-            self.0.push_back(Incomplete { key, until: now + PATIENCE, bytes, have, end: None });
+            self.0.push_back(Incomplete { source, key, until: now + PATIENCE, bytes, have, end: None });
             self.0.len() - 1
         });
         let longest = if ip.source.is_ipv4() { LONGEST_V4_BYTES } else { LONGEST_V6_BYTES };
@@ -61,6 +68,22 @@ impl Fragments {
                 self.0.remove(at);
                 None
             }
+        }
+    }
+}
+
+impl Fragments {
+    /// Whoever has as many as there are places left gives up their oldest.
+    fn make_room(&mut self, source: Source) {
+        let own = |packet: &&Incomplete| packet.source == source;
+        if self.0.iter().filter(own).count() >= PACKETS.saturating_sub(self.0.len())
+            && let Some(at) = self.0.iter().position(|packet| packet.source == source)
+        {
+            self.0.remove(at);
+        }
+        // So many peers that none has another: the oldest of all.
+        if self.0.len() >= PACKETS {
+            self.0.pop_front();
         }
     }
 }
@@ -93,5 +116,49 @@ impl Incomplete {
         self.have.push((begin, end));
         let total: usize = self.have.iter().map(|(begin, end)| end - begin).sum();
         Some(self.end == Some(total))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: [u8; 8] = [7; 8];
+
+    /// The first or the last of two pieces of packet `id` from `last`.
+    fn give(fragments: &mut Fragments, now: Instant, last: u8, id: u32, first: bool) -> Option<Vec<u8>> {
+        let ip = Ip {
+            source: [10, 9, 0, last].into(),
+            destination: [10, 9, 0, 1].into(),
+            protocol: 17,
+            header: 20,
+            length: 28,
+            piece: None,
+        };
+        let piece = Piece { id, offset: if first { 0 } else { 8 }, more: first };
+        fragments.take(now, Source::peer(last.into()), &ip, piece, &PIECE)
+    }
+
+    /// Fails when: a peer that sends first pieces and nothing else ends the packets of another, or has memory without end.
+    #[test]
+    fn pieces_of_one_end_nobody_elses() {
+        let (now, mut fragments) = (Instant::now(), Fragments::default());
+        assert_eq!(give(&mut fragments, now, 2, 1, true), None);
+        for id in 0..10_000 {
+            assert_eq!(give(&mut fragments, now, 3, id, true), None);
+        }
+        assert!(give(&mut fragments, now, 2, 1, false).is_some());
+        assert!((PACKETS / 2..PACKETS).contains(&fragments.0.len()), "{}", fragments.0.len());
+        // Its own newest are there still, its oldest are not.
+        assert!(give(&mut fragments, now, 3, 9999, false).is_some());
+        assert_eq!(give(&mut fragments, now, 3, 0, false), None);
+        // With more peers than there are places somebody's goes, and the newest is there.
+        for last in 4..=250 {
+            give(&mut fragments, now, last, 1, true);
+        }
+        assert!(fragments.0.len() <= PACKETS);
+        assert!(give(&mut fragments, now, 250, 1, false).is_some());
+        give(&mut fragments, now + PATIENCE, 2, 2, true);
+        assert_eq!(fragments.0.len(), 1);
     }
 }

@@ -22,6 +22,7 @@ use super::packet::{
     ip_bytes, long, put, short, word,
 };
 use super::shares::{PART, Shares, Source};
+use crate::engine::frames::PEER_BYTES;
 use crate::segment::{OFFLOAD_BYTES, Offload, Segmented};
 use crate::wg::message::array;
 
@@ -130,43 +131,55 @@ impl Inside {
         Time::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
     }
 
-    /// Takes what came from the tunnel: a packet behind its offload header.
+    /// Takes what came from the tunnel: a packet behind its offload header and the number of its peer.
     pub(super) fn take(&mut self, now: Instant, frame: &mut [u8]) {
+        let Some((header, rest)) = frame.split_first_chunk_mut::<OFFLOAD_BYTES>() else { return };
+        let Some((number, packet)) = rest.split_first_chunk_mut::<PEER_BYTES>() else { return };
+        let source = Source::peer(u16::from_ne_bytes(*number));
+        self.packet(now, source, *header, packet);
+    }
+
+    /// Takes what this node has sent to itself.
+    pub(super) fn take_own(&mut self, now: Instant, frame: &mut [u8]) {
         let Some((header, packet)) = frame.split_first_chunk_mut::<OFFLOAD_BYTES>() else { return };
-        let Some(offload) = Offload::read(*header) else { return };
+        self.packet(now, Source::OWN, *header, packet);
+    }
+
+    fn packet(&mut self, now: Instant, source: Source, header: [u8; OFFLOAD_BYTES], packet: &mut [u8]) {
+        let Some(offload) = Offload::read(header) else { return };
         let Some(ip) = Ip::read(packet) else { return };
         if !self.link.is_own(ip.destination) {
             return;
         }
         match ip.piece {
-            None => self.whole(now, &ip, offload, packet),
+            None => self.whole(now, source, &ip, offload, packet),
             Some(piece) => {
-                let whole = self.fragments.take(now, &ip, piece, ip.transport(packet));
+                let whole = self.fragments.take(now, source, &ip, piece, ip.transport(packet));
                 if let Some(mut packet) = whole
                     && let Some(ip) = Ip::read(&packet)
                 {
-                    self.whole(now, &ip, Offload::default(), &mut packet);
+                    self.whole(now, source, &ip, Offload::default(), &mut packet);
                 }
             }
         }
     }
 
-    fn whole(&mut self, now: Instant, ip: &Ip, offload: Offload, packet: &mut [u8]) {
+    fn whole(&mut self, now: Instant, source: Source, ip: &Ip, offload: Offload, packet: &mut [u8]) {
         // What has no sum yet was summed where it was joined, or never left this stack.
         if offload.checksum.is_none() && !ip.is_sound(packet) {
             return;
         }
         let Some(packet) = packet.get_mut(..ip.length) else { return };
         match ip.protocol {
-            TCP => self.tcp(now, ip, packet),
-            UDP => self.udp(now, ip, offload, packet),
+            TCP => self.tcp(now, source, ip, packet),
+            UDP => self.udp(now, source, ip, offload, packet),
             ICMP4 if ip.source.is_ipv4() => self.icmp(ip, packet),
             ICMP6 if ip.source.is_ipv6() => self.icmp(ip, packet),
             _ => {}
         }
     }
 
-    fn tcp(&mut self, now: Instant, ip: &Ip, packet: &mut [u8]) {
+    fn tcp(&mut self, now: Instant, source: Source, ip: &Ip, packet: &mut [u8]) {
         let transport = packet.get_mut(ip.header..).unwrap_or_default();
         let (Some(segment), Some(pair)) = (Segment::read(transport), ip.pair(transport)) else { return };
         let own = self.mss(ip.source);
@@ -188,7 +201,7 @@ impl Inside {
                 Answer::Packet(answer) => return self.link.put(&answer),
                 Answer::Nothing => return,
                 Answer::Unknown | Answer::Begins => {
-                    match self.called(now, pair, &segment, mss.unwrap_or(own)) {
+                    match self.called(now, (source, pair), &segment, mss.unwrap_or(own)) {
                         Some(id) => id,
                         None => return,
                     }
@@ -214,7 +227,13 @@ impl Inside {
     }
 
     /// Somebody calls, or means a connection that there is not.
-    fn called(&mut self, now: Instant, pair: Pair, segment: &Segment, mss: usize) -> Option<u64> {
+    fn called(
+        &mut self,
+        now: Instant,
+        (source, pair): (Source, Pair),
+        segment: &Segment,
+        mss: usize,
+    ) -> Option<u64> {
         let asks = segment.flags & (SYN | ACK | RST) == SYN;
         let listener = self.listeners.iter().find(|(_, it)| super::overlap(it.address, pair.local));
         let Some((listener, waiting)) = listener.filter(|_| asks) else {
@@ -226,7 +245,6 @@ impl Inside {
         if waiting.untaken.len() >= UNTAKEN {
             return None;
         }
-        let source = Source::of(pair.remote.ip());
         // It is called again, and those that are no attack are over soon.
         if self.half_open.count(source) >= HALF_OPEN / PART {
             return None;
@@ -244,7 +262,8 @@ impl Inside {
             self.forget(oldest);
         }
         self.half_open.add(now, id, source);
-        self.connections.get_mut(&id)?.called_at = Some(now);
+        let connection = self.connections.get_mut(&id)?;
+        (connection.called_at, connection.source) = (Some(now), source);
         Some(id)
     }
 
@@ -324,7 +343,7 @@ impl Inside {
         if let Some(connection) = self.connections.get_mut(&id)
             && let Some(at) = connection.called_at.take()
         {
-            self.half_open.remove(at, id, Source::of(connection.pair.remote.ip()));
+            self.half_open.remove(at, id, connection.source);
         }
     }
 
@@ -350,7 +369,7 @@ impl Inside {
         }
     }
 
-    fn udp(&mut self, now: Instant, ip: &Ip, offload: Offload, packet: &[u8]) {
+    fn udp(&mut self, now: Instant, source: Source, ip: &Ip, offload: Offload, packet: &[u8]) {
         let transport = ip.transport(packet);
         let said = usize::from(word(transport, 4));
         let (Some(pair), Some(payload)) = (ip.pair(transport), transport.get(UDP_BYTES..)) else { return };
@@ -364,17 +383,17 @@ impl Inside {
             None if said < UDP_BYTES || said > transport.len() => return,
             None => {
                 let payload = payload.get(..said - UDP_BYTES).unwrap_or_default();
-                return self.datagram(now, ip, pair, payload, packet);
+                return self.datagram(now, ip, (source, pair), payload, packet);
             }
         };
         for payload in payload.chunks(size) {
-            self.datagram(now, ip, pair, payload, packet);
+            self.datagram(now, ip, (source, pair), payload, packet);
         }
     }
 
-    fn datagram(&mut self, now: Instant, ip: &Ip, pair: Pair, payload: &[u8], packet: &[u8]) {
+    fn datagram(&mut self, now: Instant, ip: &Ip, whose: (Source, Pair), payload: &[u8], packet: &[u8]) {
         let id = self.number();
-        match self.datagrams.deliver(now, pair, payload, id) {
+        match self.datagrams.deliver(now, whose, payload, id) {
             Delivery::Done => {}
             Delivery::New(id) => self.new_flows.push(id),
             Delivery::Nobody => self.nobody(now, ip, packet),

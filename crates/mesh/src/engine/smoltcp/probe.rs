@@ -11,6 +11,7 @@ use super::packet::{
     ACK, ICMP4, Ip, SYN, Segment, TCP, UDP, V4_BYTES, V6_BYTES, byte, ip_bytes, long, pseudo, put, seal_v4,
 };
 use super::turns::Turns;
+use crate::engine::frames::PEER_BYTES;
 use crate::engine::role::{Request, SetUp};
 use crate::segment::{Cut, OFFLOAD_BYTES, Offload, checksum};
 
@@ -67,8 +68,9 @@ pub(crate) fn probe<'a>(pieces: impl Iterator<Item = &'a [u8]>) {
         }
         let Some((how, packet)) = piece.split_first() else { continue };
         let mut frame = Offload::default().write(0).to_vec();
+        frame.extend([0; PEER_BYTES]);
         frame.extend_from_slice(packet);
-        let packet = frame.get_mut(OFFLOAD_BYTES..).unwrap_or_default();
+        let packet = frame.get_mut(OFFLOAD_BYTES + PEER_BYTES..).unwrap_or_default();
         if how & ANSWERS != 0 {
             answer(packet, &last);
         }

@@ -16,7 +16,7 @@ use rustix::net::{SocketType, sockopt};
 use super::connection::{Phase, Turn};
 use super::datagrams::unix_pair;
 use super::inside::{Inside, Listening, tell_failure};
-use super::most_flows;
+use super::{most_connections, most_flows};
 use crate::engine::FRAME_BYTES;
 use crate::engine::handed::Note;
 use crate::engine::role::{Request, SetUp, answer};
@@ -52,9 +52,7 @@ impl Turns {
     pub(super) fn new(channel: Channel, frames: OwnedFd, wanted: &SetUp, files: u64) -> io::Result<Turns> {
         channel.set_nonblocking(true)?;
         let addresses = wanted.addresses.iter().map(|(ip, _)| *ip).collect();
-        // A quarter of what may be open is for connections; one more is on its way with each.
-        let most = usize::try_from(files / 4).unwrap_or(usize::MAX).clamp(16, 1 << 16);
-        let flows = most_flows(files);
+        let (most, flows) = (most_connections(files), most_flows(files));
         let inside = Inside::new(frames, addresses, usize::from(wanted.mtu), most, flows);
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let frame = vec![0; FRAME_BYTES].into_boxed_slice();
@@ -184,7 +182,7 @@ impl Turns {
         }
         for _ in 0..self.inside.link.looped.len() {
             if let Some(mut frame) = self.inside.link.looped.pop_front() {
-                self.inside.take(now, &mut frame);
+                self.inside.take_own(now, &mut frame);
             }
         }
         for id in std::mem::take(&mut self.inside.new_flows) {
