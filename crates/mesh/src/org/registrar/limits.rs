@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Mutex;
@@ -25,11 +26,12 @@ const SOURCE_MAX: u32 = 512;
 /// Requests of one source in a second.
 const SOURCE_RATE: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 
-/// Sources that are remembered at once.
-const REMEMBERED: usize = 16_384;
+/// Buckets of requests. Each source has one, by a secret hash; so it takes as long whoever asks, and whoever forges
+/// sources must fill all of them, a million times in a second, to keep one other from an answer.
+const BUCKETS: usize = 16_384;
 
-/// After this a bucket is full again and need not be remembered.
-const FORGET: Duration = Duration::from_secs(2);
+/// Devices whose moves are remembered before those that have not moved lately are forgotten.
+const REMEMBERED: usize = 16_384;
 
 /// Connections of one device that follow: one, and those that it has lost and that are not over here.
 const FOLLOWING_MAX: usize = 4;
@@ -83,8 +85,8 @@ impl Devices {
 #[derive(Debug)]
 pub(super) struct Limits {
     connections: Mutex<Sources>,
-    rates: Mutex<HashMap<Source, (Bucket, Instant)>>,
-    rate: NonZeroU32,
+    buckets: Mutex<Vec<Bucket>>,
+    secret: RandomState,
 }
 
 /// A connection that counts as long as this is there.
@@ -95,7 +97,8 @@ pub(super) struct Pass<'a> {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections: Mutex::default(), rates: Mutex::default(), rate: SOURCE_RATE }
+        let buckets = Mutex::new(vec![Bucket::new(SOURCE_RATE); BUCKETS]);
+        Limits { connections: Mutex::default(), buckets, secret: RandomState::new() }
     }
 }
 
@@ -112,17 +115,8 @@ impl Limits {
 
     /// Whether one more request is answered.
     pub(super) fn may_ask(&self, from: IpAddr, now: Instant) -> bool {
-        let mut rates = hold(&self.rates);
-        if rates.len() >= REMEMBERED {
-            rates.retain(|_, (_, last)| now.duration_since(*last) < FORGET);
-        }
-        let source = Source::from(from);
-        if rates.len() >= REMEMBERED && !rates.contains_key(&source) {
-            return false;
-        }
-        let (bucket, last) = rates.entry(source).or_insert_with(|| (Bucket::new(self.rate), now));
-        *last = now;
-        bucket.take(now)
+        let hash = usize::try_from(self.secret.hash_one(Source::from(from)) % BUCKETS as u64).unwrap_or(0);
+        hold(&self.buckets).get_mut(hash).is_some_and(|bucket| bucket.take(now))
     }
 }
 
@@ -155,6 +149,23 @@ mod tests {
         for place in [&mut places[1], &mut fifth, &mut sixth, &mut other] {
             assert_eq!(place.try_recv(), empty);
         }
+    }
+
+    /// Fails when: requests under forged sources keep others from theirs, cost more the more there are, or one source may ask
+    /// for ever.
+    #[test]
+    fn forged_sources_keep_nobody_out() {
+        let (limits, begin) = (Limits::default(), Instant::now());
+        let asked = (0..1000).filter(|_| limits.may_ask([192, 0, 2, 1].into(), begin)).count();
+        assert_eq!(asked, 50);
+        // Two hundred thousand in a second are a dozen to each bucket.
+        for number in 0..200_000_u32 {
+            limits.may_ask(number.to_be_bytes().into(), begin);
+        }
+        let others = (0..200).filter(|last| limits.may_ask([203, 0, 113, *last].into(), begin)).count();
+        assert!(others > 190, "{others}");
+        assert!(limits.may_ask([192, 0, 2, 1].into(), begin + Duration::from_secs(2)));
+        assert_eq!(hold(&limits.buckets).len(), BUCKETS);
     }
 
     #[test]
