@@ -10,6 +10,8 @@ mod bad;
 mod bed;
 mod engines;
 mod figures;
+mod flood;
+mod keys;
 mod node;
 mod peers;
 mod pressure;
@@ -58,6 +60,10 @@ const TESTS: &[(&str, fn())] = &[
     ("a_way_becomes_narrow", ways::becomes_narrow),
     ("an_address_is_translated_anew", ways::translated_anew),
     ("keys_of_both_at_once", pressure::keys_of_both_at_once),
+    ("keys_change_with_wireguard_go", keys::under_load),
+    ("chains_of_a_thousand", || engines::both_ways(flood::chains_of_a_thousand)),
+    ("many_calls", || engines::both_ways(flood::many_calls)),
+    ("very_late", || engines::both_ways(flood::very_late)),
     ("everything_comes_twice", pressure::everything_comes_twice),
     ("strangers_knock", pressure::strangers_knock),
     ("rows_are_refused_later", pressure::rows_are_refused_later),
@@ -66,9 +72,13 @@ const TESTS: &[(&str, fn())] = &[
     ("what_was_done_is_done_again", bad::what_was_done_is_done_again),
 ];
 
-/// What is measured when it is asked for: `--ignored`.
-const FIGURES: &[(&str, fn())] =
-    &[("figures_of_engines", figures::engines), ("figures_of_connections", figures::connections)];
+/// What is measured, or takes minutes, when it is asked for: `--ignored`.
+const FIGURES: &[(&str, fn())] = &[
+    ("figures_of_engines", figures::engines),
+    ("figures_of_connections", figures::connections),
+    ("keys_change_by_themselves", keys::by_themselves),
+    ("a_million_calls", || engines::both_ways(flood::a_million_calls)),
+];
 
 /// What cargo-nextest and `cargo test` ask of a harness: a list, one test by its exact name, or all that contain a word.
 fn main() -> ExitCode {

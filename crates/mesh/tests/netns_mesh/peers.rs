@@ -15,13 +15,13 @@ use crate::bed::{Bed, Node, WireguardGo};
 use crate::ping;
 
 /// The second peer, which the node does not know yet.
-struct Second {
-    peer: WireguardGo,
-    key: PrivateKey,
+pub(crate) struct Second {
+    pub(crate) peer: WireguardGo,
+    pub(crate) key: PrivateKey,
 }
 
 impl Second {
-    fn new(bed: &Bed, name: &str) -> Second {
+    pub(crate) fn new(bed: &Bed, name: &str) -> Second {
         let netns = Netns::new().unwrap();
         bed.ours.veth("second", &["192.0.3.1/24"], &netns, "second", &["192.0.3.2/24"]).unwrap();
         let key = PrivateKey::generate().unwrap();
@@ -33,17 +33,17 @@ impl Second {
     }
 
     /// `put` with these prefixes.
-    fn put(&self, prefixes: &str) -> String {
+    pub(crate) fn put(&self, prefixes: &str) -> String {
         format!("put {} {prefixes} 192.0.3.2:51820", self.key.public())
     }
 }
 
-fn name() -> String {
+pub(crate) fn name() -> String {
     format!("wg{}s", std::process::id())
 }
 
 /// The first peer waits for the node.
-fn meet(node: &mut Node) {
+pub(crate) fn meet(node: &mut Node) {
     assert_eq!(node.ask("dial 10.9.0.2:1 echo 0"), "ConnectionRefused");
 }
 

@@ -18,7 +18,7 @@ use crate::shim::{Fate, Fates, Profile, Shim};
 const LENGTH: u64 = 32 << 20;
 
 /// Sends bytes to a service that answers with all of them, and compares.
-fn there_and_back(from: &Netns, to: &str) {
+pub(crate) fn there_and_back(from: &Netns, to: &str) {
     let to: SocketAddr = to.parse().unwrap();
     let stream = from.enter(move || TcpStream::connect(to)).unwrap().unwrap();
     std::thread::scope(|scope| {

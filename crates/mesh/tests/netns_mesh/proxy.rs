@@ -7,12 +7,15 @@ mod hostile;
 mod life;
 mod matrix;
 mod rules;
+mod shares;
 
+use std::fs::File;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use portway_mesh::proxy::balance::Policy;
@@ -35,7 +38,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("every_rule_in_every_family", || matrix::every_rule_in_every_family("kernel")),
     ("every_rule_in_every_family_with_smoltcp", || matrix::every_rule_in_every_family("smoltcp")),
     ("names_are_looked_up_by_who_dials", matrix::names_are_looked_up_by_who_dials),
-    ("a_network_reaches_itself", matrix::a_network_reaches_itself),
+    ("a_network_reaches_itself", || matrix::a_network_reaches_itself("kernel")),
+    ("a_network_reaches_itself_with_smoltcp", || matrix::a_network_reaches_itself("smoltcp")),
     ("ends_and_resets_are_carried", || edges::ends_and_resets_are_carried("kernel")),
     ("ends_and_resets_are_carried_with_smoltcp", || edges::ends_and_resets_are_carried("smoltcp")),
     ("a_slow_reader_slows_its_sender_only", || edges::a_slow_reader_slows_its_sender_only("kernel")),
@@ -54,17 +58,26 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("what_is_not_served_with_smoltcp", || hostile::what_is_not_served_is_not_changed("smoltcp")),
     ("flows_of_removed_rules_are_cut", || hostile::flows_of_removed_rules_are_cut("kernel")),
     ("flows_of_removed_rules_with_smoltcp", || hostile::flows_of_removed_rules_are_cut("smoltcp")),
+    ("a_rule_that_goes_twice", || hostile::a_rule_that_goes_twice("kernel")),
+    ("a_rule_that_goes_twice_with_smoltcp", || hostile::a_rule_that_goes_twice("smoltcp")),
     ("a_dead_destination", || hostile::a_dead_destination_holds_up_its_own_port("kernel")),
     ("a_dead_destination_with_smoltcp", || hostile::a_dead_destination_holds_up_its_own_port("smoltcp")),
+    ("a_peer_has_its_share", || shares::a_peer_has_its_share("kernel")),
+    ("a_peer_has_its_share_with_smoltcp", || shares::a_peer_has_its_share("smoltcp")),
     ("bytes_are_counted_for_their_rule", || hostile::bytes_are_counted_for_their_rule("kernel")),
     ("bytes_are_counted_with_smoltcp", || hostile::bytes_are_counted_for_their_rule("smoltcp")),
-    ("connections_are_shared_exactly", balancing::connections_are_shared_exactly),
-    ("the_next_one_is_tried", balancing::the_next_one_is_tried),
-    ("all_dead_is_a_reset", balancing::all_dead_is_a_reset),
+    ("connections_are_shared_exactly", || balancing::connections_are_shared_exactly("kernel")),
+    ("connections_are_shared_exactly_with_smoltcp", || balancing::connections_are_shared_exactly("smoltcp")),
+    ("the_next_one_is_tried", || balancing::the_next_one_is_tried("kernel")),
+    ("the_next_one_is_tried_with_smoltcp", || balancing::the_next_one_is_tried("smoltcp")),
+    ("all_dead_is_a_reset", || balancing::all_dead_is_a_reset("kernel")),
+    ("all_dead_is_a_reset_with_smoltcp", || balancing::all_dead_is_a_reset("smoltcp")),
     ("what_is_in_the_way_is_said", || life::what_is_in_the_way_is_said("kernel")),
     ("what_is_in_the_way_is_said_with_smoltcp", || life::what_is_in_the_way_is_said("smoltcp")),
-    ("the_end_waits_for_connections", life::the_end_waits_for_connections),
-    ("a_worker_that_dies_is_replaced", life::a_worker_that_dies_is_replaced),
+    ("the_end_waits_for_connections", || life::the_end_waits_for_connections("kernel")),
+    ("the_end_waits_for_connections_with_smoltcp", || life::the_end_waits_for_connections("smoltcp")),
+    ("a_worker_that_dies_is_replaced", || life::a_worker_that_dies_is_replaced("kernel")),
+    ("a_worker_that_dies_is_replaced_with_smoltcp", || life::a_worker_that_dies_is_replaced("smoltcp")),
     ("rules_come_and_go", || rules::rules_come_and_go("kernel")),
     ("rules_come_and_go_with_smoltcp", || rules::rules_come_and_go("smoltcp")),
     ("a_bad_rule_changes_nothing", || rules::a_bad_rule_changes_nothing("kernel")),
@@ -84,7 +97,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("haproxy_reads_who_it_is", || matrix::haproxy_reads_who_it_is("kernel")),
     ("haproxy_reads_who_it_is_with_smoltcp", || matrix::haproxy_reads_who_it_is("smoltcp")),
     ("events_are_told", rules::events_are_told),
-    ("without_its_stack_it_ends", life::without_its_stack_it_ends),
+    ("without_its_stack_it_ends", || life::without_its_stack_it_ends("kernel")),
+    ("without_its_stack_it_ends_with_smoltcp", || life::without_its_stack_it_ends("smoltcp")),
     ("endpoints_are_looked_up_again", life::endpoints_are_looked_up_again),
 ];
 
@@ -110,7 +124,9 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         },
         policy: if policy == "least" { Policy::LeastConnections } else { Policy::RoundRobin },
         drain: Duration::from_secs(drain.parse().unwrap()),
-        trace: None,
+        trace: std::env::var_os("TEST_TRACE").map(|path| {
+            Arc::new(File::options().write(true).create(true).truncate(false).open(path).unwrap())
+        }),
     };
     let report = |notice| match notice {
         Notice::Ready(ready) => println!("ready {} {:?} {}", ready.engine, ready.way, ready.rules),
@@ -148,6 +164,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) engine: &'a str,
     /// Where its socket and its state are.
     pub(crate) dir: Option<&'a std::path::Path>,
+    /// How many files each of its processes may have; 0: as many as this one.
+    pub(crate) files: u64,
 }
 
 impl Proxy {
@@ -172,15 +190,24 @@ impl Proxy {
         std::fs::write(&file, text).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         chown(&file, Some(NOBODY), Some(NOBODY)).unwrap();
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = match wanted.files {
+            0 => Command::new("/proc/self/exe"),
+            most => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={most}")).arg(std::env::current_exe().unwrap());
+                command
+            }
+        };
         let policy = if wanted.policy.is_empty() { "round" } else { wanted.policy };
         command.arg(ROLE).arg(&file).args([policy, &wanted.drain.to_string(), wanted.engine]);
         // Not the tests' own.
-        command.env_clear();
+        let path = std::env::var_os("PATH").unwrap();
+        command.env_clear().env("PATH", path);
         let own = dir.path().join("own");
         std::fs::create_dir(&own).unwrap();
         chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
-        command.env("PORTWAY_DIR", wanted.dir.unwrap_or(&own));
+        let home = wanted.dir.unwrap_or(&own);
+        command.env("PORTWAY_DIR", home).env("TEST_TRACE", home.join("trace"));
         command.uid(NOBODY).gid(NOBODY).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = bed.ours.spawn(&mut command).unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());

@@ -164,6 +164,16 @@ fn served(how: &str, fd: OwnedFd, from: SocketAddr) {
             write_all(&fd, &bytes).unwrap();
             return;
         }
+        // Each piece as it comes.
+        "mirror" => {
+            let mut room = vec![0; PIECE];
+            while let Ok(count @ 1..) = rustix::io::read(&fd, &mut room[..]) {
+                if write_all(&fd, &room[..count]).is_err() {
+                    break;
+                }
+            }
+            return;
+        }
         // What it has to say, its end, and then what the other has to say.
         "first" => {
             Pattern::new(1).write(1 << 20, Wire(&fd)).unwrap();

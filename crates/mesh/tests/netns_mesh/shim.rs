@@ -19,8 +19,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub(crate) struct Profile {
     pub(crate) lost: u32,
     pub(crate) doubled: u32,
-    /// So many go by 3 to 30 others.
+    /// So many are passed by others, by at least and at most so many.
     pub(crate) passed_by: u32,
+    pub(crate) by: (u32, u32),
     /// Each way.
     pub(crate) delay: Duration,
     /// Bits in a second, of the datagrams' own; 0: as fast as it goes.
@@ -40,6 +41,7 @@ impl Profile {
         lost: 0,
         doubled: 0,
         passed_by: 0,
+        by: (3, 30),
         delay: Duration::ZERO,
         rate: 0,
         longest: usize::MAX,
@@ -89,7 +91,8 @@ impl Profile {
         } else if thousandth < self.lost + self.doubled {
             Fate::Doubled
         } else if thousandth < self.lost + self.doubled + self.passed_by {
-            Fate::Late(3 + u32::try_from((it >> 32) % 28).unwrap())
+            let (least, most) = self.by;
+            Fate::Late(least + u32::try_from((it >> 32) % u64::from(most - least + 1)).unwrap())
         } else {
             Fate::Passed
         }

@@ -19,11 +19,12 @@ fn tag_of(mut stream: TcpStream) -> std::io::Result<String> {
 }
 
 /// Ten connections over two rules are five each, the first rule first; ten flows too.
-pub(super) fn connections_are_shared_exactly() {
+pub(super) fn connections_are_shared_exactly(engine: &str) {
     let (bed, peer) = bed();
     let wanted = Wanted {
         ingress: &["tcp:80:127.0.0.1:8001", "tcp:80:[::1]:8002"],
         egress: &["udp:9000:10.9.0.2:7001", "udp:9000:[fd09::2]:7002"],
+        engine,
         ..Wanted::default()
     };
     let _proxy = Proxy::start(&bed, &wanted);
@@ -45,7 +46,7 @@ pub(super) fn connections_are_shared_exactly() {
 
 /// Row 4: a destination that refuses, one that nobody answers for, a name that is none: the same connection goes to the
 /// next, and those after it do not wait again.
-pub(super) fn the_next_one_is_tried() {
+pub(super) fn the_next_one_is_tried(engine: &str) {
     let (bed, peer) = bed();
     let wanted = Wanted {
         ingress: &[
@@ -54,6 +55,7 @@ pub(super) fn the_next_one_is_tried() {
             "tcp:80:192.0.2.99:80",
             "tcp:80:127.0.0.1:8001",
         ],
+        engine,
         ..Wanted::default()
     };
     // Packets to that one are dropped, so that it is the connect's own limit that ends it.
@@ -71,11 +73,12 @@ pub(super) fn the_next_one_is_tried() {
 }
 
 /// Row 4: with all of them dead the client is reset, in both directions; when one comes back it is used again.
-pub(super) fn all_dead_is_a_reset() {
+pub(super) fn all_dead_is_a_reset(engine: &str) {
     let (bed, peer) = bed();
     let wanted = Wanted {
         ingress: &["tcp:80:127.0.0.1:1", "tcp:80:127.0.0.1:8001"],
         egress: &["tcp:9000:10.9.0.2:1", "tcp:9000:[fd09::2]:1"],
+        engine,
         ..Wanted::default()
     };
     let _proxy = Proxy::start(&bed, &wanted);

@@ -26,6 +26,7 @@ const WANTED: Wanted<'static> = Wanted {
     port: 0,
     engine: "",
     dir: None,
+    files: 0,
 };
 
 fn ways<'a>(bed: &'a Bed, peer: &'a WireguardGo) -> [Way<'a>; 2] {

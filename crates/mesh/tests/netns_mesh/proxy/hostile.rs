@@ -297,6 +297,53 @@ pub(super) fn flows_of_removed_rules_are_cut(engine: &str) {
     }
 }
 
+/// Row 6 once more: a rule that is removed, added and removed again gives its connections their time from the last removal
+/// on, also those that were there before the first.
+pub(super) fn a_rule_that_goes_twice(engine: &str) {
+    let (bed, peer) = bed();
+    let dir = folder();
+    let rule = ("ingress", "tcp:80:127.0.0.1:8000");
+    let wanted = Wanted {
+        ingress: &["tcp:81:127.0.0.1:8000"],
+        drain: 2,
+        engine,
+        dir: Some(dir.path()),
+        ..Wanted::default()
+    };
+    let _proxy = Proxy::start(&bed, &wanted);
+    let service = listener(&bed.ours, "127.0.0.1:8000");
+    std::thread::spawn(move || {
+        while let Ok((client, _)) = service.accept() {
+            std::thread::spawn(move || std::io::copy(&mut &client, &mut &client).ok());
+        }
+    });
+    let add = || change(dir.path(), &[rule], &[]).unwrap().last().unwrap().id.clone();
+    let serves = |mut client: &TcpStream| {
+        client.write_all(b"x").and_then(|()| client.read_exact(&mut [0])).map_err(|error| error.kind())
+    };
+    let id = add();
+    let first = connect(&peer.netns, "10.9.0.1:80");
+    serves(&first).unwrap();
+    change(dir.path(), &[], &[&id]).unwrap();
+    let begin = Instant::now();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(add(), id);
+    let second = connect(&peer.netns, "10.9.0.1:80");
+    serves(&second).unwrap();
+    change(dir.path(), &[], &[&id]).unwrap();
+    let again = Instant::now();
+    std::thread::sleep((Duration::from_millis(2500)).saturating_sub(begin.elapsed()));
+    // A machine under load may have taken the time of the second, too.
+    let (one, two) = (serves(&first), serves(&second));
+    assert!((one.is_ok() && two.is_ok()) || again.elapsed() > Duration::from_secs(2), "{one:?} {two:?}");
+    for client in [&first, &second] {
+        let mut client = client;
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    let lasted = again.elapsed();
+    assert!((Duration::from_millis(1900)..Duration::from_secs(6)).contains(&lasted), "{lasted:?}");
+}
+
 /// A destination that nobody answers for: its clients wait, no more of them than may, and those of other ports do not.
 ///
 /// Fails when: whoever calls a dead port has all descriptors, or every place of the proxy.

@@ -16,6 +16,7 @@ const WANTED: Wanted<'static> = Wanted {
     port: 0,
     engine: "",
     dir: None,
+    files: 0,
 };
 
 /// Row 10, and the rest of what is known before anything starts: each names what and where.
@@ -41,9 +42,10 @@ pub(super) fn what_is_in_the_way_is_said(engine: &str) {
 }
 
 /// Row 24: told to end it takes nobody new, and ends with the last connection; told twice, at once.
-pub(super) fn the_end_waits_for_connections() {
+pub(super) fn the_end_waits_for_connections(engine: &'static str) {
     let (bed, peer) = bed();
-    let mut proxy = Proxy::start(&bed, &WANTED);
+    let wanted = Wanted { engine, ..WANTED };
+    let mut proxy = Proxy::start(&bed, &wanted);
     let service = listener(&bed.ours, "127.0.0.1:8000");
     let mut clients: Vec<_> = (0..100).map(|_| connect(&peer.netns, "10.9.0.1:80")).collect();
     let mut ends: Vec<_> = clients.iter().map(|_| service.accept().unwrap().0).collect();
@@ -67,7 +69,7 @@ pub(super) fn the_end_waits_for_connections() {
     assert!(proxy.ended().success());
     // The second time, at once; and at the deadline by itself.
     for (drain, signals) in [(60, 2), (1, 1)] {
-        let mut proxy = Proxy::start(&bed, &Wanted { drain, ..WANTED });
+        let mut proxy = Proxy::start(&bed, &Wanted { drain, ..wanted });
         let mut client = connect(&peer.netns, "10.9.0.1:80");
         let _end = service.accept().unwrap();
         for _ in 0..signals {
@@ -84,9 +86,9 @@ pub(super) fn the_end_waits_for_connections() {
 }
 
 /// The relay worker is killed: its connections are lost, the ports stay, and the next client is served.
-pub(super) fn a_worker_that_dies_is_replaced() {
+pub(super) fn a_worker_that_dies_is_replaced(engine: &str) {
     let (bed, peer) = bed();
-    let mut proxy = Proxy::start(&bed, &WANTED);
+    let mut proxy = Proxy::start(&bed, &Wanted { engine, ..WANTED });
     let service = listener(&bed.ours, "127.0.0.1:8000");
     let mut lost = connect(&peer.netns, "10.9.0.1:80");
     let _end = service.accept().unwrap();
@@ -102,9 +104,9 @@ pub(super) fn a_worker_that_dies_is_replaced() {
 }
 
 /// The stack's process is killed: the network ends with a line that says why, and leaves no process behind.
-pub(super) fn without_its_stack_it_ends() {
+pub(super) fn without_its_stack_it_ends(engine: &str) {
     let (bed, _peer) = bed();
-    let mut proxy = Proxy::start(&bed, &WANTED);
+    let mut proxy = Proxy::start(&bed, &Wanted { engine, ..WANTED });
     let worker = proxy.child_called("portway-relay");
     kill_process(proxy.child_called("mesh-stack"), Signal::KILL).unwrap();
     assert_eq!(proxy.line(), "failed the process of the tunnel's stack has ended:");

@@ -150,11 +150,12 @@ pub(super) fn haproxy_reads_who_it_is(engine: &str) {
 }
 
 /// Out of the network's own address and in again: an egress rule leads to an ingress rule of the same process.
-pub(super) fn a_network_reaches_itself() {
+pub(super) fn a_network_reaches_itself(engine: &str) {
     let (bed, _peer) = bed();
     let wanted = Wanted {
         ingress: &["tcp:80:127.0.0.1:8000"],
         egress: &["tcp:9000:10.9.0.1:80", "tcp:9001:[fd09::1]:80"],
+        engine,
         ..Wanted::default()
     };
     let _proxy = Proxy::start(&bed, &wanted);

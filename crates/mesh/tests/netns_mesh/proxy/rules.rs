@@ -199,14 +199,20 @@ pub(super) fn one_process_of_a_name() {
     let dir = folder();
     let wanted = Wanted { dir: Some(dir.path()), ..Wanted::default() };
     let proxy = Proxy::start(&bed, &wanted);
+    let trace = dir.path().join("trace");
+    let written = || std::fs::read_to_string(&trace).unwrap();
+    let peer = wait_for("a trace", || written().lines().next().map(str::to_owned)).unwrap();
     let (mut second, said) = Proxy::begin(&bed, &Wanted { port: 40_000, ..wanted });
     assert_eq!(said, "failed network test runs already:");
     assert!(!second.ended().success());
     assert_eq!(status(dir.path()).pid, proxy.child.id());
     assert!(get(dir.path(), "GET /readyz").starts_with("HTTP/1.1 503"));
+    assert!(written().starts_with(&peer), "{}", written());
     // Killed, it leaves its socket behind, which is in nobody's way.
     drop(proxy);
+    std::fs::write(&trace, "what was before\n".repeat(100)).unwrap();
     let third = Proxy::start(&bed, &wanted);
+    assert!(!written().contains("before"));
     assert_eq!(status(dir.path()).pid, third.child.id());
 }
 
