@@ -16,6 +16,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -200,7 +201,10 @@ fn start_peer(netns: &Netns, name: &str, key: &PrivateKey, peer: &PrivateKey, nu
     let (path, own) = (file.display().to_string(), key.public().to_string());
     let allowed = format!("10.209.{number}.1/32");
     let words = ["set", name, "private-key", &path, "peer", &own, "allowed-ips", &allowed];
-    wait_for("wireguard-go", || netns.run(Command::new("wg").args(words)).ok()).unwrap();
+    // wg takes a socket that nobody listens on yet for one that was left behind, and removes it.
+    let listens = || UnixStream::connect(format!("/var/run/wireguard/{name}.sock")).ok();
+    wait_for("wireguard-go", listens).unwrap();
+    netns.run(Command::new("wg").args(words)).unwrap();
     netns.ip(&format!("addr add 10.209.{number}.2/24 dev {name}")).unwrap();
     netns.ip(&format!("link set {name} up mtu 1420")).unwrap();
     child

@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -132,8 +133,10 @@ impl WireguardGo {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         let path = file.display().to_string();
         let peer = WireguardGo { child, netns: netns.clone(), name: name.to_owned(), _keys: keys };
-        let set = || peer.netns.run(Command::new("wg").args(["set", name, "private-key", &path])).ok();
-        wait_for("wireguard-go", set).unwrap();
+        // wg takes a socket that nobody listens on yet for one that was left behind, and removes it.
+        let listens = || UnixStream::connect(format!("/var/run/wireguard/{name}.sock")).ok();
+        wait_for("wireguard-go", listens).unwrap();
+        peer.set(&format!("private-key {path}"));
         for address in addresses {
             let nodad = if address.contains(':') { "nodad" } else { "" };
             netns.ip(&format!("addr add {address} dev {name} {nodad}")).unwrap();

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -107,7 +108,7 @@ impl Oracle {
             .expect("wireguard-go starts");
         let oracle = Oracle { name, child, dir: tempfile::tempdir().unwrap() };
         let socket = PathBuf::from(format!("/var/run/wireguard/{}.sock", oracle.name));
-        wait_for("wireguard-go", || socket.exists().then_some(())).unwrap();
+        wait_for("wireguard-go", || UnixStream::connect(&socket).ok()).unwrap();
         Some(oracle)
     }
 

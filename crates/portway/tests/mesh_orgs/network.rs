@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -208,7 +209,7 @@ impl Field {
 
     fn readyz(&self, host: usize) -> String {
         let socket = self.home(HOSTS[host].0).join("mesh-acme.sock");
-        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        let mut stream = UnixStream::connect(socket).unwrap();
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -281,8 +282,10 @@ impl Kernel {
         let path = field.home("wg.conf");
         std::fs::write(&path, plain).unwrap();
         let path = path.display().to_string();
-        wait_for("wireguard-go", || netns.run(Command::new("wg").args(["setconf", &name, &path])).ok())
-            .unwrap();
+        // wg takes a socket that nobody listens on yet for one that was left behind, and removes it.
+        let listens = || UnixStream::connect(format!("/var/run/wireguard/{name}.sock")).ok();
+        wait_for("wireguard-go", listens).unwrap();
+        netns.run(Command::new("wg").args(["setconf", &name, &path])).unwrap();
         let address = exported.lines().find_map(|line| line.strip_prefix("Address = ")).unwrap();
         netns.ip(&format!("addr add {} dev {name}", address.split(',').next().unwrap())).unwrap();
         netns.ip(&format!("link set {name} up mtu 1420")).unwrap();
