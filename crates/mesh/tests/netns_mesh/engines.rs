@@ -343,9 +343,10 @@ pub(crate) fn ports(rig: &mut Rig) {
         assert_eq!(rig.node.ask(words), "AddrInUse", "{words}");
     }
     assert_eq!(rig.node.ask("serve 10.9.0.3:80 from"), "AddrNotAvailable");
-    let _stream = rig.connect("10.9.0.1:80");
+    // The service closes at once, which is a reset from engine S: it may come before the connect has returned.
+    let _stream = rig.try_connect("10.9.0.1:80");
     assert_eq!(rig.seen(), "10.9.0.2");
-    let _stream = rig.connect("[fd09::1]:80");
+    let _stream = rig.try_connect("[fd09::1]:80");
     assert_eq!(rig.seen(), "fd09::2");
 }
 

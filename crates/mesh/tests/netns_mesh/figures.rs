@@ -4,6 +4,7 @@
 //! newest wireguard-go there is, the program `portway`, whether all is to be brief, and where the page goes.
 
 mod ends;
+mod onetun;
 mod page;
 mod rules;
 
@@ -78,12 +79,13 @@ fn add_run(
     row: &str,
     column: &'static str,
     pids: &[i32],
+    bytes: u64,
     run: impl FnOnce() -> Duration,
 ) {
     let [ours, machine] = processor(pids);
     let took = run();
     let [ours, machine] = std::array::from_fn(|at| processor(pids)[at] - [ours, machine][at]);
-    let gigabytes = number(run_bytes()) / 1e9;
+    let gigabytes = number(bytes) / 1e9;
     figures.add(row, column, gigabytes * 8.0 / took.as_secs_f64());
     if let Some((_, _, cost, whole)) = page::RATES.iter().find(|(name, ..)| *name == column) {
         figures.add(row, cost, ours / gigabytes);
@@ -98,8 +100,8 @@ fn streams(figures: &mut Figures, row: &str, ends: &mut Ends) {
     ends.far.sink("10.9.0.2:2000");
     for streams in STREAMS {
         let [out, back] = if streams == 1 { ["out 1", "in 1"] } else { ["out 8", "in 8"] };
-        add_run(figures, row, out, &pids, || ends.near.pour("10.9.0.2:2000", streams));
-        add_run(figures, row, back, &pids, || ends.far.pour("10.9.0.1:2000", streams));
+        add_run(figures, row, out, &pids, run_bytes(), || ends.near.pour("10.9.0.2:2000", streams));
+        add_run(figures, row, back, &pids, run_bytes(), || ends.far.pour("10.9.0.1:2000", streams));
     }
 }
 
@@ -157,6 +159,9 @@ pub(crate) fn engines() {
                 talks(&mut figures, row, || talk.once());
             }
         }
+        if crate::onetun::version().is_some() {
+            onetun::measure(&mut figures, page::ONETUN);
+        }
         for (row, engine) in page::RULED {
             rules::measure(&mut figures, row, engine);
             figures.add(row, "by one rule", rules::by_one_rule(engine));
@@ -173,7 +178,9 @@ pub(crate) fn engines() {
         figures.add(row, "memory", before);
         figures.add(row, "memory idle", after);
     }
-    let page = page::write(&figures, &End::versions());
+    let versions: Vec<String> =
+        [Some(End::versions()), crate::onetun::version()].into_iter().flatten().collect();
+    let page = page::write(&figures, &versions.join(", "));
     println!("{page}");
     if let Some(path) = std::env::var_os("PORTWAY_MESH_PAGE") {
         std::fs::write(path, page).unwrap();

@@ -32,15 +32,23 @@ fn call(from: Ipv4Addr, port: u16, to: Ipv4Addr, number: u32) -> Vec<u8> {
     packet.extend(from.octets().into_iter().chain(to.octets()));
     let [p0, p1] = port.to_be_bytes();
     let [n0, n1, n2, n3] = number.to_be_bytes();
-    let mut tcp = [p0, p1, 0, 80, n0, n1, n2, n3, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0];
-    let pseudo = from.octets().into_iter().chain(to.octets()).chain([0, 6, 0, 20]);
-    let all: Vec<u8> = pseudo.chain(tcp).collect();
+    packet.extend([p0, p1, 0, 80, n0, n1, n2, n3, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+    seal(&mut packet);
+    packet
+}
+
+/// Writes the checksum of a TCP packet, if there is room for one.
+fn seal(packet: &mut [u8]) {
+    if packet.len() < 40 {
+        return;
+    }
+    packet[36..38].copy_from_slice(&[0, 0]);
+    let length = u16::try_from(packet.len() - 20).unwrap().to_be_bytes();
+    let all = [&packet[12..20], &[0, 6], &length, &packet[20..]].concat();
     let sum: u32 = all.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    packet.extend(tcp);
-    packet
+    packet[36..38].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// A node with two peers, one of which is about to be rude; the other has 10.1.0.1.
@@ -129,6 +137,42 @@ pub(crate) fn chains_of_a_thousand(way: &str) {
     println!("{}: 700 chains and 7 questions in {:?}", hall.node.way, begin.elapsed());
 }
 
+/// Row 83: a wrong checksum, flags that do not go together, options without a length, headers that do not fit, a call cut short,
+/// a piece of one whose rest never comes. Whatever comes of it, who calls rightly is served.
+pub(crate) fn calls_that_are_none(way: &str) {
+    let hall = Hall::new(way);
+    let socket = raw(&hall.rude.netns, AddressFamily::INET);
+    let (from, to): (Ipv4Addr, Ipv4Addr) = ([10, 9, 0, 2].into(), [10, 9, 0, 1].into());
+    let spoils: [fn(&mut Vec<u8>); 10] = [
+        |packet| packet[36] ^= 1,
+        |packet| packet[33] = 3,
+        |packet| packet[33] = 6,
+        |packet| packet[33] = 0,
+        |packet| packet[33] = 0x3f,
+        |packet| packet[32] = 0x10,
+        |packet| packet[32] = 0xf0,
+        |packet| {
+            packet[32] = 0x60;
+            packet.extend([2, 0, 5, 0]);
+        },
+        |packet| packet.truncate(27),
+        |packet| packet[6] |= 0x20,
+    ];
+    for (number, spoil) in (0..).zip(spoils) {
+        for port in 0..50 {
+            let mut packet = call(from, 2000 + number * 50 + port, to, 7);
+            spoil(&mut packet);
+            if number > 0 {
+                seal(&mut packet);
+            }
+            let address = SocketAddrV4::new(to, 0);
+            rustix::net::sendto(&socket, &packet, SendFlags::empty(), &address).unwrap();
+        }
+        hall.served();
+    }
+    println!("{}: served behind each of {} kinds", hall.node.way, spoils.len());
+}
+
 /// Row 83: calls to one port that nobody goes on with, from as many ports as there are; another peer is served all the
 /// while, and memory is bounded.
 fn calls(way: &str, count: u64, patience: Duration) {
@@ -203,15 +247,20 @@ pub(crate) fn very_late(way: &str) {
         // wireguard-go answers where it was last spoken to from.
         assert_eq!(rig.node.ask("dial 10.9.0.2:1 echo 0"), "ConnectionRefused");
         let socket = rig.there().enter(|| UdpSocket::bind("10.9.0.2:5000")).unwrap().unwrap();
-        let passed = |shim: &Shim| shim.record()[1].len();
-        for number in 0..12_000_u32 {
+        for number in 0..14_000_u32 {
             socket.send_to(&number.to_be_bytes(), "10.9.0.1:9").unwrap();
-            // Not faster than it goes.
-            while number % 32 == 31 && passed(&shim) + 256 < usize::try_from(number).unwrap() {
+            if number % 32 == 31 {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        portway_testkit::wait_for("datagrams", || Some(()).filter(|()| passed(&shim) >= 12_000)).unwrap();
+        // Some may have been lost before they came to the shim. All that came have gone on when no more come.
+        let mut before = 0;
+        let is_quiet = || {
+            std::thread::sleep(Duration::from_millis(200));
+            let count = shim.record()[1].len();
+            Some(()).filter(|()| std::mem::replace(&mut before, count) == count && count > 11_000)
+        };
+        portway_testkit::wait_for("datagrams", is_quiet).unwrap();
         let [_, inwards] = shim.record();
         let end = inwards.len();
         let late = (0..)
@@ -228,6 +277,8 @@ pub(crate) fn very_late(way: &str) {
         }
         drop(shim);
         assert_eq!(rig.node.ask("endpoint 192.0.2.2:51820"), "true");
+        // wireguard-go still has the shim's address, until it is spoken to from here.
+        assert_eq!(rig.node.ask("dial 10.9.0.2:1 echo 0"), "ConnectionRefused");
         crate::pressure::there_and_back(&rig.there().clone(), "10.9.0.1:80");
     }
 }

@@ -13,6 +13,7 @@ mod figures;
 mod flood;
 mod keys;
 mod node;
+mod onetun;
 mod peers;
 mod pressure;
 mod proxy;
@@ -62,6 +63,7 @@ const TESTS: &[(&str, fn())] = &[
     ("keys_of_both_at_once", pressure::keys_of_both_at_once),
     ("keys_change_with_wireguard_go", keys::under_load),
     ("chains_of_a_thousand", || engines::both_ways(flood::chains_of_a_thousand)),
+    ("calls_that_are_none", || engines::both_ways(flood::calls_that_are_none)),
     ("many_calls", || engines::both_ways(flood::many_calls)),
     ("very_late", || engines::both_ways(flood::very_late)),
     ("everything_comes_twice", pressure::everything_comes_twice),
@@ -77,6 +79,7 @@ const FIGURES: &[(&str, fn())] = &[
     ("figures_of_engines", figures::engines),
     ("figures_of_connections", figures::connections),
     ("keys_change_by_themselves", keys::by_themselves),
+    ("onetun_is_a_peer", || engines::both_ways(onetun::is_a_peer)),
     ("a_million_calls", || engines::both_ways(flood::a_million_calls)),
 ];
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::ends::Kind;
-use super::{Figures, is_brief, rounds, run_bytes};
+use super::{Figures, is_brief, onetun, rounds, run_bytes};
 
 /// Columns of rates, with how they are headed, and those of what they cost: processes, machine.
 pub(super) const RATES: &[(&str, &str, &str, &str)] = &[
@@ -28,6 +28,9 @@ pub(super) const RULED: [(&str, &str); 2] =
 
 /// What two rules are measured by.
 pub(super) const DEVICES: &str = "wireguard-go, a device at each end";
+
+/// A port of onetun's, and wireguard-go.
+pub(super) const ONETUN: &str = "onetun, wireguard-go";
 
 const MEASURE: &str = PAIRS[0].0;
 
@@ -104,21 +107,42 @@ fn introduce(page: &mut String, wireguard_go: &str) {
          the other, for\nwireguard-go on a TUN device of its namespace. *With rules* a client on one host goes through \
          an egress rule, the\ntunnel and an ingress rule to a service on the other, so that the relay is passed twice. \
          Processor seconds are\nthose of both tunnels' processes (with rules of the relay's too), and in brackets those \
-         of the whole machine.\n\nLinux {}, {cores} processors, load after it {load}, TCP of the kernel with {}; {wireguard_go}.",
+         of the whole machine. onetun, where it was at hand, has a port on the host and no rule; its runs are of {} KiB.\n\n\
+         {} UTC. {}. Linux {}, {cores} processors, load after it {load}, TCP of the kernel with {}; {wireguard_go}.",
         rounds(),
         run_bytes() >> 20,
+        onetun::run_bytes() >> 10,
+        date(),
+        processor_name(),
         release.trim(),
         control.trim(),
     )
     .ok();
 }
 
+/// The day.
+fn date() -> String {
+    portway_model::rfc3339(std::time::SystemTime::now())
+        .chars()
+        .take(16)
+        .collect::<String>()
+        .replace('T', " ")
+}
+
+/// What the machine calls its processor.
+fn processor_name() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    line.map_or("An unnamed processor", |(_, name)| name.trim()).to_owned()
+}
+
 fn rates(page: &mut String, figures: &Figures) {
     page.push_str("\n## Streams\n\nGb/s, and × wireguard-go at both ends.\n\n|");
     page.push_str(&heads());
     page.push_str(" | asked |\n|---|---|---|---|---|---|\n");
-    let rows: Vec<&str> =
-        PAIRS.iter().map(|(row, ..)| *row).chain(RULED.iter().map(|(row, _)| *row)).collect();
+    let other = figures.median(ONETUN, "out 1").map(|_| ONETUN);
+    let rows = PAIRS.iter().map(|(row, ..)| *row).chain(other).chain(RULED.iter().map(|(row, _)| *row));
+    let rows: Vec<&str> = rows.collect();
     for row in &rows {
         write!(page, "| {row}").ok();
         for (column, ..) in RATES {

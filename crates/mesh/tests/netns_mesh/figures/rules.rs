@@ -9,7 +9,7 @@ use std::time::Instant;
 use portway_testkit::{Netns, wait_for};
 
 use super::ends::{Ends, Kind, Talk, answer, listen, pour, sink};
-use super::{Figures, STREAMS, add_run, number, span, talks};
+use super::{Figures, STREAMS, add_run, number, run_bytes, span, talks};
 use crate::bed::{Bed, Node};
 use crate::proxy::{Proxy, Wanted, connect};
 
@@ -66,8 +66,8 @@ pub(super) fn measure(figures: &mut Figures, row: &str, engine: &'static str) {
     talk.once();
     for streams in STREAMS {
         let [out, back] = if streams == 1 { ["out 1", "in 1"] } else { ["out 8", "in 8"] };
-        add_run(figures, row, out, &pids, || pour(&bed.ours, "127.0.0.1:9000", streams));
-        add_run(figures, row, back, &pids, || pour(&bed.theirs, "127.0.0.1:9000", streams));
+        add_run(figures, row, out, &pids, run_bytes(), || pour(&bed.ours, "127.0.0.1:9000", streams));
+        add_run(figures, row, back, &pids, run_bytes(), || pour(&bed.theirs, "127.0.0.1:9000", streams));
     }
     talks(figures, row, || talk.once());
     figures.add(row, "connections", rate(&bed.ours, ONE_EACH));
