@@ -13,7 +13,7 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::files::{self, FileError, Trust};
-pub use mesh::MeshSettings;
+pub use mesh::{MeshBalance, MeshEngine, MeshSettings, MeshSource};
 
 /// Longest settings file, bytes. Far above any real one; keeps a wrong path from filling the memory.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -231,7 +231,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError::Syntax`].
     pub fn parse(path: &Path, text: &str) -> Result<Settings, SettingsError> {
-        parse_text(text).and_then(mesh::refused).map_err(|fault| {
+        parse_text(text).map_err(|fault| {
             let (line, column) = files::position(text, fault.at);
             SettingsError::Syntax { path: path.to_owned(), line, column, message: fault.message }
         })

@@ -37,7 +37,7 @@ pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
 pub use health::{Health, HealthState, HealthTest};
 pub use mesh::{
     AskPing, ChangeMeshRules, MeshEvent, MeshOrg, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus,
-    NewMeshRule, Pong,
+    NetworkPeer, NetworkState, NetworkStatus, NewMeshRule, Pong,
 };
 pub use moves::{KnownInstance, Move, MoveDevice, Place, Progress};
 
@@ -65,6 +65,9 @@ pub struct Server {
     pub workers: Vec<WorkerStatus>,
     /// Keeper's pid, when one runs.
     pub keeper_pid: Option<i32>,
+    /// Networks that it runs.
+    #[serde(default)]
+    pub networks: Vec<NetworkStatus>,
     /// What is degraded, one line each; empty when all is well.
     pub warnings: Vec<String>,
 }
@@ -332,12 +335,16 @@ pub struct Event {
     /// RFC 3339, UTC.
     pub at: String,
     /// `device-added`, `device-removed`, `device-changed`, `device-state`, `device-error`, `worker-started`,
-    /// `worker-ended`, `instance-started`, `instance-stopped`, `instance-health`.
+    /// `worker-ended`, `instance-started`, `instance-stopped`, `instance-health`, `network-started`, `network-failed`.
     pub kind: String,
-    /// Instance concerned.
-    pub instance: InstanceKey,
+    /// Instance concerned; none where it is a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceKey>,
     /// Device concerned.
     pub device: Option<DeviceName>,
+    /// Network concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// One line.
     pub text: String,
 }

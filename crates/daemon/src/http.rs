@@ -29,6 +29,7 @@ use crate::companion::Companion;
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, Reply, edit};
 use crate::nat::Leader;
+use crate::networks::Networks;
 use crate::{apply, health, moves, rivals};
 
 /// Readers of events at once.
@@ -40,9 +41,10 @@ static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
 type Shared = State<Arc<Hub>>;
 
 /// The routes.
-pub(crate) fn router(hub: Arc<Hub>, companion: Companion) -> Router {
+pub(crate) fn router(hub: Arc<Hub>, companion: Companion, networks: Arc<Networks>) -> Router {
+    let counted = Arc::clone(&networks);
     Router::new()
-        .route("/1.0", get(server))
+        .route("/1.0", get(move |hub: Shared| server(hub, networks)))
         .route("/1.0/devices", get(list).post(add))
         .route("/1.0/devices/{instance}/{device}", get(show).patch(change).delete(remove))
         .route("/1.0/devices/{instance}/{device}/rename", post(rename))
@@ -54,7 +56,7 @@ pub(crate) fn router(hub: Arc<Hub>, companion: Companion) -> Router {
         .route("/1.0/import", get(importable).post(import))
         .route("/1.0/export", get(exportable).post(export))
         .route("/1.0/events", get(events))
-        .route("/metrics", get(move |hub: Shared| metrics(hub, companion.clone())))
+        .route("/metrics", get(move |hub: Shared| metrics(hub, companion.clone(), counted)))
         .fallback(|| async { Refusal::from(failure(FailureKind::Missing, "no such resource")) })
         .method_not_allowed_fallback(|| async {
             Refusal::malformed(StatusCode::METHOD_NOT_ALLOWED, "this resource has no such method")
@@ -62,8 +64,9 @@ pub(crate) fn router(hub: Arc<Hub>, companion: Companion) -> Router {
         .with_state(hub)
 }
 
-async fn server(State(hub): Shared) -> Answer<api::Server> {
-    json(Ok(hub.server().await))
+async fn server(State(hub): Shared, networks: Arc<Networks>) -> Answer<api::Server> {
+    let (server, networks) = tokio::join!(hub.server(), networks.shown());
+    json(Ok(api::Server { networks, ..server }))
 }
 
 async fn list(State(hub): Shared, About(instance): About) -> Answer<Vec<api::Device>> {
@@ -259,11 +262,12 @@ async fn events(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-/// Of the devices, and of the SSH gateway when one runs.
-async fn metrics(State(hub): Shared, companion: Companion) -> Response {
+/// Of the devices, of which networks run, and of the SSH gateway when one runs.
+async fn metrics(State(hub): Shared, companion: Companion, networks: Arc<Networks>) -> Response {
     let repairs = hub.nat.as_ref().map_or(0, Leader::repairs);
     let mut text = crate::metrics::render(&hub.counted_devices().await, repairs);
     text.push_str(&crate::metrics::health(&hub.health.shown(None)));
+    text.push_str(&networks.metrics());
     let theirs = tokio::task::spawn_blocking(move || (companion.metrics)(&companion.dir));
     if let Ok(Ok(theirs)) = theirs.await {
         text.push_str(&theirs);

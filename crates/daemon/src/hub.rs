@@ -383,6 +383,7 @@ impl Hub {
             providers: providers.collect(),
             workers: self.ask(None, Command::Workers).await.0.into_iter().flatten().collect(),
             keeper_pid: self.keeper.pid(),
+            networks: Vec::new(),
             warnings,
         }
     }
@@ -408,8 +409,22 @@ impl Hub {
         let _ = self.events.send(api::Event {
             at: portway_model::rfc3339(SystemTime::now()),
             kind: kind.to_owned(),
-            instance: instance.clone(),
+            instance: Some(instance.clone()),
             device: device.cloned(),
+            network: None,
+            text,
+        });
+    }
+
+    /// The same of a network.
+    pub(crate) fn tell_network(&self, kind: &str, network: &str, text: String) {
+        // As above.
+        let _ = self.events.send(api::Event {
+            at: portway_model::rfc3339(SystemTime::now()),
+            kind: kind.to_owned(),
+            instance: None,
+            device: None,
+            network: Some(network.to_owned()),
             text,
         });
     }

@@ -24,6 +24,7 @@ mod loops;
 mod metrics;
 mod moves;
 mod nat;
+mod networks;
 mod owner;
 mod provider;
 mod rivals;
@@ -34,6 +35,7 @@ mod watched;
 mod worker;
 
 pub use companion::Companion;
+pub use networks::{Judged, NetworkRole};
 use portway_config::{Paths, Settings};
 use portway_control::api::{self, Failure};
 use portway_model::{DeviceSpec, InstanceKey};
@@ -49,6 +51,8 @@ pub struct DaemonOptions {
     pub action: DaemonAction,
     /// What runs beside it.
     pub companion: Companion,
+    /// How networks of `[mesh.NAME]` are judged and started.
+    pub networks: NetworkRole,
 }
 
 /// What `portway daemon` is asked for.

@@ -1,7 +1,7 @@
 //! Start, signals and end of the daemon.
 //!
 //! Start: lock → state file → keeper (adopted or started) → actors, each with its workers and kept
-//! listeners → control socket → ready. End by SIGTERM: the control socket goes, everything else
+//! listeners → control socket → networks (adopted or started) → ready. End by SIGTERM: the control socket goes, everything else
 //! stays for the next daemon.
 
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ use crate::instance::{Command, Ending};
 use crate::keeper::{self, Keeper, Kept};
 use crate::logging::{self, LogControl};
 use crate::nat::{Leader, leases, obstacles};
+use crate::networks::{self, Networks};
 use crate::provider::Endpoint;
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
@@ -68,7 +69,9 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     let (renewed, led) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (hub, loaded, kept) = assemble(options, Arc::clone(&renewed), Arc::clone(&led)).await?;
     plant(&hub, &loaded, kept);
+    let run_dir = folder(&options.paths.socket);
     if options.action == DaemonAction::Purge {
+        networks::purge(run_dir).await;
         if options.companion.is_wanted {
             options.companion.end();
         }
@@ -82,7 +85,14 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     }
     let signals = Signals::catch()?;
     let listener = control_socket(&options.paths.socket)?;
-    let router = http::router(Arc::clone(&hub), options.companion.clone());
+    let networks = Networks::start(
+        &hub,
+        options.networks,
+        run_dir,
+        options.paths.dir.as_deref(),
+        &options.settings.mesh,
+    );
+    let router = http::router(Arc::clone(&hub), options.companion.clone(), Arc::clone(&networks));
     let server = tokio::spawn(control::serve(listener, router));
     if options.companion.is_wanted {
         tokio::spawn(options.companion.clone().keep());
@@ -99,7 +109,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     }
     info!(devices = loaded.desired.len(), socket = %options.paths.socket.display(), "ready");
     tell_systemd(&[NotifyState::Ready]);
-    signals.serve(&hub, options, logs).await;
+    signals.serve(&hub, &networks, options, logs).await;
     tell_systemd(&[NotifyState::Stopping]);
     server.abort();
     hub.shut_down(Ending::Leave).await;
@@ -350,19 +360,25 @@ impl Signals {
     }
 
     /// Serves them until one says to end.
-    async fn serve(mut self, hub: &Arc<Hub>, options: &DaemonOptions, logs: &LogControl) {
+    async fn serve(
+        mut self,
+        hub: &Arc<Hub>,
+        networks: &Networks,
+        options: &DaemonOptions,
+        logs: &LogControl,
+    ) {
         loop {
             tokio::select! {
                 _ = self.end.recv() => return,
                 _ = self.stop.recv() => return,
-                _ = self.reload.recv() => reread(hub, options, logs).await,
+                _ = self.reload.recv() => reread(hub, networks, options, logs).await,
             }
         }
     }
 }
 
 /// SIGHUP: reads the settings again. Settings that cannot be used change nothing.
-async fn reread(hub: &Arc<Hub>, options: &DaemonOptions, logs: &LogControl) {
+async fn reread(hub: &Arc<Hub>, networks: &Networks, options: &DaemonOptions, logs: &LogControl) {
     match Settings::load(&options.paths.config) {
         Ok(settings) => {
             logs.set(&settings.daemon.log);
@@ -372,6 +388,7 @@ async fn reread(hub: &Arc<Hub>, options: &DaemonOptions, logs: &LogControl) {
             {
                 warn!("a changed user or server socket needs a restart of the daemon");
             }
+            networks.follow(&settings.mesh);
             info!("settings read again");
         }
         Err(problem) => warn!(error = %with_sources(&problem), "settings not usable, nothing changed"),

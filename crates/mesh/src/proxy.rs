@@ -11,6 +11,7 @@
 
 pub mod balance;
 mod change;
+mod confine;
 mod control;
 mod dial;
 mod discover;
@@ -49,6 +50,7 @@ use crate::spec::{Place, Spec, SpecError};
 use crate::tunnel::TunnelError;
 use balance::Policy;
 
+pub use confine::Confine;
 pub use home::{Home, HomeError};
 pub(crate) use names::probe as probe_names;
 pub use org::Joined;
@@ -83,6 +85,8 @@ pub struct Options {
     pub drain: Duration,
     /// Where what happens to its tunnel is written, if anywhere. It is emptied when nobody else has the name.
     pub trace: Option<Arc<File>>,
+    /// Whom it becomes before it hears anything from outside; `None`: it stays who it is.
+    pub confine: Option<Confine>,
 }
 
 /// It runs: every port is open, and the tunnel is ready for its peers.
@@ -120,6 +124,9 @@ pub enum ProxyError {
     /// Its files cannot be used.
     #[error(transparent)]
     Home(#[from] HomeError),
+    /// The privilege that it was started with cannot be given up.
+    #[error("cannot give up what it was started with")]
+    Confine(#[source] io::Error),
     /// A port cannot be had.
     #[error("{place}: cannot listen on {listen} {side}")]
     Listen {

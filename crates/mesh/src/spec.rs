@@ -6,6 +6,7 @@
 mod draft;
 mod env;
 mod error;
+mod fingerprint;
 mod ini;
 mod key;
 mod load;
@@ -23,7 +24,7 @@ mod wireproxy;
 
 pub use error::SpecError;
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
-pub use load::{FileText, Here, Request, Spec, Surroundings};
+pub use load::{FileText, FilesAlone, Here, Request, Spec, Surroundings};
 pub use network::{Dns, Endpoint, InterfaceAddr, Mtu, Network, Peer, Peering, Rows};
 pub use place::{Place, Source, Warning};
 pub use proxies::{Login, ProxyKind, ProxyListen};

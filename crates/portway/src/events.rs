@@ -14,9 +14,9 @@ pub(crate) fn run(args: &EventsArgs) -> Outcome {
     let project = args.project.project.as_deref();
     let instance = args.instance.as_deref().map(|text| target::instance(text, project)).transpose()?;
     let project = project.map(target::project).transpose()?;
-    let wanted = |key: &InstanceKey| match (&instance, &project) {
-        (Some(instance), _) => key == instance,
-        (None, Some(project)) => key.project() == Some(project),
+    let wanted = |key: Option<&InstanceKey>| match (&instance, &project) {
+        (Some(instance), _) => key == Some(instance),
+        (None, Some(project)) => key.is_some_and(|key| key.project() == Some(project)),
         (None, None) => true,
     };
     let session = Session::open()?;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &EventsArgs) -> Outcome {
             out.text(&csv::line(["at", "kind", "instance", "device", "text"]))?;
         }
         while let Some(event) = events.next().await? {
-            if wanted(&event.instance) {
+            if wanted(event.instance.as_ref()) {
                 print(&mut out, &event, args.format.format)?;
             }
         }
@@ -47,17 +47,26 @@ fn print(out: &mut Out, event: &Event, format: Format) -> Outcome {
         Format::Csv => out.text(&csv::line([
             event.at.as_str(),
             event.kind.as_str(),
-            event.instance.to_string().as_str(),
+            whom(event).as_str(),
             event.device.as_ref().map_or("", |device| device.as_str()),
             event.text.as_str(),
         ])),
     }
 }
 
+/// The instance or the network concerned.
+fn whom(event: &Event) -> String {
+    match (&event.instance, &event.network) {
+        (Some(instance), _) => instance.to_string(),
+        (None, Some(network)) => format!("mesh:{network}"),
+        (None, None) => String::new(),
+    }
+}
+
 /// Time, kind, whom it concerns, text.
 fn line(event: &Event) -> String {
     let device = event.device.as_ref().map(|device| format!("/{device}")).unwrap_or_default();
-    let text = format!("{}  {:<17}  {}{device}  {}", event.at, event.kind, event.instance, event.text);
+    let text = format!("{}  {:<17}  {}{device}  {}", event.at, event.kind, whom(event), event.text);
     printable(&text)
 }
 
@@ -70,8 +79,9 @@ mod tests {
         let mut event = Event {
             at: "2026-11-20T10:00:00Z".to_owned(),
             kind: "device-state".to_owned(),
-            instance: "incus:default/c1".parse().unwrap(),
+            instance: Some("incus:default/c1".parse().unwrap()),
             device: Some("web".parse().unwrap()),
+            network: None,
             text: "active\nagain".to_owned(),
         };
         assert_eq!(
@@ -81,5 +91,7 @@ mod tests {
         event.device = None;
         event.kind = "instance-stopped".to_owned();
         assert_eq!(line(&event), "2026-11-20T10:00:00Z  instance-stopped   incus:default/c1  active again");
+        (event.instance, event.network) = (None, Some("home".to_owned()));
+        assert_eq!(line(&event), "2026-11-20T10:00:00Z  instance-stopped   mesh:home  active again");
     }
 }

@@ -1,10 +1,12 @@
 //! `portway mesh`: keys, files, and networks that run.
 
 mod check;
+mod clash;
 mod events;
 mod genconf;
 mod join;
 mod live;
+mod network;
 mod owner;
 mod ping;
 mod proxy;
@@ -23,6 +25,8 @@ use zeroize::Zeroizing;
 use crate::cli::mesh::MeshCommand;
 use crate::failure::{Outcome, Stop, chain};
 use crate::output::Out;
+
+pub(crate) use network::{NETWORKS, network};
 
 /// Runs one of the commands.
 pub(crate) fn run(command: &MeshCommand) -> Outcome {

@@ -5,13 +5,16 @@
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use crate::{demo, doctor};
+use crate::{demo, doctor, mesh};
 
 /// First process in the demo's namespaces.
 pub(crate) const DEMO_INSIDE: &str = "demo-inside";
 
 /// Process that holds the network namespace of the demo's instance.
 pub(crate) const DEMO_INSTANCE: &str = "demo-instance";
+
+/// A network that the daemon runs.
+pub(crate) const NETWORK: &str = "mesh-network";
 
 /// Tries to make a user namespace.
 pub(crate) const PROBE_USERNS: &str = "probe-userns";
@@ -24,6 +27,7 @@ pub(crate) fn run(arguments: &[String]) -> Option<ExitCode> {
         "ssh" if portway_sshgw::session::is_role(arguments) => Some(portway_sshgw::session::run()),
         "ssh" if portway_sshgw::tunnel::is_role(arguments) => Some(portway_sshgw::tunnel::run()),
         portway_mesh::engine::ROLE => Some(portway_mesh::engine::run()),
+        NETWORK => Some(mesh::network(rest)),
         "keeper" => Some(portway_relay::keeper::run(rest)),
         DEMO_INSIDE => Some(demo::inside(rest)),
         DEMO_INSTANCE => Some(demo::instance()),

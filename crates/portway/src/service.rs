@@ -9,6 +9,7 @@ use portway_daemon::{DaemonAction, DaemonOptions, ForegroundOptions, Notice};
 use crate::cli::{DaemonArgs, ProxyArgs, keys, target};
 use crate::device;
 use crate::failure::{Outcome, Stop, chain, printable};
+use crate::mesh;
 use crate::output::human;
 use crate::session::paths;
 use crate::ssh;
@@ -19,7 +20,8 @@ pub(crate) fn daemon(args: &DaemonArgs) -> Outcome {
     let settings = settings(&paths)?;
     let action = if args.purge { DaemonAction::Purge } else { DaemonAction::Serve };
     let companion = ssh::companion(&paths, &settings)?;
-    portway_daemon::run(DaemonOptions { paths, settings, action, companion }).map_err(Stop::Failed)
+    portway_daemon::run(DaemonOptions { paths, settings, action, companion, networks: mesh::NETWORKS })
+        .map_err(Stop::Failed)
 }
 
 /// Runs one device until it is told to end.

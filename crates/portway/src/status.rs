@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use portway_control::api::{DeviceTotals, ProviderStatus, Refusals, Server};
+use portway_control::api::{
+    DeviceTotals, NetworkPeer, NetworkState, NetworkStatus, ProviderStatus, Refusals, Server,
+};
 use portway_sshgw::broker;
 use serde::Serialize;
 
@@ -91,6 +93,7 @@ fn text(server: &Server, look: Look) -> String {
         text.push('\n');
         text.push_str(&table::render(["WORKER", "INSTANCE", "UID", "DEVICES"], rows.collect(), look));
     }
+    text.push_str(&networks_text(&server.networks, look));
     if !server.warnings.is_empty() {
         text.push('\n');
         for warning in &server.warnings {
@@ -98,6 +101,58 @@ fn text(server: &Server, look: Look) -> String {
         }
     }
     text
+}
+
+/// A table of networks, and below it what is wrong with each.
+fn networks_text(networks: &[NetworkStatus], look: Look) -> String {
+    if networks.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n".to_owned();
+    let header = ["NETWORK", "STATE", "PID", "ENGINE", "RULES", "LIVE", "RESTARTS", "PEERS"];
+    text.push_str(&table::render(header, networks.iter().map(network_row).collect(), look));
+    for NetworkStatus { name, error, engine_reason, .. } in networks {
+        for why in error.iter().chain(engine_reason) {
+            // As above.
+            let _infallible = writeln!(text, "{}: {}", printable(name), printable(why));
+        }
+    }
+    text
+}
+
+fn network_row(network: &NetworkStatus) -> [Text; 8] {
+    let number = |value: Option<u64>| Text::number(value.map_or_else(|| "-".to_owned(), |it| it.to_string()));
+    let state = match network.state {
+        NetworkState::Starting => Text::new("starting"),
+        NetworkState::Running if network.error.is_none() => Text::new("running").tone(Tone::Good),
+        NetworkState::Running => Text::new("running").tone(Tone::Bad),
+        NetworkState::Failed => Text::new("failed").tone(Tone::Bad),
+        NetworkState::Ending => Text::new("ending"),
+        NetworkState::Ended => Text::new("ended"),
+    };
+    let pid = network.pid.filter(|_| network.state != NetworkState::Failed);
+    [
+        Text::new(&network.name),
+        state,
+        number(pid.and_then(|pid| pid.try_into().ok())),
+        Text::new(network.engine.as_deref().unwrap_or("-")),
+        number(network.rules),
+        number(network.connections),
+        number(Some(network.restarts)),
+        Text::new(peers(&network.peers)),
+    ]
+}
+
+/// `2 of 3, last 12 s ago`: those with which keys were agreed on lately enough to be in use, and when that last was.
+fn peers(peers: &[NetworkPeer]) -> String {
+    /// Age at which keys are no longer used (WireGuard's `REJECT_AFTER_TIME`).
+    const USED_SECONDS: u64 = 180;
+    let ages = peers.iter().filter_map(|peer| peer.handshake_seconds);
+    let met = ages.clone().filter(|age| *age < USED_SECONDS).count();
+    match ages.min() {
+        Some(age) => format!("{met} of {}, last {age} s ago", peers.len()),
+        None => format!("{met} of {}", peers.len()),
+    }
 }
 
 /// `3 active, 1 waiting`; states without devices are left out.
@@ -210,8 +265,42 @@ mod tests {
                 devices: 12,
             }],
             keeper_pid: Some(813),
+            networks: networks(),
             warnings: vec!["state.json was restored from its previous generation".to_owned()],
         }
+    }
+
+    fn networks() -> Vec<NetworkStatus> {
+        let peer =
+            |handshake_seconds| NetworkPeer { name: "b".to_owned(), endpoint: None, handshake_seconds };
+        let runs = NetworkStatus {
+            name: "home".to_owned(),
+            state: NetworkState::Running,
+            pid: Some(4812),
+            since_seconds: 100,
+            restarts: 0,
+            error: None,
+            engine: Some("smoltcp".to_owned()),
+            engine_reason: Some("namespaces: Operation not permitted (os error 1)".to_owned()),
+            addresses: vec!["10.9.0.1/24".to_owned()],
+            organization: None,
+            rules: Some(2),
+            connections: Some(7),
+            peers: vec![peer(Some(12)), peer(Some(400)), peer(None)],
+        };
+        let failed = NetworkStatus {
+            name: "work".to_owned(),
+            state: NetworkState::Failed,
+            restarts: 3,
+            error: Some("/etc/portway/work.conf:3:1: unknown key `Adress`".to_owned()),
+            engine: None,
+            engine_reason: None,
+            rules: None,
+            connections: None,
+            peers: Vec::new(),
+            ..runs.clone()
+        };
+        vec![runs, failed]
     }
 
     /// Fails when: a server that is not installed is called unreachable.
@@ -238,6 +327,7 @@ mod tests {
             providers: Vec::new(),
             workers: Vec::new(),
             keeper_pid: None,
+            networks: Vec::new(),
             warnings: Vec::new(),
             ..server()
         };

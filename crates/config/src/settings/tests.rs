@@ -94,26 +94,57 @@ const MESH: &str = "[mesh.home]\nconfig = \"/etc/portway/home.toml\"\ningress = 
 fn a_mesh_is_read() {
     let Ok(settings) = parse_text(MESH) else { panic!("it is taken") };
     let [mesh] = settings.mesh.as_slice() else { panic!("one network") };
-    assert_eq!((mesh.name.as_str(), mesh.config.as_path()), ("home", Path::new("/etc/portway/home.toml")));
+    assert_eq!(mesh.name, "home");
+    assert_eq!(mesh.source, MeshSource::Config("/etc/portway/home.toml".into()));
     let rules: Vec<String> = mesh.rules.iter().map(|rule| format!("{} {rule}", rule.direction())).collect();
     let wanted = ["ingress tcp:80:localhost:80", "egress udp:53:10.9.0.2:53", "egress tcp:53:10.9.0.2:53"];
     assert_eq!(rules, wanted);
 }
 
 #[test]
-fn a_mesh_is_checked_and_refused_because_nothing_runs_it() {
+fn an_organization_is_read() {
+    let text = "[mesh.work]\norg = \"acme\"\nlisten_port = 51820\nengine = \"smoltcp\"\ndrain = 5\n\
+        balance = \"least-connections\"\n";
+    let Ok(settings) = parse_text(text) else { panic!("it is taken") };
+    let [mesh] = settings.mesh.as_slice() else { panic!("one network") };
+    let listen_port = std::num::NonZeroU16::new(51820);
+    assert_eq!(mesh.source, MeshSource::Org { name: "acme".to_owned(), listen_port });
+    assert_eq!((mesh.engine, mesh.balance), (MeshEngine::Smoltcp, MeshBalance::LeastConnections));
+    assert_eq!(mesh.drain, Some(5));
+}
+
+#[test]
+fn a_mesh_is_checked() {
     let head = "[mesh.a]\nconfig = \"/c\"\n";
     let cases = [
-        (MESH.to_owned(), "p.toml:1:7: mesh.home: the daemon does not run a mesh yet"),
         (
             "[mesh.\"a/b\"]".to_owned(),
-            "p.toml:1:7: a mesh is called by letters, digits, `-` and `_`, 64 at most",
+            "p.toml:1:7: a mesh is called by letters, digits, `-` and `_`, 40 at most",
         ),
-        ("[mesh.a]".to_owned(), "p.toml:1:7: mesh.a has no config"),
+        ("[mesh.a]".to_owned(), "p.toml:1:7: mesh.a has neither config nor org"),
+        (format!("{head}org = \"acme\""), "p.toml:3:7: mesh.a has a config and an org: it is one network"),
+        (
+            format!("{head}listen_port = 1"),
+            "p.toml:3:15: mesh.a.listen_port is for an organization; the file has its own",
+        ),
+        ("[mesh.a]\norg = \"a/b\"".to_owned(), "p.toml:2:7: mesh.a.org is not the name of an organization"),
         ("[mesh.a]\nconfig = \"c\"".to_owned(), "p.toml:2:10: mesh.a.config c is not an absolute path"),
         (
+            format!("{head}[mesh.b]\norg = \"a\""),
+            "p.toml:3:7: mesh.a and mesh.b would keep what they know in one folder, a",
+        ),
+        (
+            "[mesh.a]\norg = \"o\"\n[mesh.b]\norg = \"o\"".to_owned(),
+            "p.toml:3:7: mesh.a and mesh.b would keep what they know in one folder, o",
+        ),
+        (
             "[mesh.a]\nconf = \"c\"".to_owned(),
-            "p.toml:2:1: unknown field `conf`, expected one of `config`, `ingress`, `egress`",
+            "p.toml:2:1: unknown field `conf`, expected one of `config`, `org`, `listen_port`, `ingress`, `egress`, \
+             `engine`, `balance`, `drain`",
+        ),
+        (
+            format!("{head}engine = \"fast\""),
+            "p.toml:3:10: unknown variant `fast`, expected one of `auto`, `kernel`, `smoltcp`",
         ),
         (
             format!("{head}egress = [\"tcp:80:localhost:80\"]"),

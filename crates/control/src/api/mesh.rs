@@ -154,6 +154,64 @@ pub struct MeshProxyStatus {
     pub bytes_out: u64,
 }
 
+/// A network that the daemon runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub state: NetworkState,
+    /// Its process, or the last one.
+    pub pid: Option<i32>,
+    /// Since when it is so.
+    pub since_seconds: u64,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Why it does not run, or not as its file says.
+    pub error: Option<String>,
+    /// Where its TCP and UDP live; this and what follows as it says of itself while it runs.
+    pub engine: Option<String>,
+    /// Why that is not the kernel's.
+    pub engine_reason: Option<String>,
+    /// Its addresses in the network.
+    pub addresses: Vec<String>,
+    /// The organization that it is, if it is one.
+    pub organization: Option<MeshOrg>,
+    /// How many rules it has.
+    pub rules: Option<u64>,
+    /// Connections and flows of its rules that are live.
+    pub connections: Option<u64>,
+    /// Its peers.
+    pub peers: Vec<NetworkPeer>,
+}
+
+/// How a network of the daemon is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkState {
+    /// It is started.
+    Starting,
+    /// Its ports are open.
+    Running,
+    /// It does not run, and is tried again.
+    Failed,
+    /// It is not wanted any more, and has connections.
+    Ending,
+    /// It is not there.
+    Ended,
+}
+
+/// A peer of a network of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkPeer {
+    /// Its name in the organization, else its public key.
+    pub name: String,
+    /// Where it is reached.
+    pub endpoint: Option<String>,
+    /// How long ago keys were agreed on with it.
+    pub handshake_seconds: Option<u64>,
+}
+
 /// One echo to be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -207,6 +265,9 @@ pub struct NewMeshRule {
     pub direction: String,
     /// Its text.
     pub rule: String,
+    /// The daemon's file has it: it is not kept beside that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub configured: bool,
 }
 
 /// Rules that come and go, all of them or none.

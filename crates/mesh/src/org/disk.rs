@@ -2,9 +2,10 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -52,7 +53,13 @@ pub(super) fn folder(path: &Path) -> Result<(), DiskError> {
 /// Reads a file; `None` when there is none.
 pub(super) fn read(path: &Path, limit_bytes: usize) -> Result<Option<Zeroizing<Vec<u8>>>, DiskError> {
     let failed = |source| DiskError::Read { path: path.to_owned(), source };
-    let file = match File::open(path) {
+    // Who has the folder may have put a link or a pipe there: neither is followed for another user.
+    let flags = if given_to(path).is_some() { OFlags::NOFOLLOW | OFlags::NONBLOCK } else { OFlags::empty() };
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) if !file.metadata().map_err(failed)?.is_file() => {
+            return Err(DiskError::damaged(path, "it is no file"));
+        }
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
@@ -64,6 +71,13 @@ pub(super) fn read(path: &Path, limit_bytes: usize) -> Result<Option<Zeroizing<V
         return Err(DiskError::damaged(path, "it is too long"));
     }
     Ok(Some(bytes))
+}
+
+/// Whom the folder of a file belongs to, if root has given it away: a network that the daemon runs is that user's.
+fn given_to(path: &Path) -> Option<(u32, u32)> {
+    let dir = path.parent().filter(|_| rustix::process::geteuid().is_root())?;
+    let owner = fs::metadata(dir).ok()?;
+    (owner.uid() != 0).then(|| (owner.uid(), owner.gid()))
 }
 
 /// Writes a file of its owner's alone: the old one or the new one is there, whatever happens meanwhile.
@@ -78,6 +92,10 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(bytes)?;
+        // Whoever has the folder goes on having what is in it.
+        if let Some((uid, gid)) = given_to(path) {
+            fchown(&file, Some(uid), Some(gid))?;
+        }
         file.sync_all()?;
         fs::rename(&draft, path)?;
         path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())

@@ -56,14 +56,14 @@ pub struct Following {
     pub found: watch::Sender<Vec<Endpoint>>,
 }
 
-/// Follows organization `org` of `mesh_dir` from what is on disk. The thread ends when nobody listens any more, or when
+/// Follows organization `org` from what is on disk in its folder, `dir`. The thread ends when nobody listens any more, or when
 /// this device was revoked.
 ///
 /// # Errors
 /// This device has not joined, or what is on disk is damaged; or there is no thread.
-pub fn follow(mesh_dir: &Path, org: &OrgName) -> Result<Following, MembershipError> {
-    let member = Membership::load(mesh_dir, org)?;
-    let followed = Membership::load(mesh_dir, org)?;
+pub fn follow(dir: &Path, org: &OrgName) -> Result<Following, MembershipError> {
+    let member = Membership::load_in(dir, org)?;
+    let followed = Membership::load_in(dir, org)?;
     let (sender, news) = mpsc::channel(WAITING);
     let (found, to_say) = watch::channel(Vec::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -154,7 +154,14 @@ impl Membership {
     /// # Errors
     /// [`MembershipError`]; [`MembershipError::NotJoined`] when nothing is there.
     pub fn load(mesh_dir: &Path, org: &OrgName) -> Result<Membership, MembershipError> {
-        let dir = Membership::dir(mesh_dir, org);
+        Membership::load_in(&Membership::dir(mesh_dir, org), org)
+    }
+
+    /// The same from the folder of the organization itself.
+    ///
+    /// # Errors
+    /// As [`Membership::load`].
+    pub fn load_in(dir: &Path, org: &OrgName) -> Result<Membership, MembershipError> {
         let path = dir.join(MEMBER_FILE);
         let file = member_file(&path)?.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
         let damaged = |what: &str| DiskError::damaged(&path, what);
@@ -174,7 +181,8 @@ impl Membership {
         let bytes = bytes.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
         let snapshot = Snapshot::parse(&bytes).map_err(|error| DiskError::damaged(&path, error))?;
         let view = View::first(&trust, &snapshot).map_err(|error| DiskError::damaged(&path, error))?;
-        Ok(Membership { key: own_key(&dir)?, dir, url, pin, trust, view, found: file.found })
+        let (dir, key) = (dir.to_owned(), own_key(dir)?);
+        Ok(Membership { dir, key, url, pin, trust, view, found: file.found })
     }
 
     /// The last records that were verified.
@@ -226,8 +234,7 @@ impl Membership {
         if file.is_ok_and(|file| file.is_some_and(|file| file.found)) {
             return false;
         }
-        let now = self.dir.parent().map(|mesh_dir| Membership::load(mesh_dir, &self.trust.org));
-        now.is_some_and(|now| now.is_ok_and(|now| !now.is_found()))
+        Membership::load_in(&self.dir, &self.trust.org).is_ok_and(|now| !now.is_found())
     }
 
     /// Notes that nobody has said where this device is reached.

@@ -104,7 +104,8 @@ impl<R: FnMut(Notice)> Server<R> {
                 "egress" => Direction::Egress,
                 other => return Err(usage(format!("direction {other:?} is neither ingress nor egress"))),
             };
-            add.push((direction, rule.rule.clone()));
+            let place = if rule.configured { Place::configured() } else { Place::kept() };
+            add.push((direction, rule.rule.clone(), place));
         }
         let judged = self.rules.changed(&self.shared.about.network, &add, &gone);
         let allowed = judged.and_then(|rules| rules.allowed(PortRights::here()).map(|()| rules));

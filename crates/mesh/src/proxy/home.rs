@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use portway_model::Direction;
 use portway_sys::unix_path;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::warn;
@@ -224,7 +225,10 @@ impl Home {
     pub(super) fn kept(&self) -> Result<Vec<(Direction, String, PathBuf)>, HomeError> {
         let Some(path) = self.rules_path() else { return Ok(Vec::new()) };
         let mut text = String::new();
-        let read = File::open(&path).and_then(|file| file.take(RULES_BYTES).read_to_string(&mut text));
+        // The folder may be another user's, to whom root has given it: nothing is followed or waited for there.
+        let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&path);
+        let read = opened.and_then(|file| file.take(RULES_BYTES).read_to_string(&mut text));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -253,8 +257,12 @@ impl Home {
         let aside = path.with_extension("json.new");
         let text = serde_json::to_vec_pretty(&KeptFile { version: 1, rules }).unwrap_or_default();
         let written = || {
-            let mut file =
-                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
+            // What was left behind goes, and a link with it.
+            match fs::remove_file(&aside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&aside)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&aside, &path)?;
@@ -296,7 +304,7 @@ fn safe(dir: &Path) -> Result<(), HomeError> {
     Ok(())
 }
 
-fn make_dir(dir: &Path) -> Result<(), HomeError> {
+pub(super) fn make_dir(dir: &Path) -> Result<(), HomeError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|source| HomeError::File { verb: "make", path: dir.to_owned(), source })
 }
@@ -449,6 +457,16 @@ mod tests {
             assert!(matches!(home.kept(), Err(HomeError::Damaged { .. })), "{text}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+        // A link is nobody's rules, and nothing is written through one.
+        let other = dir.path().join("other");
+        fs::write(&other, "other").unwrap();
+        let aside = path.with_extension("json.new");
+        std::os::unix::fs::symlink(&other, &aside).unwrap();
+        home.keep(Vec::new()).unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "other");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(matches!(home.kept(), Err(HomeError::File { .. })));
         // What was cut while it was written is not what is read.
         home.keep(Vec::new()).unwrap();
         fs::write(path.with_extension("json.new"), "{").unwrap();

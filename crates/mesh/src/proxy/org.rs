@@ -31,8 +31,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Which organization is followed.
 #[derive(Debug, Clone)]
 pub struct Joined {
-    /// Folder that memberships are in.
-    pub mesh_dir: PathBuf,
+    /// Folder of this one.
+    pub dir: PathBuf,
     /// Which one.
     pub org: OrgName,
 }

@@ -93,14 +93,22 @@ impl Shared {
 ///
 /// # Errors
 /// [`ProxyError`]; nothing is left behind.
-pub fn run(options: Options, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
+pub fn run(mut options: Options, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
     let files = process::raise_nofile();
+    // The name first: what another process of that name has kept is not for this one to read.
+    let door = options.home.open()?;
+    if let Some(trace) = &options.trace {
+        trace.set_len(0).map_err(system("empty the trace"))?;
+    }
+    if let Some(confine) = options.confine {
+        confine.enter(&mut options)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(room::THREADS)
         .build()
         .map_err(system("start the runtime"))?;
-    let result = runtime.block_on(Box::pin(serve(options, files, report)));
+    let result = runtime.block_on(Box::pin(serve(options, door, files, report)));
     // A lookup that hangs is left behind.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -110,18 +118,18 @@ pub(super) fn system(step: &'static str) -> impl Fn(io::Error) -> ProxyError {
     move |source| ProxyError::System { step, source }
 }
 
-async fn serve(options: Options, files: u64, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
+async fn serve(
+    options: Options,
+    door: Option<Door>,
+    files: u64,
+    report: impl FnMut(Notice),
+) -> Result<(), ProxyError> {
     let catch = |kind| signal(kind).map_err(system("catch signals"));
     let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
     let [term, int, quit] = signals.map(catch);
     let signals = [term?, int?, quit?];
-    // The name first: what another process of that name has kept is not for this one to read.
-    let door = options.home.open()?;
-    if let Some(trace) = &options.trace {
-        trace.set_len(0).map_err(system("empty the trace"))?;
-    }
     let joined = options.joined.as_ref();
-    let followed = joined.map(|joined| follow(&joined.mesh_dir, &joined.org)).transpose()?;
+    let followed = joined.map(|joined| follow(&joined.dir, &joined.org)).transpose()?;
     let organization = followed.as_ref().map(|followed| Organization::new(&followed.member));
     let Started { shared, rules, ready, inlets, gates } = start::start(&options, organization, files)?;
     let link = Arc::new(Link::start(&options.home.name).await.map_err(ProxyError::Worker)?);

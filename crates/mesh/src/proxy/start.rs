@@ -20,7 +20,7 @@ use super::serve::{About, Shared};
 use super::table::Table;
 use super::{EngineChoice, HomeError, Options, ProxyError, Ready};
 use crate::engine::{Engine, EngineError, Frames, kernel, smoltcp};
-use crate::spec::{Listener, Network, PortRights, ProxyListen, Rules, proxies};
+use crate::spec::{Listener, Network, Place, PortRights, ProxyListen, Rules, proxies};
 use crate::tunnel::{Tunnel, TunnelSpec};
 use crate::udp::Udp;
 use crate::wg::PeerSpec;
@@ -119,7 +119,7 @@ pub(super) fn start(
 fn with_kept(options: &Options) -> Result<Rules, ProxyError> {
     let mut rules = options.spec.rules.clone();
     for (direction, text, path) in options.home.kept()? {
-        let changed = rules.changed(&options.spec.network, &[(direction, text)], &[]);
+        let changed = rules.changed(&options.spec.network, &[(direction, text, Place::kept())], &[]);
         rules =
             changed.map_err(|error| HomeError::Damaged { path: path.clone(), message: error.to_string() })?;
     }

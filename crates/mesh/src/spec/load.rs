@@ -50,6 +50,8 @@ pub struct Request<'a> {
     pub socks5: &'a [String],
     /// Each `--http-connect`.
     pub http_connect: &'a [String],
+    /// It is the daemon that says it, from its file.
+    pub is_configured: bool,
 }
 
 /// A file.
@@ -211,22 +213,42 @@ impl Spec {
     }
 }
 
+/// Files of this host, and nothing of the environment: for who reads on behalf of another process.
+#[derive(Debug, Clone, Copy)]
+pub struct FilesAlone;
+
+impl Surroundings for FilesAlone {
+    fn file(&self, path: &Path) -> Result<FileText, SpecError> {
+        Here.file(path)
+    }
+
+    fn variable(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn variables(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+}
+
 impl Request<'_> {
+    fn place(&self, flag: &'static str) -> Place {
+        if self.is_configured { Place::configured() } else { Place::of(Source::Flag(flag)) }
+    }
+
     /// Puts what the command line says behind the rest.
     fn put(&self, rules: &mut Vec<Said>, draft: &mut Draft) {
         for (direction, flag, texts) in
             [(Direction::Ingress, "--ingress", self.ingress), (Direction::Egress, "--egress", self.egress)]
         {
-            let said =
-                |text: &String| Said { direction, field: Field::new(Place::of(Source::Flag(flag)), text) };
+            let said = |text: &String| Said { direction, field: Field::new(self.place(flag), text) };
             rules.extend(texts.iter().map(said));
         }
         for (kind, flag, texts) in [
             (ProxyKind::Socks5, "--socks5", self.socks5),
             (ProxyKind::Http, "--http-connect", self.http_connect),
         ] {
-            let said =
-                |text: &String| ProxySaid { kind, field: Field::new(Place::of(Source::Flag(flag)), text) };
+            let said = |text: &String| ProxySaid { kind, field: Field::new(self.place(flag), text) };
             draft.proxies.extend(texts.iter().map(said));
         }
     }

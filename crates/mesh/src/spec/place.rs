@@ -18,6 +18,8 @@ pub enum Source {
     Flag(&'static str),
     /// Whoever spoke to the network while it ran.
     Control,
+    /// `portway.toml`, which the daemon has read.
+    Daemon,
 }
 
 /// Where something was said.
@@ -41,6 +43,12 @@ impl Place {
         Place::of(Source::Control)
     }
 
+    /// What the daemon's file says.
+    #[must_use]
+    pub fn configured() -> Place {
+        Place::of(Source::Daemon)
+    }
+
     /// A place without lines.
     pub(super) fn of(source: Source) -> Place {
         Place { source, position: None }
@@ -52,7 +60,8 @@ impl Place {
             (Source::File(one), Source::File(two)) => one == two,
             (Source::Variable(_), Source::Variable(_))
             | (Source::Flag(_), Source::Flag(_))
-            | (Source::Control, Source::Control) => true,
+            | (Source::Control, Source::Control)
+            | (Source::Daemon, Source::Daemon) => true,
             _ => false,
         }
     }
@@ -65,6 +74,7 @@ impl fmt::Display for Place {
             Source::Variable(name) => f.write_str(name)?,
             Source::Flag(name) => f.write_str(name)?,
             Source::Control => f.write_str("added while it ran")?,
+            Source::Daemon => f.write_str("portway.toml")?,
         }
         match self.position {
             Some(Position { line, column }) => write!(f, ":{line}:{column}"),

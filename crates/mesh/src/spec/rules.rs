@@ -120,15 +120,15 @@ impl Rules {
         Ok(Rules(listeners))
     }
 
-    /// These rules without those in `remove` and with those in `add`, which come from whoever speaks to the network
-    /// while it runs. One that is there stays as it is.
+    /// These rules without those in `remove` and with those in `add`, each with who said it while the network runs. One
+    /// that is there stays as it is.
     ///
     /// # Errors
     /// As for those of a file.
     pub fn changed(
         &self,
         network: &Network,
-        add: &[(Direction, String)],
+        add: &[(Direction, String, Place)],
         remove: &[RuleId],
     ) -> Result<Rules, SpecError> {
         let stays = self.iter().filter(|entry| !remove.contains(&entry.id));
@@ -140,8 +140,8 @@ impl Rules {
             .collect();
         let mut ids: Vec<RuleId> =
             self.iter().map(|entry| entry.id).filter(|id| !remove.contains(id)).collect();
-        for (direction, text) in add {
-            let field = Field::new(Place::kept(), text);
+        for (direction, text, place) in add {
+            let field = Field::new(place.clone(), text);
             let rule = MeshRule::parse(*direction, text)
                 .map_err(|error| wrong(*direction, &field, error.to_string()))?;
             let id = RuleId::of(&rule);

@@ -127,6 +127,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         trace: std::env::var_os("TEST_TRACE").map(|path| {
             Arc::new(File::options().write(true).create(true).truncate(false).open(path).unwrap())
         }),
+        confine: None,
     };
     let report = |notice| match notice {
         Notice::Ready(ready) => println!("ready {} {:?} {}", ready.engine, ready.way, ready.rules),

@@ -90,7 +90,7 @@ async fn who_follows_is_told_at_once() {
     let bed = Bed::new().await;
     let token = bed.token(None).await;
     bed.join("one", &token).await.unwrap();
-    let mut told = follow(&bed.home("one"), &acme()).unwrap();
+    let mut told = follow(&bed.home("one").join("acme"), &acme()).unwrap();
     assert_eq!(told.member.view().devices().count(), 1);
     tokio::time::sleep(Duration::from_millis(500)).await;
     let start = Instant::now();
@@ -124,7 +124,7 @@ async fn the_registrar_is_away_for_a_while() {
     // What one knows of two is from the last time that it asked.
     bed.join("one", &token).await.unwrap();
     bed.stop().await;
-    let mut told = follow(&bed.home("one"), &acme()).unwrap();
+    let mut told = follow(&bed.home("one").join("acme"), &acme()).unwrap();
     let News::Changes(changes) = news(&mut told).await else { panic!("revoked") };
     assert!(matches!(changes.as_slice(), [Change::Added(_)]), "{changes:?}");
     let refused = bed.join("three", &token).await.unwrap_err();
@@ -150,7 +150,7 @@ async fn a_full_disk_keeps_no_revocation_away() {
     let token = bed.token(None).await;
     let two = bed.join("two", &token).await.unwrap();
     let one = bed.join("one", &token).await.unwrap();
-    let mut told = follow(&bed.home("one"), &acme()).unwrap();
+    let mut told = follow(&bed.home("one").join("acme"), &acme()).unwrap();
     assert!(matches!(news(&mut told).await, News::Changes(_)));
     // Nothing can take the place of a folder, whoever tries.
     let path = one.folder().join("snapshot.json");

@@ -111,6 +111,7 @@ impl NetworkArgs {
             egress: &self.egress,
             socks5: &self.socks5,
             http_connect: &self.http_connect,
+            is_configured: false,
         }
     }
 }

@@ -92,7 +92,7 @@ impl HealthEvents {
         while let Some(events) = &mut self.events {
             match events.next().await {
                 Ok(Some(event)) if event.kind == KIND => {
-                    let key = &event.instance;
+                    let Some(key) = &event.instance else { continue };
                     let Some(project) = key.project().filter(|_| self.daemon.has(key)) else { continue };
                     let (project, instance) = (project.as_str().to_owned(), key.name().to_string());
                     return HealthChange { project, instance, word: event.text };

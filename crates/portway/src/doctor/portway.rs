@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use portway_config::paths::{DIR_VARIABLE, SOCKET_PATH_MAX_BYTES};
 use portway_config::{Caller, Paths, PathsError, RelayUser, Settings};
-use portway_control::api::Server;
+use portway_control::api::{NetworkState, NetworkStatus, Server};
 use portway_control::{Client, ClientError, Limits};
 use portway_nat::{Nat, TableName};
 use portway_sshgw::broker;
 
-use super::Finding;
+use super::{Finding, kernel};
 use crate::failure::chain;
 use crate::output::human;
 use crate::ssh;
@@ -39,6 +39,7 @@ pub(super) async fn check() -> (Vec<Finding>, Option<Server>) {
     match answer {
         Ok(server) => {
             findings.extend(daemon(&server));
+            findings.extend(server.networks.iter().map(network));
             (findings, Some(server))
         }
         Err(error) => {
@@ -60,6 +61,33 @@ fn gateway(paths: &Paths) -> Option<Finding> {
             Some(Finding::warn(CHECK, "the SSH gateway of [ssh] does not run", mend))
         }
         None => None,
+    }
+}
+
+/// A network of `[mesh.NAME]`.
+fn network(network: &NetworkStatus) -> Finding {
+    const CHECK: &str = "mesh";
+    let name = &network.name;
+    match (network.state, &network.error, &network.engine_reason) {
+        (NetworkState::Running, Some(why), _) => Finding::warn(
+            CHECK,
+            format!("network {name} runs: {why}"),
+            "mend its file, then SIGHUP the daemon",
+        ),
+        (NetworkState::Running, None, Some(why)) => {
+            let text = format!("network {name} runs with smoltcp, which is slower: {why}");
+            Finding::warn(CHECK, text, kernel::userns_mend())
+        }
+        (NetworkState::Running, None, None) => Finding::ok(CHECK, format!("network {name} runs")),
+        (NetworkState::Starting, ..) => Finding::ok(CHECK, format!("network {name} is started")),
+        (NetworkState::Ending | NetworkState::Ended, ..) => {
+            Finding::ok(CHECK, format!("network {name} ends"))
+        }
+        (NetworkState::Failed, why, _) => {
+            let why = why.as_deref().unwrap_or("its process has ended");
+            let mend = "mend what it says; it is tried again at SIGHUP, else within a minute";
+            Finding::fail(CHECK, format!("network {name} does not run: {why}"), mend)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `portway mesh join` and `export`: this host as a device of an organization.
 
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 
 use portway_mesh::org::export::wg_quick;
@@ -11,7 +11,7 @@ use portway_model::Port;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{denied, state_dir};
+use super::{clash, denied, state_dir};
 use crate::cli::mesh::orgs::{ExportArgs, JoinArgs};
 use crate::failure::{Outcome, Stop, chain};
 use crate::output::{Format, Out, csv};
@@ -58,6 +58,7 @@ pub(super) fn join(args: &JoinArgs) -> Outcome {
     };
     let member = Ready::read(&joining)?.join()?.map_err(|error| not_member(&error))?;
     let Some(own) = member.own() else { return Err(not_member(&MembershipError::Missing)) };
+    warn_of_clash(&member);
     let joined = Joined {
         organization: own.org.to_string(),
         name: own.name.to_string(),
@@ -80,6 +81,15 @@ pub(super) fn join(args: &JoinArgs) -> Outcome {
             let Joined { organization, name, ip4, ip6, key, .. } = joined;
             out.text(&(header + &csv::line([organization, name, ip4, ip6, key])))
         }
+    }
+}
+
+/// Says what of the organization's addresses this host has, too: while another block may still be chosen.
+fn warn_of_clash(member: &Membership) {
+    let pool = &member.view().head().settings.pool;
+    if let Some(clash) = clash::with_host([Some(pool.block()), pool.block6()].into_iter().flatten()) {
+        // Nobody may read along.
+        let _unheard = writeln!(io::stderr(), "warning: {clash}\nhint: {}", clash::MEND);
     }
 }
 
@@ -149,7 +159,7 @@ impl Ready {
 fn token(text: &str) -> Outcome<Token> {
     let mut read = Zeroizing::new(String::new());
     let text = if text == "-" {
-        let done = std::io::stdin().take(TOKEN_MAX_BYTES).read_to_string(&mut read);
+        let done = io::stdin().take(TOKEN_MAX_BYTES).read_to_string(&mut read);
         done.map_err(|error| Stop::usage(format!("cannot read standard input: {}", chain(&error))))?;
         read.as_str()
     } else {
@@ -187,6 +197,7 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
     let org: OrgName = args.org.parse().map_err(|error| Stop::usage(format!("--org: {error}")))?;
     let member = Membership::load(&mesh_dir()?, &org).map_err(|error| not_member(&error))?;
     let port = args.listen_port.and_then(|port| Port::new(port.get()));
+    warn_of_clash(&member);
     match wg_quick(&member, port) {
         Some(text) => match &args.output {
             Some(path) => super::genconf::write(path, &text),

@@ -32,8 +32,11 @@ pub(super) fn rule(command: &RuleCommand) -> Outcome {
     match command {
         RuleCommand::Add(args) => {
             let rules = |direction: &str, texts: &[String]| -> Vec<NewMeshRule> {
-                let rule =
-                    |text: &String| NewMeshRule { direction: direction.to_owned(), rule: text.clone() };
+                let rule = |text: &String| NewMeshRule {
+                    direction: direction.to_owned(),
+                    rule: text.clone(),
+                    configured: false,
+                };
                 texts.iter().map(rule).collect()
             };
             let mut add = rules("ingress", &args.ingress);

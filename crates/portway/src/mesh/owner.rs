@@ -1,14 +1,15 @@
 //! `portway mesh org`, `key` and `device`: what the owner of a registrar asks it for.
 
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use portway_mesh::org::registrar::{admin, run};
 use portway_mesh::org::{ClientError, DeviceName, KeyId, OrgName, Owner};
-use portway_model::{parse_duration, rfc3339};
+use portway_model::{CidrList, parse_duration, rfc3339};
 use serde::Serialize;
 
-use super::denied;
 use super::registrar::folder;
+use super::{clash, denied};
 use crate::cli::mesh::orgs::{
     DeviceCommand, DeviceSetHubArgs, KeyCommand, KeyCreateArgs, OfOrg, OrgCommand, OrgCreateArgs, StateArg,
 };
@@ -94,7 +95,14 @@ fn create(args: &OrgCreateArgs) -> Outcome<admin::Org> {
         reserved: args.reserved.clone(),
         quarantine_seconds: seconds("--quarantine", &args.quarantine)?,
     };
-    ask(&args.state, async |owner| owner.post("/v1/orgs", &new).await)
+    let made: admin::Org = ask(&args.state, async |owner| owner.post("/v1/orgs", &new).await)?;
+    let blocks: CidrList = made.network.parse().unwrap_or_default();
+    if let Some(clash) = clash::with_host(blocks.blocks().iter().copied()) {
+        // Nobody may read along.
+        let _unheard =
+            writeln!(io::stderr(), "warning: {clash}\nhint: --network gives it other addresses, at first");
+    }
+    Ok(made)
 }
 
 /// Runs `portway mesh key …`.

@@ -13,30 +13,48 @@ use portway_mesh::org::membership::Membership;
 use portway_mesh::org::{self, OrgName};
 use portway_mesh::proxy::balance::Policy;
 use portway_mesh::proxy::{self, EngineChoice, Joined, Notice, Options, ProxyError, Ready};
-use portway_mesh::spec::{Here, Network, Spec};
-use portway_model::Port;
+use portway_mesh::spec::{Here, Network, Request, Spec, Surroundings};
+use portway_model::{Cidr, Port};
 
-use super::{join, unusable};
+use super::{clash, join, unusable};
 use crate::cli::mesh::{BalanceArg, EngineArg, OrganizationArgs, ProxyArgs};
 use crate::doctor;
 use crate::failure::{Outcome, Stop, chain, printable};
 
 /// Runs it until it is told to end.
 pub(super) fn run(args: &ProxyArgs) -> Outcome {
-    let network = &args.network;
-    let joined = joined(&args.organization)?;
-    let (spec, joined) = match joined {
-        Some((known, joined)) => (Spec::with(known, &network.request(), &Here), Some(joined)),
-        None => (Spec::load(&network.request(), &Here), None),
-    };
-    let spec = spec.map_err(|error| unusable(&error))?;
-    for warning in &spec.warnings {
+    let options = options(args, &args.network.request(), &Here)?;
+    for warning in &options.spec.warnings {
         trouble(&format!("warning: {warning}"));
     }
+    if let Some(clash) = clash(&options.spec.network) {
+        trouble(&format!("warning: {clash}"));
+    }
     proxy::log(&log_filter(args.log.as_deref())?);
-    let options = Options {
+    let report = |notice| match notice {
+        Notice::Ready(ready) => {
+            // Whoever reads along may go; the network stays.
+            let line = ready_line(&ready) + "\n";
+            let _unheard = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
+        }
+        Notice::Trouble(text) => trouble(&text),
+    };
+    proxy::run(options, report).map_err(|error| stop(&error))
+}
+
+/// What is said, read and checked.
+pub(super) fn options(
+    args: &ProxyArgs,
+    request: &Request<'_>,
+    around: &dyn Surroundings,
+) -> Outcome<Options> {
+    let (spec, joined) = match joined(&args.organization)? {
+        Some((known, joined)) => (Spec::with(known, request, around), Some(joined)),
+        None => (Spec::load(request, around), None),
+    };
+    Ok(Options {
         home: super::home(&name(args, joined.as_ref()))?,
-        spec,
+        spec: spec.map_err(|error| unusable(&error))?,
         joined,
         engine: match args.engine {
             EngineArg::Auto => EngineChoice::Auto,
@@ -49,20 +67,17 @@ pub(super) fn run(args: &ProxyArgs) -> Outcome {
         },
         drain: Duration::from_secs(args.drain.into()),
         trace: args.trace.as_deref().map(trace).transpose()?,
-    };
-    let report = |notice| match notice {
-        Notice::Ready(ready) => {
-            // Whoever reads along may go; the network stays.
-            let line = ready_line(&ready);
-            let _unheard = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
-        }
-        Notice::Trouble(text) => trouble(&text),
-    };
-    proxy::run(options, report).map_err(|error| stop(&error))
+        confine: None,
+    })
+}
+
+/// What of the network's addresses this host has, too.
+pub(super) fn clash(network: &Network) -> Option<String> {
+    clash::with_host(network.addresses.iter().filter_map(|own| Cidr::around(own.ip, own.prefix)))
 }
 
 /// What is logged: as said here, else in the environment.
-fn log_filter(said: Option<&str>) -> Outcome<LogFilter> {
+pub(super) fn log_filter(said: Option<&str>) -> Outcome<LogFilter> {
     let variable = || std::env::var("PORTWAY_LOG").ok().filter(|text| !text.is_empty());
     let (place, text) = match said {
         Some(text) => ("--log", text.to_owned()),
@@ -94,11 +109,11 @@ fn joined(args: &OrganizationArgs) -> Outcome<Option<(Network, Joined)>> {
         }
         (_, _, None) => return Ok(None),
     };
-    let (mesh_dir, org) = (join::mesh_dir()?, member.trust().org.clone());
+    let (dir, org) = (member.folder().to_owned(), member.trust().org.clone());
     let port = args.listen_port.and_then(|port| Port::new(port.get()));
     let network = org::network(&member, port);
     let network = network.ok_or_else(|| stop(&ProxyError::Revoked(org.clone())))?;
-    Ok(Some((network, Joined { mesh_dir, org })))
+    Ok(Some((network, Joined { dir, org })))
 }
 
 /// The file of a trace, for nobody else; another process may be writing to it, so it is not emptied here. Nothing that somebody else reads slowly: the tunnel writes it.
@@ -134,7 +149,7 @@ fn name_of(config: Option<&Path>) -> String {
     stem.unwrap_or_else(|| "mesh".to_owned())
 }
 
-fn ready_line(ready: &Ready) -> String {
+pub(super) fn ready_line(ready: &Ready) -> String {
     let way = match ready.way {
         Way::Tun => "a TUN device",
         Way::Veth => "a veth pair, since /dev/net/tun is not to be had",
@@ -150,11 +165,11 @@ fn ready_line(ready: &Ready) -> String {
         1 => ", 1 proxy".to_owned(),
         count => format!(", {count} proxies"),
     };
-    format!("ready: engine {}{why} by {way}, UDP port {}, {rules}{proxies}\n", ready.engine, ready.udp.port())
+    format!("ready: engine {}{why} by {way}, UDP port {}, {rules}{proxies}", ready.engine, ready.udp.port())
 }
 
 /// What is in the way, with the likely cure.
-fn stop(error: &ProxyError) -> Stop {
+pub(super) fn stop(error: &ProxyError) -> Stop {
     match error {
         ProxyError::Spec(error) => unusable(error),
         ProxyError::Home(error) => super::no_home(error),
@@ -179,21 +194,21 @@ mod tests {
         let ready = |way, rules| Ready { engine: "kernel", way, why: None, udp, rules, proxies: 0 };
         assert_eq!(
             ready_line(&ready(Way::Tun, 1)),
-            "ready: engine kernel by a TUN device, UDP port 51820, 1 rule\n"
+            "ready: engine kernel by a TUN device, UDP port 51820, 1 rule"
         );
         assert_eq!(
             ready_line(&ready(Way::Veth, 0)),
-            "ready: engine kernel by a veth pair, since /dev/net/tun is not to be had, UDP port 51820, 0 rules\n"
+            "ready: engine kernel by a veth pair, since /dev/net/tun is not to be had, UDP port 51820, 0 rules"
         );
         assert_eq!(
             ready_line(&Ready { proxies: 2, ..ready(Way::Tun, 0) }),
-            "ready: engine kernel by a TUN device, UDP port 51820, 0 rules, 2 proxies\n"
+            "ready: engine kernel by a TUN device, UDP port 51820, 0 rules, 2 proxies"
         );
         let why = Some("namespaces: Operation not permitted (os error 1)".to_owned());
         assert_eq!(
             ready_line(&Ready { engine: "smoltcp", why, ..ready(Way::Pair, 2) }),
             "ready: engine smoltcp (not kernel: namespaces: Operation not permitted (os error 1)) by a unix pair, \
-             UDP port 51820, 2 rules\n"
+             UDP port 51820, 2 rules"
         );
     }
 

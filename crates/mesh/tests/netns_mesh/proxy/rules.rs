@@ -36,6 +36,7 @@ pub(super) fn change(
     let new = |(direction, rule): &(&str, &str)| NewMeshRule {
         direction: (*direction).to_owned(),
         rule: (*rule).to_owned(),
+        configured: false,
     };
     let change = ChangeMeshRules {
         add: add.iter().map(new).collect(),
@@ -235,7 +236,8 @@ pub(super) fn events_are_told() {
             seen.push(event.unwrap().unwrap());
         };
         assert_eq!(next("running").await.text, "engine kernel");
-        let rule = NewMeshRule { direction: "ingress".to_owned(), rule: "tcp:81:127.0.0.1:1".to_owned() };
+        let (direction, rule) = ("ingress".to_owned(), "tcp:81:127.0.0.1:1".to_owned());
+        let rule = NewMeshRule { direction, rule, configured: false };
         let change = ChangeMeshRules { add: vec![rule], remove: Vec::new() };
         let rules = client(dir.path()).change_rules(&change).await.unwrap();
         let added = next("rule-added").await;

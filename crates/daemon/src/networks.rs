@@ -1,0 +1,182 @@
+//! Networks of `[mesh.NAME]`: each a process beside the daemon that outlives it, as workers do.
+//!
+//! What a network means is not known here: [`NetworkRole`] judges it and says how it is started. One that runs is
+//! recorded beside its control socket, so that the next daemon takes it over. It is root's until it has read its files,
+//! then it is the user of the workers, without capabilities; what it says is shown and never believed.
+//!
+//! One task for each network, with the states: to be started → starting → running → ended, to be started again, later
+//! each time while it does not last. A changed file is judged first. What cannot be used changes nothing; where only rules
+//! differ the running one is told, by one batch; else it is ended and started anew.
+//!
+//! **Rules.** The file wins over what was done by hand: at each reload what it names is there, and what was taken out of
+//! it goes, whoever had added it too. Rules that were added by hand and that it never named stay, over restarts as well.
+//! The file is what an operator reads and keeps; a rule that it names and that is not there would be a fault.
+
+mod process;
+mod record;
+mod shown;
+mod tend;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use portway_config::MeshSettings;
+use portway_control::api::{Failure, NetworkState};
+use portway_relay::wire::Ids;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tracing::warn;
+
+use crate::hub::Hub;
+use process::Process;
+use record::Record;
+use tend::{Order, Tending};
+
+/// How networks are judged and started: what the daemon has to know of them.
+#[derive(Debug, Clone, Copy)]
+pub struct NetworkRole {
+    /// First argument of the role.
+    pub role: &'static str,
+    /// What a network is, or what is wrong with it.
+    pub judge: fn(&MeshSettings) -> Result<Judged, Failure>,
+}
+
+/// A network that can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// Arguments of its process behind uid and gid.
+    pub flags: Vec<String>,
+    /// The same for networks that differ in rules at most.
+    pub fingerprint: String,
+    /// All its rules: direction and text.
+    pub rules: Vec<(String, String)>,
+    /// What is most likely not meant.
+    pub warnings: Vec<String>,
+}
+
+/// What every network needs.
+#[derive(Debug, Clone)]
+struct Surroundings {
+    role: NetworkRole,
+    /// Where control sockets and records are.
+    run_dir: PathBuf,
+    ids: Option<Ids>,
+    env: Vec<(String, String)>,
+}
+
+/// What is known of one network.
+#[derive(Debug)]
+struct Seen {
+    state: NetworkState,
+    pid: Option<i32>,
+    since: Instant,
+    restarts: u64,
+    error: Option<String>,
+}
+
+/// A network and whoever tends it.
+struct Handle {
+    orders: mpsc::Sender<Order>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Handle {
+    fn is_there(&self) -> bool {
+        locked(&self.seen).state != NetworkState::Ended
+    }
+}
+
+/// All networks.
+pub(crate) struct Networks {
+    hub: Arc<Hub>,
+    around: Surroundings,
+    handles: Mutex<BTreeMap<String, Handle>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Networks {
+    /// Takes over what runs, ends what is not wanted any more, and starts the rest.
+    pub(crate) fn start(
+        hub: &Arc<Hub>,
+        role: NetworkRole,
+        run_dir: &Path,
+        portway_dir: Option<&Path>,
+        wanted: &[MeshSettings],
+    ) -> Arc<Networks> {
+        let mut env = hub.settings.worker_environment.clone();
+        if let Some(dir) = portway_dir {
+            env.push((portway_config::paths::DIR_VARIABLE.to_owned(), dir.display().to_string()));
+        }
+        let around = Surroundings { role, run_dir: run_dir.to_owned(), ids: hub.settings.worker_ids, env };
+        let networks = Networks { hub: Arc::clone(hub), around, handles: Mutex::default() };
+        for name in record::names(run_dir) {
+            if !wanted.iter().any(|settings| settings.name == name) {
+                networks.tend(&name, None);
+            }
+        }
+        networks.follow(wanted);
+        Arc::new(networks)
+    }
+
+    /// Makes the networks what is wanted.
+    pub(crate) fn follow(&self, wanted: &[MeshSettings]) {
+        for settings in wanted {
+            let order = Order::Want(Box::new(settings.clone()));
+            let told = locked(&self.handles).get(&settings.name).map(|handle| handle.orders.try_send(order));
+            match told {
+                Some(Ok(())) => {}
+                Some(Err(TrySendError::Full(_))) => {
+                    warn!(
+                        network = settings.name,
+                        "it is busy with earlier changes, and is not told of this one"
+                    );
+                }
+                Some(Err(TrySendError::Closed(_))) | None => {
+                    self.tend(&settings.name, Some(settings.clone()));
+                }
+            }
+        }
+        for (name, handle) in locked(&self.handles).iter() {
+            if !wanted.iter().any(|settings| settings.name == *name) {
+                // One that takes nothing has ended.
+                let _gone = handle.orders.try_send(Order::Leave);
+            }
+        }
+    }
+
+    /// Begins to tend a network; `None`: it is only to be ended.
+    fn tend(&self, name: &str, wanted: Option<MeshSettings>) {
+        let (orders, ordered) = mpsc::channel(tend::ORDERS);
+        let seen = Seen {
+            state: NetworkState::Starting,
+            pid: None,
+            since: Instant::now(),
+            restarts: 0,
+            error: None,
+        };
+        let seen = Arc::new(Mutex::new(seen));
+        let tending = Tending::new(name, &self.hub, &self.around, wanted, Arc::clone(&seen));
+        tokio::spawn(tending.run(ordered));
+        locked(&self.handles).insert(name.to_owned(), Handle { orders, seen });
+    }
+}
+
+/// Ends every network that is recorded in a folder, connections and all.
+pub(crate) async fn purge(run_dir: &Path) {
+    for name in record::names(run_dir) {
+        if let Some((process, _)) = Process::recorded(run_dir, &name) {
+            process.end().await;
+        }
+        Record::forget(run_dir, &name);
+    }
+}
+
+/// Its control socket.
+fn socket(run_dir: &Path, name: &str) -> PathBuf {
+    run_dir.join(format!("mesh-{name}.sock"))
+}
