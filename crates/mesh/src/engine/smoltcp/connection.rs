@@ -29,9 +29,6 @@ const DIAL_PATIENCE: Span = Span::from_secs(127);
 /// answered five of them will not.
 const ACCEPT_PATIENCE: Span = Span::from_secs(63);
 
-/// How far a connection's clock is put forward at once, so that no other of its timers runs out.
-const MOST_LEAP: Span = Span::from_secs(5);
-
 /// How long a peer may take to acknowledge anything of what was sent: RFC 9293, 3.8.3, R2 of at least 100 s.
 const PEER_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -104,10 +101,6 @@ pub(super) struct Connection {
     heard: Option<Heard>,
     /// Since when smoltcp's time stands still, see [`Connection::lingers`].
     frozen: Option<Instant>,
-    /// How far smoltcp's clock has been put forward, see [`Connection::send_all_again`].
-    ahead: Span,
-    /// smoltcp sends all again, by a window of its own.
-    rewound: bool,
 }
 
 /// What the peer has said last, however late some of it comes.
@@ -186,8 +179,6 @@ impl Connection {
             window: Window::new(),
             heard: None,
             frozen: None,
-            ahead: Span::ZERO,
-            rewound: false,
         }
     }
 
@@ -220,7 +211,6 @@ impl Connection {
         packet: &[u8],
         segment: &Segment,
     ) {
-        let now = now + self.ahead;
         self.pass(now, link, packet);
         if segment.flags & ACK == 0 || self.is_new() {
             return;
@@ -239,16 +229,8 @@ impl Connection {
         let same = |before: Heard| before.acknowledged == heard.acknowledged && before.window == heard.window;
         if segment.takes == 0 && queued > 0 && before.is_some_and(same) {
             self.window.hear_again(mss);
-        } else {
-            match self.window.hear(clock, queued, mss) {
-                Wanted::Nothing => {}
-                Wanted::Again => self.send_again(now, link),
-                Wanted::All => self.send_all_again(now, link),
-            }
-            if self.rewound && !self.window.recovers() {
-                self.rewound = false;
-                self.socket().set_congestion_control(CongestionControl::None);
-            }
+        } else if self.window.hear(clock, queued, mss) == Wanted::Again {
+            self.send_again(now, link);
         }
     }
 
@@ -274,21 +256,6 @@ impl Connection {
         }
     }
 
-    /// Has smoltcp send all again that was not acknowledged, little at first: it does so when its own timer runs out, so its
-    /// clock goes forward to that.
-    fn send_all_again(&mut self, now: Instant, link: &mut Link) {
-        let delay = self.interface.poll_delay(now, &self.sockets);
-        match delay.filter(|delay| (Span::from_millis(1)..=MOST_LEAP).contains(delay)) {
-            Some(delay) => {
-                self.ahead += delay;
-                self.rewound = true;
-                self.socket().set_congestion_control(CongestionControl::Cubic);
-            }
-            // It has something else to do first.
-            None => self.send_again(now, link),
-        }
-    }
-
     /// Something has changed on the descriptor.
     pub(super) fn wake(&mut self, readable: bool, writable: bool, hung_up: bool) {
         self.readable |= readable;
@@ -311,7 +278,6 @@ impl Connection {
 
     /// Moves what can be moved.
     pub(super) fn turn(&mut self, clock: Clock, now: Instant, link: &mut Link) -> Turn {
-        let now = now + self.ahead;
         match self.socket().state() {
             State::Established | State::CloseWait if self.fd.is_none() && !self.read_out => return Turn::Up,
             State::Listen => return Turn::Over(None),
@@ -457,7 +423,7 @@ impl Connection {
         if self.lingers() {
             return None;
         }
-        let delay = self.interface.poll_delay(now + self.ahead, &self.sockets);
+        let delay = self.interface.poll_delay(now, &self.sockets);
         let delay = delay.map(|delay| Duration::from_micros(delay.total_micros()));
         let due =
             self.window.due().filter(|_| self.is_open()).map(|due| due.saturating_duration_since(clock));

@@ -17,10 +17,6 @@ const LEAST: usize = 2;
 /// Acknowledgements of the same that say that something is lost (RFC 5681, 3.2).
 const REPEATS: u32 = 3;
 
-/// Losses made good one by one until all that is on its way is sent again, slowly at first: so many in a row were one burst,
-/// and a round trip for each takes longer than what is sent twice.
-const MANY: u32 = 4;
-
 /// How long an acknowledgement is waited for, at least, and while no round trip was measured.
 const LEAST_PATIENCE: Duration = Duration::from_millis(200);
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
@@ -42,8 +38,6 @@ pub(super) enum Wanted {
     Nothing,
     /// What has not been acknowledged first is to be sent again.
     Again,
-    /// All that has not been acknowledged is.
-    All,
 }
 
 /// See the module. Bytes of the stream are counted from its beginning.
@@ -56,8 +50,6 @@ pub(super) struct Window {
     repeats: u32,
     /// What had been filled when something was lost, and how far what was lost has been sent again since.
     recovery: Option<(u64, u64)>,
-    /// Losses in a row.
-    lost: u32,
     /// What a round trip is measured by.
     sample: Option<(u64, Instant)>,
     shortest: Option<Duration>,
@@ -80,7 +72,6 @@ impl Window {
             acknowledged: 0,
             repeats: 0,
             recovery: None,
-            lost: 0,
             sample: None,
             shortest: None,
             smoothed: None,
@@ -129,12 +120,6 @@ impl Window {
                 if acknowledged < again {
                     return Wanted::Nothing;
                 }
-                self.lost = if count <= mss as u64 { self.lost + 1 } else { 0 };
-                if self.lost >= MANY {
-                    // Nothing more is wanted of this until all of it has arrived.
-                    (self.recovery, self.lost) = (Some((until, until)), 0);
-                    return Wanted::All;
-                }
                 self.recovery = Some((until, acknowledged + mss as u64));
                 return Wanted::Again;
             }
@@ -143,11 +128,6 @@ impl Window {
         self.measure(now);
         self.grow(usize::try_from(count).unwrap_or(usize::MAX), mss);
         Wanted::Nothing
-    }
-
-    /// Whether something was lost that is not made good.
-    pub(super) fn recovers(&self) -> bool {
-        self.recovery.is_some()
     }
 
     fn measure(&mut self, now: Instant) {
@@ -188,7 +168,7 @@ impl Window {
         self.threshold = (self.bytes / 10 * tenths).max(least * mss);
         self.bytes = self.threshold;
         self.recovery = Some((self.filled, self.acknowledged + mss as u64));
-        (self.sample, self.lost) = (None, 0);
+        self.sample = None;
     }
 
     /// When something is to be sent again at the latest.

@@ -146,34 +146,3 @@ fn a_timer_that_ran_out_for_nothing_is_forgotten() {
     assert_eq!(way.hear(before - MSS), Wanted::Nothing);
     assert!(way.fill() >= before - MSS);
 }
-
-/// Fails when: a hundred packets that were lost together take a round trip each, or few that were lost have all sent again.
-#[test]
-fn many_in_a_row_are_one_loss() {
-    for lost in [3, 100] {
-        let mut way = Way::new();
-        for _ in 0..4 {
-            way.fill();
-            way.wait(20);
-            way.hear(way.queued);
-        }
-        way.fill();
-        (0..REPEATS).for_each(|_| way.window.hear_again(MSS));
-        let (mut wanted, mut trips) = (Vec::new(), 0);
-        while trips < lost {
-            way.wait(20);
-            trips += 1;
-            // The packet that was sent again, and with the last one all that had arrived.
-            let count = if trips == lost { way.queued } else { MSS };
-            wanted.push(way.hear(count));
-        }
-        let all = wanted.iter().filter(|wanted| **wanted == Wanted::All).count();
-        assert_eq!(all, usize::from(lost > 3), "{lost}: {wanted:?}");
-        assert!(!way.window.recovers());
-        if lost > 3 {
-            assert_eq!(wanted[..4], [Wanted::Again, Wanted::Again, Wanted::Again, Wanted::All]);
-            assert!(wanted[4..].iter().all(|wanted| *wanted == Wanted::Nothing), "{wanted:?}");
-        }
-        assert!(way.fill() > 0, "it goes on");
-    }
-}
