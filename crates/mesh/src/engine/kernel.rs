@@ -11,7 +11,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use portway_sys::listen::V6Only;
 use portway_sys::seqpacket::Channel;
-use portway_sys::{device, interface, listen, netns, userns};
+use portway_sys::{device, interface, listen, netns, sandbox, userns};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::Engine;
@@ -135,6 +135,9 @@ impl Engine for Stack {
 
 /// Answers requests until the tunnel ends.
 pub(super) fn serve(channel: &Channel) -> io::Result<()> {
+    // Its namespaces are those of its user: another process of that user could enter them otherwise.
+    sandbox::no_new_privs()?;
+    sandbox::undumpable()?;
     let mut packet = Vec::new();
     while channel.recv(&mut packet)?.is_some() {
         let request = serde_json::from_slice::<Request>(&packet)?;

@@ -57,15 +57,20 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
     let said = match found {
         Ok(Found { rule, fd, member }) => {
             debug!(ticket, %rule, connect_time = ?begun.elapsed(), "connection open");
-            let line = {
+            let (line, is_gone) = {
                 let mut table = shared.table();
                 // Who has been revoked meanwhile was not found with the others.
-                if shared.is_gone(member) || !table.opened(ticket, rule, member) {
-                    // Whoever has asked is gone: the other side is not to take that for an end of all that was said.
-                    let _closed = portway_sys::sockopt::linger_reset(fd.as_fd());
-                    return;
+                let is_gone = shared.is_gone(member);
+                let is_wanted = !is_gone && table.opened(ticket, rule, member);
+                (is_wanted.then(|| table.line(rule)), is_gone)
+            };
+            let Some(line) = line else {
+                // The other side is not to take that for an end of all that was said.
+                let _closed = portway_sys::sockopt::linger_reset(fd.as_fd());
+                if is_gone {
+                    deny(&link, ticket, Errno::CONNRESET).await;
                 }
-                table.line(rule)
+                return;
             };
             match link.say(&ToWorker::Dialed { ticket, error: None, line }, &[fd.as_fd()]).await {
                 Ok(()) => Ok(()),
@@ -92,7 +97,11 @@ pub(super) async fn answer(shared: Arc<Shared>, link: Arc<Link>, slot: Slot, tic
 
 /// Tells the worker that there is nothing for the connection that has asked with `ticket`.
 pub(super) async fn refuse(link: Arc<Link>, ticket: u64) {
-    let error = Some(Errno::CONNREFUSED.raw_os_error());
+    deny(&link, ticket, Errno::CONNREFUSED).await;
+}
+
+async fn deny(link: &Link, ticket: u64, why: Errno) {
+    let error = Some(why.raw_os_error());
     if let Err(error) = link.say(&ToWorker::Dialed { ticket, error, line: None }, &[]).await {
         debug!(%error, "worker not answered");
     }

@@ -167,7 +167,12 @@ async fn flow(shared: Arc<Shared>, slot: Slot, ticket: u64, inside: OwnedFd) {
     let mut refused = false;
     if let Ok(dial::Found { rule, fd: outside, .. }) = dial::find(&shared, slot).await {
         debug!(ticket, %rule, "flow open");
-        let carried = shared.table().opened_own(ticket, rule);
+        let carried = {
+            let mut table = shared.table();
+            // Who has been revoked meanwhile was not found with the others.
+            let is_gone = shared.is_gone(table.member(ticket));
+            if is_gone { None } else { table.opened_own(ticket, rule) }
+        };
         if let Some(carried) = carried {
             let done = carry(&shared, ticket, inside, outside, &carried).await;
             refused = done.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);

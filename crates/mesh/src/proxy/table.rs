@@ -49,17 +49,19 @@ pub(super) struct Served {
 impl Served {
     /// Its port is closed, as far as it is for this process to close it. What it returns is to be kept for a moment: see
     /// [`Table::expire_closed`].
-    fn close(&mut self) -> Arc<Vec<OwnedFd>> {
+    fn close(&mut self) -> Option<(Instant, Arc<Vec<OwnedFd>>)> {
         self.tasks.drain(..).for_each(|task| task.abort());
         let listeners = std::mem::take(&mut self.listeners);
-        if self.listen.transport == Transport::Tcp {
-            for listener in listeners.iter() {
-                if let Err(error) = rustix::net::shutdown(listener, rustix::net::Shutdown::Read) {
-                    tracing::debug!(%error, "listener not shut");
-                }
+        if self.listen.transport != Transport::Tcp {
+            // It would keep its port from who comes next.
+            return None;
+        }
+        for listener in listeners.iter() {
+            if let Err(error) = rustix::net::shutdown(listener, rustix::net::Shutdown::Read) {
+                tracing::debug!(%error, "listener not shut");
             }
         }
-        listeners
+        Some((Instant::now(), listeners))
     }
 }
 
@@ -239,7 +241,7 @@ impl Table {
             return;
         }
         let Some(mut served) = self.served.remove(&slot.index) else { return };
-        self.closed.push((Instant::now(), served.close()));
+        self.closed.extend(served.close());
         served.rules.iter().for_each(|entry| self.close_account(entry.id));
     }
 
@@ -258,8 +260,7 @@ impl Table {
 
     /// Nobody new is taken in.
     pub(super) fn close(&mut self) {
-        let closed = self.served.values_mut().map(|served| (Instant::now(), served.close()));
-        self.closed.extend(closed);
+        self.closed.extend(self.served.values_mut().filter_map(Served::close));
     }
 
     /// Lets go of listeners that were told to refuse a while ago.
@@ -341,7 +342,7 @@ impl Table {
             }
             served.rules = wanted;
             if served.rules.is_empty() {
-                self.closed.push((Instant::now(), served.close()));
+                self.closed.extend(served.close());
                 closed.push(served.slot);
             }
         }

@@ -148,6 +148,7 @@ impl Sender {
                     if let Some(outlet) = self.outlet(id) {
                         outlet.through = through;
                     }
+                    self.pack_waiting(id);
                 }
                 Update::Keys(id, keys) => {
                     let Some(outlet) = self.outlet(id) else { continue };

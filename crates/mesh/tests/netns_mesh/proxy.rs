@@ -58,6 +58,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("what_is_not_served_with_smoltcp", || hostile::what_is_not_served_is_not_changed("smoltcp")),
     ("flows_of_removed_rules_are_cut", || hostile::flows_of_removed_rules_are_cut("kernel")),
     ("flows_of_removed_rules_with_smoltcp", || hostile::flows_of_removed_rules_are_cut("smoltcp")),
+    ("ports_come_again_at_once", || hostile::ports_come_again_at_once("kernel")),
+    ("ports_come_again_at_once_with_smoltcp", || hostile::ports_come_again_at_once("smoltcp")),
     ("a_rule_that_goes_twice", || hostile::a_rule_that_goes_twice("kernel")),
     ("a_rule_that_goes_twice_with_smoltcp", || hostile::a_rule_that_goes_twice("smoltcp")),
     ("a_dead_destination", || hostile::a_dead_destination_holds_up_its_own_port("kernel")),

@@ -65,7 +65,8 @@ fn list(args: &RuleListArgs) -> Outcome {
     let rules = wait(client.mesh())?.rules;
     let mut out = Out::new();
     match args.format.format {
-        Format::Table => out.text(&rules.iter().map(rule_line).collect::<String>()),
+        Format::Table => out
+            .text(&rules.iter().map(|rule| printable(rule_line(rule).trim_end()) + "\n").collect::<String>()),
         Format::Json => out.json(&rules),
         Format::Yaml => out.yaml(&rules),
         Format::Csv => out.text(&lines(&rules)),
@@ -127,7 +128,8 @@ fn text(status: &MeshStatus) -> String {
     for (why, count) in &status.dropped {
         let _infallible = writeln!(text, "dropped: {count} {why}");
     }
-    text
+    // All of it is the network's own word, and who runs that may be less than who reads it.
+    text.lines().map(|line| printable(line) + "\n").collect()
 }
 
 fn organization_line(organization: &MeshOrg) -> String {

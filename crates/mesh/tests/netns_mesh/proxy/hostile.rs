@@ -344,6 +344,30 @@ pub(super) fn a_rule_that_goes_twice(engine: &str) {
     assert!((Duration::from_millis(1900)..Duration::from_secs(6)).contains(&lasted), "{lasted:?}");
 }
 
+/// Ports of both transports and directions are removed and added again at once, and again.
+///
+/// Fails when: a port that was let go of is still somebody's.
+pub(super) fn ports_come_again_at_once(engine: &str) {
+    let (bed, _peer) = bed();
+    let dir = folder();
+    let _proxy = Proxy::start(&bed, &Wanted { engine, dir: Some(dir.path()), ..Wanted::default() });
+    let rules = ["tcp", "udp"].map(|transport| {
+        [
+            ("ingress", format!("{transport}:80:127.0.0.1:8000")),
+            ("egress", format!("{transport}:9000:10.9.0.2:7000")),
+        ]
+    });
+    let rules: Vec<(&str, &str)> = rules.iter().flatten().map(|(way, rule)| (*way, rule.as_str())).collect();
+    for round in 1..4 {
+        let listed = change(dir.path(), &rules, &[]).unwrap();
+        assert_eq!(listed.len(), rules.len());
+        // At different times of the second that what is over is looked for in.
+        std::thread::sleep(Duration::from_millis(300 * round));
+        let ids: Vec<&str> = listed.iter().map(|rule| rule.id.as_str()).collect();
+        change(dir.path(), &[], &ids).unwrap();
+    }
+}
+
 /// A destination that nobody answers for: its clients wait, no more of them than may, and those of other ports do not.
 ///
 /// Fails when: whoever calls a dead port has all descriptors, or every place of the proxy.
