@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use portway_testkit::Api;
+use portway_testkit::{Api, wait_for};
 use serde_json::{Value, json};
 
 use crate::scene::Scene;
@@ -189,8 +189,29 @@ fn every_answer_is_what_the_document_says() {
     apply(&mut doc, &key, keys(port + 2));
     moves(&mut doc, &scene, &key, port + 3);
     stale(&mut doc, &socket, &target("web"), &adopt);
+    network(&mut doc, &scene);
     doc.call("GET", "/metrics", "/metrics", None, 200);
     assert_eq!(doc.missed(), [""; 0]);
+}
+
+/// A network that the daemon runs.
+fn network(doc: &mut Document, scene: &Scene) {
+    let (dir, port) = (scene.rig.folder(), scene.rig.ports.run(2).unwrap());
+    let nodes = [format!("a=127.0.0.1:{port}"), format!("b=127.0.0.1:{}", port + 1)];
+    let mut command = std::process::Command::new(crate::PORTWAY);
+    command.args(["mesh", "genconf"]).args(nodes).arg("--dir").arg(dir);
+    let made = command.output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let config = format!("[mesh.home]\nconfig = \"{}\"\n", dir.join("a.toml").display());
+    let daemon = &scene.rig.daemon;
+    std::fs::write(daemon.dir().join("portway.toml"), config).unwrap();
+    daemon.reload().unwrap();
+    let runs = || {
+        let server = daemon.api().get("/1.0").ok()?;
+        (server["networks"][0]["state"] == "running").then_some(())
+    };
+    wait_for("the network to run", runs).unwrap();
+    doc.call("GET", "/1.0", "/1.0", None, 200);
 }
 
 /// A container that is asked for its health, as Compose would have it.
