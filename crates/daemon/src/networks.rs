@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use portway_config::MeshSettings;
+use portway_control::Client;
 use portway_control::api::{Failure, NetworkState};
 use portway_relay::wire::Ids;
 use tokio::sync::mpsc;
@@ -64,6 +65,13 @@ struct Surroundings {
     run_dir: PathBuf,
     ids: Option<Ids>,
     env: Vec<(String, String)>,
+}
+
+impl Surroundings {
+    /// For what is asked of a network that runs.
+    fn client(&self, name: &str) -> Client {
+        Client::with_limits(socket(&self.run_dir, name), shown::LIMITS)
+    }
 }
 
 /// What is known of one network.

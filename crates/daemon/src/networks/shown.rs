@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portway_control::Limits;
 use portway_control::api::{MeshStatus, NetworkPeer, NetworkState, NetworkStatus};
-use portway_control::{Client, Limits};
 use tokio::task::JoinSet;
 
-use super::{Networks, Seen, locked, socket};
+use super::{Networks, Seen, locked};
 
 /// What bounds the question to a network: it is another user's process.
 pub(super) const LIMITS: Limits = Limits {
@@ -25,7 +25,7 @@ impl Networks {
     pub(crate) async fn shown(&self) -> Vec<NetworkStatus> {
         let mut asked = JoinSet::new();
         for (name, handle) in locked(&self.handles).iter().filter(|(_, handle)| handle.is_there()) {
-            let (seen, client) = (Arc::clone(&handle.seen), self.client(name));
+            let (seen, client) = (Arc::clone(&handle.seen), self.around.client(name));
             let name = name.clone();
             asked.spawn(async move {
                 let is_asked = locked(&seen).state == NetworkState::Running;
@@ -57,10 +57,6 @@ impl Networks {
         let mut all = asked.join_all().await;
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
-    }
-
-    fn client(&self, name: &str) -> Client {
-        Client::with_limits(socket(&self.around.run_dir, name), LIMITS)
     }
 
     /// Which networks run, for Prometheus. What each of them counts is at its own socket.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use portway_config::MeshSettings;
-use portway_control::Client;
 use portway_control::api::{ChangeMeshRules, Failure, NetworkState, NewMeshRule};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -14,8 +13,7 @@ use tracing::{info, warn};
 
 use super::process::{Process, Said};
 use super::record::Record;
-use super::shown::LIMITS;
-use super::{Judged, Seen, Surroundings, locked, socket};
+use super::{Judged, Seen, Surroundings, locked};
 use crate::hub::Hub;
 use crate::state::with_sources;
 
@@ -316,7 +314,7 @@ impl Tending {
 
     /// Has it make all of its rules what the file says, or none.
     async fn change_rules(&self, old: &[(String, String)], new: &[(String, String)]) -> Result<(), String> {
-        let client = Client::with_limits(socket(&self.around.run_dir, &self.name), LIMITS);
+        let client = self.around.client(&self.name);
         let failed = |error: portway_control::ClientError| with_sources(&error);
         let present = client.mesh().await.map_err(failed)?.rules;
         let there: BTreeSet<(&str, &str)> =

@@ -91,7 +91,7 @@ fn give(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
 }
 
 /// Opens what is there and no link, without waiting.
-fn open(path: &Path, more: OFlags) -> io::Result<File> {
+pub(super) fn open(path: &Path, more: OFlags) -> io::Result<File> {
     let flags =
         i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK | more).bits()).map_err(io::Error::other)?;
     File::options().read(true).custom_flags(flags).open(path)

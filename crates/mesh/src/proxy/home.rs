@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::warn;
 
+use super::confine;
 /// Longest name: with it the path of the socket has room below most folders.
 const NAME_BYTES: usize = 40;
 
@@ -226,8 +227,7 @@ impl Home {
         let Some(path) = self.rules_path() else { return Ok(Vec::new()) };
         let mut text = String::new();
         // The folder may be another user's, to whom root has given it: nothing is followed or waited for there.
-        let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&path);
+        let opened = confine::open(&path, OFlags::empty());
         let read = opened.and_then(|file| file.take(RULES_BYTES).read_to_string(&mut text));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
