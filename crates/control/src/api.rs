@@ -36,8 +36,8 @@ mod unique;
 pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
 pub use health::{Health, HealthState, HealthTest};
 pub use mesh::{
-    AskPing, ChangeMeshRules, MeshEvent, MeshOrg, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus,
-    NetworkPeer, NetworkState, NetworkStatus, NewMeshRule, Pong,
+    AskPing, ChangeMeshRules, MeshEvent, MeshMapping, MeshOrg, MeshOutside, MeshPeer, MeshProxyStatus,
+    MeshRuleStatus, MeshStatus, NetworkPeer, NetworkState, NetworkStatus, NewMeshRule, Pong,
 };
 pub use moves::{KnownInstance, Move, MoveDevice, Place, Progress};
 

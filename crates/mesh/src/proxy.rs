@@ -23,6 +23,7 @@ mod home;
 mod link;
 mod names;
 mod org;
+mod outside;
 mod ping;
 mod ports;
 mod room;

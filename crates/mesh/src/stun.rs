@@ -1,5 +1,5 @@
 //! STUN, as much of it as tells a device where its datagrams come from (RFC 8489): a binding request without attributes,
-//! and an answer with XOR-MAPPED-ADDRESS.
+//! and an answer with XOR-MAPPED-ADDRESS; and the port that can be asked, too (OTHER-ADDRESS of RFC 5780).
 //!
 //! It shares the socket of WireGuard: a message of that begins with its type, 1 to 4, and three zero bytes; one of STUN
 //! with two zero bits, and the magic cookie stands behind its type and length.
@@ -12,14 +12,25 @@ const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
 const BINDING_SUCCESS: [u8; 2] = [0x01, 0x01];
 const XOR_MAPPED_ADDRESS: [u8; 2] = [0x00, 0x20];
+/// Where else the server answers (RFC 5780, 7.4).
+const OTHER_ADDRESS: [u8; 2] = [0x80, 0x2c];
 
 /// Attributes below this must be understood (RFC 8489, 14).
 const OPTIONAL: u8 = 0x80;
 
 const HEADER_BYTES: usize = 20;
 
-/// Greatest answer: a header and an IPv6 address.
-pub const ANSWER_MAX_BYTES: usize = HEADER_BYTES + 4 + 20;
+/// Greatest answer: a header and two IPv6 addresses.
+pub const ANSWER_MAX_BYTES: usize = HEADER_BYTES + 2 * (4 + 20);
+
+/// What a server says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapped {
+    /// Where it came from.
+    pub address: SocketAddr,
+    /// The port of the server that can be asked, too, to see whether it comes from there for everybody.
+    pub other_port: Option<u16>,
+}
 
 /// What an answer belongs to a request by. Nobody can guess it, so nobody else answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,26 +56,31 @@ impl Transaction {
         request
     }
 
-    /// Where the request came from, if `datagram` is the answer to it.
+    /// What is said of the request, if `datagram` is the answer to it.
     #[must_use]
-    pub fn mapped(&self, datagram: &[u8]) -> Option<SocketAddr> {
+    pub fn mapped(&self, datagram: &[u8]) -> Option<Mapped> {
         let message = Message::parse(datagram)?;
         if message.kind != BINDING_SUCCESS || message.transaction != *self {
             return None;
         }
         let mut rest = message.attributes;
-        let mut found = None;
+        let (mut found, mut other_port) = (None, None);
         while let Some((head, behind)) = rest.split_first_chunk::<4>() {
             let [a, b, c, d] = *head;
             let length = usize::from(u16::from_be_bytes([c, d]));
             let (value, behind) = behind.split_at_checked(length)?;
             if [a, b] == XOR_MAPPED_ADDRESS {
                 found = found.or(self.address(value));
+            } else if [a, b] == OTHER_ADDRESS {
+                // Its address is of no use: who stands before the server may have another one.
+                let port = value.get(2..4).and_then(|port| Some(u16::from_be_bytes(port.try_into().ok()?)));
+                other_port = other_port.or(port.filter(|port| *port != 0));
             }
             // Values fill up to four bytes.
             rest = behind.get(length.wrapping_neg() % 4..).unwrap_or_default();
         }
-        found.filter(|address| rest.is_empty() && address.port() != 0)
+        let address = found.filter(|address| rest.is_empty() && address.port() != 0)?;
+        Some(Mapped { address, other_port })
     }
 
     /// What an address is mixed with: cookie and transaction.
@@ -117,9 +133,10 @@ pub fn is_stun(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| *first < 0x40) && datagram.get(4..8) == Some(&COOKIE)
 }
 
-/// The answer to `datagram` from `from`, if it is a binding request that asks for nothing else.
+/// The answer to `datagram` from `from`, if it is a binding request that asks for nothing else. It says where the server
+/// answers as well, if it does.
 #[must_use]
-pub fn answer(datagram: &[u8], from: SocketAddr) -> Option<Vec<u8>> {
+pub fn answer(datagram: &[u8], from: SocketAddr, other: Option<SocketAddr>) -> Option<Vec<u8>> {
     let message = Message::parse(datagram)?;
     if message.kind != BINDING_REQUEST {
         return None;
@@ -133,23 +150,34 @@ pub fn answer(datagram: &[u8], from: SocketAddr) -> Option<Vec<u8>> {
         let length = usize::from(u16::from_be_bytes([c, d])).next_multiple_of(4);
         rest = behind.get(length..)?;
     }
-    let ip = from.ip().to_canonical();
-    let (family, bytes) = match ip {
+    let mut answer = Vec::with_capacity(ANSWER_MAX_BYTES);
+    answer.extend(BINDING_SUCCESS);
+    answer.extend([0, 0]);
+    answer.extend(COOKIE);
+    answer.extend(message.transaction.0);
+    put_address(&mut answer, XOR_MAPPED_ADDRESS, from, message.transaction.mask());
+    if let Some(other) = other {
+        put_address(&mut answer, OTHER_ADDRESS, other, std::iter::repeat(0));
+    }
+    let length = u8::try_from(answer.len() - HEADER_BYTES).unwrap_or_default();
+    if let Some(place) = answer.get_mut(3) {
+        *place = length;
+    }
+    Some(answer)
+}
+
+/// Writes an attribute that is an address, mixed with `mask`: its port with the first two bytes, and the address with all.
+fn put_address(answer: &mut Vec<u8>, kind: [u8; 2], address: SocketAddr, mask: impl Iterator<Item = u8>) {
+    let (family, bytes) = match address.ip().to_canonical() {
         IpAddr::V4(ip) => (1, ip.octets().to_vec()),
         IpAddr::V6(ip) => (2, ip.octets().to_vec()),
     };
-    let length = u8::try_from(bytes.len() + 4).unwrap_or_default();
-    let port = from.port() ^ u16::from_be_bytes([COOKIE[0], COOKIE[1]]);
-    let mut answer = Vec::with_capacity(ANSWER_MAX_BYTES);
-    answer.extend(BINDING_SUCCESS);
-    answer.extend([0, length + 4]);
-    answer.extend(COOKIE);
-    answer.extend(message.transaction.0);
-    answer.extend(XOR_MAPPED_ADDRESS);
-    answer.extend([0, length, 0, family]);
-    answer.extend(port.to_be_bytes());
-    answer.extend(bytes.iter().zip(message.transaction.mask()).map(|(byte, mask)| byte ^ mask));
-    Some(answer)
+    let mask: Vec<u8> = mask.take(bytes.len()).collect();
+    let mixed = |(byte, mask): (u8, &u8)| byte ^ mask;
+    answer.extend(kind);
+    answer.extend([0, u8::try_from(bytes.len() + 4).unwrap_or_default(), 0, family]);
+    answer.extend(address.port().to_be_bytes().into_iter().zip(&mask).map(mixed));
+    answer.extend(bytes.into_iter().zip(&mask).map(mixed));
 }
 
 #[cfg(test)]
@@ -178,10 +206,11 @@ mod tests {
             [("192.0.2.1:32853", &four[..]), ("[2001:db8:1234:5678:11:2233:4455:6677]:32853", &six[..])];
         for (text, attribute) in cases {
             let from: SocketAddr = text.parse().unwrap();
-            assert_eq!(answer(&ID.request(), from).unwrap(), message(BINDING_SUCCESS, attribute));
+            assert_eq!(answer(&ID.request(), from, None).unwrap(), message(BINDING_SUCCESS, attribute));
             // Behind an attribute that need not be known, eleven bytes and one to fill.
             let software = [&[0x80, 0x22, 0x00, 0x0b][..], b"test vector\x20", attribute].concat();
-            assert_eq!(ID.mapped(&message(BINDING_SUCCESS, &software)), Some(from));
+            let mapped = Some(Mapped { address: from, other_port: None });
+            assert_eq!(ID.mapped(&message(BINDING_SUCCESS, &software)), mapped);
             assert_eq!(Transaction([1; 12]).mapped(&message(BINDING_SUCCESS, attribute)), None);
             assert_eq!(ID.mapped(&message(BINDING_REQUEST, attribute)), None);
         }
@@ -190,14 +219,36 @@ mod tests {
     #[test]
     fn what_asks_for_more_is_not_answered() {
         let from = SocketAddr::from(([192, 0, 2, 1], 1));
-        assert!(answer(&message(BINDING_REQUEST, &[0x80, 0x22, 0, 1, b'x', 0, 0, 0]), from).is_some());
+        assert!(answer(&message(BINDING_REQUEST, &[0x80, 0x22, 0, 1, b'x', 0, 0, 0]), from, None).is_some());
         // CHANGE-REQUEST: to be answered from elsewhere, which would make it a way to send to others.
-        assert_eq!(answer(&message(BINDING_REQUEST, &[0, 3, 0, 4, 0, 0, 0, 6]), from), None);
-        assert_eq!(answer(&message(BINDING_SUCCESS, &[]), from), None);
-        assert_eq!(answer(&message(BINDING_REQUEST, &[])[..19], from), None);
+        assert_eq!(answer(&message(BINDING_REQUEST, &[0, 3, 0, 4, 0, 0, 0, 6]), from, None), None);
+        assert_eq!(answer(&message(BINDING_SUCCESS, &[]), from, None), None);
+        assert_eq!(answer(&message(BINDING_REQUEST, &[])[..19], from, None), None);
         let mut long = message(BINDING_REQUEST, &[]);
         long.push(0);
-        assert_eq!(answer(&long, from), None);
+        assert_eq!(answer(&long, from, None), None);
+    }
+
+    /// Fails when: the other port is not what was said, the answer is not as RFC 5780 has it, or the answer with all
+    /// headers is twice the question or more, so that it would pay to ask under another one's address.
+    #[test]
+    fn another_port_is_told() {
+        let four = ("192.0.2.1:32853", "198.51.100.7:51822", 28, 1);
+        let six = ("[2001:db8::1]:9", "[2001:db8::2]:51822", 48, 2);
+        for (from, other, headers, family) in [four, six] {
+            let (from, other): (SocketAddr, SocketAddr) = (from.parse().unwrap(), other.parse().unwrap());
+            let told = answer(&ID.request(), from, Some(other)).unwrap();
+            assert_eq!(ID.mapped(&told), Some(Mapped { address: from, other_port: Some(51822) }));
+            let attribute = &told[told.len() - if family == 1 { 12 } else { 24 }..];
+            assert_eq!((&attribute[..2], attribute[5]), (&OTHER_ADDRESS[..], family));
+            assert_eq!(attribute[6..8], 51822_u16.to_be_bytes());
+            assert!(told.len() + headers < 2 * (ID.request().len() + headers));
+        }
+        let mapped = [0x00, 0x20, 0x00, 0x08, 0x00, 0x01, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43];
+        for other in [&[0x80, 0x2c, 0, 0][..], &[0x80, 0x2c, 0, 4, 0, 1, 0, 0]] {
+            let told = ID.mapped(&message(BINDING_SUCCESS, &[&mapped, other].concat())).unwrap();
+            assert_eq!(told.other_port, None);
+        }
     }
 
     /// The types of WireGuard, each with bytes behind it that could be anything.
@@ -216,8 +267,9 @@ mod tests {
             let from = SocketAddr::from((ip, port));
             let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
             let datagram = [&[kind & 1, 1][..], &length, &COOKIE, &ID.0, &rest].concat();
-            let _any = (answer(&rest, from), ID.mapped(&rest), ID.mapped(&datagram));
-            if let Some(answer) = answer(&datagram, from) {
+            let other = Some(SocketAddr::from((ip, port)));
+            let _any = (answer(&rest, from, None), ID.mapped(&rest), ID.mapped(&datagram));
+            if let Some(answer) = answer(&datagram, from, other) {
                 prop_assert!(answer.len() <= ANSWER_MAX_BYTES);
                 prop_assert!(is_stun(&answer));
             }

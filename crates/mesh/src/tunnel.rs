@@ -32,7 +32,7 @@ use thiserror::Error;
 use crate::engine::Frames;
 pub use crate::spec::Rows;
 use crate::spec::{Mtu, PrivateKey, PublicKey};
-use crate::stun::Transaction;
+use crate::stun::{Mapped, Transaction};
 use crate::udp::Udp;
 use crate::wg::{
     Counters, Newcomer, PeerChange, PeerId, PeerSpec, PeerState, Routes, Sessions, SessionsError,
@@ -261,7 +261,7 @@ impl Tunnel {
 
     /// Asks `server` where datagrams of this tunnel's socket come from, by STUN. Takes `ASK` times `ASKED` when nobody
     /// answers; one question at a time.
-    pub fn mapped(&self, server: SocketAddr) -> Option<SocketAddr> {
+    pub fn mapped(&self, server: SocketAddr) -> Option<Mapped> {
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         // Those of an earlier question have come too late.
         while answered.try_recv().is_ok() {}
@@ -278,7 +278,7 @@ impl Tunnel {
             while let Some(left) = end.checked_duration_since(Instant::now()) {
                 let Ok((from, datagram)) = answered.recv_timeout(left) else { break };
                 if let Some(found) = transaction.mapped(&datagram).filter(|_| from == server) {
-                    return Some(Udp::from_wire(found));
+                    return Some(Mapped { address: Udp::from_wire(found.address), ..found });
                 }
             }
         }

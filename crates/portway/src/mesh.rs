@@ -7,6 +7,7 @@ mod genconf;
 mod join;
 mod live;
 mod network;
+mod outside;
 mod owner;
 mod ping;
 mod proxy;
@@ -27,6 +28,7 @@ use crate::failure::{Outcome, Stop, chain};
 use crate::output::Out;
 
 pub(crate) use network::{NETWORKS, network};
+pub(crate) use outside::{Symmetric, symmetric};
 
 /// Runs one of the commands.
 pub(crate) fn run(command: &MeshCommand) -> Outcome {

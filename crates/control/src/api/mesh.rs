@@ -64,6 +64,33 @@ pub struct MeshOrg {
     /// It passes messages on between members that do not reach each other.
     #[serde(default)]
     pub hub: bool,
+    /// Other members that do.
+    #[serde(default)]
+    pub hubs: Vec<String>,
+    /// How it is seen from outside, in each family that the registrar is reached by.
+    #[serde(default)]
+    pub outside: Vec<MeshOutside>,
+}
+
+/// How a device is seen from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshOutside {
+    /// Address and port that the registrar sees.
+    pub address: String,
+    /// Whether others see the same.
+    pub mapping: MeshMapping,
+}
+
+/// What a translation of addresses before a device makes of its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MeshMapping {
+    /// Nobody has seen.
+    Unknown,
+    /// The same for each destination.
+    Same,
+    /// Another one for each destination.
+    Symmetric,
 }
 
 /// A peer as it is.

@@ -1,5 +1,5 @@
 //! Where this device is reached, found out and said: its address on the way to the registrar, and what the registrar sees
-//! of the tunnel's socket (STUN). The local one comes first: who is in the same network has the shorter way.
+//! of the tunnel's socket (STUN), and whether others see the same. The local one comes first: who is in the same network has the shorter way.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use portway_model::Host;
 use tokio::net::lookup_host;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::org::Order;
+use super::outside::{Outside, Seen};
 use super::serve::Shared;
 use crate::org::RegistrarUrl;
 use crate::spec::Endpoint;
@@ -25,10 +27,16 @@ const JITTER_MILLIS: u64 = 5000;
 const LOOKUP: Duration = Duration::from_secs(10);
 
 /// Asks again and again, for ever, and says what has changed.
-pub(super) async fn run(shared: Arc<Shared>, registrar: RegistrarUrl, found: watch::Sender<Vec<Endpoint>>) {
-    let mut before = Vec::new();
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    registrar: RegistrarUrl,
+    found: watch::Sender<Vec<Endpoint>>,
+    orders: mpsc::Sender<Order>,
+) {
+    let (mut before, mut outside) = (Vec::new(), Outside::default());
     loop {
-        let endpoints = look(&shared, &registrar).await;
+        let seen = look(&shared, &registrar).await;
+        let endpoints = endpoints(&seen);
         // Without an answer nothing is known, which is no reason to unsay anything. What comes once may be a change of
         // the way that is not over.
         if !endpoints.is_empty() && endpoints != *found.borrow() && (before.is_empty() || endpoints == before)
@@ -38,6 +46,14 @@ pub(super) async fn run(shared: Arc<Shared>, registrar: RegistrarUrl, found: wat
         }
         let is_sure = endpoints.is_empty() || endpoints == *found.borrow();
         before = endpoints;
+        let outside = outside.look(&shared, &seen).await;
+        if let Some(organization) = &shared.organization
+            && let Some(said) = organization.see(outside)
+            && orders.send(Order::Say(said)).await.is_err()
+        {
+            // The network is ending.
+            return;
+        }
         let mut random = [0; 2];
         // Without one all is as well, but for a crowd.
         let _kept = getrandom::fill(&mut random);
@@ -46,7 +62,7 @@ pub(super) async fn run(shared: Arc<Shared>, registrar: RegistrarUrl, found: wat
     }
 }
 
-async fn look(shared: &Arc<Shared>, registrar: &RegistrarUrl) -> Vec<Endpoint> {
+async fn look(shared: &Arc<Shared>, registrar: &RegistrarUrl) -> Vec<Seen> {
     let Endpoint { host, port } = registrar.at();
     let servers = match host {
         Host::Ip(ip) => vec![SocketAddr::new(ip.ip(), port.get())],
@@ -57,17 +73,24 @@ async fn look(shared: &Arc<Shared>, registrar: &RegistrarUrl) -> Vec<Endpoint> {
     };
     // One of each family.
     let of = |v4: bool| servers.iter().copied().find(|server| server.is_ipv4() == v4);
-    let mut endpoints = Vec::new();
+    let mut seen = Vec::new();
     for server in [of(true), of(false)].into_iter().flatten() {
         let asked = Arc::clone(shared);
-        let Ok(Some(mapped)) = spawn_blocking(move || asked.tunnel.mapped(server)).await else { continue };
+        let Ok(Some(told)) = spawn_blocking(move || asked.tunnel.mapped(server)).await else { continue };
         let port = shared.tunnel.udp().address.port();
         let local = own_address(server).map(|ip| SocketAddr::new(ip, port));
-        let addresses = local.into_iter().chain([mapped]);
-        for address in addresses.filter(|address| !is_near(address.ip())) {
-            let endpoint = endpoint(address);
-            endpoints.extend(endpoint.filter(|endpoint| !endpoints.contains(endpoint)));
-        }
+        seen.push(Seen { server, local, told });
+    }
+    seen
+}
+
+/// Where this device is to be tried, after what was seen.
+fn endpoints(seen: &[Seen]) -> Vec<Endpoint> {
+    let addresses = seen.iter().flat_map(|seen| seen.local.into_iter().chain([seen.told.address]));
+    let mut endpoints = Vec::new();
+    for address in addresses.filter(|address| !is_near(address.ip())) {
+        let endpoint = endpoint(address);
+        endpoints.extend(endpoint.filter(|endpoint| !endpoints.contains(endpoint)));
     }
     endpoints
 }

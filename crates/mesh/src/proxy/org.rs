@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use portway_control::api::MeshOrg;
+use portway_control::api::{MeshMapping, MeshOrg, MeshOutside};
 use portway_model::Cidr;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -53,17 +53,27 @@ struct Known {
     /// Since when it is so; and why, when the registrar is away.
     since: Instant,
     away: Option<String>,
+    /// How this device is seen from outside, and whether it was said that its NAT is symmetric.
+    outside: Vec<MeshOutside>,
+    told_symmetric: bool,
 }
 
 impl Organization {
     pub(super) fn new(member: &Membership) -> Organization {
         let away = Some("it was not asked yet".to_owned());
+        let known = Known {
+            view: Arc::new(member.view().clone()),
+            since: Instant::now(),
+            away,
+            outside: Vec::new(),
+            told_symmetric: false,
+        };
         Organization {
             name: member.trust().org.clone(),
             registrar: member.registrar().to_string(),
             key: member.key().public(),
             is_hidden: member.is_found(),
-            known: Mutex::new(Known { view: Arc::new(member.view().clone()), since: Instant::now(), away }),
+            known: Mutex::new(known),
         }
     }
 
@@ -86,8 +96,22 @@ impl Organization {
         })
     }
 
+    /// Takes how this device is seen from outside; what is to be said of it, once.
+    pub(super) fn see(&self, outside: Vec<MeshOutside>) -> Option<String> {
+        let mut known = self.known();
+        let place = outside.iter().find(|seen| seen.mapping == MeshMapping::Symmetric);
+        let address = place.map(|seen| seen.address.clone());
+        known.outside = outside;
+        let address = address.filter(|_| !std::mem::replace(&mut known.told_symmetric, true))?;
+        Some(format!(
+            "symmetric NAT: the registrar sees {address}, others another port each; \
+             members behind routers are reached through a hub"
+        ))
+    }
+
     pub(super) fn status(&self, now: Instant) -> MeshOrg {
         let known = self.known();
+        let others = known.view.devices().filter(|device| device.hub && device.key != self.key);
         let own = known.view.record(&self.key).and_then(|record| record.device());
         MeshOrg {
             organization: self.name.to_string(),
@@ -99,6 +123,8 @@ impl Organization {
             since_seconds: now.saturating_duration_since(known.since).as_secs(),
             error: known.away.clone(),
             hub: own.is_some_and(|own| own.hub),
+            hubs: others.map(|device| device.name.to_string()).collect(),
+            outside: known.outside.clone(),
         }
     }
 }
@@ -136,7 +162,8 @@ pub(super) fn begin(shared: &Arc<Shared>, followed: Following, orders: &mpsc::Se
     let mut tasks = JoinSet::new();
     tasks.spawn(attend(Arc::clone(shared), news, orders.clone()));
     if member.is_found() {
-        tasks.spawn(discover::run(Arc::clone(shared), member.registrar().clone(), found));
+        let registrar = member.registrar().clone();
+        tasks.spawn(discover::run(Arc::clone(shared), registrar, found, orders.clone()));
     } else {
         // Whoever follows ends with it.
         tasks.spawn(async move { found.closed().await });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use portway_control::api::{
-    Failure, FailureKind, MeshOrg, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus,
+    Failure, FailureKind, MeshMapping, MeshOrg, MeshPeer, MeshProxyStatus, MeshRuleStatus, MeshStatus,
 };
 use portway_relay::wire::field;
 use portway_sys::shm::FIELD_COUNT;
@@ -269,6 +269,15 @@ fn organization_metrics(text: &mut String, organization: Option<&MeshOrg>) {
     let reachable = sample(u64::from(organization.reachable));
     let help = "Whether the organization's registrar is followed.";
     put_family(text, "portway_mesh_registrar_reachable", "gauge", help, reachable);
+    let is = |mapping| organization.outside.iter().any(|seen| seen.mapping == mapping);
+    let symmetric = match (is(MeshMapping::Symmetric), is(MeshMapping::Same)) {
+        (true, _) => Some(1),
+        (false, true) => Some(0),
+        (false, false) => None,
+    };
+    let help = "Whether a NAT takes another port for each destination; absent while nobody knows.";
+    let symmetric = symmetric.map(sample).unwrap_or_default();
+    put_family(text, "portway_mesh_symmetric_nat", "gauge", help, symmetric);
     let help = "Revision of the organization that is in force.";
     put_family(text, "portway_mesh_organization_revision", "gauge", help, sample(organization.revision));
 }

@@ -48,7 +48,8 @@ impl Bed {
         let _absent = std::fs::remove_file(&socket);
         let owner = UnixListener::bind(socket).unwrap();
         self.running = Some(tokio::spawn(async move {
-            serve::serve(registrar, devices, datagrams, owner).await.map(|never| match never {}).unwrap();
+            let sockets = serve::Sockets { devices, datagrams, second: None, owner };
+            serve::serve(registrar, sockets).await.map(|never| match never {}).unwrap();
         }));
     }
 

@@ -14,6 +14,7 @@ use portway_sshgw::broker;
 
 use super::{Finding, kernel};
 use crate::failure::chain;
+use crate::mesh::{Symmetric, symmetric};
 use crate::output::human;
 use crate::ssh;
 
@@ -40,6 +41,7 @@ pub(super) async fn check() -> (Vec<Finding>, Option<Server>) {
         Ok(server) => {
             findings.extend(daemon(&server));
             findings.extend(server.networks.iter().map(network));
+            findings.extend(server.networks.iter().filter_map(seen_from_outside));
             (findings, Some(server))
         }
         Err(error) => {
@@ -89,6 +91,18 @@ fn network(network: &NetworkStatus) -> Finding {
             Finding::fail(CHECK, format!("network {name} does not run: {why}"), mend)
         }
     }
+}
+
+/// A network whose device cannot be met by all.
+fn seen_from_outside(network: &NetworkStatus) -> Option<Finding> {
+    const CHECK: &str = "mesh";
+    let organization = network.organization.as_ref().filter(|_| network.state == NetworkState::Running)?;
+    let Symmetric { text, mend } = symmetric(organization)?;
+    let text = format!("network {}: {text}", network.name);
+    Some(match mend {
+        Some(mend) => Finding::warn(CHECK, text, mend),
+        None => Finding::ok(CHECK, text),
+    })
 }
 
 fn dir(paths: &Paths) -> Finding {

@@ -118,6 +118,7 @@ fn text(status: &MeshStatus) -> String {
     }
     if let Some(organization) = &status.organization {
         text.push_str(&organization_line(organization));
+        text.push_str(&super::outside::lines(organization));
     }
     if status.passed_on > 0 {
         let _infallible = writeln!(text, "passed on for others: {} messages", status.passed_on);
@@ -285,6 +286,8 @@ mod tests {
             since_seconds: 5,
             error: None,
             hub: false,
+            hubs: Vec::new(),
+            outside: Vec::new(),
         };
         let begin = "one of acme, revision 7, devices: 3; registrar https://r:1 ";
         assert_eq!(organization_line(&organization), format!("{begin}followed for 5 s\n"));

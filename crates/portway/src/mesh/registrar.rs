@@ -17,7 +17,15 @@ pub(super) fn folder(state: &StateArg) -> Outcome<std::path::PathBuf> {
 
 /// Runs one until it is told to end.
 pub(super) fn run(args: &RegistrarArgs) -> Outcome {
-    let options = RunOptions { listen: args.listen, dir: folder(&args.state)?, etcd: etcd(args)? };
+    if args.second_port == Some(args.listen.port()) {
+        return Err(Stop::usage(format!("--second-port {} is the port of --listen", args.listen.port())));
+    }
+    let options = RunOptions {
+        listen: args.listen,
+        second_port: args.second_port,
+        dir: folder(&args.state)?,
+        etcd: etcd(args)?,
+    };
     let ready = |listen| {
         // Whoever reads along may go.
         let _unheard = writeln!(io::stdout(), "ready {listen}").and_then(|()| io::stdout().flush());

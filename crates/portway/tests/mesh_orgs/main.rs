@@ -9,6 +9,8 @@ mod hubs;
 #[cfg(test)]
 mod multihomed;
 #[cfg(test)]
+mod nat;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod place;

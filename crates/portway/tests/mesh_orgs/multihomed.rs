@@ -34,7 +34,7 @@ fn answers_come_from_where_it_was_asked() {
             socket.send(&transaction.request()).ok()?;
             let mut room = [0; 128];
             let length = socket.recv(&mut room).ok()?;
-            transaction.mapped(&room[..length])
+            Some(transaction.mapped(&room[..length])?.address)
         });
         assert_eq!(answered.unwrap(), own, "{server}");
     };

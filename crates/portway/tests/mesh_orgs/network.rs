@@ -181,7 +181,7 @@ impl Field {
             &self.registrar,
             self.command("registrar", &format!("mesh registrar --listen {listen}")),
         );
-        running.hear("ready");
+        running.hear("registrar ready");
         running
     }
 

@@ -11,7 +11,7 @@ use portway_sys::unix_path::{self, Owner, Place};
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::{Registrar, RegistrarError, serve};
@@ -30,6 +30,8 @@ const SOCKET_MODE: u32 = 0o600;
 pub struct RunOptions {
     /// Where devices connect to.
     pub listen: SocketAddr,
+    /// The second UDP port where devices ask where they come from; one above the first if `None`.
+    pub second_port: Option<u16>,
     /// Its folder.
     pub dir: PathBuf,
     /// A store that others use too; `None` for a file in the folder.
@@ -101,17 +103,31 @@ async fn attend(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<
     let listen = devices.local_addr().map_err(failed)?;
     let datagrams = portway_sys::listen::udp(listen, V6Only::No).map_err(failed)?;
     let datagrams = UdpSocket::from_std(datagrams.into()).map_err(failed)?;
+    let second = second_socket(listen, options.second_port);
     let owner = owner_socket(&socket(&options.dir))?;
     info!(%listen, dir = %options.dir.display(), "registrar ready");
     ready(listen);
     tokio::select! {
-        done = serve::serve(registrar, devices, datagrams, owner) => match done {
+        done = serve::serve(registrar, serve::Sockets { devices, datagrams, second, owner }) => match done {
             Ok(never) => match never {},
             Err(error) => Err(error.into()),
         },
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
     }
+}
+
+/// The second port for questions of STUN. Without it devices are served as well, and do not see one thing.
+fn second_socket(listen: SocketAddr, port: Option<u16>) -> Option<UdpSocket> {
+    const WITHOUT: &str = "no second UDP port: devices do not see whether their NAT is symmetric";
+    let Some(port) = port.or_else(|| listen.port().checked_add(1)) else {
+        warn!("{WITHOUT}");
+        return None;
+    };
+    let second = SocketAddr::new(listen.ip(), port);
+    let socket = portway_sys::listen::udp(second, V6Only::No);
+    let socket = socket.and_then(|socket| UdpSocket::from_std(socket.into()));
+    socket.inspect_err(|error| warn!(listen = %second, %error, "{WITHOUT}")).ok()
 }
 
 fn owner_socket(path: &Path) -> Result<UnixListener, RunError> {

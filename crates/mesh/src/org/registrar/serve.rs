@@ -1,5 +1,5 @@
-//! The sockets of a registrar: devices over TLS, where they come from by STUN on the UDP port of the same number, its owner
-//! on a unix socket. All within bounds of number, length and time.
+//! The sockets of a registrar: devices over TLS, where they come from by STUN on the UDP port of the same number and on a
+//! second one, its owner on a unix socket. All within bounds of number, length and time.
 
 use std::convert::Infallible;
 use std::io;
@@ -59,16 +59,24 @@ struct Hall {
     watchers: Arc<Semaphore>,
 }
 
+/// What a registrar serves.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Devices.
+    pub devices: TcpListener,
+    /// Who asks where it comes from.
+    pub datagrams: UdpSocket,
+    /// The same on another port: who comes from elsewhere there has a symmetric NAT before it.
+    pub second: Option<UdpSocket>,
+    /// Its owner.
+    pub owner: UnixListener,
+}
+
 /// Serves all sockets until the future is dropped.
 ///
 /// # Errors
 /// The registrar's key cannot be used for TLS.
-pub async fn serve(
-    registrar: Arc<Registrar>,
-    devices: TcpListener,
-    datagrams: UdpSocket,
-    owner: UnixListener,
-) -> Result<Infallible, RegistrarError> {
+pub async fn serve(registrar: Arc<Registrar>, sockets: Sockets) -> Result<Infallible, RegistrarError> {
     let acceptor = TlsAcceptor::from(Arc::new(registrar.tls()?));
     let hall = Arc::new(Hall {
         registrar: Arc::clone(&registrar),
@@ -77,20 +85,32 @@ pub async fn serve(
         connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
     });
-    let answering = serve_datagrams(Arc::clone(&hall), datagrams);
-    tokio::join!(answering, serve_owner(registrar, owner), serve_devices(hall, devices, acceptor)).2
+    let Sockets { devices, datagrams, second, owner } = sockets;
+    let other_port = second.as_ref().and_then(|second| second.local_addr().ok()).map(|other| other.port());
+    let answering = serve_datagrams(Arc::clone(&hall), datagrams, other_port);
+    let again = Arc::clone(&hall);
+    let answering_again = async {
+        if let Some(second) = second {
+            serve_datagrams(again, second, None).await;
+        }
+    };
+    let owner = serve_owner(registrar, owner);
+    tokio::join!(answering, answering_again, owner, serve_devices(hall, devices, acceptor)).3
 }
 
-/// Tells who asks by STUN where the question came from: an answer of at most twice its length, to who has not asked too
-/// often. It comes from the address that was asked: behind a translation of addresses no other one is let in.
-async fn serve_datagrams(hall: Arc<Hall>, socket: UdpSocket) {
+/// Tells who asks by STUN where the question came from: an answer of less than twice its length with all headers, to who has
+/// not asked too often. It comes from the address that was asked: behind a translation of addresses no other one is let in.
+/// `other_port` is told as one that answers, too.
+async fn serve_datagrams(hall: Arc<Hall>, socket: UdpSocket, other_port: Option<u16>) {
     let mut batch = Batch::new();
     loop {
         let ready = socket.readable().await;
         let received =
             ready.and_then(|()| socket.try_io(Interest::READABLE, || batch.receive_named(socket.as_fd())));
         match received {
-            Ok(count) => (0..count).for_each(|slot| answer_question(&hall, &socket, &mut batch, slot)),
+            Ok(count) => {
+                (0..count).for_each(|slot| answer_question(&hall, &socket, &mut batch, slot, other_port));
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // What an earlier answer met on its way; should it be worse, it does not take a whole core.
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
@@ -98,11 +118,13 @@ async fn serve_datagrams(hall: Arc<Hall>, socket: UdpSocket) {
     }
 }
 
-fn answer_question(hall: &Hall, socket: &UdpSocket, batch: &mut Batch, slot: usize) {
+fn answer_question(hall: &Hall, socket: &UdpSocket, batch: &mut Batch, slot: usize, other_port: Option<u16>) {
     let Some(from) = batch.peer(slot) else { return };
+    let other = batch.local(slot).zip(other_port);
+    let other = other.map(|(local, port)| SocketAddr::new(local.ip, port));
     let question = batch.bytes(slot);
     let answer = Some(question).filter(|question| question.len() <= QUESTION_MAX_BYTES);
-    let Some(answer) = answer.and_then(|question| stun::answer(question, from)) else { return };
+    let Some(answer) = answer.and_then(|question| stun::answer(question, from, other)) else { return };
     if hall.questions.may_ask(from.ip().to_canonical(), Instant::now()) && batch.fill(slot, &answer) {
         // The way back need not be the one it came by, but for an address that means nothing elsewhere.
         let source = batch.local(slot).map(|local| match local.ip {
