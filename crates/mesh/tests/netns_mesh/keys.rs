@@ -35,8 +35,8 @@ pub(crate) fn with_wireguard_go(rig: &mut Rig) {
 /// How long three changes of keys by the clock take, at 120 s each (WireGuard, 6.1), and a little more.
 const THREE_CHANGES: Duration = Duration::from_secs(375);
 
-/// Nobody asks for new keys: whoever began makes them when they are two minutes old, once with the node as the one who began
-/// and once with wireguard-go, on both engines at once. A stream goes both ways all the time.
+/// Nobody asks for new keys: whoever began makes them when they are two minutes old, on both engines at once. Who began is as
+/// it comes. A stream goes both ways all the time.
 pub(crate) fn by_themselves() {
     std::thread::scope(|scope| {
         for way in ["auto", "pair"] {

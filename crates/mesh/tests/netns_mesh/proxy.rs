@@ -282,6 +282,13 @@ pub(crate) fn bed() -> (Bed, WireguardGo) {
     (bed, peer)
 }
 
+/// The peer has no keys with a proxy of before: it would try them for 15 seconds before it makes new ones.
+pub(crate) fn forget(bed: &Bed, peer: &WireguardGo) {
+    let key = bed.key.public();
+    peer.set(&format!("peer {key} remove"));
+    peer.set(&format!("peer {key} endpoint 192.0.2.1:51820 allowed-ips 10.9.0.1/32,fd09::1/128"));
+}
+
 pub(crate) fn listener(netns: &Netns, address: &str) -> TcpListener {
     let address: SocketAddr = address.parse().unwrap();
     netns.enter(|| TcpListener::bind(address)).unwrap().unwrap()

@@ -69,6 +69,7 @@ pub(super) fn the_end_waits_for_connections(engine: &'static str) {
     assert!(proxy.ended().success());
     // The second time, at once; and at the deadline by itself.
     for (drain, signals) in [(60, 2), (1, 1)] {
+        forget(&bed, &peer);
         let mut proxy = Proxy::start(&bed, &Wanted { drain, ..wanted });
         let mut client = connect(&peer.netns, "10.9.0.1:80");
         let _end = service.accept().unwrap();

@@ -95,6 +95,7 @@ pub(super) fn rules_come_and_go(engine: &str) {
     assert_eq!(status(dir.path()).rules.len(), 1);
     proxy.signal(rustix::process::Signal::TERM);
     assert!(proxy.ended().success());
+    forget(&bed, &peer);
     let _proxy = Proxy::start(&bed, &wanted);
     let texts: Vec<String> = status(dir.path()).rules.into_iter().map(|rule| rule.rule).collect();
     assert_eq!(texts, ["tcp:9000:10.9.0.2:7000", "tcp:81:127.0.0.1:8000"]);
