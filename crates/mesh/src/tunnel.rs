@@ -9,6 +9,7 @@ mod load;
 mod pass;
 mod path;
 mod receive;
+mod rows;
 mod send;
 mod trace;
 
@@ -198,7 +199,7 @@ impl Tunnel {
         let mut tunnel = Tunnel { shared: Arc::clone(&shared), private_key, orders, threads, answered };
         let sender = Sender::new(Arc::clone(&shared), to_sender, mtu, spec.rows);
         let trace = spec.trace.map(|file| Trace::new(file, epoch));
-        let receiver = Receiver::new(shared, sessions, to_receiver, updates, trace);
+        let receiver = Receiver::new(shared, sessions, to_receiver, updates, spec.rows, trace);
         tunnel.thread("mesh-send", move || sender.run())?;
         tunnel.thread("mesh-receive", move || receiver.run())?;
         Ok(tunnel)

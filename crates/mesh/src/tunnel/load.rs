@@ -6,9 +6,9 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 
 use portway_sys::mmsg::{BATCH, ROW_MAX, ROW_MAX_BYTES, Train, TrainError, Trains};
-use portway_sys::path_mtu::{Oversize, path_mtu, set_oversize};
-use rustix::io::Errno;
+use portway_sys::path_mtu::{Oversize, set_oversize};
 
+use super::rows::{FRAGMENTED, RowLength, is_too_long, narrow_way, singles};
 use super::{Rows, Shared, wait_for_room};
 use crate::engine::FRAME_BYTES;
 use crate::wg::Dropped;
@@ -28,10 +28,7 @@ pub(super) struct Load {
     used: usize,
     trains: Vec<Train>,
     system: Trains,
-    /// Longest messages that the kernel takes rows of. It becomes less when it refuses one that its way would take (EIO:
-    /// the way cannot cut), so that no way out is asked twice in vain.
-    longest_in_row: usize,
-    rows: Rows,
+    rows: RowLength,
     /// Whose messages were longer than their way takes, and what it takes. They were sent in fragments.
     too_long: Vec<(SocketAddr, usize)>,
 }
@@ -43,15 +40,14 @@ impl Load {
             used: 0,
             trains: Vec::with_capacity(BATCH),
             system: Trains::new(),
-            longest_in_row: longest_in_row(rows),
-            rows,
+            rows: RowLength::new(rows),
             too_long: Vec::new(),
         }
     }
 
     /// Rows of any length may be taken again.
     pub(super) fn try_rows(&mut self) {
-        self.longest_in_row = longest_in_row(self.rows);
+        self.rows.widen();
     }
 
     /// Whether it should be sent before more is put to it.
@@ -79,7 +75,7 @@ impl Load {
         self.used += bytes;
         let joins = |train: &&mut Train| {
             let length = train.place.len();
-            train.size <= self.longest_in_row
+            self.rows.takes(train.size)
                 && train.to == to
                 && bytes <= train.size
                 && length.is_multiple_of(train.size)
@@ -95,7 +91,7 @@ impl Load {
     /// Sends all of it. When there is no room it waits: nothing that was taken from the stack is dropped for that.
     pub(super) fn send(&mut self, shared: &Shared) {
         let mut trains = std::mem::take(&mut self.trains);
-        let (mut done, mut in_fragments) = (0, false);
+        let (mut done, mut fragmented) = (0, 0);
         while let Some(rest) = trains.get(done..).filter(|rest| !rest.is_empty()) {
             match self.system.send(shared.udp.as_fd(), &self.bytes, rest) {
                 Ok(count) => {
@@ -106,17 +102,17 @@ impl Load {
                     let shorter = rest.first().map_or(0, |train| train.size).saturating_sub(1);
                     let is_narrow = rest.first().is_some_and(|train| self.is_narrow(train));
                     if !is_narrow {
-                        self.longest_in_row = self.longest_in_row.min(shorter);
+                        self.rows.refused(shorter + 1);
                     }
                     shared.totals.rows_refused.fetch_add(1, Ordering::Relaxed);
                     trains = rest.iter().flat_map(|train| singles(train, shorter)).collect();
                     done = 0;
                 }
-                Err(TrainError::Failed(error)) if is_too_long(&error) && !in_fragments => {
+                Err(TrainError::Failed(error)) if is_too_long(&error) && fragmented < FRAGMENTED => {
                     rest.first().map(|train| self.is_narrow(train));
                     // What is sealed cannot be cut any more but by the kernel.
-                    in_fragments = set_oversize(shared.udp.as_fd(), Oversize::Cut).is_ok();
-                    if !in_fragments {
+                    fragmented += 1;
+                    if set_oversize(shared.udp.as_fd(), Oversize::Cut).is_err() {
                         shared.counters.add(Dropped::Unsent, 1);
                         done += 1;
                     }
@@ -135,7 +131,7 @@ impl Load {
                 }
             }
         }
-        if in_fragments {
+        if fragmented > 0 {
             // If it cannot be undone messages go in fragments where they must.
             set_oversize(shared.udp.as_fd(), Oversize::Refused).ok();
         }
@@ -144,32 +140,14 @@ impl Load {
         self.used = 0;
     }
 
-    /// Whether the messages of a row are longer than their way takes, as far as the kernel knows. If so it is noted.
+    /// Whether the messages of a row are longer than their way takes. If so it is noted.
     fn is_narrow(&mut self, train: &Train) -> bool {
-        let Ok(mtu) = path_mtu(train.to) else { return false };
-        let headers = if train.to.ip().to_canonical().is_ipv4() { 28 } else { 48 };
-        let is_narrow = train.size + headers > mtu;
-        if is_narrow && self.too_long.iter().all(|(to, _)| *to != train.to) {
+        let Some(mtu) = narrow_way(train) else { return false };
+        if self.too_long.iter().all(|(to, _)| *to != train.to) {
             self.too_long.push((train.to, mtu));
         }
-        is_narrow
+        true
     }
-}
-
-fn longest_in_row(rows: Rows) -> usize {
-    if rows == Rows::Auto { usize::MAX } else { 0 }
-}
-
-fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
-}
-
-/// The datagrams of a row, each for itself if they are longer than `longest`.
-fn singles(train: &Train, longest: usize) -> impl Iterator<Item = Train> + use<> {
-    let (to, size, end) = (train.to, train.size.max(1), train.place.end);
-    let step = if size > longest { size } else { train.place.len().max(1) };
-    let begins = train.place.clone().step_by(step);
-    begins.map(move |begin| Train { to, place: begin..end.min(begin + step), size })
 }
 
 #[cfg(test)]
@@ -197,7 +175,7 @@ mod tests {
         load.trains.clear();
         (0..46).for_each(|_| load.add(one, 1452));
         assert_eq!(load.trains.iter().map(Train::count).collect::<Vec<_>>(), [45, 1]);
-        load.longest_in_row = 47;
+        load.rows.refused(48);
         load.trains.clear();
         (0..3).for_each(|_| load.add(one, 48));
         assert_eq!(load.trains.len(), 3);

@@ -14,7 +14,7 @@ use rustix::net::SendFlags;
 
 use super::pass::Pass;
 use super::trace::Trace;
-use super::{Order, Owners, Shared, calm, wait_for, wait_for_room, wake};
+use super::{Order, Owners, Rows, Shared, calm, wait_for, wait_for_room, wake};
 use crate::segment::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED, Offload};
 use crate::stun;
 use crate::udp::Udp;
@@ -56,10 +56,12 @@ impl Receiver {
         sessions: Sessions,
         orders: mpsc::Receiver<Order>,
         updates: SyncSender<Update>,
+        rows: Rows,
         trace: Option<Trace>,
     ) -> Receiver {
         let arrived = Vec::with_capacity(BATCH * MOST_JOINED);
-        Receiver { shared, sessions, orders, updates, batch: Batch::new(), arrived, pass: Pass::new(), trace }
+        let pass = Pass::new(rows);
+        Receiver { shared, sessions, orders, updates, batch: Batch::new(), arrived, pass, trace }
     }
 
     /// Until the tunnel ends.
@@ -191,7 +193,7 @@ impl Receiver {
             }
         }
         if !self.pass.is_empty() {
-            self.pass.send(&self.shared, self.batch.bytes(slot));
+            self.pass.send(&self.shared, self.batch.bytes(slot), now.instant);
         }
     }
 

@@ -83,7 +83,8 @@ fn carry(netns: &Netns, bytes: usize) -> Duration {
 }
 
 /// Fails when: two members that cannot meet do not reach each other through a hub, both ways and with long datagrams and
-/// streams, it is not said that they do, the hub passes nothing on, or a member that is revoked is still passed on to.
+/// streams, it is not said that they do, the hub passes nothing on, or drops what is longer than its way to a member takes,
+/// or a member that is revoked is still passed on to.
 fn through_a_hub(engine: &str) {
     if !is_root() {
         return;
@@ -104,6 +105,10 @@ fn through_a_hub(engine: &str) {
     let status = field.status(THREE);
     assert!(status["passed_on"].as_u64().unwrap() > 10_000, "{status}");
     assert_eq!(status["organization"]["hub"], true);
+    // The hub is told, by whoever says so, that the way to one of them takes less than what it passes on.
+    field.hosts[THREE].ip("route add 198.51.100.1/32 via 203.0.113.254 mtu 700").unwrap();
+    let took = carry(&field.hosts[TWO], 1 << 20);
+    println!("{engine}: 1 MiB there and back by a way that takes less: {took:?}");
     let text = field.hosts[TWO].run(&mut field.command("two", "mesh status")).unwrap();
     assert!(text.contains("peer one through hub three: "), "{text}");
 
