@@ -140,12 +140,30 @@ impl View {
             return Err(Unverified::Incomplete(head.revision));
         }
         let view = View { head, signed: snapshot.head.clone(), members };
-        // Who is revoked stays so: a store that was set back and has gone on from there is another history.
-        let was = before.into_iter().flat_map(View::records).filter(|record| record.device().is_none());
-        if was.map(Record::key).any(|key| view.record(&key).is_none_or(|record| record.device().is_some())) {
-            return Err(Unverified::Contradiction("a former member is one again, or is not known any more"));
+        if let Some(before) = before {
+            view.follows(before)?;
         }
         view.agrees().map(|()| view)
+    }
+
+    /// Whether nothing that is known is taken back, and what is not as it was came after it: a store that was set back, and
+    /// has gone on from there, is another history.
+    fn follows(&self, before: &View) -> Result<(), Unverified> {
+        if before.members.keys().any(|key| !self.members.contains_key(key)) {
+            return Err(Unverified::Contradiction("who was known is not known any more"));
+        }
+        for (key, member) in &self.members {
+            let (is, was) = (&member.record, before.record(key));
+            if was != Some(is) && is.revision() <= before.revision() {
+                return Err(Unverified::Contradiction(
+                    "a record is not the one that was known of its revision",
+                ));
+            }
+            if is.device().is_some() && was.is_some_and(|was| was.device().is_none()) {
+                return Err(Unverified::Contradiction("a former member is one again"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether no two members have the same, and all have what is the organization's.

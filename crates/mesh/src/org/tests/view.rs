@@ -148,3 +148,29 @@ fn who_was_revoked_stays_revoked() {
     let well = joined(&known, 5);
     assert_eq!(known.view().next(&trust(), &well.view().snapshot(0)).unwrap(), *well.view());
 }
+
+/// Fails when: a mark, a place or a whole member of before is believed again, or somebody new of another history, because
+/// the store was set back and has gone on past the revision that is known.
+#[test]
+fn nothing_that_is_known_is_taken_back() {
+    let name = |text: &str| text.parse().unwrap();
+    let hub = |ledger: &Ledger, of: &str, is| ledger.set_hub(&name(of), is, NOW).unwrap().unwrap().ledger;
+    let grown = |ledger: &Ledger, numbers: std::ops::RangeInclusive<u16>| {
+        numbers.fold(ledger.clone(), |ledger, number| joined(&ledger, number))
+    };
+    let before = hub(&grown(&org("10.0.0.0/24", Terms::default()), 1..=4), "d1", true);
+    let refused = |known: &Ledger, other: &Ledger| {
+        assert!(other.view().revision() > known.view().revision());
+        let refused = known.view().next(&trust(), &other.view().snapshot(0));
+        assert!(matches!(refused, Err(Unverified::Contradiction(_))), "{refused:?}");
+    };
+    // The mark of the hub was taken away, and is there again.
+    refused(&hub(&before, "d1", false), &grown(&before, 7..=9));
+    // Where a member is.
+    let moved = before.move_to(&key(2), &[endpoint("198.51.100.1:51820").unwrap()], NOW).unwrap().unwrap();
+    refused(&moved.ledger, &grown(&before, 7..=9));
+    // A member that had joined is not there, and another one has its revision.
+    refused(&joined(&before, 5), &grown(&before, 7..=9));
+    let known = joined(&before, 5);
+    assert!(known.view().next(&trust(), &grown(&known, 6..=7).view().snapshot(0)).is_ok());
+}
