@@ -66,6 +66,8 @@ struct Sought {
     tried: Option<Instant>,
     /// Another one each time.
     turn: usize,
+    /// The first of its places that is tried next while it is reached through a hub.
+    begin: usize,
     /// Packets that came and went, and when it was last seen that they did.
     packets: u64,
     talked: Option<Instant>,
@@ -80,8 +82,25 @@ enum Try {
     Place(Endpoint, usize),
     /// It is tried through this hub.
     Hub(PublicKey),
-    /// It is reached through a hub, and is tried there.
-    Straight(Vec<SocketAddr>),
+    /// It is reached through a hub, and is tried in all these places.
+    Straight(Places),
+}
+
+/// Some places of a peer: those that are known, and those that have names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Places {
+    known: Vec<SocketAddr>,
+    named: Vec<Endpoint>,
+}
+
+/// What a hub is good for.
+#[derive(Debug, Clone, Default)]
+struct Hubs {
+    all: Vec<PublicKey>,
+    /// They answer.
+    live: Vec<PublicKey>,
+    /// They have keys, and may answer again.
+    keyed: Vec<PublicKey>,
 }
 
 impl Whereabouts {
@@ -118,34 +137,39 @@ impl Whereabouts {
         self.changed.notify_one();
     }
 
-    /// Hubs that answer.
-    fn live_hubs(&self, states: &[PeerState], now: Instant) -> Vec<PublicKey> {
-        let hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How the hubs are.
+    fn hubs(&self, states: &[PeerState], now: Instant) -> Hubs {
         let age = |at: Instant| now.saturating_duration_since(at);
-        let answers = |key: &&PublicKey| {
-            states.iter().any(|state| {
-                state.public_key == **key
+        let mut hubs =
+            Hubs { all: self.hubs.lock().unwrap_or_else(PoisonError::into_inner).clone(), ..Hubs::default() };
+        for hub in &hubs.all {
+            let keyed = |state: &&PeerState| {
+                state.public_key == *hub
                     && state.through.is_none()
                     && state.last_handshake.is_some_and(|at| age(at) < HUB_LOST)
-                    && state.trying_since.is_none_or(|since| age(since) < TURN)
-            })
-        };
-        hubs.iter().filter(answers).copied().collect()
+            };
+            let Some(state) = states.iter().find(keyed) else { continue };
+            hubs.keyed.push(*hub);
+            if state.trying_since.is_none_or(|since| age(since) < TURN) {
+                hubs.live.push(*hub);
+            }
+        }
+        hubs
     }
 
     /// Where each peer is to be tried that is not reached, or not straight.
     fn due(&self, states: &[PeerState], now: Instant) -> Vec<(PublicKey, Try)> {
-        let hubs = self.live_hubs(states, now);
+        let hubs = self.hubs(states, now);
         let mut peers = self.peers();
         let mut due = Vec::new();
         for state in states {
             let Some(sought) = peers.get_mut(&state.public_key) else { continue };
             sought.look(state, now);
             // A hub is reached without another one, or not at all.
-            let own: Vec<PublicKey> = hubs.iter().copied().filter(|hub| *hub != state.public_key).collect();
+            let live: &[PublicKey] = if hubs.all.contains(&state.public_key) { &[] } else { &hubs.live };
             let next = match state.through {
-                Some(hub) => sought.through(state, &own, hub, now),
-                None => sought.straight(state, &own, now),
+                Some(hub) => sought.through(state, live, hub, hubs.keyed.contains(&hub), now),
+                None => sought.straight(state, live, now),
             };
             due.extend(next.map(|next| (state.public_key, next)));
         }
@@ -190,42 +214,65 @@ impl Sought {
         if self.is_due(state, !hubs.is_empty(), now) { self.next(hubs, now) } else { None }
     }
 
-    /// What is done about one that is reached through `hub`.
+    /// What is done about one that is reached through `hub`. While that has keys the way is not left for a place, but
+    /// places are tried beside it: one that is taken for a while without an answer is a while of silence.
     fn through(
         &mut self,
         state: &PeerState,
-        hubs: &[PublicKey],
+        live: &[PublicKey],
         hub: PublicKey,
+        is_keyed: bool,
         now: Instant,
     ) -> Option<Try> {
         let age = |at: Instant| now.saturating_duration_since(at);
-        if !hubs.contains(&hub) {
-            return match hubs.first() {
-                Some(other) => {
-                    self.tried = Some(now);
-                    Some(Try::Hub(*other))
-                }
+        if !live.contains(&hub) {
+            if let Some(other) = live.first() {
+                self.tried = Some(now);
+                return Some(Try::Hub(*other));
+            }
+            if !is_keyed {
                 // It is looked for as if it were new.
-                None => {
-                    self.turn = 0;
-                    self.next(&[], now)
-                }
-            };
+                self.turn = 0;
+                return self.next(&[], now);
+            }
         }
         if state.trying_since.is_some_and(|since| age(since) >= TURN_THROUGH)
             && self.tried.is_none_or(|tried| age(tried) >= TURN_THROUGH)
         {
-            return self.next(hubs, now);
+            (self.tried, self.turn) = (Some(now), self.turn.wrapping_add(1));
+            // Another hub one time, its places the other.
+            let others: Vec<PublicKey> = live.iter().copied().filter(|other| *other != hub).collect();
+            return match others.get(self.turn / 2 % others.len().max(1)) {
+                Some(other) if self.turn.is_multiple_of(2) => Some(Try::Hub(*other)),
+                _ => self.places(state).map(Try::Straight),
+            };
         }
         let (probed, pause) = *self.probed.get_or_insert((now, PROBE_PAUSE));
         if age(probed) < pause || self.talked.is_none_or(|talked| age(talked) >= IDLE) {
             return None;
         }
         self.probed = Some((now, (pause * 2).min(PROBE_PAUSE_MAX)));
-        let places = self.endpoints.iter().filter_map(known).chain(state.endpoint);
-        let places: BTreeSet<SocketAddr> = places.collect();
-        let places: Vec<SocketAddr> = places.into_iter().take(PROBED).collect();
-        (!places.is_empty()).then_some(Try::Straight(places))
+        self.places(state).map(Try::Straight)
+    }
+
+    /// Places that are tried at once: where it was last heard of, and of the others, in their order, other ones each time if
+    /// there are too many.
+    fn places(&mut self, state: &PeerState) -> Option<Places> {
+        let mut places = Places { known: state.endpoint.into_iter().collect(), named: Vec::new() };
+        let others =
+            self.endpoints.iter().filter(|place| known(place).is_none_or(|at| Some(at) != state.endpoint));
+        let others: Vec<&Endpoint> = others.collect();
+        let count = (PROBED - places.known.len()).min(others.len());
+        for place in others.iter().cycle().skip(self.begin % others.len().max(1)).take(count) {
+            match known(place) {
+                Some(place) => places.known.push(place),
+                None => places.named.push((*place).clone()),
+            }
+        }
+        if count < others.len() {
+            self.begin = (self.begin + count) % others.len();
+        }
+        (places != Places::default()).then_some(places)
     }
 
     fn is_due(&self, state: &PeerState, has_hubs: bool, now: Instant) -> bool {
@@ -284,32 +331,33 @@ pub(super) async fn tend(shared: Arc<Shared>) {
             let mut moved = Vec::new();
             for (key, next) in shared.whereabouts.due(&states, Instant::now()) {
                 let before = before.get(&key).copied().flatten();
-                let (endpoint, turn) = match next {
-                    Try::Place(endpoint, turn) => (endpoint, turn),
+                let sought = match next {
                     Try::Hub(hub) => {
                         info!(peer = %key, %hub, "a peer is tried through a hub");
                         moved.push(Change::Through(key, hub));
                         continue;
                     }
-                    Try::Straight(places) => {
-                        moved.push(Change::Probe(key, places));
+                    Try::Straight(Places { known, named }) if named.is_empty() => {
+                        moved.push(Change::Probe(key, known));
                         continue;
                     }
+                    Try::Straight(places) => Lookup::Probe(places),
+                    Try::Place(endpoint, turn) => match known(&endpoint) {
+                        Some(address) if before == Some(address) && !through.contains(&key) => continue,
+                        Some(address) => {
+                            info!(%endpoint, "a peer is tried elsewhere");
+                            moved.push(Change::Endpoint(key, address));
+                            continue;
+                        }
+                        None => Lookup::Place(endpoint, turn, before),
+                    },
                 };
-                match known(&endpoint) {
-                    Some(address) if before == Some(address) && !through.contains(&key) => {}
-                    Some(address) => {
-                        info!(%endpoint, "a peer is tried elsewhere");
-                        moved.push(Change::Endpoint(key, address));
-                    }
-                    None if looking.insert(key) => {
-                        let shared = Arc::clone(&shared);
-                        lookups.spawn(async move {
-                            look_up(&shared, key, &endpoint, turn, before).await;
-                            key
-                        });
-                    }
-                    None => {}
+                if looking.insert(key) {
+                    let shared = Arc::clone(&shared);
+                    lookups.spawn(async move {
+                        sought.run(&shared, key).await;
+                        key
+                    });
                 }
             }
             place(&shared, moved).await;
@@ -319,25 +367,47 @@ pub(super) async fn tend(shared: Arc<Shared>) {
     }
 }
 
-async fn look_up(
-    shared: &Arc<Shared>,
-    key: PublicKey,
-    endpoint: &Endpoint,
-    turn: usize,
-    before: Option<SocketAddr>,
-) {
+/// Names that are to be looked up.
+enum Lookup {
+    /// The peer is tried there; of several addresses at this one, and was there before.
+    Place(Endpoint, usize, Option<SocketAddr>),
+    /// It is tried in all of these.
+    Probe(Places),
+}
+
+impl Lookup {
+    async fn run(self, shared: &Arc<Shared>, key: PublicKey) {
+        match self {
+            Lookup::Place(endpoint, turn, before) => {
+                let found = look_up(shared, &endpoint).await;
+                let count = found.len().max(1);
+                let Some(address) = found.into_iter().nth(turn % count) else { return };
+                if before != Some(address) {
+                    info!(%endpoint, %address, "endpoint found");
+                    place(shared, vec![Change::Endpoint(key, address)]).await;
+                }
+            }
+            Lookup::Probe(Places { mut known, named }) => {
+                for endpoint in named {
+                    let found = look_up(shared, &endpoint).await;
+                    known.extend(found.into_iter().take(PROBED.saturating_sub(known.len())));
+                }
+                if !known.is_empty() {
+                    place(shared, vec![Change::Probe(key, known)]).await;
+                }
+            }
+        }
+    }
+}
+
+async fn look_up(shared: &Arc<Shared>, endpoint: &Endpoint) -> Vec<SocketAddr> {
     let name = (endpoint.host.to_string(), endpoint.port.get());
     let work = move || Ok(name.to_socket_addrs()?.collect());
-    let found: Vec<SocketAddr> = match shared.room.look_up_peer(LOOKUP, work).await {
-        Ok(found) => found,
-        Err(error) => return debug!(%endpoint, %error, "endpoint not found"),
-    };
-    let count = found.len().max(1);
-    let Some(address) = found.into_iter().nth(turn % count) else { return };
-    if before != Some(address) {
-        info!(%endpoint, %address, "endpoint found");
-        place(shared, vec![Change::Endpoint(key, address)]).await;
-    }
+    let found = shared.room.look_up_peer(LOOKUP, work).await;
+    found.unwrap_or_else(|error| {
+        debug!(%endpoint, %error, "endpoint not found");
+        Vec::new()
+    })
 }
 
 /// Has the tunnel try its peers there. One that does not answer is asked again in its time.
@@ -349,146 +419,4 @@ async fn place(shared: &Arc<Shared>, changes: Vec<Change>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoint(text: &str) -> Endpoint {
-        crate::org::endpoint(text).unwrap()
-    }
-
-    fn state(at: Option<&str>, handshake: Option<Instant>, trying_since: Option<Instant>) -> PeerState {
-        PeerState {
-            public_key: crate::spec::PrivateKey::from_bytes(&[7; 32]).unwrap().public(),
-            allowed_ips: Vec::new(),
-            endpoint: at.map(|at| at.parse().unwrap()),
-            last_handshake: handshake,
-            trying_since,
-            received_packets: 0,
-            received_bytes: 0,
-            sent_packets: 0,
-            sent_bytes: 0,
-            through: None,
-            longest_packet: None,
-        }
-    }
-
-    /// Fails when: a peer that is reached is looked up, one that is not is never looked up again, or at every turn.
-    #[test]
-    fn names_are_looked_up_while_nobody_answers() {
-        let now = Instant::now() + Duration::from_secs(1000);
-        let ago = |seconds| now - Duration::from_secs(seconds);
-        let sought = |tried: Option<u64>| Sought {
-            endpoints: vec![endpoint("a.example:1")],
-            tried: tried.map(ago),
-            ..Sought::default()
-        };
-        let state = |known: bool, handshake: Option<u64>| {
-            state(known.then_some("192.0.2.1:1"), handshake.map(ago), None)
-        };
-        for (tried, known, handshake, due) in [
-            (None, false, None, true),
-            (Some(1), false, None, false),
-            (Some(2), false, None, true),
-            (None, true, None, true),
-            (Some(2), true, None, false),
-            (Some(15), true, None, true),
-            (Some(900), true, Some(134), false),
-            (Some(900), true, Some(135), true),
-        ] {
-            assert_eq!(
-                sought(tried).is_due(&state(known, handshake), false, now),
-                due,
-                "{tried:?} {known} {handshake:?}"
-            );
-        }
-    }
-
-    /// Fails when: the places of a peer are not all tried, not in their order, while it is reached, or for nothing.
-    #[test]
-    fn places_are_tried_one_after_the_other() {
-        let now = Instant::now() + Duration::from_secs(1000);
-        let whereabouts = Whereabouts::default();
-        let key = state(None, None, None).public_key;
-        let places = vec![endpoint("10.0.0.5:1"), endpoint("192.0.2.9:2")];
-        whereabouts.put(key, places.clone());
-        let at = |seconds| now + Duration::from_secs(seconds);
-        let tried = |state: PeerState, now| -> Vec<String> {
-            let text = |(_, next)| match next {
-                Try::Place(endpoint, _) => endpoint.to_string(),
-                other => format!("{other:?}"),
-            };
-            whereabouts.due(&[state], now).into_iter().map(text).collect()
-        };
-        assert_eq!(tried(state(None, None, None), at(0)), ["10.0.0.5:1"]);
-        let here = Some("10.0.0.5:1");
-        assert!(tried(state(here, None, None), at(9)).is_empty(), "nothing is sent to it");
-        assert!(tried(state(here, None, Some(at(8))), at(9)).is_empty(), "not yet");
-        assert_eq!(tried(state(here, None, Some(at(7))), at(9)), ["192.0.2.9:2"]);
-        assert!(tried(state(here, None, Some(at(7))), at(10)).is_empty());
-        let there = Some("192.0.2.9:2");
-        assert_eq!(tried(state(there, Some(at(1)), Some(at(7))), at(11)), ["10.0.0.5:1"]);
-        // What is said again changes nothing; what is new is tried from its first place on.
-        whereabouts.put(key, places);
-        assert!(tried(state(here, None, Some(at(7))), at(12)).is_empty());
-        whereabouts.put(key, vec![endpoint("192.0.2.9:3"), endpoint("192.0.2.9:2")]);
-        assert_eq!(tried(state(here, None, Some(at(7))), at(12)), ["192.0.2.9:3"]);
-        // One that has moved is not waited for until its keys are old.
-        whereabouts.put(key, vec![endpoint("192.0.2.9:4")]);
-        assert_eq!(tried(state(here, Some(at(10)), Some(at(12))), at(14)), ["192.0.2.9:4"]);
-        assert!(tried(state(Some("192.0.2.9:4"), Some(at(10)), Some(at(12))), at(99)).is_empty());
-        whereabouts.remove(&key);
-        assert!(tried(state(None, None, None), at(99)).is_empty());
-    }
-
-    /// Fails when: a hub is used before the places, one that is silent is used or stayed with, a peer that nobody talks to
-    /// is looked for, or the tries do not become fewer.
-    #[test]
-    fn who_is_reached_nowhere_is_reached_through_a_hub() {
-        let now = Instant::now() + Duration::from_secs(1000);
-        let at = |seconds| now + Duration::from_secs(seconds);
-        let key = |byte| crate::spec::PrivateKey::from_bytes(&[byte; 32]).unwrap().public();
-        let whereabouts = Whereabouts::default();
-        let peer = state(Some("10.0.0.5:1"), None, Some(at(0)));
-        whereabouts.put(peer.public_key, vec![endpoint("10.0.0.5:1"), endpoint("192.0.2.9:2")]);
-        whereabouts.set_hubs(vec![key(1), key(2)]);
-        let hub = |byte, trying| PeerState { public_key: key(byte), ..state(None, Some(now), trying) };
-        let tried = |peer: &PeerState, hubs: [PeerState; 2], now| -> Option<Try> {
-            let [one, two] = hubs;
-            whereabouts.due(&[peer.clone(), one, two], now).pop().map(|(_, next)| next)
-        };
-        let hubs = || [hub(1, None), hub(2, None)];
-        let mut order = [key(1), key(2)];
-        order.sort_unstable();
-        let [first, second] = order;
-        assert_eq!(tried(&peer, hubs(), at(2)), Some(Try::Place(endpoint("192.0.2.9:2"), 0)));
-        let there = PeerState { endpoint: Some("192.0.2.9:2".parse().unwrap()), ..peer.clone() };
-        assert_eq!(tried(&there, hubs(), at(3)), None);
-        assert_eq!(tried(&there, hubs(), at(4)), Some(Try::Hub(first)));
-        let through = |hub, trying: Option<Instant>, packets| PeerState {
-            through: Some(hub),
-            trying_since: trying,
-            sent_packets: packets,
-            ..there.clone()
-        };
-        // It is tried straight in all its places, ever more seldom, as long as somebody talks to it.
-        let places = ["10.0.0.5:1", "192.0.2.9:2"].map(|place| place.parse().unwrap()).to_vec();
-        let tries: Vec<u64> = (5..120)
-            .filter(|second| {
-                tried(&through(first, None, *second), hubs(), at(*second))
-                    == Some(Try::Straight(places.clone()))
-            })
-            .collect();
-        assert_eq!(tries, [6, 10, 18, 34, 59, 84, 109]);
-        assert_eq!(tried(&through(first, None, 119), hubs(), at(178)), Some(Try::Straight(places)));
-        assert_eq!(tried(&through(first, None, 119), hubs(), at(179)), None);
-        // The hub is silent: another one; both are: the places again.
-        let silent = |byte| hub(byte, (key(byte) == first).then(|| at(1000)));
-        let hubs_then = [silent(1), silent(2)].map(|hub| PeerState { last_handshake: Some(at(999)), ..hub });
-        assert_eq!(tried(&through(first, None, 119), hubs_then, at(1002)), Some(Try::Hub(second)));
-        let lost = [hub(1, None), hub(2, None)];
-        assert_eq!(
-            tried(&through(second, None, 119), lost, at(1003)),
-            Some(Try::Place(endpoint("10.0.0.5:1"), 0))
-        );
-    }
-}
+mod tests;

@@ -190,6 +190,10 @@ impl Sender {
     /// How messages get through `hub`; `None`: there is no session with it, which is asked for.
     fn hub(&self, now: Instant, hub: PeerId, member: Ipv4Addr) -> Option<Hub> {
         let outlet = self.outlets.get(usize::from(hub.0))?.as_ref()?;
+        // What was enclosed once is not enclosed again.
+        if outlet.through.is_some() {
+            return None;
+        }
         let usable = outlet.keys.as_ref().filter(|keys| keys.is_usable(now));
         let (Some(keys), Some(to)) = (usable.cloned(), outlet.endpoint) else {
             if outlet.activity.want_session() {

@@ -4,9 +4,12 @@
 //! rest belongs to the thread that receives.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use portway_proto::admission::Bucket;
 
 use super::PeerId;
 use super::cookie::{Jar, MacKeys};
@@ -27,6 +30,12 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const NO_ANSWER: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
 /// The same of a hub, which others depend on: another one is to be found soon.
 const HUB_NO_ANSWER: Duration = Duration::from_secs(4);
+/// How long a response of a hub is waited for, so that one message that is lost makes nobody leave it.
+pub(super) const HUB_REKEY_TIMEOUT: Duration = Duration::from_secs(1);
+/// After what silence of its own a hub acknowledges: well before it is taken for one that does not answer.
+const HUB_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Messages of one peer that a hub passes on, a second: about as many as 1 Gbit/s.
+const PASSED_ON_PER_SECOND: NonZeroU32 = NonZeroU32::new(100_000).expect("not 0");
 /// Age at which the initiator makes new keys when it only receives.
 const REKEY_RECEIVING: Duration = REJECT_AFTER.saturating_sub(NO_ANSWER);
 /// Between two initiations of a peer that are looked into (`INITIATIONS_PER_SECOND` of the kernel).
@@ -97,10 +106,13 @@ pub(super) struct Session {
 pub(super) struct Attempt {
     pub(super) index: u32,
     pub(super) waiting: Waiting,
+    pub(super) made: Instant,
     /// Since when one is tried.
     pub(super) since: Instant,
     /// When the next initiation goes out.
     pub(super) again_at: Instant,
+    /// It was repeated at once, with a cookie that had come.
+    pub(super) proved: bool,
 }
 
 /// Which of a peer's sessions.
@@ -120,7 +132,9 @@ pub(super) struct Peer {
     /// What its static key and ours agree on.
     pub(super) shared: Secret,
     pub(super) macs: MacKeys,
+    /// For each way its own: a cookie holds for where a message comes from.
     pub(super) jar: Jar,
+    pub(super) jar_through: Jar,
     /// Its own address in the network, by which a hub knows whom a message is for.
     pub(super) address: Option<Ipv4Addr>,
     /// It passes messages on.
@@ -131,6 +145,8 @@ pub(super) struct Peer {
     /// When something authentic last came by the way that messages to it go.
     pub(super) heard_on_way: Option<Instant>,
     pub(super) keepalive: Option<Duration>,
+    /// What a hub passes on for it.
+    pub(super) passing: Bucket,
     /// Of its initiations; no older one is taken.
     pub(super) newest: Timestamp,
     pub(super) initiated_at: Option<Instant>,
@@ -143,6 +159,8 @@ pub(super) struct Peer {
     pub(super) activity: Arc<Activity>,
     pub(super) heard: Option<Instant>,
     heard_data: Option<Instant>,
+    /// Since when what has come is to be acknowledged.
+    owes: Option<Instant>,
     pub(super) last_handshake: Option<Instant>,
     pub(super) received_packets: u64,
     pub(super) received_bytes: u64,
@@ -163,6 +181,8 @@ impl Peer {
             psk,
             shared,
             jar: Jar::default(),
+            jar_through: Jar::default(),
+            passing: Bucket::new(PASSED_ON_PER_SECOND),
             address: None,
             is_hub: false,
             endpoint: None,
@@ -179,6 +199,7 @@ impl Peer {
             activity: Arc::default(),
             heard: None,
             heard_data: None,
+            owes: None,
             last_handshake: None,
             received_packets: 0,
             received_bytes: 0,
@@ -239,8 +260,13 @@ impl Peer {
         self.current.take_if(old).is_some()
     }
 
-    /// What is due at `now`, and when to ask again. `epoch` is when the tunnel began.
-    pub(super) fn due(&mut self, now: Instant, epoch: Instant) -> (Option<Due>, Option<Instant>) {
+    /// What is due at `now`, and when to ask again. `epoch` is when the tunnel began; `relays`: this node is a hub.
+    pub(super) fn due(
+        &mut self,
+        now: Instant,
+        epoch: Instant,
+        relays: bool,
+    ) -> (Option<Due>, Option<Instant>) {
         let wish = self.activity.take_wish();
         if let Some(attempt) = &self.attempt {
             if now < attempt.again_at {
@@ -266,8 +292,11 @@ impl Peer {
             self.activity.unanswered.store(0, Ordering::Relaxed);
             return (Some(Due::Initiation), None);
         }
-        let answer_at =
-            self.heard_data.filter(|heard| sent <= Some(*heard)).map(|heard| heard + KEEPALIVE_TIMEOUT);
+        let acknowledges = if relays { HUB_KEEPALIVE_TIMEOUT } else { KEEPALIVE_TIMEOUT };
+        // The first of what has come since something was sent, however much comes behind it.
+        let owed = |since: &Instant| sent <= Some(*since);
+        self.owes = self.owes.filter(owed).or(self.heard_data.filter(owed));
+        let answer_at = self.owes.map(|since| since + acknowledges);
         // A way through a hub is kept open by what is sent to the hub.
         let keepalive = self.keepalive.filter(|_| self.through.is_none());
         let keep_at = keepalive.map(|every| sent.max(self.heard).map_or(now, |last| last + every));

@@ -292,7 +292,7 @@ impl Sessions {
             Some(Kind::Data) => return self.receive_data(now, from, datagram),
             Some(Kind::Initiation) => self.receive_initiation(now, from, datagram),
             Some(Kind::Response) => self.receive_response(now, from, datagram),
-            Some(Kind::Cookie) => self.receive_cookie(now, datagram),
+            Some(Kind::Cookie) => self.receive_cookie(now, from, datagram),
             None => Err(Dropped::Form),
         };
         if let Err(why) = result {
@@ -315,6 +315,7 @@ impl Sessions {
     fn open(&mut self, now: Now, from: Way, message: &mut [u8]) -> Result<Received, Dropped> {
         let index = receiver(message);
         let id = *self.by_index.get(&index).ok_or(Dropped::NoSession)?;
+        from.is_of(id)?;
         let peer = self.peers.get_mut(id).ok_or(Dropped::NoSession)?;
         let (slot, session) = peer.session(index).ok_or(Dropped::NoSession)?;
         if now.instant.saturating_duration_since(session.born) >= REJECT_AFTER {
@@ -407,7 +408,7 @@ impl Sessions {
         if peer.expire(now.instant) {
             self.updates.push_back(Update::Keys(id, None));
         }
-        let (due, again) = peer.due(now.instant, self.epoch);
+        let (due, again) = peer.due(now.instant, self.epoch, self.relays);
         let after: [Option<u32>; 5] = indices(peer);
         for gone in before.into_iter().flatten().filter(|index| !after.contains(&Some(*index))) {
             self.by_index.remove(&gone);

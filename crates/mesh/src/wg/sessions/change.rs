@@ -20,7 +20,7 @@ pub enum PeerChange {
     Put(Newcomer),
     /// It is no more: its sessions end at once, and what they were made of is written over.
     Remove(PublicKey),
-    /// It is reached there. Its sessions stay.
+    /// It is reached there; or is tried there, if it is reached through a hub that has keys. Its sessions stay.
     Endpoint(PublicKey, SocketAddr),
     /// Prefixes that are its own, and no others.
     AllowedIps(PublicKey, Vec<Cidr>),
@@ -136,7 +136,7 @@ impl Sessions {
         (peer.keepalive, peer.address) = (keepalive, address);
         peer.is_hub = self.hubs.contains(peer.public_key.as_bytes());
         if let (None, Some(endpoint)) = (peer.endpoint, endpoint) {
-            Self::expect_at(&mut self.updates, id, peer, endpoint);
+            Self::note_at(&mut self.updates, id, peer, endpoint);
         }
         Ok(())
     }
@@ -150,11 +150,17 @@ impl Sessions {
         peer.retire();
         self.allowed.replace(id, &[]);
         self.updates.push_back(Update::Gone(id, *key));
-        self.leave_hub(id);
+        if peer.is_hub {
+            self.part_from_hub(id, peer.endpoint);
+        }
     }
 
-    /// A peer is there. If it is not reached where it was, it is tried there at once.
+    /// A peer is there. If it is not reached where it was, it is tried there at once; if it is reached through a hub, that
+    /// goes on until it answers there.
     fn move_to(&mut self, id: PeerId, endpoint: SocketAddr, now: Now) {
+        if self.is_led(id, now.instant) {
+            return self.probe(id, &[endpoint], now);
+        }
         let Some(peer) = self.peers.get_mut(id) else { return };
         let moved = peer.endpoint != Some(endpoint) || peer.through.is_some();
         Self::expect_at(&mut self.updates, id, peer, endpoint);

@@ -9,14 +9,14 @@ use zeroize::Zeroizing;
 use super::relay::Way;
 use super::{Now, Outgoing, Sessions, Update};
 use crate::wg::PeerId;
-use crate::wg::cookie::Verdict;
+use crate::wg::cookie::{Jar, Verdict};
 use crate::wg::counters::Dropped;
 use crate::wg::keypair::split;
 use crate::wg::message::{
     INITIATION, INITIATION_BYTES, Initiation, RESPONSE, RESPONSE_BYTES, Response, put, receiver,
 };
 use crate::wg::noise::{self, Secret, SessionKeys, Timestamp};
-use crate::wg::peer::{Attempt, INITIATION_EVERY, REKEY_TIMEOUT, Session};
+use crate::wg::peer::{Attempt, HUB_REKEY_TIMEOUT, INITIATION_EVERY, Peer, REKEY_TIMEOUT, Session};
 
 /// The TAI64 label of the beginning of 1970 (cr.yp.to/libtai/tai64.html).
 const TAI64_1970: u64 = (1 << 62) + 10;
@@ -54,6 +54,11 @@ impl Sessions {
     /// Sends an initiation. As long as it is not known where to, somebody wants it. Without random numbers nothing is sent;
     /// it is tried again.
     pub(super) fn initiate(&mut self, id: PeerId, now: Now) {
+        self.initiate_also(id, &[], now);
+    }
+
+    /// The same, and sends it to `places` too: it is one handshake, whichever way its answer comes by.
+    fn initiate_also(&mut self, id: PeerId, places: &[SocketAddr], now: Now) {
         let Some(way) = self.way_to(id) else {
             if let Some(peer) = self.peers.get_mut(id) {
                 peer.activity.want_session();
@@ -62,22 +67,40 @@ impl Sessions {
         };
         let Some((attempt, message)) = self.prepare(id, now) else { return };
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let (index, since) = (attempt.index, peer.attempt.as_ref().map(|attempt| attempt.since));
-        let attempt = Attempt { since: since.unwrap_or(attempt.since), ..attempt };
-        if let Some(before) = peer.attempt.replace(attempt) {
+        let index = attempt.index;
+        let attempt = match &peer.attempt {
+            Some(before) => Attempt { since: before.since, proved: before.proved, ..attempt },
+            None => attempt,
+        };
+        // Of two handshakes at once either side might use the keys of another one.
+        for before in [peer.attempt.replace(attempt), peer.probe.take()].into_iter().flatten() {
             self.by_index.remove(&before.index);
         }
         self.by_index.insert(index, id);
+        for place in places {
+            let message = stamped(peer, Way::Straight(*place), message, now.instant);
+            self.outbox.push_back(Outgoing::new(*place, &message));
+        }
+        let message = stamped(peer, way, message, now.instant);
         self.say(way, &message, now.instant);
     }
 
     /// Tries whether a peer that is reached through a hub is reached at one of `places`: the first answer tells.
     pub(super) fn probe(&mut self, id: PeerId, places: &[SocketAddr], now: Now) {
-        let is_through = self.peers.get(id).is_some_and(|peer| peer.through.is_some());
-        let Some((attempt, message)) = Some(()).filter(|()| is_through).and_then(|()| self.prepare(id, now))
-        else {
+        let Some(peer) = self.peers.get(id).filter(|peer| peer.through.is_some()) else { return };
+        let age = |at: Instant| now.instant.saturating_duration_since(at);
+        if let Some(attempt) = &peer.attempt {
+            // By a clock that is told no finer it would be no newer.
+            if age(attempt.made) >= INITIATION_EVERY * 2 {
+                self.initiate_also(id, places, now);
+            }
             return;
-        };
+        }
+        // What it has just agreed on with us it would lose.
+        if peer.next.as_ref().is_some_and(|next| age(next.born) < REKEY_TIMEOUT) {
+            return;
+        }
+        let Some((attempt, message)) = self.prepare(id, now) else { return };
         let Some(peer) = self.peers.get_mut(id) else { return };
         let index = attempt.index;
         if let Some(before) = peer.probe.replace(attempt) {
@@ -85,12 +108,13 @@ impl Sessions {
         }
         self.by_index.insert(index, id);
         for place in places {
+            let message = stamped(peer, Way::Straight(*place), message, now.instant);
             self.outbox.push_back(Outgoing::new(*place, &message));
         }
     }
 
-    /// An initiation, and what is to be known for its response.
-    fn prepare(&mut self, id: PeerId, now: Now) -> Option<(Attempt, [u8; INITIATION_BYTES])> {
+    /// An initiation without its macs, and what is to be known for its response.
+    pub(super) fn prepare(&mut self, id: PeerId, now: Now) -> Option<(Attempt, [u8; INITIATION_BYTES])> {
         let (index, ephemeral, jitter) = (self.new_index()?, random()?, random::<2>()?);
         let peer = self.peers.get_mut(id)?;
         let mut message = [0; INITIATION_BYTES];
@@ -107,10 +131,13 @@ impl Sessions {
         );
         // Keys of small order are no peers'.
         let waiting = made.ok()?;
-        peer.jar.stamp(&peer.macs, &mut message, now.instant);
         let jitter = Duration::from_millis(u64::from(u16::from_le_bytes(*jitter)) % JITTER_MILLIS);
-        let again_at = now.instant + REKEY_TIMEOUT + jitter;
-        Some((Attempt { index, waiting, since: now.instant, again_at }, message))
+        let timeout = if peer.is_hub { HUB_REKEY_TIMEOUT } else { REKEY_TIMEOUT };
+        let again_at = now.instant + timeout + jitter;
+        Some((
+            Attempt { index, waiting, made: now.instant, since: now.instant, again_at, proved: false },
+            message,
+        ))
     }
 
     /// Whether a handshake message is looked into.
@@ -133,6 +160,7 @@ impl Sessions {
         let mut heard =
             noise::hear(self.private.as_bytes(), &self.public, &message).ok_or(Dropped::Stranger)?;
         let id = self.peers.id_of(&heard.who).ok_or(Dropped::Stranger)?;
+        from.is_of(id)?;
         let peer = self.peers.get_mut(id).ok_or(Dropped::Stranger)?;
         let stamp = heard.timestamp(&peer.shared, &message).ok_or(Dropped::Stranger)?;
         let too_soon = |before: Instant| now.instant.saturating_duration_since(before) < INITIATION_EVERY;
@@ -147,7 +175,7 @@ impl Sessions {
         put(&mut reply, Response::SENDER, &index.to_le_bytes());
         put(&mut reply, Response::RECEIVER, &message.sender().to_le_bytes());
         let keys = heard.respond(&peer.psk, &ephemeral, &mut reply).map_err(|_| Dropped::Stranger)?;
-        peer.jar.stamp(&peer.macs, &mut reply, now.instant);
+        let reply = stamped(peer, from, reply, now.instant);
         peer.hear(now.instant, false);
         // That the response arrives is not known yet: a way that is known to work is left when something comes by the other.
         if matches!(from, Way::Straight(_)) && peer.through.is_none() {
@@ -167,6 +195,7 @@ impl Sessions {
         // Nobody can know the index of an attempt but who was sent it: what is not waited for is dropped for less
         // than a mac costs.
         let id = *self.by_index.get(&message.receiver()).ok_or(Dropped::Unasked)?;
+        from.is_of(id)?;
         self.admit(now, from, datagram)?;
         let peer = self.peers.get_mut(id).ok_or(Dropped::Unasked)?;
         let waits = |attempt: &&Attempt| attempt.index == message.receiver();
@@ -201,12 +230,34 @@ impl Sessions {
         Ok(())
     }
 
-    pub(super) fn receive_cookie(&mut self, now: Now, datagram: &[u8]) -> Result<(), Dropped> {
+    pub(super) fn receive_cookie(&mut self, now: Now, from: Way, datagram: &[u8]) -> Result<(), Dropped> {
         let id = *self.by_index.get(&receiver(datagram)).ok_or(Dropped::Unasked)?;
+        from.is_of(id)?;
         let peer = self.peers.get_mut(id).ok_or(Dropped::Unasked)?;
         // It comes from who knows nothing of our keys: whatever its source, the peer has not moved.
-        if peer.jar.take(&peer.macs, datagram, now.instant) { Ok(()) } else { Err(Dropped::Unasked) }
+        if !jar(&mut peer.jar, &mut peer.jar_through, from).take(&peer.macs, datagram, now.instant) {
+            return Err(Dropped::Unasked);
+        }
+        // A hub is soon left that does not answer: it is asked again with what it has sent, once.
+        if let Some(attempt) = peer.attempt.as_mut().filter(|attempt| peer.is_hub && !attempt.proved) {
+            attempt.proved = true;
+            self.initiate(id, now);
+        }
+        Ok(())
     }
+}
+
+fn jar<'a>(straight: &'a mut Jar, through: &'a mut Jar, way: Way) -> &'a mut Jar {
+    match way {
+        Way::Straight(_) => straight,
+        Way::Through { .. } => through,
+    }
+}
+
+/// A message of a handshake with its macs, for the way it goes.
+fn stamped<const N: usize>(peer: &mut Peer, way: Way, mut message: [u8; N], now: Instant) -> [u8; N] {
+    jar(&mut peer.jar, &mut peer.jar_through, way).stamp(&peer.macs, &mut message, now);
+    message
 }
 
 fn session(keys: &SessionKeys, index: u32, remote: u32, now: Instant, ours: bool) -> Session {

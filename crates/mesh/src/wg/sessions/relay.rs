@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::{Now, Outgoing, Received, Sessions, Update, millis};
+use crate::org::KEEPALIVE;
 use crate::spec::PublicKey;
 use crate::wg::PeerId;
 use crate::wg::counters::Dropped;
@@ -28,11 +29,27 @@ use crate::wg::peer::Peer;
 /// Silence on the way that messages to a peer go, after which what comes by another one is followed.
 const WAY_SILENT: Duration = Duration::from_secs(3);
 
+/// Silence of a member after which a hub asks whether it is there: longer than what keeps its way open takes.
+const SEAT_SILENT: Duration = KEEPALIVE.saturating_add(Duration::from_secs(10));
+
+/// How long messages are passed on to it while it is asked.
+const SEAT_ASKED: Duration = Duration::from_secs(2);
+
 /// Where a message comes from or goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     Straight(SocketAddr),
     Through { hub: PeerId, member: PeerId },
+}
+
+impl Way {
+    /// Whether a message that proves to be of `id` came as one of its own: a hub says of each from whom it is.
+    pub(super) fn is_of(self, id: PeerId) -> Result<(), Dropped> {
+        match self {
+            Way::Through { member, .. } if member != id => Err(Dropped::Relay),
+            Way::Through { .. } | Way::Straight(_) => Ok(()),
+        }
+    }
 }
 
 impl Sessions {
@@ -131,8 +148,9 @@ impl Sessions {
         other: PeerId,
         message: &mut [u8],
     ) -> Result<Received, Dropped> {
-        let from = self.peers.get(id).and_then(|peer| peer.address).ok_or(Dropped::Relay)?;
-        let Some((to, counter)) = self.seat(other, now.instant) else {
+        let peer = self.peers.get_mut(id).ok_or(Dropped::Relay)?;
+        let from = peer.address.filter(|_| peer.passing.take(now.instant)).ok_or(Dropped::Relay)?;
+        let Some((to, counter)) = self.seat(other, now) else {
             self.want(other);
             return Err(Dropped::RelayAway);
         };
@@ -145,9 +163,19 @@ impl Sessions {
         Ok(Received::PassOn { to })
     }
 
-    /// Where a member is whom this hub has a session with, and the number of its next message.
-    fn seat(&self, id: PeerId, now: Instant) -> Option<(SocketAddr, u64)> {
+    /// Where a member is whom this hub has a session with, and the number of its next message. One that has been silent is
+    /// asked whether it is there, and what comes meanwhile is sent there for a moment only: its address may be another's.
+    fn seat(&mut self, id: PeerId, now: Now) -> Option<(SocketAddr, u64)> {
+        let age = |at: Instant| now.instant.saturating_duration_since(at);
         let peer = self.peers.get(id).filter(|peer| peer.through.is_none())?;
+        if peer.heard.is_none_or(|at| age(at) >= SEAT_SILENT) {
+            match &peer.attempt {
+                Some(attempt) if age(attempt.since) >= SEAT_ASKED => return None,
+                Some(_) => {}
+                None => self.initiate(id, now),
+            }
+        }
+        let (peer, now) = (self.peers.get(id)?, now.instant);
         let session = peer.current.as_ref().filter(|session| session.sealer.is_usable(now))?;
         Some((peer.endpoint?, session.sealer.reserve(1)?))
     }
@@ -165,6 +193,8 @@ impl Sessions {
         match from {
             Way::Straight(from) => Self::expect_at(updates, id, peer, from),
             Way::Through { hub, .. } if peer.through == Some(hub) => {}
+            // A hub is reached without another one, or not at all.
+            Way::Through { .. } if peer.is_hub => return,
             Way::Through { hub, .. } => {
                 let silent = |at: Instant| now.saturating_duration_since(at) >= WAY_SILENT;
                 if !fresh && !peer.heard_on_way.is_none_or(silent) {
@@ -176,12 +206,17 @@ impl Sessions {
         peer.heard_on_way = Some(now);
     }
 
-    /// A peer is there, and is not reached through a hub.
-    pub(super) fn expect_at(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, at: SocketAddr) {
+    /// A peer may be there.
+    pub(super) fn note_at(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, at: SocketAddr) {
         if peer.endpoint != Some(at) {
             peer.endpoint = Some(at);
             updates.push_back(Update::Endpoint(id, at));
         }
+    }
+
+    /// A peer is there, and is not reached through a hub.
+    pub(super) fn expect_at(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, at: SocketAddr) {
+        Self::note_at(updates, id, peer, at);
         if peer.through.is_some() {
             Self::set_through(updates, id, peer, None);
         }
@@ -196,10 +231,8 @@ impl Sessions {
     /// A peer is reached through `hub` from now on, and is tried there at once if it is tried at all.
     pub(super) fn lead_through(&mut self, id: PeerId, hub: PeerId, now: Now) {
         let is_hub = self.peers.get(hub).is_some_and(|hub| hub.is_hub);
-        let Some(peer) = self.peers.get_mut(id).filter(|peer| is_hub && id != hub && peer.address.is_some())
-        else {
-            return;
-        };
+        let may = |peer: &&mut Peer| is_hub && !peer.is_hub && peer.address.is_some();
+        let Some(peer) = self.peers.get_mut(id).filter(may) else { return };
         if peer.through != Some(hub) {
             Self::set_through(&mut self.updates, id, peer, Some(hub));
             peer.heard_on_way = None;
@@ -207,6 +240,40 @@ impl Sessions {
                 self.initiate(id, now);
             }
         }
+    }
+
+    /// Whether a peer is reached through a hub that has keys: that it does not answer, or is said to be elsewhere, is no
+    /// reason to leave a way that may work.
+    pub(super) fn is_led(&self, id: PeerId, now: Instant) -> bool {
+        let hub = self.peers.get(id).and_then(|peer| self.peers.get(peer.through?));
+        let session = hub.filter(|hub| hub.endpoint.is_some()).and_then(|hub| hub.current.as_ref());
+        session.is_some_and(|session| session.sealer.is_usable(now))
+    }
+
+    /// A hub that was at `at` is no peer any more, and is not to be in the way of others either: it has had their messages,
+    /// and could send them on as if they came straight. New keys are made with them, without it.
+    pub(super) fn part_from_hub(&mut self, hub: PeerId, at: Option<SocketAddr>) {
+        let at = at.map(|at| at.ip());
+        for id in self.peers.ids() {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            let is_there = at.is_some() && peer.endpoint.map(|endpoint| endpoint.ip()) == at;
+            if peer.through != Some(hub) && !is_there {
+                continue;
+            }
+            if is_there {
+                // It is looked for in its places.
+                peer.endpoint = None;
+            }
+            for index in peer.indices() {
+                self.by_index.remove(&index);
+            }
+            if peer.current.is_some() || peer.attempt.is_some() {
+                peer.activity.want_session();
+            }
+            peer.retire();
+            self.updates.push_back(Update::Keys(id, None));
+        }
+        self.leave_hub(hub);
     }
 
     /// Nobody is reached through `hub` any more.
@@ -226,6 +293,9 @@ impl Sessions {
         for id in self.peers.ids() {
             let Some(peer) = self.peers.get_mut(id) else { continue };
             let was_hub = std::mem::replace(&mut peer.is_hub, self.hubs.contains(peer.public_key.as_bytes()));
+            if peer.is_hub && peer.through.is_some() {
+                Self::set_through(&mut self.updates, id, peer, None);
+            }
             if was_hub && !peer.is_hub {
                 self.leave_hub(id);
             }
