@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use portway_sys::listen::{self, V6Only};
-use portway_sys::mmsg;
+use portway_sys::mmsg::{self, LocalAddr};
 use portway_sys::path_mtu::{Oversize, set_oversize};
 use rustix::net::sockopt;
 
@@ -76,6 +76,16 @@ impl Udp {
             IpAddr::V4(ip) if self.both => SocketAddr::from((ip.to_ipv6_mapped(), address.port())),
             _ => address,
         }
+    }
+
+    /// Whether an address that datagrams came to is still this host's.
+    #[must_use]
+    pub fn is_own(&self, source: LocalAddr) -> bool {
+        let mut address = SocketAddr::new(source.ip.to_canonical(), 0);
+        if let SocketAddr::V6(v6) = &mut address {
+            v6.set_scope_id(source.interface);
+        }
+        std::net::UdpSocket::bind(address).is_ok()
     }
 
     /// An address as everybody else knows it.

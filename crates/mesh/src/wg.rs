@@ -23,7 +23,8 @@ pub use peer::Activity;
 pub use replay::{Replay, WINDOW};
 pub(crate) use sessions::millis;
 pub use sessions::{
-    Newcomer, Now, Outgoing, PeerChange, PeerSpec, PeerState, Received, Sessions, SessionsError, Update,
+    Newcomer, Now, Outgoing, PeerChange, PeerSpec, PeerState, Reach, Received, Sessions, SessionsError,
+    Update,
 };
 
 /// A peer of a tunnel, by its place.

@@ -44,6 +44,18 @@ pub struct LocalAddr {
     pub interface: u32,
 }
 
+impl LocalAddr {
+    /// Where an answer to a datagram that came to this address is sent from. The way back need not be the one it came by,
+    /// but for an address that means nothing elsewhere.
+    #[must_use]
+    pub const fn to_answer(self) -> LocalAddr {
+        match self.ip {
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => self,
+            _ => LocalAddr { interface: 0, ..self },
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 #[repr(C, align(8))]
 struct Name([u8; NAME_BYTES]);

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 
-use portway_sys::mmsg::{BATCH, ROW_MAX, ROW_MAX_BYTES, Train, TrainError, Trains};
+use portway_sys::mmsg::{BATCH, LocalAddr, ROW_MAX, ROW_MAX_BYTES, Train, TrainError, Trains};
 use portway_sys::path_mtu::{Oversize, set_oversize};
 
-use super::rows::{FRAGMENTED, RowLength, is_too_long, narrow_way, singles};
+use super::rows::{FRAGMENTED, RowLength, is_too_long, may_be_source, narrow_way, singles};
 use super::{Rows, Shared, wait_for_room};
 use crate::engine::FRAME_BYTES;
-use crate::wg::Dropped;
+use crate::wg::{Dropped, Reach};
 
 /// Room for what is sealed and not sent yet, bytes: four of the longest packets.
 const LOAD_BYTES: usize = 4 * (FRAME_BYTES + ROW_MAX_BYTES / 8);
@@ -31,6 +31,8 @@ pub(super) struct Load {
     rows: RowLength,
     /// Whose messages were longer than their way takes, and what it takes. They were sent in fragments.
     too_long: Vec<(SocketAddr, usize)>,
+    /// Addresses that are this host's no more.
+    gone: Vec<LocalAddr>,
 }
 
 impl Load {
@@ -42,6 +44,7 @@ impl Load {
             system: Trains::new(),
             rows: RowLength::new(rows),
             too_long: Vec::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -60,6 +63,11 @@ impl Load {
         self.too_long.pop()
     }
 
+    /// The next address that nothing can be sent from any more.
+    pub(super) fn gone(&mut self) -> Option<LocalAddr> {
+        self.gone.pop()
+    }
+
     /// Where the next message goes: room for the longest there is.
     pub(super) fn room(&mut self, shared: &Shared) -> &mut [u8] {
         let full = LOAD_BYTES - self.used < MESSAGE_BYTES;
@@ -70,13 +78,14 @@ impl Load {
     }
 
     /// What was written there is a message of so many bytes. It joins the last row if it may.
-    pub(super) fn add(&mut self, to: SocketAddr, bytes: usize) {
+    pub(super) fn add(&mut self, reach: Reach, bytes: usize) {
+        let Reach { to, from } = reach;
         let begin = self.used;
         self.used += bytes;
         let joins = |train: &&mut Train| {
             let length = train.place.len();
             self.rows.takes(train.size)
-                && train.to == to
+                && (train.to, train.from) == (to, from)
                 && bytes <= train.size
                 && length.is_multiple_of(train.size)
                 && length + bytes <= ROW_MAX_BYTES
@@ -84,7 +93,7 @@ impl Load {
         };
         match self.trains.last_mut().filter(joins) {
             Some(train) => train.place.end = self.used,
-            None => self.trains.push(Train { to, place: begin..self.used, size: bytes }),
+            None => self.trains.push(Train { to, from, place: begin..self.used, size: bytes }),
         }
     }
 
@@ -93,7 +102,17 @@ impl Load {
         let mut trains = std::mem::take(&mut self.trains);
         let (mut done, mut fragmented) = (0, 0);
         while let Some(rest) = trains.get(done..).filter(|rest| !rest.is_empty()) {
+            let source = rest.first().and_then(|train| train.from);
             match self.system.send(shared.udp.as_fd(), &self.bytes, rest) {
+                Err(error)
+                    if source.is_some_and(|source| may_be_source(&error) && !shared.udp.is_own(source)) =>
+                {
+                    trains
+                        .iter_mut()
+                        .filter(|train| train.from == source)
+                        .for_each(|train| train.from = None);
+                    self.gone.extend(source);
+                }
                 Ok(count) => {
                     shared.totals.rows_out.fetch_add(count as u64, Ordering::Relaxed);
                     done += count.max(1);
@@ -158,11 +177,12 @@ mod tests {
     #[test]
     fn rows_are_equally_long() {
         let mut load = Load::new(Rows::Auto);
-        let (one, two) = (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from(([10, 0, 0, 2], 1)));
+        let to = |last| Reach::from(SocketAddr::from(([10, 0, 0, last], 1)));
+        let (one, two) = (to(1), to(2));
         let messages = [(one, 100), (one, 100), (one, 60), (one, 60), (one, 100), (two, 100), (two, 100)];
         messages.into_iter().for_each(|(to, bytes)| load.add(to, bytes));
         let rows: Vec<_> =
-            load.trains.iter().map(|train| (train.to, train.place.clone(), train.size)).collect();
+            load.trains.iter().map(|train| (train.to.into(), train.place.clone(), train.size)).collect();
         let expected = [(one, 0..260, 100), (one, 260..320, 60), (one, 320..420, 100), (two, 420..620, 100)];
         assert_eq!(rows, expected);
         let single: Vec<_> =

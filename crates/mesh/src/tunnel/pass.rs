@@ -1,7 +1,6 @@
 //! What a hub passes on, sent from where it was received: messages for one member that lie one behind the other are a row.
 //! Those that are longer than their way takes go in fragments: what is sealed cannot be cut any more but by the kernel.
 
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,10 +8,10 @@ use std::time::{Duration, Instant};
 use portway_sys::mmsg::{BATCH, ROW_MAX, Train, TrainError, Trains};
 use portway_sys::path_mtu::{Oversize, set_oversize};
 
-use super::rows::{FRAGMENTED, RowLength, is_too_long, narrow_way, singles};
+use super::rows::{FRAGMENTED, RowLength, is_too_long, may_be_source, narrow_way, singles};
 use super::{Rows, Shared};
 use crate::segment::MOST_JOINED;
-use crate::wg::Dropped;
+use crate::wg::{Dropped, Reach};
 
 /// How long no row is asked for that was refused: a way out may have been exchanged for another.
 const ROWS_AGAIN: Duration = Duration::from_secs(60);
@@ -33,12 +32,13 @@ impl Pass {
     }
 
     /// So many bytes from `begin` on go there.
-    pub(super) fn add(&mut self, to: SocketAddr, begin: usize, bytes: usize) {
+    pub(super) fn add(&mut self, reach: Reach, begin: usize, bytes: usize) {
+        let Reach { to, from } = reach;
         let end = begin + bytes;
         let joins = |train: &&mut Train| {
             let length = train.place.len();
             self.rows.takes(train.size)
-                && train.to == to
+                && (train.to, train.from) == (to, from)
                 && train.place.end == begin
                 && bytes <= train.size
                 && length.is_multiple_of(train.size)
@@ -46,7 +46,7 @@ impl Pass {
         };
         match self.trains.last_mut().filter(joins) {
             Some(train) => train.place.end = end,
-            None => self.trains.push(Train { to, place: begin..end, size: bytes }),
+            None => self.trains.push(Train { to, from, place: begin..end, size: bytes }),
         }
     }
 
@@ -55,7 +55,13 @@ impl Pass {
         let mut trains = std::mem::take(&mut self.trains);
         let (mut done, mut fragmented) = (0, 0);
         while let Some(rest) = trains.get(done..).filter(|rest| !rest.is_empty()) {
+            let source = rest.first().and_then(|train| train.from);
             match self.system.send(shared.udp.as_fd(), bytes, rest) {
+                Err(error)
+                    if source.is_some_and(|source| may_be_source(&error) && !shared.udp.is_own(source)) =>
+                {
+                    trains.iter_mut().filter(|train| train.from == source).for_each(|it| it.from = None);
+                }
                 Ok(count) => {
                     let count = count.max(1);
                     let messages: usize = rest.iter().take(count).map(Train::count).sum();
@@ -111,11 +117,13 @@ impl Pass {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn rows(pass: &mut Pass) -> Vec<usize> {
         let to = SocketAddr::from(([192, 0, 2, 1], 1));
-        (0..4).for_each(|number| pass.add(to, number * 100, 100));
+        (0..4).for_each(|number| pass.add(to.into(), number * 100, 100));
         let counts = pass.trains.iter().map(Train::count).collect();
         pass.trains.clear();
         counts

@@ -2,15 +2,13 @@
 //! also does all that is due.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use portway_sys::mmsg::{BATCH, Batch};
-use rustix::net::SendFlags;
+use portway_sys::mmsg::{BATCH, Batch, LocalAddr, Train, Trains};
 
 use super::pass::Pass;
 use super::trace::Trace;
@@ -18,7 +16,7 @@ use super::{Order, Owners, Rows, Shared, calm, wait_for, wait_for_room, wake};
 use crate::segment::{Join, LONGEST_HEADERS_BYTES, MOST_JOINED, Offload};
 use crate::stun;
 use crate::udp::Udp;
-use crate::wg::{Dropped, Now, PeerId, Received, Sessions, Update};
+use crate::wg::{Dropped, Now, Outgoing, PeerId, Reach, Received, Sessions, Update};
 
 /// Batches that are taken before it is looked what is due.
 const ROUNDS: usize = 4;
@@ -47,6 +45,8 @@ pub(super) struct Receiver {
     batch: Batch,
     arrived: Vec<Arrived>,
     pass: Pass,
+    /// For messages of our own, one at a time.
+    system: Trains,
     trace: Option<Trace>,
 }
 
@@ -60,8 +60,8 @@ impl Receiver {
         trace: Option<Trace>,
     ) -> Receiver {
         let arrived = Vec::with_capacity(BATCH * MOST_JOINED);
-        let pass = Pass::new(rows);
-        Receiver { shared, sessions, orders, updates, batch: Batch::new(), arrived, pass, trace }
+        let (batch, pass, system) = (Batch::new(), Pass::new(rows), Trains::new());
+        Receiver { shared, sessions, orders, updates, batch, arrived, pass, system, trace }
     }
 
     /// Until the tunnel ends.
@@ -97,9 +97,15 @@ impl Receiver {
     /// Sends what the sessions have to say, and tells the other thread what is new to it.
     fn speak(&mut self) {
         while let Some(out) = self.sessions.outgoing() {
-            let to = self.shared.udp.to_wire(out.to);
+            let sent = match (self.send(&out, out.from), out.from) {
+                (false, Some(from)) if !self.shared.udp.is_own(from) => {
+                    self.sessions.lose_source(from);
+                    self.send(&out, None)
+                }
+                (sent, _) => sent,
+            };
             // As a packet on its way it may be lost; it is repeated.
-            if rustix::net::sendto(&self.shared.udp, out.message(), SendFlags::DONTWAIT, &to).is_err() {
+            if !sent {
                 self.shared.counters.count(Dropped::Unsent);
             }
         }
@@ -122,6 +128,12 @@ impl Receiver {
         if news {
             wake(&self.shared.sender);
         }
+    }
+
+    fn send(&mut self, out: &Outgoing, from: Option<LocalAddr>) -> bool {
+        let (to, message) = (self.shared.udp.to_wire(out.to), out.message());
+        let train = Train { to, from, place: 0..message.len(), size: message.len() };
+        self.system.send(self.shared.udp.as_fd(), message, &[train]).is_ok()
     }
 
     fn obey(&mut self) {
@@ -157,9 +169,9 @@ impl Receiver {
         let now = now();
         self.arrived.clear();
         for slot in 0..count {
-            let from = self.batch.peer(slot).map(Udp::from_wire);
-            if let Some(from) = from {
-                self.open(now, slot, from);
+            if let Some(to) = self.batch.peer(slot).map(Udp::from_wire) {
+                let from = self.batch.local(slot).map(LocalAddr::to_answer);
+                self.open(now, slot, Reach { to, from });
             }
         }
         let totals = &self.shared.totals;
@@ -170,7 +182,7 @@ impl Receiver {
         count == BATCH
     }
 
-    fn open(&mut self, now: Now, slot: usize, from: SocketAddr) {
+    fn open(&mut self, now: Now, slot: usize, from: Reach) {
         let size = self.batch.joined(slot);
         let bytes = self.batch.bytes_mut(slot);
         let size = size.unwrap_or(bytes.len()).max(1);
@@ -180,7 +192,7 @@ impl Receiver {
         for (number, message) in bytes.chunks_mut(size).enumerate() {
             if stun::is_answer(message) {
                 // Nobody waits for so many.
-                self.shared.answers.try_send((from, message.to_vec())).ok();
+                self.shared.answers.try_send((from.to, message.to_vec())).ok();
                 continue;
             }
             let at = number * size;
@@ -188,7 +200,10 @@ impl Receiver {
                 Received::Packet { peer, place } => {
                     self.arrived.push(Arrived { peer, slot, begin: at + place.start, end: at + place.end });
                 }
-                Received::PassOn { to } => self.pass.add(self.shared.udp.to_wire(to), at, message.len()),
+                Received::PassOn { to: Reach { to, from } } => {
+                    let to = self.shared.udp.to_wire(to);
+                    self.pass.add(Reach { to, from }, at, message.len());
+                }
                 Received::Nothing => {}
             }
         }

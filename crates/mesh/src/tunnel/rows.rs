@@ -2,7 +2,7 @@
 
 use std::io;
 
-use portway_sys::mmsg::Train;
+use portway_sys::mmsg::{Train, TrainError};
 use portway_sys::path_mtu::path_mtu;
 use rustix::io::Errno;
 
@@ -52,10 +52,24 @@ pub(super) fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
 }
 
+/// Whether it may be that nothing can be sent from the address that was asked for. The kernel says so as it says other
+/// things.
+pub(super) fn may_be_source(error: &TrainError) -> bool {
+    match error {
+        TrainError::Refused => true,
+        TrainError::Failed(error) => {
+            // The third of IPv4, the first of IPv6.
+            let errnos = [Errno::INVAL, Errno::ADDRNOTAVAIL, Errno::NETUNREACH, Errno::HOSTUNREACH];
+            errnos.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+        }
+    }
+}
+
 /// The datagrams of a row, each for itself if they are longer than `longest`.
 pub(super) fn singles(train: &Train, longest: usize) -> impl Iterator<Item = Train> + use<> {
-    let (to, size, end) = (train.to, train.size.max(1), train.place.end);
+    let Train { to, from, .. } = *train;
+    let (size, end) = (train.size.max(1), train.place.end);
     let step = if size > longest { size } else { train.place.len().max(1) };
     let begins = train.place.clone().step_by(step);
-    begins.map(move |begin| Train { to, place: begin..end.min(begin + step), size })
+    begins.map(move |begin| Train { to, from, place: begin..end.min(begin + step), size })
 }

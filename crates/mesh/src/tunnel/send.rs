@@ -16,7 +16,7 @@ use super::{Rows, Shared, calm, wait_for, wake};
 use crate::engine::{FRAME_BYTES, Frame};
 use crate::segment::{Cut, Fragments, Offload, Segment, clamp};
 use crate::wg::message::{ENVELOPE_BYTES, OVERHEAD_BYTES, THROUGH_BYTES, write_envelope};
-use crate::wg::{Activity, Dropped, PeerId, Routes, Sealer, Update, inner};
+use crate::wg::{Activity, Dropped, PeerId, Reach, Routes, Sealer, Update, inner};
 
 /// Packets that wait for a session of one peer.
 const WAITING: usize = 16;
@@ -28,7 +28,7 @@ const PADDING: usize = 16;
 struct Outlet {
     keys: Option<Arc<Sealer>>,
     /// As the socket wants it.
-    endpoint: Option<SocketAddr>,
+    endpoint: Option<Reach>,
     /// The hub that messages to it go through instead, and the address by which that knows it.
     through: Option<(PeerId, Ipv4Addr)>,
     activity: Arc<Activity>,
@@ -40,6 +40,10 @@ impl Outlet {
     fn new(activity: Arc<Activity>, mtu: usize) -> Outlet {
         let path = Path::new(mtu, Arc::clone(&activity));
         Outlet { keys: None, endpoint: None, through: None, activity, waiting: VecDeque::new(), path }
+    }
+
+    fn is_at(&self, to: SocketAddr) -> bool {
+        self.endpoint.is_some_and(|endpoint| endpoint.to == to)
     }
 }
 
@@ -137,9 +141,10 @@ impl Sender {
                     }
                 }
                 Update::Endpoint(id, endpoint) => {
-                    let to = self.shared.udp.to_wire(endpoint);
+                    let to = self.shared.udp.to_wire(endpoint.to);
                     if let Some(outlet) = self.outlet(id)
-                        && outlet.endpoint.replace(to).is_none_or(|before| before.ip() != to.ip())
+                        && let before = outlet.endpoint.replace(Reach { to, ..endpoint })
+                        && before.is_none_or(|before| before.to.ip() != to.ip())
                     {
                         outlet.path.lead_to(to.ip());
                     }
@@ -282,11 +287,16 @@ impl Sender {
         if full { Err(Dropped::Waiting) } else { Ok(()) }
     }
 
-    /// Takes notice of ways that take less than was sent.
+    /// Takes notice of ways that take less than was sent, and of addresses that are this host's no more.
     fn narrow(&mut self, now: Instant) {
         while let Some((to, mtu)) = self.load.too_long() {
-            for outlet in self.outlets.iter_mut().flatten().filter(|outlet| outlet.endpoint == Some(to)) {
+            for outlet in self.outlets.iter_mut().flatten().filter(|outlet| outlet.is_at(to)) {
                 outlet.path.told(now, mtu);
+            }
+        }
+        while let Some(gone) = self.load.gone() {
+            for endpoint in self.outlets.iter_mut().flatten().filter_map(|outlet| outlet.endpoint.as_mut()) {
+                endpoint.from.take_if(|from| *from == gone);
             }
         }
     }
@@ -295,7 +305,7 @@ impl Sender {
 /// What messages go through on their way to a member.
 struct Hub {
     keys: Arc<Sealer>,
-    to: SocketAddr,
+    to: Reach,
     /// Longest packet for a member.
     limit: usize,
     member: Ipv4Addr,
@@ -307,7 +317,7 @@ struct Sealed<'a> {
     load: &'a mut Load,
     shared: &'a Shared,
     keys: &'a Sealer,
-    to: SocketAddr,
+    to: Reach,
     hub: Option<&'a Hub>,
     /// Longest packet of a message.
     limit: usize,

@@ -63,7 +63,7 @@ impl Trace {
             // Its place may be another's already.
             Update::Gone(_, key) => self.line("peer gone", Some(*key), &json!({})),
             Update::Endpoint(_, endpoint) => {
-                self.line("endpoint", peer, &json!({"endpoint": endpoint.to_string()}))
+                self.line("endpoint", peer, &json!({"endpoint": endpoint.to.to_string()}))
             }
             // The hub's own name is in its own lines.
             Update::Through(_, hub) => {

@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use portway_proto::admission::Bucket;
+use portway_sys::mmsg::LocalAddr;
 
 use super::PeerId;
 use super::cookie::{Jar, MacKeys};
 use super::keypair::{Opener, REJECT_AFTER, Sealer};
 use super::noise::{Secret, Timestamp, Waiting};
+use super::sessions::Reach;
 use super::watch::Watch;
 use crate::spec::PublicKey;
 
@@ -140,6 +142,8 @@ pub(super) struct Peer {
     /// It passes messages on.
     pub(super) is_hub: bool,
     pub(super) endpoint: Option<SocketAddr>,
+    /// Which of this host's addresses it came to, if it came.
+    pub(super) source: Option<LocalAddr>,
     /// Messages to it go through this hub, and not there.
     pub(super) through: Option<PeerId>,
     /// When something authentic last came by the way that messages to it go.
@@ -186,6 +190,7 @@ impl Peer {
             address: None,
             is_hub: false,
             endpoint: None,
+            source: None,
             through: None,
             heard_on_way: None,
             keepalive: None,
@@ -204,6 +209,11 @@ impl Peer {
             received_packets: 0,
             received_bytes: 0,
         }
+    }
+
+    /// Where it is sent to, and from where.
+    pub(super) fn reach(&self) -> Option<Reach> {
+        self.endpoint.map(|to| Reach { to, from: self.source })
     }
 
     /// The session of ours that is called `index`.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portway_model::Cidr;
+use portway_sys::mmsg::LocalAddr;
 use thiserror::Error;
 
 use super::allowed::{AllowedIps, Routes};
@@ -36,6 +37,21 @@ pub struct Now {
     pub instant: Instant,
     /// Since 1970, for initiations, which must be newer than any before, those of an earlier run too.
     pub unix: Duration,
+}
+
+/// Where a datagram comes from or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// The other side.
+    pub to: SocketAddr,
+    /// Which of this host's addresses the other side knows, as the socket wants it; `None`: it is all the same.
+    pub from: Option<LocalAddr>,
+}
+
+impl From<SocketAddr> for Reach {
+    fn from(to: SocketAddr) -> Reach {
+        Reach { to, from: None }
+    }
 }
 
 /// A peer as it is wanted.
@@ -109,7 +125,7 @@ pub enum Received {
     /// Somebody's message to somebody else, sealed again where it lies for whom it is for: all of the datagram.
     PassOn {
         /// Where that one is.
-        to: SocketAddr,
+        to: Reach,
     },
 }
 
@@ -121,16 +137,19 @@ const OUTGOING_BYTES: usize = INITIATION_BYTES + THROUGH_BYTES;
 pub struct Outgoing {
     /// Where.
     pub to: SocketAddr,
+    /// See [`Reach`].
+    pub from: Option<LocalAddr>,
     length: u8,
     bytes: [u8; OUTGOING_BYTES],
 }
 
 impl Outgoing {
-    pub(super) fn new(to: SocketAddr, message: &[u8]) -> Outgoing {
+    pub(super) fn new(reach: Reach, message: &[u8]) -> Outgoing {
         let mut bytes = [0; OUTGOING_BYTES];
         let length = message.len().min(OUTGOING_BYTES);
         super::message::put(&mut bytes, 0, message.get(..length).unwrap_or_default());
-        Outgoing { to, length: u8::try_from(length).unwrap_or(0), bytes }
+        let Reach { to, from } = reach;
+        Outgoing { to, from, length: u8::try_from(length).unwrap_or(0), bytes }
     }
 
     /// What.
@@ -150,7 +169,7 @@ pub enum Update {
     /// The keys to use; `None`: none.
     Keys(PeerId, Option<Arc<Sealer>>),
     /// Where to send.
-    Endpoint(PeerId, SocketAddr),
+    Endpoint(PeerId, Reach),
     /// Through which hub instead, and by which address that knows the peer; `None`: there, and not through one.
     Through(PeerId, Option<(PeerId, Ipv4Addr)>),
     /// Which peer an address belongs to.
@@ -283,8 +302,8 @@ impl Sessions {
     }
 
     /// Takes a datagram. A packet is opened where it lies.
-    pub fn receive(&mut self, now: Now, from: SocketAddr, datagram: &mut [u8]) -> Received {
-        self.take(now, Way::Straight(from), datagram)
+    pub fn receive(&mut self, now: Now, from: impl Into<Reach>, datagram: &mut [u8]) -> Received {
+        self.take(now, Way::Straight(from.into()), datagram)
     }
 
     fn take(&mut self, now: Now, from: Way, datagram: &mut [u8]) -> Received {
@@ -325,10 +344,12 @@ impl Sessions {
             Unopened::Replayed => Dropped::Replayed,
             Unopened::Forged => Dropped::Forged,
         })?;
+        let ours = session.ours;
         if slot == Slot::Next {
             self.confirm(id, now.instant);
         }
         let peer = self.peers.get_mut(id).ok_or(Dropped::NoSession)?;
+        let from = if ours { from.kept(peer) } else { from };
         peer.hear(now.instant, length > 0);
         Self::roam(&mut self.updates, id, peer, from, now.instant, slot == Slot::Next);
         peer.received_packets += 1;

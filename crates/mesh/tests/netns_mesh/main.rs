@@ -19,6 +19,7 @@ mod pressure;
 mod proxy;
 mod script;
 mod shim;
+mod sources;
 mod ways;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -34,7 +35,11 @@ const TESTS: &[(&str, fn())] = &[
     ("wireguard_go_over_veth", || with_wireguard_go("veth")),
     ("two_of_ours", two_of_ours),
     ("keys_change_under_load", keys_change_under_load),
-    ("peers_roam", peers_roam),
+    ("peers_roam", || engines::both_ways(peers_roam)),
+    ("answers_leave_from_where_it_was_asked", || {
+        engines::both_ways(sources::answers_leave_from_where_it_was_asked);
+    }),
+    ("an_address_is_gone", || engines::both_ways(sources::an_address_is_gone)),
     ("prefixes_move_while_it_runs", prefixes_move_while_it_runs),
     ("prefixes_of_two_peers", || engines::both_ways(peers::prefixes_of_two_peers)),
     ("peers_come_and_go", || engines::both_ways(peers::peers_come_and_go)),
@@ -218,21 +223,21 @@ fn keys_change_under_load() {
 }
 
 /// Each side moves, and the other follows with the next packet.
-fn peers_roam() {
+fn peers_roam(way: &str) {
     let bed = Bed::new();
     let peer = bed.wireguard_go();
-    let mut node = Node::start(&bed.place(), "auto");
-    ping(&node.stack, "10.9.0.2");
+    let mut node = Node::start(&bed.place(), way);
+    peers::meet(&mut node);
     assert!(node.ask("peer").starts_with("192.0.2.2:51820 "));
     peer.set("listen-port 40000");
     ping(&peer.netns, "10.9.0.1");
     assert!(node.ask("peer").starts_with("192.0.2.2:40000 "));
-    ping(&node.stack, "10.9.0.2");
+    peers::meet(&mut node);
     // Our address goes, and another one comes: nobody is told.
     bed.ours.ip("addr add 192.0.2.99/24 dev cable").unwrap();
     bed.ours.ip("addr del 192.0.2.1/24 dev cable").unwrap();
     bed.ours.ip("addr add 192.0.2.99/24 dev cable").ok();
-    ping(&node.stack, "10.9.0.2");
+    peers::meet(&mut node);
     assert_eq!(peer.shown(2), "192.0.2.99:51820");
     ping(&peer.netns, "10.9.0.1");
 }

@@ -102,6 +102,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("without_its_stack_it_ends", || life::without_its_stack_it_ends("kernel")),
     ("without_its_stack_it_ends_with_smoltcp", || life::without_its_stack_it_ends("smoltcp")),
     ("endpoints_are_looked_up_again", life::endpoints_are_looked_up_again),
+    ("an_endpoint_that_nobody_knows", || life::an_endpoint_that_nobody_knows("kernel")),
+    ("an_endpoint_that_nobody_knows_with_smoltcp", || life::an_endpoint_that_nobody_knows("smoltcp")),
 ];
 
 /// The role: `CONFIG POLICY DRAIN_SECONDS ENGINE`.

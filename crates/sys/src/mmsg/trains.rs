@@ -9,8 +9,8 @@ use std::ptr;
 
 use super::segments::is_refusal;
 use super::{
-    BATCH, Batch, CMSG_HEADER_BYTES, CONTROL_BYTES, Control, NAME_BYTES, Name, STRIDE_BYTES, align,
-    length_of_name, put, take, write_name,
+    BATCH, Batch, CMSG_HEADER_BYTES, CONTROL_BYTES, Control, LocalAddr, NAME_BYTES, Name, STRIDE_BYTES,
+    align, length_of_name, put, take, write_local, write_name,
 };
 
 /// Most datagrams of a row (`UDP_MAX_SEGMENTS` of kernels before 6.9).
@@ -24,6 +24,8 @@ pub const ROW_MAX_BYTES: usize = 65_507;
 pub struct Train {
     /// Where it goes.
     pub to: SocketAddr,
+    /// Which of this host's addresses it comes from; `None`: as the routes say.
+    pub from: Option<LocalAddr>,
     /// Where it lies.
     pub place: Range<usize>,
     /// Bytes of each datagram; the last one may have fewer.
@@ -93,12 +95,14 @@ impl Trains {
             header.msg_name = ptr::from_mut(name).cast();
             header.msg_iov = ptr::from_mut(vector);
             header.msg_iovlen = 1;
-            (header.msg_control, header.msg_controllen) = (ptr::null_mut(), 0);
+            let mut control_bytes = train.from.map_or(0, |from| write_local(&mut control.0, from));
             if train.count() > 1 {
                 let size = u16::try_from(train.size).unwrap_or(u16::MAX);
-                header.msg_controllen = write_size(&mut control.0, size) as _;
-                header.msg_control = ptr::from_mut(control).cast();
+                control_bytes += write_size(control.0.get_mut(control_bytes..).unwrap_or_default(), size);
             }
+            header.msg_controllen = control_bytes as _;
+            header.msg_control =
+                if control_bytes == 0 { ptr::null_mut() } else { ptr::from_mut(control).cast() };
         }
         let length = u32::try_from(count).unwrap_or(0);
         if length == 0 {
@@ -138,7 +142,7 @@ impl std::fmt::Debug for Trains {
 }
 
 /// Writes where to cut; returns the length of the control message.
-fn write_size(control: &mut [u8; CONTROL_BYTES], size: u16) -> usize {
+fn write_size(control: &mut [u8], size: u16) -> usize {
     put(control, 0, &(CMSG_HEADER_BYTES + size_of::<u16>()).to_ne_bytes());
     put(control, size_of::<usize>(), &libc::SOL_UDP.to_ne_bytes());
     put(control, size_of::<usize>() + 4, &libc::UDP_SEGMENT.to_ne_bytes());
@@ -205,9 +209,9 @@ mod tests {
         let to = receiver.local_addr().unwrap();
         let payload: Vec<u8> = (0..20_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let trains = [
-            Train { to, place: 100..14_100, size: 1400 },
-            Train { to, place: 5..6, size: 1 },
-            Train { to, place: 0..3000, size: 1400 },
+            Train { to, from: None, place: 100..14_100, size: 1400 },
+            Train { to, from: None, place: 5..6, size: 1 },
+            Train { to, from: None, place: 0..3000, size: 1400 },
         ];
         assert_eq!(trains.each_ref().map(Train::count), [10, 1, 3]);
         let mut out = Trains::new();
@@ -227,15 +231,55 @@ mod tests {
         assert_eq!(received[2], (payload[..3000].to_vec(), Some(1400)));
     }
 
+    /// A row and a single datagram leave from the address that is asked for, in both families of one socket, and from none
+    /// that is nobody's.
+    ///
+    /// Fails when: the address is not said beside the size, or what is nobody's is sent from.
+    #[test]
+    fn rows_leave_from_where_they_are_told() {
+        let any = "[::]:0".parse().unwrap();
+        let sender = crate::listen::udp(any, crate::listen::V6Only::No).unwrap();
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let port = receiver.local_addr().unwrap().port();
+        let to = SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), port);
+        let from = |ip: &str| Some(LocalAddr { ip: ip.parse().unwrap(), interface: 0 });
+        let mut out = Trains::new();
+        let trains = [
+            Train { to, from: from("::ffff:127.0.0.7"), place: 0..2000, size: 1000 },
+            Train { to, from: from("::ffff:127.0.0.8"), place: 0..9, size: 9 },
+            Train { to, from: None, place: 0..9, size: 9 },
+        ];
+        let payload = vec![7; 2000];
+        assert_eq!(out.send(sender.as_fd(), &payload, &trains).unwrap(), 3);
+        let mut room = [0; 2000];
+        let mut heard = || {
+            let (length, from) = receiver.recv_from(&mut room).unwrap();
+            (length, from.ip().to_string())
+        };
+        let heard = [heard(), heard(), heard(), heard()];
+        let expected = [(1000, "127.0.0.7"), (1000, "127.0.0.7"), (9, "127.0.0.8"), (9, "127.0.0.1")];
+        assert_eq!(heard, expected.map(|(length, from)| (length, from.to_owned())));
+        let nobodys = [Train { to, from: from("::ffff:192.0.2.1"), place: 0..9, size: 9 }];
+        assert!(matches!(out.send(sender.as_fd(), &payload, &nobodys), Err(TrainError::Failed(_))));
+
+        let receiver = UdpSocket::bind("[::1]:0").unwrap();
+        let to = receiver.local_addr().unwrap();
+        let six = [Train { to, from: from("::1"), place: 0..9, size: 9 }];
+        assert_eq!(out.send(sender.as_fd(), &payload, &six).unwrap(), 1);
+        let nobodys = [Train { to, from: from("2001:db8::1"), place: 0..9, size: 9 }];
+        assert!(matches!(out.send(sender.as_fd(), &payload, &nobodys), Err(TrainError::Failed(_))));
+    }
+
     #[test]
     fn a_row_that_cannot_be_is_refused() {
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         let to = sender.local_addr().unwrap();
         let payload = vec![0; 70_000];
         let mut out = Trains::new();
-        let long = Train { to, place: 0..70_000, size: 35_000 };
+        let long = Train { to, from: None, place: 0..70_000, size: 35_000 };
         assert!(matches!(out.send(sender.as_fd(), &payload, &[long]), Err(TrainError::Refused)));
-        let single = Train { to, place: 0..70_000, size: 70_000 };
+        let single = Train { to, from: None, place: 0..70_000, size: 70_000 };
         assert!(matches!(out.send(sender.as_fd(), &payload, &[single]), Err(TrainError::Failed(_))));
     }
 }

@@ -126,12 +126,7 @@ fn answer_question(hall: &Hall, socket: &UdpSocket, batch: &mut Batch, slot: usi
     let answer = Some(question).filter(|question| question.len() <= QUESTION_MAX_BYTES);
     let Some(answer) = answer.and_then(|question| stun::answer(question, from, other)) else { return };
     if hall.questions.may_ask(from.ip().to_canonical(), Instant::now()) && batch.fill(slot, &answer) {
-        // The way back need not be the one it came by, but for an address that means nothing elsewhere.
-        let source = batch.local(slot).map(|local| match local.ip {
-            IpAddr::V6(ip) if ip.is_unicast_link_local() => local,
-            _ => LocalAddr { interface: 0, ..local },
-        });
-        batch.address(slot, from, source, 0);
+        batch.address(slot, from, batch.local(slot).map(LocalAddr::to_answer), 0);
         // Who does not get it asks again.
         let _lost = batch.send_addressed(socket.as_fd(), slot..slot + 1);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use portway_model::Cidr;
 use zeroize::Zeroizing;
 
-use super::{Now, PeerSpec, Sessions, SessionsError, Update};
+use super::{Now, PeerSpec, Reach, Sessions, SessionsError, Update};
 use crate::spec::{PrivateKey, PublicKey};
 use crate::wg::PeerId;
 use crate::wg::noise::{Secret, agree};
@@ -136,7 +136,7 @@ impl Sessions {
         (peer.keepalive, peer.address) = (keepalive, address);
         peer.is_hub = self.hubs.contains(peer.public_key.as_bytes());
         if let (None, Some(endpoint)) = (peer.endpoint, endpoint) {
-            Self::note_at(&mut self.updates, id, peer, endpoint);
+            Self::note_at(&mut self.updates, id, peer, endpoint.into());
         }
         Ok(())
     }
@@ -163,7 +163,8 @@ impl Sessions {
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         let moved = peer.endpoint != Some(endpoint) || peer.through.is_some();
-        Self::expect_at(&mut self.updates, id, peer, endpoint);
+        let from = if moved { None } else { peer.source };
+        Self::expect_at(&mut self.updates, id, peer, Reach { to: endpoint, from });
         if moved && peer.attempt.is_some() {
             self.initiate(id, now);
         }

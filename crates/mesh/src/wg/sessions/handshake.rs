@@ -52,13 +52,16 @@ impl Sessions {
     }
 
     /// Sends an initiation. As long as it is not known where to, somebody wants it. Without random numbers nothing is sent;
-    /// it is tried again.
+    /// it is tried again, and then from whatever address the routes say: the other may be what is in the way.
     pub(super) fn initiate(&mut self, id: PeerId, now: Now) {
         self.initiate_also(id, &[], now);
     }
 
     /// The same, and sends it to `places` too: it is one handshake, whichever way its answer comes by.
     fn initiate_also(&mut self, id: PeerId, places: &[SocketAddr], now: Now) {
+        if let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.attempt.is_some()) {
+            Self::free(&mut self.updates, id, peer);
+        }
         let Some(way) = self.way_to(id) else {
             if let Some(peer) = self.peers.get_mut(id) {
                 peer.activity.want_session();
@@ -78,8 +81,8 @@ impl Sessions {
         }
         self.by_index.insert(index, id);
         for place in places {
-            let message = stamped(peer, Way::Straight(*place), message, now.instant);
-            self.outbox.push_back(Outgoing::new(*place, &message));
+            let message = stamped(peer, Way::Straight((*place).into()), message, now.instant);
+            self.outbox.push_back(Outgoing::new((*place).into(), &message));
         }
         let message = stamped(peer, way, message, now.instant);
         self.say(way, &message, now.instant);
@@ -108,8 +111,8 @@ impl Sessions {
         }
         self.by_index.insert(index, id);
         for place in places {
-            let message = stamped(peer, Way::Straight(*place), message, now.instant);
-            self.outbox.push_back(Outgoing::new(*place, &message));
+            let message = stamped(peer, Way::Straight((*place).into()), message, now.instant);
+            self.outbox.push_back(Outgoing::new((*place).into(), &message));
         }
     }
 
@@ -212,6 +215,7 @@ impl Sessions {
         }
         peer.hear(now.instant, false);
         peer.last_handshake = Some(now.instant);
+        let from = from.kept(peer);
         Self::roam(&mut self.updates, id, peer, from, now.instant, true);
         // One of theirs that is not confirmed yet may still be used by them: it is kept, and what was current is not.
         let displaced = match peer.next.take() {

@@ -16,7 +16,9 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::{Now, Outgoing, Received, Sessions, Update, millis};
+use portway_sys::mmsg::LocalAddr;
+
+use super::{Now, Outgoing, Reach, Received, Sessions, Update, millis};
 use crate::org::KEEPALIVE;
 use crate::spec::PublicKey;
 use crate::wg::PeerId;
@@ -38,7 +40,7 @@ const SEAT_ASKED: Duration = Duration::from_secs(2);
 /// Where a message comes from or goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    Straight(SocketAddr),
+    Straight(Reach),
     Through { hub: PeerId, member: PeerId },
 }
 
@@ -50,6 +52,15 @@ impl Way {
             Way::Through { .. } | Way::Straight(_) => Ok(()),
         }
     }
+
+    /// Who was gone to is sent to as the routes say, and these may change. Who came here, once, goes on to know us by the
+    /// address that it came to.
+    pub(super) fn kept(self, peer: &Peer) -> Way {
+        match self {
+            Way::Straight(reach) => Way::Straight(Reach { from: peer.source, ..reach }),
+            Way::Through { .. } => self,
+        }
+    }
 }
 
 impl Sessions {
@@ -58,14 +69,14 @@ impl Sessions {
         let peer = self.peers.get(id)?;
         match peer.through {
             Some(hub) => Some(Way::Through { hub, member: id }),
-            None => peer.endpoint.map(Way::Straight),
+            None => peer.reach().map(Way::Straight),
         }
     }
 
     /// A source by which too much of one can be told: through a hub it is the member's own address.
     pub(super) fn source_of(&self, way: Way) -> Option<SocketAddr> {
         match way {
-            Way::Straight(from) => Some(from),
+            Way::Straight(from) => Some(from.to),
             Way::Through { member, .. } => Some(SocketAddr::new(self.peers.get(member)?.address?.into(), 0)),
         }
     }
@@ -86,7 +97,7 @@ impl Sessions {
     fn enclose(&mut self, hub: PeerId, member: PeerId, message: &[u8], now: Instant) -> Option<()> {
         let address = self.peers.get(member)?.address?;
         let hub = self.peers.get(hub).filter(|hub| hub.is_hub && hub.through.is_none())?;
-        let (to, session) = (hub.endpoint?, hub.current.as_ref()?);
+        let (to, session) = (hub.reach()?, hub.current.as_ref()?);
         let sealer = session.sealer.is_usable(now).then_some(&session.sealer)?;
         let mut whole = vec![0; message.len() + THROUGH_BYTES];
         write_envelope(whole.get_mut(HEADER_BYTES..)?, address);
@@ -165,7 +176,7 @@ impl Sessions {
 
     /// Where a member is whom this hub has a session with, and the number of its next message. One that has been silent is
     /// asked whether it is there, and what comes meanwhile is sent there for a moment only: its address may be another's.
-    fn seat(&mut self, id: PeerId, now: Now) -> Option<(SocketAddr, u64)> {
+    fn seat(&mut self, id: PeerId, now: Now) -> Option<(Reach, u64)> {
         let age = |at: Instant| now.instant.saturating_duration_since(at);
         let peer = self.peers.get(id).filter(|peer| peer.through.is_none())?;
         if peer.heard.is_none_or(|at| age(at) >= SEAT_SILENT) {
@@ -177,7 +188,7 @@ impl Sessions {
         }
         let (peer, now) = (self.peers.get(id)?, now.instant);
         let session = peer.current.as_ref().filter(|session| session.sealer.is_usable(now))?;
-        Some((peer.endpoint?, session.sealer.reserve(1)?))
+        Some((peer.reach()?, session.sealer.reserve(1)?))
     }
 
     /// A peer is where something authentic last came from; through a hub, if keys were `fresh`ly agreed on that way, or
@@ -207,18 +218,35 @@ impl Sessions {
     }
 
     /// A peer may be there.
-    pub(super) fn note_at(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, at: SocketAddr) {
-        if peer.endpoint != Some(at) {
-            peer.endpoint = Some(at);
+    pub(super) fn note_at(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, at: Reach) {
+        if peer.reach() != Some(at) {
+            (peer.endpoint, peer.source) = (Some(at.to), at.from);
             updates.push_back(Update::Endpoint(id, at));
         }
     }
 
     /// A peer is there, and is not reached through a hub.
-    pub(super) fn expect_at(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, at: SocketAddr) {
+    pub(super) fn expect_at(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer, at: Reach) {
         Self::note_at(updates, id, peer, at);
         if peer.through.is_some() {
             Self::set_through(updates, id, peer, None);
+        }
+    }
+
+    /// A peer is sent to as the routes say: the address that it knew is gone, or nothing comes back to it.
+    pub(super) fn free(updates: &mut VecDeque<Update>, id: PeerId, peer: &mut Peer) {
+        if let (Some(_), Some(to)) = (peer.source.take(), peer.endpoint) {
+            updates.push_back(Update::Endpoint(id, to.into()));
+        }
+    }
+
+    /// An address is this host's no more.
+    pub fn lose_source(&mut self, gone: LocalAddr) {
+        for id in self.peers.ids() {
+            let has = |peer: &&mut Peer| peer.source == Some(gone);
+            if let Some(peer) = self.peers.get_mut(id).filter(has) {
+                Self::free(&mut self.updates, id, peer);
+            }
         }
     }
 

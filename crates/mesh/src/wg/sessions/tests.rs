@@ -53,7 +53,7 @@ impl Node {
         while let Some(update) = self.sessions.update() {
             match update {
                 Update::Keys(_, sealer) => self.sealer = sealer,
-                Update::Endpoint(_, endpoint) => self.endpoint = Some(endpoint),
+                Update::Endpoint(_, endpoint) => self.endpoint = Some(endpoint.to),
                 Update::Gone(..) => (self.sealer, self.endpoint) = (None, None),
                 Update::Peer(..) | Update::Routes(_) | Update::Through(..) => {}
             }

@@ -86,6 +86,18 @@ pub(super) fn the_end_waits_for_connections(engine: &'static str) {
     }
 }
 
+/// Row 84 of what is hostile: the name of an endpoint that nobody knows holds up neither the start nor a peer that comes by
+/// itself.
+pub(super) fn an_endpoint_that_nobody_knows(engine: &'static str) {
+    let (bed, peer) = bed();
+    let begin = Instant::now();
+    let _proxy = Proxy::start(&bed, &Wanted { engine, endpoint: "nobody.invalid:51820", ..WANTED });
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    let serving = serve(listener(&bed.ours, "127.0.0.1:8000"), "heard ", 1);
+    assert_eq!(ask(connect(&peer.netns, "10.9.0.1:80"), "x").unwrap(), "heard x");
+    serving.join().unwrap();
+}
+
 /// The relay worker is killed: its connections are lost, the ports stay, and the next client is served.
 pub(super) fn a_worker_that_dies_is_replaced(engine: &str) {
     let (bed, peer) = bed();

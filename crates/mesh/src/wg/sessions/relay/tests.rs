@@ -113,7 +113,7 @@ impl Three {
             match self.nodes[node].receive(self.now, at(from), &mut datagram) {
                 Received::Nothing => {}
                 Received::Packet { peer, place } => arrived.push((node, peer, datagram[place].to_vec())),
-                Received::PassOn { to } => waiting.push_back((node, to, datagram)),
+                Received::PassOn { to } => waiting.push_back((node, to.to, datagram)),
             }
         }
     }
