@@ -1,5 +1,6 @@
 //! How many connections each peer may have into the ports of this node: as many as there are places left. So one alone
-//! has half of them at most, several have less each, and there is always room for who has none.
+//! has half of them at most, several have less each. A dozen by halves have all of them: beside these an eighth as many are
+//! for those who have hardly any, so that there is room for who has none.
 //!
 //! Flows are not counted: one too many ends another one of who has most.
 
@@ -19,6 +20,9 @@ const TOLD: Duration = Duration::from_secs(10);
 
 /// Peers without connections that are remembered for what was refused.
 const REMEMBERED: usize = 4096;
+
+/// Whoever has fewer may take one of those that are beside the others.
+const FEW: u64 = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -52,7 +56,9 @@ impl Shares {
     fn enter(&mut self, peer: PublicKey, now: Instant) -> Result<(), Refused> {
         let free = self.most.saturating_sub(self.all);
         let share = self.of.entry(peer).or_default();
-        if share.now >= free {
+        let spare = self.most.saturating_add(self.most / 8).saturating_sub(self.all);
+        let has_room = share.now < free || (share.now < FEW && spare > 0);
+        if !has_room {
             share.refused += 1;
             let is_news = share.told.is_none_or(|at| now.saturating_duration_since(at) >= TOLD);
             share.told = if is_news { Some(now) } else { share.told };
@@ -129,5 +135,22 @@ mod tests {
         }
         assert_eq!((shares.all, shares.of(&key(1)).now, shares.of.len()), (0, 0, 3));
         assert_eq!(enter(&mut shares, key(4)), 60);
+    }
+
+    /// Fails when: thirteen peers have all places by halves, and the fourteenth and those behind it have none; one of them
+    /// has more than a few; or there is no end to them.
+    #[test]
+    fn the_fourteenth_of_many_has_room() {
+        let key = |byte: u8| PrivateKey::from_bytes(&[byte; 32]).unwrap().public();
+        let (begin, mut shares) = (Instant::now(), Shares::new(4096));
+        let enter =
+            |shares: &mut Shares, peer| (0..5000).filter(|_| shares.enter(peer, begin).is_ok()).count();
+        let first: usize = (1..=13).map(|byte| enter(&mut shares, key(byte))).sum();
+        assert!(first >= 4096, "{first}");
+        for byte in 14..=114 {
+            assert_eq!(enter(&mut shares, key(byte)), 4, "{byte}");
+        }
+        let rest: usize = (115..=250).map(|byte| enter(&mut shares, key(byte))).sum();
+        assert_eq!((shares.all, rest), (4096 + 512, 4096 + 512 - first - 404));
     }
 }
