@@ -13,6 +13,7 @@ pub mod balance;
 mod change;
 mod confine;
 mod control;
+mod cut;
 mod dial;
 mod discover;
 mod endpoints;

@@ -15,18 +15,16 @@ use portway_relay::wire::{Slot, ToWorker};
 use tracing::{info, warn};
 
 use super::control::failure;
+use super::cut::Stuck;
 use super::home::Kept;
 use super::ports::{self, Opened};
 use super::serve::{Gone, Server};
-use super::{Notice, flows, table};
+use super::{Notice, flows};
 use crate::spec::{Place, PortRights, RuleEntry, RuleId, Rules, SpecError};
 use crate::with_causes;
 
 /// How long a port that was closed may still be taken.
 const CLOSING: Duration = Duration::from_secs(1);
-
-/// Tickets in one message: a packet has room for them.
-const CUT_COUNT: usize = 2000;
 
 /// A port that is new, before anybody is told of it.
 struct Fresh {
@@ -236,18 +234,17 @@ impl<R: FnMut(Notice)> Server<R> {
     }
 
     /// Ends all connections of these rules.
-    pub(super) async fn cut_all(&self, rules: &[RuleId]) {
+    pub(super) async fn cut_all(&mut self, rules: &[RuleId]) {
         let tickets = self.shared.table().tickets_of(rules);
-        self.cut_tickets(tickets).await;
+        if let Err(stuck) = self.shared.cut(tickets).await {
+            self.is_stuck(stuck);
+        }
     }
 
-    /// Ends these connections.
-    pub(super) async fn cut_tickets(&self, tickets: Vec<u64>) {
-        let (own, tickets): (Vec<u64>, Vec<u64>) =
-            tickets.into_iter().partition(|ticket| table::is_own(*ticket));
-        own.into_iter().for_each(|ticket| flows::end(&self.shared, ticket));
-        for tickets in tickets.chunks(CUT_COUNT) {
-            self.link.say(&ToWorker::Cut { tickets: tickets.to_vec() }, &[]).await.ok();
+    /// A worker that takes nothing is replaced, unless it was.
+    pub(super) fn is_stuck(&mut self, stuck: Stuck) {
+        if Arc::ptr_eq(&stuck.link, &self.link) {
+            self.waits.broken = Some(Some(stuck.why));
         }
     }
 }

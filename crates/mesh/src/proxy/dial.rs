@@ -14,6 +14,7 @@ use portway_sys::interface;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
@@ -188,10 +189,27 @@ async fn reach(shared: &Shared, rule: &MeshRule, address: SocketAddr) -> io::Res
     }
 }
 
-/// A connection from the inside.
+/// A connection from the inside. It is waited for no longer than there is a member to answer.
 pub(super) async fn through_tunnel(shared: &Shared, address: SocketAddr) -> io::Result<OwnedFd> {
+    let mut cuts = shared.cuts.subscribe();
     let engine = Arc::clone(&shared.engine);
-    connected(shared.room.ask(move || engine.connect_tcp(address)).await?).await
+    let dialled = async { connected(shared.room.ask(move || engine.connect_tcp(address)).await?).await };
+    let is_cut = async {
+        loop {
+            let is_cut = match cuts.recv().await {
+                Ok(blocks) => blocks.iter().any(|block| block.contains(address.ip())),
+                Err(RecvError::Lagged(_)) => shared.is_gone(Some(address.ip())),
+                Err(RecvError::Closed) => std::future::pending().await,
+            };
+            if is_cut {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        done = dialled => done,
+        () = is_cut => Err(io::ErrorKind::ConnectionReset.into()),
+    }
 }
 
 /// Waits for the end of a connect that was begun.
@@ -236,6 +254,7 @@ fn errno_of(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(match error.kind() {
         io::ErrorKind::TimedOut => Errno::TIMEDOUT,
         io::ErrorKind::ConnectionRefused => Errno::CONNREFUSED,
+        io::ErrorKind::ConnectionReset => Errno::CONNRESET,
         _ => Errno::HOSTUNREACH,
     })
 }

@@ -4,7 +4,7 @@
 //! anybody is told, and connections to its addresses are ended.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use portway_control::api::{MeshMapping, MeshOrg, MeshOutside};
 use portway_model::Cidr;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::cut::Stuck;
 use super::serve::Shared;
 use super::{discover, endpoints};
 use crate::org::follow::{Following, News};
@@ -23,7 +25,7 @@ use crate::org::membership::Membership;
 use crate::org::{Change, KEEPALIVE, OrgName, View};
 use crate::spec::{Peer, PublicKey};
 use crate::tunnel::{self, TunnelError};
-use crate::wg::{PeerSpec, PeerState};
+use crate::wg::{AllowedIps, PeerId, PeerSpec, PeerState, Routes};
 
 /// Until a tunnel that has not answered is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -50,6 +52,8 @@ pub(super) struct Organization {
 
 struct Known {
     view: Arc<View>,
+    /// Addresses that other members have, or that lie behind one.
+    others: Arc<Routes>,
     /// Since when it is so; and why, when the registrar is away.
     since: Instant,
     away: Option<String>,
@@ -63,6 +67,7 @@ impl Organization {
         let away = Some("it was not asked yet".to_owned());
         let known = Known {
             view: Arc::new(member.view().clone()),
+            others: Arc::new(others(member.view(), &member.key().public())),
             since: Instant::now(),
             away,
             outside: Vec::new(),
@@ -89,11 +94,8 @@ impl Organization {
 
     /// Whether another member has an address, or it lies behind one.
     pub(super) fn has(&self, ip: IpAddr) -> bool {
-        let view = Arc::clone(&self.known().view);
-        let mut others = view.devices().filter(|device| device.key != self.key);
-        others.any(|device| {
-            ip == device.ip4 || ip == device.ip6 || device.routes.iter().any(|block| block.contains(ip))
-        })
+        let others = Arc::clone(&self.known().others);
+        others.owner(ip).is_some()
     }
 
     /// Takes how this device is seen from outside; what is to be said of it, once.
@@ -129,6 +131,26 @@ impl Organization {
     }
 }
 
+/// What others than `own` have, as it is asked for each connection.
+fn others(view: &View, own: &PublicKey) -> Routes {
+    let mut all = AllowedIps::default();
+    for device in view.devices().filter(|device| device.key != *own) {
+        let addresses = [(IpAddr::from(device.ip4), 32), (IpAddr::from(device.ip6), 128)];
+        let addresses = addresses.into_iter().filter_map(|(ip, prefix)| Cidr::new(ip, prefix));
+        for block in addresses.chain(device.routes.iter().copied()) {
+            // Whose is not asked.
+            all.assign(block, PeerId(0));
+        }
+    }
+    all.routes()
+}
+
+/// All addresses.
+fn everybody() -> Vec<Cidr> {
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    any.into_iter().filter_map(|ip| Cidr::new(ip, 0)).collect()
+}
+
 /// Who passes messages on.
 #[derive(PartialEq, Eq)]
 struct Hubs {
@@ -148,8 +170,8 @@ impl Hubs {
 
 /// What the network is to do.
 pub(super) enum Order {
-    /// Who had these addresses is no member any more: connections to them end.
-    Cut(Vec<Cidr>),
+    /// Connections were to end, and end with the worker that does not listen.
+    Replace(Stuck),
     /// To be told once.
     Say(String),
     /// This device is no member any more.
@@ -182,7 +204,11 @@ async fn attend(shared: Arc<Shared>, mut news: mpsc::Receiver<News>, orders: mps
                     shared.whereabouts.put(device.key, device.endpoints.clone());
                 }
                 let new = Hubs::of(&view, &organization.key);
-                organization.known().view = view;
+                let others = Arc::new(others(&view, &organization.key));
+                {
+                    let mut known = organization.known();
+                    (known.view, known.others) = (view, others);
+                }
                 if hubs.as_ref() != Some(&new) {
                     // They may be peers already; those that are to come are known then.
                     shared.whereabouts.set_hubs(new.hubs.clone());
@@ -212,13 +238,23 @@ async fn attend(shared: Arc<Shared>, mut news: mpsc::Receiver<News>, orders: mps
                 was_told |= is_new;
                 is_new.then(|| Order::Say(format!("{why}; peers are those of revision {revision}")))
             }
-            News::Revoked => Some(Order::End(organization.name.clone())),
+            News::Revoked => {
+                // Whatever keeps the network from ending at once, nothing goes on meanwhile.
+                shared.cut_members(everybody()).await.ok();
+                Some(Order::End(organization.name.clone()))
+            }
         };
-        // Whoever does not take it is ending.
-        if let Some(order) = order
-            && orders.send(order).await.is_err()
-        {
-            return;
+        let said = match order {
+            None => Ok(()),
+            // What is to be done waits for nobody who is to be told something.
+            Some(order @ Order::Say(_)) => orders.try_send(order),
+            Some(order) => orders.send(order).await.map_err(|gone| TrySendError::Closed(gone.0)),
+        };
+        match said {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => debug!("not told: too much is to be told"),
+            // Whoever does not take it is ending.
+            Err(TrySendError::Closed(_)) => return,
         }
     }
 }
@@ -253,7 +289,8 @@ async fn apply(shared: &Arc<Shared>, changes: Vec<Change>) -> Option<Order> {
     match make(shared, wanted, kept).await {
         Ok(had) => {
             info!(count, "peers changed");
-            (!had.is_empty()).then_some(Order::Cut(had))
+            // By this task and nobody else: whoever serves may be busy with something that takes its time.
+            if had.is_empty() { None } else { shared.cut_members(had).await.err().map(Order::Replace) }
         }
         Err(error) => {
             warn!(%error, "peers not changed");

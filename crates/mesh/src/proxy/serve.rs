@@ -38,6 +38,9 @@ const CALLS: usize = 64;
 /// A worker that lasts less than this ends everything: the next would not last either.
 const WORKER_LASTS: Duration = Duration::from_secs(1);
 
+/// What an organization may have to say while rules are being changed.
+const ORDERS: usize = 16;
+
 /// How long the worker has to take a port.
 const CONFIRM: Duration = Duration::from_secs(10);
 
@@ -139,7 +142,7 @@ async fn serve(
     let tending = tokio::spawn(endpoints::tend(Arc::clone(&shared)));
     let sweeping = tokio::spawn(flows::sweep(Arc::clone(&shared)));
     let watching = tokio::spawn(events::watch_peers(Arc::clone(&shared)));
-    let (orders, ordered) = mpsc::channel(1);
+    let (orders, ordered) = mpsc::channel(ORDERS);
     let attending = followed.map(|followed| org::begin(&shared, followed, &orders));
     let (calls, called) = mpsc::channel(CALLS);
     for (slot, inlet) in inlets {
@@ -245,7 +248,7 @@ pub(super) struct Waits {
     seq: u64,
     open: BTreeSet<u64>,
     /// Its channel has failed while an answer was waited for.
-    broken: Option<Option<io::Error>>,
+    pub(super) broken: Option<Option<io::Error>>,
     /// When ports were last closed.
     pub(super) closed: Option<Instant>,
 }
@@ -275,7 +278,6 @@ impl<R: FnMut(Notice)> Server<R> {
     async fn run(mut self, inputs: Inputs, ready: Ready) -> Result<(), ProxyError> {
         let Inputs { signals, gone, mut called, mut asked, mut to_cut, mut ordered, _asks, _orders } = inputs;
         let [mut term, mut int, mut quit] = signals;
-        let drain = self.drain;
         self.put_all().await.map_err(ProxyError::Worker)?;
         let mut is_told = self.waits.open.is_empty();
         if is_told {
@@ -283,8 +285,11 @@ impl<R: FnMut(Notice)> Server<R> {
         }
         let mut deadline: Option<tokio::time::Instant> = None;
         loop {
-            if let Some(why) = self.waits.broken.take() {
-                self.replace_worker(why).await?;
+            match self.waits.broken.take() {
+                // It was to end what it has: that it does now.
+                Some(_) if deadline.is_some() => return Ok(()),
+                Some(why) => self.replace_worker(why).await?,
+                None => {}
             }
             let end = deadline.unwrap_or_else(tokio::time::Instant::now);
             let came = tokio::select! {
@@ -324,7 +329,7 @@ impl<R: FnMut(Notice)> Server<R> {
                     reply.send(done).ok();
                 }
                 Came::ToCut(gone) => self.cut(gone).await,
-                Came::Ordered(order) => self.obey(order).await?,
+                Came::Ordered(order) => self.obey(order)?,
                 Came::Call(None) | Came::Asked(None) => {
                     return Err(ProxyError::Gone("what takes connections in"));
                 }
@@ -338,10 +343,10 @@ impl<R: FnMut(Notice)> Server<R> {
                     info!("ending");
                     self.shared.events.tell("ending", None, None, "takes nobody new in");
                     self.shared.table().close();
-                    let message = ToWorker::Drain { grace: drain };
+                    let message = ToWorker::Drain { grace: self.drain };
                     self.link.say(&message, &[]).await.map_err(ProxyError::Worker)?;
                     // The worker ends connections a moment before.
-                    deadline = Some(tokio::time::Instant::now() + drain + Duration::from_millis(500));
+                    deadline = Some(tokio::time::Instant::now() + self.drain + Duration::from_millis(500));
                 }
             }
         }
@@ -355,14 +360,9 @@ impl<R: FnMut(Notice)> Server<R> {
     }
 
     /// Does what follows from a change of the organization.
-    async fn obey(&mut self, order: Option<org::Order>) -> Result<(), ProxyError> {
+    fn obey(&mut self, order: Option<org::Order>) -> Result<(), ProxyError> {
         match order {
-            Some(org::Order::Cut(blocks)) => {
-                let tickets = self.shared.table().tickets_with(&blocks);
-                self.cut_tickets(tickets).await;
-                // Nobody may be associated.
-                self.shared.cuts.send(blocks.into()).ok();
-            }
+            Some(org::Order::Replace(stuck)) => self.is_stuck(stuck),
             Some(org::Order::Say(text)) => (self.report)(Notice::Trouble(text)),
             Some(org::Order::End(org)) => return Err(ProxyError::Revoked(org)),
             None => {}

@@ -1,0 +1,52 @@
+//! Ends connections at once: those of rules that have gone, and those of members that are members no more.
+
+use std::io;
+use std::sync::Arc;
+
+use portway_model::Cidr;
+use portway_relay::wire::ToWorker;
+
+use super::link::Link;
+use super::serve::Shared;
+use super::{flows, table};
+
+/// Tickets in one message: a packet has room for them.
+const CUT_COUNT: usize = 2000;
+
+/// A worker that takes nothing any more: what it was to end, ends with it.
+pub(super) struct Stuck {
+    pub(super) link: Arc<Link>,
+    pub(super) why: io::Error,
+}
+
+impl Shared {
+    /// Ends these connections.
+    ///
+    /// # Errors
+    /// [`Stuck`]: it is to be replaced.
+    pub(super) async fn cut(&self, tickets: Vec<u64>) -> Result<(), Stuck> {
+        let (own, tickets): (Vec<u64>, Vec<u64>) =
+            tickets.into_iter().partition(|ticket| table::is_own(*ticket));
+        own.into_iter().for_each(|ticket| flows::end(self, ticket));
+        let Some(link) = self.link() else { return Ok(()) };
+        for tickets in tickets.chunks(CUT_COUNT) {
+            match link.say(&ToWorker::Cut { tickets: tickets.to_vec() }, &[]).await {
+                Err(why) if why.kind() == io::ErrorKind::TimedOut => return Err(Stuck { link, why }),
+                // One that has ended is seen as such, and its connections are over.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all connections, flows and associations from and to these addresses of the network.
+    ///
+    /// # Errors
+    /// As [`Shared::cut`].
+    pub(super) async fn cut_members(&self, blocks: Vec<Cidr>) -> Result<(), Stuck> {
+        let tickets = self.table().tickets_with(&blocks);
+        // Nobody may be associated.
+        self.cuts.send(blocks.into()).ok();
+        self.cut(tickets).await
+    }
+}
