@@ -159,6 +159,11 @@ fn set_hub(args: &DeviceSetHubArgs) -> Outcome {
     let path = path(&args.of, &format!("devices/{name}/hub"))?;
     let wanted = admin::SetHub { hub: !args.off };
     let member: admin::Member = ask(&args.of.state, async |owner| owner.put(&path, &wanted).await)?;
+    if member.hub {
+        super::proxy::trouble(
+            "note: devices of versions without hubs believe no change from here on, and no revocation: bring them up to date",
+        );
+    }
     if member.hub && member.endpoints.is_empty() {
         super::proxy::trouble(&format!(
             "warning: {name} has not said where it is reached: nobody is passed on by it yet"

@@ -114,11 +114,15 @@ fn through_a_hub(engine: &str) {
 
     let mut stream = connect(&field.hosts[TWO], "127.0.0.1:9000");
     echo(&mut stream, "before");
+    // It ends nothing itself.
+    let frozen = one.freeze();
     field.owner("mesh device revoke one --org acme");
     let begin = Instant::now();
     let ended = stream.read(&mut [0; 16]).map_err(|error| error.kind());
     let after = begin.elapsed();
     assert!(after < Duration::from_secs(2), "{after:?} {ended:?}");
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset));
+    drop(frozen);
     one.hear("this device was revoked");
     one.child.wait().unwrap();
     assert_eq!(field.status(THREE)["peers"].as_array().unwrap().len(), 1);

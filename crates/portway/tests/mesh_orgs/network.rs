@@ -19,6 +19,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use portway_testkit::{Netns, is_root, wait_for};
 use tempfile::TempDir;
 
@@ -104,6 +106,23 @@ impl Running {
         }
     }
 
+    /// It does nothing more, and what it has open stays open, until what is returned is dropped.
+    pub(crate) fn freeze(&self) -> Frozen {
+        Frozen::new(self.child.id())
+    }
+
+    /// The same of its child of this name.
+    pub(crate) fn freeze_child(&self, name: &str) -> Frozen {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let children =
+            tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap());
+        let children: Vec<String> = children.collect();
+        let mut all = children.iter().flat_map(|some| some.split_whitespace());
+        let called =
+            |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim() == name;
+        Frozen::new(all.find(called).unwrap().parse().unwrap())
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -115,6 +134,33 @@ impl Drop for Running {
         // It may have ended.
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// A process that is stopped as long as this is there.
+pub(crate) struct Frozen(Pid);
+
+impl Frozen {
+    fn new(pid: u32) -> Frozen {
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let frozen = Frozen(pid);
+        // A thread that runs goes on for as long as its processor has not heard of it.
+        wait_for("all threads stop", || {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).unwrap();
+            let mut all = tasks.map(|task| stat(task.unwrap()));
+            all.all(|stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('T')).then_some(())
+        })
+        .unwrap();
+        frozen
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may have been killed.
+        kill(self.0, Signal::SIGCONT).ok();
     }
 }
 
