@@ -43,8 +43,8 @@ pub(crate) struct Place<'a> {
 }
 
 impl Node {
-    /// Starts one as a user without privileges, which is asserted.
-    pub(crate) fn start(place: &Place<'_>, way: &str) -> Node {
+    /// Starts one as a user without privileges, which is asserted, as is its engine.
+    pub(crate) fn start(place: &Place<'_>, wanted: &str) -> Node {
         let mut command = Command::new("/proc/self/exe");
         let (key, port) = (place.key.reveal(), place.port.to_string());
         let peer = place.peer.public().to_string();
@@ -52,7 +52,7 @@ impl Node {
             super::node::ROLE,
             &key,
             place.addresses,
-            way,
+            wanted,
             &port,
             &peer,
             place.prefixes,
@@ -65,6 +65,7 @@ impl Node {
         let ready = line(&mut output);
         let words: Vec<&str> = ready.split(' ').collect();
         let ["ready", pid, _, way, "65534", "0000000000000000"] = words[..] else { panic!("{ready}") };
+        assert_eq!(way == "Pair", wanted == "pair", "another engine than the one that is tested");
         let engine = if way == "Pair" { "S" } else { "K" };
         println!("engine {engine} by {way}, uid 65534, no capabilities; {}", line(&mut output));
         let pid = pid.parse().unwrap();
