@@ -82,17 +82,21 @@ pub trait Surroundings {
 #[derive(Debug, Clone, Copy)]
 pub struct Here;
 
+fn read(path: &Path, trust: Trust) -> Result<FileText, SpecError> {
+    let mut bytes = files::read(path, FILE_MAX_BYTES, trust).map_err(SpecError::File)?;
+    // Editors of other systems begin a file with one.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    let text = Zeroizing::new(files::text(path, bytes).map_err(SpecError::File)?);
+    let failed = |source| SpecError::File(FileError::Read { path: path.to_owned(), source });
+    let mode = std::fs::metadata(path).map_err(failed)?.mode() & 0o7777;
+    Ok(FileText { text, open_mode: (mode & 0o004 != 0).then_some(mode) })
+}
+
 impl Surroundings for Here {
     fn file(&self, path: &Path) -> Result<FileText, SpecError> {
-        let mut bytes = files::read(path, FILE_MAX_BYTES, Trust::Named).map_err(SpecError::File)?;
-        // Editors of other systems begin a file with one.
-        if bytes.starts_with(b"\xef\xbb\xbf") {
-            bytes.drain(..3);
-        }
-        let text = Zeroizing::new(files::text(path, bytes).map_err(SpecError::File)?);
-        let failed = |source| SpecError::File(FileError::Read { path: path.to_owned(), source });
-        let mode = std::fs::metadata(path).map_err(failed)?.mode() & 0o7777;
-        Ok(FileText { text, open_mode: (mode & 0o004 != 0).then_some(mode) })
+        read(path, Trust::Named)
     }
 
     fn variable(&self, name: &str) -> Option<String> {
@@ -213,13 +217,14 @@ impl Spec {
     }
 }
 
-/// Files of this host, and nothing of the environment: for who reads on behalf of another process.
+/// Files of this host that are this user's or root's, and nothing of the environment: for who reads on behalf of another
+/// process.
 #[derive(Debug, Clone, Copy)]
 pub struct FilesAlone;
 
 impl Surroundings for FilesAlone {
     fn file(&self, path: &Path) -> Result<FileText, SpecError> {
-        Here.file(path)
+        read(path, Trust::Own)
     }
 
     fn variable(&self, _: &str) -> Option<String> {
