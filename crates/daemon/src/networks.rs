@@ -12,34 +12,38 @@
 //! it goes, whoever had added it too. Rules that were added by hand and that it never named stay, over restarts as well.
 //! The file is what an operator reads and keeps; a rule that it names and that is not there would be a fault.
 
+mod change;
+mod claims;
+mod pace;
 mod process;
 mod record;
 mod shown;
 mod tend;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portway_config::MeshSettings;
 use portway_control::Client;
 use portway_control::api::{Failure, NetworkState};
 use portway_relay::wire::Ids;
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
-use tracing::warn;
+use tokio::sync::watch;
 
 use crate::hub::Hub;
+use claims::Claims;
 use process::Process;
 use record::Record;
-use tend::{Order, Tending};
+use tend::Tending;
 
 /// How networks are judged and started: what the daemon has to know of them.
 #[derive(Debug, Clone, Copy)]
 pub struct NetworkRole {
     /// First argument of the role.
     pub role: &'static str,
+    /// The one behind uid and gid with which nothing is opened: it only says whether it could run.
+    pub rehearse: &'static str,
     /// What a network is, or what is wrong with it.
     pub judge: fn(&MeshSettings) -> Result<Judged, Failure>,
 }
@@ -51,6 +55,10 @@ pub struct Judged {
     pub flags: Vec<String>,
     /// The same for networks that differ in rules at most.
     pub fingerprint: String,
+    /// What it is known by in its network.
+    pub key: String,
+    /// How long its connections may go on when it is told to end.
+    pub drain: Duration,
     /// All its rules: direction and text.
     pub rules: Vec<(String, String)>,
     /// What is most likely not meant.
@@ -65,7 +73,13 @@ struct Surroundings {
     run_dir: PathBuf,
     ids: Option<Ids>,
     env: Vec<(String, String)>,
+    /// The program that runs.
+    build: String,
+    claims: Claims,
 }
+
+/// What is wanted of a network; `None`: it is not to be, once its connections have ended.
+type Wish = Option<MeshSettings>;
 
 impl Surroundings {
     /// For what is asked of a network that runs.
@@ -86,7 +100,7 @@ struct Seen {
 
 /// A network and whoever tends it.
 struct Handle {
-    orders: mpsc::Sender<Order>,
+    wishes: watch::Sender<Wish>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -120,9 +134,20 @@ impl Networks {
         if let Some(dir) = portway_dir {
             env.push((portway_config::paths::DIR_VARIABLE.to_owned(), dir.display().to_string()));
         }
-        let around = Surroundings { role, run_dir: run_dir.to_owned(), ids: hub.settings.worker_ids, env };
+        let around = Surroundings {
+            role,
+            run_dir: run_dir.to_owned(),
+            ids: hub.settings.worker_ids,
+            env,
+            build: hub.settings.build.clone(),
+            claims: Claims::default(),
+        };
         let networks = Networks { hub: Arc::clone(hub), around, handles: Mutex::default() };
-        for name in record::names(run_dir) {
+        for name in there(&networks.around) {
+            // Before anything is started: what runs has its key.
+            if let Some((_, record)) = Process::recorded(&networks.around, &name) {
+                let _taken = networks.around.claims.take(&record.key, &name);
+            }
             if !wanted.iter().any(|settings| settings.name == name) {
                 networks.tend(&name, None);
             }
@@ -131,35 +156,29 @@ impl Networks {
         Arc::new(networks)
     }
 
-    /// Makes the networks what is wanted.
+    /// Makes the networks what is wanted. Whoever is busy finds the latest of it.
     pub(crate) fn follow(&self, wanted: &[MeshSettings]) {
-        for settings in wanted {
-            let order = Order::Want(Box::new(settings.clone()));
-            let told = locked(&self.handles).get(&settings.name).map(|handle| handle.orders.try_send(order));
-            match told {
-                Some(Ok(())) => {}
-                Some(Err(TrySendError::Full(_))) => {
-                    warn!(
-                        network = settings.name,
-                        "it is busy with earlier changes, and is not told of this one"
-                    );
-                }
-                Some(Err(TrySendError::Closed(_))) | None => {
-                    self.tend(&settings.name, Some(settings.clone()));
-                }
-            }
-        }
-        for (name, handle) in locked(&self.handles).iter() {
-            if !wanted.iter().any(|settings| settings.name == *name) {
+        locked(&self.handles).retain(|name, handle| {
+            let is_wanted = wanted.iter().any(|settings| settings.name == *name);
+            if !is_wanted && handle.wishes.borrow().is_some() {
                 // One that takes nothing has ended.
-                let _gone = handle.orders.try_send(Order::Leave);
+                handle.wishes.send(None).ok();
+            }
+            is_wanted || handle.is_there()
+        });
+        for settings in wanted {
+            let wish = Some(settings.clone());
+            let told =
+                locked(&self.handles).get(&settings.name).is_some_and(|it| it.wishes.send(wish).is_ok());
+            if !told {
+                self.tend(&settings.name, Some(settings.clone()));
             }
         }
     }
 
     /// Begins to tend a network; `None`: it is only to be ended.
-    fn tend(&self, name: &str, wanted: Option<MeshSettings>) {
-        let (orders, ordered) = mpsc::channel(tend::ORDERS);
+    fn tend(&self, name: &str, wanted: Wish) {
+        let (wishes, wished) = watch::channel(wanted.clone());
         let seen = Seen {
             state: NetworkState::Starting,
             pid: None,
@@ -169,15 +188,31 @@ impl Networks {
         };
         let seen = Arc::new(Mutex::new(seen));
         let tending = Tending::new(name, &self.hub, &self.around, wanted, Arc::clone(&seen));
-        tokio::spawn(tending.run(ordered));
-        locked(&self.handles).insert(name.to_owned(), Handle { orders, seen });
+        tokio::spawn(tending.run(wished));
+        locked(&self.handles).insert(name.to_owned(), Handle { wishes, seen });
     }
 }
 
-/// Ends every network that is recorded in a folder, connections and all.
-pub(crate) async fn purge(run_dir: &Path) {
-    for name in record::names(run_dir) {
-        if let Some((process, _)) = Process::recorded(run_dir, &name) {
+/// Networks that a daemon has started and that are there, recorded or not.
+fn there(around: &Surroundings) -> BTreeSet<String> {
+    let locked = record::locked_names(&around.run_dir).into_iter();
+    let locked = locked.filter(|name| Process::unrecorded(around, name).is_some());
+    record::names(&around.run_dir).into_iter().chain(locked).collect()
+}
+
+/// Ends every network of a daemon in a folder, connections and all.
+pub(crate) async fn purge(hub: &Hub, role: NetworkRole, run_dir: &Path) {
+    let around = Surroundings {
+        role,
+        run_dir: run_dir.to_owned(),
+        ids: None,
+        env: Vec::new(),
+        build: hub.settings.build.clone(),
+        claims: Claims::default(),
+    };
+    for name in there(&around) {
+        let recorded = Process::recorded(&around, &name).map(|(process, _)| process);
+        if let Some(process) = recorded.or_else(|| Process::unrecorded(&around, &name)) {
             process.end().await;
         }
         Record::forget(run_dir, &name);

@@ -71,7 +71,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     plant(&hub, &loaded, kept);
     let run_dir = folder(&options.paths.socket);
     if options.action == DaemonAction::Purge {
-        networks::purge(run_dir).await;
+        networks::purge(&hub, options.networks, run_dir).await;
         if options.companion.is_wanted {
             options.companion.end();
         }

@@ -47,7 +47,7 @@ pub use http::Failure;
 pub use join_key::{JoinKey, KeyId, Terms};
 pub use label::{DeviceName, LabelError, OrgName, Tag};
 pub use ledger::{Ledger, LedgerError, Registered, Registration, Step, Write};
-pub use network::network;
+pub use network::{network, unread};
 pub use owner::Owner;
 pub use pool::{Pool, PoolError};
 pub use record::{Device, Record, Revoked};

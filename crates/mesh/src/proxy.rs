@@ -17,6 +17,7 @@ mod cut;
 mod dial;
 mod discover;
 mod endpoints;
+mod enter;
 mod events;
 mod flows;
 mod gates;
@@ -53,10 +54,10 @@ use crate::tunnel::TunnelError;
 use balance::Policy;
 
 pub use confine::Confine;
+pub use enter::{Entered, enter, rehearse, run};
 pub use home::{Home, HomeError};
 pub(crate) use names::probe as probe_names;
 pub use org::Joined;
-pub use serve::run;
 
 /// How the engine is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

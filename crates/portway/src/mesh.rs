@@ -77,7 +77,9 @@ fn home(name: &str) -> Outcome<Home> {
 fn no_home(error: &HomeError) -> Stop {
     match error {
         HomeError::Name(_) | HomeError::Damaged { .. } => Stop::usage(chain(error)),
-        HomeError::Runs(_) => Stop::refused(chain(error)).hint("`--name` gives this one another name"),
+        HomeError::Runs(_) | HomeError::Organization { .. } => {
+            Stop::refused(chain(error)).hint("`--name` gives this one another name")
+        }
         HomeError::File { .. } => Stop::refused(chain(error)),
         HomeError::Unsafe { .. } => Stop::refused(chain(error)).hint("`chmod go-w` it, or name another one"),
     }

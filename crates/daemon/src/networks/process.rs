@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portway_sys::{pidfd, process};
@@ -11,8 +10,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
-use super::record::Record;
+use super::record::{self, Record};
 use super::{Judged, Surroundings};
 use crate::watched::watched;
 
@@ -24,6 +24,9 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 /// How long it may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take to be tried.
+const REHEARSAL: Duration = Duration::from_secs(20);
 
 /// A network's process. It goes on when this is dropped.
 pub(super) struct Process {
@@ -49,33 +52,103 @@ pub(super) enum Said {
 }
 
 impl Process {
-    /// Starts one.
-    pub(super) fn start(around: &Surroundings, judged: &Judged) -> io::Result<(Process, Record)> {
+    /// Starts one and records it. What cannot be recorded does not go on: nobody would know it.
+    pub(super) async fn start(
+        around: &Surroundings,
+        name: &str,
+        judged: &Judged,
+    ) -> Result<(Process, Record), String> {
+        let failed = |error: io::Error| format!("it cannot be started: {error}");
+        let process = Process::spawn(around, None, judged).map_err(failed)?;
+        let recorded = pidfd::start_time(process.pid).map_err(failed).and_then(|start_time| {
+            let record = Record {
+                pid: process.pid,
+                start_time,
+                fingerprint: judged.fingerprint.clone(),
+                rules: judged.rules.clone(),
+                boot: record::boot(),
+                build: around.build.clone(),
+                key: judged.key.clone(),
+                drain: judged.drain,
+                leaving_since: None,
+            };
+            record.write(&around.run_dir, name).map(|()| record)
+        });
+        match recorded {
+            Ok(record) => Ok((process, record)),
+            Err(why) => {
+                process.kill().await;
+                Err(why)
+            }
+        }
+    }
+
+    /// Has one try what it would do and open nothing, as the user it would be.
+    ///
+    /// # Errors
+    /// Why it could not be run.
+    pub(super) async fn rehearse(around: &Surroundings, judged: &Judged) -> Result<(), String> {
+        let spawned = Process::spawn(around, Some(around.role.rehearse), judged);
+        let mut process = spawned.map_err(|error| format!("it cannot be started: {error}"))?;
+        let heard = async {
+            loop {
+                match process.next().await.or_else(|| process.last_said()) {
+                    Some(Said::Ready(_)) => return Ok(()),
+                    Some(Said::Trouble(_)) => {}
+                    Some(Said::Failed(why)) => return Err(why),
+                    None => return Err("its process has ended before it said anything".to_owned()),
+                }
+            }
+        };
+        let tried = timeout(REHEARSAL, heard).await;
+        process.kill().await;
+        tried.unwrap_or_else(|_| Err(format!("it was not tried within {} s", REHEARSAL.as_secs())))
+    }
+
+    fn spawn(around: &Surroundings, first: Option<&str>, judged: &Judged) -> io::Result<Process> {
         let (sender, said) = pipe::pipe()?;
         let ids = around.ids.map_or_else(
             || ["-".to_owned(), "-".to_owned()],
             |ids| [ids.uid.to_string(), ids.gid.to_string()],
         );
-        let words = ids.iter().chain(&judged.flags).map(String::as_str);
+        let ids = ids.iter().map(String::as_str);
+        let words = ids.chain(first).chain(judged.flags.iter().map(String::as_str));
         let args: Vec<&str> = std::iter::once(around.role.role).chain(words).collect();
         let child = process::spawn_role(&args, vec![sender.into_nonblocking_fd()?], around.env.clone())?;
-        let record = Record {
-            pid: child.pid,
-            start_time: pidfd::start_time(child.pid)?,
-            fingerprint: judged.fingerprint.clone(),
-            rules: judged.rules.clone(),
-        };
-        Ok((Process::of(child.pid, child.pidfd, Some(said))?, record))
+        let pid = child.pid;
+        Process::of(pid, child.pidfd, Some(said)).inspect_err(|_| {
+            // It is a child that nobody has waited for: the pid is its own.
+            let _gone = pidfd::open(pid).and_then(|fd| pidfd::send_signal(fd.as_fd(), libc::SIGKILL));
+        })
     }
 
     /// The one that is recorded, if it lives.
-    pub(super) fn recorded(run_dir: &Path, name: &str) -> Option<(Process, Record)> {
-        let record = Record::read(run_dir, name)?;
-        let process = pidfd::open(record.pid).ok()?;
-        let is_same = pidfd::start_time(record.pid).is_ok_and(|found| found == record.start_time);
-        let lives = is_same && !pidfd::exited(process.as_fd());
-        let process = lives.then(|| Process::of(record.pid, process, None).ok()).flatten()?;
-        Some((process, record))
+    pub(super) fn recorded(around: &Surroundings, name: &str) -> Option<(Process, Record)> {
+        let record = Record::read(&around.run_dir, name)?;
+        let is_of_now = record.boot == record::boot();
+        let process =
+            is_of_now.then(|| Process::found(around.role.role, name, record.pid, record.start_time));
+        Some((process.flatten()?, record))
+    }
+
+    /// One that a daemon has started and not recorded, if there is one.
+    pub(super) fn unrecorded(around: &Surroundings, name: &str) -> Option<Process> {
+        let (pid, start_time) = record::holder(&around.run_dir, name)?;
+        Process::found(around.role.role, name, pid, start_time)
+    }
+
+    /// The network of this name with that pid, if it lives.
+    fn found(role: &str, name: &str, pid: i32, start_time: u64) -> Option<Process> {
+        let process = pidfd::open(pid).ok()?;
+        let is_same = pidfd::start_time(pid).is_ok_and(|found| found == start_time);
+        let is_one = || {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = arguments.split(|byte| *byte == 0);
+            let named = format!("--name={name}");
+            words.nth(1) == Some(role.as_bytes()) && words.any(|word| word == named.as_bytes())
+        };
+        let lives = is_same && !pidfd::exited(process.as_fd()) && is_one();
+        lives.then(|| Process::of(pid, process, None).ok()).flatten()
     }
 
     fn of(pid: i32, pidfd: OwnedFd, said: Option<pipe::Receiver>) -> io::Result<Process> {
@@ -87,12 +160,6 @@ impl Process {
             since: Instant::now(),
             has_failed: false,
         })
-    }
-
-    /// Whether it runs this very program.
-    pub(super) fn is_of_this_build(&self) -> bool {
-        let of = |who: &str| fs::read_link(format!("/proc/{who}/exe")).ok();
-        of(&self.pid.to_string()).is_some_and(|exe| of("self") == Some(exe))
     }
 
     /// Returns when it is dead.
@@ -154,12 +221,20 @@ impl Process {
             }
         };
         if timeout(PATIENCE, asked).await.is_err() {
-            // As above.
-            let _gone = pidfd::send_signal(self.pidfd.get_ref().as_fd(), libc::SIGKILL);
-            self.ended().await;
+            return self.kill().await;
         }
         // Its worker and its stack end with it; their ports are free a moment later.
         sleep(Duration::from_millis(1)).await;
+        let _exit = self.exit();
+    }
+
+    /// Ends it at once. One that the kernel does not let go of is not waited for.
+    async fn kill(&self) {
+        // As above.
+        let _gone = pidfd::send_signal(self.pidfd.get_ref().as_fd(), libc::SIGKILL);
+        if timeout(PATIENCE, self.ended()).await.is_err() {
+            warn!(pid = self.pid, "process does not end, though it was killed");
+        }
         let _exit = self.exit();
     }
 }

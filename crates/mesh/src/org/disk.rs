@@ -42,6 +42,16 @@ impl DiskError {
     pub(super) fn damaged(path: &Path, what: impl ToString) -> DiskError {
         DiskError::Damaged { path: path.to_owned(), what: what.to_string() }
     }
+
+    /// The same of a file in a folder that is called otherwise.
+    pub(super) fn in_folder(mut self, dir: &Path) -> DiskError {
+        let (DiskError::Read { path, .. } | DiskError::Write { path, .. } | DiskError::Damaged { path, .. }) =
+            &mut self;
+        if let Some(file) = path.file_name() {
+            *path = dir.join(file);
+        }
+        self
+    }
 }
 
 /// Makes a folder, and those above it, for its owner alone.

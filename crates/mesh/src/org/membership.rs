@@ -58,6 +58,16 @@ pub enum MembershipError {
     Random(#[from] getrandom::Error),
 }
 
+impl MembershipError {
+    /// The same of a folder that is called otherwise.
+    pub(crate) fn in_folder(self, dir: &Path) -> MembershipError {
+        match self {
+            MembershipError::Disk(error) => MembershipError::Disk(error.in_folder(dir)),
+            other => other,
+        }
+    }
+}
+
 /// How a device would be a member.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -80,6 +90,60 @@ struct File {
     /// Where it is reached it has found out itself; nobody has said it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     found: bool,
+}
+
+/// Who a device is and whom it believes: all of its folder that no registrar has said.
+#[derive(Debug)]
+pub struct Identity {
+    dir: PathBuf,
+    url: RegistrarUrl,
+    pin: Pin,
+    trust: Trust,
+    key: PrivateKey,
+    found: bool,
+}
+
+impl Identity {
+    /// That of a device of organization `org`, from the folder of the organization. Two short files are read, and no
+    /// records.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; [`MembershipError::NotJoined`] when nothing is there.
+    pub fn load_in(dir: &Path, org: &OrgName) -> Result<Identity, MembershipError> {
+        let path = dir.join(MEMBER_FILE);
+        let file = member_file(&path)?.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
+        let damaged = |what: &str| DiskError::damaged(&path, what);
+        let bytes32 = |text: &str| {
+            let mut bytes = [0; 32];
+            let read = Base64::decode(text, &mut bytes).map(<[u8]>::len);
+            if read == Ok(32) { Ok(bytes) } else { Err(damaged("a key is none")) }
+        };
+        let trust = Trust {
+            org: file.organization.parse().map_err(|_| damaged("the organization has no name"))?,
+            signer: OrgPublicKey::from_bytes(bytes32(&file.signer)?),
+        };
+        let url = file.registrar.parse().map_err(|_| damaged("the registrar has no address"))?;
+        let pin = Pin(bytes32(&file.pin)?);
+        Ok(Identity { dir: dir.to_owned(), url, pin, trust, key: own_key(dir)?, found: file.found })
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
+    /// Whom it believes.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.dir
+    }
 }
 
 /// A device in an organization.
@@ -162,27 +226,13 @@ impl Membership {
     /// # Errors
     /// As [`Membership::load`].
     pub fn load_in(dir: &Path, org: &OrgName) -> Result<Membership, MembershipError> {
-        let path = dir.join(MEMBER_FILE);
-        let file = member_file(&path)?.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
-        let damaged = |what: &str| DiskError::damaged(&path, what);
-        let bytes32 = |text: &str| {
-            let mut bytes = [0; 32];
-            let read = Base64::decode(text, &mut bytes).map(<[u8]>::len);
-            if read == Ok(32) { Ok(bytes) } else { Err(damaged("a key is none")) }
-        };
-        let trust = Trust {
-            org: file.organization.parse().map_err(|_| damaged("the organization has no name"))?,
-            signer: OrgPublicKey::from_bytes(bytes32(&file.signer)?),
-        };
-        let url = file.registrar.parse().map_err(|_| damaged("the registrar has no address"))?;
-        let pin = Pin(bytes32(&file.pin)?);
+        let Identity { dir, url, pin, trust, key, found } = Identity::load_in(dir, org)?;
         let path = dir.join(SNAPSHOT_FILE);
         let bytes = disk::read(&path, SNAPSHOT_MAX_BYTES)?;
         let bytes = bytes.ok_or_else(|| MembershipError::NotJoined(org.clone()))?;
         let snapshot = Snapshot::parse(&bytes).map_err(|error| DiskError::damaged(&path, error))?;
         let view = View::first(&trust, &snapshot).map_err(|error| DiskError::damaged(&path, error))?;
-        let (dir, key) = (dir.to_owned(), own_key(dir)?);
-        Ok(Membership { dir, key, url, pin, trust, view, found: file.found })
+        Ok(Membership { dir, key, url, pin, trust, view, found })
     }
 
     /// The last records that were verified.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use portway_model::Port;
 
 use super::change::peer;
-use super::membership::Membership;
+use super::membership::{Identity, Membership};
 use crate::spec::{Dns, InterfaceAddr, Mtu, Network, Peering, Rows};
 
 /// Length of an organization's IPv6 prefix, bits (RFC 4193, 3).
@@ -30,4 +30,19 @@ pub fn network(member: &Membership, listen_port: Option<Port>) -> Option<Network
         peers: others.map(|device| peer(Some(own), device)).collect(),
         peering: Peering::Changing,
     })
+}
+
+/// The same before anything is read that a registrar has said: without addresses and peers.
+#[must_use]
+pub fn unread(identity: &Identity, listen_port: Option<Port>) -> Network {
+    Network {
+        private_key: identity.key().clone(),
+        addresses: Vec::new(),
+        listen_port,
+        mtu: Mtu::DEFAULT,
+        rows: Rows::Auto,
+        dns: Dns::default(),
+        peers: Vec::new(),
+        peering: Peering::Unread,
+    }
 }

@@ -16,10 +16,9 @@ use tracing::{info, warn};
 
 use super::control::failure;
 use super::cut::Stuck;
-use super::home::Kept;
 use super::ports::{self, Opened};
 use super::serve::{Gone, Server};
-use super::{Notice, flows};
+use super::{Notice, enter, flows};
 use crate::spec::{Place, PortRights, RuleEntry, RuleId, Rules, SpecError};
 use crate::with_causes;
 
@@ -75,12 +74,7 @@ impl<R: FnMut(Notice)> Server<R> {
 
     /// Keeps these rules; on a thread, as a disk may take its time.
     async fn keep(&self, rules: &Rules) -> Result<(), String> {
-        let kept = rules.iter().filter(|entry| entry.place == Place::kept());
-        let kept = kept.map(|entry| Kept {
-            direction: entry.rule.direction().to_string(),
-            rule: entry.rule.to_string(),
-        });
-        let (home, kept) = (self.home.clone(), kept.collect());
+        let (home, kept) = (self.home.clone(), Vec::from_iter(enter::kept_of(rules)));
         let done = tokio::task::spawn_blocking(move || home.keep(kept)).await;
         done.map_err(|error| with_causes(&error))?.map_err(|error| with_causes(&error))
     }

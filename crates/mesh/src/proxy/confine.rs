@@ -40,7 +40,7 @@ impl Confine {
             make_dir(&dir)?;
             self.settle(&dir).map_err(|source| HomeError::File { verb: "use", path: dir.clone(), source })?;
             let here = PathBuf::from(".");
-            options.home.state_dir = Some(here.clone());
+            (options.home.state_dir, options.home.known_as) = (Some(here.clone()), Some(dir));
             if let Some(joined) = &mut options.joined {
                 joined.dir = here;
             }
@@ -53,7 +53,8 @@ impl Confine {
         if let Some((uid, gid)) = self.ids {
             let owner = folder.metadata()?.uid();
             if owner != 0 && owner != uid {
-                return Err(io::Error::other(format!("it belongs to uid {owner}")));
+                let text = format!("it belongs to uid {owner}: `chown -R {uid}:{gid}` gives it over");
+                return Err(io::Error::other(text));
             }
             fchown(&folder, Some(uid), Some(gid))?;
             rustix::fs::fchmod(&folder, rustix::fs::Mode::RWXU)?;

@@ -52,6 +52,14 @@ pub enum HomeError {
         /// Who can.
         why: String,
     },
+    /// A network has the name of an organization that was joined.
+    #[error("network {name} would use the folder of organization {name}, {}", path.display())]
+    Organization {
+        /// The name.
+        name: String,
+        /// Its folder.
+        path: PathBuf,
+    },
     /// The file of rules is none.
     #[error("{}: {message}; nothing of it was used, and it was left as it is", path.display())]
     Damaged {
@@ -75,6 +83,12 @@ pub struct Home {
     is_told: bool,
     /// Folder of what is kept. `None`: nothing is.
     pub state_dir: Option<PathBuf>,
+    /// What that folder is called in messages, when it is the working directory.
+    pub(super) known_as: Option<PathBuf>,
+    /// Rules that are kept and not used.
+    pub(super) aside: Vec<Kept>,
+    /// What this node is known by: rules that are added are kept for it.
+    pub(super) key: Option<String>,
 }
 
 /// A rule that was added while it ran.
@@ -82,6 +96,9 @@ pub struct Home {
 pub(super) struct Kept {
     pub(super) direction: String,
     pub(super) rule: String,
+    /// Public key of the node that it was added to; files of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) network: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,7 +147,9 @@ impl Home {
         };
         let insists = run_dirs.len() == 1;
         let is_told = variable("PORTWAY_DIR").is_some();
-        Ok(Home { name: name.to_owned(), run_dirs, insists, is_told, state_dir })
+        let name = name.to_owned();
+        let (known_as, aside, key) = (None, Vec::new(), None);
+        Ok(Home { name, run_dirs, insists, is_told, state_dir, known_as, aside, key })
     }
 
     /// The control socket, where it is if the network runs, else where it is looked for first.
@@ -208,6 +227,7 @@ impl Home {
             Err(fs::TryLockError::WouldBlock) => return Err(HomeError::Runs(self.name.clone())),
             Err(fs::TryLockError::Error(source)) => return Err(failed("lock", &lock_path)(source)),
         }
+        sign(&lock).map_err(failed("write", &lock_path))?;
         // What was left behind has nobody's lock and goes; nobody else can open it from the moment it is there.
         let owner = unix_path::Owner {
             uid: rustix::process::geteuid().as_raw(),
@@ -223,8 +243,9 @@ impl Home {
     }
 
     /// The rules that were kept.
-    pub(super) fn kept(&self) -> Result<Vec<(Direction, String, PathBuf)>, HomeError> {
+    pub(super) fn kept(&self) -> Result<Vec<(Direction, Kept)>, HomeError> {
         let Some(path) = self.rules_path() else { return Ok(Vec::new()) };
+        let shown = self.shown(&path);
         let mut text = String::new();
         // The folder may be another user's, to whom root has given it: nothing is followed or waited for there.
         let opened = confine::open(&path, OFlags::empty());
@@ -232,26 +253,32 @@ impl Home {
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(HomeError::Damaged { path, message: "it is no text".to_owned() });
+                return Err(HomeError::Damaged { path: shown, message: "it is no text".to_owned() });
             }
-            Err(source) => return Err(HomeError::File { verb: "read", path, source }),
+            Err(source) => return Err(HomeError::File { verb: "read", path: shown, source }),
             Ok(_) => {}
         }
-        let damaged = |message: String| HomeError::Damaged { path: path.clone(), message };
+        let damaged = |message: String| HomeError::Damaged { path: shown.clone(), message };
         let file: KeptFile = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
         if file.version != 1 {
             return Err(damaged(format!("version {} is not 1", file.version)));
         }
         let rule = |kept: Kept| match kept.direction.as_str() {
-            "ingress" => Ok((Direction::Ingress, kept.rule, path.clone())),
-            "egress" => Ok((Direction::Egress, kept.rule, path.clone())),
+            "ingress" => Ok((Direction::Ingress, kept)),
+            "egress" => Ok((Direction::Egress, kept)),
             other => Err(damaged(format!("direction {other:?} is neither ingress nor egress"))),
         };
         file.rules.into_iter().map(rule).collect()
     }
 
-    /// Keeps these rules instead of those before, as a whole or not at all.
-    pub(super) fn keep(&self, rules: Vec<Kept>) -> Result<(), HomeError> {
+    /// Keeps these rules instead of those before, as a whole or not at all. Those set aside stay beside them.
+    pub(super) fn keep(&self, mut rules: Vec<Kept>) -> Result<(), HomeError> {
+        rules.iter_mut().for_each(|kept| kept.network.clone_from(&self.key));
+        let is_new = |aside: &&Kept| {
+            !rules.iter().any(|it| (&it.direction, &it.rule) == (&aside.direction, &aside.rule))
+        };
+        let aside: Vec<Kept> = self.aside.iter().filter(is_new).cloned().collect();
+        rules.extend(aside);
         let (Some(dir), Some(path)) = (&self.state_dir, self.rules_path()) else { return Ok(()) };
         make_dir(dir)?;
         let aside = path.with_extension("json.new");
@@ -268,12 +295,25 @@ impl Home {
             fs::rename(&aside, &path)?;
             File::open(dir)?.sync_all()
         };
-        written().map_err(|source| HomeError::File { verb: "write", path: path.clone(), source })
+        written().map_err(|source| HomeError::File { verb: "write", path: self.shown(&path), source })
+    }
+
+    /// A file of the folder of what is kept, as it is called in messages.
+    fn shown(&self, path: &Path) -> PathBuf {
+        let elsewhere = self.known_as.as_ref().zip(path.file_name()).map(|(dir, file)| dir.join(file));
+        elsewhere.unwrap_or_else(|| path.to_owned())
     }
 
     fn rules_path(&self) -> Option<PathBuf> {
         self.state_dir.as_ref().map(|dir| dir.join("rules.json"))
     }
+}
+
+/// Says in the lock who has it: pid and start time.
+fn sign(mut lock: &File) -> io::Result<()> {
+    let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    lock.set_len(0)?;
+    writeln!(lock, "{pid} {}", portway_sys::pidfd::start_time(pid)?)
 }
 
 fn unix_path_error(path: &Path) -> impl Fn(io::Error) -> unix_path::BindError {
@@ -441,10 +481,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = home(dir.path());
         assert_eq!(home.kept().unwrap(), []);
-        let rule = Kept { direction: "egress".to_owned(), rule: "tcp:80:10.0.0.1:80".to_owned() };
+        let rule =
+            Kept { direction: "egress".to_owned(), rule: "tcp:80:10.0.0.1:80".to_owned(), network: None };
         home.keep(vec![rule.clone()]).unwrap();
         let path = home.rules_path().unwrap();
-        assert_eq!(home.kept().unwrap(), [(Direction::Egress, rule.rule, path.clone())]);
+        assert_eq!(home.kept().unwrap(), [(Direction::Egress, rule)]);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         for text in [
             "",

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use portway_model::{Cidr, DeviceSpec, ProxyProtocol, RuleListen};
 use portway_relay::wire::{FromWorker, Known, Slot, ToWorker, WireDevice};
-use portway_sys::process;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
@@ -23,7 +22,7 @@ use super::home::{Door, Home};
 use super::link::{Link, watched};
 use super::names::Names;
 use super::org::{self, Organization};
-use super::room::{self, Room};
+use super::room::Room;
 use super::start::{self, Started};
 use super::table::Table;
 use super::{Notice, Options, ProxyError, Ready, dial, endpoints, events, flows, gates};
@@ -91,37 +90,12 @@ impl Shared {
     }
 }
 
-/// Runs a network until it is told to end, and then for as long as its connections last, or their time. `report` is
-/// told how it goes.
-///
-/// # Errors
-/// [`ProxyError`]; nothing is left behind.
-pub fn run(mut options: Options, report: impl FnMut(Notice)) -> Result<(), ProxyError> {
-    let files = process::raise_nofile();
-    // The name first: what another process of that name has kept is not for this one to read.
-    let door = options.home.open()?;
-    if let Some(trace) = &options.trace {
-        trace.set_len(0).map_err(system("empty the trace"))?;
-    }
-    if let Some(confine) = options.confine {
-        confine.enter(&mut options)?;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(room::THREADS)
-        .build()
-        .map_err(system("start the runtime"))?;
-    let result = runtime.block_on(Box::pin(serve(options, door, files, report)));
-    // A lookup that hangs is left behind.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    result
-}
-
 pub(super) fn system(step: &'static str) -> impl Fn(io::Error) -> ProxyError {
     move |source| ProxyError::System { step, source }
 }
 
-async fn serve(
+/// Serves until the end.
+pub(super) async fn serve(
     options: Options,
     door: Option<Door>,
     files: u64,

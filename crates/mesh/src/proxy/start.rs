@@ -18,9 +18,9 @@ use super::ports::{self, Opened};
 use super::room::Room;
 use super::serve::{About, Shared};
 use super::table::Table;
-use super::{EngineChoice, HomeError, Options, ProxyError, Ready};
+use super::{EngineChoice, Options, ProxyError, Ready};
 use crate::engine::{Engine, EngineError, Frames, kernel, smoltcp};
-use crate::spec::{Listener, Network, Place, PortRights, ProxyListen, Rules, proxies};
+use crate::spec::{Listener, Network, ProxyListen, Rules};
 use crate::tunnel::{Tunnel, TunnelSpec};
 use crate::udp::Udp;
 use crate::wg::PeerSpec;
@@ -39,16 +39,14 @@ pub(super) struct Started {
     pub(super) gates: Vec<(Slot, ProxyListen, OwnedFd)>,
 }
 
-/// See the module. The process may have so many files.
+/// See the module. What is asked for was checked. The process may have so many files.
 pub(super) fn start(
     options: &Options,
     organization: Option<Organization>,
     files: u64,
 ) -> Result<Started, ProxyError> {
     let spec = &options.spec;
-    let rules = with_kept(options)?;
-    rules.allowed(PortRights::here())?;
-    proxies::allowed(&spec.proxies, PortRights::here())?;
+    let rules = spec.rules.clone();
     let listeners = rules.listeners();
     let egress = listen(listeners, Direction::Egress, ports::on_host)?;
     let gates = open_gates(&spec.proxies)?;
@@ -115,25 +113,14 @@ pub(super) fn start(
     Ok(Started { shared, rules, ready, inlets, gates })
 }
 
-/// The rules, and those that were added while it last ran.
-fn with_kept(options: &Options) -> Result<Rules, ProxyError> {
-    let mut rules = options.spec.rules.clone();
-    for (direction, text, path) in options.home.kept()? {
-        let changed = rules.changed(&options.spec.network, &[(direction, text, Place::kept())], &[]);
-        rules =
-            changed.map_err(|error| HomeError::Damaged { path: path.clone(), message: error.to_string() })?;
-    }
-    Ok(rules)
-}
-
 /// An engine, and why it is not another.
-struct Chosen {
+pub(super) struct Chosen {
     engine: Arc<dyn Engine>,
     frames: Frames,
     why: Option<String>,
 }
 
-fn choose(network: &Network, choice: EngineChoice) -> Result<Chosen, EngineError> {
+pub(super) fn choose(network: &Network, choice: EngineChoice) -> Result<Chosen, EngineError> {
     let kernel = || {
         let (stack, frames) = kernel::Stack::start(&network.addresses, network.mtu, None)?;
         Ok(Chosen { engine: Arc::new(stack), frames, why: None })

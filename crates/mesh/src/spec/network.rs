@@ -36,6 +36,8 @@ pub enum Peering {
     Fixed,
     /// They are the members of an organization, now and later.
     Changing,
+    /// The same, and its records were not read yet: nothing is known of peers, and of this node no address.
+    Unread,
 }
 
 impl Network {

@@ -121,7 +121,7 @@ impl Rules {
     }
 
     /// These rules without those in `remove` and with those in `add`, each with who said it while the network runs. One
-    /// that is there stays as it is.
+    /// that is there stays as it is; but one that was added by hand is the file's once that names it.
     ///
     /// # Errors
     /// As for those of a file.
@@ -131,13 +131,11 @@ impl Rules {
         add: &[(Direction, String, Place)],
         remove: &[RuleId],
     ) -> Result<Rules, SpecError> {
-        let stays = self.iter().filter(|entry| !remove.contains(&entry.id));
-        let mut said: Vec<Said> = stays
-            .map(|entry| Said {
-                direction: entry.rule.direction(),
-                field: Field::new(entry.place.clone(), &entry.rule.to_string()),
-            })
-            .collect();
+        let mut said = Vec::new();
+        for entry in self.iter().filter(|entry| !remove.contains(&entry.id)) {
+            let field = Field::new(entry.place.clone(), &entry.rule.to_string());
+            said.push(Said { direction: entry.rule.direction(), field });
+        }
         let mut ids: Vec<RuleId> =
             self.iter().map(|entry| entry.id).filter(|id| !remove.contains(id)).collect();
         for (direction, text, place) in add {
@@ -145,12 +143,33 @@ impl Rules {
             let rule = MeshRule::parse(*direction, text)
                 .map_err(|error| wrong(*direction, &field, error.to_string()))?;
             let id = RuleId::of(&rule);
-            if !ids.contains(&id) {
-                ids.push(id);
-                said.push(Said { direction: *direction, field });
+            match ids.iter().position(|other| *other == id) {
+                None => {
+                    ids.push(id);
+                    said.push(Said { direction: *direction, field });
+                }
+                Some(at) => {
+                    let there = said.get_mut(at).filter(|there| there.field.place == Place::kept());
+                    if let Some(there) = there.filter(|_| *place == Place::configured()) {
+                        there.field.place = place.clone();
+                    }
+                }
             }
         }
         Rules::build(&said, network, &mut Vec::new())
+    }
+
+    /// The same rules, checked against their network once its records were read.
+    ///
+    /// # Errors
+    /// As for those of a file.
+    pub(crate) fn within(&self, network: &Network, warnings: &mut Vec<Warning>) -> Result<Rules, SpecError> {
+        let said = |entry: &RuleEntry| Said {
+            direction: entry.rule.direction(),
+            field: Field::new(entry.place.clone(), &entry.rule.to_string()),
+        };
+        let said: Vec<Said> = self.iter().map(said).collect();
+        Rules::build(&said, network, warnings)
     }
 
     /// Every port with its rules, in the order they were said.
@@ -243,6 +262,7 @@ fn fits(rule: &MeshRule, network: &Network) -> Result<(), String> {
     let own = |ip: IpAddr| network.addresses.iter().any(|address| address.ip == ip);
     let has_family = |ip: IpAddr| network.addresses.iter().any(|own| own.ip.is_ipv4() == ip.is_ipv4());
     match (listen.direction, listen.address) {
+        _ if network.peering == Peering::Unread => {}
         (Direction::Ingress, Some(ip)) if ip.is_unspecified() && !has_family(ip) => {
             return Err(format!("this node has no {} address in the network", family(ip)));
         }
@@ -259,6 +279,9 @@ fn fits(rule: &MeshRule, network: &Network) -> Result<(), String> {
     let outer = network.listen_port == Some(listen.port);
     if outer && listen.direction == Direction::Egress && listen.transport == Transport::Udp {
         return Err(format!("UDP port {} is where peers send to", listen.port));
+    }
+    if network.peering == Peering::Unread {
+        return Ok(());
     }
     let Host::Ip(host) = rule.destination() else { return Ok(()) };
     let ip = host.ip();
@@ -285,6 +308,9 @@ fn family(ip: IpAddr) -> &'static str {
 /// What most likely is the wrong direction.
 fn doubt(rule: &MeshRule, network: &Network) -> Option<String> {
     let Host::Ip(host) = rule.destination() else { return None };
+    if network.peering == Peering::Unread {
+        return None;
+    }
     let ip = host.ip();
     if rule.direction() == Direction::Egress {
         let own = network.addresses.iter().any(|address| address.ip == ip);

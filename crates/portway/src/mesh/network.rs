@@ -10,18 +10,22 @@ use clap::Parser as _;
 use portway_config::{MeshBalance, MeshEngine, MeshSettings, MeshSource};
 use portway_control::api::{Failure, FailureKind};
 use portway_daemon::{Judged, NetworkRole};
+use portway_mesh::org::Trust;
 use portway_mesh::proxy::{self, Confine, Notice, Options};
-use portway_mesh::spec::{FilesAlone, Request};
+use portway_mesh::spec::{FilesAlone, PortRights, Request, proxies};
 use portway_model::Direction;
 
-use super::proxy as foreground;
+use super::{proxy as foreground, unusable};
 use crate::cli::mesh::{MeshCommand, ProxyArgs};
 use crate::cli::{Cli, Command};
 use crate::failure::{Outcome, Stop, exit_code, of_arguments, printable};
 use crate::role;
 
 /// What the daemon knows of networks.
-pub(crate) const NETWORKS: NetworkRole = NetworkRole { role: role::NETWORK, judge };
+pub(crate) const NETWORKS: NetworkRole = NetworkRole { role: role::NETWORK, rehearse: REHEARSE, judge };
+
+/// Behind the ids: nothing is opened.
+const REHEARSE: &str = "rehearse";
 
 /// Longest line that the daemon is told, bytes.
 const LINE_BYTES: usize = 2000;
@@ -29,13 +33,15 @@ const LINE_BYTES: usize = 2000;
 /// Reads a network as its process will.
 fn judge(settings: &MeshSettings) -> Result<Judged, Failure> {
     let flags = flags(settings);
-    let judged = options(&flags).map(|options| {
+    let judged = options(&flags).map(|(options, trust)| {
         let rule = |entry: &portway_mesh::spec::RuleEntry| {
             (entry.rule.direction().to_string(), entry.rule.to_string())
         };
         let Options { spec, engine, policy, drain, .. } = &options;
         Judged {
-            fingerprint: format!("{} {engine:?} {policy:?} {drain:?}", spec.fingerprint()),
+            key: spec.network.private_key.public().to_string(),
+            drain: *drain,
+            fingerprint: format!("{} {engine:?} {policy:?} {drain:?} {trust:?}", spec.fingerprint()),
             rules: spec.rules.iter().map(rule).collect(),
             warnings: spec
                 .warnings
@@ -96,10 +102,20 @@ fn flags(settings: &MeshSettings) -> Vec<String> {
     flags
 }
 
-fn options(flags: &[String]) -> Outcome<Options> {
+fn options(flags: &[String]) -> Outcome<(Options, Option<Trust>)> {
     let args = arguments(flags)?;
     let request = Request { is_configured: true, ..args.network.request() };
-    foreground::options(&args, &request, &FilesAlone)
+    let (joined, trust) = match foreground::unread(&args.organization)? {
+        Some((network, joined, trust)) => (Some((network, joined)), Some(trust)),
+        None => (None, None),
+    };
+    let options = foreground::options(&args, &request, joined, &FilesAlone)?;
+    // It will have no privilege when it opens ports.
+    let rights = PortRights { privileged: false, ..PortRights::here() };
+    let allowed = options.spec.rules.allowed(rights);
+    let allowed = allowed.and_then(|()| proxies::allowed(&options.spec.proxies, rights));
+    allowed.map_err(|error| unusable(&error))?;
+    Ok((options, trust))
 }
 
 fn arguments(flags: &[String]) -> Outcome<Box<ProxyArgs>> {
@@ -111,8 +127,8 @@ fn arguments(flags: &[String]) -> Outcome<Box<ProxyArgs>> {
     }
 }
 
-/// Role `portway mesh-network UID GID FLAGS`: a network, begun as the daemon and run as that user; `-` for both: as who it
-/// is. Descriptor 3 is a pipe on which the daemon is told how it goes, in lines that begin with `ready`, `trouble` or
+/// Role `portway mesh-network UID GID [rehearse] FLAGS`: a network, begun as the daemon and run as that user; `-` for both:
+/// as who it is. With `rehearse` it only says whether it could be run, and leaves the one that runs alone. Descriptor 3 is a pipe on which the daemon is told how it goes, in lines that begin with `ready`, `trouble` or
 /// `failed`. The daemon may have gone.
 pub(crate) fn network(arguments: &[String]) -> ExitCode {
     let teller = portway_sys::process::inherited(portway_sys::process::FIRST_FD).map(File::from);
@@ -138,6 +154,10 @@ fn serve(arguments: &[String], tell: &impl Fn(&str, &str)) -> Outcome {
     let [uid, gid, flags @ ..] = arguments else {
         return Err(Stop::usage("a network is started by the daemon only"));
     };
+    let (is_rehearsal, flags) = match flags {
+        [first, flags @ ..] if first == REHEARSE => (true, flags),
+        flags => (false, flags),
+    };
     let ids = match (uid.parse(), gid.parse()) {
         (Ok(uid), Ok(gid)) => Some((uid, gid)),
         _ if uid == "-" && gid == "-" => None,
@@ -145,13 +165,24 @@ fn serve(arguments: &[String], tell: &impl Fn(&str, &str)) -> Outcome {
     };
     portway_sys::process::set_name("portway-mesh");
     proxy::log(&foreground::log_filter(None)?);
-    let mut options = options(flags)?;
+    let (mut options, _) = options(flags)?;
     options.confine = Some(Confine { ids });
+    if is_rehearsal {
+        proxy::rehearse(options).map_err(|error| foreground::stop(&error))?;
+        tell("ready", "it could be started");
+        return Ok(());
+    }
     let report = |notice| match notice {
         Notice::Ready(ready) => tell("ready", foreground::ready_line(&ready).trim_start_matches("ready: ")),
         Notice::Trouble(text) => tell("trouble", &text),
     };
-    proxy::run(options, report).map_err(|error| foreground::stop(&error))
+    let is_joined = options.joined.is_some();
+    let entered = proxy::enter(options).map_err(|error| foreground::stop(&error))?;
+    // That of a file was said by the daemon.
+    if let Some(clash) = foreground::clash(entered.network()).filter(|_| is_joined) {
+        tell("trouble", &format!("warning: {clash}"));
+    }
+    entered.run(report).map_err(|error| foreground::stop(&error))
 }
 
 #[cfg(test)]
@@ -175,9 +206,9 @@ mod tests {
             judge(&settings.mesh[0])
         };
         let plain = judge_text("").unwrap();
-        let ruled = judge_text("egress = [\"TCP:080:10.9.0.2:80\"]").unwrap();
+        let ruled = judge_text("egress = [\"TCP:08080:10.9.0.2:80\"]").unwrap();
         assert_eq!(plain.fingerprint, ruled.fingerprint);
-        assert_eq!(ruled.rules, [("egress".to_owned(), "tcp:80:10.9.0.2:80".to_owned())]);
+        assert_eq!(ruled.rules, [("egress".to_owned(), "tcp:8080:10.9.0.2:80".to_owned())]);
         for more in ["engine = \"smoltcp\"", "balance = \"least-connections\"", "drain = 3"] {
             assert_ne!(judge_text(more).unwrap().fingerprint, plain.fingerprint, "{more}");
         }
@@ -186,6 +217,9 @@ mod tests {
             refused.error,
             "portway.toml: egress rule `tcp:80:10.8.0.2:80`: no peer has 10.8.0.2 in its allowed IPs"
         );
+        // It will be no root's process.
+        let refused = judge_text("egress = [\"tcp:22:10.9.0.2:80\"]").unwrap_err();
+        assert_eq!(refused.error, "portway.toml: cannot listen on tcp:22: ports below 1024 need a privilege");
         std::fs::write(&node, text.replace("Address", "Adress")).unwrap();
         let refused = judge_text("").unwrap_err();
         assert!(refused.error.contains("node.conf:3:"), "{}", refused.error);

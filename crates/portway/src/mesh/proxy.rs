@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use portway_config::LogFilter;
 use portway_mesh::engine::Way;
-use portway_mesh::org::membership::Membership;
-use portway_mesh::org::{self, OrgName};
+use portway_mesh::org::membership::{Identity, Membership};
+use portway_mesh::org::{self, OrgName, Trust};
 use portway_mesh::proxy::balance::Policy;
 use portway_mesh::proxy::{self, EngineChoice, Joined, Notice, Options, ProxyError, Ready};
 use portway_mesh::spec::{Here, Network, Request, Spec, Surroundings};
@@ -23,7 +23,8 @@ use crate::failure::{Outcome, Stop, chain, printable};
 
 /// Runs it until it is told to end.
 pub(super) fn run(args: &ProxyArgs) -> Outcome {
-    let options = options(args, &args.network.request(), &Here)?;
+    let joined = joined(&args.organization)?;
+    let options = options(args, &args.network.request(), joined, &Here)?;
     for warning in &options.spec.warnings {
         trouble(&format!("warning: {warning}"));
     }
@@ -42,13 +43,14 @@ pub(super) fn run(args: &ProxyArgs) -> Outcome {
     proxy::run(options, report).map_err(|error| stop(&error))
 }
 
-/// What is said, read and checked.
+/// What is said, read and checked; of an organization with what is known of it.
 pub(super) fn options(
     args: &ProxyArgs,
     request: &Request<'_>,
+    joined: Option<(Network, Joined)>,
     around: &dyn Surroundings,
 ) -> Outcome<Options> {
-    let (spec, joined) = match joined(&args.organization)? {
+    let (spec, joined) = match joined {
         Some((known, joined)) => (Spec::with(known, request, around), Some(joined)),
         None => (Spec::load(request, around), None),
     };
@@ -114,6 +116,16 @@ fn joined(args: &OrganizationArgs) -> Outcome<Option<(Network, Joined)>> {
     let network = org::network(&member, port);
     let network = network.ok_or_else(|| stop(&ProxyError::Revoked(org.clone())))?;
     Ok(Some((network, Joined { dir, org })))
+}
+
+/// The same from this device's own key and whom it trusts: nothing is read that a registrar has sent.
+pub(super) fn unread(args: &OrganizationArgs) -> Outcome<Option<(Network, Joined, Trust)>> {
+    let Some(org) = &args.org else { return Ok(None) };
+    let org: OrgName = org.parse().map_err(|error| Stop::usage(format!("--org: {error}")))?;
+    let dir = Membership::dir(&join::mesh_dir()?, &org);
+    let identity = Identity::load_in(&dir, &org).map_err(|error| join::not_member(&error))?;
+    let port = args.listen_port.and_then(|port| Port::new(port.get()));
+    Ok(Some((org::unread(&identity, port), Joined { dir, org }, identity.trust().clone())))
 }
 
 /// The file of a trace, for nobody else; another process may be writing to it, so it is not emptied here. Nothing that somebody else reads slowly: the tunnel writes it.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +19,14 @@ fn status(pid: i32, key: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
     line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// It and the processes that it has started.
+fn family(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children = threads.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap());
+    let children: String = children.collect();
+    std::iter::once(pid).chain(children.split_whitespace().map(|child| child.parse().unwrap())).collect()
 }
 
 /// What Prometheus reads of the daemon.
@@ -50,7 +59,16 @@ fn a_network_is_nobody_and_comes_back() {
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status(before, set), "0000000000000000", "{set}");
     }
-    assert_eq!(status(before, "NoNewPrivs"), "1");
+    let family = family(before);
+    assert_eq!(family.len(), 3, "it, its worker, its stack");
+    for member in family {
+        assert_eq!(status(member, "NoNewPrivs"), "1", "{member}");
+        // Its namespaces are out of reach for whoever else is that user.
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid=65534", "--regid=65534", "--clear-groups", "readlink", "-v"]);
+        let found = other.arg(format!("/proc/{member}/ns/net")).output().unwrap();
+        assert!(String::from_utf8_lossy(&found.stderr).contains("Permission denied"), "{member}: {found:?}");
+    }
     // All it has is one folder, below one of root's; its key is root's, and so is its socket.
     let folder = daemon.dir().join("mesh/home");
     assert_eq!(fs::read_link(format!("/proc/{before}/cwd")).unwrap(), folder);

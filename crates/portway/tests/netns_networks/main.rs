@@ -5,6 +5,8 @@ mod bed;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod mended;
+#[cfg(test)]
 mod orgs;
 #[cfg(test)]
 mod reload;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use crate::PORTWAY;
-use crate::bed::{Bed, answers, network_when, pid, running, says};
+use crate::bed::{Bed, answers, network_when, pid, reload, running, says};
 
 /// Fails when: what root has joined is not used, is lost to root by being used, or the network cannot keep what it learns.
 #[test]
@@ -45,6 +45,21 @@ fn what_root_has_joined_is_run() {
         it["organization"]["devices"] == 2 && pid(it) == pid(&shown)
     });
     assert_eq!(shown["organization"]["device"], "one");
+    // What a registrar has sent is read by the network alone: rules change though the daemon could not read it. Another
+    // process could not start with it, and takes no place.
+    let snapshot = daemon.dir().join("mesh/acme/snapshot.json");
+    let good = fs::read(&snapshot).unwrap();
+    fs::write(&snapshot, "{").unwrap();
+    let more = config.replace("8080\"]", "8080\", \"tcp:81:127.0.0.1:8080\"]");
+    reload(&daemon, &more);
+    network_when(&daemon, "its rules", |it| it["rules"] == 2 && it["error"].is_null());
+    reload(&daemon, &format!("{more}drain = 3\n"));
+    let damaged = format!("it runs as before: {} is damaged", snapshot.display());
+    let is_so = |it: &serde_json::Value| it["error"].as_str().is_some_and(|it| it.starts_with(&damaged));
+    assert_eq!(pid(&network_when(&daemon, &damaged, is_so)), pid(&shown));
+    fs::write(&snapshot, good).unwrap();
+    reload(&daemon, &more);
+    network_when(&daemon, "no fault", |it| it["error"].is_null());
     // What was learnt is kept, by the user that the folder was given to; root reads and changes it all the same.
     let folder = daemon.dir().join("mesh/acme");
     let owners = || -> Vec<u32> {

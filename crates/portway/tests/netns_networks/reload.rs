@@ -33,7 +33,7 @@ fn rules_come_and_go_with_the_file() {
     reload(&daemon, &bed.home(&bad));
     let shown = network_when(&daemon, "what is wrong", |it| it["error"].is_string());
     let why = shown["error"].as_str().unwrap();
-    assert!(why.starts_with("its rules are as before: ") && why.contains("22"), "{why}");
+    assert!(why.starts_with("it runs as before: ") && why.contains("22"), "{why}");
     assert_eq!((&shown["state"], &shown["rules"]), (&"running".into(), &3.into()));
     reload(&daemon, &bed.home(OTHER));
     rules(2);

@@ -49,6 +49,22 @@ fn rules_of_one_port_are_balanced_in_their_order() {
     assert_eq!(spec.rules.iter().count(), 4);
 }
 
+/// Fails when: a rule that was added by hand stays by hand though the file names it, or one of the file is taken for one that
+/// was added.
+#[test]
+fn what_the_file_names_is_the_files() {
+    let Spec { network, rules, .. } = load(&["tcp:80:a:1"], &[]).unwrap();
+    let with = |rules: &Rules, text: &str, place: Place| {
+        rules.changed(&network, &[(Direction::Ingress, text.to_owned(), place)], &[]).unwrap()
+    };
+    let places = |rules: &Rules| rules.iter().map(|entry| entry.place.to_string()).collect::<Vec<_>>();
+    let added = with(&with(&rules, "tcp:81:a:1", Place::kept()), "tcp:80:a:1", Place::kept());
+    assert_eq!(places(&added), ["--ingress", "added while it ran"]);
+    let named = with(&added, "tcp:81:a:1", Place::configured());
+    assert_eq!(places(&named), ["--ingress", "portway.toml"]);
+    assert_eq!(places(&with(&named, "tcp:81:a:1", Place::kept())), ["--ingress", "portway.toml"]);
+}
+
 #[test]
 fn a_rule_has_the_same_id_wherever_it_was_said() {
     let ids = |spec: Spec| spec.rules.iter().map(|entry| entry.id.to_string()).collect::<Vec<_>>();
