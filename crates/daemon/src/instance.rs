@@ -409,6 +409,8 @@ impl Instance {
             | FromWorker::Entry { .. }
             | FromWorker::End
             | FromWorker::Dial { .. }
+            | FromWorker::Began { .. }
+            | FromWorker::Wants { .. }
             | FromWorker::Over { .. }
             | FromWorker::Version { .. } => warn!(worker, "unexpected message of a worker"),
         }

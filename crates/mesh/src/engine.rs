@@ -36,6 +36,15 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// Those that connect(2) has at once; those of the channel.
     fn connect_tcp(&self, to: SocketAddr) -> io::Result<Dial>;
 
+    /// Sockets of the inside that are not connected, at most `count`, for who connects them itself; of IPv4 or of IPv6.
+    ///
+    /// # Errors
+    /// `Unsupported` where there are none ([`Engine::gives_sockets`]); no descriptors; those of the channel.
+    fn sockets(&self, v4: bool, count: usize) -> io::Result<Vec<OwnedFd>>;
+
+    /// Whether it is the kernel that connects.
+    fn gives_sockets(&self) -> bool;
+
     /// Receives datagrams on the inside.
     ///
     /// # Errors

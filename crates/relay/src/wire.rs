@@ -145,9 +145,30 @@ pub struct WireDevice {
     /// counts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub brokered: bool,
+    /// Of a brokered device: `spec.connect` counts after all, and is called without asking. Whoever it does not answer is
+    /// asked about as if it had not been called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<Direct>,
     /// Opaque to the worker, handed back in [`FromWorker::Entry`]: what the daemon must remember of
     /// the listeners (device and inode of a socket file).
     pub note: String,
+}
+
+/// A target that the worker of a brokered device calls by itself, because nothing is to be looked up or chosen (tcp).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Direct {
+    /// Number of the target, the daemon's own: comes back in [`FromWorker::Began`], and ends what the target has by
+    /// [`ToWorker::Cut`].
+    pub target: u64,
+    /// As [`ToWorker::Dialed`] has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// It is called with a socket that was given for that ([`ToWorker::Stock`]); otherwise with one of the worker's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_stock: bool,
+    /// Only while the worker has no more connections than this; it asks about others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<u32>,
 }
 
 /// What is known of a client that its socket does not say.
@@ -239,10 +260,18 @@ pub enum ToWorker {
         #[serde(default)]
         line: Option<u32>,
     },
-    /// Ends what has one of these tickets, at once: connections are reset.
+    /// Ends what has one of these tickets or targets, at once: connections are reset.
     Cut {
-        /// Numbers of [`FromWorker::Dial`].
+        /// Numbers of [`FromWorker::Dial`] and [`FromWorker::Began`].
         tickets: Vec<u64>,
+        /// Numbers of [`Direct`]: whatever was called by them, told of or not.
+        #[serde(default)]
+        targets: Vec<u64>,
+    },
+    /// Answer to a [`FromWorker::Wants`]. Descriptors: tcp sockets that are not connected, as many as could be had.
+    Stock {
+        /// Of IPv4; else of IPv6.
+        v4: bool,
     },
     /// Stop accepting (close all listeners), let connections finish, exit when none is left or
     /// after `grace`.
@@ -330,6 +359,23 @@ pub enum FromWorker {
         /// Where the client is, if it is anywhere in a network.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         client: Option<SocketAddr>,
+    },
+    /// Connections of a device with a [`Direct`] target are open. Comes before their [`FromWorker::Over`].
+    Began {
+        /// Device.
+        slot: Slot,
+        /// [`Direct::target`].
+        target: u64,
+        /// A number for each, from those of [`FromWorker::Dial`], and who is at its end in the network: the target of a
+        /// socket that was given, the client of one of the worker's own.
+        tickets: Vec<(u64, Option<SocketAddr>)>,
+    },
+    /// Sockets are running low. Answered by one [`ToWorker::Stock`].
+    Wants {
+        /// Of IPv4; else of IPv6.
+        v4: bool,
+        /// How many, at most [`MAX_FDS`].
+        count: u32,
     },
     /// Connections and flows that asked for an upstream have ended, or want none any more.
     Over {

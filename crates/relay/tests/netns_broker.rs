@@ -16,9 +16,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use portway_relay::wire::{FromWorker, Known, ToWorker, WireDevice, field};
+use portway_relay::wire::{Direct, FromWorker, Known, ToWorker, WireDevice, field};
 use rig::{PATIENCE, Rig, in_netns};
+use rustix::net::SocketType;
 use rustix::process::{Resource, Rlimit};
+
+const TARGET: u64 = 0xbeef;
 
 /// A port that the worker asks about; its listener is the rig's.
 fn brokered(rig: &mut Rig, protocol: &str, more: &[(&str, &str)]) {
@@ -28,6 +31,27 @@ fn brokered(rig: &mut Rig, protocol: &str, more: &[(&str, &str)]) {
     };
     let listeners = rig::open(&device.spec);
     rig.put(0, &device, &listeners, None).unwrap();
+}
+
+/// A port with one target, which is called without asking while there are no more than `most` connections.
+fn direct(rig: &mut Rig, to: SocketAddr, from_stock: bool, most: Option<u32>) {
+    let direct = Some(Direct { target: TARGET, line: Some(1000), from_stock, most });
+    let device = WireDevice {
+        brokered: true,
+        direct,
+        ..rig::device("tcp:127.0.0.1:5000", &format!("tcp:{to}"), &[("connect.timeout", "1s")])
+    };
+    let listeners = rig::open(&device.spec);
+    rig.put(0, &device, &listeners, None).unwrap();
+}
+
+/// Waits until connections of [`TARGET`] are told of.
+fn began(rig: &mut Rig) -> Vec<(u64, Option<SocketAddr>)> {
+    let (tickets, _) = rig.wait_for(|message| match message {
+        FromWorker::Began { target: TARGET, tickets, .. } => Some(tickets.clone()),
+        _ => None,
+    });
+    tickets
 }
 
 fn asked(rig: &mut Rig) -> u64 {
@@ -283,12 +307,147 @@ fn tickets_can_be_cut() {
         };
         let (mut one, _service, ticket) = open(&mut rig);
         let (other, mut service, _) = open(&mut rig);
-        rig.say(&ToWorker::Cut { tickets: vec![ticket, 77] }, &[]);
+        rig.say(&ToWorker::Cut { tickets: vec![ticket, 77], targets: Vec::new() }, &[]);
         assert_eq!(one.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         over(&mut rig, ticket);
         service.write_all(b"still there").unwrap();
         drop(service);
         assert_eq!(text(&other), "still there");
+    });
+}
+
+/// Fails when: somebody is asked where there is nothing to choose, or a connection is not told of, or its bytes are nobody's.
+#[test]
+fn one_target_is_called_without_asking() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        direct(&mut rig, service.local_addr().unwrap(), false, None);
+        for _ in 0..3 {
+            let mut client = client();
+            client.write_all(b"question").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let (mut served, _) = service.accept().unwrap();
+            assert_eq!(text(&served), "question");
+            let [(ticket, from)] = began(&mut rig)[..] else { panic!("one ticket") };
+            assert_eq!(from, Some(client.local_addr().unwrap()));
+            served.write_all(b"answer").unwrap();
+            drop(served);
+            assert_eq!(text(&client), "answer");
+            drop(client);
+            assert!(!over(&mut rig, ticket));
+        }
+        assert_eq!((rig.count(1000, field::BYTES_IN), rig.count(1000, field::BYTES_OUT)), (24, 18));
+        assert_eq!(rig.live(0), 0);
+    });
+}
+
+/// Fails when: a client is given up before the daemon was asked, or what did not come about counts as a connection.
+#[test]
+fn a_target_that_does_not_answer_is_asked_for() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        direct(&mut rig, nobody, false, None);
+        let client = client();
+        let ticket = asked(&mut rig);
+        let (ours, mut service) = pair();
+        dialed(&rig, ticket, ours.as_fd());
+        drop(ours);
+        service.write_all(b"from elsewhere").unwrap();
+        drop(service);
+        assert_eq!(text(&client), "from elsewhere");
+        drop(client);
+        over(&mut rig, ticket);
+        assert_eq!((rig.live(0), rig.count(0, field::DIAL_FAILED)), (0, 0));
+        let mut refused = self::client();
+        let ticket = asked(&mut rig);
+        rig.say(&ToWorker::Dialed { ticket, error: Some(111), line: None }, &[]);
+        assert_eq!(refused.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(rig.count(0, field::DIAL_FAILED), 1);
+    });
+}
+
+/// Fails when: a client waits for the stock, sockets are taken that are not of its family, more are asked for than once, or
+/// what was called by a target outlives it.
+#[test]
+fn sockets_of_a_stock_are_used() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        direct(&mut rig, service.local_addr().unwrap(), true, None);
+        let mut first = client();
+        let ticket = asked(&mut rig);
+        let ((), _) =
+            rig.wait_for(|message| matches!(message, FromWorker::Wants { v4: true, .. }).then_some(()));
+        let socket =
+            || rustix::net::socket(rustix::net::AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let sockets = [socket(), socket()];
+        rustix::net::bind(&sockets[1], &"127.0.0.2:0".parse::<SocketAddr>().unwrap()).unwrap();
+        rig.say(&ToWorker::Stock { v4: true }, &sockets.each_ref().map(AsFd::as_fd));
+        drop(sockets);
+        rig.say(&ToWorker::Dialed { ticket, error: Some(111), line: None }, &[]);
+        assert_eq!(first.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let mut second = client();
+        let (mut served, from) = service.accept().unwrap();
+        assert_eq!(from.ip().to_string(), "127.0.0.2", "it was the stock's");
+        let tickets = began(&mut rig);
+        let [(_, end)] = tickets[..] else { panic!("one ticket") };
+        assert_eq!(end, Some(service.local_addr().unwrap()));
+        served.write_all(b"x").unwrap();
+        second.read_exact(&mut [0]).unwrap();
+        rig.say(&ToWorker::Cut { tickets: Vec::new(), targets: vec![1, TARGET] }, &[]);
+        assert_eq!(second.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(!over(&mut rig, tickets[0].0));
+    });
+}
+
+/// Fails when: what is called as a port gets another target is told of as that one's, or without its client.
+#[test]
+fn a_call_is_its_targets_whatever_comes_after() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        // One that nobody takes fills it: calls are not answered.
+        rustix::net::listen(&service, 0).unwrap();
+        let to = service.local_addr().unwrap();
+        let filler = TcpStream::connect(to).unwrap();
+        direct(&mut rig, to, false, None);
+        let client = client();
+        rig.until("it is called", |rig| rig.live(0) == 1);
+        let other =
+            WireDevice { brokered: true, ..rig::device("tcp:127.0.0.1:5000", "tcp:127.0.0.1:1", &[]) };
+        rig.change_to(0, &other);
+        drop((service.accept().unwrap(), filler));
+        let (mut served, _) = service.accept().unwrap();
+        let [(ticket, end)] = began(&mut rig)[..] else { panic!("one ticket") };
+        assert_eq!(end, Some(client.local_addr().unwrap()));
+        served.write_all(b"answer").unwrap();
+        drop(served);
+        assert_eq!(text(&client), "answer");
+        drop(client);
+        assert!(!over(&mut rig, ticket));
+    });
+}
+
+/// Fails when: nobody is asked although there are as many connections as may be made so, or for ever after.
+#[test]
+fn of_many_connections_it_is_asked() {
+    in_netns(|| {
+        let mut rig = Rig::start();
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        direct(&mut rig, service.local_addr().unwrap(), false, Some(1));
+        let first = client();
+        let [(ticket, _)] = began(&mut rig)[..] else { panic!("one ticket") };
+        let mut second = client();
+        let asked = asked(&mut rig);
+        rig.say(&ToWorker::Dialed { ticket: asked, error: Some(111), line: None }, &[]);
+        assert_eq!(second.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        over(&mut rig, asked);
+        drop((first, service.accept().unwrap()));
+        over(&mut rig, ticket);
+        let _third = client();
+        assert_eq!(began(&mut rig).len(), 1);
     });
 }
 

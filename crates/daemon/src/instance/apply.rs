@@ -342,6 +342,7 @@ impl Instance {
                 base_name,
                 replies: replies.as_ref().map(|base| base.kind),
                 brokered: false,
+                direct: None,
                 note: listeners.note(),
             },
             bases: descriptor.into_iter().chain(replies.map(|base| base.descriptor)).collect(),

@@ -22,6 +22,7 @@ fn device() -> Box<WireDevice> {
         base_name: None,
         replies: None,
         brokered: false,
+        direct: None,
         note: String::new(),
     })
 }

@@ -136,16 +136,42 @@ impl AsFd for Inlet {
     }
 }
 
-/// A connection on its way. Dropping it gives it up.
+/// A connection on its way. Dropping it gives it up: whoever has taken it already sees a reset, and no end.
 #[derive(Debug)]
 pub enum Dial {
     /// The socket itself.
-    Socket(OwnedFd),
+    Socket(Calling),
     /// The connection comes on this channel.
     Channel(Channel),
 }
 
+/// A socket that is being connected.
+#[derive(Debug)]
+pub struct Calling(Option<OwnedFd>);
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        if let Some(fd) = &self.0
+            && let Err(error) = portway_sys::sockopt::linger_reset(fd.as_fd())
+        {
+            tracing::debug!(%error, "a connection that is given up ends without a reset");
+        }
+    }
+}
+
+impl AsFd for Calling {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("it is taken by who consumes this").as_fd()
+    }
+}
+
 impl Dial {
+    /// Of a socket on which connect(2) was called, which did not wait.
+    #[must_use]
+    pub fn socket(fd: OwnedFd) -> Dial {
+        Dial::Socket(Calling(Some(fd)))
+    }
+
     /// What its descriptor is to be polled for: then [`Dial::finish`] does not wait.
     #[must_use]
     pub fn interest(&self) -> PollFlags {
@@ -161,8 +187,8 @@ impl Dial {
     /// Those of connect(2); `WouldBlock` when it has not come to an end.
     pub fn finish(self) -> io::Result<OwnedFd> {
         match self {
-            Dial::Socket(fd) => match sockopt::socket_error(&fd)? {
-                Ok(()) => Ok(fd),
+            Dial::Socket(mut calling) => match sockopt::socket_error(&calling)? {
+                Ok(()) => calling.0.take().ok_or(io::ErrorKind::NotConnected.into()),
                 Err(error) => Err(error.into()),
             },
             Dial::Channel(channel) => match next(&channel)? {

@@ -10,14 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use portway_sys::listen::V6Only;
-use portway_sys::seqpacket::Channel;
+use portway_sys::seqpacket::{Channel, MAX_FDS};
 use portway_sys::{device, interface, listen, netns, sandbox, userns};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::Engine;
 use super::frames::{Frames, STACK_ADDRESS};
 use super::handed::{Dial, Echo, Inlet, Listener};
-use super::role::{Ends, Request, Role, SetUp, Step, answer};
+use super::role::{Ends, Request, Role, SetUp, Step, answer, answer_all};
 use super::rtnetlink::Route;
 use crate::spec::{InterfaceAddr, Mtu};
 
@@ -100,7 +100,15 @@ impl Engine for Stack {
     }
 
     fn connect_tcp(&self, to: SocketAddr) -> io::Result<Dial> {
-        Ok(Dial::Socket(Stack::connect_tcp(self, to)?))
+        Ok(Dial::socket(Stack::connect_tcp(self, to)?))
+    }
+
+    fn sockets(&self, v4: bool, count: usize) -> io::Result<Vec<OwnedFd>> {
+        self.0.descriptors(&Request::Sockets { v4, count })
+    }
+
+    fn gives_sockets(&self) -> bool {
+        true
     }
 
     fn bind_udp(&self, address: SocketAddr) -> io::Result<Inlet> {
@@ -145,6 +153,10 @@ pub(super) fn serve(channel: &Channel) -> io::Result<()> {
             channel.send(&serde_json::to_vec(&packets_lost())?, &[])?;
             continue;
         }
+        if let Request::Sockets { v4, count } = request {
+            answer_all(channel, &sockets(v4, count))?;
+            continue;
+        }
         answer(channel, make(&request))?;
     }
     Ok(())
@@ -154,7 +166,7 @@ fn make(request: &Request) -> io::Result<OwnedFd> {
     match request {
         Request::ListenTcp(address) => listen::tcp(*address, V6Only::Yes),
         Request::BindUdp(address) => listen::udp(*address, V6Only::Yes),
-        Request::PacketsLost => Err(io::ErrorKind::InvalidInput.into()),
+        Request::PacketsLost | Request::Sockets { .. } => Err(io::ErrorKind::InvalidInput.into()),
         Request::Echo(whom) => echo(*whom),
         Request::ConnectUdp(to) => {
             let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -163,15 +175,32 @@ fn make(request: &Request) -> io::Result<OwnedFd> {
             Ok(socket)
         }
         Request::ConnectTcp(address) => {
-            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+            let socket = tcp_socket(address.is_ipv4())?;
             match rustix::net::connect(&socket, address) {
                 Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
                 Err(error) => Err(error.into()),
             }
         }
     }
+}
+
+fn tcp_socket(v4: bool) -> io::Result<OwnedFd> {
+    let family = if v4 { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+/// So many sockets, or as many as there are descriptors for.
+fn sockets(v4: bool, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut made = Vec::new();
+    while made.len() < count.min(MAX_FDS) {
+        match tcp_socket(v4) {
+            Ok(socket) => made.push(socket),
+            Err(error) if made.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(made)
 }
 
 /// A socket for echoes of `whom` and nobody else.

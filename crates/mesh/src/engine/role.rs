@@ -80,6 +80,11 @@ pub(super) enum Request {
     ConnectUdp(SocketAddr),
     Echo(IpAddr),
     PacketsLost,
+    /// That are not connected.
+    Sockets {
+        v4: bool,
+        count: usize,
+    },
 }
 
 /// The running process. It ends when this is dropped.
@@ -102,8 +107,8 @@ impl Role {
         let addresses = addresses.iter().map(|address| (address.ip, address.prefix)).collect();
         let role = Role { channel: Mutex::new(Some(ours)), child };
         let set_up = SetUp { mtu: mtu.bytes(), addresses, way };
-        let (ready, fd) = role.ask::<Ready>(&set_up).map_err(EngineError::Silent)?;
-        match (ready, fd) {
+        let (ready, fds) = role.ask::<Ready>(&set_up).map_err(EngineError::Silent)?;
+        match (ready, fds.into_iter().next()) {
             (Ready::Way(way), Some(fd)) => Ok((role, Frames::new(fd, way))),
             (Ready::Way(_), None) => Err(EngineError::Silent(io::ErrorKind::InvalidData.into())),
             (Ready::Failed { step, errno }, _) => {
@@ -127,14 +132,19 @@ impl Role {
 
     /// Asks for a descriptor.
     pub(super) fn descriptor(&self, request: &Request) -> io::Result<OwnedFd> {
+        let fds = self.descriptors(request)?;
+        fds.into_iter().next().ok_or(io::ErrorKind::InvalidData.into())
+    }
+
+    /// Asks for several.
+    pub(super) fn descriptors(&self, request: &Request) -> io::Result<Vec<OwnedFd>> {
         match self.ask::<i32>(request)? {
-            (0, Some(fd)) => Ok(fd),
-            (0, None) => Err(io::ErrorKind::InvalidData.into()),
+            (0, fds) => Ok(fds),
             (errno, _) => Err(io::Error::from_raw_os_error(errno)),
         }
     }
 
-    fn ask<A: DeserializeOwned>(&self, question: &impl Serialize) -> io::Result<(A, Option<OwnedFd>)> {
+    fn ask<A: DeserializeOwned>(&self, question: &impl Serialize) -> io::Result<(A, Vec<OwnedFd>)> {
         let mut held = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = held.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         let asked = serde_json::to_vec(question)?;
@@ -142,7 +152,7 @@ impl Role {
         let sent = whole(|| channel.send(&asked, &[]));
         let received = sent.and_then(|()| whole(|| channel.recv(&mut answer)));
         match received.and_then(|fds| fds.ok_or(io::ErrorKind::BrokenPipe.into())) {
-            Ok(fds) => Ok((serde_json::from_slice(&answer)?, fds.into_iter().next())),
+            Ok(fds) => Ok((serde_json::from_slice(&answer)?, fds)),
             // It has come, and there was no room for its descriptor.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(rustix::io::Errno::MFILE.into()),
             Err(error) => {
@@ -233,15 +243,20 @@ pub(super) fn errno(error: &io::Error) -> i32 {
 
 /// Answers a request for a descriptor.
 pub(super) fn answer(channel: &Channel, made: io::Result<impl AsFd>) -> io::Result<()> {
+    answer_all(channel, &made.map(|fd| vec![fd]))
+}
+
+/// The same for several.
+pub(super) fn answer_all(channel: &Channel, made: &io::Result<Vec<impl AsFd>>) -> io::Result<()> {
     match made {
-        Ok(fd) => match channel.send(b"0", &[fd.as_fd()]) {
+        Ok(fds) => match channel.send(b"0", &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>()) {
             // So many descriptors of this user are on their way: one connection fails, and not the network.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error()) => {
                 channel.send(&serde_json::to_vec(&errno(&error))?, &[])
             }
             sent => sent,
         },
-        Err(error) => channel.send(&serde_json::to_vec(&errno(&error))?, &[]),
+        Err(error) => channel.send(&serde_json::to_vec(&errno(error))?, &[]),
     }
 }
 

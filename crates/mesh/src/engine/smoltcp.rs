@@ -97,6 +97,14 @@ impl Engine for Stack {
         Ok(Dial::Channel(self.channel(&Request::ConnectTcp(to))?))
     }
 
+    fn sockets(&self, _v4: bool, _count: usize) -> io::Result<Vec<OwnedFd>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn gives_sockets(&self) -> bool {
+        false
+    }
+
     fn bind_udp(&self, address: SocketAddr) -> io::Result<Inlet> {
         Ok(Inlet::Flows(self.channel(&Request::BindUdp(address))?))
     }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::control::failure;
 use super::cut::Stuck;
 use super::ports::{self, Opened};
-use super::serve::{Gone, Server};
+use super::serve::{Gone, Ports, Server};
 use super::{Notice, enter, flows};
 use crate::spec::{Place, PortRights, RuleEntry, RuleId, Rules, SpecError};
 use crate::with_causes;
@@ -163,7 +163,8 @@ impl<R: FnMut(Notice)> Server<R> {
             };
             let slot = self.shared.table().serve(listen, rules, sockets, self.policy);
             begun.push((slot, inlet));
-            match self.put(slot).await {
+            self.shared.begin_accounts();
+            match self.put(slot, Ports::Fresh).await {
                 Ok(seq) => asked.extend(seq),
                 Err(error) => return (begun, Err(format!("the relay worker takes nothing: {error}"))),
             }
@@ -182,15 +183,22 @@ impl<R: FnMut(Notice)> Server<R> {
 
     /// Makes the ports what the rules say. A worker that is told too late gets all of it when it is replaced.
     async fn apply(&mut self, begun: Vec<Begun>) {
-        let closed: Vec<Slot> = self.shared.table().follow(&self.rules);
+        let (closed, changed) = self.shared.table().follow(&self.rules);
+        self.shared.begin_accounts();
         let mut asked = BTreeSet::new();
         for slot in closed {
             asked.insert(self.remove(slot, true).await);
             self.waits.closed = Some(Instant::now());
         }
-        // Who asked may want the same port again at once. A worker that is gone has closed it too.
+        for slot in changed {
+            match self.put(slot, Ports::Same).await {
+                Ok(seq) => asked.extend(seq),
+                Err(error) => warn!(%error, "worker not told of a port that is changed"),
+            }
+        }
+        // Who asked may want the same port again at once, and that nobody is led by what was. A worker that is gone has
+        // closed it too.
         self.confirmed(asked).await.ok();
-        self.shared.begin_accounts();
         for (slot, inlet) in begun {
             if let Some(inlet) = inlet {
                 flows::attend(&self.shared, slot, inlet, &self.calls);
@@ -229,8 +237,7 @@ impl<R: FnMut(Notice)> Server<R> {
 
     /// Ends all connections of these rules.
     pub(super) async fn cut_all(&mut self, rules: &[RuleId]) {
-        let tickets = self.shared.table().tickets_of(rules);
-        if let Err(stuck) = self.shared.cut(tickets).await {
+        if let Err(stuck) = self.shared.cut_rules(rules).await {
             self.is_stuck(stuck);
         }
     }

@@ -9,8 +9,9 @@ use portway_relay::wire::ToWorker;
 use super::link::Link;
 use super::serve::Shared;
 use super::{flows, table};
+use crate::spec::RuleId;
 
-/// Tickets in one message: a packet has room for them.
+/// Tickets or targets in one message: a packet has room for them.
 const CUT_COUNT: usize = 2000;
 
 /// A worker that takes nothing any more: what it was to end, ends with it.
@@ -28,9 +29,27 @@ impl Shared {
         let (own, tickets): (Vec<u64>, Vec<u64>) =
             tickets.into_iter().partition(|ticket| table::is_own(*ticket));
         own.into_iter().for_each(|ticket| flows::end(self, ticket));
+        let message = |tickets| ToWorker::Cut { tickets, targets: Vec::new() };
+        self.have_cut(&tickets, message).await
+    }
+
+    /// Ends all connections of these rules.
+    ///
+    /// # Errors
+    /// As [`Shared::cut`].
+    pub(super) async fn cut_rules(&self, rules: &[RuleId]) -> Result<(), Stuck> {
+        let targets: Vec<u64> = rules.iter().map(|rule| rule.number()).collect();
+        // Of connections that the worker has made by itself it may not have told yet.
+        let message = |targets| ToWorker::Cut { tickets: Vec::new(), targets };
+        self.have_cut(&targets, message).await?;
+        let tickets = self.table().tickets_of(rules);
+        self.cut(tickets).await
+    }
+
+    async fn have_cut(&self, numbers: &[u64], message: impl Fn(Vec<u64>) -> ToWorker) -> Result<(), Stuck> {
         let Some(link) = self.link() else { return Ok(()) };
-        for tickets in tickets.chunks(CUT_COUNT) {
-            match link.say(&ToWorker::Cut { tickets: tickets.to_vec() }, &[]).await {
+        for some in numbers.chunks(CUT_COUNT) {
+            match link.say(&message(some.to_vec()), &[]).await {
                 Err(why) if why.kind() == io::ErrorKind::TimedOut => return Err(Stuck { link, why }),
                 // One that has ended is seen as such, and its connections are over.
                 Ok(()) | Err(_) => {}

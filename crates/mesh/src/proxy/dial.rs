@@ -3,17 +3,17 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use portway_model::{Direction, Host, MeshRule, Transport};
-use portway_relay::wire::{Slot, ToWorker};
+use portway_relay::wire::{MAX_FDS, Slot, ToWorker};
 use portway_relay::worker::is_shortage;
 use portway_sys::interface;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use tokio::net::TcpStream;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
@@ -172,7 +172,7 @@ async fn connect(shared: &Shared, port: &PortRoom, rule: &MeshRule) -> io::Resul
 
 async fn reach(shared: &Shared, rule: &MeshRule, address: SocketAddr) -> io::Result<OwnedFd> {
     match (rule.direction(), rule.listen().transport) {
-        (Direction::Ingress, Transport::Tcp) => Ok(TcpStream::connect(address).await?.into_std()?.into()),
+        (Direction::Ingress, Transport::Tcp) => connected(call(address)?).await,
         (Direction::Ingress, Transport::Udp) => {
             let any: IpAddr =
                 if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -209,6 +209,33 @@ pub(super) async fn through_tunnel(shared: &Shared, address: SocketAddr) -> io::
     tokio::select! {
         done = dialled => done,
         () = is_cut => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}
+
+/// Begins to connect on the host.
+fn call(address: SocketAddr) -> io::Result<Dial> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(Dial::socket(socket)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives the worker sockets of the inside, for it to connect; it is told also when there are none.
+pub(super) async fn stock(shared: Arc<Shared>, link: Arc<Link>, v4: bool, count: u32) {
+    let engine = Arc::clone(&shared.engine);
+    let count = usize::try_from(count).unwrap_or(usize::MAX).min(MAX_FDS);
+    let made = shared.room.ask(move || engine.sockets(v4, count)).await.unwrap_or_else(|error| {
+        debug!(%error, "no sockets for the worker");
+        Vec::new()
+    });
+    let fds: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
+    let message = ToWorker::Stock { v4 };
+    if link.say(&message, &fds).await.is_err() {
+        // Too many are on their way; of a worker that is gone the end is seen elsewhere.
+        link.say(&message, &[]).await.ok();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The relay worker as this process sees it: started, told what to serve, and heard.
 //!
-//! It has no privilege and dials nothing itself: for each connection it asks, and is given a connected socket.
+//! It has no privilege. For each connection it asks, and is given a connected socket; where there is nothing to choose it
+//! calls the destination itself, into the network with a socket that was given for that.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use portway_model::{Cidr, DeviceSpec, ProxyProtocol, RuleListen};
+use portway_model::{Cidr, DeviceSpec, RuleListen};
 use portway_relay::wire::{FromWorker, Known, Slot, ToWorker, WireDevice};
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::balance::Policy;
@@ -143,6 +145,7 @@ pub(super) async fn serve(
         drain,
         cuts,
         gone: BTreeMap::new(),
+        stocks: BTreeMap::new(),
     };
     let inputs = Inputs { signals, gone, called, asked, to_cut, ordered, _asks: asks, _orders: orders };
     let result = server.run(inputs, ready).await;
@@ -215,6 +218,17 @@ pub(super) struct Server<R> {
     pub(super) cuts: mpsc::Sender<Gone>,
     /// When those were removed that have not come again since.
     pub(super) gone: BTreeMap<RuleId, Instant>,
+    /// What gives the worker sockets that it has ordered: of IPv4, and of IPv6.
+    stocks: BTreeMap<bool, JoinHandle<()>>,
+}
+
+/// Whether the worker has a port already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ports {
+    /// It is given its listeners.
+    Fresh,
+    /// It keeps those it has, and what is connected.
+    Same,
 }
 
 /// What the worker was asked for and has not answered.
@@ -359,6 +373,16 @@ impl<R: FnMut(Notice)> Server<R> {
                 let task = tokio::spawn(task);
                 self.shared.table().begin(slot, ticket, client, task.abort_handle(), peer);
             }
+            FromWorker::Began { slot, target, tickets } => {
+                self.note_began(slot, RuleId::of_number(target), tickets);
+            }
+            FromWorker::Wants { v4, count } => {
+                // One at a time of each: what was ordered is to be taken first.
+                if self.stocks.get(&v4).is_none_or(JoinHandle::is_finished) {
+                    let stock = dial::stock(Arc::clone(&self.shared), Arc::clone(&self.link), v4, count);
+                    self.stocks.insert(v4, tokio::spawn(stock));
+                }
+            }
             FromWorker::Over { tickets, refused } => {
                 let mut table = self.shared.table();
                 for ticket in tickets {
@@ -378,6 +402,30 @@ impl<R: FnMut(Notice)> Server<R> {
             other => debug!(?other, "unexpected message of the worker"),
         }
         Ok(())
+    }
+
+    /// The worker has made connections without asking. Those end that it would not have been given.
+    fn note_began(&self, slot: Slot, rule: RuleId, tickets: Vec<(u64, Option<SocketAddr>)>) {
+        let mut unwanted = Vec::new();
+        for (ticket, end) in tickets {
+            let member = end.map(|end| end.ip().to_canonical());
+            let admitted = if self.shared.is_gone(member) { Err(()) } else { self.shared.admit(slot, end) };
+            if let Ok(peer) = admitted {
+                debug!(ticket, %rule, "connection open");
+                self.shared.table().began(slot, rule, ticket, member, peer);
+            } else {
+                debug!(ticket, %rule, "connection refused");
+                unwanted.push(ticket);
+            }
+        }
+        if !unwanted.is_empty() {
+            let shared = Arc::clone(&self.shared);
+            drop(tokio::spawn(async move {
+                if let Err(stuck) = shared.cut(unwanted).await {
+                    warn!(error = %stuck.why, "worker not told of connections that are refused");
+                }
+            }));
+        }
     }
 
     /// Waits until the worker has answered the requests in `wanted`; others are heeded meanwhile.
@@ -408,30 +456,65 @@ impl<R: FnMut(Notice)> Server<R> {
 
     /// Gives the worker every port.
     async fn put_all(&mut self) -> io::Result<()> {
+        self.shared.begin_accounts();
         let slots: Vec<Slot> = self.shared.table().served().map(|served| served.slot).collect();
         for slot in slots {
-            self.put(slot).await?;
+            self.put(slot, Ports::Fresh).await?;
         }
         Ok(())
     }
 
     /// Gives the worker one port; the number of the request, if there is one.
-    pub(super) async fn put(&mut self, slot: Slot) -> io::Result<Option<u64>> {
+    pub(super) async fn put(&mut self, slot: Slot, ports: Ports) -> io::Result<Option<u64>> {
         let Some((listen, listeners)) = self.shared.table().port(slot) else { return Ok(None) };
         if flows::are_carried_here(&listen, &listeners) {
             return Ok(None);
         }
+        let keep_listeners = ports == Ports::Same;
         let seq = self.waits.next();
-        let header = self.shared.table().header(&listen);
-        let device = Box::new(device(&listen, header).map_err(io::Error::other)?);
+        let device = Box::new(self.device(slot, &listen).map_err(io::Error::other)?);
         let listen_count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
-        let message = ToWorker::Put { seq, slot, device, listen_count, keep_listeners: false, hold: None };
+        let message = ToWorker::Put { seq, slot, device, listen_count, keep_listeners, hold: None };
         self.link.say(&message, &[]).await?;
-        if !listeners.is_empty() {
+        if !listeners.is_empty() && !keep_listeners {
             let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
             self.link.say(&ToWorker::Listeners { slot, first: 0 }, &fds).await?;
         }
         Ok(Some(seq))
+    }
+
+    /// A port as the worker knows it: a device whose upstream it asks for, unless there is nothing to choose.
+    fn device(&self, slot: Slot, listen: &RuleListen) -> Result<WireDevice, String> {
+        let host_only = !self.shared.engine.gives_sockets();
+        let (header, direct) = {
+            let table = self.shared.table();
+            (table.header(listen), table.direct(slot, host_only))
+        };
+        let protocol = listen.transport.as_str();
+        let host = match listen.address {
+            None => "[::]".to_owned(),
+            Some(std::net::IpAddr::V4(ip)) => ip.to_string(),
+            Some(std::net::IpAddr::V6(ip)) => format!("[{ip}]"),
+        };
+        // Where it is called for, the protocol alone counts.
+        let connect = direct.map_or_else(|| format!("127.0.0.1:{}", listen.port), |(to, _)| to.to_string());
+        let keys = [
+            ("listen", format!("{protocol}:{host}:{}", listen.port)),
+            ("connect", format!("{protocol}:{connect}")),
+            ("proxy_protocol", header.to_string()),
+            ("connect.timeout", format!("{}s", dial::PATIENCE.as_secs() + 5)),
+        ];
+        let spec = DeviceSpec::from_keys(keys).map_err(|error| error.to_string())?;
+        Ok(WireDevice {
+            key: format!("{} {listen}", listen.direction),
+            spec,
+            base: None,
+            base_name: None,
+            replies: None,
+            brokered: true,
+            direct: direct.map(|(_, direct)| direct),
+            note: String::new(),
+        })
     }
 
     /// The worker has ended, and its connections with it: another one takes the listeners.
@@ -448,33 +531,7 @@ impl<R: FnMut(Notice)> Server<R> {
         self.shared.has(&self.link);
         self.begun = Instant::now();
         self.waits.open.clear();
+        std::mem::take(&mut self.stocks).into_values().for_each(|task| task.abort());
         self.put_all().await.map_err(ProxyError::Worker)
     }
-}
-
-/// A port as the worker knows it: a device whose upstream it asks for.
-fn device(listen: &RuleListen, header: ProxyProtocol) -> Result<WireDevice, String> {
-    let protocol = listen.transport.as_str();
-    let host = match listen.address {
-        None => "[::]".to_owned(),
-        Some(std::net::IpAddr::V4(ip)) => ip.to_string(),
-        Some(std::net::IpAddr::V6(ip)) => format!("[{ip}]"),
-    };
-    // What it is called for is the protocol alone.
-    let keys = [
-        ("listen", format!("{protocol}:{host}:{}", listen.port)),
-        ("connect", format!("{protocol}:127.0.0.1:{}", listen.port)),
-        ("proxy_protocol", header.to_string()),
-        ("connect.timeout", format!("{}s", dial::PATIENCE.as_secs() + 5)),
-    ];
-    let spec = DeviceSpec::from_keys(keys).map_err(|error| error.to_string())?;
-    Ok(WireDevice {
-        key: format!("{} {listen}", listen.direction),
-        spec,
-        base: None,
-        base_name: None,
-        replies: None,
-        brokered: true,
-        note: String::new(),
-    })
 }

@@ -80,6 +80,13 @@ impl Shares {
         }
     }
 
+    /// While there are fewer connections than this, nobody has to be asked whether there may be another one: whoever is
+    /// refused has as many as there are places left, so that half of them are taken at least. The other quarter is for
+    /// those that are not told of yet.
+    pub(super) fn unasked(&self) -> u32 {
+        u32::try_from(self.most / 4).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn of(&self, peer: &PublicKey) -> Share {
         self.of.get(peer).copied().unwrap_or_default()
     }
@@ -134,6 +141,12 @@ mod tests {
             (0..count + 1).for_each(|_| shares.leave(key(peer)));
         }
         assert_eq!((shares.all, shares.of(&key(1)).now, shares.of.len()), (0, 0, 3));
+        // Those that nobody was asked about are let in, and as many again.
+        for most in [4, 16, 119, 120] {
+            let mut shares = Shares::new(most);
+            let unasked = usize::try_from(shares.unasked()).unwrap();
+            assert!(unasked > 0 && enter(&mut shares, key(1)) >= 2 * unasked, "{most}");
+        }
         assert_eq!(enter(&mut shares, key(4)), 60);
     }
 

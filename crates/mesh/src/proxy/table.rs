@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use portway_model::{Cidr, Direction, MeshRule, ProxyProtocol, RuleListen, Transport};
+use portway_model::{Cidr, Direction, Host, MeshRule, ProxyProtocol, RuleListen, Transport};
 use portway_proto::Dir;
-use portway_relay::wire::{SLOT_COUNT, Slot, field};
+use portway_relay::wire::{Direct, SLOT_COUNT, Slot, field};
 use portway_sys::shm::FIELD_COUNT;
 use tokio::task::AbortHandle;
 
@@ -76,6 +76,8 @@ pub(super) struct Account {
     /// What stood in the line when it became this rule's, and what other workers have counted: in, out.
     offset: [u64; 2],
     before: [u64; 2],
+    /// What stood in the line is known.
+    has_begun: bool,
     /// What was carried here.
     here: Arc<Carried>,
 }
@@ -221,9 +223,11 @@ impl Table {
         }
     }
 
-    /// What has been counted so far in the lines of rules that have just come is not theirs.
+    /// What has been counted so far in the lines of rules that have just come is not theirs. To be called before the
+    /// worker hears of those.
     pub(super) fn begin_accounts(&mut self, lines: impl Fn(u32) -> [u64; FIELD_COUNT]) {
-        for account in self.accounts.values_mut().filter(|account| account.opened == 0) {
+        for account in self.accounts.values_mut().filter(|account| !account.has_begun) {
+            account.has_begun = true;
             if let Some(line) = account.line {
                 account.offset = traffic(&lines(line));
             }
@@ -325,9 +329,40 @@ impl Table {
         self.accounts.get(&rule).cloned().unwrap_or_default()
     }
 
-    /// Gives the ports that there are their present rules; closes and returns those that have none any more.
-    pub(super) fn follow(&mut self, rules: &Rules) -> Vec<Slot> {
-        let (mut closed, mut gone, mut come) = (Vec::new(), Vec::new(), Vec::new());
+    /// The target that the connections of a port have without being asked for: it has one rule, which leads to an address.
+    /// `host_only`: on the host alone.
+    pub(super) fn direct(&self, slot: Slot, host_only: bool) -> Option<(SocketAddr, Direct)> {
+        let served = self.served.get(&slot.index).filter(|served| served.slot == slot)?;
+        let [RuleEntry { id, rule, .. }] = served.rules.as_slice() else { return None };
+        let from_stock = rule.direction() == Direction::Egress;
+        let Host::Ip(host) = rule.destination() else { return None };
+        if rule.listen().transport != Transport::Tcp || host.zone().is_some() || (from_stock && host_only) {
+            return None;
+        }
+        let address = SocketAddr::new(host.ip(), rule.destination_port().get());
+        let most = (!from_stock).then(|| self.shares.unasked());
+        Some((address, Direct { target: id.number(), line: self.line(*id), from_stock, most }))
+    }
+
+    /// The worker has connected a client of a port to the target of this rule. Who is at its end in the network, and who
+    /// has a place for it, as [`Table::begin`] and [`Table::opened`] have it.
+    pub(super) fn began(
+        &mut self,
+        slot: Slot,
+        rule: RuleId,
+        ticket: u64,
+        member: Option<IpAddr>,
+        peer: Option<PublicKey>,
+    ) {
+        self.tickets.insert(ticket, Ticket { slot, rule: None, member, task: None, peer });
+        self.opened(ticket, rule, member);
+    }
+
+    /// Gives the ports that there are their present rules; closes and returns those that have none any more, and returns
+    /// those that have others than before.
+    pub(super) fn follow(&mut self, rules: &Rules) -> (Vec<Slot>, Vec<Slot>) {
+        let (mut closed, mut changed) = (Vec::new(), Vec::new());
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
         for served in self.served.values_mut().filter(|served| served.gate.is_none()) {
             let found = rules.listeners().iter().find(|listener| listener.listen == served.listen);
             let wanted = found.map(|listener| listener.rules.clone()).unwrap_or_default();
@@ -340,16 +375,20 @@ impl Table {
                 served.balancer.add(entry.id);
                 come.push(entry.id);
             }
+            let ids = |rules: &[RuleEntry]| rules.iter().map(|entry| entry.id).collect::<Vec<_>>();
+            let is_changed = ids(&served.rules) != ids(&wanted);
             served.rules = wanted;
             if served.rules.is_empty() {
                 self.closed.extend(served.close());
                 closed.push(served.slot);
+            } else if is_changed {
+                changed.push(served.slot);
             }
         }
         self.served.retain(|_, served| served.gate.is_some() || !served.rules.is_empty());
         gone.into_iter().for_each(|rule| self.close_account(rule));
         come.into_iter().for_each(|rule| self.open_account(rule));
-        closed
+        (closed, changed)
     }
 
     /// Connections of these rules that are live.

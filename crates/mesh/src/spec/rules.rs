@@ -30,6 +30,17 @@ impl RuleId {
         id.iter_mut().zip(digest.as_slice()).for_each(|(to, from)| *to = *from);
         RuleId(id)
     }
+
+    /// The id as a number.
+    pub(crate) fn number(self) -> u64 {
+        self.0.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    /// The id of a number.
+    pub(crate) fn of_number(number: u64) -> RuleId {
+        let [_, _, id @ ..] = number.to_be_bytes();
+        RuleId(id)
+    }
 }
 
 impl fmt::Display for RuleId {

@@ -42,6 +42,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_network_reaches_itself_with_smoltcp", || matrix::a_network_reaches_itself("smoltcp")),
     ("ends_and_resets_are_carried", || edges::ends_and_resets_are_carried("kernel")),
     ("ends_and_resets_are_carried_with_smoltcp", || edges::ends_and_resets_are_carried("smoltcp")),
+    ("who_resets_at_once_is_no_end", || edges::who_resets_at_once_is_no_end("kernel")),
+    ("who_resets_at_once_with_smoltcp", || edges::who_resets_at_once_is_no_end("smoltcp")),
     ("a_slow_reader_slows_its_sender_only", || edges::a_slow_reader_slows_its_sender_only("kernel")),
     ("a_slow_reader_with_smoltcp", || edges::a_slow_reader_slows_its_sender_only("smoltcp")),
     ("datagrams_are_carried_whole", || edges::datagrams_are_carried_whole("kernel")),

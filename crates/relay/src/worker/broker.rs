@@ -4,6 +4,13 @@
 //! A request has a ticket, a number used once. It is answered once, or the worker says that it is over before; a
 //! ticket that was answered with a socket is over when its connection or flow ends. What is over is told in batches, so
 //! that the end of many is no flood.
+//!
+//! Where there is one target and nothing to choose the worker calls it without asking (`direct`), and asks when it does
+//! not answer.
+
+mod direct;
+
+pub(super) use direct::Call;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -22,7 +29,7 @@ use super::header;
 use super::poller::{Token, Watch};
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
-use super::stream::{End, Phase};
+use super::stream::{End, Phase, Stream};
 use super::udp::{Flow, Way};
 use crate::wire::{FromWorker, field};
 
@@ -52,6 +59,7 @@ pub(super) struct Broker {
     /// What is still to be told.
     over: Vec<u64>,
     refused: Vec<u64>,
+    direct: direct::Calls,
     /// What flows without a target hold; each port has its share.
     early: FrameMemory,
 }
@@ -81,6 +89,15 @@ pub(super) fn nowhere() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)
 }
 
+/// Where the client of a stream is, if it is anywhere in a network.
+fn client_of(stream: &Stream) -> Option<SocketAddr> {
+    match &stream.origin {
+        Some(origin) => Some(origin.client),
+        None if stream.down.carrier == Carrier::Tcp => header::client(stream.down.as_fd()),
+        None => None,
+    }
+}
+
 /// How a socket that was given for `wanted` carries: a broker may give the end of a pair.
 pub(super) fn carrier_of(fd: &OwnedFd, wanted: Carrier) -> Result<Carrier, Errno> {
     let is_unix = sockopt::socket_domain(fd)? == AddressFamily::UNIX;
@@ -98,11 +115,7 @@ impl Engine {
     pub(super) fn ask_for_stream(&mut self, key: Key) -> bool {
         let Some(stream) = self.streams.get(key) else { return false };
         let (device, mark) = (stream.device, stream.mark);
-        let client = match &stream.origin {
-            Some(origin) => Some(origin.client),
-            None if stream.down.carrier == Carrier::Tcp => header::client(stream.down.as_fd()),
-            None => None,
-        };
+        let client = client_of(stream);
         let Some(ticket) = self.ask(device, Caller::Stream(key), mark, client) else {
             self.give_up(key, Errno::AGAIN);
             return false;
@@ -156,8 +169,9 @@ impl Engine {
         self.broker.over.push(ticket);
     }
 
-    /// Tells what is over.
+    /// Tells what has begun and what is over.
     pub(super) fn tell_over(&mut self) {
+        self.tell_began();
         while !self.broker.over.is_empty() && (self.control.keeps_up() || !self.control.is_connected()) {
             let at = self.broker.over.len().saturating_sub(OVER_COUNT);
             let tickets = self.broker.over.split_off(at);
@@ -197,7 +211,7 @@ impl Engine {
     }
 
     fn stream_dialed(&mut self, key: Key, found: Result<OwnedFd, Errno>) {
-        let waits = |stream: &&mut super::stream::Stream| stream.phase == Phase::Dialing;
+        let waits = |stream: &&mut Stream| stream.phase == Phase::Dialing;
         let Some(stream) = self.streams.get_mut(key).filter(waits) else { return given_up(found) };
         let wanted =
             self.devices.get(stream.device).map_or(Carrier::Tcp, |device| device.plan.connect_carrier());
@@ -258,12 +272,15 @@ impl Engine {
         self.drop_datagrams(device, dropped);
     }
 
-    /// Ends connections and flows by their tickets.
-    pub(super) fn cut(&mut self, tickets: &[u64]) {
-        let tickets: BTreeSet<u64> = tickets.iter().copied().collect();
+    /// Ends connections and flows by their tickets and targets.
+    pub(super) fn cut(&mut self, tickets: &[u64], targets: &[u64]) {
+        let [tickets, targets]: [BTreeSet<u64>; 2] =
+            [tickets, targets].map(|numbers| numbers.iter().copied().collect());
         let is_meant = |ticket: Option<u64>| ticket.is_some_and(|ticket| tickets.contains(&ticket));
+        let is_target = |call: Option<&Call>| call.is_some_and(|call| targets.contains(&call.target));
         for key in self.streams.keys() {
-            if self.streams.get(key).is_some_and(|stream| is_meant(stream.ticket)) {
+            let Some(stream) = self.streams.get(key) else { continue };
+            if is_meant(stream.ticket) || is_target(stream.direct.as_deref()) {
                 self.close(key, End::Reset);
             }
         }

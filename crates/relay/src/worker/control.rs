@@ -285,6 +285,7 @@ impl Engine {
                 let error = error.unwrap_or(rustix::io::Errno::MFILE.raw_os_error());
                 self.on_dialed(ticket, Some(error), line, Vec::new());
             }
+            Ok(ToWorker::Stock { v4 }) => self.restock(v4, Vec::new()),
             Ok(ToWorker::Client { .. }) => {}
             Ok(_) | Err(_) => self.fail_pending(),
         }
@@ -302,7 +303,8 @@ impl Engine {
             ToWorker::Remove { seq, slot, drain } => self.remove(seq, slot, drain),
             ToWorker::Client { slot, index, known } => self.take_clients(slot, index, known, fds),
             ToWorker::Dialed { ticket, error, line } => self.on_dialed(ticket, error, line, fds),
-            ToWorker::Cut { tickets } => self.cut(&tickets),
+            ToWorker::Cut { tickets, targets } => self.cut(&tickets, &targets),
+            ToWorker::Stock { v4 } => self.restock(v4, fds),
             ToWorker::Drain { grace } => self.drain(grace),
             ToWorker::Exit => self.life.exit_now(),
             ToWorker::Init(_) | ToWorker::Hello { .. } => tracing::warn!("message out of place"),

@@ -69,7 +69,11 @@ pub(super) fn connect_named(socket: BorrowedFd<'_>, place: &TargetPlace<'_>) -> 
 }
 
 fn call_inet(address: &SocketAddr, carrier: Carrier) -> Result<Called, Errno> {
-    let fd = inet_socket(address, carrier.socket_type())?;
+    call_with(inet_socket(address, carrier.socket_type())?, address)
+}
+
+/// Calls `address` with a socket that is there, without waiting.
+pub(super) fn call_with(fd: OwnedFd, address: &SocketAddr) -> Result<Called, Errno> {
     match connect(&fd, address) {
         Ok(()) => Ok(Called { fd, connected: true }),
         Err(Errno::INPROGRESS) => Ok(Called { fd, connected: false }),
@@ -109,7 +113,7 @@ impl Engine {
         let (index, device_key) = (stream.index, stream.device);
         let Some(device) = self.devices.get(device_key) else { return false };
         if device.plan.wire.brokered {
-            return self.ask_for_stream(key);
+            return self.call_directly(key) || self.ask_for_stream(key);
         }
         let carrier = device.plan.connect_carrier();
         let called =
@@ -180,6 +184,7 @@ impl Engine {
             up.hurry();
         }
         self.target_answered(device_key, index);
+        self.note_began(key);
         if self.take_header(key) && self.send_header(key) {
             self.pump(key);
         } else {
@@ -223,12 +228,15 @@ impl Engine {
     pub(super) fn dial_failed(&mut self, key: Key, errno: Errno) {
         self.cancel_stream_timer(key);
         let Some(stream) = self.streams.get_mut(key) else { return };
-        stream.up = None;
+        if let (Some(up), true) = (stream.up.take(), stream.direct.is_some()) {
+            // It may have been answered in this moment, which is not to look like an end of all that was said.
+            up.reset_on_close();
+        }
         stream.phase = Phase::Waiting;
         let (device_key, index, since) = (stream.device, stream.index, stream.patient_since);
         let Some(device) = self.devices.get(device_key) else { return };
         if device.plan.wire.brokered {
-            return self.give_up(key, errno);
+            return self.call_failed(key, errno);
         }
         let target = device.plan.target_index(index);
         if device.holds(target) {

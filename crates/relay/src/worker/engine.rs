@@ -347,7 +347,9 @@ impl Engine {
     pub(super) fn forget_stream(&mut self, stream: &Stream) {
         let device = stream.device;
         self.core.count(device, field::CLOSED);
-        self.ticket_over(stream.ticket, false);
+        // Of a call that was not asked for the daemon knows once it is open.
+        let is_known = stream.direct.is_none() || stream.phase == Phase::Open;
+        self.ticket_over(stream.ticket.filter(|_| is_known), false);
         let over = self.devices.get_mut(device).is_some_and(|device| {
             if let Some(origin) = &stream.origin {
                 device.forget_source(origin);
@@ -367,6 +369,9 @@ impl Engine {
             return true;
         }
         self.core.pipes.trim();
+        if !fits(self) {
+            self.sell_off();
+        }
         fits(self)
     }
 
@@ -386,6 +391,7 @@ impl Engine {
             + self.core.pipes.held_fds()
             + self.udp.flow_count()
             + self.devices.len()
+            + self.stock_count()
             + self.haul.as_ref().map_or(0, Haul::open_fds)
     }
 }

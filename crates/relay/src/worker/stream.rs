@@ -11,6 +11,7 @@ use portway_sys::sockopt;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 
+use super::broker::Call;
 use super::core::Core;
 use super::datagram::{self, Frames};
 use super::guard::{Entry, Origin};
@@ -114,6 +115,8 @@ pub(super) struct Stream {
     pub(super) ticket: Option<u64>,
     /// Counter line of its target, where it has one.
     pub(super) line: Option<u32>,
+    /// How its target was called, when nobody was asked for it.
+    pub(super) direct: Option<Box<Call>>,
     half: HalfClose,
     lane_up: Lane,
     lane_down: Lane,
@@ -154,6 +157,7 @@ impl Stream {
             up: None,
             ticket: None,
             line: None,
+            direct: None,
             half: HalfClose::new(),
             lane_up: Lane::default(),
             lane_down: Lane::default(),

@@ -230,15 +230,19 @@ impl Rig {
 
     /// Gives the device in `slot` other options; its listeners stay.
     pub(crate) fn change(&mut self, slot: u32, listen: &str, connect: &str, more: &[(&str, &str)]) {
-        let device = device(listen, connect, more);
+        self.change_to(slot, &device(listen, connect, more));
+    }
+
+    /// The same with all that a device has.
+    pub(crate) fn change_to(&mut self, slot: u32, device: &WireDevice) {
         let listen_count = device.spec.listen_count();
         self.seq += 1;
-        let bases = bases(&device);
+        let bases = bases(device);
         let fds: Vec<BorrowedFd<'_>> = bases.iter().map(AsFd::as_fd).collect();
         let message = ToWorker::Put {
             seq: self.seq,
             slot: self.slot(slot),
-            device: Box::new(device),
+            device: Box::new(device.clone()),
             listen_count,
             keep_listeners: true,
             hold: None,
@@ -371,6 +375,7 @@ pub(crate) fn device(listen: &str, connect: &str, more: &[(&str, &str)]) -> Wire
         base_name: None,
         replies: datagrams.then_some(UnixBase::Root),
         brokered: false,
+        direct: None,
         note: "note".into(),
     }
 }

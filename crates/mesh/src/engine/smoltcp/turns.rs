@@ -343,6 +343,7 @@ impl Turns {
                 Request::ConnectTcp(to) => self.call(to),
                 Request::ConnectUdp(to) => self.connect(now, to),
                 Request::Echo(whom) => self.echo(whom),
+                Request::Sockets { .. } => Err(io::ErrorKind::Unsupported.into()),
                 Request::PacketsLost => {
                     let lost = self.inside.link.lost + self.inside.datagrams.lost;
                     self.channel.send(&serde_json::to_vec(&Some(lost))?, &[])?;

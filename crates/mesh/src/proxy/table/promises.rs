@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use portway_relay::wire::Slot;
+use portway_sys::sockopt::linger_reset;
 
 use super::super::balance::Policy;
 use super::Table;
@@ -44,13 +45,20 @@ impl Promises {
         while let Some(first) = self.kept.first_entry()
             && now.saturating_duration_since(first.get().0) > KEPT
         {
-            first.remove();
+            give_up(&first.remove().1);
         }
     }
 
     /// The worker is gone, and its clients.
     pub(super) fn clear(&mut self) {
-        self.kept.clear();
+        std::mem::take(&mut self.kept).values().for_each(|(_, upstream)| give_up(upstream));
+    }
+}
+
+/// Nobody has said anything there: it is no end.
+fn give_up(upstream: &Upstream) {
+    if let Err(error) = linger_reset(upstream.fd.as_fd()) {
+        tracing::debug!(%error, "a connection that nobody wants ends without a reset");
     }
 }
 

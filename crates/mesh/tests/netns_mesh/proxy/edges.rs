@@ -85,12 +85,45 @@ pub(super) fn ends_and_resets_are_carried(engine: &'static str) {
         let (mut client, service) = pair(&way);
         reset(service);
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{}", way.to);
-        // Once there is a way from one to the other: before that it may be told as an end.
+        // Once there is a way from one to the other; smoltcp may tell it as an end before.
         let (mut client, mut service) = pair(&way);
         client.write_all(b"?").unwrap();
         service.read_exact(&mut [0]).unwrap();
         reset(client);
         assert_eq!(service.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{}", way.to);
+    }
+}
+
+/// Row 3 for clients that reset before they can know whether there is a way to the service.
+///
+/// Fails when: a connection that was made for nobody any more ends as if all had been said.
+pub(super) fn who_resets_at_once_is_no_end(engine: &'static str) {
+    const CLIENTS: usize = 200;
+    let (bed, peer) = bed();
+    let _proxy = Proxy::start(&bed, &Wanted { engine, ..WANTED });
+    for way in ways(&bed, &peer) {
+        let service = listener(way.at, way.service);
+        let serving = std::thread::spawn(move || {
+            let (mut ends, mut resets) = (0, 0);
+            loop {
+                let (mut client, _) = service.accept().unwrap();
+                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                match client.read(&mut [0]) {
+                    Ok(0) => ends += 1,
+                    Ok(_) => return (ends, resets),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                        resets += 1;
+                    }
+                }
+            }
+        });
+        (0..CLIENTS).for_each(|_| reset(connect(way.from, way.to)));
+        // Those before it have arrived as far as they do.
+        connect(way.from, way.to).write_all(b"!").unwrap();
+        let (ends, resets) = serving.join().unwrap();
+        println!("{engine} {}: {resets} of {CLIENTS} were seen, {ends} as ends", way.to);
+        assert_eq!(ends, 0, "{}", way.to);
     }
 }
 

@@ -423,6 +423,11 @@ pub(super) fn bytes_are_counted_for_their_rule(engine: &str) {
     let bytes = |rule: &MeshRuleStatus| (rule.bytes_in, rule.bytes_out);
     let counted = || status(dir.path()).rules.iter().map(bytes).collect::<Vec<_>>();
     assert_eq!(counted(), [(3, 11), (3, 10)]);
+    // Another rule does not take them, nor one that comes to the same port.
+    change(dir.path(), &[("ingress", "tcp:81:127.0.0.1:8003"), ("ingress", "tcp:81:127.0.0.1:8001")], &[])
+        .unwrap();
+    assert_eq!(counted()[..2], [(3, 11), (3, 10)]);
+    let counted = || status(dir.path()).rules.iter().take(2).map(bytes).collect::<Vec<_>>();
     // What a worker has counted is not lost with it.
     std::thread::sleep(Duration::from_millis(1000));
     rustix::process::kill_process(proxy.child_called("portway-relay"), rustix::process::Signal::KILL)

@@ -74,8 +74,11 @@ pub(super) fn rules_come_and_go(engine: &str) {
     let mut old = connect(&peer.netns, "10.9.0.1:80");
     let (mut end, _) = service.accept().unwrap();
     let is_ours = |rule: &&MeshRuleStatus| rule.rule == "tcp:80:127.0.0.1:8000";
-    let rule = status(dir.path()).rules.iter().find(is_ours).unwrap().clone();
-    assert_eq!((rule.connections_now, rule.connections_total, rule.failures), (1, 1, 0));
+    // It is counted once the relay has it, which may be a moment after the service.
+    let open = |rule: &MeshRuleStatus| rule.connections_now == 1;
+    let ours = || status(dir.path()).rules.iter().find(is_ours).filter(|rule| open(rule)).cloned();
+    let rule = wait_for("a connection", ours).unwrap();
+    assert_eq!((rule.connections_total, rule.failures), (1, 0));
     assert_eq!(rule.place, "added while it ran");
     let begin = Instant::now();
     let left = change(dir.path(), &[], &[&rule.id]).unwrap();
