@@ -40,7 +40,7 @@ mod token;
 mod view;
 mod wire;
 
-pub use change::{Change, KEEPALIVE, changes, peer};
+pub use change::{Change, KEEPALIVE, changes, changes_of_own, peer};
 pub use client::{ClientError, RegistrarUrl, Session};
 pub use head::{Head, Settings};
 pub use http::Failure;

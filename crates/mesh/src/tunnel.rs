@@ -97,6 +97,8 @@ pub enum Change {
     AllowedIps(PublicKey, Vec<Cidr>),
     /// See [`PeerChange::Through`].
     Through(PublicKey, PublicKey),
+    /// See [`PeerChange::Own`].
+    Own(PrivateKey),
     /// See [`PeerChange::Probe`].
     Probe(PublicKey, Vec<SocketAddr>),
     /// See [`PeerChange::Hubs`].
@@ -163,7 +165,7 @@ pub struct Totals {
 pub struct Tunnel {
     shared: Arc<Shared>,
     /// Of this node, to agree with those who come.
-    private_key: PrivateKey,
+    private_key: Mutex<PrivateKey>,
     orders: SyncSender<Order>,
     threads: Vec<JoinHandle<()>>,
     answered: Mutex<mpsc::Receiver<(SocketAddr, Vec<u8>)>>,
@@ -194,7 +196,7 @@ impl Tunnel {
         });
         let (orders, to_receiver) = mpsc::sync_channel(QUEUE);
         let (updates, to_sender) = mpsc::sync_channel(QUEUE);
-        let private_key = spec.private_key;
+        let private_key = Mutex::new(spec.private_key);
         let (threads, answered) = (Vec::new(), Mutex::new(answered));
         let mut tunnel = Tunnel { shared: Arc::clone(&shared), private_key, orders, threads, answered };
         let sender = Sender::new(Arc::clone(&shared), to_sender, mtu, spec.rows);
@@ -223,9 +225,14 @@ impl Tunnel {
     /// # Errors
     /// [`TunnelError::Peers`], with the changes before that one made; [`TunnelError::Silent`].
     pub fn change(&self, changes: Vec<Change>) -> Result<(), TunnelError> {
+        let mut own = self.private_key.lock().unwrap_or_else(PoisonError::into_inner);
         let prepare = |change| {
             Ok(match change {
-                Change::Put(spec) => PeerChange::Put(Newcomer::new(&self.private_key, &spec)?),
+                Change::Put(spec) => PeerChange::Put(Newcomer::new(&own, &spec)?),
+                Change::Own(key) => {
+                    own.clone_from(&key);
+                    PeerChange::Own(key)
+                }
                 Change::Remove(key) => PeerChange::Remove(key),
                 Change::Endpoint(key, endpoint) => PeerChange::Endpoint(key, endpoint),
                 Change::AllowedIps(key, prefixes) => PeerChange::AllowedIps(key, prefixes),
@@ -236,7 +243,9 @@ impl Tunnel {
         };
         let changes: Result<Vec<PeerChange>, SessionsError> = changes.into_iter().map(prepare).collect();
         let (answer, done) = mpsc::sync_channel(1);
+        // Held until it is on its way: what is made with one key is not to come after another one.
         self.order(Order::Change(changes?, answer));
+        drop(own);
         Ok(done.recv_timeout(PATIENCE).map_err(|_| TunnelError::Silent)??)
     }
 

@@ -25,6 +25,13 @@ pub(super) struct Register {
     pub(super) endpoints: Vec<String>,
 }
 
+/// Body of `PUT /v1/orgs/ORG/me/key`. The answer is a snapshot with the device in it, under that key.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewKey {
+    pub(super) key: String,
+}
+
 /// Body of `PUT /v1/orgs/ORG/me/endpoints`. The answer is what is newer than what the device said it knows.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

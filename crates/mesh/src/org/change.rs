@@ -8,7 +8,7 @@ use portway_model::Cidr;
 
 use super::record::Device;
 use super::view::View;
-use crate::spec::{Endpoint, Peer, PublicKey};
+use crate::spec::{Endpoint, Peer, PrivateKey, PublicKey};
 
 /// How often something is sent to a peer that could not send to us otherwise: less than the 30 s after which many a
 /// translation of addresses forgets (RFC 4787, REQ-5, asks for two minutes and is not kept by all).
@@ -21,6 +21,10 @@ pub enum Change {
     Added(Peer),
     /// It is a member no more: its sessions end at once.
     Removed(PublicKey),
+    /// It has another key instead of this one: sessions of the old one end at once, connections do not.
+    Rekeyed(PublicKey, Peer),
+    /// This device has another key: what it has agreed on with peers ends at once. Those that are to stay come next.
+    Own(PrivateKey),
     /// It says that it is reached elsewhere, or nowhere.
     Endpoint(PublicKey, Option<Endpoint>),
     /// Its addresses, or how often something is sent to it, are others.
@@ -56,11 +60,18 @@ fn peers(own: &PublicKey, view: &View) -> BTreeMap<PublicKey, Peer> {
 pub fn changes(own: &PublicKey, before: Option<&View>, after: &View) -> Vec<Change> {
     let old = before.map(|view| peers(own, view)).unwrap_or_default();
     let new = peers(own, after);
-    let removed = old.keys().filter(|key| !new.contains_key(key)).copied().map(Change::Removed);
+    let gone: Vec<PublicKey> = old.keys().filter(|key| !new.contains_key(key)).copied().collect();
+    let rekeyed: BTreeMap<PublicKey, PublicKey> =
+        gone.iter().filter_map(|key| Some((after.successor(key)?.key, *key))).collect();
+    let is_rekeyed = |key: &PublicKey| rekeyed.values().any(|former| former == key);
+    let removed = gone.iter().filter(|key| !is_rekeyed(key)).copied().map(Change::Removed);
     let mut changes: Vec<Change> = removed.collect();
     for (key, peer) in new {
         match old.get(&key) {
-            None => changes.push(Change::Added(peer)),
+            None => changes.push(match rekeyed.get(&key) {
+                Some(former) => Change::Rekeyed(*former, peer),
+                None => Change::Added(peer),
+            }),
             Some(old) if *old == peer => {}
             // One that had no place or has none any more is kept open, or not.
             Some(old)
@@ -74,4 +85,15 @@ pub fn changes(own: &PublicKey, before: Option<&View>, after: &View) -> Vec<Chan
         }
     }
     changes
+}
+
+/// The same for a device that was `own` in `before` and has `key` in `after`: with every peer it agrees anew.
+#[must_use]
+pub fn changes_of_own(own: &PublicKey, before: &View, key: &PrivateKey, after: &View) -> Vec<Change> {
+    // To who it was, its new key is another member, and not one of those who are gone.
+    let mut all = changes(own, Some(before), after);
+    all.retain(|change| matches!(change, Change::Removed(_) | Change::Rekeyed(..)));
+    all.push(Change::Own(key.clone()));
+    all.extend(peers(&key.public(), after).into_values().map(Change::Altered));
+    all
 }

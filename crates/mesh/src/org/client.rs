@@ -26,7 +26,7 @@ use super::api;
 use super::http::Failure;
 use super::label::OrgName;
 use super::ledger::Registration;
-use super::proof::{KEY_HEADER, PROOF_BYTES, PROOF_HEADER, Proven, proof};
+use super::proof::{KEY_HEADER, NEW_PROOF_HEADER, PROOF_BYTES, PROOF_HEADER, Proven, proof};
 use super::snapshot::{SNAPSHOT_MAX_BYTES, Snapshot};
 use super::token::Pin;
 use super::view::Unverified;
@@ -170,6 +170,19 @@ impl<'a> Session<'a> {
         self.answered(response, SNAPSHOT_MAX_BYTES).await.map(|_| ())
     }
 
+    /// Has another key from then on: what the organization is then, not verified. Asked again, it answers the same.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rotate(&mut self, org: &OrgName, new: &PrivateKey) -> Result<Snapshot, ClientError> {
+        let body = api::NewKey { key: new.public().to_string() };
+        let body = serde_json::to_vec(&body).map_err(|error| self.strange(error))?;
+        let target = format!("/v1/orgs/{org}/me/key");
+        let response = self.proven_by(Method::PUT, &target, body, Some(new)).await?;
+        let answer = self.answered(response, SNAPSHOT_MAX_BYTES).await?;
+        Snapshot::parse(&answer).map_err(|error| self.strange(error))
+    }
+
     /// Follows what is newer than `since`.
     ///
     /// # Errors
@@ -198,6 +211,17 @@ impl<'a> Session<'a> {
         target: &str,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, ClientError> {
+        self.proven_by(method, target, body, None).await
+    }
+
+    /// The same, proven by a second key, too.
+    async fn proven_by(
+        &mut self,
+        method: Method,
+        target: &str,
+        body: Vec<u8>,
+        second: Option<&PrivateKey>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let response = self.send(Request::get("/v1/nonce"), Vec::new()).await?;
         let answer = self.answered(response, SNAPSHOT_MAX_BYTES).await?;
         let given: api::Nonce = serde_json::from_slice(&answer).map_err(|_| self.strange("no nonce"))?;
@@ -206,9 +230,14 @@ impl<'a> Session<'a> {
         let registrar = given.key.parse::<PublicKey>().ok().filter(|_| read == Ok(PROOF_BYTES));
         let registrar = registrar.ok_or_else(|| self.strange("no nonce"))?;
         let proven = Proven { nonce: &nonce, method: method.as_str(), target, body: &body };
-        let proof = Base64::encode_string(&proof(self.key, &registrar, &proven));
-        let request = Request::builder().method(method).uri(target);
-        let request = request.header(KEY_HEADER, self.key.public().to_string()).header(PROOF_HEADER, proof);
+        let by = |key| Base64::encode_string(&proof(key, &registrar, &proven));
+        let request = Request::builder().method(method.clone()).uri(target);
+        let request = request.header(KEY_HEADER, self.key.public().to_string());
+        let request = request.header(PROOF_HEADER, by(self.key));
+        let request = match second {
+            Some(key) => request.header(NEW_PROOF_HEADER, by(key)),
+            None => request,
+        };
         self.send(request, body).await
     }
 

@@ -1,6 +1,6 @@
 //! Files that are whole or not there: what a device and a registrar keep.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
@@ -88,6 +88,24 @@ fn given_to(path: &Path) -> Option<(u32, u32)> {
     let dir = path.parent().filter(|_| rustix::process::geteuid().is_root())?;
     let owner = fs::metadata(dir).ok()?;
     (owner.uid() != 0).then(|| (owner.uid(), owner.gid()))
+}
+
+/// Keeps other processes that ask for it out of a folder, until what is returned is dropped; `None`: one of them has it.
+pub(super) fn lock(dir: &Path) -> Result<Option<File>, DiskError> {
+    let failed = |source| DiskError::Read { path: dir.to_owned(), source };
+    let folder = File::open(dir).map_err(failed)?;
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Gives a file the place of another one: the old one or the new one is there, whatever happens meanwhile.
+pub(super) fn replace(from: &Path, to: &Path) -> Result<(), DiskError> {
+    let replaced =
+        fs::rename(from, to).and_then(|()| to.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all()));
+    replaced.map_err(|source| DiskError::Write { path: to.to_owned(), source })
 }
 
 /// Writes a file of its owner's alone: the old one or the new one is there, whatever happens meanwhile.

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use super::change::{Change, changes};
+use super::change::{Change, changes, changes_of_own};
 use super::client::ClientError;
 use super::label::OrgName;
 use super::membership::{Membership, MembershipError};
 use super::snapshot::Snapshot;
 use super::view::{Unverified, View};
-use crate::spec::Endpoint;
+use crate::spec::{Endpoint, PublicKey};
 use crate::with_causes;
 
 /// News that wait to be taken.
@@ -35,6 +35,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(30);
 pub enum News {
     /// What is verified from then on. The changes that follow from it come next.
     Known(Arc<View>),
+    /// This device has this key from then on. What follows from it comes with the next changes.
+    Own(PublicKey),
     /// To be applied in this order, and all of it before the next.
     Changes(Vec<Change>),
     /// The registrar is followed.
@@ -63,7 +65,7 @@ pub struct Following {
 /// This device has not joined, or what is on disk is damaged; or there is no thread.
 pub fn follow(dir: &Path, org: &OrgName) -> Result<Following, MembershipError> {
     let member = Membership::load_in(dir, org)?;
-    let followed = Membership::load_in(dir, org)?;
+    let followed = member.clone();
     let (sender, news) = mpsc::channel(WAITING);
     let (found, to_say) = watch::channel(Vec::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -93,7 +95,21 @@ async fn run(mut member: Membership, news: &mpsc::Sender<News>, mut found: watch
     }
     loop {
         let (before, begin) = (member.view().revision(), Instant::now());
-        match follow_once(&mut member, &mut told, news, &mut found).await {
+        let ended = match follow_once(&mut member, &mut told, news, &mut found).await {
+            Err(Ended::Revoked) => match member.take_up().await {
+                Ok(true) => {
+                    info!(org = %member.trust().org, key = %member.key().public(), "this device has another key");
+                    if tell(&member, &mut told, news).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(false) => Err(Ended::Revoked),
+                Err(error) => Err(Ended::Failed(error)),
+            },
+            ended => ended,
+        };
+        match ended {
             Ok(()) => {}
             Err(Ended::Unheard) => return,
             Err(Ended::Revoked) => {
@@ -135,9 +151,16 @@ impl From<ClientError> for Ended {
     }
 }
 
+/// What was told last.
+struct Told {
+    /// As whom.
+    own: PublicKey,
+    view: View,
+}
+
 async fn follow_once(
     member: &mut Membership,
-    told: &mut Option<View>,
+    told: &mut Option<Told>,
     news: &mpsc::Sender<News>,
     found: &mut watch::Receiver<Vec<Endpoint>>,
 ) -> Result<(), Ended> {
@@ -222,13 +245,17 @@ async fn say(member: &mut Membership, found: &mut watch::Receiver<Vec<Endpoint>>
 }
 
 /// Says what has changed since the last time.
-async fn tell(member: &Membership, told: &mut Option<View>, news: &mpsc::Sender<News>) -> Result<(), ()> {
-    let view = member.view();
-    if told.as_ref() == Some(view) {
-        return Ok(());
-    }
-    let changes = changes(&member.key().public(), told.as_ref(), view);
-    *told = Some(view.clone());
+async fn tell(member: &Membership, told: &mut Option<Told>, news: &mpsc::Sender<News>) -> Result<(), ()> {
+    let (own, view) = (member.key().public(), member.view());
+    let changes = match told.as_ref() {
+        Some(told) if told.own != own => {
+            news.send(News::Own(own)).await.map_err(|_| ())?;
+            changes_of_own(&told.own, &told.view, member.key(), view)
+        }
+        Some(told) if told.view == *view => return Ok(()),
+        told => changes(&own, told.map(|told| &told.view), view),
+    };
+    *told = Some(Told { own, view: view.clone() });
     news.send(News::Known(Arc::new(view.clone()))).await.map_err(|_| ())?;
     if changes.is_empty() {
         return Ok(());

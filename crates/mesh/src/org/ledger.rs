@@ -4,6 +4,8 @@
 //! changed the head meanwhile. That one condition is enough: every rule is checked here, against records whose signatures
 //! and digests hold, so a store that loses, changes or sets back a record is found out before anything is signed on it.
 
+mod rotate;
+
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;

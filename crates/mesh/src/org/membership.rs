@@ -1,13 +1,17 @@
 //! What a device keeps of an organization it has joined, in a folder of its own: `private.key`, `member.json` (where the
-//! registrar is, and whom to believe) and `snapshot.json`, the last records that were verified.
+//! registrar is, and whom to believe) and `snapshot.json`, the last records that were verified. Beside them, while it gets
+//! another key, `private.key.next`.
 //!
 //! With that it starts without the registrar. What is read is verified again: a file is believed no more than a stranger.
+
+mod rotate;
 
 use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding as _};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::client::{ClientError, RegistrarUrl, Session};
 use super::disk::{self, DiskError};
@@ -53,6 +57,9 @@ pub enum MembershipError {
         /// Its folder.
         dir: PathBuf,
     },
+    /// Two would give this device a key each.
+    #[error("another process gives this device a new key")]
+    Busy,
     /// The kernel has no random numbers to give.
     #[error("no random numbers")]
     Random(#[from] getrandom::Error),
@@ -147,7 +154,7 @@ impl Identity {
 }
 
 /// A device in an organization.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Membership {
     dir: PathBuf,
     url: RegistrarUrl,
@@ -184,7 +191,26 @@ impl Membership {
             Err(error) => return Err(error),
         };
         disk::folder(&dir)?;
-        let key = own_key(&dir)?;
+        let joined = Membership::join_in(&dir, url, token, wish, before).await;
+        if let Err(error) = &joined
+            && error.is_revoked()
+            && let Ok(mut known) = Membership::load(mesh_dir, &token.trust.org)
+            && known.take_up().await?
+        {
+            // It was given another key, and stopped before it knew.
+            return Membership::join_in(&dir, url, token, wish, Some(known)).await;
+        }
+        joined
+    }
+
+    async fn join_in(
+        dir: &Path,
+        url: &RegistrarUrl,
+        token: &Token,
+        wish: &Wish,
+        before: Option<Membership>,
+    ) -> Result<Membership, MembershipError> {
+        let key = before.as_ref().map_or_else(|| own_key(dir), |before| Ok(before.key.clone()))?;
         let registration = Registration {
             key: key.public(),
             secret: token.secret.clone(),
@@ -201,6 +227,7 @@ impl Membership {
         };
         let (pin, trust) = (token.pin, token.trust.clone());
         let found = before.is_some_and(|before| before.found) && wish.endpoints.is_empty();
+        let dir = dir.to_owned();
         let mut member = Membership { dir, url: url.clone(), pin, trust, key: key.clone(), view, found };
         let own = member.own().ok_or(MembershipError::Missing)?;
         // Nothing said is nothing changed.
@@ -226,6 +253,12 @@ impl Membership {
     /// # Errors
     /// As [`Membership::load`].
     pub fn load_in(dir: &Path, org: &OrgName) -> Result<Membership, MembershipError> {
+        let mut member = Membership::read(dir, org)?;
+        member.take_up_known()?;
+        Ok(member)
+    }
+
+    fn read(dir: &Path, org: &OrgName) -> Result<Membership, MembershipError> {
         let Identity { dir, url, pin, trust, key, found } = Identity::load_in(dir, org)?;
         let path = dir.join(SNAPSHOT_FILE);
         let bytes = disk::read(&path, SNAPSHOT_MAX_BYTES)?;
@@ -345,15 +378,21 @@ fn member_file(path: &Path) -> Result<Option<File>, DiskError> {
 /// The key in this folder; a new one where there is none.
 fn own_key(dir: &Path) -> Result<PrivateKey, MembershipError> {
     let path = dir.join(KEY_FILE);
-    match disk::read(&path, FILE_MAX_BYTES)? {
-        Some(bytes) => {
-            let text = std::str::from_utf8(&bytes).map_err(|_| DiskError::damaged(&path, "it is no key"))?;
-            Ok(text.trim().parse().map_err(|error| DiskError::damaged(&path, error))?)
-        }
-        None => {
-            let key = PrivateKey::generate()?;
-            disk::write(&path, format!("{}\n", key.reveal().as_str()).as_bytes())?;
-            Ok(key)
-        }
+    match read_key(&path)? {
+        Some(key) => Ok(key),
+        None => new_key(&path),
     }
+}
+
+fn read_key(path: &Path) -> Result<Option<PrivateKey>, DiskError> {
+    let Some(bytes) = disk::read(path, FILE_MAX_BYTES)? else { return Ok(None) };
+    let text = std::str::from_utf8(&bytes).map_err(|_| DiskError::damaged(path, "it is no key"))?;
+    text.trim().parse().map(Some).map_err(|error| DiskError::damaged(path, error))
+}
+
+fn new_key(path: &Path) -> Result<PrivateKey, MembershipError> {
+    let key = PrivateKey::generate()?;
+    let text = Zeroizing::new(format!("{}\n", key.reveal().as_str()));
+    disk::write(path, text.as_bytes())?;
+    Ok(key)
 }

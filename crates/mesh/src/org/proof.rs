@@ -21,6 +21,9 @@ pub(super) const PROOF_BYTES: usize = 32;
 pub(super) const KEY_HEADER: &str = "portway-key";
 pub(super) const PROOF_HEADER: &str = "portway-proof";
 
+/// Header of a request for another key: the same proof by that one, which its body names.
+pub(super) const NEW_PROOF_HEADER: &str = "portway-new-proof";
+
 /// What is proven to be the device's.
 pub(super) struct Proven<'a> {
     pub(super) nonce: &'a [u8; PROOF_BYTES],

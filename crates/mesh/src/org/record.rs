@@ -27,7 +27,7 @@ pub struct Device {
     pub name: DeviceName,
     /// Its address, which no other member has.
     pub ip4: Ipv4Addr,
-    /// The same.
+    /// The same: of the key that it became a member with.
     pub ip6: Ipv6Addr,
     /// What lies behind it, as the organization allows; no other member has the same block.
     pub routes: Vec<Cidr>,
@@ -65,6 +65,14 @@ pub struct Revoked {
     pub quarantine_until: u64,
     /// Revision that it was revoked by.
     pub revision: u64,
+}
+
+impl Revoked {
+    /// Whether this may be a former key of `device`: the name and the address are the same.
+    #[must_use]
+    pub(super) fn is_of(&self, device: &Device) -> bool {
+        self.name == device.name && self.ip4 == device.ip4
+    }
 }
 
 /// Either.
@@ -110,6 +118,15 @@ impl Record {
         match self {
             Record::Device(device) => Some(device),
             Record::Revoked(_) => None,
+        }
+    }
+
+    /// The former member, if it is one.
+    #[must_use]
+    pub fn revoked(&self) -> Option<&Revoked> {
+        match self {
+            Record::Device(_) => None,
+            Record::Revoked(revoked) => Some(revoked),
         }
     }
 

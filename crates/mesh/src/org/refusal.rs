@@ -26,6 +26,12 @@ pub enum Refusal {
     /// No member.
     #[error("this device is no member")]
     NoMember,
+    /// The key that a device would have instead of its own.
+    #[error("the new key is a device's already, or was one's")]
+    KeyTaken,
+    /// Each leaves a record.
+    #[error("this device has had {0} new keys within a day: try again later")]
+    TooOften(usize),
     /// Another member has it.
     #[error("the name {0} is another device's")]
     NameTaken(DeviceName),
@@ -65,6 +71,8 @@ impl Refusal {
             Refusal::UsedUp => "key_used_up",
             Refusal::Revoked => "revoked",
             Refusal::NoMember => "no_member",
+            Refusal::KeyTaken => "key_taken",
+            Refusal::TooOften(_) => "too_often",
             Refusal::NameTaken(_) => "name_taken",
             Refusal::AddressTaken(_) => "address_taken",
             Refusal::AddressOutside(_) => "address_outside",
@@ -87,11 +95,13 @@ impl Refusal {
             | Refusal::Revoked
             | Refusal::NoMember => 403,
             Refusal::NoDevice(_) | Refusal::NoJoinKey(_) => 404,
-            Refusal::NameTaken(_)
+            Refusal::KeyTaken
+            | Refusal::NameTaken(_)
             | Refusal::AddressTaken(_)
             | Refusal::AddressOutside(_)
             | Refusal::AddressFixed(_)
             | Refusal::RouteTaken(_) => 409,
+            Refusal::TooOften(_) => 429,
             Refusal::NoAddress | Refusal::Full(_) => 507,
         }
     }

@@ -1,5 +1,6 @@
 mod ledger;
 mod parts;
+mod rotate;
 mod view;
 
 use std::collections::BTreeMap;

@@ -1,14 +1,15 @@
 //! What a device has verified of its organization. It goes from revision to revision and never back.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::digest::Digest;
 use super::head::Head;
-use super::label::OrgName;
-use super::record::{Device, Record};
+use super::label::{DeviceName, OrgName};
+use super::record::{Device, Record, Revoked};
 use super::signed::{OrgPublicKey, Signed};
 use super::snapshot::Snapshot;
 use super::wire::Malformed;
@@ -169,12 +170,17 @@ impl View {
     /// Whether no two members have the same, and all have what is the organization's.
     fn agrees(&self) -> Result<(), Unverified> {
         let pool = &self.head.settings.pool;
-        let (mut names, mut ip4s, mut routes) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let (mut names, mut routes) = (HashSet::new(), HashSet::new());
+        let (mut ip4s, mut ip6s) = (HashSet::new(), HashSet::new());
+        // Few have another key than at first: what is asked for them alone is made for the first of them.
+        let mut former = None;
         for device in self.devices() {
-            if !pool.has(device.ip4) || pool.ip6(&device.key) != device.ip6 {
+            let is_own = pool.ip6(&device.key) == device.ip6
+                || former.get_or_insert_with(|| self.former()).contains(&place(device));
+            if !pool.has(device.ip4) || !is_own {
                 return Err(Unverified::Contradiction("an address is not the organization's to give"));
             }
-            if !names.insert(&device.name) || !ip4s.insert(device.ip4) {
+            if !names.insert(&device.name) || !ip4s.insert(device.ip4) || !ip6s.insert(device.ip6) {
                 return Err(Unverified::Contradiction("two devices have the same name or address"));
             }
             if !device.routes.iter().all(|route| routes.insert(*route)) {
@@ -182,6 +188,26 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    /// What former members had, which stays theirs when they get another key.
+    fn former(&self) -> HashSet<(&DeviceName, Ipv4Addr, Ipv6Addr)> {
+        let pool = &self.head.settings.pool;
+        let revoked = self.records().filter_map(Record::revoked);
+        revoked.map(|revoked| (&revoked.name, revoked.ip4, pool.ip6(&revoked.key))).collect()
+    }
+
+    /// The member that had `key` once, and has been given another one instead. `None` when that key is a member's still,
+    /// or its membership has ended.
+    #[must_use]
+    pub fn successor(&self, key: &PublicKey) -> Option<&Device> {
+        let Some(Record::Revoked(revoked)) = self.record(key) else { return None };
+        let device = self.devices().find(|device| revoked.is_of(device))?;
+        // Its first key has its address, and was the first to be revoked. Whoever had the name before was so earlier.
+        let pool = &self.head.settings.pool;
+        let is_first = |other: &&Revoked| other.is_of(device) && pool.ip6(&other.key) == device.ip6;
+        let first = self.records().filter_map(Record::revoked).find(is_first)?;
+        (revoked.revision >= first.revision).then_some(device)
     }
 
     /// The head.
@@ -220,6 +246,11 @@ impl View {
         let records = newer.map(|member| member.signed.clone()).collect();
         Snapshot { since, head: self.signed.clone(), records }
     }
+}
+
+/// What stays a device's whatever its key is.
+fn place(device: &Device) -> (&DeviceName, Ipv4Addr, Ipv6Addr) {
+    (&device.name, device.ip4, device.ip6)
 }
 
 fn verified_head(trust: &Trust, signed: &Signed) -> Result<Head, Unverified> {

@@ -43,7 +43,6 @@ pub struct Joined {
 pub(super) struct Organization {
     name: OrgName,
     registrar: String,
-    key: PublicKey,
     /// Whether it is to be found out where this device is reached: then it may be behind a translation of addresses,
     /// through which nobody comes to whom nothing has been sent.
     is_hidden: bool,
@@ -51,6 +50,8 @@ pub(super) struct Organization {
 }
 
 struct Known {
+    /// Of this device.
+    key: PublicKey,
     view: Arc<View>,
     /// Addresses that other members have, or that lie behind one.
     others: Arc<Routes>,
@@ -66,6 +67,7 @@ impl Organization {
     pub(super) fn new(member: &Membership) -> Organization {
         let away = Some("it was not asked yet".to_owned());
         let known = Known {
+            key: member.key().public(),
             view: Arc::new(member.view().clone()),
             others: Arc::new(others(member.view(), &member.key().public())),
             since: Instant::now(),
@@ -76,7 +78,6 @@ impl Organization {
         Organization {
             name: member.trust().org.clone(),
             registrar: member.registrar().to_string(),
-            key: member.key().public(),
             is_hidden: member.is_found(),
             known: Mutex::new(known),
         }
@@ -84,6 +85,11 @@ impl Organization {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key of this device.
+    pub(super) fn key(&self) -> PublicKey {
+        self.known().key
     }
 
     /// What a peer is called.
@@ -111,10 +117,17 @@ impl Organization {
         ))
     }
 
+    /// A peer, as the tunnel is to have it.
+    fn put(&self, peer: &Peer) -> tunnel::Change {
+        let hidden = self.is_hidden && peer.endpoint.is_some();
+        let keepalive = if hidden { Some(KEEPALIVE) } else { peer.keepalive };
+        tunnel::Change::Put(PeerSpec { keepalive, ..spec(peer) })
+    }
+
     pub(super) fn status(&self, now: Instant) -> MeshOrg {
         let known = self.known();
-        let others = known.view.devices().filter(|device| device.hub && device.key != self.key);
-        let own = known.view.record(&self.key).and_then(|record| record.device());
+        let others = known.view.devices().filter(|device| device.hub && device.key != known.key);
+        let own = known.view.record(&known.key).and_then(|record| record.device());
         MeshOrg {
             organization: self.name.to_string(),
             device: own.map(|device| device.name.to_string()).unwrap_or_default(),
@@ -199,12 +212,20 @@ async fn attend(shared: Arc<Shared>, mut news: mpsc::Receiver<News>, orders: mps
     let (mut was_told, mut hubs) = (false, None);
     while let Some(new) = news.recv().await {
         let order = match new {
+            News::Own(key) => {
+                let mut known = organization.known();
+                known.others = Arc::new(others(&known.view, &key));
+                known.key = key;
+                drop(known);
+                Some(Order::Say(format!("this device has another key: {key}")))
+            }
             News::Known(view) => {
-                for device in view.devices().filter(|device| device.key != organization.key) {
+                let own = organization.key();
+                for device in view.devices().filter(|device| device.key != own) {
                     shared.whereabouts.put(device.key, device.endpoints.clone());
                 }
-                let new = Hubs::of(&view, &organization.key);
-                let others = Arc::new(others(&view, &organization.key));
+                let new = Hubs::of(&view, &own);
+                let others = Arc::new(others(&view, &own));
                 {
                     let mut known = organization.known();
                     (known.view, known.others) = (view, others);
@@ -269,15 +290,21 @@ async fn apply(shared: &Arc<Shared>, changes: Vec<Change>) -> Option<Order> {
         match change {
             Change::Added(peer) | Change::Altered(peer) => {
                 kept.push((peer.public_key, peer.allowed_ips.clone()));
-                let hidden = organization.is_hidden && peer.endpoint.is_some();
-                let keepalive = if hidden { Some(KEEPALIVE) } else { peer.keepalive };
-                wanted.push(tunnel::Change::Put(PeerSpec { keepalive, ..spec(&peer) }));
+                wanted.push(organization.put(&peer));
             }
             Change::Removed(key) => {
                 shared.whereabouts.remove(&key);
                 kept.push((key, Vec::new()));
                 wanted.push(tunnel::Change::Remove(key));
             }
+            // It is who it was: connections to what it still has go on.
+            Change::Rekeyed(former, peer) => {
+                shared.whereabouts.remove(&former);
+                kept.push((former, peer.allowed_ips.clone()));
+                wanted.push(tunnel::Change::Remove(former));
+                wanted.push(organization.put(&peer));
+            }
+            Change::Own(key) => wanted.push(tunnel::Change::Own(key)),
             // Where it is tried when it is not reached.
             Change::Endpoint(..) => {}
         }

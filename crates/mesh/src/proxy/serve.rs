@@ -98,7 +98,7 @@ pub(super) fn system(step: &'static str) -> impl Fn(io::Error) -> ProxyError {
 
 /// Serves until the end.
 pub(super) async fn serve(
-    options: Options,
+    mut options: Options,
     door: Option<Door>,
     files: u64,
     report: impl FnMut(Notice),
@@ -109,6 +109,10 @@ pub(super) async fn serve(
     let signals = [term?, int?, quit?];
     let joined = options.joined.as_ref();
     let followed = joined.map(|joined| follow(&joined.dir, &joined.org)).transpose()?;
+    if let Some(followed) = &followed {
+        // It may have got another one since the network was read.
+        options.spec.network.private_key = followed.member.key().clone();
+    }
     let organization = followed.as_ref().map(|followed| Organization::new(&followed.member));
     let Started { shared, rules, ready, inlets, gates } = start::start(&options, organization, files)?;
     let link = Arc::new(Link::start(&options.home.name).await.map_err(ProxyError::Worker)?);

@@ -11,6 +11,7 @@ use portway_relay::wire::field;
 use portway_sys::shm::FIELD_COUNT;
 
 use super::control::failure;
+use super::org::Organization;
 use super::serve::Shared;
 use super::table::{Gate, Served, Table};
 
@@ -51,6 +52,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
     if lost > 0 {
         dropped.insert("between_stack_and_tunnel".to_owned(), lost);
     }
+    let own = organization.map_or_else(|| about.network.private_key.public(), Organization::key);
     let link = shared.link();
     let table = shared.table();
     let (mut rules, mut proxies) = (Vec::new(), Vec::new());
@@ -74,7 +76,7 @@ fn gather(shared: &Shared) -> Option<MeshStatus> {
         engine: shared.engine.name().to_owned(),
         engine_reason: about.why.clone(),
         udp_port: shared.tunnel.udp().address.port(),
-        public_key: about.network.private_key.public().to_string(),
+        public_key: own.to_string(),
         addresses: about.network.addresses.iter().map(ToString::to_string).collect(),
         uptime_seconds: now.saturating_duration_since(about.since).as_secs(),
         peers: states.into_iter().map(|state| peer(&table, state)).collect(),

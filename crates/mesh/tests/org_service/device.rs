@@ -15,7 +15,7 @@ fn acme() -> OrgName {
 }
 
 /// The next news that a tunnel has to follow.
-async fn news(following: &mut Following) -> News {
+pub(crate) async fn news(following: &mut Following) -> News {
     loop {
         let next = tokio::time::timeout(PATIENCE, following.news.recv()).await.unwrap().unwrap();
         if matches!(next, News::Changes(_) | News::Revoked) {
@@ -24,7 +24,7 @@ async fn news(following: &mut Following) -> News {
     }
 }
 
-fn code(error: &MembershipError) -> String {
+pub(crate) fn code(error: &MembershipError) -> String {
     match error {
         MembershipError::Client(ClientError::Refused { status, failure }) => {
             format!("{status} {}", failure.code)

@@ -6,3 +6,5 @@ mod bed;
 mod device;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod rotate;

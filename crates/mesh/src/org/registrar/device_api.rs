@@ -1,5 +1,8 @@
 //! What devices ask for.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +15,7 @@ use tracing::info;
 use super::Registrar;
 use crate::org::api;
 use crate::org::http::{Answered, Denied, lines, said, said_text};
-use crate::org::proof::{KEY_HEADER, PROOF_BYTES, PROOF_HEADER, Proven, is_proof};
+use crate::org::proof::{KEY_HEADER, NEW_PROOF_HEADER, PROOF_BYTES, PROOF_HEADER, Proven, is_proof};
 use crate::org::registry::{Registry, RegistryError};
 use crate::org::store::StoreError;
 use crate::org::wire::endpoint;
@@ -69,6 +72,7 @@ pub(super) async fn answer(
             let permit = watcher().ok_or_else(|| Denied::new(503, "busy", "too many devices follow"))?;
             follow(registrar, &registry, key, since, permit).await
         }
+        (&Method::PUT, ["me", "key"]) => rotated(registrar, &registry, key, nonce, asked).await,
         (&Method::PUT, ["me", "endpoints"]) => moved(registrar, &registry, key, asked.body).await,
         _ => Err(nothing()),
     }
@@ -84,23 +88,37 @@ fn proven(
     nonce: Option<[u8; PROOF_BYTES]>,
     asked: &Asked<'_>,
 ) -> Result<PublicKey, Denied> {
-    let unproven = |what: &str| Denied::new(401, "unproven", what);
-    let header = |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok());
-    let key = header(KEY_HEADER).and_then(|text| text.parse::<PublicKey>().ok());
+    let key = header(asked, KEY_HEADER).and_then(|text| text.parse::<PublicKey>().ok());
     let key = key.ok_or_else(|| unproven("the request has no key of a device"))?;
+    proven_by(registrar, &key, PROOF_HEADER, nonce, asked).map(|()| key)
+}
+
+fn unproven(what: &str) -> Denied {
+    Denied::new(401, "unproven", what)
+}
+
+fn header<'a>(asked: &Asked<'a>, name: &str) -> Option<&'a str> {
+    asked.headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether the header `name` has the proof of who has the private half of `key`.
+fn proven_by(
+    registrar: &Registrar,
+    key: &PublicKey,
+    name: &str,
+    nonce: Option<[u8; PROOF_BYTES]>,
+    asked: &Asked<'_>,
+) -> Result<(), Denied> {
     let mut found = [0; PROOF_BYTES];
-    let proof = header(PROOF_HEADER).and_then(|text| Base64::decode(text, &mut found).ok());
+    let proof = header(asked, name).and_then(|text| Base64::decode(text, &mut found).ok());
     if proof.is_none_or(|bytes| bytes.len() != PROOF_BYTES) {
         return Err(unproven("the request has no proof"));
     }
     let nonce = nonce.ok_or_else(|| unproven("the proof has no nonce: ask for /v1/nonce first"))?;
     let target = asked.target;
     let proven = Proven { nonce: &nonce, method: asked.method.as_str(), target, body: asked.body };
-    if is_proof(&registrar.proof, &key, &proven, &found) {
-        Ok(key)
-    } else {
-        Err(unproven("the proof does not hold"))
-    }
+    let holds = is_proof(&registrar.proof, key, &proven, &found);
+    if holds { Ok(()) } else { Err(unproven("the proof does not hold")) }
 }
 
 fn endpoints(texts: &[String]) -> Result<Vec<Endpoint>, Denied> {
@@ -136,6 +154,31 @@ async fn register(registry: &Registry, key: PublicKey, body: &[u8]) -> Result<An
     let (snapshot, is_new, device) = registry.change(change).await?;
     if is_new {
         info!(org = %registry.org(), device = %device.name, key = %key, address = %device.ip4, "device joined");
+    }
+    Ok(said_text(snapshot.to_text()))
+}
+
+/// Another key for a member, which proves both: the nonce is of this one request, so nobody else's proof is of use.
+async fn rotated(
+    registrar: &Registrar,
+    registry: &Registry,
+    old: PublicKey,
+    nonce: Option<[u8; PROOF_BYTES]>,
+    asked: &Asked<'_>,
+) -> Result<Answered, Denied> {
+    let body: Option<api::NewKey> = serde_json::from_slice(asked.body).ok();
+    let new = body.and_then(|body| body.key.parse::<PublicKey>().ok());
+    let new = new.ok_or_else(|| Denied::malformed("the body has no key"))?;
+    proven_by(registrar, &new, NEW_PROOF_HEADER, nonce, asked)?;
+    let change = |ledger: &crate::org::Ledger, now| {
+        let done = ledger.rotate(&old, &new, now)?;
+        let after = done.step.as_ref().map_or(ledger, |step| &step.ledger);
+        let (snapshot, is_new) = (after.view().snapshot(0), done.step.is_some());
+        Ok(((snapshot, is_new, done.device), done.step))
+    };
+    let (snapshot, is_new, device) = registry.change(change).await?;
+    if is_new {
+        info!(org = %registry.org(), device = %device.name, key = %device.key, former = %old, "device has a new key");
     }
     Ok(said_text(snapshot.to_text()))
 }

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::{Now, PeerSpec, Reach, Sessions, SessionsError, Update};
 use crate::spec::{PrivateKey, PublicKey};
 use crate::wg::PeerId;
+use crate::wg::cookie::Gate;
 use crate::wg::noise::{Secret, agree};
 use crate::wg::peer::Peer;
 
@@ -28,6 +29,8 @@ pub enum PeerChange {
     Through(PublicKey, PublicKey),
     /// It is reached through a hub; it is tried whether it is reached at one of these.
     Probe(PublicKey, Vec<SocketAddr>),
+    /// This node has another key: all peers are gone, until they are put in again.
+    Own(PrivateKey),
     /// Which peers are hubs, and whether this node is one.
     Hubs {
         /// By their keys; those that are no peers are not minded.
@@ -67,7 +70,10 @@ impl Sessions {
     /// [`SessionsError::TooMany`].
     pub fn change(&mut self, changes: Vec<PeerChange>, now: Now) -> Result<(), SessionsError> {
         let leads_elsewhere = |change: &PeerChange| {
-            matches!(change, PeerChange::Put(_) | PeerChange::Remove(_) | PeerChange::AllowedIps(..))
+            matches!(
+                change,
+                PeerChange::Put(_) | PeerChange::Remove(_) | PeerChange::AllowedIps(..) | PeerChange::Own(_)
+            )
         };
         let leads_elsewhere = changes.iter().any(leads_elsewhere);
         let made = changes.into_iter().try_for_each(|change| self.change_one(change, now));
@@ -101,6 +107,7 @@ impl Sessions {
                     self.probe(id, &places, now);
                 }
             }
+            PeerChange::Own(private) => self.become_other(private),
             PeerChange::Hubs { hubs, relays } => self.set_hubs(&hubs, relays),
         }
         Ok(())
@@ -153,6 +160,14 @@ impl Sessions {
         if peer.is_hub {
             self.part_from_hub(id, peer.endpoint);
         }
+    }
+
+    /// Nothing that was agreed on with the old key is used any more.
+    fn become_other(&mut self, private: PrivateKey) {
+        self.keys().values().for_each(|key| self.remove(key));
+        self.public = *private.public().as_bytes();
+        self.private = private;
+        self.gate = Gate::new(&self.public);
     }
 
     /// A peer is there. If it is not reached where it was, it is tried there at once; if it is reached through a hub, that

@@ -328,6 +328,39 @@ fn a_peer_goes_and_another_one_comes() {
     assert_eq!(pair.receive(1, &message), Received::Packet { peer: PeerId(1), place: 16..76 });
 }
 
+/// Fails when: a node that has another key is heard or spoken to with the old one, or not with the new one.
+#[test]
+fn a_node_gets_another_key() {
+    let mut pair = Pair::new();
+    pair.connect();
+    let late = pair.seal(1, &packet([10, 0, 0, 2], 60));
+    let held = Arc::clone(pair.nodes[0].sealer.as_ref().unwrap());
+    let now = pair.now();
+    let put = |own: u8, byte: u8| {
+        let at = SocketAddr::from(([192, 0, 2, 3 - own], 51820));
+        let spec = spec(byte, &format!("10.0.0.{}/32", 3 - own), Some(at));
+        // The first has the key of 9 instead of its own.
+        let own = if own == 1 { 9 } else { own };
+        PeerChange::Put(Newcomer::new(&secret(own), &spec).unwrap())
+    };
+    pair.nodes[0].sessions.change(vec![PeerChange::Own(secret(9)), put(1, 2)], now).unwrap();
+    pair.nodes[0].learn();
+    assert!(!held.is_usable(now.instant) && pair.nodes[0].sealer.is_none());
+    assert_eq!(pair.receive(0, &late), Received::Nothing);
+    // The other one does not know it yet.
+    pair.passed += Duration::from_secs(1);
+    pair.connect();
+    assert!(pair.nodes[0].sealer.is_none());
+    assert_eq!(pair.nodes[1].dropped(Dropped::Stranger), 1);
+    let now = pair.now();
+    let remove = PeerChange::Remove(secret(1).public());
+    pair.nodes[1].sessions.change(vec![remove, put(2, 9)], now).unwrap();
+    pair.nodes[1].learn();
+    pair.passed += Duration::from_secs(6);
+    pair.connect();
+    assert!(pair.passes(0) && pair.passes(1));
+}
+
 /// Fails when: what is said of a peer anew ends its session, or moves it from where it was heard.
 #[test]
 fn a_peer_is_altered_in_mid_session() {
