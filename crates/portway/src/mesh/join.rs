@@ -1,4 +1,4 @@
-//! `portway mesh join` and `export`: this host as a device of an organization.
+//! `portway mesh join`, `device rotate` and `export`: this host as a device of an organization.
 
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{clash, denied, state_dir};
-use crate::cli::mesh::orgs::{ExportArgs, JoinArgs};
+use crate::cli::mesh::orgs::{DeviceRotateArgs, ExportArgs, JoinArgs};
 use crate::failure::{Outcome, Stop, chain};
 use crate::output::{Format, Out, csv};
 use crate::session::runtime;
@@ -57,8 +57,29 @@ pub(super) fn join(args: &JoinArgs) -> Outcome {
         endpoints: &args.endpoints,
     };
     let member = Ready::read(&joining)?.join()?.map_err(|error| not_member(&error))?;
-    let Some(own) = member.own() else { return Err(not_member(&MembershipError::Missing)) };
     warn_of_clash(&member);
+    print(&member, args.format.format, |Joined { organization, name, ip4, ip6, devices, .. }| {
+        format!("{name} of {organization}: {ip4}, {ip6}; devices: {devices}")
+    })
+}
+
+/// Gives this device a new key.
+pub(super) fn rotate(args: &DeviceRotateArgs) -> Outcome {
+    let org: OrgName = args.org.parse().map_err(|error| Stop::usage(format!("--org: {error}")))?;
+    let dir = mesh_dir()?;
+    let rotated = runtime()?.block_on(Membership::rotate(&dir, &org));
+    let member = rotated.map_err(|error| not_member(&error))?;
+    print(&member, args.format.format, |Joined { organization, name, ip4, ip6, key, .. }| {
+        format!(
+            "{name} of {organization} has the key {key}; its addresses stay {ip4} and {ip6}\n\
+             a network that runs takes it up by itself; a file that was exported has the old key"
+        )
+    })
+}
+
+/// What this host is, for people in these words.
+fn print(member: &Membership, format: Format, words: impl FnOnce(&Joined) -> String) -> Outcome {
+    let Some(own) = member.own() else { return Err(not_member(&MembershipError::Missing)) };
     let joined = Joined {
         organization: own.org.to_string(),
         name: own.name.to_string(),
@@ -69,11 +90,8 @@ pub(super) fn join(args: &JoinArgs) -> Outcome {
         folder: member.folder().display().to_string(),
     };
     let mut out = Out::new();
-    match args.format.format {
-        Format::Table => {
-            let Joined { organization, name, ip4, ip6, devices, .. } = &joined;
-            out.line(&format!("{name} of {organization}: {ip4}, {ip6}; devices: {devices}"))
-        }
+    match format {
+        Format::Table => out.line(&words(&joined)),
         Format::Json => out.json(&joined),
         Format::Yaml => out.yaml(&joined),
         Format::Csv => {

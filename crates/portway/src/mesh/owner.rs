@@ -1,4 +1,5 @@
-//! `portway mesh org`, `key` and `device`: what the owner of a registrar asks it for.
+//! `portway mesh org`, `key` and `device`: what the owner of a registrar asks it for. What a device asks for itself is
+//! [`join`]'s.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use portway_model::{CidrList, parse_duration, rfc3339};
 use serde::Serialize;
 
 use super::registrar::folder;
-use super::{clash, denied};
+use super::{clash, denied, join};
 use crate::cli::mesh::orgs::{
     DeviceCommand, DeviceSetHubArgs, KeyCommand, KeyCreateArgs, OfOrg, OrgCommand, OrgCreateArgs, StateArg,
 };
@@ -182,6 +183,7 @@ pub(super) fn device(command: &DeviceCommand) -> Outcome {
             ask(&args.of.state, async |owner| owner.delete(&path).await)
         }
         DeviceCommand::SetHub(args) => set_hub(args),
+        DeviceCommand::Rotate(args) => join::rotate(args),
         DeviceCommand::List(args) => {
             let path = path(&args.of, "devices")?;
             let members: Vec<admin::Member> = ask(&args.of.state, async |owner| owner.get(&path).await)?;

@@ -18,3 +18,5 @@ mod place;
 mod replicas;
 #[cfg(test)]
 mod revoked;
+#[cfg(test)]
+mod rotate;

@@ -140,6 +140,17 @@ pub(crate) enum DeviceCommand {
     Revoke(DeviceRevokeArgs),
     /// Have a device pass messages on between members that do not reach each other
     SetHub(DeviceSetHubArgs),
+    /// Give this host a new key as a device; its name and its addresses stay
+    Rotate(DeviceRotateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceRotateArgs {
+    /// Organization
+    #[arg(long, value_name = "NAME")]
+    pub(crate) org: String,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
 }
 
 #[derive(Debug, Args)]
