@@ -92,6 +92,18 @@ pub struct Options {
     pub confine: Option<Confine>,
 }
 
+impl Options {
+    /// What the node is known by to whatever is kept for it: its public key, or the organization, in which it may be given
+    /// another one.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match &self.joined {
+            Some(joined) => format!("organization {}", joined.org),
+            None => self.spec.network.private_key.public().to_string(),
+        }
+    }
+}
+
 /// It runs: every port is open, and the tunnel is ready for its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {

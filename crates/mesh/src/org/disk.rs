@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::OFlags;
 use thiserror::Error;
@@ -110,7 +111,9 @@ pub(super) fn replace(from: &Path, to: &Path) -> Result<(), DiskError> {
 
 /// Writes a file of its owner's alone: the old one or the new one is there, whatever happens meanwhile.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
-    // Another process that writes the same has a draft of its own.
+    // Another process that writes the same has a draft of its own, and threads of this one wait for each other.
+    static WRITING: Mutex<()> = Mutex::new(());
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let draft = path.with_extension(format!("{}.new", std::process::id()));
     let written = (|| {
         // Left behind by who was stopped between this and the next line but one.

@@ -133,7 +133,7 @@ fn learn(options: &mut Options) -> Result<Vec<String>, ProxyError> {
 fn with_kept(options: &mut Options, warnings: &mut Vec<String>) -> Result<(Rules, bool), ProxyError> {
     let mut rules = options.spec.rules.clone();
     let (network, mut named) = (&options.spec.network, false);
-    let key = network.private_key.public().to_string();
+    let key = options.identity();
     for (direction, kept) in options.home.kept()? {
         let is_ours = kept.network.as_ref().is_none_or(|network| *network == key);
         let added = [(direction, kept.rule.clone(), Place::kept())];
@@ -142,7 +142,7 @@ fn with_kept(options: &mut Options, warnings: &mut Vec<String>) -> Result<(Rules
             let allowed = changed.and_then(|rules| rules.allowed(PortRights::here()).map(|()| rules));
             allowed.map_err(|error| error.to_string())
         } else {
-            Err(format!("{direction} rule `{}` was added to a network with another key", kept.rule))
+            Err(format!("{direction} rule `{}` was added to another network", kept.rule))
         };
         match judged {
             Ok(changed) => {

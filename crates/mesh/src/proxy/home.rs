@@ -96,7 +96,7 @@ pub struct Home {
 pub(super) struct Kept {
     pub(super) direction: String,
     pub(super) rule: String,
-    /// Public key of the node that it was added to; files of before have none.
+    /// What the node that it was added to is known by; files of before have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) network: Option<String>,
 }

@@ -36,7 +36,10 @@ impl Spec {
 
     fn write_into(&self, all: &mut Digesting) -> fmt::Result {
         let network = &self.network;
-        writeln!(all, "{}", network.private_key.reveal().as_str())?;
+        // In an organization a network takes up another key while it runs.
+        if network.peering == Peering::Fixed {
+            writeln!(all, "{}", network.private_key.reveal().as_str())?;
+        }
         writeln!(all, "{:?} {:?} {}", network.addresses, network.listen_port, network.mtu)?;
         writeln!(all, "{:?} {:?} {:?}", network.rows, network.dns, network.peering)?;
         for peer in network.peers.iter().filter(|_| network.peering == Peering::Fixed) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portway_mesh::org::membership::{Membership, MembershipError, Wish};
 use portway_mesh::org::registrar::{Registrar, admin, run, serve};
-use portway_mesh::org::store::FileStore;
+use portway_mesh::org::store::{FileStore, StoreError};
 use portway_mesh::org::{Owner, RegistrarUrl, Token};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
@@ -39,7 +39,18 @@ impl Bed {
 
     /// Starts it, on the port it had before.
     pub(crate) async fn start(&mut self) {
-        let store = Arc::new(FileStore::open(&self.path("registrar.redb")).unwrap());
+        // What the one before had under way holds its file until it is done.
+        let store = tokio::time::timeout(PATIENCE, async {
+            loop {
+                match FileStore::open(&self.path("registrar.redb")) {
+                    Err(StoreError::Broken(why)) if why.contains("already open") => {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    opened => break opened.unwrap(),
+                }
+            }
+        });
+        let store = Arc::new(store.await.unwrap());
         let registrar = Registrar::open(self.dir.path(), store).unwrap();
         let devices = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         self.port = devices.local_addr().unwrap().port();

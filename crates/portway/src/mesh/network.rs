@@ -39,7 +39,7 @@ fn judge(settings: &MeshSettings) -> Result<Judged, Failure> {
         };
         let Options { spec, engine, policy, drain, .. } = &options;
         Judged {
-            key: spec.network.private_key.public().to_string(),
+            key: options.identity(),
             drain: *drain,
             fingerprint: format!("{} {engine:?} {policy:?} {drain:?} {trust:?}", spec.fingerprint()),
             rules: spec.rules.iter().map(rule).collect(),

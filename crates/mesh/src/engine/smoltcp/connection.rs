@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant as Clock};
 
 use ::smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
@@ -21,6 +21,7 @@ use super::link::{Link, Port};
 use super::packet::{ACK, Pair, Segment, bare_tcp};
 use super::shares::Source;
 use super::window::{Wanted, Window};
+use crate::engine::handed::is_reset;
 
 /// How long an answer to a SYN is waited for: Linux' `tcp_syn_retries` of 6 comes to 127 s.
 const DIAL_PATIENCE: Span = Span::from_secs(127);
@@ -375,6 +376,8 @@ impl Connection {
                 self.window.fill(clock, count);
             }
             match given {
+                // Who has closed it has not asked for an end, and may be here before that is told.
+                Ok(Ok(0)) if !self.told_end && is_reset(fd.as_fd()) => reset = true,
                 Ok(Ok(0)) => {
                     self.read_out = true;
                     socket.close();
