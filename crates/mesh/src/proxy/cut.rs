@@ -39,11 +39,14 @@ impl Shared {
     /// As [`Shared::cut`].
     pub(super) async fn cut_rules(&self, rules: &[RuleId]) -> Result<(), Stuck> {
         let targets: Vec<u64> = rules.iter().map(|rule| rule.number()).collect();
-        // Of connections that the worker has made by itself it may not have told yet.
-        let message = |targets| ToWorker::Cut { tickets: Vec::new(), targets };
-        self.have_cut(&targets, message).await?;
+        self.cut_targets(&targets).await?;
         let tickets = self.table().tickets_of(rules);
         self.cut(tickets).await
+    }
+
+    /// Ends what the worker calls, or has called, by itself: it may not have told of it yet.
+    async fn cut_targets(&self, targets: &[u64]) -> Result<(), Stuck> {
+        self.have_cut(targets, |targets| ToWorker::Cut { tickets: Vec::new(), targets }).await
     }
 
     async fn have_cut(&self, numbers: &[u64], message: impl Fn(Vec<u64>) -> ToWorker) -> Result<(), Stuck> {
@@ -63,9 +66,13 @@ impl Shared {
     /// # Errors
     /// As [`Shared::cut`].
     pub(super) async fn cut_members(&self, blocks: Vec<Cidr>) -> Result<(), Stuck> {
-        let tickets = self.table().tickets_with(&blocks);
+        let (tickets, targets) = {
+            let table = self.table();
+            (table.tickets_with(&blocks), table.targets_in(&blocks))
+        };
         // Nobody may be associated.
         self.cuts.send(blocks.into()).ok();
+        self.cut_targets(&targets).await?;
         self.cut(tickets).await
     }
 }

@@ -344,6 +344,17 @@ impl Table {
         Some((address, Direct { target: id.number(), line: self.line(*id), from_stock, most }))
     }
 
+    /// Targets of the worker's own calls that these addresses of the network are.
+    pub(super) fn targets_in(&self, blocks: &[Cidr]) -> Vec<u64> {
+        let leads_there = |rule: &MeshRule| match rule.destination() {
+            Host::Ip(host) => blocks.iter().any(|block| block.contains(host.ip())),
+            Host::Name(_) => false,
+        };
+        let rules = self.served.values().flat_map(|served| &served.rules);
+        let egress = rules.filter(|entry| entry.rule.direction() == Direction::Egress);
+        egress.filter(|entry| leads_there(&entry.rule)).map(|entry| entry.id.number()).collect()
+    }
+
     /// The worker has connected a client of a port to the target of this rule. Who is at its end in the network, and who
     /// has a place for it, as [`Table::begin`] and [`Table::opened`] have it.
     pub(super) fn began(
