@@ -1,7 +1,8 @@
 //! A network that runs: the tunnel, its engine, and its rules, as one ordinary user's process with two helpers.
 //!
 //! - The relay worker ([`portway_relay`]) accepts and carries: it is what proxy devices use. Its listeners are made here
-//!   (egress) or on the inside (ingress), and for each connection it asks for the other end.
+//!   (egress) or on the inside (ingress), and for each connection it asks for the other end, or calls it where nothing is
+//!   to be chosen.
 //! - Those ends are dialled here: a rule is chosen ([`balance`]), its destination looked up and connected to, on the
 //!   host or through the tunnel (`dial`); the next rule is tried when that fails.
 //! - The stack's process makes the sockets of the inside.
@@ -21,6 +22,7 @@ mod enter;
 mod events;
 mod flows;
 mod gates;
+mod given;
 mod home;
 mod link;
 mod names;

@@ -16,8 +16,9 @@ use tracing::{info, warn};
 
 use super::control::failure;
 use super::cut::Stuck;
+use super::given::Ports;
 use super::ports::{self, Opened};
-use super::serve::{Gone, Ports, Server};
+use super::serve::{Gone, Server};
 use super::{Notice, enter, flows};
 use crate::spec::{Place, PortRights, RuleEntry, RuleId, Rules, SpecError};
 use crate::with_causes;
