@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use portway_config::MeshSettings;
-use portway_control::api::{ChangeMeshRules, Failure, NetworkState, NewMeshRule};
+use portway_control::api::{ChangeMeshRules, Failure, MeshRuleStatus, NetworkState, NewMeshRule};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -19,8 +19,8 @@ use crate::state::with_sources;
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// Where a rule stands that the daemon's file names, as a network says it.
-const OF_THE_FILE: &str = "portway.toml";
+/// Where a rule stands that no file names, as a network says it.
+const BY_HAND: &str = "added while it ran";
 
 /// Something is wanted that the network is not yet.
 #[derive(Debug, Clone, Copy)]
@@ -60,10 +60,14 @@ impl Tending {
             if self.is_ready
                 && let Err(why) = self.rehearse(&judged).await
             {
-                return Some(self.leave_as_it_is(process, &why));
+                // What was in the way may be gone later: another network's end, memory.
+                let process = self.leave_as_it_is(process, &why);
+                self.try_again();
+                return Some(process);
             }
             info!(network = self.name, "more than rules has changed: the network is started anew");
             self.end(&process).await;
+            self.around.claims.take(&judged.key, &self.name).ok();
             return None;
         };
         if !self.is_ready {
@@ -77,9 +81,7 @@ impl Tending {
                 if self.note(&why) {
                     warn!(network = self.name, why, "rules not changed");
                 }
-                let pause = self.due.map_or(AGAIN, |due| due.pause);
-                let at = Some(Instant::now() + pause);
-                self.due = Some(Due { at, pause: (pause * 2).min(AGAIN_MAX) });
+                self.try_again();
             }
         }
         Some(process)
@@ -87,17 +89,27 @@ impl Tending {
 
     /// Whether what is wanted could take the place of what runs.
     async fn rehearse(&self, judged: &Judged) -> Result<(), String> {
-        if let Some(other) = self.around.claims.other(&judged.key, &self.name) {
-            return Err(format!("mesh.{other} has the same key and has not ended"));
+        let claims = &self.around.claims;
+        let taken = claims.take(&judged.key, &self.name);
+        taken.map_err(|other| format!("mesh.{other} has the same key and has not ended"))?;
+        let rehearsed = Process::rehearse(&self.around, judged).await;
+        if rehearsed.is_err() && self.record.as_ref().is_none_or(|record| record.key != judged.key) {
+            claims.give_up(&judged.key, &self.name);
         }
-        Process::rehearse(&self.around, judged).await
+        rehearsed
+    }
+
+    fn try_again(&mut self) {
+        let pause = self.due.map_or(AGAIN, |due| due.pause);
+        let at = Some(Instant::now() + pause);
+        self.due = Some(Due { at, pause: (pause * 2).min(AGAIN_MAX) });
     }
 
     fn leave_as_it_is(&mut self, process: Process, why: &str) -> Process {
         if self.note(&format!("it runs as before: {why}")) {
             warn!(network = self.name, why, "network not changed");
         }
-        self.due = Some(Due { at: None, pause: AGAIN });
+        self.due = Some(Due { at: None, pause: self.due.map_or(AGAIN, |due| due.pause) });
         process
     }
 
@@ -127,26 +139,26 @@ impl Tending {
         let client = self.around.client(&self.name);
         let failed = |error: portway_control::ClientError| with_sources(&error);
         let present = client.mesh().await.map_err(failed)?.rules;
-        let of_file: BTreeSet<(&str, &str)> = present
+        let of_files: BTreeSet<(&str, &str)> = present
             .iter()
-            .filter(|rule| rule.place == OF_THE_FILE)
+            .filter(|rule| rule.place != BY_HAND)
             .map(|rule| (rule.direction.as_str(), rule.rule.as_str()))
             .collect();
-        let is_missing = |(direction, rule): &&(String, String)| !of_file.contains(&(direction, rule));
+        let is_missing = |(direction, rule): &&(String, String)| !of_files.contains(&(direction, rule));
         let add = new.iter().filter(is_missing).map(|(direction, rule)| NewMeshRule {
             direction: direction.clone(),
             rule: rule.clone(),
             configured: true,
         });
-        let gone: BTreeSet<(&str, &str)> = old
-            .iter()
-            .filter(|rule| !new.contains(rule))
-            .map(|(direction, rule)| (direction.as_str(), rule.as_str()))
-            .collect();
-        let remove = present
-            .iter()
-            .filter(|rule| gone.contains(&(rule.direction.as_str(), rule.rule.as_str())))
-            .map(|rule| rule.id.clone());
+        // What was recorded may be older than what it was last told.
+        let pairs =
+            |rules: &[(String, String)]| -> BTreeSet<(String, String)> { rules.iter().cloned().collect() };
+        let (old, new) = (pairs(old), pairs(new));
+        let is_gone = |rule: &&MeshRuleStatus| {
+            let pair = (rule.direction.clone(), rule.rule.clone());
+            !new.contains(&pair) && (rule.place != BY_HAND || old.contains(&pair))
+        };
+        let remove = present.iter().filter(is_gone).map(|rule| rule.id.clone());
         let change = ChangeMeshRules { add: add.collect(), remove: remove.collect() };
         if change.add.is_empty() && change.remove.is_empty() {
             return Ok(());

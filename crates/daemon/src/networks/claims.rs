@@ -10,11 +10,6 @@ use super::locked;
 pub(super) struct Claims(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Claims {
-    /// Who else has this key.
-    pub(super) fn other(&self, key: &str, name: &str) -> Option<String> {
-        locked(&self.0).get(key).filter(|owner| *owner != name).cloned()
-    }
-
     /// Takes a key, if nobody else has it.
     ///
     /// # Errors
@@ -23,6 +18,11 @@ impl Claims {
         let mut claims = locked(&self.0);
         let owner = claims.entry(key.to_owned()).or_insert_with(|| name.to_owned());
         if owner == name { Ok(()) } else { Err(owner.clone()) }
+    }
+
+    /// Gives up one key, if it is this network's.
+    pub(super) fn give_up(&self, key: &str, name: &str) {
+        locked(&self.0).retain(|other, owner| other != key || owner != name);
     }
 
     /// Gives up all that a network has.
@@ -41,8 +41,11 @@ mod tests {
         let claims = Claims::default();
         assert_eq!(claims.take("k", "a"), Ok(()));
         assert_eq!(claims.take("k", "a"), Ok(()));
-        assert_eq!((claims.take("k", "b"), claims.other("k", "a")), (Err("a".to_owned()), None));
-        assert_eq!(claims.other("k", "b"), Some("a".to_owned()));
+        assert_eq!(claims.take("l", "a"), Ok(()));
+        claims.give_up("l", "b");
+        assert_eq!(claims.take("l", "b"), Err("a".to_owned()));
+        claims.give_up("l", "a");
+        assert_eq!((claims.take("l", "b"), claims.take("k", "b")), (Ok(()), Err("a".to_owned())));
         claims.release("a");
         assert_eq!(claims.take("k", "b"), Ok(()));
     }

@@ -7,7 +7,7 @@
 //! it is.
 //!
 //! - `echoes`: those that are asked for from here;
-//! - `packet`, `fragments`: what is read and written without a connection;
+//! - `ports`: which one a call has; `packet`, `fragments`: what is read and written without a connection;
 //! - `link`: packets out; `connection`: one of TCP; `window`: how much of it is on its way; `datagrams`: all of UDP;
 //! - `inside`: which packet belongs to what; `shares`: who gives way; `late`: connections that are over; `turns`: the loop.
 //!
@@ -22,6 +22,7 @@ mod inside;
 mod late;
 mod link;
 mod packet;
+mod ports;
 mod probe;
 mod shares;
 mod turns;

@@ -26,11 +26,7 @@ impl Shared {
     /// # Errors
     /// [`Stuck`]: it is to be replaced.
     pub(super) async fn cut(&self, tickets: Vec<u64>) -> Result<(), Stuck> {
-        let (own, tickets): (Vec<u64>, Vec<u64>) =
-            tickets.into_iter().partition(|ticket| table::is_own(*ticket));
-        own.into_iter().for_each(|ticket| flows::end(self, ticket));
-        let message = |tickets| ToWorker::Cut { tickets, targets: Vec::new() };
-        self.have_cut(&tickets, message).await
+        self.end(tickets, &[]).await
     }
 
     /// Ends all connections of these rules.
@@ -39,14 +35,18 @@ impl Shared {
     /// As [`Shared::cut`].
     pub(super) async fn cut_rules(&self, rules: &[RuleId]) -> Result<(), Stuck> {
         let targets: Vec<u64> = rules.iter().map(|rule| rule.number()).collect();
-        self.cut_targets(&targets).await?;
         let tickets = self.table().tickets_of(rules);
-        self.cut(tickets).await
+        self.end(tickets, &targets).await
     }
 
-    /// Ends what the worker calls, or has called, by itself: it may not have told of it yet.
-    async fn cut_targets(&self, targets: &[u64]) -> Result<(), Stuck> {
-        self.have_cut(targets, |targets| ToWorker::Cut { tickets: Vec::new(), targets }).await
+    /// Ends connections, and what the worker calls, or has called, by itself: it may not have told of it yet. What is carried
+    /// here ends whatever the worker does.
+    async fn end(&self, tickets: Vec<u64>, targets: &[u64]) -> Result<(), Stuck> {
+        let (own, tickets): (Vec<u64>, Vec<u64>) =
+            tickets.into_iter().partition(|ticket| table::is_own(*ticket));
+        own.into_iter().for_each(|ticket| flows::end(self, ticket));
+        self.have_cut(targets, |targets| ToWorker::Cut { tickets: Vec::new(), targets }).await?;
+        self.have_cut(&tickets, |tickets| ToWorker::Cut { tickets, targets: Vec::new() }).await
     }
 
     async fn have_cut(&self, numbers: &[u64], message: impl Fn(Vec<u64>) -> ToWorker) -> Result<(), Stuck> {
@@ -72,7 +72,6 @@ impl Shared {
         };
         // Nobody may be associated.
         self.cuts.send(blocks.into()).ok();
-        self.cut_targets(&targets).await?;
-        self.cut(tickets).await
+        self.end(tickets, &targets).await
     }
 }

@@ -300,6 +300,7 @@ async fn apply(shared: &Arc<Shared>, changes: Vec<Change>) -> Option<Order> {
             // It is who it was: connections to what it still has go on.
             Change::Rekeyed(former, peer) => {
                 shared.whereabouts.remove(&former);
+                shared.table().rekey(former, peer.public_key);
                 kept.push((former, peer.allowed_ips.clone()));
                 wanted.push(tunnel::Change::Remove(former));
                 wanted.push(organization.put(&peer));

@@ -402,9 +402,12 @@ impl<R: FnMut(Notice)> Server<R> {
     /// The worker has made connections without asking. Those end that it would not have been given.
     fn note_began(&self, slot: Slot, rule: RuleId, tickets: Vec<(u64, Option<SocketAddr>)>) {
         let mut unwanted = Vec::new();
+        // One that was removed goes on until its time is over.
+        let is_unknown = !self.shared.table().has(rule) && !self.gone.contains_key(&rule);
         for (ticket, end) in tickets {
             let member = end.map(|end| end.ip().to_canonical());
-            let admitted = if self.shared.is_gone(member) { Err(()) } else { self.shared.admit(slot, end) };
+            let is_unwanted = is_unknown || self.shared.is_gone(member);
+            let admitted = if is_unwanted { Err(()) } else { self.shared.admit(slot, end) };
             if let Ok(peer) = admitted {
                 debug!(ticket, %rule, "connection open");
                 self.shared.table().began(slot, rule, ticket, member, peer);

@@ -80,6 +80,14 @@ impl Shares {
         }
     }
 
+    /// A peer has another key.
+    pub(super) fn rename(&mut self, former: PublicKey, peer: PublicKey) {
+        let Some(had) = self.of.remove(&former) else { return };
+        let share = self.of.entry(peer).or_default();
+        share.now += had.now;
+        share.refused += had.refused;
+    }
+
     /// While there are fewer connections than this, nobody has to be asked whether there may be another one: whoever is
     /// refused has as many as there are places left, so that half of them are taken at least. The other quarter is for
     /// those that are not told of yet.
@@ -134,6 +142,11 @@ mod tests {
         (0..30).for_each(|_| shares.leave(key(1)));
         assert_eq!(enter(&mut shares, key(1)), 8);
         assert!(shares.enter(key(4), begin).is_ok());
+        // With another key it has what it had.
+        shares.rename(key(2), key(5));
+        assert_eq!((shares.of(&key(2)).now, shares.of(&key(5)).now), (0, 30));
+        assert!(shares.enter(key(5), begin).is_err());
+        shares.rename(key(5), key(2));
         // It is told now and then, not each time.
         assert_eq!(shares.enter(key(1), begin + TOLD / 2), Err(Refused { is_news: false }));
         assert_eq!(shares.enter(key(1), begin + TOLD), Err(Refused { is_news: true }));

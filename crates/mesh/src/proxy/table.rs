@@ -344,6 +344,18 @@ impl Table {
         Some((address, Direct { target: id.number(), line: self.line(*id), from_stock, most }))
     }
 
+    /// A peer has another key: the places that it has go on being its own.
+    pub(super) fn rekey(&mut self, former: PublicKey, peer: PublicKey) {
+        self.shares.rename(former, peer);
+        let held = self.tickets.values_mut().filter_map(|ticket| ticket.peer.as_mut());
+        held.filter(|holder| **holder == former).for_each(|holder| *holder = peer);
+    }
+
+    /// Whether a port has this rule.
+    pub(super) fn has(&self, rule: RuleId) -> bool {
+        self.accounts.contains_key(&rule)
+    }
+
     /// Targets of the worker's own calls that these addresses of the network are.
     pub(super) fn targets_in(&self, blocks: &[Cidr]) -> Vec<u64> {
         let leads_there = |rule: &MeshRule| match rule.destination() {

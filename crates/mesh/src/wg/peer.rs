@@ -141,6 +141,8 @@ pub(super) struct Peer {
     pub(super) address: Option<Ipv4Addr>,
     /// It passes messages on.
     pub(super) is_hub: bool,
+    /// It is one, or has been.
+    pub(super) was_hub: bool,
     pub(super) endpoint: Option<SocketAddr>,
     /// Which of this host's addresses it came to, if it came.
     pub(super) source: Option<LocalAddr>,
@@ -189,6 +191,7 @@ impl Peer {
             passing: Bucket::new(PASSED_ON_PER_SECOND),
             address: None,
             is_hub: false,
+            was_hub: false,
             endpoint: None,
             source: None,
             through: None,

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use portway_testkit::{Netns, Pattern};
+use portway_testkit::{Netns, Pattern, wait_for};
 
 use crate::bed::{Bed, Node, WireguardGo};
 use crate::ping;
@@ -191,13 +191,14 @@ pub(crate) fn server_first(rig: &mut Rig) {
 /// Row 3: a reset is a reset on the other side, whoever makes it, and no end.
 pub(crate) fn resets(rig: &mut Rig) {
     assert_eq!(rig.node.ask("serve 10.9.0.1:80 ending"), "ok");
+    assert_eq!(rig.node.ask("serve 10.9.0.1:82 reset"), "ok");
+    let before = connections(rig);
     let mut stream = rig.connect("10.9.0.1:80");
     stream.write_all(b"x").unwrap();
     std::thread::sleep(Duration::from_millis(200));
     reset(stream);
     assert!(rig.seen().starts_with("reset"));
     // Made by the server of the node.
-    assert_eq!(rig.node.ask("serve 10.9.0.1:82 reset"), "ok");
     let mut stream = rig.connect("10.9.0.1:82");
     stream.write_all(b"x").unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -217,6 +218,21 @@ pub(crate) fn resets(rig: &mut Rig) {
     assert!(rig.node.ask("dial 10.9.0.2:81 ending 0").starts_with("reset"));
     assert_eq!(rig.node.ask("dial 10.9.0.2:81 reset 0"), "ok");
     assert_eq!(server.join().unwrap(), ErrorKind::ConnectionReset);
+    // What was reset waits for nothing: two segment lives later there can be no more of it than now.
+    wait_for("no socket is left", || (connections(rig) == before).then_some(())).unwrap();
+}
+
+/// Sockets of the node in the network that do not listen; of a stack in a process its descriptors.
+fn connections(rig: &Rig) -> usize {
+    if rig.node.way == "Pair" {
+        return std::fs::read_dir(format!("/proc/{}/fd", rig.node.pid)).unwrap().count();
+    }
+    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+    let read = move || tables.map(|table| std::fs::read_to_string(table).unwrap()).concat();
+    let text = rig.node.stack.enter(read).unwrap();
+    // The fourth word is the state; 0A listens.
+    let states = text.lines().filter_map(|line| line.split_whitespace().nth(3));
+    states.filter(|state| state.len() == 2 && !["st", "0A"].contains(state)).count()
 }
 
 fn reset(stream: TcpStream) {

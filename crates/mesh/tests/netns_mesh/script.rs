@@ -186,7 +186,12 @@ fn served(how: &str, fd: OwnedFd, from: SocketAddr) {
             return;
         }
         "ending" => ending(&fd),
-        "from" => from.ip().to_string(),
+        // Said at once; closed when the other has ended, since before that it would be a reset.
+        "from" => {
+            SEEN.lock().unwrap().push(from.ip().to_string());
+            read_all(&fd).ok();
+            return;
+        }
         "unread" => {
             std::thread::sleep(Duration::from_secs(600));
             return;

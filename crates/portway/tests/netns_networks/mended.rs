@@ -48,8 +48,8 @@ fn nothing_is_ended_for_what_cannot_start() {
     daemon.launch().unwrap();
     stays(&daemon, "it belongs to uid 1234");
     assert!(answers(&mut stream));
+    // It is tried again without being asked for.
     chown(&folder, Some(65_534), Some(65_534)).unwrap();
-    daemon.reload().unwrap();
     let shown = network_when(&daemon, "another one", |it| it["state"] == "running" && pid(it) != first);
     assert!(shown["error"].is_null(), "{shown}");
 }

@@ -21,6 +21,7 @@ use super::packet::{
     self, ACK, ICMP4, ICMP6, Ip, Pair, RST, SYN, Segment, TCP, TCP_BYTES, UDP, UDP_BYTES, byte, compose,
     ip_bytes, long, put, short, word,
 };
+use super::ports::Ports;
 use super::shares::{PART, Shares, Source};
 use crate::engine::frames::PEER_BYTES;
 use crate::segment::{OFFLOAD_BYTES, Offload, Segmented};
@@ -77,6 +78,7 @@ pub(super) struct Inside {
     pub(super) faults: u64,
     pub(super) late: Late,
     pairs: HashMap<Pair, u64>,
+    ports: Ports,
     fragments: Fragments,
     /// Handshakes that are not over.
     half_open: Shares,
@@ -110,6 +112,7 @@ impl Inside {
             faults: 0,
             late: Late::default(),
             pairs: HashMap::new(),
+            ports: Ports::default(),
             fragments: Fragments::default(),
             half_open: Shares::default(),
             rings_bytes: 0,
@@ -288,22 +291,17 @@ impl Inside {
         Ok((id, self.datagrams.connect(now, id, pair)?))
     }
 
-    /// An address and a free port of ours (RFC 6056, 3.3.1), for a call to `to`.
-    fn pair_to(&self, to: SocketAddr, is_taken: impl Fn(&Inside, Pair) -> bool) -> io::Result<Pair> {
-        /// The kernel's own range: net.ipv4.ip_local_port_range.
-        const PORTS: std::ops::Range<u16> = 32_768..61_000;
+    /// An address and a free port of ours, for a call to `to`.
+    fn pair_to(&mut self, to: SocketAddr, is_taken: impl Fn(&Inside, Pair) -> bool) -> io::Result<Pair> {
         let source = self.link.source_for(to.ip()).ok_or(Errno::NETUNREACH)?;
         if to.port() == 0 || !is_answerable(to.ip()) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let count = PORTS.end - PORTS.start;
-        let first = u16::from_ne_bytes(array(&random()?, 0).unwrap_or_default()) % count;
-        let pair = |step: u16| {
-            let port = PORTS.start + (first + step) % count;
-            Pair { local: SocketAddr::new(source, port), remote: to }
-        };
-        let free = (0..count).map(pair).find(|pair| pair.local != pair.remote && !is_taken(self, *pair));
-        Ok(free.ok_or(io::ErrorKind::AddrNotAvailable)?)
+        let pair = |port: u16| Pair { local: SocketAddr::new(source, port), remote: to };
+        let mut ports = std::mem::take(&mut self.ports);
+        let port = ports.next(to, |port| pair(port).local != to && !is_taken(self, pair(port)));
+        self.ports = ports;
+        Ok(pair(port.ok_or(io::ErrorKind::AddrNotAvailable)?))
     }
 
     fn connection(&mut self, pair: Pair, phase: Phase, mss: usize) -> io::Result<u64> {

@@ -142,6 +142,7 @@ impl Sessions {
         let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         (peer.keepalive, peer.address) = (keepalive, address);
         peer.is_hub = self.hubs.contains(peer.public_key.as_bytes());
+        peer.was_hub |= peer.is_hub;
         if let (None, Some(endpoint)) = (peer.endpoint, endpoint) {
             Self::note_at(&mut self.updates, id, peer, endpoint.into());
         }
@@ -157,7 +158,8 @@ impl Sessions {
         peer.retire();
         self.allowed.replace(id, &[]);
         self.updates.push_back(Update::Gone(id, *key));
-        if peer.is_hub {
+        // It is no hub any more by the time it is removed.
+        if peer.was_hub {
             self.part_from_hub(id, peer.endpoint);
         }
     }

@@ -321,6 +321,7 @@ impl Sessions {
         for id in self.peers.ids() {
             let Some(peer) = self.peers.get_mut(id) else { continue };
             let was_hub = std::mem::replace(&mut peer.is_hub, self.hubs.contains(peer.public_key.as_bytes()));
+            peer.was_hub |= peer.is_hub;
             if peer.is_hub && peer.through.is_some() {
                 Self::set_through(&mut self.updates, id, peer, None);
             }

@@ -381,7 +381,7 @@ fn a_hub_that_is_removed_is_in_nobodys_way() {
     let two = three.id(ONE, TWO);
     let message = sealed(&three, TWO, ONE);
     let mut late = message(1);
-    three.nodes[ONE].leave_hub(three.id(ONE, HUB));
+    three.nodes[ONE].set_hubs(&[], false);
     assert!(matches!(three.nodes[ONE].receive(three.now, at(HUB), &mut late), Received::Packet { .. }));
     assert_eq!(three.nodes[ONE].peers.get(two).unwrap().endpoint, Some(at(HUB)), "as WireGuard's peers move");
     let mut later = message(2);
