@@ -171,7 +171,9 @@ impl Engine {
 
     /// Tells what has begun and what is over.
     pub(super) fn tell_over(&mut self) {
-        self.tell_began();
+        if self.broker.direct.has_begun() {
+            self.tell_began();
+        }
         while !self.broker.over.is_empty() && (self.control.keeps_up() || !self.control.is_connected()) {
             let at = self.broker.over.len().saturating_sub(OVER_COUNT);
             let tickets = self.broker.over.split_off(at);

@@ -65,6 +65,11 @@ struct Shelf {
 }
 
 impl Calls {
+    /// Whether there is something to tell. Asked at each turn of the loop.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.began.is_empty()
+    }
+
     fn shelf(&mut self, v4: bool) -> &mut Shelf {
         if v4 { &mut self.v4 } else { &mut self.v6 }
     }
