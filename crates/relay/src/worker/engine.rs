@@ -117,8 +117,6 @@ impl Engine {
             };
             self.core.poller.wait(wait)?;
             self.core.now = Instant::now();
-            let taken = self.open_fds().saturating_sub(self.core.pipes.held_fds());
-            self.core.pipes.spare_fds = self.fd_limit.saturating_sub(taken);
             for at in 0..self.core.poller.event_count() {
                 if let Some((token, flags)) = self.core.poller.event(at) {
                     self.dispatch(token, flags);
@@ -227,6 +225,10 @@ impl Engine {
         if stream.phase != Phase::Open || stream.queued || stream.lent.is_some() {
             return;
         }
+        if stream.relay != Relay::Bytes {
+            self.count_spare_fds();
+        }
+        let Some(stream) = self.streams.get_mut(key) else { return };
         let result = stream.pump(&mut self.core);
         let (device, relay, heavy) = (stream.device, stream.relay, stream.is_heavy());
         match result {
@@ -378,6 +380,12 @@ impl Engine {
     /// Most UDP flows of all devices together: a quarter of the descriptors is left to streams.
     pub(super) fn flow_limit(&self) -> usize {
         (self.fd_limit / 4 * 3).max(1)
+    }
+
+    /// Notes how many descriptors messages may bring. Only who carries messages asks for it, just before.
+    pub(super) fn count_spare_fds(&mut self) {
+        let taken = self.open_fds().saturating_sub(self.core.pipes.held_fds());
+        self.core.pipes.spare_fds = self.fd_limit.saturating_sub(taken);
     }
 
     /// Upper bound of the descriptors that are open.

@@ -40,7 +40,7 @@ pub(super) struct Pipes {
     /// Descriptors of messages that wait for their destination.
     held_fds: usize,
     held_fds_limit: usize,
-    /// Descriptors that nothing else needs at present.
+    /// Descriptors that nothing else needs, when that was last counted.
     pub(super) spare_fds: usize,
     /// A look at one byte of a unix stream tells of descriptors anywhere behind it (`unix_fds`).
     pub(super) looks_reach: bool,

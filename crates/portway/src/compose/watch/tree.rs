@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::failure::{Outcome, Stop, chain};
 
@@ -20,8 +21,20 @@ const DEPTH_MAX: usize = 128;
 /// By what a change is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Mark {
-    Folder { mode: u32, inode: u64 },
-    Other { mode: u32, inode: u64, size_bytes: u64, modified: (i64, i64), changed: (i64, i64) },
+    /// The number of one that was removed is given again at once; when it was made tells them apart, where the file
+    /// system knows that.
+    Folder {
+        mode: u32,
+        inode: u64,
+        made: Option<SystemTime>,
+    },
+    Other {
+        mode: u32,
+        inode: u64,
+        size_bytes: u64,
+        modified: (i64, i64),
+        changed: (i64, i64),
+    },
 }
 
 /// A file or folder, and all below it.
@@ -126,7 +139,7 @@ impl Tree {
         };
         let (mode, inode) = (found.mode(), found.ino());
         Ok(Some(if found.is_dir() {
-            Mark::Folder { mode, inode }
+            Mark::Folder { mode, inode, made: found.created().ok() }
         } else {
             Mark::Other {
                 mode,
@@ -192,6 +205,8 @@ impl Changes {
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
@@ -246,6 +261,8 @@ mod tests {
             look(&mut tree, "a", Reach::Folder),
             some(&["a/b2", "a/b2/d", "a/b2/d/e"], &["a/c", "a/c/d", "a/c/d/e", "a/new"])
         );
+        // Times of files are as coarse as the kernel's clock tick.
+        thread::sleep(Duration::from_millis(20));
         fs::remove_dir_all(at("a/b2")).expect("removed");
         fs::create_dir(at("a/b2")).expect("made");
         assert_eq!(look(&mut tree, "a", Reach::Folder), some(&["a/b2"], &["a/b2/d", "a/b2/d/e"]));

@@ -61,6 +61,7 @@ impl Engine {
     pub(in crate::worker) fn on_messages(&mut self, key: Key) {
         let mut buffer = self.core.take_messages();
         self.udp.newcomers = u32::MAX;
+        self.count_spare_fds();
         for _ in 0..TURN_MESSAGES {
             let Some(listener) = self.listeners.get(key) else { break };
             // That there is room is an event of the flow, which has the listener watched again.
