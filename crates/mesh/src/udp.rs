@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use portway_sys::interface;
 use portway_sys::listen::{self, V6Only};
 use portway_sys::mmsg::{self, LocalAddr};
 use portway_sys::path_mtu::{Oversize, set_oversize};
@@ -81,11 +82,8 @@ impl Udp {
     /// Whether an address that datagrams came to is still this host's.
     #[must_use]
     pub fn is_own(&self, source: LocalAddr) -> bool {
-        let mut address = SocketAddr::new(source.ip.to_canonical(), 0);
-        if let SocketAddr::V6(v6) = &mut address {
-            v6.set_scope_id(source.interface);
-        }
-        std::net::UdpSocket::bind(address).is_ok()
+        // bind(2) would take one of broadcast, and any other where that is allowed.
+        interface::has(source.ip).unwrap_or(true)
     }
 
     /// An address as everybody else knows it.

@@ -87,8 +87,10 @@ impl Tending {
         Some(process)
     }
 
-    /// Whether what is wanted could take the place of what runs.
+    /// Whether what is wanted could take the place of what runs, and be recorded.
     async fn rehearse(&self, judged: &Judged) -> Result<(), String> {
+        let longest = Record::of(i32::MAX, u64::MAX, judged, &self.around.build);
+        longest.make_room(&self.around.run_dir, &self.name)?;
         let claims = &self.around.claims;
         let taken = claims.take(&judged.key, &self.name);
         taken.map_err(|other| format!("mesh.{other} has the same key and has not ended"))?;

@@ -61,17 +61,7 @@ impl Process {
         let failed = |error: io::Error| format!("it cannot be started: {error}");
         let process = Process::spawn(around, None, judged).map_err(failed)?;
         let recorded = pidfd::start_time(process.pid).map_err(failed).and_then(|start_time| {
-            let record = Record {
-                pid: process.pid,
-                start_time,
-                fingerprint: judged.fingerprint.clone(),
-                rules: judged.rules.clone(),
-                boot: record::boot(),
-                build: around.build.clone(),
-                key: judged.key.clone(),
-                drain: judged.drain,
-                leaving_since: None,
-            };
+            let record = Record::of(process.pid, start_time, judged, &around.build);
             record.write(&around.run_dir, name).map(|()| record)
         });
         match recorded {

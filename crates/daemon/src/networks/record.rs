@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::socket;
-use crate::aside::Aside;
+use super::{Judged, socket};
+use crate::aside::{Aside, AsideError};
 use crate::state::with_sources;
 
 /// Longest file that is read or written, bytes.
@@ -47,17 +47,47 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// Of a process that runs what was judged.
+    pub(super) fn of(pid: i32, start_time: u64, judged: &Judged, build: &str) -> Record {
+        Record {
+            pid,
+            start_time,
+            fingerprint: judged.fingerprint.clone(),
+            rules: judged.rules.clone(),
+            boot: boot(),
+            build: build.to_owned(),
+            key: judged.key.clone(),
+            drain: judged.drain,
+            leaving_since: None,
+        }
+    }
+
     /// Keeps it.
     ///
     /// # Errors
     /// Why it cannot be: the next daemon would not know it.
     pub(super) fn write(&self, run_dir: &Path, name: &str) -> Result<(), String> {
+        self.aside(&path(run_dir, name), |aside| aside.replace())
+    }
+
+    /// Makes room for it beside what is kept: [`Record::write`] takes that room.
+    ///
+    /// # Errors
+    /// As [`Record::write`].
+    pub(super) fn make_room(&self, run_dir: &Path, name: &str) -> Result<(), String> {
+        self.aside(&path(run_dir, name), |_stays| Ok(()))
+    }
+
+    fn aside(
+        &self,
+        path: &Path,
+        then: impl FnOnce(Aside<'_>) -> Result<(), AsideError>,
+    ) -> Result<(), String> {
         let text = serde_json::to_vec(self).unwrap_or_default();
         if text.len() > FILE_BYTES {
             return Err(format!("it has too many rules to be recorded: {} bytes", text.len()));
         }
-        let path = path(run_dir, name);
-        let written = Aside::write(&path, &text, 0o600).and_then(Aside::replace);
+        let written = Aside::write(path, &text, 0o600).and_then(then);
         written.map_err(|error| format!("it cannot be recorded: {}", with_sources(&error)))
     }
 
@@ -73,7 +103,9 @@ impl Record {
     /// Removes what a network that has ended leaves. The socket stays while somebody else has the name: it is theirs.
     pub(super) fn forget(run_dir: &Path, name: &str) {
         // Not there is as good, here and below.
-        let _gone = fs::remove_file(path(run_dir, name));
+        let path = path(run_dir, name);
+        let _gone = fs::remove_file(&path);
+        let _room = fs::remove_file(path.with_extension("json.new"));
         let mut options = OpenOptions::new();
         let lock = options.create(true).truncate(false).write(true).mode(0o600);
         if let Ok(lock) = lock.open(lock_path(run_dir, name))

@@ -5,10 +5,15 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+/// How long a turn to write is waited for. Each takes milliseconds.
+const TURN: Duration = Duration::from_secs(2);
 
 /// What became of a file.
 #[derive(Debug, Error)]
@@ -109,6 +114,36 @@ pub(super) fn replace(from: &Path, to: &Path) -> Result<(), DiskError> {
     replaced.map_err(|source| DiskError::Write { path: to.to_owned(), source })
 }
 
+/// The same, unless what is there `stays`. No other process comes between the look and the write.
+pub(super) fn write_unless(
+    path: &Path,
+    bytes: &[u8],
+    limit_bytes: usize,
+    stays: impl FnOnce(&[u8]) -> bool,
+) -> Result<(), DiskError> {
+    let failed = |source| DiskError::Write { path: path.to_owned(), source };
+    let turn = path.with_extension("lock");
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
+    let mut options = OpenOptions::new();
+    let lock = options.create(true).truncate(false).write(true).mode(0o600).custom_flags(flags).open(&turn);
+    let lock = lock.map_err(failed)?;
+    if let Some((uid, gid)) = given_to(path) {
+        fchown(&lock, Some(uid), Some(gid)).map_err(failed)?;
+    }
+    let until = Instant::now() + TURN;
+    // Who keeps it for longer is stopped, or the folder's hostile owner: neither is waited for.
+    while let Err(TryLockError::WouldBlock) = lock.try_lock()
+        && Instant::now() < until
+    {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // What cannot be read is no reason to keep it.
+    if read(path, limit_bytes).ok().flatten().is_some_and(|there| stays(&there)) {
+        return Ok(());
+    }
+    write(path, bytes)
+}
+
 /// Writes a file of its owner's alone: the old one or the new one is there, whatever happens meanwhile.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     // Another process that writes the same has a draft of its own, and threads of this one wait for each other.
@@ -131,5 +166,9 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
         fs::rename(&draft, path)?;
         path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     })();
-    written.map_err(|source| DiskError::Write { path: path.to_owned(), source })
+    written.map_err(|source| {
+        // A draft with a key in it is not left behind. That it was not made is no matter.
+        let _gone = fs::remove_file(&draft);
+        DiskError::Write { path: path.to_owned(), source }
+    })
 }

@@ -344,8 +344,14 @@ impl Membership {
         self.keep().map_err(MembershipError::from)
     }
 
+    /// Keeps the records on disk, unless another process has kept newer ones since.
     fn keep(&self) -> Result<(), DiskError> {
-        disk::write(&self.dir.join(SNAPSHOT_FILE), self.view.snapshot(0).to_text().as_bytes())
+        let is_newer = |text: &[u8]| {
+            let kept = Snapshot::parse(text).ok();
+            kept.and_then(|kept| self.trust.revision(&kept)).is_some_and(|kept| kept > self.view.revision())
+        };
+        let text = self.view.snapshot(0).to_text();
+        disk::write_unless(&self.dir.join(SNAPSHOT_FILE), text.as_bytes(), SNAPSHOT_MAX_BYTES, is_newer)
     }
 
     fn write(&self) -> Result<(), DiskError> {

@@ -24,6 +24,13 @@ pub struct Trust {
     pub signer: OrgPublicKey,
 }
 
+impl Trust {
+    /// Of which revision a snapshot is, if its head is believed. Its records are not looked at.
+    pub(super) fn revision(&self, snapshot: &Snapshot) -> Option<u64> {
+        verified_head(self, &snapshot.head).ok().map(|head| head.revision)
+    }
+}
+
 /// Why records are not believed. What was believed before stays.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unverified {

@@ -14,6 +14,7 @@ use super::{HomeError, Notice, Options, ProxyError, room, start};
 use crate::org::membership::Membership;
 use crate::org::network;
 use crate::spec::{Network, Peering, Place, PortRights, Rules, proxies};
+use crate::with_causes;
 
 /// A network that has its name, and is who it is to be.
 pub struct Entered {
@@ -43,9 +44,10 @@ pub fn enter(mut options: Options) -> Result<Entered, ProxyError> {
     if let Some(trace) = &options.trace {
         trace.set_len(0).map_err(system("empty the trace"))?;
     }
-    let (warnings, named) = settle(&mut options)?;
-    if named {
-        options.home.keep(Vec::from_iter(kept_of(&options.spec.rules)))?;
+    let (mut warnings, named) = settle(&mut options)?;
+    // They are in a file now: that they are kept as well is no reason not to run.
+    if named && let Err(error) = options.home.keep(Vec::from_iter(kept_of(&options.spec.rules))) {
+        warnings.push(with_causes(&error));
     }
     Ok(Entered { options, door, files, warnings })
 }

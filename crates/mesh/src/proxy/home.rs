@@ -283,6 +283,10 @@ impl Home {
         make_dir(dir)?;
         let aside = path.with_extension("json.new");
         let text = serde_json::to_vec_pretty(&KeptFile { version: 1, rules }).unwrap_or_default();
+        if u64::try_from(text.len()).is_ok_and(|bytes| bytes > RULES_BYTES) {
+            let source = io::Error::other("there are too many of them");
+            return Err(HomeError::File { verb: "write", path: self.shown(&path), source });
+        }
         let written = || {
             // What was left behind goes, and a link with it.
             match fs::remove_file(&aside) {

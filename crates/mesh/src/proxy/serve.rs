@@ -148,10 +148,11 @@ pub(super) async fn serve(
         policy,
         drain,
         cuts,
+        orders,
         gone: BTreeMap::new(),
         stocks: BTreeMap::new(),
     };
-    let inputs = Inputs { signals, gone, called, asked, to_cut, ordered, _asks: asks, _orders: orders };
+    let inputs = Inputs { signals, gone, called, asked, to_cut, ordered, _asks: asks };
     let result = server.run(inputs, ready).await;
     tending.abort();
     sweeping.abort();
@@ -189,9 +190,8 @@ struct Inputs {
     asked: mpsc::Receiver<Ask>,
     to_cut: mpsc::Receiver<Gone>,
     ordered: mpsc::Receiver<org::Order>,
-    /// So that there is always one: without a socket nobody asks, without an organization nobody orders.
+    /// So that there is always one: without a socket nobody asks.
     _asks: mpsc::Sender<Ask>,
-    _orders: mpsc::Sender<org::Order>,
 }
 
 /// A client that comes as a descriptor.
@@ -220,6 +220,8 @@ pub(super) struct Server<R> {
     pub(super) drain: Duration,
     /// For rules whose last connections have had their time.
     pub(super) cuts: mpsc::Sender<Gone>,
+    /// For a worker that is to be replaced.
+    orders: mpsc::Sender<org::Order>,
     /// When those were removed that have not come again since.
     pub(super) gone: BTreeMap<RuleId, Instant>,
     /// What gives the worker sockets that it has ordered: of IPv4, and of IPv6.
@@ -259,7 +261,7 @@ enum Came {
 
 impl<R: FnMut(Notice)> Server<R> {
     async fn run(mut self, inputs: Inputs, ready: Ready) -> Result<(), ProxyError> {
-        let Inputs { signals, gone, mut called, mut asked, mut to_cut, mut ordered, _asks, _orders } = inputs;
+        let Inputs { signals, gone, mut called, mut asked, mut to_cut, mut ordered, _asks } = inputs;
         let [mut term, mut int, mut quit] = signals;
         self.put_all().await.map_err(ProxyError::Worker)?;
         let mut is_told = self.waits.open.is_empty();
@@ -417,10 +419,11 @@ impl<R: FnMut(Notice)> Server<R> {
             }
         }
         if !unwanted.is_empty() {
-            let shared = Arc::clone(&self.shared);
+            let (shared, orders) = (Arc::clone(&self.shared), self.orders.clone());
             drop(tokio::spawn(async move {
                 if let Err(stuck) = shared.cut(unwanted).await {
-                    warn!(error = %stuck.why, "worker not told of connections that are refused");
+                    // They are in no table: what has not been told of them now is never told. They end with it.
+                    orders.send(org::Order::Replace(stuck)).await.ok();
                 }
             }));
         }

@@ -45,7 +45,7 @@ async fn joining_twice_is_joining_once() {
     let mut files: Vec<_> = std::fs::read_dir(first.folder()).unwrap().map(|entry| entry.unwrap()).collect();
     files.sort_by_key(std::fs::DirEntry::file_name);
     let names: Vec<_> = files.iter().map(|entry| entry.file_name().into_string().unwrap()).collect();
-    assert_eq!(names, ["member.json", "private.key", "snapshot.json"]);
+    assert_eq!(names, ["member.json", "private.key", "snapshot.json", "snapshot.lock"]);
     assert!(files.iter().all(|entry| entry.metadata().unwrap().permissions().mode() & 0o777 == 0o600));
     assert_eq!(first.folder().metadata().unwrap().permissions().mode() & 0o777, 0o700);
 }
@@ -165,6 +165,27 @@ async fn a_full_disk_keeps_no_revocation_away() {
             break;
         }
     }
+}
+
+/// Fails when: a process that knows less takes back on disk what another one knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_is_never_older() {
+    let bed = Bed::new().await;
+    let token = bed.token(None).await;
+    let mut late = bed.join("one", &token).await.unwrap();
+    let early = late.view().snapshot(0);
+    bed.join("two", &token).await.unwrap();
+    let now = bed.join("one", &token).await.unwrap();
+    assert!(now.view().revision() > late.view().revision());
+    let on_disk = || Membership::load(&bed.home("one"), &acme()).unwrap().view().revision();
+    assert_eq!(on_disk(), now.view().revision());
+    late.take(&early).unwrap();
+    assert_eq!(on_disk(), now.view().revision());
+    // Of another organization's revisions nothing follows: what is not believed is written over.
+    let path = late.folder().join("snapshot.json");
+    std::fs::write(&path, "{}").unwrap();
+    late.take(&early).unwrap();
+    assert_eq!(on_disk(), late.view().revision());
 }
 
 /// Fails when: a file of the device is believed without its signatures.

@@ -25,7 +25,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-const WHOLE: [&str; 3] = ["member.json", "private.key", "snapshot.json"];
+const WHOLE: [&str; 4] = ["member.json", "private.key", "snapshot.json", "snapshot.lock"];
 
 /// The next changes of which one is that this device has another key.
 async fn told_of_own(following: &mut Following) -> PublicKey {

@@ -106,7 +106,7 @@ fn one_port_says_nothing_of_a_nat() {
     }
     let field = Field::new(Way::Symmetric);
     let taken = field.registrar.enter(|| UdpSocket::bind("0.0.0.0:51822")).unwrap().unwrap();
-    let registrar = field.registrar();
+    let registrar = field.registrar_on("0.0.0.0:51821 --second-port 51822");
     registrar.hear("no second UDP port: devices do not see whether their NAT is symmetric");
     let token = organization(&field);
     let (_one, seen) = member(&field, 0, HOSTS[0].2, &token);

@@ -19,8 +19,8 @@ fn send(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-/// Fails when: SIGHUP or another build ends a network for one that cannot start, be it for a port of root's or for its
-/// folder, or one that is mended is not taken.
+/// Fails when: SIGHUP or another build ends a network for one that cannot start, be it for a port of root's, for its
+/// folder or for its record, or one that is mended is not taken.
 #[test]
 fn nothing_is_ended_for_what_cannot_start() {
     let bed = Bed::new();
@@ -38,7 +38,12 @@ fn nothing_is_ended_for_what_cannot_start() {
     stays(&daemon, "ports below 1024 need a privilege");
     let folder = daemon.dir().join("mesh/home");
     chown(&folder, Some(1234), Some(1234)).unwrap();
+    // Where it is recorded there is no room, or it cannot be written.
+    let draft = daemon.dir().join("mesh-home.json.new");
+    fs::create_dir(&draft).unwrap();
     reload(&daemon, &bed.home(&format!("{ONE}\ndrain = 3")));
+    stays(&daemon, "it cannot be recorded");
+    fs::remove_dir(&draft).unwrap();
     stays(&daemon, "it belongs to uid 1234");
     // The next build finds the same.
     let copy = bed.dir.path().join("portway");

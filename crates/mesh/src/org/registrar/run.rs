@@ -117,14 +117,11 @@ async fn attend(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<
     }
 }
 
-/// The second port for questions of STUN. Without it devices are served as well, and do not see one thing.
+/// The second port for questions of STUN; one that nobody has, if it is not said which. Without it devices are served as well,
+/// and do not see one thing.
 fn second_socket(listen: SocketAddr, port: Option<u16>) -> Option<UdpSocket> {
     const WITHOUT: &str = "no second UDP port: devices do not see whether their NAT is symmetric";
-    let Some(port) = port.or_else(|| listen.port().checked_add(1)) else {
-        warn!("{WITHOUT}");
-        return None;
-    };
-    let second = SocketAddr::new(listen.ip(), port);
+    let second = SocketAddr::new(listen.ip(), port.unwrap_or(0));
     let socket = portway_sys::listen::udp(second, V6Only::No);
     let socket = socket.and_then(|socket| UdpSocket::from_std(socket.into()));
     socket.inspect_err(|error| warn!(listen = %second, %error, "{WITHOUT}")).ok()

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -120,8 +120,12 @@ async fn serve_datagrams(hall: Arc<Hall>, socket: UdpSocket, other_port: Option<
 
 fn answer_question(hall: &Hall, socket: &UdpSocket, batch: &mut Batch, slot: usize, other_port: Option<u16>) {
     let Some(from) = batch.peer(slot) else { return };
-    let other = batch.local(slot).zip(other_port);
-    let other = other.map(|(local, port)| SocketAddr::new(local.ip, port));
+    // The address is the one that was asked, as the asker knows it: what it is behind a translation is nobody's business.
+    let none = match from.ip().to_canonical() {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let other = other_port.map(|port| SocketAddr::new(none, port));
     let question = batch.bytes(slot);
     let answer = Some(question).filter(|question| question.len() <= QUESTION_MAX_BYTES);
     let Some(answer) = answer.and_then(|question| stun::answer(question, from, other)) else { return };

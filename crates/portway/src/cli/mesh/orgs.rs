@@ -12,7 +12,7 @@ pub(crate) struct RegistrarArgs {
     /// Where devices connect to, over TLS
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:51821")]
     pub(crate) listen: SocketAddr,
-    /// Second UDP port, by which devices see whether their NAT is symmetric; one above the port of --listen if not given
+    /// Second UDP port, by which devices see whether their NAT is symmetric; any free one if not given
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) second_port: Option<u16>,
     #[command(flatten)]

@@ -166,13 +166,14 @@ impl Engine {
 
     /// What was ordered has come.
     pub(in super::super) fn restock(&mut self, v4: bool, fds: Vec<OwnedFd>) {
-        let has_room = self.has_room(fds.len());
+        // Without room, or when none have come, the next order waits its time: each client would order them in vain.
+        if fds.is_empty() || !self.has_room(fds.len()) {
+            return;
+        }
         let shelf = self.broker.direct.shelf(v4);
         shelf.ordered = None;
-        if has_room {
-            let usable = |fd: &OwnedFd| set_nonblocking(fd.as_fd()).is_ok();
-            shelf.sockets.extend(fds.into_iter().filter(usable));
-        }
+        let usable = |fd: &OwnedFd| set_nonblocking(fd.as_fd()).is_ok();
+        shelf.sockets.extend(fds.into_iter().filter(usable));
     }
 
     /// Sockets that wait for a use.
