@@ -15,6 +15,7 @@
 mod credit;
 mod fields;
 mod frame;
+mod held;
 mod inbox;
 mod start;
 mod variables;
@@ -23,8 +24,9 @@ pub use credit::{Allowance, Exceeded, Grant};
 pub use frame::{
     Exit, Frame, Hello, Signal, Size, Started, Step, Stream, WAY_NAME_BYTES, WAY_TOKEN_BYTES, Way,
 };
+pub use held::{HELD_NAME_MAX_BYTES, HELD_VERSION, Held, HeldState, TITLE_MAX_BYTES, is_held_name};
 pub use inbox::Inbox;
-pub use start::{Credits, Environment, Ids, Program, Pty, Start};
+pub use start::{Credits, Environment, Ids, Keep, Program, Pty, Start};
 pub use variables::is_clients_variable;
 
 /// Version of this protocol. Raised with every change that an older peer would misread.

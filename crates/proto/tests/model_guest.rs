@@ -3,7 +3,7 @@
 
 use portway_proto::guest::{
     Allowance, Credits, DATA_MAX_BYTES, Environment, Exit, FRAME_MAX_BYTES, Frame, Grant, Hello, Ids, Inbox,
-    Program, Pty, Signal, Size, Start, Started, Step, Stream, VERSION, Way,
+    Keep, Program, Pty, Signal, Size, Start, Started, Step, Stream, VERSION, Way,
 };
 use proptest::prelude::*;
 
@@ -29,7 +29,13 @@ fn size() -> impl Strategy<Value = Size> {
 
 fn program() -> impl Strategy<Value = Program> {
     let exec = (some_text(), prop::collection::vec(text(), 1..5));
-    prop_oneof![Just(Program::Sftp), exec.prop_map(|(path, args)| Program::Exec { path, args })]
+    let wish = prop::sample::select(vec![Keep::Attach, Keep::List, Keep::Kill]);
+    let keep = ("[a-zA-Z0-9_-]{1,64}", wish);
+    prop_oneof![
+        Just(Program::Sftp),
+        exec.prop_map(|(path, args)| Program::Exec { path, args }),
+        keep.prop_map(|(name, wish)| Program::Keep { name: name.into_bytes(), wish })
+    ]
 }
 
 fn pty() -> impl Strategy<Value = Pty> {

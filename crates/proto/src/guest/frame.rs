@@ -385,7 +385,7 @@ fn read_hello(from: &mut Reader<'_>) -> Result<Hello, FrameError> {
     Ok(Hello { version, build: from.array()? })
 }
 
-fn read_exit(from: &mut Reader<'_>) -> Result<Exit, FrameError> {
+pub(super) fn read_exit(from: &mut Reader<'_>) -> Result<Exit, FrameError> {
     let (how, value) = (from.u8()?, from.u8()?);
     match (how, Signal::new(value)) {
         (0, _) => Ok(Exit::Code(value)),
@@ -395,7 +395,7 @@ fn read_exit(from: &mut Reader<'_>) -> Result<Exit, FrameError> {
     }
 }
 
-fn write_exit(exit: Exit, to: &mut Writer<'_>) {
+pub(super) fn write_exit(exit: Exit, to: &mut Writer<'_>) {
     let (how, value) = match exit {
         Exit::Code(code) => (0, code),
         Exit::Signal { signal, core } => (1 + u8::from(core), signal.0),

@@ -2,7 +2,7 @@
 
 use super::fields::{Reader, Writer};
 use super::frame::{NO_ID, Size};
-use super::{FrameError, GROUPS_MAX_COUNT, LIST_MAX_COUNT, MODES_MAX_COUNT};
+use super::{FrameError, GROUPS_MAX_COUNT, LIST_MAX_COUNT, MODES_MAX_COUNT, is_held_name};
 
 /// A program to be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,24 @@ pub enum Program {
     },
     /// The SFTP server that is part of the guest program.
     Sftp,
+    /// A login shell on a terminal that outlives the connection, of which the channel is a viewer.
+    Keep {
+        /// Its name ([`super::is_held_name`]).
+        name: Vec<u8>,
+        /// What is wanted of it.
+        wish: Keep,
+    },
+}
+
+/// What is wanted of a session that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// To be there; it begins if there is none of its name.
+    Attach,
+    /// A list of all of the user's.
+    List,
+    /// Its end.
+    Kill,
 }
 
 /// What a program's variables are added to.
@@ -83,6 +101,7 @@ pub struct Credits {
 
 const EXEC: u8 = 1;
 const SFTP: u8 = 2;
+const KEEP: u8 = 3;
 
 impl Start {
     pub(super) fn read(from: &mut Reader<'_>) -> Result<Self, FrameError> {
@@ -97,6 +116,7 @@ impl Start {
                 Program::Exec { path, args }
             }
             SFTP => Program::Sftp,
+            KEEP => Program::Keep { name: name(from)?, wish: wish(from)? },
             _ => return Err(from.wrong("program")),
         };
         let env = from.list("environment", LIST_MAX_COUNT, variable)?;
@@ -129,6 +149,15 @@ impl Start {
                 to.list(args, |to, arg| to.bytes(arg));
             }
             Program::Sftp => to.u8(SFTP),
+            Program::Keep { name, wish } => {
+                to.u8(KEEP);
+                to.bytes(name);
+                to.u8(match wish {
+                    Keep::Attach => 0,
+                    Keep::List => 1,
+                    Keep::Kill => 2,
+                });
+            }
         }
         to.list(&self.env, |to, entry| to.bytes(entry));
         to.u8(match self.environment {
@@ -170,6 +199,20 @@ impl Pty {
             to.u32(*value);
         });
         to.bytes(&self.path_variable);
+    }
+}
+
+fn name(from: &mut Reader<'_>) -> Result<Vec<u8>, FrameError> {
+    let name = from.text("name")?;
+    if is_held_name(&name) { Ok(name) } else { Err(from.wrong("name")) }
+}
+
+fn wish(from: &mut Reader<'_>) -> Result<Keep, FrameError> {
+    match from.u8()? {
+        0 => Ok(Keep::Attach),
+        1 => Ok(Keep::List),
+        2 => Ok(Keep::Kill),
+        _ => Err(from.wrong("wish")),
     }
 }
 
