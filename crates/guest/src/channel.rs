@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use portway_proto::guest::{
-    Allowance, Exit, Frame, Grant, Program, Pty, Signal, Size, Start, Started, Step, Stream,
+    Allowance, Exit, Frame, Grant, Keep, Program, Pty, Signal, Size, Start, Started, Step, Stream,
 };
 use portway_sys::process::program::{Ids, Image, Input, Program as Wanted, ProgramError, spawn};
 use rustix::fs::OFlags;
@@ -17,6 +17,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal as Told, WaitId, WaitIdOptions};
 
 use crate::environment;
+use crate::keep;
 use crate::outbox::Outbox;
 use crate::terminal;
 
@@ -89,6 +90,13 @@ impl Channel {
         let (path, args) = match start.program {
             Program::Exec { path, args } => (CString::new(path).ok(), args),
             Program::Sftp => (None, vec![b"portway-guest".to_vec(), b"sftp".to_vec()]),
+            Program::Keep { name, wish } => {
+                if let (Keep::Attach, Some(_)) = (wish, &streams.terminal) {
+                    let [slave, ..] = &streams.theirs;
+                    terminal::make_raw(slave).map_err(|error| (Step::Terminal, number(error)))?;
+                }
+                (None, keep::arguments(&name, wish, start.pty.as_ref()))
+            }
         };
         let args: Vec<CString> = args.into_iter().filter_map(|arg| CString::new(arg).ok()).collect();
         let mut env = start.env;

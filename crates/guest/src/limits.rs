@@ -2,7 +2,7 @@
 //!
 //! The gateway's privileged side starts the guest, a process without privilege speaks to it. Whatever that process says, a
 //! guest is one user from before the first frame on, and runs only what that user may: `UID GID GROUPS KINDS [COMMAND]`,
-//! where GROUPS and KINDS are lists with commas or `-`, kinds are `shell`, `exec`, `sftp`, `pty` and `jail`, and COMMAND
+//! where GROUPS and KINDS are lists with commas or `-`, kinds are `shell`, `exec`, `sftp`, `pty`, `keep` and `jail`, and COMMAND
 //! runs instead of everything that is asked for. With `jail` the user's home, by `HOME`, is all there is.
 
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use portway_proto::guest::{Ids, Program, Start, Step, is_clients_variable};
+use portway_proto::guest::{Ids, Keep, Program, Start, Step, is_clients_variable};
 use portway_sys::process::program::{self, Ids as SystemIds};
 use rustix::io::Errno;
 
@@ -36,6 +36,8 @@ pub(crate) struct Limits {
     runs_exec: bool,
     runs_sftp: bool,
     has_pty: bool,
+    /// Sessions that outlive the connection.
+    keeps: bool,
     /// The home, where nothing else is to be seen.
     jail: Option<PathBuf>,
     command: Option<Vec<u8>>,
@@ -51,7 +53,8 @@ impl Limits {
         let words: Vec<&str> = fields.iter().map(|field| field.to_str()).collect::<Option<_>>()?;
         let [uid, gid, groups, kinds] = words.as_slice() else { return None };
         let groups = list(groups).map(id).collect::<Option<_>>()?;
-        let (mut runs_shell, mut runs_exec, mut runs_sftp, mut has_pty) = (false, false, false, false);
+        let (mut runs_shell, mut runs_exec, mut runs_sftp) = (false, false, false);
+        let (mut has_pty, mut keeps) = (false, false);
         let mut jail = None;
         for kind in list(kinds) {
             match kind {
@@ -59,6 +62,7 @@ impl Limits {
                 "exec" => runs_exec = true,
                 "sftp" => runs_sftp = true,
                 "pty" => has_pty = true,
+                "keep" => keeps = true,
                 "jail" => jail = Some(std::env::var_os(HOME)?.into()),
                 _ => return None,
             }
@@ -66,7 +70,19 @@ impl Limits {
         let shell =
             std::env::var_os(SHELL).map_or_else(|| b"/bin/sh".to_vec(), |shell| shell.as_bytes().to_vec());
         let (uid, gid) = (id(uid)?, id(gid)?);
-        Some(Self { uid, gid, groups, shell, runs_shell, runs_exec, runs_sftp, has_pty, jail, command })
+        Some(Self {
+            uid,
+            gid,
+            groups,
+            shell,
+            runs_shell,
+            runs_exec,
+            runs_sftp,
+            has_pty,
+            keeps,
+            jail,
+            command,
+        })
     }
 
     /// Becomes the user, for good.
@@ -96,6 +112,14 @@ impl Limits {
         });
         let asked = match &start.program {
             Program::Sftp => None,
+            // It is a login shell; what is not on a terminal only asks or ends.
+            Program::Keep { wish, .. } => {
+                let is_allowed = self.keeps && self.runs_shell;
+                if (*wish == Keep::Attach && start.pty.is_none()) || !(is_allowed || self.command.is_some()) {
+                    return Err((Step::Exec, Errno::PERM));
+                }
+                Some(None)
+            }
             Program::Exec { path, args } => Some(self.asked(path, args).ok_or((Step::Exec, Errno::PERM))?),
         };
         if self.jail.is_some() {

@@ -9,9 +9,13 @@
 //! ROWS` gives its terminal another size, `beside DIR PROGRAM ARGS...` runs a program as that service's user, `within DIR
 //! MILLISECONDS PROGRAM ARGS...` does so and ends all that it has started, and `kill NUMBER` sends the first process a
 //! signal.
+//!
+//! And it keeps sessions that outlive their connections ([`keep`]): `attach NAME MODES`, `hold NAME MODES`, `sessions` and
+//! `end NAME`.
 
 mod channel;
 mod environment;
+mod keep;
 mod limits;
 mod modes;
 mod outbox;
@@ -63,11 +67,15 @@ fn main() -> ExitCode {
             return ended.map_or_else(said, ExitCode::from);
         }
         [Some("kill"), Some(number)] => service::kill(number),
+        [Some("attach"), _, _] => return keep::attach(args[1], args[2]),
+        [Some("hold"), _, _] => keep::hold(args[1], args[2]),
+        [Some("sessions")] => keep::list(),
+        [Some("end"), _] => keep::kill(args[1]),
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
         _ => Err((
             status::USAGE,
             "serve [SHA256 [LIMITS]], service DIR, tail DIR SINCE, feed DIR, size DIR COLUMNS ROWS, beside DIR PROGRAM, within DIR \
-             MILLISECONDS PROGRAM, kill NUMBER or sftp expected"
+             MILLISECONDS PROGRAM, kill NUMBER, attach NAME MODES, sessions, end NAME or sftp expected"
                 .to_owned(),
         )),
     };

@@ -333,7 +333,7 @@ impl Server {
 }
 
 /// From here to then, for poll(2); a little more, so that it is over then.
-fn until(then: Instant) -> Timespec {
+pub(crate) fn until(then: Instant) -> Timespec {
     let left = then.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
     Timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),

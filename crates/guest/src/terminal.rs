@@ -29,6 +29,13 @@ pub(crate) fn open(uid: u32, size: &Size, wanted: &[(u8, u32)]) -> Result<(Owned
     Ok((master, slave, path))
 }
 
+/// Leaves every byte as it is: what is behind it has a terminal of its own.
+pub(crate) fn make_raw(slave: &OwnedFd) -> Result<()> {
+    let mut termios = rustix::termios::tcgetattr(slave)?;
+    termios.make_raw();
+    rustix::termios::tcsetattr(slave, OptionalActions::Now, &termios)
+}
+
 /// The user owns it; a group other than root's is the one for terminals, and may write to it (mesg(1)).
 fn hand_over(slave: &OwnedFd, uid: u32) -> Result<()> {
     let stat = rustix::fs::fstat(slave)?;

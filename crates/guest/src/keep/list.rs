@@ -1,0 +1,120 @@
+//! What sessions are kept, and the end of one: asked of their holders.
+
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use portway_proto::guest::{HELD_VERSION, Held, HeldState, Inbox};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+
+use super::place;
+use crate::serve;
+
+/// How long a holder may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long one may take to end: longer than it lets its shell.
+const END: Duration = Duration::from_secs(12);
+
+/// Prints a line for each session of this user.
+pub(super) fn list() -> Result<(), String> {
+    let mut text = String::new();
+    for (name, stream) in place::all() {
+        let line = match ask(stream, &Held::Ask { version: HELD_VERSION }, ANSWER) {
+            Answer::State(state) => described(&state),
+            Answer::Other(version) => format!("of another version, {version}"),
+            Answer::Ended => continue,
+            Answer::Nothing => "does not answer".to_owned(),
+        };
+        text.push_str(&format!("{name}\t{line}\n"));
+    }
+    if text.is_empty() {
+        text.push_str("no session is kept\n");
+    }
+    io::stdout().write_all(text.as_bytes()).map_err(|error| format!("cannot say so: {error}"))
+}
+
+/// Ends the session of that name.
+pub(super) fn kill(name: &str) -> Result<(), String> {
+    let stream = place::find(name).ok_or_else(|| format!("there is no session {name}"))?;
+    match ask(stream, &Held::Kill { version: HELD_VERSION }, END) {
+        Answer::Ended => Ok(()),
+        Answer::Nothing | Answer::State(_) | Answer::Other(_) => Err(format!("session {name} does not end")),
+    }
+}
+
+/// `pid 12, 80x24, 1 viewer, for 3 h: vi`.
+fn described(state: &HeldState) -> String {
+    let HeldState { pid, viewers, size, age_secs, title } = state;
+    let viewers = match viewers {
+        0 => "nobody looks".to_owned(),
+        1 => "1 viewer".to_owned(),
+        many => format!("{many} viewers"),
+    };
+    let age = match age_secs {
+        0..60 => format!("{age_secs} s"),
+        60..3600 => format!("{} min", age_secs / 60),
+        3600..86_400 => format!("{} h", age_secs / 3600),
+        _ => format!("{} d", age_secs / 86_400),
+    };
+    let title = if title.is_empty() { String::new() } else { format!(": {title}") };
+    format!("pid {pid}, {}x{}, {viewers}, for {age}{title}", size.columns, size.rows)
+}
+
+/// What a holder says.
+enum Answer {
+    State(HeldState),
+    /// It speaks this version.
+    Other(u16),
+    /// It has gone.
+    Ended,
+    Nothing,
+}
+
+fn ask(stream: UnixStream, question: &Held<'_>, patience: Duration) -> Answer {
+    let mut bytes = Vec::new();
+    let is_asked = question.write(&mut bytes).is_ok()
+        && rustix::net::send(&stream, &bytes, rustix::net::SendFlags::NOSIGNAL) == Ok(bytes.len());
+    if !is_asked {
+        return Answer::Ended;
+    }
+    let (begin, mut inbox) = (Instant::now(), Inbox::default());
+    while begin.elapsed() < patience {
+        let mut polled = [PollFd::new(&stream, PollFlags::IN)];
+        let left = serve::until(begin + patience);
+        if !matches!(rustix::event::poll(&mut polled, Some(&left)), Ok(_) | Err(Errno::INTR)) {
+            return Answer::Nothing;
+        }
+        match rustix::io::read(&stream, inbox.room()) {
+            Ok(0) => return Answer::Ended,
+            Ok(count) => inbox.filled(count),
+            Err(Errno::AGAIN | Errno::INTR) => continue,
+            Err(_) => return Answer::Ended,
+        }
+        while let Ok(Some(frame)) = inbox.next() {
+            match Held::read(frame) {
+                Ok(Held::State(state)) => return Answer::State(state),
+                Ok(Held::Other { version }) => return Answer::Other(version),
+                _ => {}
+            }
+        }
+    }
+    Answer::Nothing
+}
+
+#[cfg(test)]
+mod tests {
+    use portway_proto::guest::Size;
+
+    use super::*;
+
+    #[test]
+    fn a_session_is_a_line() {
+        let size = Size { columns: 80, rows: 24, width: 0, height: 0 };
+        let state = HeldState { pid: 12, viewers: 1, size, age_secs: 10_900, title: "vi".to_owned() };
+        assert_eq!(described(&state), "pid 12, 80x24, 1 viewer, for 3 h: vi");
+        let state = HeldState { viewers: 0, age_secs: 59, title: String::new(), ..state };
+        assert_eq!(described(&state), "pid 12, 80x24, nobody looks, for 59 s");
+    }
+}
