@@ -266,6 +266,26 @@ mod tests {
         assert!(limits(&["7", "8", "-", "shell,pty"]).expect("limits").admit(&mut on_terminal).is_ok());
     }
 
+    /// Fails when a session that stays is had without its word, without a terminal, or in place of a forced command.
+    #[test]
+    fn sessions_that_stay_are_held() {
+        let pty = || Pty { size: Size::default(), modes: Vec::new(), path_variable: Vec::new() };
+        let starts = |args: &[&str], wish, pty: Option<Pty>| {
+            let mut start = start(Program::Keep { name: b"work".to_vec(), wish });
+            start.pty = pty;
+            limits(args).expect("limits").admit(&mut start).map(|()| start.program)
+        };
+        let may = ["7", "8", "-", "shell,pty,keep"];
+        assert!(matches!(starts(&may, Keep::Attach, Some(pty())), Ok(Program::Keep { .. })));
+        assert!(starts(&may, Keep::List, None).is_ok() && starts(&may, Keep::Kill, None).is_ok());
+        assert!(starts(&may, Keep::Attach, None).is_err());
+        for kinds in ["shell,pty", "pty,keep", "exec,sftp,pty", "shell,keep"] {
+            assert!(starts(&["7", "8", "-", kinds], Keep::Attach, Some(pty())).is_err(), "{kinds}");
+        }
+        let forced = starts(&["7", "8", "-", "shell,pty,keep", "backup"], Keep::Attach, Some(pty()));
+        assert_eq!(forced, Ok(exec(&["ash", "-c", "backup"])));
+    }
+
     /// Fails when a command of a key is not what runs, whatever is asked for.
     #[test]
     fn a_forced_command_runs_instead() {

@@ -48,6 +48,9 @@ pub(crate) enum Event<'a> {
         channel: u32,
         what: &'a str,
         terminal: bool,
+        /// Name of the session that stays.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        keep: Option<&'a str>,
     },
     /// A program was not started.
     NotStarted {

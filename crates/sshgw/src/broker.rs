@@ -23,6 +23,7 @@ mod grant;
 mod helper;
 mod identity;
 mod judge;
+mod keep;
 mod login;
 mod open;
 mod roll;

@@ -248,6 +248,38 @@ impl What {
     }
 }
 
+/// A session that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// Its name.
+    pub(crate) name: String,
+    /// What is wanted of it.
+    pub(crate) wish: KeptWish,
+}
+
+/// What is wanted of a session that stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KeptWish {
+    /// To be there.
+    Attach,
+    /// A list of all of the user's.
+    List,
+    /// Its end.
+    Kill,
+}
+
+impl KeptWish {
+    /// As the audit has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Attach => "shell",
+            Self::List => "list-sessions",
+            Self::Kill => "end-session",
+        }
+    }
+}
+
 /// A terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Terminal {
@@ -302,6 +334,9 @@ pub(crate) enum Reply {
         /// Whether that is the helper that sees the home alone.
         #[serde(default)]
         jail: bool,
+        /// The session that stays, if it is one.
+        #[serde(default)]
+        keep: Option<Kept>,
     },
     /// The server serves the files of an instance that does not run; a connection that speaks SFTP comes with this.
     Stored {

@@ -98,7 +98,7 @@ fn a_flood_displaces_itself() {
 fn what_is_not_served_is_refused() {
     let Some(scene) = Scene::start(Server::Incus6, "notserved").unwrap() else { return };
     let name = scene.container.name();
-    let logins = [format!("%{name}"), format!("+{name}"), "/shell".to_owned()];
+    let logins = [format!("+{name}"), "/shell".to_owned()];
     for (number, login) in logins.iter().enumerate() {
         let source = format!("127.0.0.{}", number + 10);
         let output =

@@ -12,7 +12,7 @@ use portway_testkit::{HTTPS_ADDRESS, Server, Trusted, certificate, process, wait
 use crate::scene::{Scene, processes_below};
 
 /// What a client of Incus has where `r1` is the scene's own server, by TLS; trusted by it while the answer lives.
-fn elsewhere(scene: &Scene) -> Trusted<'static> {
+pub(crate) fn elsewhere(scene: &Scene) -> Trusted<'static> {
     let pem = scene.bed.https().unwrap();
     let conf = scene.path("incus");
     fs::create_dir(conf.join("servercerts")).unwrap();

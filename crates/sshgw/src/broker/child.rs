@@ -309,6 +309,7 @@ impl Child {
                     connection,
                     session,
                     original,
+                    keep: None,
                 };
                 let child = Arc::clone(self);
                 self.broker.starting.spawn(async move { child.open(id, channel, &grant, order).await });
@@ -432,11 +433,17 @@ impl Child {
             Ok(opened) => {
                 lock(&self.running).insert(channel);
                 bump(&self.broker.count.started);
-                self.note(&Event::Started { grant, channel, what: what.name(), terminal });
+                let keep = match &opened {
+                    Opened::Inside { keep, .. } => keep.as_ref(),
+                    Opened::Exec(_) | Opened::Stored { .. } => None,
+                };
+                let what = keep.map_or(what.name(), |keep| keep.wish.name());
+                let keep = keep.map(|keep| keep.name.as_str());
+                self.note(&Event::Started { grant, channel, what, terminal, keep });
                 let (reply, fds) = match opened {
                     Opened::Exec(sockets) => (Reply::Opened, sockets.into_fds()),
-                    Opened::Inside { shell, home, terminal, files, jail } => {
-                        (Reply::Inside { shell, home, terminal, files, jail }, Vec::new())
+                    Opened::Inside { shell, home, terminal, files, jail, keep } => {
+                        (Reply::Inside { shell, home, terminal, files, jail, keep }, Vec::new())
                     }
                     Opened::Stored { files, home } => (Reply::Stored { home }, vec![files]),
                 };

@@ -43,6 +43,9 @@ pub(crate) struct Grant {
     /// What the key allows: a forced command, terminals, forwards.
     #[serde(default)]
     pub(crate) options: keys::Grant,
+    /// Name of the session that stays, which the login asks for.
+    #[serde(default)]
+    pub(crate) keep: Option<String>,
 }
 
 /// The server of sessions of a time that knew no other.
@@ -110,7 +113,7 @@ mod tests {
     fn an_old_record_is_read() {
         let grant = Grant::of_root();
         assert_eq!(grant.options, keys::Grant::default());
-        assert!(!grant.is_inside && grant.remote == "local" && grant.uid.is_none());
+        assert!(!grant.is_inside && grant.keep.is_none() && grant.remote == "local" && grant.uid.is_none());
         let place = grant.place();
         let allowed = crate::policy::Policy::default().decide(
             &grant.policy_person(),

@@ -19,10 +19,10 @@ use crate::policy::Action;
 const SETTLED: Duration = Duration::from_secs(15);
 
 /// Exit status where there is no helper.
-const NO_HELPER: u8 = 255;
+pub(super) const NO_HELPER: u8 = 255;
 
 /// What a connection may run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct May {
     /// Login shells.
     pub(super) shell: bool,
@@ -32,6 +32,8 @@ pub(super) struct May {
     pub(super) sftp: bool,
     /// Terminals.
     pub(super) pty: bool,
+    /// Sessions that outlive the connection.
+    pub(super) keep: bool,
     /// Nothing but the home is to be seen.
     pub(super) jail: bool,
     /// Runs instead of all of them.
@@ -46,6 +48,7 @@ impl May {
             exec: allowed(Action::Exec),
             sftp: allowed(Action::Sftp),
             pty: grant.options.pty,
+            keep: grant.keep.is_some() && allowed(Action::Shell),
             jail: false,
             command: grant.options.command.clone(),
         }
@@ -53,7 +56,7 @@ impl May {
 
     /// What of it one helper of a user may: with a jail only files, and beside it everything but files.
     fn of_helper(self, kind: Kind, account: &Account) -> Self {
-        let none = Self { shell: false, exec: false, sftp: false, pty: false, jail: false, command: None };
+        let none = Self::default();
         match kind {
             // A forced command is no server of files.
             Kind::Jailed => Self { sftp: self.sftp && self.command.is_none(), jail: true, ..none },
@@ -204,7 +207,7 @@ async fn sweep(way: Way, launched: Arc<Launched<()>>) {
 fn limits(account: &Account, groups: &[u32], may: &May) -> Vec<String> {
     let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(",") };
     let kinds = [(may.shell, "shell"), (may.exec, "exec"), (may.sftp, "sftp"), (may.pty, "pty")];
-    let kinds = [&kinds[..], &[(may.jail, "jail")]].concat();
+    let kinds = [&kinds[..], &[(may.keep, "keep"), (may.jail, "jail")]].concat();
     let kinds = kinds.iter().filter(|(is_allowed, _)| *is_allowed).map(|(_, kind)| (*kind).to_owned());
     let groups = list(groups.iter().map(u32::to_string).collect());
     let fields = [account.uid.to_string(), account.gid.to_string(), groups, list(kinds.collect())];
@@ -221,16 +224,11 @@ mod tests {
         let text = |text: &str| text.to_owned();
         let bob =
             Account { name: text("bob"), uid: 7, gid: 8, home: text("/home/bob"), shell: text("/bin/sh") };
-        let all = May { shell: true, exec: true, sftp: true, pty: true, jail: false, command: None };
+        let all = May { shell: true, exec: true, sftp: true, pty: true, ..May::default() };
         assert_eq!(limits(&bob, &[8, 9], &all), ["7", "8", "8,9", "shell,exec,sftp,pty"]);
-        let one = May {
-            shell: false,
-            exec: false,
-            sftp: false,
-            pty: false,
-            jail: false,
-            command: Some(text("a b")),
-        };
+        let keeps = May { keep: true, shell: true, ..May::default() };
+        assert_eq!(limits(&bob, &[], &keeps), ["7", "8", "-", "shell,keep"]);
+        let one = May { command: Some(text("a b")), ..May::default() };
         assert_eq!(limits(&bob, &[], &one), ["7", "8", "-", "-", "a b"]);
         // Whose files are those of his home has no others from any helper; root has.
         let of =

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portway_config::files::{self, Trust};
-use portway_proto::login::{Keep, Login, Wish};
+use portway_proto::login::{Login, Wish};
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::Certificate;
 use zeroize::Zeroizing;
@@ -26,8 +26,8 @@ use zeroize::Zeroizing;
 use super::fresh::{Fresh, Read};
 use super::gate::Crowd;
 use super::grant::Grant;
-use super::lock;
 use super::servers::Servers;
+use super::{keep, lock};
 use crate::auth::accounts::{Expired, Shadow};
 use crate::auth::authorized_keys::KeyRefusal;
 use crate::auth::certificate::CertificateError;
@@ -194,6 +194,8 @@ enum Who {
 struct Claim {
     place: Target,
     host_user: String,
+    /// Of a session that stays.
+    keep: Option<String>,
 }
 
 impl Judge {
@@ -442,16 +444,14 @@ impl Judge {
             Wish::Create(_) => return Err(Reason::Wish("a new instance")),
             Wish::Command(_) => return Err(Reason::Wish("a command")),
         };
-        if session.keep != Keep::No {
-            return Err(Reason::Wish("a session that stays"));
-        }
+        let keep = keep::name(&session.keep).map_err(Reason::Wish)?;
         let place = Target {
             remote: self.servers.name(session.place.remote.as_ref().map(|remote| remote.as_str())),
             project: session.place.project.to_string(),
             instance: session.place.instance.to_string(),
             instance_user: session.place.instance_user.as_str().to_owned(),
         };
-        Ok(Claim { place, host_user: session.host_user.as_str().to_owned() })
+        Ok(Claim { place, host_user: session.host_user.as_str().to_owned(), keep })
     }
 
     /// What comes of all that was proven about a login. Whoever is let in counts until [`Judge::left`].
@@ -510,7 +510,7 @@ fn grant(claim: Claim, proofs: &[Proof], none: bool) -> Option<Grant> {
     };
     let options = proofs.iter().try_fold(KeyGrant::default(), |all, one| all.and(one.options.clone()))?;
     let names: Vec<&str> = proofs.iter().map(|proof| proof.method.as_str()).collect();
-    let Claim { place: Target { remote, project, instance, instance_user }, .. } = claim;
+    let Claim { place: Target { remote, project, instance, instance_user }, keep, .. } = claim;
     Some(Grant {
         person,
         key: proofs.iter().find_map(|proof| proof.key.clone()).unwrap_or_default(),
@@ -524,6 +524,7 @@ fn grant(claim: Claim, proofs: &[Proof], none: bool) -> Option<Grant> {
         principals: proofs.iter().flat_map(|proof| proof.principals.clone()).collect(),
         is_inside,
         options,
+        keep,
     })
 }
 

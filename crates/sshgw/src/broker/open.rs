@@ -11,10 +11,11 @@ use portway_proto::guest::is_clients_variable;
 
 use super::account::{self, Account, Found};
 use super::grant::Grant;
+use super::{helper, keep};
 use crate::options::ShellMode;
 use crate::policy::{Action, Decision};
 use crate::remotes::RemoteError;
-use crate::wire::{Terminal, What};
+use crate::wire::{Kept, Terminal, What};
 
 /// Exit status of the gateway's own: there is no such instance or user.
 pub(super) const ABSENT: u8 = 1;
@@ -65,6 +66,8 @@ pub(super) struct Order {
     pub(super) session: String,
     /// What the client has asked for, where its key has it otherwise; `SSH_ORIGINAL_COMMAND`.
     pub(super) original: Option<String>,
+    /// What is wanted of a session that stays, if it is one.
+    pub(super) keep: Option<Kept>,
 }
 
 /// Why there is no program.
@@ -108,6 +111,8 @@ pub(super) enum Opened {
         files: bool,
         /// Whether that is the helper that sees the home alone.
         jail: bool,
+        /// The session that stays, if it is one.
+        keep: Option<Kept>,
     },
     /// The server serves files itself: a connection that speaks SFTP.
     Stored {
@@ -124,8 +129,12 @@ pub(super) fn permitted(
     order: Order,
     decide: impl Fn(Action) -> Decision,
 ) -> Result<Order, Refusal> {
+    let mut order = order;
+    order.keep = keep::wish(grant, &order);
     let action = match order.what {
         What::Shell => Action::Shell,
+        // Who lists or ends such sessions may have one.
+        What::Command if order.keep.is_some() => Action::Shell,
         What::Command => Action::Exec,
         What::Sftp => Action::Sftp,
     };
@@ -138,8 +147,8 @@ pub(super) fn permitted(
             return Err(Refusal::new(ABSENT, text));
         }
     }
-    let mut order = order;
     order.terminal = order.terminal.filter(|_| grant.options.pty);
+    keep::check(&order)?;
     if let Some(command) = &grant.options.command {
         let asked = std::mem::replace(&mut order.command, command.clone().into_bytes());
         order.original = match order.what {
@@ -160,7 +169,8 @@ pub(super) async fn open(client: &Client, grant: &Grant, order: &Order) -> Resul
     let absent = || absent(project, instance);
     let failed = |error: &IncusError| failure(instance, error);
     let account = account(client, grant).await?;
-    if order.what == What::Shell && order.shell != ShellMode::User {
+    // One that stays is the user's own shell, whose terminal is the helper's.
+    if order.what == What::Shell && order.shell != ShellMode::User && order.keep.is_none() {
         let spec = entering(&account, order, order.shell)?;
         let sockets = client.exec(project, instance, &spec).await.map_err(|error| failed(&error))?;
         return sockets.map(Opened::Exec).ok_or_else(absent);
@@ -175,7 +185,11 @@ pub(super) async fn open(client: &Client, grant: &Grant, order: &Order) -> Resul
         }
         let (terminal, files) = (order.terminal.is_some(), order.what == What::Sftp);
         let jail = files && order.jails && account.uid != 0;
-        return Ok(Opened::Inside { shell: account.shell, home: account.home, terminal, files, jail });
+        let keep = order.keep.clone();
+        return Ok(Opened::Inside { shell: account.shell, home: account.home, terminal, files, jail, keep });
+    }
+    if order.keep.is_some() {
+        return Err(Refusal::new(helper::NO_HELPER, "a session that stays needs the helper in the instance"));
     }
     let spec = spec(&account, order)?;
     let sockets = client.exec(project, instance, &spec).await.map_err(|error| failed(&error))?;
@@ -213,6 +227,7 @@ fn goes_inside(account: &Account, order: &Order) -> bool {
     let is_plain = order.what == What::Command
         && account.uid == 0
         && order.terminal.is_none()
+        && order.keep.is_none()
         && str::from_utf8(&order.command).is_ok();
     order.inside && !(is_plain && order.first)
 }
@@ -379,7 +394,7 @@ pub(super) fn failure(instance: &str, error: &IncusError) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::policy::Reason;
 
@@ -388,7 +403,7 @@ mod tests {
         Account { name: text("bob"), uid: 1000, gid: 1000, home: text("/home/bob"), shell: text("/bin/ash") }
     }
 
-    fn order(what: What, command: &[u8]) -> Order {
+    pub(in crate::broker) fn order(what: What, command: &[u8]) -> Order {
         Order {
             what,
             command: command.to_vec(),
@@ -401,6 +416,7 @@ mod tests {
             connection: "192.0.2.1 40000 198.51.100.1 2222".to_owned(),
             session: "s1".to_owned(),
             original: None,
+            keep: None,
         }
     }
 

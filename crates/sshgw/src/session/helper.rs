@@ -73,6 +73,7 @@ impl Helper {
         let shell = match &wanted.program {
             portway_proto::guest::Program::Exec { path, .. } => String::from_utf8_lossy(path).into_owned(),
             portway_proto::guest::Program::Sftp => "the server of files".to_owned(),
+            portway_proto::guest::Program::Keep { .. } => "a session that stays".to_owned(),
         };
         // The instance may have been started anew since the last one.
         let mut started = self.try_start(wanted.clone(), jail).await?;

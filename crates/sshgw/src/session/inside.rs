@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use portway_proto::guest::{Environment, Exit, Ids, Program, Pty, Signal, Size};
+use portway_proto::guest::{Environment, Exit, Ids, Keep, Program, Pty, Signal, Size};
 use russh::ChannelWriteHalf;
 use russh::server::Msg;
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::program::{Counts, End, STDERR, Wanted, say};
 use crate::guest::{Control, Input, Output, Process, Wanted as Start};
-use crate::wire::What;
+use crate::wire::{Kept, KeptWish, What};
 
 /// How long a program gets to end once it was hung up: longer than the helper lets it.
 const FAREWELL: Duration = Duration::from_secs(12);
@@ -25,7 +25,13 @@ const UMASK: u16 = 0o022;
 const TTY: &[u8] = b"SSH_TTY";
 
 /// What the helper is asked for, on the client's terminal where that is granted.
-pub(super) fn start(wanted: &Wanted, shell: &str, home: &str, on_terminal: bool) -> Start {
+pub(super) fn start(
+    wanted: &Wanted,
+    shell: &str,
+    home: &str,
+    on_terminal: bool,
+    keep: Option<&Kept>,
+) -> Start {
     let name = shell.rsplit('/').next().unwrap_or(shell);
     let args = match wanted.what {
         // A leading sign makes it a login shell.
@@ -33,9 +39,17 @@ pub(super) fn start(wanted: &Wanted, shell: &str, home: &str, on_terminal: bool)
         What::Command => vec![name.as_bytes().to_vec(), b"-c".to_vec(), wanted.command.clone()],
         What::Sftp => Vec::new(),
     };
-    let program = match wanted.what {
-        What::Shell | What::Command => Program::Exec { path: shell.as_bytes().to_vec(), args },
-        What::Sftp => Program::Sftp,
+    let program = match (wanted.what, keep) {
+        (_, Some(Kept { name, wish })) => {
+            let wish = match wish {
+                KeptWish::Attach => Keep::Attach,
+                KeptWish::List => Keep::List,
+                KeptWish::Kill => Keep::Kill,
+            };
+            Program::Keep { name: name.clone().into_bytes(), wish }
+        }
+        (What::Shell | What::Command, None) => Program::Exec { path: shell.as_bytes().to_vec(), args },
+        (What::Sftp, None) => Program::Sftp,
     };
     let mut env: Vec<Vec<u8>> =
         wanted.environment.iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect();

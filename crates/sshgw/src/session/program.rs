@@ -193,8 +193,8 @@ async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Runnin
                 gateway.link.closed(channel, never(channel)).await;
                 return Err(failed());
             }
-            Ok((Reply::Inside { shell, home, terminal, files, jail }, _)) => {
-                let start = inside::start(wanted, &shell, &home, terminal);
+            Ok((Reply::Inside { shell, home, terminal, files, jail, keep }, _)) => {
+                let start = inside::start(wanted, &shell, &home, terminal, keep.as_ref());
                 match gateway.helper.start(start, jail).await {
                     Ok(process) if files => return Ok(Running::Files(process)),
                     Ok(process) => return Ok(Running::Inside(process)),
