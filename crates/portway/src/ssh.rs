@@ -2,6 +2,7 @@
 
 mod import;
 mod policy;
+mod recordings;
 mod serve;
 mod sessions;
 
@@ -25,6 +26,8 @@ pub(crate) fn run(command: &SshCommand) -> Outcome {
         SshCommand::Serve(args) => serve::run(args),
         SshCommand::Sessions(args) => sessions::list(args),
         SshCommand::Kill(args) => sessions::kill(args),
+        SshCommand::Recordings(args) => recordings::list(args),
+        SshCommand::Replay(args) => recordings::replay(args),
         SshCommand::Import(args) => import::run(args),
     }
 }

@@ -16,6 +16,7 @@ use portway_model::rfc3339;
 use serde::Serialize;
 
 use crate::broker::Grant;
+use crate::recording::End;
 use crate::wire::FileEnd;
 
 /// Longest text of a stranger's in a line, characters.
@@ -51,6 +52,17 @@ pub(crate) enum Event<'a> {
         /// Name of the session that stays.
         #[serde(skip_serializing_if = "Option::is_none")]
         keep: Option<&'a str>,
+        /// Its recording, below their folder.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recording: Option<&'a str>,
+    },
+    /// A recording has ended.
+    Recorded {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        channel: u32,
+        bytes: u64,
+        end: End,
     },
     /// A program was not started.
     NotStarted {

@@ -26,6 +26,7 @@ mod judge;
 mod keep;
 mod login;
 mod open;
+mod recordings;
 mod roll;
 mod servers;
 mod starts;

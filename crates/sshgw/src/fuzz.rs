@@ -16,6 +16,7 @@ use crate::auth::password;
 use crate::auth::revoked::Revoked;
 use crate::auth::source::Sources;
 use crate::policy::Policy;
+use crate::recording::{Cast, visible};
 
 /// What a fuzzer calls.
 pub type Target = fn(&[u8]);
@@ -28,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ssh_hash", hash),
     ("ssh_login", login),
     ("ssh_policy", policy),
+    ("ssh_recording", recording),
     ("ssh_revoked", revoked),
 ];
 
@@ -116,6 +118,20 @@ fn hash(data: &[u8]) {
 
 fn policy(data: &[u8]) {
     let _ = Policy::parse(Path::new("ssh-policy.toml"), text(data));
+}
+
+/// Whatever a recording says, a terminal is told nothing that begins a text for itself or is a question.
+fn recording(data: &[u8]) {
+    if let Ok(mut cast) = Cast::new(data) {
+        while let Ok(Some(_)) = cast.next_moment() {}
+    }
+    let shown = visible(text(data));
+    for begun in
+        ["\u{1b}]", "\u{1b}P", "\u{1b}_", "\u{1b}^", "\u{1b}X", "\u{1b}Z", "\u{9d}", "\u{90}", "\u{5}"]
+    {
+        assert!(!shown.contains(begun), "{shown:?}");
+    }
+    assert_eq!(visible(&shown), shown);
 }
 
 fn revoked(data: &[u8]) {

@@ -16,6 +16,7 @@ pub mod import;
 mod logging;
 pub mod options;
 pub mod policy;
+pub mod recording;
 pub mod remotes;
 pub mod session;
 pub mod tunnel;

@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 use crate::remotes::{Https, Proof};
 
 mod flags;
+mod recording;
 mod values;
 
 pub use flags::{FLAGS, Flag, NOT_YET, Shape};
+pub use recording::Recording;
 pub use values::{Values, ValuesError};
 
 /// Longest idle time that can be set: a week.
@@ -56,6 +58,8 @@ pub struct Options {
     pub healthcheck: Option<Duration>,
     /// How logins are read.
     pub dialect: Dialect,
+    /// How what the policy has recorded is kept.
+    pub recording: Recording,
     /// Offers the host keys of the host's own sshd besides.
     pub host_key: bool,
     /// More in the log.
@@ -228,6 +232,7 @@ impl Options {
                 .text("dialect")
                 .parse()
                 .map_err(|_| values.wrong("dialect", "auto, 0.7 or 0.10"))?,
+            recording: Recording::new(values)?,
             host_key: values.is_on("host-key")?,
             debug: values.is_on("debug")?,
         })

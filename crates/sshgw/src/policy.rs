@@ -147,6 +147,40 @@ struct Rule {
     instance_users: Option<Vec<String>>,
     allow: Vec<Action>,
     deny: Vec<Action>,
+    record: Record,
+}
+
+/// What of those whom a rule lets in is recorded. Of files the audit log tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Record {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What is shown on a terminal.
+    Terminals,
+    /// What any shell or command writes.
+    All,
+}
+
+impl Record {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Nothing, Self::Terminals, Self::All];
+
+    /// As the file has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Terminals => "terminals",
+            Self::All => "all",
+        }
+    }
+
+    /// Whether it is recorded, on a terminal or without one.
+    #[must_use]
+    pub fn has(self, on_terminal: bool) -> bool {
+        self == Self::All || (self == Self::Terminals && on_terminal)
+    }
 }
 
 /// An answer, and whose it is.
@@ -236,10 +270,36 @@ impl Policy {
     /// Whether a person may do something at a place. The shell of Incus commands has none.
     #[must_use]
     pub fn decide(&self, person: &Person, action: Action, place: Option<&Target>) -> Decision {
-        let (user, groups, key, principals) = match person {
-            Person::Instance(own) => return own_user(own, action, place),
-            Person::Host { user, groups, key, principals } => (user, groups, key, principals),
-        };
+        if let Person::Instance(own) = person {
+            return own_user(own, action, place);
+        }
+        match self.rule(person, action, place) {
+            Some(rule) => Decision {
+                allowed: !rule.deny.contains(&action),
+                reason: Reason::Rule { name: rule.name.clone(), line: rule.line },
+            },
+            None => Decision { allowed: false, reason: Reason::NoRule },
+        }
+    }
+
+    /// What is recorded of what a person does at a place: as the rule has it that decides. Of a user of an instance, who needs no
+    /// rule, as much as of whoever has the most recorded.
+    #[must_use]
+    pub fn records(&self, person: &Person, action: Action, place: Option<&Target>) -> Record {
+        match person {
+            Person::Instance(_) => {
+                let there = self.rules.iter().filter(|rule| rule.fits_place(place));
+                there.map(|rule| rule.record).max().unwrap_or_default()
+            }
+            Person::Host { .. } => {
+                self.rule(person, action, place).map_or(Record::Nothing, |rule| rule.record)
+            }
+        }
+    }
+
+    /// The rule that decides about a user of the host.
+    fn rule(&self, person: &Person, action: Action, place: Option<&Target>) -> Option<&Rule> {
+        let Person::Host { user, groups, key, principals } = person else { return None };
         let fits = |rule: &&Rule| {
             any(rule.users.as_deref(), std::slice::from_ref(user))
                 && any(rule.groups.as_deref(), groups)
@@ -248,13 +308,7 @@ impl Policy {
                 && rule.fits_place(place)
                 && (rule.deny.contains(&action) || rule.allow.contains(&action))
         };
-        match self.rules.iter().find(fits) {
-            Some(rule) => Decision {
-                allowed: !rule.deny.contains(&action),
-                reason: Reason::Rule { name: rule.name.clone(), line: rule.line },
-            },
-            None => Decision { allowed: false, reason: Reason::NoRule },
-        }
+        self.rules.iter().find(fits)
     }
 }
 

@@ -8,7 +8,7 @@
 //! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
 //! - `helper`: what is started inside for all of them; `inside`: a channel with a process of it behind it;
 //! - `stored`: a channel with the files of an instance behind it that does not run;
-//! - `transfers`: which files go over a channel;
+//! - `transfers`: which files go over a channel; `recorder`: what is shown on one is written down;
 //! - `inbox`: what waits for a program, bounded; `paced`: the connection at that pace; `signals`: their names and numbers.
 
 mod algorithms;
@@ -20,6 +20,7 @@ mod link;
 mod login;
 mod paced;
 mod program;
+mod recorder;
 mod signals;
 mod stored;
 mod transfers;

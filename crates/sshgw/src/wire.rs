@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::options::Method;
+use crate::recording::{self, Terms};
 
 /// Version of these messages. Broker and session are the same program, except after an upgrade.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
@@ -119,6 +120,9 @@ pub(crate) enum Request {
         /// Whether it is the first of its connection.
         #[serde(default)]
         first: bool,
+        /// Whether this session can write a recording of it.
+        #[serde(default)]
+        can_record: bool,
     },
     /// Start the helper inside.
     Helper {
@@ -150,6 +154,15 @@ pub(crate) enum Request {
         /// What became of it.
         end: FileEnd,
     },
+    /// A recording has ended. No answer.
+    Recorded {
+        /// The channel.
+        channel: u32,
+        /// Of what happened, beside the first line.
+        bytes: u64,
+        /// How.
+        end: recording::End,
+    },
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
     Closed {
         /// The channel.
@@ -177,6 +190,7 @@ impl Request {
             | Self::Open { .. }
             | Self::Helper { .. }
             | Self::Transferred { .. }
+            | Self::Recorded { .. }
             | Self::Closed { .. } => false,
         }
     }
@@ -298,6 +312,9 @@ pub(crate) struct Answered {
     pub(crate) id: u64,
     /// The answer.
     pub(crate) reply: Reply,
+    /// What is opened is to be recorded; the file is the last of what comes with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) recording: Option<Terms>,
 }
 
 /// What is answered.
@@ -405,9 +422,10 @@ const fn rule(request: &Request) -> (Phase, u32) {
         Request::Resume { .. } => (Phase::Resuming, 1),
         // An instance may be started anew under a connection, and each time takes them one by one.
         Request::Helper { .. } => (Phase::After, 64),
-        Request::Open { .. } | Request::Closed { .. } | Request::Transferred { .. } => {
-            (Phase::After, u32::MAX)
-        }
+        Request::Open { .. }
+        | Request::Closed { .. }
+        | Request::Recorded { .. }
+        | Request::Transferred { .. } => (Phase::After, u32::MAX),
     }
 }
 
@@ -530,6 +548,11 @@ impl Ledger {
                 true => Err(Breach::Length),
                 false => Err(Breach::Channel),
             },
+            Request::Recorded { channel, .. } => match self.open.contains(channel) {
+                true if raw_bytes == 0 => Ok(()),
+                true => Err(Breach::Length),
+                false => Err(Breach::Channel),
+            },
             Request::Closed { channel, .. } => {
                 if self.open.remove(channel) {
                     Ok(())
@@ -569,7 +592,9 @@ impl Ledger {
             Request::Helper { .. } if self.phase == Phase::After && self.helpers >= rule(request).1 => {
                 Outcome::TooMany
             }
-            Request::Closed { channel, .. } | Request::Transferred { channel, .. }
+            Request::Closed { channel, .. }
+            | Request::Transferred { channel, .. }
+            | Request::Recorded { channel, .. }
                 if self.phase == Phase::After && !self.open.contains(channel) =>
             {
                 Outcome::Nothing

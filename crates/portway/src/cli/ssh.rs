@@ -1,9 +1,11 @@
 //! Words and arguments of `portway ssh`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
+use portway_model::parse_duration;
 use portway_sshgw::options::{FLAGS, Flag, Shape, Values};
 
 use super::FormatArg;
@@ -34,6 +36,16 @@ pub(crate) enum SshCommand {
     Sessions(SessionsArgs),
     /// End a connection and what it runs
     Kill(KillArgs),
+    /// List what was recorded
+    ///
+    /// Recorded is what a rule of the policy with `record` lets in. The audit log names the recording of each session.
+    Recordings(RecordingsArgs),
+    /// Show a recording as it was
+    ///
+    /// Of a recording a terminal is told what it shows: colours, places, the other screen. Texts for the terminal itself,
+    /// its title and clipboard among them, and questions that it would answer are left out. Any recording of asciinema's
+    /// format, version 2, can be shown. Where it is printed into something else than a terminal there are no pauses.
+    Replay(ReplayArgs),
     /// Take over the settings of ssh2incus
     ///
     /// Reads its arguments, config.yaml, banner and welcome text, writes them as `[ssh]` into portway.toml and beside
@@ -180,6 +192,8 @@ fn place(long: &str) -> &'static str {
     match long {
         "listen" => "[ADDRESS]:PORT",
         "socket" | "client-cert" | "client-key" | "server-cert" => "FILE",
+        "recordings" => "FOLDER",
+        "recording-max" => "MIB",
         "url" => "URL",
         "remote" => "REMOTE",
         "groups" | "auth-methods" => "LIST",
@@ -200,6 +214,44 @@ pub(crate) struct KillArgs {
     /// As listed by `portway ssh sessions`
     #[arg(value_name = "ID")]
     pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecordingsArgs {
+    /// Their folder, instead of the gateway's
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// As listed by `portway ssh recordings`, or a file
+    #[arg(value_name = "RECORDING")]
+    pub(crate) recording: String,
+    /// How many times as fast, 0.1 to 100
+    #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = speed)]
+    pub(crate) speed: f64,
+    /// Longest pause, such as 2s
+    #[arg(long, value_name = "TIME", value_parser = pause)]
+    pub(crate) max_pause: Option<Duration>,
+    /// Tell the terminal everything that the program has told its own
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Folder of recordings, instead of the gateway's
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) folder: Option<PathBuf>,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse().ok().filter(|speed| (0.1..=100.0).contains(speed));
+    speed.ok_or_else(|| "not a number from 0.1 to 100".to_owned())
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(3600);
+    parse_duration(text, Duration::ZERO, longest).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Args)]

@@ -212,6 +212,14 @@ pub(crate) fn sessions_dir(paths: &Paths) -> PathBuf {
     paths.socket.with_file_name("ssh")
 }
 
+/// Where recordings are, of a gateway without flags.
+pub(super) fn recordings_dir() -> Outcome<PathBuf> {
+    let paths = paths()?;
+    let settings = settings(&paths)?;
+    let options = checked(&of_settings(&paths, &settings)?)?;
+    Ok(options.recording.folder(&paths.ssh_audit))
+}
+
 fn failed(error: &ServeError) -> Stop {
     let stop = Stop::refused(chain(error));
     match error {

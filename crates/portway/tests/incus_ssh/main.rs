@@ -9,6 +9,7 @@ mod floods;
 mod inside;
 mod keep;
 mod proofs;
+mod recording;
 mod refusals;
 mod remotes;
 mod scene;

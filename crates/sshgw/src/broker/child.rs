@@ -25,10 +25,12 @@ use super::identity::Identity;
 use super::judge::Reason;
 use super::login::Entrance;
 use super::open::{self, Opened, Order, Refusal};
+use super::recordings::Made;
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, lock};
 use crate::audit::{Direction, Event, bounded};
 use crate::greeting;
+use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, Breach, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
 
@@ -291,7 +293,7 @@ impl Child {
             | Request::Code { .. }
             | Request::Strange { .. } => {}
             Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
-            Request::Open { channel, what, terminal, environment, inside, first } => {
+            Request::Open { channel, what, terminal, environment, inside, first, can_record } => {
                 let Some(grant) = grant.clone() else { return };
                 let (connection, session) = (self.connection.clone(), self.session.clone());
                 let original = None;
@@ -310,6 +312,7 @@ impl Child {
                     session,
                     original,
                     keep: None,
+                    can_record,
                 };
                 let child = Arc::clone(self);
                 self.broker.starting.spawn(async move { child.open(id, channel, &grant, order).await });
@@ -332,6 +335,11 @@ impl Child {
                         millis,
                         result,
                     });
+                }
+            }
+            Request::Recorded { channel, bytes, end } => {
+                if let Some(grant) = grant {
+                    self.note(&Event::Recorded { grant, channel, bytes, end });
                 }
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
@@ -418,7 +426,13 @@ impl Child {
     async fn open(&self, id: u64, channel: u32, grant: &Grant, order: Order) {
         let (what, terminal) = (order.what, order.terminal.is_some());
         let permitted = open::permitted(grant, order, |action| self.broker.judge.decide(grant, action));
-        let opened = match permitted.and_then(|order| Ok((order, self.client(grant)?))) {
+        let mut recording = None;
+        let permitted = permitted.and_then(|order| {
+            let client = self.client(grant)?;
+            recording = self.record(grant, &order)?;
+            Ok((order, client))
+        });
+        let opened = match permitted {
             Ok((order, client)) => match self.identity.check(&client, grant).await {
                 Ok(()) => {
                     // Whoever is asked after this broker is not to run it once more.
@@ -439,17 +453,24 @@ impl Child {
                 };
                 let what = keep.map_or(what.name(), |keep| keep.wish.name());
                 let keep = keep.map(|keep| keep.name.as_str());
-                self.note(&Event::Started { grant, channel, what, terminal, keep });
-                let (reply, fds) = match opened {
+                let name = recording.as_ref().map(Made::name);
+                let recorded = name.as_deref();
+                self.note(&Event::Started { grant, channel, what, terminal, keep, recording: recorded });
+                let (reply, mut fds) = match opened {
                     Opened::Exec(sockets) => (Reply::Opened, sockets.into_fds()),
                     Opened::Inside { shell, home, terminal, files, jail, keep } => {
                         (Reply::Inside { shell, home, terminal, files, jail, keep }, Vec::new())
                     }
                     Opened::Stored { files, home } => (Reply::Stored { home }, vec![files]),
                 };
-                self.say(id, reply, fds).await;
+                let terms = recording.map(|made| {
+                    fds.push(made.file.into());
+                    made.terms
+                });
+                self.say_recorded(id, reply, terms, fds).await;
             }
             Err(refusal) => {
+                recording.into_iter().for_each(Made::discard);
                 lock(&self.ledger).refused(channel);
                 bump(&self.broker.count.not_started);
                 let reason = bounded(&refusal.message);
@@ -501,7 +522,12 @@ impl Child {
 
     /// Sends an answer, with descriptors. One that cannot be sent is for a process that has gone.
     async fn say(&self, id: u64, reply: Reply, fds: Vec<OwnedFd>) {
-        let Ok(packet) = wire::encode(&Answered { id, reply }, &[]) else { return };
+        self.say_recorded(id, reply, None, fds).await;
+    }
+
+    /// The same; of what is to be recorded the last descriptor is the file.
+    async fn say_recorded(&self, id: u64, reply: Reply, recording: Option<Terms>, fds: Vec<OwnedFd>) {
+        let Ok(packet) = wire::encode(&Answered { id, reply, recording }, &[]) else { return };
         if let Err(error) = send(&self.link, &packet, &fds).await {
             tracing::debug!(%error, peer = %self.peer, "an answer came too late");
         }
@@ -513,6 +539,7 @@ impl Child {
 }
 
 mod begin;
+mod recorded;
 mod starting;
 #[cfg(test)]
 mod tests;

@@ -38,7 +38,7 @@ use crate::auth::password::{Checker, HashError};
 use crate::auth::settings::Settings;
 use crate::auth::totp::{Totp, Used};
 use crate::options::{AuthOptions, Method, Options};
-use crate::policy::{Action, Decision, Policy, Target};
+use crate::policy::{Action, Decision, Policy, Record, Target};
 use crate::wire::Strange;
 use inside::Inside;
 use keys::{Lists, OwnKeys, Shown};
@@ -477,6 +477,13 @@ impl Judge {
     /// Somebody who was in has gone.
     pub(super) fn left(&self, grant: &Grant, peer: IpAddr) {
         lock(&self.crowd).leave(&grant.person, peer);
+    }
+
+    /// What the policy has recorded of what somebody does. When it cannot be read nobody does anything.
+    pub(super) fn records(&self, grant: &Grant, action: Action) -> Record {
+        self.policy().map_or(Record::All, |policy| {
+            policy.records(&grant.policy_person(), action, Some(&grant.place()))
+        })
     }
 
     /// Whether somebody may do something, by the policy as it is.

@@ -94,6 +94,7 @@ impl Entrance {
             | Request::Open { .. }
             | Request::Helper { .. }
             | Request::Transferred { .. }
+            | Request::Recorded { .. }
             | Request::Closed { .. } => (self.offered(String::new(), Err(Reason::Key)), None),
         };
         raw.zeroize();

@@ -68,6 +68,8 @@ pub(super) struct Order {
     pub(super) original: Option<String>,
     /// What is wanted of a session that stays, if it is one.
     pub(super) keep: Option<Kept>,
+    /// Whether the session can write a recording: those of a time before there were any cannot.
+    pub(super) can_record: bool,
 }
 
 /// Why there is no program.
@@ -417,6 +419,7 @@ pub(super) mod tests {
             session: "s1".to_owned(),
             original: None,
             keep: None,
+            can_record: true,
         }
     }
 

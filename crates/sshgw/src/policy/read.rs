@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Action, Policy, Rule};
+use super::{Action, Policy, Record, Rule};
 
 /// Most rules.
 const RULES_MAX: usize = 4096;
@@ -37,6 +37,7 @@ struct RawRule {
     instance_users: Words,
     allow: Words,
     deny: Words,
+    record: Option<Spanned<String>>,
 }
 
 /// Reads and checks a policy.
@@ -62,6 +63,7 @@ fn checked(raw: RawRule, number: usize, line: usize, at: usize) -> Result<Rule, 
     if allow.is_empty() && deny.is_empty() {
         return Err(Fault { at, message: "a rule allows or denies something".to_owned() });
     }
+    let record = raw.record.map(record).transpose()?.unwrap_or_default();
     let keys = raw.keys.map(|keys| patterns(keys, Some("SHA256:"))).transpose()?;
     let list = |words: Words| words.map(|words| patterns(words, None)).transpose();
     Ok(Rule {
@@ -77,6 +79,7 @@ fn checked(raw: RawRule, number: usize, line: usize, at: usize) -> Result<Rule, 
         instance_users: list(raw.instance_users)?,
         allow,
         deny,
+        record,
     })
 }
 
@@ -99,6 +102,15 @@ fn patterns(words: Spanned<Vec<Spanned<String>>>, prefix: Option<&str>) -> Resul
         }
     };
     words.into_iter().map(check).collect()
+}
+
+fn record(word: Spanned<String>) -> Result<Record, Fault> {
+    let at = word.span().start;
+    let word = word.into_inner();
+    Record::ALL.into_iter().find(|record| record.as_str() == word).ok_or_else(|| {
+        let known = Record::ALL.map(Record::as_str).join(", ");
+        Fault { at, message: format!("record is one of {known}") }
+    })
 }
 
 fn actions(words: Words) -> Result<Vec<Action>, Fault> {

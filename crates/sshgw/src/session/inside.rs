@@ -11,7 +11,7 @@ use russh::server::Msg;
 use tokio::sync::oneshot;
 
 use super::inbox::{Outlet, Pieces, Steer, Steering};
-use super::program::{Counts, End, STDERR, Wanted, say};
+use super::program::{Counts, End, STDERR, Unheard, Wanted, say};
 use crate::guest::{Control, Input, Output, Process, Wanted as Start};
 use crate::wire::{Kept, KeptWish, What};
 
@@ -85,21 +85,22 @@ pub(super) async fn converse(
     let feeding = tokio::spawn(feed(pieces, input, Arc::clone(counts)));
     let is_heard = {
         let answers = async {
-            let (one, two) = tokio::join!(
-                carry(&mut output, channel, None, counts),
-                carry(&mut error, channel, Some(STDERR), counts)
+            let (out, errors) = (&mut output, &mut error);
+            let answers = tokio::try_join!(
+                carry(out, channel, None, counts),
+                carry(errors, channel, Some(STDERR), counts)
             );
-            one && two
+            answers.is_ok()
         };
         tokio::select! {
             is_heard = answers => is_heard,
-            () = steer(&control, &mut steering) => false,
+            () = steer(&control, &mut steering, counts) => false,
         }
     };
     let told = if is_heard {
         tokio::select! {
             told = &mut exit => Some(told),
-            () = steer(&control, &mut steering) => None,
+            () = steer(&control, &mut steering, counts) => None,
         }
     } else {
         None
@@ -141,16 +142,19 @@ async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) {
     input.end().await;
 }
 
-/// What a process writes, to the client. Whether it ended before the client did.
+/// What a process writes, to the client.
 async fn carry(
     output: &mut Output,
     channel: &ChannelWriteHalf<Msg>,
     ext: Option<u32>,
     counts: &Counts,
-) -> bool {
+) -> Result<(), Unheard> {
     while let Some(bytes) = output.read().await {
         if let (Some(transfers), None) = (&counts.transfers, ext) {
             transfers.answers(&bytes).await;
+        }
+        if !counts.shows(ext, &bytes) {
+            return Err(Unheard);
         }
         let (count, bytes) = (bytes.len(), Bytes::from(bytes));
         let sent = match ext {
@@ -158,15 +162,15 @@ async fn carry(
             Some(ext) => channel.extended_data_bytes(ext, bytes).await,
         };
         if sent.is_err() {
-            return false;
+            return Err(Unheard);
         }
         counts.went(count);
     }
-    true
+    Ok(())
 }
 
 /// Steers the process until its client has gone.
-async fn steer(control: &Control, steering: &mut Steering) {
+async fn steer(control: &Control, steering: &mut Steering, counts: &Counts) {
     loop {
         match steering.next().await {
             Steer::Signal(number) => {
@@ -174,7 +178,10 @@ async fn steer(control: &Control, steering: &mut Steering) {
                     control.signal(signal).await;
                 }
             }
-            Steer::Resize(size) => control.resize(size).await,
+            Steer::Resize(size) => {
+                counts.resized(size);
+                control.resize(size).await;
+            }
             Steer::Hangup => return,
         }
     }

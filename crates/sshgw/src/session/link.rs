@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, PROGRAMS, Reply, Request};
 
@@ -52,6 +53,8 @@ struct State {
     waiting: BTreeMap<u64, Question>,
     /// Channels whose programs run, as far as a broker was told.
     running: BTreeSet<u32>,
+    /// Those that are to be recorded, until somebody does it.
+    recordings: BTreeMap<u32, (Terms, OwnedFd)>,
     /// What was to be told while there was no broker.
     untold: Vec<Request>,
     /// There will be no other.
@@ -128,6 +131,11 @@ impl Link {
         answered.ok().and_then(Result::ok).ok_or(Lost)
     }
 
+    /// What a program that was opened on this channel is to be recorded with, if it is.
+    pub(super) fn recording(&self, channel: u32) -> Option<(Terms, OwnedFd)> {
+        self.state().recordings.remove(&channel)
+    }
+
     /// A program has ended. The next broker is told, when there is none.
     pub(super) async fn closed(&self, channel: u32, request: Request) {
         let broker = {
@@ -197,7 +205,7 @@ impl Link {
         let mut packet = Vec::new();
         while let Ok(mut fds) = receive(channel, &mut packet).await {
             // Only this program writes them; one that cannot be read is of another version.
-            let Some((Answered { id, reply }, _)) = wire::decode(&packet) else { break };
+            let Some((Answered { id, reply, recording }, _)) = wire::decode(&packet) else { break };
             // With the verdict on a proof comes where the next broker will knock. The one that says it may end at once: whoever
             // has asked is not waited for.
             if matches!(reply, Reply::Verdict { accepted: true, .. })
@@ -217,6 +225,9 @@ impl Link {
                 (question.opens, &reply)
             {
                 state.running.insert(channel);
+                if let (Some(terms), Some(file)) = (recording, recording.and_then(|_| fds.pop())) {
+                    state.recordings.insert(channel, (terms, file));
+                }
             }
             drop(state);
             let _unwanted = question.answer.send((reply, fds));

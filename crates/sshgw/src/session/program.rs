@@ -18,10 +18,12 @@ use russh::server::{Handle, Msg};
 use super::helper::{Helper, Unable};
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Link, Lost};
+use super::recorder::Recorder;
 use super::stored::{self, Stored};
 use super::transfers::Transfers;
 use super::{inside, signals};
 use crate::guest::Process;
+use crate::recording::Stream;
 use crate::wire::{COMMAND_BYTES, Reply, Request, Terminal, What};
 
 /// The signals a program gets when its client has gone, each with the time it then has.
@@ -102,6 +104,8 @@ pub(super) struct Counts {
     to_client: AtomicU64,
     /// Of a server of files.
     pub(super) transfers: Option<Transfers>,
+    /// Of what is recorded.
+    pub(super) recorder: Option<Recorder>,
 }
 
 impl Counts {
@@ -111,6 +115,19 @@ impl Counts {
 
     pub(super) fn went(&self, bytes: usize) {
         self.to_client.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// A program has written something. Whether it may go on.
+    pub(super) fn shows(&self, ext: Option<u32>, bytes: &[u8]) -> bool {
+        let stream = if ext.is_none() { Stream::Out } else { Stream::Error };
+        self.recorder.as_ref().is_none_or(|recorder| recorder.output(stream, bytes))
+    }
+
+    /// Its terminal has another size.
+    pub(super) fn resized(&self, size: ScreenSize) {
+        if let Some(recorder) = &self.recorder {
+            recorder.resize(size);
+        }
     }
 }
 
@@ -137,8 +154,12 @@ pub(super) async fn run(
     }
     let is_files = matches!(opened, Ok(Running::Files(_) | Running::Stored(_)));
     let transfers = is_files.then(|| Transfers::new(Arc::clone(&gateway.link), number));
-    let counts = Arc::new(Counts { transfers, ..Counts::default() });
-    let end = match opened {
+    // Taken whatever came of it: the next program of this channel's number is another one.
+    let recorder = gateway.link.recording(number).filter(|_| opened.is_ok());
+    let recorder =
+        recorder.map(|(terms, file)| Recorder::new(Arc::clone(&gateway.link), number, terms, file));
+    let counts = Arc::new(Counts { transfers, recorder, ..Counts::default() });
+    let mut end = match opened {
         Ok(Running::Exec(exec)) => converse(&channel, outlet, exec, &counts).await.map(End::Status),
         Ok(Running::Inside(process) | Running::Files(process)) => {
             inside::converse(&channel, outlet, process, &counts).await
@@ -150,8 +171,15 @@ pub(super) async fn run(
             return;
         }
     };
+    if let Some(why) = counts.recorder.as_ref().and_then(Recorder::ended_by_it) {
+        say(&channel, &format!("the session ends: {why}"), on_terminal).await;
+        end = Some(End::Status(GATEWAY_FAILED));
+    }
     if let Some(end) = end {
         finish(&channel, &gateway.handle, end).await;
+    }
+    if let Some(recorder) = &counts.recorder {
+        recorder.end().await;
     }
     if let Some(transfers) = &counts.transfers {
         transfers.end().await;
@@ -229,7 +257,7 @@ fn request(channel: u32, wanted: &Wanted, inside: bool, first: bool) -> Request 
         height: screen.size.rows,
     });
     let environment = wanted.environment.clone();
-    Request::Open { channel, what: wanted.what, terminal, environment, inside, first }
+    Request::Open { channel, what: wanted.what, terminal, environment, inside, first, can_record: true }
 }
 
 /// The end of a program that never was.
@@ -252,15 +280,14 @@ async fn converse(
             let errors = async {
                 match errors.as_mut() {
                     Some(errors) => carry(errors, channel, Some(STDERR), counts).await,
-                    None => true,
+                    None => Ok(()),
                 }
             };
-            let (one, two) = tokio::join!(carry(&mut output, channel, None, counts), errors);
-            one && two
+            tokio::try_join!(carry(&mut output, channel, None, counts), errors).is_ok()
         };
         tokio::select! {
             heard = answers => heard,
-            () = steer(&mut control, &mut steering) => false,
+            () = steer(&mut control, &mut steering, counts) => false,
         }
     };
     // Of a terminal the server waits for this before it tells the end.
@@ -271,7 +298,7 @@ async fn converse(
         // One that has closed its outputs may run on, and its client may go meanwhile.
         let told = tokio::select! {
             told = &mut end => Some(told),
-            () = steer(&mut control, &mut steering) => None,
+            () = steer(&mut control, &mut steering, counts) => None,
         };
         if told.is_none() {
             farewell(control, end, None, None).await;
@@ -315,29 +342,35 @@ async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) {
     }
 }
 
-/// What a program writes, to the client. Whether it ended before the client did.
+/// A program is heard no longer: its client has gone, or it may not go on.
+pub(super) struct Unheard;
+
+/// What a program writes, to the client.
 async fn carry(
     output: &mut Output,
     channel: &ChannelWriteHalf<Msg>,
     ext: Option<u32>,
     counts: &Counts,
-) -> bool {
+) -> Result<(), Unheard> {
     while let Some(bytes) = output.next().await {
         let count = bytes.len();
+        if !counts.shows(ext, &bytes) {
+            return Err(Unheard);
+        }
         let sent = match ext {
             None => channel.data_bytes(bytes).await,
             Some(ext) => channel.extended_data_bytes(ext, bytes).await,
         };
         if sent.is_err() {
-            return false;
+            return Err(Unheard);
         }
         counts.went(count);
     }
-    true
+    Ok(())
 }
 
 /// Steers the program until its client has gone.
-async fn steer(control: &mut Control, steering: &mut Steering) {
+async fn steer(control: &mut Control, steering: &mut Steering, counts: &Counts) {
     loop {
         let steer = tokio::select! {
             steer = steering.next() => steer,
@@ -349,7 +382,10 @@ async fn steer(control: &mut Control, steering: &mut Steering) {
         };
         let told = match steer {
             Steer::Signal(number) => control.signal(number).await,
-            Steer::Resize(size) => control.resize(Size { width: size.columns, height: size.rows }).await,
+            Steer::Resize(size) => {
+                counts.resized(size);
+                control.resize(Size { width: size.columns, height: size.rows }).await
+            }
             Steer::Hangup => return,
         };
         if told.is_err() {

@@ -16,6 +16,7 @@ fn open(channel: u32) -> Request {
         environment: Vec::new(),
         inside: true,
         first: true,
+        can_record: true,
     }
 }
 
@@ -48,6 +49,7 @@ fn the_largest_question_is_a_packet() {
         environment,
         inside: true,
         first: true,
+        can_record: true,
     };
     let packet = encode(&Asked { id: u64::MAX, request }, &[b'x'; COMMAND_BYTES]).expect("a packet");
     assert!(packet.len() <= portway_sys::seqpacket::MAX_PACKET_BYTES, "{}", packet.len());

@@ -75,6 +75,7 @@ async fn what_may_have_started_is_not_started_twice() {
         environment: Vec::new(),
         inside: false,
         first: true,
+        can_record: false,
     };
     let mut asking = JoinSet::new();
     for channel in [1, 2] {
@@ -83,7 +84,8 @@ async fn what_may_have_started_is_not_started_twice() {
         asking.spawn(async move { (channel, asker.ask(request, b"echo x >>f").await.is_err()) });
         let Asked { id, .. } = heard(&first).await;
         if channel == 1 {
-            let starting = wire::encode(&Answered { id, reply: Reply::Starting }, &[]).expect("a packet");
+            let starting = wire::encode(&Answered { id, reply: Reply::Starting, recording: None }, &[])
+                .expect("a packet");
             send(&first, &starting, &[]).await.expect("told");
         }
     }
@@ -109,7 +111,7 @@ async fn who_is_let_in_by_the_last_word_of_a_gateway_is_in() {
     let first = watched_channel(first).expect("a broker");
     let reply =
         Reply::Verdict { accepted: true, methods: Vec::new(), is_partial: false, welcome: String::new() };
-    let verdict = wire::encode(&Answered { id: 0, reply }, &[]).expect("a packet");
+    let verdict = wire::encode(&Answered { id: 0, reply, recording: None }, &[]).expect("a packet");
     send(&first, &verdict, &[Channel::listen(&path).expect("a listener")]).await.expect("told");
     drop(first);
     let next = watched_channel(Channel::connect(&path).expect("connected")).expect("a broker");
@@ -138,12 +140,13 @@ async fn the_last_answer_counts_whatever_was_left_unread() {
         environment: Vec::new(),
         inside: false,
         first: true,
+        can_record: false,
     };
     let opened = tokio::spawn(async move { asker.ask(open, b"true").await });
     let Asked { id, .. } = heard(&first).await;
     link.tell(closed(2)).await;
     for reply in [Reply::Starting, Reply::Opened] {
-        let answer = wire::encode(&Answered { id, reply }, &[]).expect("a packet");
+        let answer = wire::encode(&Answered { id, reply, recording: None }, &[]).expect("a packet");
         send(&first, &answer, &[]).await.expect("told");
     }
     drop(first);
