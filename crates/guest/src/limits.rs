@@ -2,8 +2,9 @@
 //!
 //! The gateway's privileged side starts the guest, a process without privilege speaks to it. Whatever that process says, a
 //! guest is one user from before the first frame on, and runs only what that user may: `UID GID GROUPS KINDS [COMMAND]`,
-//! where GROUPS and KINDS are lists with commas or `-`, kinds are `shell`, `exec`, `sftp`, `pty`, `keep` and `jail`, and COMMAND
-//! runs instead of everything that is asked for. With `jail` the user's home, by `HOME`, is all there is.
+//! where GROUPS and KINDS are lists with commas or `-`, kinds are `shell`, `exec`, `sftp`, `pty`, `keep` and `jail`, and those of
+//! [`Permits`], and COMMAND runs instead of every program that is asked for. With `jail` the user's home, by `HOME`, is all
+//! there is.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,6 +14,8 @@ use std::path::PathBuf;
 use portway_proto::guest::{Ids, Keep, Program, Start, Step, is_clients_variable};
 use portway_sys::process::program::{self, Ids as SystemIds};
 use rustix::io::Errno;
+
+use crate::sockets::Permits;
 
 /// Argument for an empty list.
 const NONE: &str = "-";
@@ -40,6 +43,7 @@ pub(crate) struct Limits {
     keeps: bool,
     /// The home, where nothing else is to be seen.
     jail: Option<PathBuf>,
+    permits: Permits,
     command: Option<Vec<u8>>,
 }
 
@@ -56,6 +60,7 @@ impl Limits {
         let (mut runs_shell, mut runs_exec, mut runs_sftp) = (false, false, false);
         let (mut has_pty, mut keeps) = (false, false);
         let mut jail = None;
+        let mut permits = Permits::default();
         for kind in list(kinds) {
             match kind {
                 "shell" => runs_shell = true,
@@ -64,7 +69,7 @@ impl Limits {
                 "pty" => has_pty = true,
                 "keep" => keeps = true,
                 "jail" => jail = Some(std::env::var_os(HOME)?.into()),
-                _ => return None,
+                word => permits.take(word)?,
             }
         }
         let shell =
@@ -81,8 +86,14 @@ impl Limits {
             has_pty,
             keeps,
             jail,
+            permits,
             command,
         })
+    }
+
+    /// Where its sockets may lead.
+    pub(crate) const fn permits(&self) -> &Permits {
+        &self.permits
     }
 
     /// Becomes the user, for good.

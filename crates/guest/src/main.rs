@@ -1,8 +1,8 @@
-//! The small program that the SSH gateway runs inside an instance: programs as any user on pipes and terminals, and
-//! an SFTP server, over its standard input and output ([`portway_proto::guest`]).
+//! The small program that the SSH gateway runs inside an instance: programs as any user on pipes and terminals, an SFTP
+//! server, and sockets, over its standard input and output ([`portway_proto::guest`]).
 //!
-//! `portway-guest serve [SHA256 [LIMITS]]` checks and hides its own file and serves, `serving` does so from memory, and
-//! `sftp` is the server of one user. One thread, a poll loop; it ends with its standard input and hangs up what it started.
+//! `portway-guest serve [SHA256 [LIMITS]]` checks and hides its own file and serves, `serving` does so from memory,
+//! `sftp` is the server of one user, and `sweep` removes the file of a socket when its listener has gone. One thread, a poll loop; it ends with its standard input and hangs up what it started.
 //!
 //! It is also the first process of a Compose service: `portway-guest service DIR` runs what a file there says, and `tail
 //! DIR SECONDS.NANOSECONDS` says what that service has said since. `feed DIR` writes its standard input to what that service reads, `size DIR COLUMNS
@@ -23,6 +23,7 @@ mod serve;
 mod service;
 mod settle;
 mod sftp;
+mod sockets;
 mod terminal;
 mod way;
 
@@ -71,6 +72,9 @@ fn main() -> ExitCode {
         [Some("hold"), _, _] => keep::hold(args[1], args[2]),
         [Some("sessions")] => keep::list(),
         [Some("end"), _] => keep::kill(args[1]),
+        [Some("sweep"), _, Some(dev), Some(ino)] => {
+            sockets::sweep(args[1], dev, ino).map_err(|error| (status::FAILED, error.to_string()))
+        }
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
         _ => Err((
             status::USAGE,

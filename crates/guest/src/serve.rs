@@ -14,10 +14,14 @@ use rustix::io::Errno;
 use crate::channel::{Channel, Fault, Wait};
 use crate::limits::Limits;
 use crate::outbox::Outbox;
+use crate::sockets::{self, Farewell, Permits, Refused, Sockets};
 use crate::way;
 
 /// Most channels: with four descriptors each they stay below the usual limit of 1,024, which programs inherit.
 const CHANNELS_MAX_COUNT: usize = 240;
+
+/// Descriptors of one channel.
+const CHANNEL_DESCRIPTORS: usize = 4;
 
 /// How long leaving takes at most: what is killed is dead by then.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -70,7 +74,10 @@ pub(crate) fn serve(build: [u8; 32], limits: Option<Limits>) -> Result<(), Serve
         limits.take_effect().map_err(ServeError::User)?;
     }
     let (channels, outbox) = (BTreeMap::new(), Outbox::default());
-    let mut server = Server { own, limits, channels, greeted: false, settled: false, socket: None, outbox };
+    let permits = limits.as_ref().map_or(Permits::ALL, |limits| limits.permits().clone());
+    let sockets = Sockets::new(permits);
+    let mut server =
+        Server { own, limits, channels, sockets, greeted: false, settled: false, socket: None, outbox };
     server.outbox.push(&Frame::Hello(Hello { version: VERSION, build }));
     let ended = server.run();
     server.take_leave();
@@ -82,6 +89,7 @@ struct Server {
     own: File,
     limits: Option<Limits>,
     channels: BTreeMap<u32, Channel>,
+    sockets: Sockets,
     /// The gateway has said hello.
     greeted: bool,
     /// The streams stay what they are.
@@ -97,6 +105,7 @@ enum Source {
     Gateway,
     Outbox,
     Channel(u32, Wait),
+    Socket(u32),
 }
 
 impl Server {
@@ -119,9 +128,13 @@ impl Server {
                     }
                     Source::Outbox => {}
                     Source::Channel(number, wait) => self.turn(number, wait, flags, &mut scratch),
+                    Source::Socket(number) => {
+                        self.sockets.turn(number, flags, &mut scratch, &mut self.outbox);
+                    }
                 }
             }
             self.press(Instant::now());
+            self.sockets.tick(Instant::now(), &mut self.outbox);
             self.close_what_is_over();
             // At once, without waiting to be told that there is room: mostly there is.
             self.outbox.flush(to).map_err(ServeError::Pipes)?;
@@ -150,7 +163,12 @@ impl Server {
                 add(Source::Channel(*number, wait), fd, flags);
             }
         }
-        let next = self.channels.values().filter_map(Channel::next_signal).min();
+        for (number, fd, flags) in
+            self.sockets.waits(self.outbox.is_full(), CHANNEL_DESCRIPTORS * self.channels.len())
+        {
+            add(Source::Socket(number), fd, flags);
+        }
+        let next = self.channels.values().filter_map(Channel::next_signal).chain(self.sockets.next()).min();
         match rustix::event::poll(&mut polled, next.map(until).as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -187,13 +205,7 @@ impl Server {
         if !self.greeted {
             return Err(ServeError::Order("something before its hello"));
         }
-        let fault = |fault| {
-            ServeError::Order(match fault {
-                Fault::Credit => "more than it was granted",
-                Fault::AfterEof => "bytes after the end of a stream",
-                Fault::Stream => "something about a stream that does not go that way",
-            })
-        };
+        let Some(frame) = self.obey_of_socket(frame)? else { return Ok(()) };
         match frame {
             Frame::Start(start) => {
                 self.settled = true;
@@ -240,8 +252,40 @@ impl Server {
             | Frame::Refused { .. }
             | Frame::Exited { .. }
             | Frame::Closed { .. }
+            | Frame::Socket(_)
             | Frame::Moved { .. } => Err(ServeError::Order("a frame that is the guest's to send")),
         }
+    }
+
+    /// Does what a frame says about a socket; it is given back when it is about something else.
+    fn obey_of_socket<'a>(&mut self, frame: Frame<'a>) -> Result<Option<Frame<'a>>, ServeError> {
+        let outbox = &mut self.outbox;
+        match frame {
+            Frame::Socket(socket) => {
+                self.settled = true;
+                let others = CHANNEL_DESCRIPTORS * self.channels.len();
+                self.sockets.obey(socket, others, outbox).map_err(|refused| {
+                    ServeError::Order(match refused {
+                        Refused::InUse => "a socket by a number in use",
+                        Refused::Ours => "a frame that is the guest's to send",
+                    })
+                })?;
+            }
+            Frame::Data { channel, stream: Stream::In, bytes } if sockets::is_one(channel) => {
+                self.sockets.receive(channel, bytes, outbox).map_err(fault)?;
+            }
+            Frame::Eof { channel, stream: Stream::In } if sockets::is_one(channel) => {
+                self.sockets.end_input(channel);
+            }
+            Frame::Credit { channel, stream: Stream::Out, bytes } if sockets::is_one(channel) => {
+                self.sockets.add_credit(channel, bytes).map_err(fault)?;
+            }
+            Frame::Close { channel } if sockets::is_one(channel) => {
+                self.sockets.leave(channel, Farewell::Close, outbox);
+            }
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
     }
 
     fn on(&mut self, channel: u32, act: impl FnOnce(&mut Channel)) {
@@ -252,6 +296,9 @@ impl Server {
 
     fn start(&mut self, mut start: Start) -> Result<(), ServeError> {
         let number = start.channel;
+        if sockets::is_one(number) {
+            return Err(ServeError::Order("a start by the number of a socket"));
+        }
         if self.channels.contains_key(&number) {
             return Err(ServeError::Order("a start on a channel in use"));
         }
@@ -298,16 +345,33 @@ impl Server {
             channel.hang_up();
         }
         let begin = Instant::now();
-        while !self.channels.is_empty() && begin.elapsed() < LEAVE {
+        while begin.elapsed() < LEAVE {
+            let sockets_stay = self.sockets.take_leave(Instant::now());
+            if self.channels.is_empty() && !sockets_stay {
+                return;
+            }
             let ends = self.channels.values().flat_map(|channel| channel.waits(true));
             let mut polled: Vec<_> =
                 ends.map(|(_, fd)| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-            let next = self.channels.values().filter_map(Channel::next_signal).min();
+            let sockets: Vec<u32> = self
+                .sockets
+                .waits(true, 0)
+                .map(|(number, fd, flags)| {
+                    polled.push(PollFd::from_borrowed_fd(fd, flags));
+                    number
+                })
+                .collect();
+            let next =
+                self.channels.values().filter_map(Channel::next_signal).chain(self.sockets.next()).min();
             let patience = until(next.unwrap_or(begin + LEAVE));
             if !matches!(rustix::event::poll(&mut polled, Some(&patience)), Ok(_) | Err(Errno::INTR)) {
                 return;
             }
             drop(polled);
+            for number in sockets {
+                self.sockets.turn(number, PollFlags::OUT, &mut [], &mut self.outbox);
+            }
+            self.sockets.tick(Instant::now(), &mut self.outbox);
             for channel in self.channels.values_mut() {
                 channel.look_at_end(&mut self.outbox);
             }
@@ -330,6 +394,14 @@ impl Server {
             }
         }
     }
+}
+
+fn fault(fault: Fault) -> ServeError {
+    ServeError::Order(match fault {
+        Fault::Credit => "more than it was granted",
+        Fault::AfterEof => "bytes after the end of a stream",
+        Fault::Stream => "something about a stream that does not go that way",
+    })
 }
 
 /// From here to then, for poll(2); a little more, so that it is over then.

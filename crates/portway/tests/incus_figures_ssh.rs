@@ -10,13 +10,13 @@ mod scene;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
-use portway_testkit::{ContainerSpec, Image, Server, process};
+use portway_testkit::{ContainerSpec, Image, Ports, Server, process, wait_for};
 use std::os::fd::AsRawFd as _;
 
 use scene::Scene;
@@ -148,6 +148,71 @@ fn beside_sshd() -> Result<()> {
     compare(&peers, "200 MB in by sftp", |peer| {
         peer.time("sftp", &["-q", "-b", "-"], &[], format!("put {local} /root/in\n").as_bytes())
     })
+}
+
+/// Prints how long 200 MB take each way through `-L`, beside OpenSSH's server.
+#[test]
+#[ignore = "measures times; cargo xtask figures"]
+fn forwards_beside_sshd() -> Result<()> {
+    let spec = ContainerSpec { image: Image::Debian, ..ContainerSpec::default() };
+    let Some(scene) = Scene::start_with(Server::Incus6, "tubes", &spec)? else { return Ok(()) };
+    let peers = peers(&scene)?;
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 4001));
+    serve(scene.container.netns()?.enter(bind)??);
+    let ports = Ports::claim(scene.bed.netns())?;
+    let mut clients = Vec::new();
+    for peer in &peers {
+        let port = ports.one()?;
+        let mut command = Command::new("ssh");
+        let (to, options) = peer.words.split_last().context("where to?")?;
+        command.args(options).args(["-o", EXCHANGE, "-N", "-L", &format!("{port}:127.0.0.1:4001"), to]);
+        clients.push((peer.name, port, scene.bed.netns().spawn(command.stdin(Stdio::null()))?));
+    }
+    let connect = |peer: &Peer<'_>| {
+        let port = clients.iter().find(|client| client.0 == peer.name).map(|client| client.1);
+        let dial = || TcpStream::connect((Ipv4Addr::LOCALHOST, port.unwrap_or_default()));
+        wait_for("the client's port", || scene.bed.netns().enter(dial).ok()?.ok())
+    };
+    let data = vec![7; FILE_BYTES];
+    let mut place = Vec::with_capacity(FILE_BYTES);
+    for (what, is_out) in [("200 MB out by -L", true), ("200 MB in by -L", false)] {
+        compare(&peers, what, |peer| {
+            let mut stream = connect(peer)?;
+            let begin = Instant::now();
+            if is_out {
+                stream.write_all(b"o")?;
+                place.clear();
+                stream.read_to_end(&mut place)?;
+                ensure!(place.len() == FILE_BYTES, "{} bytes", place.len());
+            } else {
+                stream.write_all(b"i")?;
+                stream.write_all(&data)?;
+                stream.shutdown(Shutdown::Write)?;
+                stream.read_exact(&mut [0])?;
+            }
+            Ok(begin.elapsed())
+        })?;
+    }
+    for (_, _, mut client) in clients {
+        client.kill()?;
+        client.wait()?;
+    }
+    Ok(())
+}
+
+/// Sends much to whoever says `o`, and reads all that whoever says `i` sends.
+fn serve(listener: TcpListener) {
+    std::thread::spawn(move || {
+        let data = vec![9; FILE_BYTES];
+        for mut stream in listener.incoming().flatten() {
+            let mut word = [0];
+            // One that goes again measures nothing.
+            let _gone = stream.read_exact(&mut word).and_then(|()| match &word {
+                b"o" => stream.write_all(&data),
+                _ => std::io::copy(&mut stream, &mut std::io::sink()).and_then(|_| stream.write_all(b".")),
+            });
+        }
+    });
 }
 
 /// Somebody who types in a terminal, and sees it.

@@ -10,13 +10,15 @@
 //! and writes one. Nothing a peer announces takes memory before it has come, and bytes of a channel flow by credit
 //! ([`Grant`], [`Allowance`]): a sender that says more than it was allowed ends the connection.
 //!
-//! Kinds from 32 on are left for sockets inside the instance, those from 48 on for terminals that outlive a connection.
+//! Kinds from 32 on are about sockets inside the instance ([`Socket`]), those from 48 on are left for terminals that outlive
+//! a connection.
 
 mod credit;
 mod fields;
 mod frame;
 mod held;
 mod inbox;
+mod socket;
 mod start;
 mod variables;
 
@@ -26,6 +28,7 @@ pub use frame::{
 };
 pub use held::{HELD_NAME_MAX_BYTES, HELD_VERSION, Held, HeldState, TITLE_MAX_BYTES, is_held_name};
 pub use inbox::Inbox;
+pub use socket::{ACCEPTED, HOST_MAX_BYTES, Place, SOCKET_PATH_MAX_BYTES, SOCKETS, Socket, Why};
 pub use start::{Credits, Environment, Ids, Keep, Program, Pty, Start};
 pub use variables::is_clients_variable;
 

@@ -1,6 +1,6 @@
 //! Protocol logic without I/O and without a clock: half-close of byte streams, the table of UDP
 //! flows, PROXY protocol headers, datagrams in a byte stream, admission of clients, what clients of a SOCKS5 or HTTP proxy
-//! say; of the SSH gateway: login names, frames to and from its program inside an instance, requests of SFTP; what a
+//! say; of the SSH gateway: login names, frames to and from its program inside an instance, the names it looks up there, requests of SFTP; what a
 //! service of a Compose project runs and keeps. Time is an argument of every call that needs it.
 
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -11,6 +11,7 @@ pub mod half_close;
 pub mod http_connect;
 pub mod len16;
 pub mod login;
+pub mod names;
 pub mod proxy_protocol;
 pub mod service;
 pub mod sftp;

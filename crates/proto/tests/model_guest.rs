@@ -2,8 +2,9 @@
 //! a count of bytes.
 
 use portway_proto::guest::{
-    Allowance, Credits, DATA_MAX_BYTES, Environment, Exit, FRAME_MAX_BYTES, Frame, Grant, Hello, Ids, Inbox,
-    Keep, Program, Pty, Signal, Size, Start, Started, Step, Stream, VERSION, Way,
+    ACCEPTED, Allowance, Credits, DATA_MAX_BYTES, Environment, Exit, FRAME_MAX_BYTES, Frame, Grant,
+    HOST_MAX_BYTES, Hello, Ids, Inbox, Keep, Place, Program, Pty, SOCKETS, Signal, Size, Socket, Start,
+    Started, Step, Stream, VERSION, Way,
 };
 use proptest::prelude::*;
 
@@ -124,6 +125,11 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
         any::<u32>().prop_map(|channel| Frame::Close { channel }),
         any::<[[u8; 32]; 3]>().prop_map(|[name, token, answer]| Frame::Move(Way { name, token, answer })),
         any::<bool>().prop_map(|moved| Frame::Moved { moved }),
+        (SOCKETS..ACCEPTED, text(), any::<[u32; 2]>()).prop_map(|(channel, mut host, [port, credit])| {
+            host.truncate(HOST_MAX_BYTES);
+            let port = u16::try_from(port >> 16).expect("16 bits");
+            Frame::Socket(Socket::Connect { channel, to: Place::Tcp { host, port }, credit })
+        }),
     ]
 }
 

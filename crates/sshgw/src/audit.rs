@@ -1,4 +1,4 @@
-//! Who did what: one line of JSON for each login, refusal, program and file. Never a key, a password or what was typed.
+//! Who did what: one line of JSON for each login, refusal, program, file and forward. Never a key, a password or what was typed.
 //!
 //! Lines are written in their order by a thread of their own, so that a slow disk holds nobody up. Lines that cannot
 //! be written wait, up to a bound, and are tried again; how many were lost beyond it is a line too.
@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::broker::Grant;
 use crate::recording::End;
-use crate::wire::FileEnd;
+use crate::wire::{FileEnd, Forwarded};
 
 /// Longest text of a stranger's in a line, characters.
 const TEXT_CHARS: usize = 300;
@@ -92,6 +92,13 @@ pub(crate) enum Event<'a> {
         bytes_out: u64,
         millis: u64,
         result: FileEnd,
+    },
+    /// A connection that was forwarded has ended, or there was none.
+    Forwarded {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        #[serde(flatten)]
+        forwarded: &'a Forwarded,
     },
     /// An instance was started for it, or could not be.
     InstanceStarted {
@@ -182,8 +189,9 @@ impl Audit {
 
     /// Has a line written.
     pub(crate) fn write(&self, session: &str, peer: &str, event: &Event<'_>) {
-        // A client opens files as fast as it likes: logins and programs are not lost for that.
-        let room = if matches!(event, Event::File { .. }) { LINES / 2 } else { LINES };
+        // A client opens files and connections as fast as it likes: logins and programs are not lost for that.
+        let room =
+            if matches!(event, Event::File { .. } | Event::Forwarded { .. }) { LINES / 2 } else { LINES };
         match line(session, peer, event) {
             Ok(line) => self.shared.put(line, room),
             Err(error) => tracing::error!(%error, "audit line lost"),

@@ -17,6 +17,7 @@ mod account;
 mod child;
 mod count;
 mod door;
+mod forwards;
 mod fresh;
 mod gate;
 mod grant;

@@ -9,9 +9,11 @@
 mod link;
 mod pipe;
 mod placing;
+mod sockets;
 mod way;
 
 pub use link::{Control, Guest, GuestError, Input, Output, Process, StartError, Wanted, greet};
 pub use placing::{Instance, PlaceError, Streams, place, start};
 pub(crate) use placing::{Launched, build, launch};
+pub use sockets::{Come, ConnectError, Connection, Farewell, Listener};
 pub use way::lead;

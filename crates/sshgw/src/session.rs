@@ -7,16 +7,19 @@
 //! - `link`: questions to the broker; `algorithms`: what SSH may be made of;
 //! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
 //! - `helper`: what is started inside for all of them; `inside`: a channel with a process of it behind it;
+//! - `forward`: a channel with a connection inside behind it; `listeners`: where such connections come to;
 //! - `stored`: a channel with the files of an instance behind it that does not run;
 //! - `transfers`: which files go over a channel; `recorder`: what is shown on one is written down;
 //! - `inbox`: what waits for a program, bounded; `paced`: the connection at that pace; `signals`: their names and numbers.
 
 mod algorithms;
+mod forward;
 mod handler;
 mod helper;
 mod inbox;
 mod inside;
 mod link;
+mod listeners;
 mod login;
 mod paced;
 mod program;
@@ -162,7 +165,7 @@ async fn converse(
     let config = Arc::new(config);
     let client = Client::new(Arc::clone(&link), methods, banner);
     let (logged_in, programs, pace) = (client.logged_in(), client.programs(), client.pace());
-    let helper = client.helper();
+    let (helper, forwards) = (client.helper(), client.forwards());
     let reading = tokio::spawn(async move { link.read().await });
     let serving = async {
         let paced = Paced::new(stream, pace).idle_after(idle).prompt(acknowledge);
@@ -186,8 +189,10 @@ async fn converse(
         () = late => {}
     }
     programs.close();
+    forwards.close();
     let ended = async {
         programs.wait().await;
+        forwards.wait().await;
         helper.close().await;
     };
     let _all_or_enough = tokio::time::timeout(AFTERMATH, ended).await;

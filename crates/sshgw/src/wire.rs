@@ -14,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::options::Method;
 use crate::recording::{self, Terms};
 
+mod forward;
+
+pub(crate) use forward::{ForwardEnd, ForwardWay, Forwarded};
+
 /// Version of these messages. Broker and session are the same program, except after an upgrade.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
 
@@ -163,6 +167,8 @@ pub(crate) enum Request {
         /// How.
         end: recording::End,
     },
+    /// A forward has ended, or there was none. No answer.
+    Forwarded(Forwarded),
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
     Closed {
         /// The channel.
@@ -191,6 +197,7 @@ impl Request {
             | Self::Helper { .. }
             | Self::Transferred { .. }
             | Self::Recorded { .. }
+            | Self::Forwarded(_)
             | Self::Closed { .. } => false,
         }
     }
@@ -425,7 +432,8 @@ const fn rule(request: &Request) -> (Phase, u32) {
         Request::Open { .. }
         | Request::Closed { .. }
         | Request::Recorded { .. }
-        | Request::Transferred { .. } => (Phase::After, u32::MAX),
+        | Request::Transferred { .. }
+        | Request::Forwarded(_) => (Phase::After, u32::MAX),
     }
 }
 
@@ -553,6 +561,7 @@ impl Ledger {
                 true => Err(Breach::Length),
                 false => Err(Breach::Channel),
             },
+            Request::Forwarded(forwarded) => forwarded.check(raw_bytes),
             Request::Closed { channel, .. } => {
                 if self.open.remove(channel) {
                     Ok(())

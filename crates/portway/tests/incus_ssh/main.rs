@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
 mod auth;
+mod backwards;
 mod faults;
 mod files;
 mod floods;
+mod forwards;
 mod inside;
 mod keep;
 mod proofs;

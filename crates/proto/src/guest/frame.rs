@@ -1,7 +1,7 @@
 //! Each kind of frame, read and written.
 
 use super::fields::{Reader, Writer};
-use super::{DATA_MAX_BYTES, FrameError, Start, VERSION};
+use super::{DATA_MAX_BYTES, FrameError, Socket, Start, VERSION};
 
 /// First bytes of a hello: what a program that is not the guest's would hardly say.
 const MAGIC: [u8; 8] = *b"pw-guest";
@@ -96,6 +96,8 @@ pub enum Frame<'a> {
         /// By the other one.
         moved: bool,
     },
+    /// About a socket inside the instance.
+    Socket(Socket),
 }
 
 /// A stream that somebody listens for in the guest's network namespace.
@@ -285,6 +287,7 @@ impl<'a> Frame<'a> {
                 moved @ (0 | 1) => Self::Moved { moved: moved == 1 },
                 _ => return Err(from.wrong("way")),
             },
+            32..=47 => Self::Socket(Socket::read(kind, from)?),
             other => return Err(FrameError::Kind(other)),
         })
     }
@@ -348,6 +351,7 @@ impl<'a> Frame<'a> {
                 to.raw(&way.answer);
             }
             Self::Moved { moved } => to.u8(u8::from(*moved)),
+            Self::Socket(socket) => socket.write(&mut to),
         }
         to.end()
     }
@@ -368,6 +372,7 @@ impl<'a> Frame<'a> {
             Self::Close { .. } => CLOSE,
             Self::Move(_) => MOVE,
             Self::Moved { .. } => MOVED,
+            Self::Socket(socket) => socket.kind(),
         }
     }
 }

@@ -106,7 +106,8 @@ fn signals_end_at_64() {
 
 #[test]
 fn an_unknown_kind_and_a_length_of_nothing() {
-    assert_eq!(refusal(b"\x20\0"), FrameError::Kind(32));
+    assert_eq!(refusal(b"\x1f\0"), FrameError::Kind(31));
+    assert_eq!(refusal(b"\x2f\0"), FrameError::Kind(47));
     let mut inbox = Inbox::default();
     inbox.room()[..4].copy_from_slice(&[0; 4]);
     inbox.filled(4);

@@ -342,6 +342,13 @@ impl Child {
                     self.note(&Event::Recorded { grant, channel, bytes, end });
                 }
             }
+            Request::Forwarded(forwarded) => {
+                if let Some(grant) = grant {
+                    self.broker.count.bytes_in.fetch_add(forwarded.bytes_in, Ordering::Relaxed);
+                    self.broker.count.bytes_out.fetch_add(forwarded.bytes_out, Ordering::Relaxed);
+                    self.note(&Event::Forwarded { grant, forwarded: &forwarded });
+                }
+            }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
                 if let Some(grant) = grant {
                     lock(&self.running).remove(&channel);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use portway_incus::{Client, ExecSockets, ExecSpec};
 
 use super::account::{self, Account};
+use super::forwards::Forwards;
 use super::grant::Grant;
 use super::open::{self, Refusal, absent, failure};
 use super::way::{self, Listener};
@@ -36,6 +37,8 @@ pub(super) struct May {
     pub(super) keep: bool,
     /// Nothing but the home is to be seen.
     pub(super) jail: bool,
+    /// Where forwards may lead.
+    pub(super) forwards: Forwards,
     /// Runs instead of all of them.
     pub(super) command: Option<String>,
 }
@@ -50,6 +53,7 @@ impl May {
             pty: grant.options.pty,
             keep: grant.keep.is_some() && allowed(Action::Shell),
             jail: false,
+            forwards: Forwards::of(grant, allowed),
             command: grant.options.command.clone(),
         }
     }
@@ -209,6 +213,7 @@ fn limits(account: &Account, groups: &[u32], may: &May) -> Vec<String> {
     let kinds = [(may.shell, "shell"), (may.exec, "exec"), (may.sftp, "sftp"), (may.pty, "pty")];
     let kinds = [&kinds[..], &[(may.keep, "keep"), (may.jail, "jail")]].concat();
     let kinds = kinds.iter().filter(|(is_allowed, _)| *is_allowed).map(|(_, kind)| (*kind).to_owned());
+    let kinds = kinds.chain(may.forwards.words());
     let groups = list(groups.iter().map(u32::to_string).collect());
     let fields = [account.uid.to_string(), account.gid.to_string(), groups, list(kinds.collect())];
     fields.into_iter().chain(may.command.clone()).collect()
@@ -224,8 +229,9 @@ mod tests {
         let text = |text: &str| text.to_owned();
         let bob =
             Account { name: text("bob"), uid: 7, gid: 8, home: text("/home/bob"), shell: text("/bin/sh") };
-        let all = May { shell: true, exec: true, sftp: true, pty: true, ..May::default() };
-        assert_eq!(limits(&bob, &[8, 9], &all), ["7", "8", "8,9", "shell,exec,sftp,pty"]);
+        let forwards = Forwards::of(&Grant::of_root(), |action| action == Action::ForwardLocal);
+        let all = May { shell: true, exec: true, sftp: true, pty: true, forwards, ..May::default() };
+        assert_eq!(limits(&bob, &[8, 9], &all), ["7", "8", "8,9", "shell,exec,sftp,pty,forward-local"]);
         let keeps = May { keep: true, shell: true, ..May::default() };
         assert_eq!(limits(&bob, &[], &keeps), ["7", "8", "-", "shell,keep"]);
         let one = May { command: Some(text("a b")), ..May::default() };
@@ -235,9 +241,9 @@ mod tests {
             |may: &May, kind, account: &Account| limits(account, &[], &may.clone().of_helper(kind, account));
         let (jailed, general) = (Kind::Jailed, Kind::General { jails: true });
         assert_eq!(of(&all, jailed, &bob), ["7", "8", "-", "sftp,jail"]);
-        assert_eq!(of(&all, general, &bob), ["7", "8", "-", "shell,exec,pty"]);
+        assert_eq!(of(&all, general, &bob), ["7", "8", "-", "shell,exec,pty,forward-local"]);
         let root = Account { uid: 0, ..bob.clone() };
-        assert_eq!(of(&all, general, &root), ["0", "8", "-", "shell,exec,sftp,pty"]);
+        assert_eq!(of(&all, general, &root), ["0", "8", "-", "shell,exec,sftp,pty,forward-local"]);
         assert_eq!(of(&one, jailed, &bob), ["7", "8", "-", "jail"]);
     }
 

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::sync::{mpsc, oneshot};
 
 use super::pipe::{Incoming, Outgoing};
+use super::sockets::Sockets;
 
 /// Bytes of each output that may be under way: they are kept here while nobody takes them.
 const OUTPUT_WINDOW: u32 = 1 << 20;
@@ -78,6 +79,7 @@ pub struct Guest {
 #[derive(Debug, Default)]
 struct Shared {
     table: Mutex<Table>,
+    sockets: Sockets,
 }
 
 #[derive(Debug, Default)]
@@ -164,6 +166,14 @@ impl Guest {
         Self { shared, frames }
     }
 
+    pub(super) fn sockets(&self) -> &Sockets {
+        &self.shared.sockets
+    }
+
+    pub(super) fn frames(&self) -> mpsc::Sender<Vec<u8>> {
+        self.frames.clone()
+    }
+
     /// Whether the program has gone.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -217,6 +227,10 @@ impl Guest {
 }
 
 impl Input {
+    pub(super) const fn new(channel: u32, credit: Arc<Outgoing>, frames: mpsc::Sender<Vec<u8>>) -> Self {
+        Self { channel, credit, frames }
+    }
+
     /// Sends all of it, as fast as the process takes it; `false` when it takes no more.
     pub async fn write(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
@@ -239,6 +253,15 @@ impl Input {
 }
 
 impl Output {
+    pub(super) const fn new(
+        channel: u32,
+        stream: Stream,
+        incoming: Arc<Incoming>,
+        frames: mpsc::Sender<Vec<u8>>,
+    ) -> Self {
+        Self { channel, stream, incoming, frames }
+    }
+
     /// Waits for bytes and returns all there are; `None` at the end. Cancelling it loses nothing but, at most, a little
     /// of the window.
     pub async fn read(&mut self) -> Option<Vec<u8>> {
@@ -310,6 +333,7 @@ impl Shared {
     fn all_gone(&self) {
         let mut table = self.table();
         table.gone = true;
+        self.sockets.all_gone();
         for channel in std::mem::take(&mut table.channels).into_values() {
             channel.end();
         }
@@ -317,6 +341,7 @@ impl Shared {
 
     /// What the program says.
     fn hear(&self, frame: Frame<'_>) -> io::Result<()> {
+        let Some(frame) = self.sockets.hear(frame)? else { return Ok(()) };
         let mut table = self.table();
         match frame {
             Frame::Started(started) => {
@@ -360,6 +385,7 @@ impl Shared {
             | Frame::Signal { .. }
             | Frame::Close { .. }
             | Frame::Move(_)
+            | Frame::Socket(_)
             | Frame::Moved { .. } => return Err(wrong("a frame that has no place here")),
         }
         Ok(())
@@ -394,7 +420,7 @@ pub(super) fn written(frame: &Frame<'_>) -> Result<Vec<u8>, FrameError> {
 }
 
 /// Sends a short frame; `false` when nobody takes it any more.
-async fn send(frames: &mpsc::Sender<Vec<u8>>, frame: &Frame<'_>) -> bool {
+pub(super) async fn send(frames: &mpsc::Sender<Vec<u8>>, frame: &Frame<'_>) -> bool {
     match written(frame) {
         Ok(bytes) => frames.send(bytes).await.is_ok(),
         Err(_) => false,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use portway_proto::guest::Size;
+use portway_proto::guest::{Place, Size};
 use russh::keys::ssh_key::Certificate;
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::algorithms::WINDOW_BYTES;
+use super::forward::{self, FORWARDS};
 use super::helper::Helper;
 use super::inbox::{Crowd, Inlet, NoRoom, Outlet, Total, inbox};
 use super::link::Link;
+use super::listeners::{Confirmed, Listeners, Server};
 use super::login::Login;
 use super::paced::Pace;
 use super::program::{self, Gateway, Screen, Wanted};
@@ -47,6 +49,9 @@ pub(super) struct Client {
     channels: HashMap<ChannelId, Open>,
     logged_in: CancellationToken,
     programs: TaskTracker,
+    forwards: TaskTracker,
+    listeners: Listeners,
+    confirmed: Arc<Confirmed>,
     helper: Arc<Helper>,
     total: Total,
     pace: Pace,
@@ -60,6 +65,8 @@ struct Open {
     window: usize,
     /// Until its program is asked for.
     idle: Option<Idle>,
+    /// It is no session's: nothing is asked for on it.
+    is_forward: bool,
 }
 
 /// What a channel has before its program.
@@ -80,6 +87,9 @@ impl Client {
             channels: HashMap::new(),
             logged_in: CancellationToken::new(),
             programs: TaskTracker::new(),
+            forwards: TaskTracker::new(),
+            listeners: Listeners::default(),
+            confirmed: Arc::default(),
             total: Total::default(),
             pace: Pace::default(),
         }
@@ -95,6 +105,11 @@ impl Client {
         self.programs.clone()
     }
 
+    /// The connections that are forwarded.
+    pub(super) fn forwards(&self) -> TaskTracker {
+        self.forwards.clone()
+    }
+
     /// The helper of its connection.
     pub(super) fn helper(&self) -> Arc<Helper> {
         Arc::clone(&self.helper)
@@ -108,6 +123,42 @@ impl Client {
     /// What the channel has, if its program was not asked for yet.
     fn idle(&mut self, channel: ChannelId) -> Option<&mut Idle> {
         self.channels.get_mut(&channel)?.idle.as_mut()
+    }
+
+    /// Takes a channel in.
+    fn attend(&mut self, channel: Channel<Msg>) -> (ChannelWriteHalf<Msg>, Outlet) {
+        let outlet = self.receive(channel.id());
+        // What comes in is handed to us; nobody reads it a second time.
+        let (_unread, channel) = channel.split();
+        (channel, outlet)
+    }
+
+    /// What comes in on a channel.
+    fn receive(&mut self, id: ChannelId) -> Outlet {
+        // Whose program has ended is closed from here; russh does not tell of the client's answer to that.
+        self.channels.retain(|_, open| !open.inlet.is_over());
+        let (inlet, outlet) = inbox(&self.total);
+        let window = usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX);
+        self.channels.insert(id, Open { inlet, window, idle: None, is_forward: true });
+        outlet
+    }
+
+    /// What makes channels to the client.
+    fn server(&self, session: &Session) -> Server {
+        let gateway = forward::Gateway { link: Arc::clone(&self.link), helper: Arc::clone(&self.helper) };
+        let (forwards, confirmed) = (self.forwards.clone(), Arc::clone(&self.confirmed));
+        Server { gateway, handle: session.handle(), forwards, confirmed }
+    }
+
+    /// Connects a channel to somewhere inside. It is answered once that is done.
+    async fn forward(&mut self, channel: Channel<Msg>, to: Option<Place>, reply: ChannelOpenHandle) {
+        let Some(to) = to else { return reply.reject(ChannelOpenFailure::ConnectFailed).await };
+        if self.forwards.len() >= FORWARDS {
+            return reply.reject(ChannelOpenFailure::ResourceShortage).await;
+        }
+        let (channel, outlet) = self.attend(channel);
+        let gateway = forward::Gateway { link: Arc::clone(&self.link), helper: Arc::clone(&self.helper) };
+        self.forwards.spawn(forward::local(gateway, to, reply, channel, outlet));
     }
 
     /// Starts what is asked for. It is agreed to at once: what is wrong with it is said on the channel.
@@ -200,23 +251,94 @@ impl Handler for Client {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        // Whose program has ended is closed from here; russh does not tell of the client's answer to that.
         self.channels.retain(|_, open| !open.inlet.is_over());
         // Programs of channels that are closed count until they have ended.
         let idle = self.channels.values().filter(|open| open.idle.is_some()).count();
-        if self.channels.len() >= PROGRAMS || self.programs.len() + idle >= PROGRAMS {
+        let sessions = self.channels.values().filter(|open| !open.is_forward).count();
+        if sessions >= PROGRAMS || self.programs.len() + idle >= PROGRAMS {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
         let id = channel.id();
-        // What comes in is handed to us; nobody reads it a second time.
-        let (_unread, channel) = channel.split();
-        let (inlet, outlet) = inbox(&self.total);
+        let (channel, outlet) = self.attend(channel);
         let idle = Idle { channel, outlet, screen: None, environment: Vec::new() };
-        let window = usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX);
-        self.channels.insert(id, Open { inlet, window, idle: Some(idle) });
+        if let Some(open) = self.channels.get_mut(&id) {
+            (open.idle, open.is_forward) = (Some(idle), false);
+        }
         reply.accept().await;
         Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _from: &str,
+        _from_port: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.forward(channel, forward::tcp(host, port), reply).await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.forward(channel, forward::unix(path), reply).await;
+        Ok(())
+    }
+
+    async fn channel_open_confirmation(
+        &mut self,
+        id: ChannelId,
+        _packet_bytes: u32,
+        _window_bytes: u32,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let outlet = self.receive(id);
+        self.confirmed.put(id, outlet);
+        Ok(())
+    }
+
+    /// Waited for here: the library answers when this returns.
+    async fn tcpip_forward(
+        &mut self,
+        host: &str,
+        port: &mut u32,
+        session: &mut Session,
+    ) -> Result<bool, russh::Error> {
+        let server = self.server(session);
+        let given = self.listeners.add(server, host, forward::tcp(host, *port)).await;
+        *port = given.unwrap_or(*port);
+        Ok(given.is_some())
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        host: &str,
+        port: u32,
+        _: &mut Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(self.listeners.remove(host, port))
+    }
+
+    async fn streamlocal_forward(&mut self, path: &str, session: &mut Session) -> Result<bool, russh::Error> {
+        let server = self.server(session);
+        Ok(self.listeners.add(server, path, forward::unix(path)).await.is_some())
+    }
+
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        path: &str,
+        _: &mut Session,
+    ) -> Result<bool, russh::Error> {
+        Ok(self.listeners.remove(path, 0))
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), russh::Error> {

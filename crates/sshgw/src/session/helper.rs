@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portway_incus::{Control, Exec, ExecSockets, Outcome, Output};
-use portway_proto::guest::{Step, Way};
+use portway_proto::guest::{Place, Step, Way, Why};
 use tokio::net::UnixListener;
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use super::link::{Link, Lost};
-use crate::guest::{Guest, Process, StartError, Wanted, greet, lead};
+use crate::guest::{ConnectError, Connection, Guest, Listener, Process, StartError, Wanted, greet, lead};
 use crate::wire::{HELPER_PLACES, Reply, Request};
 
 /// How long a helper may take to say hello. It starts in some milliseconds.
@@ -24,6 +24,9 @@ const GREETING: Duration = Duration::from_secs(10);
 
 /// How long there is none where there was none.
 const ABSENCE: Duration = Duration::from_secs(60);
+
+/// How long it may take to connect: longer than the helper tries.
+const CONNECT: Duration = Duration::from_secs(40);
 
 /// How long it may take to start a program.
 const START: Duration = Duration::from_secs(10);
@@ -35,6 +38,15 @@ pub(super) enum Unable {
     Helper(String),
     /// The program cannot be run: exit status and text.
     Program(u8, String),
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum Unconnected {
+    /// There is no helper.
+    Helper(String),
+    /// It has none.
+    Refused { why: Why, source: io::Error },
 }
 
 /// What is known of the helper.
@@ -93,6 +105,40 @@ impl Helper {
             StartError::Refused { source, .. } => {
                 Unable::Program(255, format!("cannot start {shell}: {source}"))
             }
+        })
+    }
+
+    /// Connects to somewhere inside.
+    pub(super) async fn connect(&self, to: Place) -> Result<Connection, Unconnected> {
+        let mut gone = ConnectError::Gone.to_string();
+        // The instance may have been started anew since the last one.
+        for _ in 0..2 {
+            let guest = self.guest(false).await.map_err(|unable| match unable {
+                Unable::Helper(text) | Unable::Program(_, text) => Unconnected::Helper(text),
+            })?;
+            match tokio::time::timeout(CONNECT, guest.connect(to.clone())).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(ConnectError::Refused { why, source })) => {
+                    return Err(Unconnected::Refused { why, source });
+                }
+                Ok(Err(ConnectError::Gone)) => {}
+                Err(_) => {
+                    gone = "the helper in the instance does not answer".to_owned();
+                    break;
+                }
+            }
+        }
+        Err(Unconnected::Helper(gone))
+    }
+
+    /// Listens somewhere inside.
+    pub(super) async fn listen(&self, at: Place) -> Result<Listener, Unconnected> {
+        let guest = self.guest(false).await.map_err(|unable| match unable {
+            Unable::Helper(text) | Unable::Program(_, text) => Unconnected::Helper(text),
+        })?;
+        guest.listen(at).await.map_err(|error| match error {
+            ConnectError::Refused { why, source } => Unconnected::Refused { why, source },
+            ConnectError::Gone => Unconnected::Helper(error.to_string()),
         })
     }
 

@@ -89,6 +89,8 @@ struct Pending {
     bytes: usize,
     /// No more will come.
     ended: bool,
+    /// The client has said so, and was not only gone.
+    is_said: bool,
     /// Nobody will take them.
     unread: bool,
 }
@@ -195,6 +197,11 @@ impl Inlet {
 
     /// There is no more.
     pub(super) fn end(&self) {
+        self.waiting.pending().is_said = true;
+        self.stop();
+    }
+
+    fn stop(&self) {
         self.waiting.pending().ended = true;
         self.waiting.changed.notify_one();
     }
@@ -218,7 +225,7 @@ impl Inlet {
 
 impl Drop for Inlet {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 
@@ -239,6 +246,11 @@ impl Pieces {
             }
             self.0.changed.notified().await;
         }
+    }
+
+    /// Whether the client has said that there is no more, once there is no more.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.pending().is_said
     }
 }
 
@@ -350,9 +362,15 @@ mod tests {
         };
         assert_eq!((signals, last), (32, Steer::Resize(size(999))));
         inlet.bytes(b"last").expect("room");
+        assert!(!outlet.input.is_whole());
         drop(inlet);
         assert_eq!(outlet.steering.next().await, Steer::Hangup);
         assert_eq!(outlet.input.next().await.as_deref(), Some(&b"last"[..]));
         assert_eq!(outlet.input.next().await, None);
+        assert!(!outlet.input.is_whole(), "it was not said");
+        let (inlet, mut outlet) = inbox(&Total::default());
+        inlet.end();
+        drop(inlet);
+        assert_eq!((outlet.input.next().await, outlet.input.is_whole()), (None, true));
     }
 }
