@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use portway_control::ClientError;
 use portway_incus::{
-    Client, Image, IncusError, InstanceSource, NewInstance, Refusal, ResourceId, StateChange,
+    Client, Image, IncusError, InstanceKind, InstanceSource, NewInstance, Refusal, ResourceId, StateChange,
 };
 use tokio::sync::watch;
 
@@ -334,6 +334,8 @@ impl Hands<'_> {
         let fingerprint = known.ok_or_else(|| ApplyError::UnknownImage(one.image.clone()))?;
         let new = NewInstance {
             name: one.name.clone(),
+            kind: InstanceKind::Container,
+            is_ephemeral: false,
             source: InstanceSource::Fingerprint(fingerprint),
             description: String::new(),
             config: without_files(one),

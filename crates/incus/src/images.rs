@@ -190,6 +190,21 @@ impl Client {
         self.carry_out(Method::POST, &format!("/1.0/images/aliases{query}"), Some(&body), None).await
     }
 
+    /// A word that lets another server fetch an image of a project, once and soon.
+    ///
+    /// # Errors
+    /// Any [`crate::IncusError`]; an answer without one is [`crate::IncusError::Protocol`].
+    pub async fn image_secret(&self, project: &str, fingerprint: &str) -> Result<String> {
+        let target =
+            format!("/1.0/images/{}/secret?project={}", percent_encode(fingerprint), percent_encode(project));
+        let started = self.submit(Method::POST, &target, None::<&Value>, None).await?;
+        let started = started.ok_or_else(|| protocol(&target, "a secret without an operation"))?;
+        // It is there as long as nobody has used it: there is no end to wait for.
+        let left = self.so_far(&started).await?;
+        let secret = left.get("secret").and_then(Value::as_str);
+        secret.map(str::to_owned).ok_or_else(|| protocol(&target, "no secret"))
+    }
+
     /// Sets properties of an image; others stay.
     ///
     /// # Errors

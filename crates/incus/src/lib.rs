@@ -108,7 +108,7 @@ pub use files::{FileContent, FileOwner, InstanceFile};
 pub use forwards::Forward;
 pub use images::{Image, ImageProtocol, RemoteImage};
 pub use import::ImageFiles;
-pub use lifecycle::{InstanceSource, Interface, Listed, Measured, NewInstance, StateChange};
+pub use lifecycle::{InstanceSource, Interface, Listed, Measured, NewInstance, Pulled, StateChange};
 pub use network::{Assigned, Holder, Lease};
 pub use operation::{Left, Operation, Progress};
 pub use proxies::LedProxy;

@@ -13,7 +13,7 @@ use crate::definition::Wire;
 use crate::encode::{addressable, percent_encode};
 use crate::resources::{Keys, absent_is_none};
 use crate::transport::protocol;
-use crate::{Client, Definition, Device, Operation, RemoteImage, Result};
+use crate::{Client, Definition, Device, InstanceKind, Operation, RemoteImage, Result};
 
 /// What an instance is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +24,47 @@ pub enum InstanceSource {
     Alias(String),
     /// An image that the server fetches first.
     Remote(RemoteImage),
+    /// An image of another Incus or LXD, which the server fetches first.
+    Pulled(Pulled),
 }
 
-/// An instance to be made: a container, stopped.
+/// An image of another Incus or LXD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// `https://HOST:PORT`.
+    pub url: String,
+    /// Its name there; its fingerprint where there is a secret.
+    pub image: String,
+    /// Certificate of that server, PEM, where no authority vouches for it.
+    pub certificate: Option<String>,
+    /// What lets somebody have an image that not everybody has ([`Client::image_secret`]).
+    pub secret: Option<String>,
+}
+
+impl Pulled {
+    fn body(&self) -> Value {
+        let image = if self.secret.is_some() { "fingerprint" } else { "alias" };
+        let mut body = json!({"type": "image", "mode": "pull", "server": self.url, "protocol": "incus",
+            image: self.image});
+        if let Some(certificate) = &self.certificate {
+            body["certificate"] = json!(certificate);
+        }
+        if let Some(secret) = &self.secret {
+            body["secret"] = json!(secret);
+        }
+        body
+    }
+}
+
+/// An instance to be made, stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewInstance {
     /// Name.
     pub name: String,
+    /// What it is.
+    pub kind: InstanceKind,
+    /// Whether it is deleted when it stops.
+    pub is_ephemeral: bool,
     /// What it is made of.
     pub source: InstanceSource,
     /// Description.
@@ -236,9 +270,10 @@ impl Client {
             InstanceSource::Alias(alias) => json!({"type": "image", "alias": alias}),
             InstanceSource::Remote(from) => json!({"type": "image", "mode": "pull", "server": from.server,
                 "protocol": from.protocol, "alias": from.alias}),
+            InstanceSource::Pulled(from) => from.body(),
         };
-        let mut body = json!({"name": new.name, "type": "container", "source": source,
-            "description": new.description, "config": new.config, "devices": new.devices});
+        let mut body = json!({"name": new.name, "type": new.kind.as_str(), "ephemeral": new.is_ephemeral,
+            "source": source, "description": new.description, "config": new.config, "devices": new.devices});
         if let Some(profiles) = &new.profiles {
             body["profiles"] = json!(profiles);
         }

@@ -109,6 +109,14 @@ impl Client {
         Ok(all.filter(|one| one.status_code < 200).map(|one| one.description).collect())
     }
 
+    /// What an operation has left so far, running or not.
+    pub(crate) async fn so_far(&self, operation: &Operation) -> Result<Left> {
+        let path = &operation.path;
+        let said = self.door().say(path, Saying::get(), self.limits().request, 1 << 20).await?;
+        let answer: Option<Wire> = self.door().decode(path, said.status, &said.body)?;
+        Ok(answer.and_then(|wire| wire.metadata).unwrap_or_default())
+    }
+
     /// What an operation says of itself where a question for its end was `answered` with a failure: Incus 6 takes the end
     /// of the question for a failure of what was asked about, which goes on or has ended since.
     async fn by_itself(&self, operation: &Operation, answered: Result<Option<Left>>) -> Result<Option<Left>> {

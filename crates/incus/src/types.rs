@@ -63,6 +63,17 @@ pub enum InstanceKind {
     Vm,
 }
 
+impl InstanceKind {
+    /// As the API has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Vm => "virtual-machine",
+        }
+    }
+}
+
 /// An instance, without its run-time state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use portway_incus::{
-    Client, Definition, Device, Image, ImageProtocol, IncusError, InstanceSource, Keys, Listed, NewInstance,
-    Refusal, RemoteImage, ResourceId, Result, Shelf, StateChange, status_code,
+    Client, Definition, Device, Image, ImageProtocol, IncusError, InstanceKind, InstanceSource, Keys, Listed,
+    NewInstance, Refusal, RemoteImage, ResourceId, Result, Shelf, StateChange, status_code,
 };
 use portway_testkit::{Bed, OciImage, Server, bed_of, is_root};
 
@@ -148,6 +148,8 @@ impl Scene {
         ]);
         NewInstance {
             name: name.to_owned(),
+            kind: InstanceKind::Container,
+            is_ephemeral: false,
             source: InstanceSource::Alias("bb".to_owned()),
             description: "made by a test".to_owned(),
             config: keys(&[("user.label", "one")]),
