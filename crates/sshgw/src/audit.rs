@@ -107,6 +107,25 @@ pub(crate) enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         failed: Option<String>,
     },
+    /// An instance was made for it, or could not be.
+    InstanceMade {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        image: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        failed: Option<String>,
+    },
+    /// An instance that the gateway has made was removed, or could not be.
+    InstanceRemoved {
+        /// Who had it made.
+        owner: &'a str,
+        remote: &'a str,
+        project: &'a str,
+        instance: &'a str,
+        why: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        failed: Option<String>,
+    },
     /// The connection's process asked for what it may not, and was killed.
     Breach { breach: String },
     /// The connection has ended.

@@ -11,6 +11,7 @@
 //! - `count`: metrics;
 //! - `account`, `open`, `helper`: from a grant to a program inside an instance;
 //! - `starts`, `stored`: an instance that does not run, and its files;
+//! - `make`, `marks`, `house`: instances that are made for logins, and go again; `turns`: one at a time at each;
 //! - `roll`: what the next broker needs to know of sessions.
 
 mod account;
@@ -22,16 +23,20 @@ mod fresh;
 mod gate;
 mod grant;
 mod helper;
+mod house;
 mod identity;
 mod judge;
 mod keep;
 mod login;
+mod make;
+mod marks;
 mod open;
 mod recordings;
 mod roll;
 mod servers;
 mod starts;
 mod stored;
+mod turns;
 mod way;
 
 use std::collections::BTreeMap;
@@ -53,13 +58,17 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
+use crate::auth::key;
+use crate::create::CreateConfig;
 use crate::hostkey::{self, HostKeyError};
 use crate::logging;
 use crate::options::Options;
 use count::{Count, bump};
 use door::Door;
 use gate::{Entry, Fault, Gate};
+use house::House;
 use judge::{Judge, Places as JudgePlaces};
+use make::Makers;
 use roll::Roll;
 use servers::{Servers, Setting};
 use starts::Starts;
@@ -139,6 +148,10 @@ pub struct ServeOptions {
     pub servers: ServerPlaces,
     /// Who may do what; need not be there.
     pub policy: PathBuf,
+    /// How instances are made; need not be there.
+    pub create: PathBuf,
+    /// Servers with instances that the gateway has made, for the next one.
+    pub made: PathBuf,
     /// What decides who gets in beyond the flags; need not be there. One-time secrets are beside it, in `ssh-totp`.
     pub auth: PathBuf,
     /// User that the processes of connections become; `None` leaves them the caller's.
@@ -209,6 +222,8 @@ struct Broker {
     /// Programs that are being started.
     starting: TaskTracker,
     starts: Starts,
+    makers: Makers,
+    house: House,
 }
 
 /// Listens and serves until it is told to end (SIGTERM, SIGINT). Connections that are open live on: their processes
@@ -224,12 +239,9 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     // are asked for keys run with no more.
     sandbox::gateway_keep_caps().map_err(system("give up capabilities"))?;
     tracing::debug!(descriptors = process::raise_nofile(), "limit raised");
-    let mut keys = if options.options.host_key { hostkey::of_host(Path::new(HOST_KEYS)) } else { Vec::new() };
-    keys.push(hostkey::load_or_make(&options.host_key)?);
-    let texts = keys.iter().map(|key| key.to_openssh(LineEnding::LF).map(|text| text.to_string()));
-    let host_keys: Result<Vec<_>, _> = texts.collect();
-    let host_keys = host_keys.map_err(io::Error::other).map_err(system("use the host key"))?;
+    let (host_keys, gateway) = host_keys(&options)?;
     let (servers, judge) = rules(&options)?;
+    let house = House::open(options.made.clone(), gateway);
     let failed = |source| ServeError::Audit { path: options.audit.clone(), source };
     let audit = Audit::open(options.audit.clone()).map_err(failed)?;
     // Those who knock wait for those who are in. Its threads and the processes of connections begin the same way.
@@ -262,6 +274,8 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
             count: Count::default(),
             starting: TaskTracker::new(),
             starts: Starts::default(),
+            makers: Makers::default(),
+            house,
             options,
         });
         broker.begin();
@@ -294,6 +308,18 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     })
 }
 
+/// The keys that say who this is, and the fingerprint of its own.
+fn host_keys(options: &ServeOptions) -> Result<(Vec<String>, String), ServeError> {
+    let mut keys = if options.options.host_key { hostkey::of_host(Path::new(HOST_KEYS)) } else { Vec::new() };
+    let own = hostkey::load_or_make(&options.host_key)?;
+    let gateway = key::fingerprint(own.public_key().key_data());
+    keys.push(own);
+    let texts = keys.iter().map(|key| key.to_openssh(LineEnding::LF).map(|text| text.to_string()));
+    let texts: Result<Vec<_>, _> = texts.collect();
+    let failed = |source| ServeError::System { what: "use the host key", source };
+    Ok((texts.map_err(io::Error::other).map_err(failed)?, gateway))
+}
+
 /// Where servers are and who may get to them; what is wrong with either is wrong at the start.
 fn rules(options: &ServeOptions) -> Result<(Arc<Servers>, Judge), ServeError> {
     let places = JudgePlaces {
@@ -307,6 +333,13 @@ fn rules(options: &ServeOptions) -> Result<(Arc<Servers>, Judge), ServeError> {
     servers.default().map_err(|error| ServeError::Rules(error.to_string()))?;
     let judge = Judge::new(Arc::clone(&options.options), places, Arc::clone(&servers));
     judge.check().map_err(ServeError::Rules)?;
+    if options.options.allow_create {
+        let config = CreateConfig::load(&options.create);
+        let config = config.map_err(|error| ServeError::Rules(judge::why(&error)))?;
+        for warning in config.warnings {
+            tracing::warn!(warning, path = %options.create.display(), "how instances are made");
+        }
+    }
     Ok((servers, judge))
 }
 
@@ -320,6 +353,7 @@ impl Broker {
     /// Begins what goes on beside clients.
     fn begin(self: &Arc<Self>) {
         self.take_over();
+        tokio::spawn(Arc::clone(self).keep_house());
         if let Some(every) = self.options.options.healthcheck {
             tokio::spawn(Arc::clone(self).check_health(every));
         }
@@ -330,6 +364,7 @@ impl Broker {
         match self.roll.sweep() {
             Ok(records) => {
                 for record in records {
+                    self.house.enter(&record.grant);
                     tokio::spawn(child::take_over(Arc::clone(self), record));
                 }
             }

@@ -2,6 +2,8 @@
 //!
 //! The fields are an interface: programs read them. Defaults that hold without a server are filled in.
 
+use std::fmt::Write as _;
+
 use portway_proto::login::{Command, Keep, Login, Wish};
 use serde::Serialize;
 
@@ -63,6 +65,105 @@ pub struct Created {
     pub vm: bool,
     /// Profiles, in the order in which they apply.
     pub profiles: Vec<String>,
+}
+
+impl Kind {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Create => "create",
+            Self::Command => "command",
+        }
+    }
+}
+
+impl Created {
+    /// What is said of a new instance, key by key.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<(&'static str, String)> {
+        let Self { image, memory, cpu, disk, nesting, privileged, vm, profiles } = self;
+        let amount = |number: &Option<u32>, unit: &str| match number {
+            Some(0) => Some("no limit".to_owned()),
+            Some(number) => Some(format!("{number}{unit}")),
+            None => None,
+        };
+        let flag = |given: bool| given.then(|| "yes".to_owned());
+        let listed = (!profiles.is_empty()).then(|| profiles.join(", "));
+        let all = [
+            ("image", image.clone()),
+            ("memory", amount(memory, " GiB")),
+            ("cpu", amount(cpu, "")),
+            ("disk", amount(disk, " GiB")),
+            ("nesting", flag(*nesting)),
+            ("privileged", flag(*privileged)),
+            ("vm", flag(*vm)),
+            ("profiles", listed),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+}
+
+/// One `key: value` line for each field that is said, and the spelling that other programs leave alone.
+#[must_use]
+pub fn text(login: &Login, explained: &Explained) -> String {
+    let mut text = String::new();
+    let mut put = |key: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "{key}: {}", printable(value));
+    };
+    put("kind", explained.kind.as_str());
+    if let Some(command) = explained.command {
+        put("command", command);
+    }
+    if explained.persistent {
+        put("persistent", &session_name(&login.wish).unwrap_or_else(|| "yes".to_owned()));
+    }
+    if explained.ephemeral {
+        put("ephemeral", "yes");
+    }
+    let parts = [
+        ("remote", &explained.remote),
+        ("instance_user", &explained.instance_user),
+        ("instance", &explained.instance),
+        ("project", &explained.project),
+    ];
+    for (key, value) in parts {
+        if let Some(value) = value {
+            put(key, value);
+        }
+    }
+    put("host_user", &explained.host_user);
+    for (key, value) in explained.create.iter().flat_map(Created::pairs) {
+        put(key, &value);
+    }
+    put("spelling", &login.to_string());
+    for warning in &explained.warnings {
+        put("warning", warning);
+    }
+    text
+}
+
+fn session_name(wish: &Wish) -> Option<String> {
+    match wish {
+        Wish::Session(session) => match &session.keep {
+            Keep::Named(name) => Some(format!("yes, as {name}")),
+            Keep::No | Keep::Shared => None,
+        },
+        Wish::Command(Command::Explain(wish)) => session_name(wish),
+        Wish::Create(_) | Wish::Command(_) => None,
+    }
+}
+
+/// A value on one line, of which no character moves the cursor or turns the text around.
+fn printable(text: &str) -> String {
+    let is_odd = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_odd(c) { clean.extend(c.escape_default()) } else { clean.push(c) }
+    }
+    clean
 }
 
 impl Explained {

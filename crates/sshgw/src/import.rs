@@ -29,8 +29,8 @@ pub struct Found {
     pub defaults: Option<String>,
     /// `config.yaml`, of 0.8 and later.
     pub config: Option<String>,
-    /// Whether there is a `create-config.yaml`.
-    pub create: bool,
+    /// Whether there is a `create-config.yaml`, and what of it is read otherwise than it is written.
+    pub create: Option<Vec<String>>,
 }
 
 /// What it is here.
@@ -110,9 +110,8 @@ pub fn import(found: &Found) -> Result<Imported, ImportError> {
     differences.push(format!("host keys: the gateway has one of its own: {keys}"));
     let keys = "lines with options (command=, from=, ...) are ignored there and count here";
     differences.push(format!("authorized_keys: {keys}"));
-    if found.create {
-        differences.push("create-config.yaml: instances cannot be made yet; it stays where it is".to_owned());
-    }
+    let create = found.create.iter().flatten();
+    differences.extend(create.map(|warning| format!("create-config.yaml: {warning}")));
     Ok(Imported { table, differences })
 }
 
@@ -152,7 +151,8 @@ mod tests {
 
     fn imported(defaults: &str, config: &str) -> Result<Imported, String> {
         let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        let found = Found { defaults: text(defaults), config: text(config), create: true };
+        let found =
+            Found { defaults: text(defaults), config: text(config), create: Some(vec!["a".to_owned()]) };
         import(&found).map_err(|error| error.to_string())
     }
 

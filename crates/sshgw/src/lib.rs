@@ -7,6 +7,7 @@ mod audit;
 pub mod auth;
 pub mod broker;
 mod confine;
+pub mod create;
 pub mod explain;
 pub mod fuzz;
 mod greeting;

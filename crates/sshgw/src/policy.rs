@@ -11,7 +11,10 @@ use portway_config::files::{self, FileError, Trust};
 
 use crate::auth::source::is_like;
 
+mod making;
 mod read;
+
+pub use making::Making;
 
 /// The policy of a gateway without a file: the reach of ssh2incus, in words that can be narrowed.
 pub const DEFAULT: &str = include_str!("policy/default.toml");
@@ -128,6 +131,7 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Rule>,
+    making: Making,
 }
 
 /// One rule. A list that is `None` fits all.
@@ -267,6 +271,12 @@ impl Policy {
         })
     }
 
+    /// What holds for instances that logins make.
+    #[must_use]
+    pub const fn making(&self) -> &Making {
+        &self.making
+    }
+
     /// Whether a person may do something at a place. The shell of Incus commands has none.
     #[must_use]
     pub fn decide(&self, person: &Person, action: Action, place: Option<&Target>) -> Decision {
@@ -315,7 +325,8 @@ impl Policy {
 impl Default for Policy {
     /// That of [`DEFAULT`].
     fn default() -> Self {
-        Self::parse(Path::new("default"), DEFAULT).unwrap_or(Self { rules: Vec::new() })
+        Self::parse(Path::new("default"), DEFAULT)
+            .unwrap_or(Self { rules: Vec::new(), making: Making::default() })
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use portway_config::files::{self, FileError, Trust};
+use portway_incus::ImageProtocol;
 use portway_proto::login::RemoteName;
 use serde::Deserialize;
 
@@ -69,6 +70,20 @@ pub struct Remotes {
     /// Which one counts where none is named.
     pub default: Option<String>,
     named: BTreeMap<String, Result<Named, String>>,
+    images: BTreeMap<String, ImageServer>,
+}
+
+/// A server that has images for others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageServer {
+    /// What is spoken with it.
+    pub protocol: ImageProtocol,
+    /// Where it is.
+    pub url: String,
+    /// Its certificate, where the client has one of it.
+    pub certificate: Option<PathBuf>,
+    /// Whether everybody has its images.
+    pub is_public: bool,
 }
 
 /// A server with a name.
@@ -220,13 +235,23 @@ impl Remotes {
         let options = serde_saphyr::options! { with_snippet: false };
         let file: File = serde_saphyr::from_str_with_options(text, options)
             .map_err(|error| error.without_snippet().to_string().replace('\n', ", "))?;
-        let named = file.remotes.unwrap_or_default().into_iter();
+        let remotes = file.remotes.unwrap_or_default();
+        let images =
+            remotes.iter().filter_map(|(name, entry)| Some((name.clone(), entry.images(name, dir)?)));
+        let images = images.collect();
+        let named = remotes.into_iter();
         let named = named.map(|(name, entry)| {
             let at = entry.at(&name, dir);
             (name, at)
         });
         let default = file.default.filter(|name| !name.is_empty());
-        Ok(Self { default, named: named.collect() })
+        Ok(Self { default, named: named.collect(), images })
+    }
+
+    /// A server of images.
+    #[must_use]
+    pub fn images(&self, name: &str) -> Option<&ImageServer> {
+        self.images.get(name)
     }
 
     /// Where a server is.
@@ -244,6 +269,22 @@ impl Remotes {
 }
 
 impl Entry {
+    /// The server as one of images, if it is any.
+    fn images(&self, name: &str, dir: &Path) -> Option<ImageServer> {
+        let protocol = match self.protocol.as_deref().unwrap_or_default() {
+            "" | "incus" | "lxd" => ImageProtocol::Incus,
+            "simplestreams" => ImageProtocol::Simplestreams,
+            "oci" => ImageProtocol::Oci,
+            _ => return None,
+        };
+        let url = self.addr.clone().filter(|addr| addr.starts_with("https://"))?;
+        let is_named = name.parse::<RemoteName>().is_ok() && !name.starts_with('.');
+        let pinned = dir.join("servercerts").join(format!("{name}.crt"));
+        let certificate = Some(pinned).filter(|path| is_named && path.exists());
+        let is_public = self.public == Some(true) || protocol != ImageProtocol::Incus;
+        Some(ImageServer { protocol, url, certificate, is_public })
+    }
+
     /// Where it is, or why it cannot be used.
     fn at(&self, name: &str, dir: &Path) -> Result<Named, String> {
         let is = |text: &Option<String>, words: &[&str]| {

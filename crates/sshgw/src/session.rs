@@ -13,6 +13,7 @@
 //! - `inbox`: what waits for a program, bounded; `paced`: the connection at that pace; `signals`: their names and numbers.
 
 mod algorithms;
+mod asked;
 mod forward;
 mod handler;
 mod helper;
@@ -26,6 +27,7 @@ mod program;
 mod recorder;
 mod signals;
 mod stored;
+mod teller;
 mod transfers;
 
 use std::io;

@@ -340,6 +340,12 @@ pub(crate) enum Reply {
         #[serde(default)]
         welcome: String,
     },
+    /// What is being done before there is a program, one line for people; empty: the same as before. What is answered
+    /// follows.
+    Progress {
+        /// The line.
+        text: String,
+    },
     /// The program may run from here on. What is answered follows.
     Starting,
     /// The program is about to run; its connections come with this.
@@ -374,6 +380,16 @@ pub(crate) enum Reply {
         /// Name of the listener, the helper's token and the answer to it, if there is one.
         #[serde(default)]
         way: Option<([u8; WAY_NAME_BYTES], [u8; WAY_TOKEN_BYTES], [u8; WAY_TOKEN_BYTES])>,
+    },
+    /// It was the gateway that was asked, and it is done.
+    Said {
+        /// What is told, lines.
+        text: String,
+    },
+    /// It is the gateway that is asked, which asks first; whoever answers asks again, with the answer as a command.
+    Ask {
+        /// The question.
+        text: String,
     },
     /// It cannot.
     Refused {

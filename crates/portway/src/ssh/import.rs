@@ -1,5 +1,6 @@
 //! `portway ssh import`: an installation of ssh2incus becomes settings of ours.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use portway_config::Settings;
 use portway_config::files::{self, FileError, Trust};
+use portway_sshgw::create::{CreateConfig, CreateConfigError};
 use portway_sshgw::import::{self, Found};
 
 use crate::cli::ssh::ImportArgs;
@@ -20,6 +22,9 @@ const FILE_BYTES: u64 = 1 << 20;
 
 /// Texts that are taken over as they are.
 const TEXTS: [&str; 2] = ["banner.txt", "welcome.txt"];
+
+/// How instances are made, which may include other files of the folder.
+const CREATE: &str = "create-config.yaml";
 
 /// A file to be written.
 struct Write {
@@ -36,10 +41,12 @@ pub(super) fn run(args: &ImportArgs) -> Outcome {
         Err(error) => Err(error),
     };
     let read = |path: &Path| read(path).map_err(|error| unreadable(&error));
+    let create = args.from.join(CREATE);
+    let create = create.exists().then(|| created(&create)).transpose()?;
     let found = Found {
         defaults: read(&args.defaults)?,
         config: read(&args.from.join("config.yaml"))?,
-        create: args.from.join("create-config.yaml").exists(),
+        create: create.as_ref().map(|config| config.warnings.clone()),
     };
     if found == Found::default() && !args.from.is_dir() {
         let stop =
@@ -55,7 +62,10 @@ pub(super) fn run(args: &ImportArgs) -> Outcome {
     // What is written has to be read.
     Settings::parse(&target, &merged).map_err(|error| wrong_settings(&error))?;
     let mut writes = vec![Write { path: target.clone(), text: merged }];
-    for name in TEXTS {
+    let included = create.iter().flat_map(|config| config.included.iter().map(String::as_str));
+    let create = create.iter().map(|_| CREATE).chain(included);
+    let names: BTreeSet<&str> = TEXTS.into_iter().chain(create).collect();
+    for name in names {
         let path = target.with_file_name(name);
         let Some(text) = read(&args.from.join(name))? else { continue };
         match read(&path)? {
@@ -84,6 +94,14 @@ pub(super) fn run(args: &ImportArgs) -> Outcome {
         out.line(&format!("differs: {line}"))?;
     }
     Ok(())
+}
+
+/// How instances are made there.
+fn created(path: &Path) -> Outcome<CreateConfig> {
+    CreateConfig::load_trusting(path, Trust::Named).map_err(|error| match error {
+        CreateConfigError::Syntax { .. } => Stop::usage(chain(&error)),
+        CreateConfigError::File(file) => unreadable(&file),
+    })
 }
 
 /// The settings with this table for `[ssh]`; `None` when there is one that is not to go.

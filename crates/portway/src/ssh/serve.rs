@@ -1,7 +1,7 @@
 //! `portway ssh serve`: arguments and settings to the gateway's own entry.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use portway_config::files::FileError;
@@ -11,9 +11,10 @@ use portway_control::api::FailureKind;
 use portway_daemon::Companion;
 use portway_incus::Client;
 use portway_sshgw::broker::{self, ServeError, ServeOptions, ServerPlaces};
+use portway_sshgw::create::{CreateConfig, CreateConfigError};
 use portway_sshgw::options::{Flag, NOT_YET, Options, Values};
 use portway_sshgw::remotes::{self, At, LOCAL, Named, Remotes, RemotesError};
-use portway_sshgw::{auth, policy};
+use portway_sshgw::{auth, create, policy};
 
 use crate::cli::ssh::ServeArgs;
 use crate::failure::{Outcome, Stop, chain};
@@ -41,6 +42,9 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     if values.is_on("dump").is_ok_and(|on| on) {
         return Out::new().text(&values.dump());
     }
+    if values.is_on("dump-create").is_ok_and(|on| on) {
+        return dump_create(&create::path(&paths));
+    }
     for (flag, note) in values.notes() {
         // Whoever reads along may go; the gateway stays.
         let _unheard = writeln!(io::stderr(), "note: --{flag}: {note}");
@@ -57,6 +61,8 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         log: log(&options, settings.daemon.log),
         options: Arc::new(options),
         policy: policy::path(&paths),
+        create: create::path(&paths),
+        made: paths.state.with_file_name("ssh-made"),
         auth: auth::settings::path(&paths),
         sessions: sessions_dir(&paths),
         banner: paths.config.with_file_name("banner.txt"),
@@ -71,6 +77,15 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         let _unheard = writeln!(stdout, "ready {address}").and_then(|()| stdout.flush());
     })
     .map_err(|error| failed(&error))
+}
+
+/// How instances are made.
+fn dump_create(path: &Path) -> Outcome {
+    let config = CreateConfig::load(path).map_err(|error| match &error {
+        CreateConfigError::Syntax { .. } => Stop::usage(chain(&error)),
+        CreateConfigError::File(file) => unusable(file),
+    })?;
+    Out::new().text(&config.dump())
 }
 
 /// The gateway as the daemon knows it. With `daemon = true` its settings are checked before the daemon starts.

@@ -122,7 +122,7 @@ fn what_cannot_be_served_is_told() {
         &["--noauth"],
         &["-s", "/a", "-u", "https://b"],
         &["--lisen", "x"],
-        &["-C"],
+        &["-C=perhaps"],
         &["serve"],
     ] {
         text.push_str(&place.run(&[&["ssh", "serve"], arguments].concat()));
@@ -145,6 +145,9 @@ fn an_installation_of_ssh2incus_is_imported() {
     std::fs::write(old.join("args"), "ARGS=\"-m -W -l 127.0.0.1:2022\"\n").unwrap();
     std::fs::write(old.join("config.yaml"), "listen: \":22\"\ngroups: [adm, wheel]\ndebug: true\n").unwrap();
     std::fs::write(old.join("banner.txt"), "Hello [HOSTNAME]\n").unwrap();
+    let create = "memory: 2\nconfig:\n  security.nested: true\n  user.user-data: <@cloud.yaml\n";
+    std::fs::write(old.join("create-config.yaml"), create).unwrap();
+    std::fs::write(old.join("cloud.yaml"), "#cloud-config\n").unwrap();
     std::fs::write(place.path().join("portway.toml"), "[daemon]\nlog = \"warn\"\n").unwrap();
     let (from, defaults) = (old.display().to_string(), old.join("args").display().to_string());
     let import = |more: &[&str]| {
@@ -159,6 +162,9 @@ fn an_installation_of_ssh2incus_is_imported() {
     assert_eq!(std::fs::read_to_string(place.path().join("banner.txt")).unwrap(), "Hello [HOSTNAME]\n");
     text.push_str(&place.run(&["ssh", "import", "--from", "/nonexistent", "--defaults", "/nonexistent"]));
     text.push_str(&place.run(&["ssh", "serve", "--dump"]));
+    text.push_str(&place.run(&["ssh", "serve", "--dump-create"]));
+    std::fs::write(place.path().join("create-config.yaml"), "memory: 4gb\n").unwrap();
+    text.push_str(&place.run(&["ssh", "serve", "--dump-create"]));
     insta::assert_snapshot!(text);
 }
 #[test]

@@ -4,6 +4,8 @@
 
 mod auth;
 mod backwards;
+mod create;
+mod errands;
 mod faults;
 mod files;
 mod floods;

@@ -91,14 +91,13 @@ fn a_flood_displaces_itself() {
     assert!(ended.as_ref().err().is_none_or(|error| !waits(error)), "{ended:?}");
 }
 
-/// Sessions that stay, new instances, commands of the gateway.
+/// The shell of Incus commands.
 ///
 /// Fails when one of them is taken for something else.
 #[test]
 fn what_is_not_served_is_refused() {
     let Some(scene) = Scene::start(Server::Incus6, "notserved").unwrap() else { return };
-    let name = scene.container.name();
-    let logins = [format!("+{name}"), "/shell".to_owned()];
+    let logins = ["/shell", "%shell"];
     for (number, login) in logins.iter().enumerate() {
         let source = format!("127.0.0.{}", number + 10);
         let output =

@@ -62,7 +62,7 @@ impl CreateOptions {
             return self.take_profiles(names, coding).map(|()| Said::Nothing);
         }
         let text = decode(option, coding)?;
-        if text.contains('/') {
+        if text.contains(['/', ':']) {
             if let Some(c) = text.chars().next().filter(|c| !c.is_alphanumeric()) {
                 return Err((0, LoginErrorKind::Character { found: quote(&c.to_string()), what: "image" }));
             }

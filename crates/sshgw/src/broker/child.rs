@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -72,6 +72,10 @@ struct Child {
     running: Mutex<BTreeSet<u32>>,
     /// Which instance it is, beyond its name.
     identity: Identity,
+    /// Whether the instance of a login that may make it is there.
+    is_made: AtomicBool,
+    /// What is noted of it once that is so.
+    record: Mutex<Option<Record>>,
 }
 
 /// Serves a connection to its end, and says what its source is to be blamed for.
@@ -129,6 +133,7 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         Err(error) => {
             tracing::debug!(%error, session = record.session, "a session has ended meanwhile");
             broker.roll.leave(&record.session);
+            broker.depart(&record.grant);
             return;
         }
     };
@@ -136,9 +141,16 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         Ok(link) => link,
         Err(error) => {
             tracing::warn!(%error, session = record.session, "a session cannot be taken over");
+            // It lives as long as it lives, and is a guest until then.
+            let _ended = process.readable().await;
+            broker.roll.leave(&record.session);
+            broker.depart(&record.grant);
             return;
         }
     };
+    let is_made = AtomicBool::new(record.identity.is_some());
+    let unknown = record.grant.create.is_some() && record.identity.is_none();
+    let later = Mutex::new(unknown.then(|| record.clone()));
     let Record { session, pid, peer, connection, grant, since_seconds, identity, .. } = record;
     tracing::info!(session, "a session was taken over");
     bump(&broker.count.sessions);
@@ -157,6 +169,8 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         entrance,
         running: Mutex::default(),
         identity: Identity::of(identity),
+        is_made,
+        record: later,
     };
     let child = Arc::new(child);
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(since_seconds);
@@ -365,6 +379,7 @@ impl Child {
         lock(&self.ledger).logged_in();
         self.identity.entered();
         self.broker.leave(self.id);
+        self.broker.house.enter(grant);
         self.note(&Event::Login { grant });
         let (person, proof) = (grant.person.as_str(), grant.proof.as_str());
         tracing::info!(peer = %self.peer, session = %self.session, person, proof, "logged in");
@@ -386,6 +401,11 @@ impl Child {
         let entered = pidfd::start_time(self.pid).and_then(|time| {
             let record = record(time);
             let listener = self.broker.roll.enter(&record)?;
+            if grant.create.is_some() {
+                // It may not be there yet.
+                *lock(&self.record) = Some(record);
+                return Ok(listener);
+            }
             let child = Arc::clone(self);
             tokio::spawn(async move { child.identify(record).await });
             Ok(listener)
@@ -405,6 +425,7 @@ impl Child {
     /// Who had logged in has gone, and what ran with it.
     fn leave(&self, grant: &Grant, begin: SystemTime) {
         self.broker.judge.left(grant, self.peer.ip());
+        self.broker.depart(grant);
         self.broker.roll.leave(&self.session);
         self.broker.count.sessions.fetch_sub(1, Ordering::Relaxed);
         for channel in std::mem::take(&mut *lock(&self.running)) {
@@ -431,6 +452,9 @@ impl Child {
     }
 
     async fn open(&self, id: u64, channel: u32, grant: &Grant, order: Order) {
+        if let Some(errand) = &grant.errand {
+            return self.run_errand(id, channel, grant, errand, &order).await;
+        }
         let (what, terminal) = (order.what, order.terminal.is_some());
         let permitted = open::permitted(grant, order, |action| self.broker.judge.decide(grant, action));
         let mut recording = None;
@@ -440,7 +464,7 @@ impl Child {
             Ok((order, client))
         });
         let opened = match permitted {
-            Ok((order, client)) => match self.identity.check(&client, grant).await {
+            Ok((order, client)) => match self.there(id, &client, grant).await {
                 Ok(()) => {
                     // Whoever is asked after this broker is not to run it once more.
                     self.say(id, Reply::Starting, Vec::new()).await;
@@ -493,6 +517,15 @@ impl Child {
         self.broker.servers.client(&grant.remote).map_err(|error| Refusal::of_server(&error))
     }
 
+    /// Has the instance be there, and be the one that it was.
+    async fn there(&self, id: u64, client: &Client, grant: &Grant) -> Result<(), Refusal> {
+        if grant.errand.is_some() {
+            return Err(Refusal::new(open::ABSENT, "a command of the gateway is nothing else"));
+        }
+        self.made(id, client, grant).await?;
+        self.identity.check(client, grant).await
+    }
+
     /// Starts the helper inside.
     async fn help(&self, id: u64, grant: &Grant, place: usize, beside: bool, jail: bool) {
         let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
@@ -503,7 +536,7 @@ impl Child {
         let jails = self.broker.options.options.chroot_sftp;
         let kind = if jail { Kind::Jailed } else { Kind::General { jails } };
         let started = match self.client(grant) {
-            Ok(client) => match self.identity.check(&client, grant).await {
+            Ok(client) => match self.there(id, &client, grant).await {
                 Ok(()) => {
                     helper::start(&client, is_far, beside, grant, (may, kind), environment, place).await
                 }
@@ -546,6 +579,8 @@ impl Child {
 }
 
 mod begin;
+mod errand;
+mod making;
 mod recorded;
 mod starting;
 #[cfg(test)]

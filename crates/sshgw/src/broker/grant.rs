@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::auth::grant as keys;
+use crate::create::Wanted;
 use crate::policy::{Person, Target};
 use crate::remotes::LOCAL;
 
@@ -46,6 +47,28 @@ pub(crate) struct Grant {
     /// Name of the session that stays, which the login asks for.
     #[serde(default)]
     pub(crate) keep: Option<String>,
+    /// What the instance is made of when it is not there; `None`: it is not made.
+    #[serde(default)]
+    pub(crate) create: Option<Wanted>,
+    /// What the gateway itself is asked for instead of a program.
+    #[serde(default)]
+    pub(crate) errand: Option<Errand>,
+}
+
+/// What a gateway does for somebody besides programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Errand {
+    /// Says how a login is read.
+    Explain {
+        /// As the client says it.
+        login: String,
+    },
+    /// Removes the instance.
+    Remove {
+        /// Without a question, also when it runs.
+        force: bool,
+    },
 }
 
 /// The server of sessions of a time that knew no other.

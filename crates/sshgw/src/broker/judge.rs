@@ -18,14 +18,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portway_config::files::{self, Trust};
-use portway_proto::login::{Login, Wish};
+use portway_proto::login::{Command, HostUser as HostUserName, Login, Wish};
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::Certificate;
 use zeroize::Zeroizing;
 
 use super::fresh::{Fresh, Read};
 use super::gate::Crowd;
-use super::grant::Grant;
+use super::grant::{Errand, Grant};
 use super::servers::Servers;
 use super::{keep, lock};
 use crate::auth::accounts::{Expired, Shadow};
@@ -37,8 +37,9 @@ use crate::auth::nss;
 use crate::auth::password::{Checker, HashError};
 use crate::auth::settings::Settings;
 use crate::auth::totp::{Totp, Used};
+use crate::create::Wanted;
 use crate::options::{AuthOptions, Method, Options};
-use crate::policy::{Action, Decision, Policy, Record, Target};
+use crate::policy::{Action, Decision, Making, Policy, Record, Target};
 use crate::wire::Strange;
 use inside::Inside;
 use keys::{Lists, OwnKeys, Shown};
@@ -196,6 +197,8 @@ struct Claim {
     host_user: String,
     /// Of a session that stays.
     keep: Option<String>,
+    create: Option<Wanted>,
+    errand: Option<Errand>,
 }
 
 impl Judge {
@@ -437,28 +440,47 @@ impl Judge {
     }
 
     fn claim(&self, login: &str) -> Result<Claim, Reason> {
-        let login = Login::parse(login, self.options.dialect);
-        let login = login.map_err(|error| Reason::Login(error.to_string()))?;
-        let session = match login.wish {
-            Wish::Session(session) => session,
-            Wish::Create(_) => return Err(Reason::Wish("a new instance")),
-            Wish::Command(_) => return Err(Reason::Wish("a command")),
+        let parsed = Login::parse(login, self.options.dialect);
+        let parsed = parsed.map_err(|error| Reason::Login(error.to_string()))?;
+        let (mut errand, mut keep) = (None, None);
+        let (place, host_user, create) = match parsed.wish {
+            Wish::Session(session) => {
+                keep = keep::name(&session.keep).map_err(Reason::Wish)?;
+                (session.place, session.host_user, None)
+            }
+            Wish::Create(create) => {
+                let wanted = Wanted::from(&create);
+                (create.place, create.host_user, Some(wanted))
+            }
+            Wish::Command(Command::Shell) => return Err(Reason::Wish("the shell of Incus commands")),
+            Wish::Command(Command::Remove { place, force }) => {
+                errand = Some(Errand::Remove { force });
+                (place, HostUserName::default(), None)
+            }
+            Wish::Command(Command::Explain(wish)) => {
+                errand = Some(Errand::Explain { login: login.to_owned() });
+                // A command is not explained by another.
+                let place = wish.place().cloned().ok_or(Reason::Wish("that command"))?;
+                (place, HostUserName::default(), None)
+            }
         };
-        let keep = keep::name(&session.keep).map_err(Reason::Wish)?;
-        let place = Target {
-            remote: self.servers.name(session.place.remote.as_ref().map(|remote| remote.as_str())),
-            project: session.place.project.to_string(),
-            instance: session.place.instance.to_string(),
-            instance_user: session.place.instance_user.as_str().to_owned(),
+        let target = Target {
+            remote: self.servers.name(place.remote.as_ref().map(|remote| remote.as_str())),
+            project: place.project.to_string(),
+            instance: place.instance.to_string(),
+            instance_user: place.instance_user.as_str().to_owned(),
         };
-        Ok(Claim { place, host_user: session.host_user.as_str().to_owned(), keep })
+        Ok(Claim { place: target, host_user: host_user.as_str().to_owned(), keep, create, errand })
     }
 
     /// What comes of all that was proven about a login. Whoever is let in counts until [`Judge::left`].
     pub(super) fn admit(&self, login: &str, proofs: &[Proof], peer: IpAddr) -> Result<Grant, Reason> {
         let claim = self.claim(login)?;
         let grant = grant(claim, proofs, self.options.auth.none).ok_or(Reason::Differ)?;
-        let decisions = Action::SESSION.map(|action| self.decide(&grant, action));
+        // What is asked of the gateway is decided when it is done; that it is refused is told to who may be there.
+        let more = Some(Action::Remove).filter(|_| matches!(grant.errand, Some(Errand::Remove { .. })));
+        let actions = Action::SESSION.into_iter().chain(more);
+        let decisions: Vec<Decision> = actions.map(|action| self.decide(&grant, action)).collect();
         match decisions.iter().find(|decision| decision.allowed) {
             Some(_) if lock(&self.crowd).enter(&grant.person, peer) => Ok(grant),
             Some(_) => Err(Reason::Crowd),
@@ -484,6 +506,11 @@ impl Judge {
         self.policy().map_or(Record::All, |policy| {
             policy.records(&grant.policy_person(), action, Some(&grant.place()))
         })
+    }
+
+    /// What holds for instances that logins make, by the policy as it is.
+    pub(super) fn making(&self) -> Result<Making, String> {
+        self.policy().map(|policy| policy.making().clone())
     }
 
     /// Whether somebody may do something, by the policy as it is.
@@ -517,7 +544,8 @@ fn grant(claim: Claim, proofs: &[Proof], none: bool) -> Option<Grant> {
     };
     let options = proofs.iter().try_fold(KeyGrant::default(), |all, one| all.and(one.options.clone()))?;
     let names: Vec<&str> = proofs.iter().map(|proof| proof.method.as_str()).collect();
-    let Claim { place: Target { remote, project, instance, instance_user }, keep, .. } = claim;
+    let Claim { place: Target { remote, project, instance, instance_user }, keep, create, errand, .. } =
+        claim;
     Some(Grant {
         person,
         key: proofs.iter().find_map(|proof| proof.key.clone()).unwrap_or_default(),
@@ -532,6 +560,8 @@ fn grant(claim: Claim, proofs: &[Proof], none: bool) -> Option<Grant> {
         is_inside,
         options,
         keep,
+        create,
+        errand,
     })
 }
 

@@ -21,7 +21,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::fresh::{Fresh, Stamp, stamp};
 use super::lock;
-use crate::remotes::{At, Https, LOCAL, Named, PEM_BYTES, Proof, RemoteError, Remotes, authorities};
+use crate::remotes::{
+    At, Https, ImageServer, LOCAL, Named, PEM_BYTES, Proof, RemoteError, Remotes, authorities,
+};
 use crate::tunnel::{Init, InitProof, ROLE};
 use crate::watched::{send, watched, watched_channel};
 use crate::wire::{self, PROTOCOL_VERSION};
@@ -138,24 +140,31 @@ impl Servers {
         }
     }
 
+    /// A server of images, by its name.
+    pub(super) fn images(&self, name: &str) -> Option<ImageServer> {
+        self.remotes().ok()?.images(name).cloned()
+    }
+
     fn find(&self, name: &str) -> Result<Named, RemoteError> {
         if name == LOCAL {
             return Ok(Named::Own);
         }
-        let Some(folder) = &self.places.folder else { return Err(RemoteError::Unknown(name.to_owned())) };
+        let unknown = || RemoteError::Unknown(name.to_owned());
+        self.remotes().map_err(|()| unknown())?.find(name)
+    }
+
+    /// The servers of the client's configuration as it is; what is wrong with it is logged.
+    fn remotes(&self) -> Result<Arc<Remotes>, ()> {
+        let folder = self.places.folder.as_ref().ok_or(())?;
         let load = |path: &Path| {
             let dir = path.parent().unwrap_or(path);
             Remotes::load(dir).map_err(|error| super::judge::why(&error))
         };
-        match self.named.get(&folder.join("config.yml"), load) {
-            Ok(remotes) => remotes.find(name),
-            Err(error) => {
-                if self.said.again() {
-                    tracing::warn!(error, "servers elsewhere are not known");
-                }
-                Err(RemoteError::Unknown(name.to_owned()))
+        self.named.get(&folder.join("config.yml"), load).map_err(|error| {
+            if self.said.again() {
+                tracing::warn!(error, "servers elsewhere are not known");
             }
-        }
+        })
     }
 
     /// The tunnel to a server: the one there is, or a new one where it has moved.

@@ -129,7 +129,7 @@ pub const FLAGS: &[Flag] = &[
 ];
 
 /// Flags whose effect is not there yet: they are refused.
-pub const NOT_YET: &[&str] = &["allow-create", "term-mux", "dump-create"];
+pub const NOT_YET: &[&str] = &["term-mux"];
 
 impl Flag {
     /// The flag of a long name.

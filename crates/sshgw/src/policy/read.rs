@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::making::{self, RawMaking};
 use super::{Action, Policy, Record, Rule};
 
 /// Most rules.
@@ -19,6 +20,7 @@ pub(super) struct Fault {
 struct RawPolicy {
     #[serde(default)]
     rule: Vec<Spanned<RawRule>>,
+    create: Option<RawMaking>,
 }
 
 type Words = Option<Spanned<Vec<Spanned<String>>>>;
@@ -54,7 +56,8 @@ pub(super) fn policy(text: &str) -> Result<Policy, Fault> {
         let line = text.get(..at).map_or(0, |before| before.matches('\n').count()) + 1;
         checked(rule.into_inner(), index + 1, line, at)
     });
-    Ok(Policy { rules: rules.collect::<Result<_, _>>()? })
+    let making = raw.create.map(making::checked).transpose()?.unwrap_or_default();
+    Ok(Policy { rules: rules.collect::<Result<_, _>>()?, making })
 }
 
 fn checked(raw: RawRule, number: usize, line: usize, at: usize) -> Result<Rule, Fault> {

@@ -12,8 +12,10 @@ use std::time::Duration;
 use portway_sys::seqpacket::Channel;
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::teller::Teller;
 use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, PROGRAMS, Reply, Request};
@@ -23,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is kept for a broker to come.
 const UNTOLD: usize = 2 * PROGRAMS;
+
+/// Lines about what is being done that wait for their client; each is newer than the one before.
+const TOLD: usize = 8;
 
 /// The number of what has no answer.
 const UNANSWERED: u64 = u64::MAX;
@@ -65,6 +70,8 @@ struct State {
 struct Question {
     packet: Arc<[u8]>,
     answer: oneshot::Sender<Answer>,
+    /// What is being done meanwhile.
+    progress: mpsc::Sender<String>,
     /// Channel of a program that is asked for.
     opens: Option<u32>,
     /// It may run: nobody else is to be asked for it.
@@ -98,11 +105,22 @@ impl Link {
 
     /// Asks, and waits for the answer.
     pub(super) async fn ask(&self, request: Request, raw: &[u8]) -> Result<Answer, Lost> {
+        self.ask_telling(request, raw, None).await
+    }
+
+    /// The same, with what is being done until there is one.
+    pub(super) async fn ask_telling(
+        &self,
+        request: Request,
+        raw: &[u8],
+        mut teller: Option<&mut Teller<'_>>,
+    ) -> Result<Answer, Lost> {
         let opens = match request {
             Request::Open { channel, .. } => Some(channel),
             _ => None,
         };
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
+        let (progress, mut told) = mpsc::channel(TOLD);
         let (id, packet, channel) = {
             let mut state = self.state();
             if state.is_lost {
@@ -111,9 +129,9 @@ impl Link {
             let id = state.next;
             state.next += 1;
             let packet: Arc<[u8]> = packet(&Asked { id, request }, raw).map_err(|_| Lost)?.into();
-            state
-                .waiting
-                .insert(id, Question { packet: Arc::clone(&packet), answer, opens, is_starting: false });
+            let question =
+                Question { packet: Arc::clone(&packet), answer, progress, opens, is_starting: false };
+            state.waiting.insert(id, question);
             (id, packet, state.channel.clone())
         };
         if let Some(channel) = channel {
@@ -126,9 +144,22 @@ impl Link {
                 Ok(()) | Err(_) => {}
             }
         }
-        let answered = tokio::time::timeout(PATIENCE, answered).await;
+        let mut until = Instant::now() + PATIENCE;
+        let answered = loop {
+            tokio::select! {
+                biased;
+                Some(text) = told.recv() => {
+                    until = Instant::now() + PATIENCE;
+                    if let Some(teller) = &mut teller {
+                        teller.tell(&text).await;
+                    }
+                }
+                answer = &mut answered => break answer.ok(),
+                () = tokio::time::sleep_until(until) => break None,
+            }
+        };
         self.state().waiting.remove(&id);
-        answered.ok().and_then(Result::ok).ok_or(Lost)
+        answered.ok_or(Lost)
     }
 
     /// What a program that was opened on this channel is to be recorded with, if it is.
@@ -217,6 +248,13 @@ impl Link {
             if reply == Reply::Starting {
                 if let Some(question) = state.waiting.get_mut(&id) {
                     question.is_starting = true;
+                }
+                continue;
+            }
+            if let Reply::Progress { text } = reply {
+                if let Some(question) = state.waiting.get(&id) {
+                    // Whoever reads slowly misses one.
+                    let _missed = question.progress.try_send(text);
                 }
                 continue;
             }

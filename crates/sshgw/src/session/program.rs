@@ -15,11 +15,13 @@ use portway_proto::guest::Size as ScreenSize;
 use russh::ChannelWriteHalf;
 use russh::server::{Handle, Msg};
 
+use super::asked;
 use super::helper::{Helper, Unable};
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Link, Lost};
 use super::recorder::Recorder;
 use super::stored::{self, Stored};
+use super::teller::Teller;
 use super::transfers::Transfers;
 use super::{inside, signals};
 use crate::guest::Process;
@@ -97,6 +99,35 @@ enum Running {
     Stored(Stored),
 }
 
+/// Why there is no program.
+enum Without {
+    /// There cannot be one: its exit status, and why.
+    Refused(u8, String),
+    /// The gateway was asked, and says this.
+    Said(String),
+    /// The gateway asks first.
+    Asked(String),
+}
+
+impl Without {
+    /// Tells the client. The exit status.
+    async fn tell(self, channel: &ChannelWriteHalf<Msg>, on_terminal: bool) -> u8 {
+        match self {
+            Self::Refused(status, message) => {
+                say(channel, &message, on_terminal).await;
+                status
+            }
+            Self::Said(text) => {
+                let text = if on_terminal { text.replace('\n', "\r\n") } else { text };
+                let _gone = channel.data_bytes(Bytes::from(text)).await;
+                0
+            }
+            // It asks once.
+            Self::Asked(_) => GATEWAY_FAILED,
+        }
+    }
+}
+
 /// What goes over a channel, as the audit has it.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -140,12 +171,21 @@ pub(super) async fn run(
 ) {
     let number = u32::from(channel.id());
     let on_terminal = wanted.screen.is_some();
+    let mut outlet = outlet;
     let opened = if wanted.command.len() > COMMAND_BYTES {
         let text =
             format!("the command has {} bytes, and the longest has {COMMAND_BYTES}", wanted.command.len());
-        Err((NOT_EXECUTABLE, text))
+        Err(Without::Refused(NOT_EXECUTABLE, text))
     } else {
-        open(&gateway, number, &wanted).await
+        let mut teller = Teller::new(&channel, on_terminal);
+        let mut opened = open(&gateway, number, &wanted, &mut teller).await;
+        if let Err(Without::Asked(question)) = &opened {
+            wanted.command = asked::answer(&channel, &mut outlet.input, question).await;
+            wanted.what = What::Command;
+            opened = open(&gateway, number, &wanted, &mut teller).await;
+        }
+        teller.end().await;
+        opened
     };
     wanted.command = Vec::new();
     if opened.is_ok() && !wanted.welcome.is_empty() {
@@ -165,8 +205,8 @@ pub(super) async fn run(
             inside::converse(&channel, outlet, process, &counts).await
         }
         Ok(Running::Stored(files)) => stored::converse(&channel, outlet, files, &counts).await,
-        Err((status, message)) => {
-            say(&channel, &message, on_terminal).await;
+        Err(without) => {
+            let status = without.tell(&channel, on_terminal).await;
             finish(&channel, &gateway.handle, End::Status(status)).await;
             return;
         }
@@ -197,12 +237,18 @@ pub(super) async fn say(channel: &ChannelWriteHalf<Msg>, message: &str, on_termi
 }
 
 /// Has it started: by the helper where the broker says so, and without one where there is none and it can be done.
-async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Running, (u8, String)> {
-    let failed = || (GATEWAY_FAILED, "the gateway could not start the program".to_owned());
+async fn open(
+    gateway: &Gateway,
+    channel: u32,
+    wanted: &Wanted,
+    teller: &mut Teller<'_>,
+) -> Result<Running, Without> {
+    let failed = || Without::Refused(GATEWAY_FAILED, "the gateway could not start the program".to_owned());
     let mut why = String::new();
     let first = gateway.helper.is_first();
     for inside in [true, false] {
-        match gateway.link.ask(request(channel, wanted, inside, first), &wanted.command).await {
+        let asked = request(channel, wanted, inside, first);
+        match gateway.link.ask_telling(asked, &wanted.command, Some(teller)).await {
             Ok((Reply::Opened, fds)) => {
                 let exec = match ExecSockets::from_fds(fds) {
                     Some(sockets) => Exec::new(sockets).await.ok(),
@@ -229,7 +275,7 @@ async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Runnin
                     Err(unable) => {
                         gateway.link.closed(channel, never(channel)).await;
                         match unable {
-                            Unable::Program(status, text) => return Err((status, text)),
+                            Unable::Program(status, text) => return Err(Without::Refused(status, text)),
                             Unable::Helper(text) => why = text,
                         }
                     }
@@ -237,13 +283,18 @@ async fn open(gateway: &Gateway, channel: u32, wanted: &Wanted) -> Result<Runnin
             }
             Ok((Reply::Refused { status, message }, _)) => {
                 let message = if why.is_empty() { message } else { format!("{message}: {why}") };
-                return Err((status, message));
+                return Err(Without::Refused(status, message));
             }
-            Ok((Reply::Verdict { .. } | Reply::Starting | Reply::Helped { .. }, _)) => return Err(failed()),
+            Ok((Reply::Said { text }, _)) => return Err(Without::Said(text)),
+            Ok((Reply::Ask { text }, _)) => return Err(Without::Asked(text)),
+            Ok((
+                Reply::Verdict { .. } | Reply::Progress { .. } | Reply::Starting | Reply::Helped { .. },
+                _,
+            )) => return Err(failed()),
             Err(lost @ Lost) => {
                 // What comes of it after all is not taken: it does not run.
                 gateway.link.closed(channel, never(channel)).await;
-                return Err((GATEWAY_FAILED, lost.to_string()));
+                return Err(Without::Refused(GATEWAY_FAILED, lost.to_string()));
             }
         }
     }

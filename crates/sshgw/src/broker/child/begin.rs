@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub(super) fn start(
         entrance,
         running: Mutex::default(),
         identity: Identity::default(),
+        is_made: AtomicBool::new(false),
+        record: Mutex::default(),
     };
     Ok((child, process))
 }

@@ -10,7 +10,9 @@ use portway_config::LogFilter;
 use super::*;
 use crate::audit::Audit;
 use crate::broker::count::Count;
+use crate::broker::house::House;
 use crate::broker::judge::{Judge, Places};
+use crate::broker::make::Makers;
 use crate::broker::roll::Roll;
 use crate::broker::servers::{Servers, Setting};
 use crate::broker::starts::Starts;
@@ -25,6 +27,8 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         host_key: dir.join("key"),
         policy: dir.join("ssh-policy.toml"),
         auth: dir.join("ssh-auth.toml"),
+        create: dir.join("create-config.yaml"),
+        made: dir.join("ssh-made"),
         banner: dir.join("banner.txt"),
         welcome: dir.join("welcome.txt"),
         sessions: dir.join("ssh"),
@@ -57,6 +61,8 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         count: Count::default(),
         starting: tokio_util::task::TaskTracker::new(),
         starts: Starts::default(),
+        makers: Makers::default(),
+        house: House::open(options.made.clone(), "g".to_owned()),
         options,
     })
 }

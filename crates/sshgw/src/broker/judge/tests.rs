@@ -10,7 +10,7 @@ fn claim() -> Claim {
         instance: text("c1"),
         instance_user: text("bob"),
     };
-    Claim { place, host_user: text("ann"), keep: None }
+    Claim { place, host_user: text("ann"), keep: None, create: None, errand: None }
 }
 
 fn proof(method: Method, who: Who) -> Proof {

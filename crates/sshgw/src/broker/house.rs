@@ -1,0 +1,222 @@
+//! What becomes of instances that logins have made: those whose time is over, and those whose last guest has gone, are
+//! removed. What is to be removed says so itself ([`super::marks`]), so that a gateway that comes later does it too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use portway_config::files::{self, Trust};
+use portway_incus::Client;
+use tokio::sync::Notify;
+
+use super::marks::{Marks, now};
+use super::turns::{Place, place};
+use super::{Broker, Grant, judge, lock, make};
+use crate::audit::{Event, bounded};
+
+/// How long after its last guest an instance is still there: the next command of a script comes that soon.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How often a server with instances of ours is looked at, and again when something could not be removed.
+const ROUND: Duration = Duration::from_secs(600);
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Longest list of servers.
+const LIST_BYTES: u64 = 64 << 10;
+
+/// Who is where, and which servers have instances of ours.
+#[derive(Debug)]
+pub(super) struct House {
+    guests: Mutex<BTreeMap<Place, usize>>,
+    remotes: Mutex<BTreeSet<String>>,
+    changed: Notify,
+    /// Those servers, for the next gateway.
+    list: PathBuf,
+    /// What instances say that this gateway has made.
+    pub(super) gateway: String,
+}
+
+/// Why an instance is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Expired,
+    Left,
+}
+
+impl House {
+    /// Knows the servers that the gateway before this one has noted. Where there was none, none is asked.
+    pub(super) fn open(list: PathBuf, gateway: String) -> Self {
+        let remotes = read(&list);
+        Self { guests: Mutex::default(), remotes: Mutex::new(remotes), changed: Notify::new(), list, gateway }
+    }
+
+    /// Somebody is in an instance.
+    pub(super) fn enter(&self, grant: &Grant) {
+        *lock(&self.guests).entry(place(grant)).or_default() += 1;
+    }
+
+    /// Somebody has gone. Whether that one was the last.
+    fn leave(&self, grant: &Grant) -> bool {
+        let mut guests = lock(&self.guests);
+        let place = place(grant);
+        let Some(count) = guests.get_mut(&place) else { return false };
+        *count = count.saturating_sub(1);
+        let is_last = *count == 0;
+        if is_last {
+            guests.remove(&place);
+        }
+        is_last
+    }
+
+    /// Whether somebody is in an instance of that name, by whichever name of its server: one may have several.
+    fn has_guests(&self, (_, project, name): &Place) -> bool {
+        lock(&self.guests).keys().any(|(_, of, guest)| of == project && guest == name)
+    }
+
+    /// An instance is about to be made on a server.
+    pub(super) fn note(&self, remote: &str) {
+        let list = {
+            let mut remotes = lock(&self.remotes);
+            remotes.insert(remote.to_owned()).then(|| remotes.clone())
+        };
+        if let Some(list) = list
+            && let Err(error) = write(&self.list, &list)
+        {
+            tracing::warn!(%error, path = %self.list.display(), "servers of instances are not noted");
+        }
+        self.changed.notify_one();
+    }
+}
+
+fn read(path: &Path) -> BTreeSet<String> {
+    let text = files::read(path, LIST_BYTES, Trust::Own).and_then(|bytes| files::text(path, bytes));
+    text.unwrap_or_default().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+fn write(path: &Path, remotes: &BTreeSet<String>) -> std::io::Result<()> {
+    let lines: String = remotes.iter().map(|remote| format!("{remote}\n")).collect();
+    let draft = path.with_extension("new");
+    std::fs::write(&draft, lines)?;
+    std::fs::rename(&draft, path)
+}
+
+impl Broker {
+    /// Somebody has gone from an instance.
+    pub(super) fn depart(self: &Arc<Self>, grant: &Grant) {
+        if !self.house.leave(grant) {
+            return;
+        }
+        let (broker, place) = (Arc::clone(self), place(grant));
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            broker.look_at(&place).await;
+        });
+    }
+
+    /// Removes what is to go, for ever.
+    pub(super) async fn keep_house(self: Arc<Self>) {
+        loop {
+            let remotes = lock(&self.house.remotes).clone();
+            let mut next = ROUND;
+            for remote in remotes {
+                next = next.min(self.round(&remote).await);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(next) => {}
+                () = self.house.changed.notified() => {}
+            }
+        }
+    }
+
+    /// Looks at all instances of ours on a server; when to look again.
+    async fn round(&self, remote: &str) -> Duration {
+        let Ok(client) = self.servers.client(remote) else { return ROUND };
+        let listed = match client.list_everywhere().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::debug!(error = judge::why(&error), remote, "instances are not looked at");
+                return AGAIN;
+            }
+        };
+        let mut next = ROUND;
+        for definition in listed.into_iter().map(|listed| listed.definition) {
+            let Some(marks) = Marks::read(&definition, &self.house.gateway) else { continue };
+            let place = (remote.to_owned(), definition.project, definition.name);
+            let is_late = self.why(&place, &marks).is_some();
+            if is_late && !self.look_at(&place).await {
+                next = next.min(AGAIN);
+            } else if let Some(expires) = marks.expires.filter(|_| !is_late) {
+                // A moment later than too early.
+                next = next.min(expires.saturating_sub(now()) + Duration::from_millis(50));
+            }
+        }
+        next
+    }
+
+    fn why(&self, place: &Place, marks: &Marks) -> Option<Why> {
+        match marks.expires {
+            Some(expires) if expires <= now() => Some(Why::Expired),
+            _ if marks.leaves && !self.house.has_guests(place) => Some(Why::Left),
+            _ => None,
+        }
+    }
+
+    /// Removes an instance if it is one that is to go. Whether there is nothing left to be done.
+    async fn look_at(&self, place: &Place) -> bool {
+        let Ok(client) = self.servers.client(&place.0) else { return true };
+        // Whoever makes it now is waited for, and waits.
+        let _turn = self.makers.turns.take(place).await;
+        let found = match client.listing(&place.1, &place.2).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return true,
+            Err(_) => return false,
+        };
+        let Some(marks) = Marks::read(&found.definition, &self.house.gateway) else { return true };
+        let Some(why) = self.why(place, &marks) else { return true };
+        self.remove(&client, place, &marks, why).await
+    }
+
+    async fn remove(&self, client: &Client, place: &Place, marks: &Marks, why: Why) -> bool {
+        let failed = make::remove(client, place).await.err().map(|error| bounded(&judge::why(&error)));
+        let (remote, project, instance) = (place.0.as_str(), place.1.as_str(), place.2.as_str());
+        let why = match why {
+            Why::Expired => "expired",
+            Why::Left => "disconnected",
+        };
+        match &failed {
+            None => tracing::info!(remote, project, instance, why, "instance removed"),
+            Some(error) => tracing::warn!(remote, project, instance, why, error, "instance not removed"),
+        }
+        let is_gone = failed.is_none();
+        let owner = marks.owner.as_str();
+        let event = Event::InstanceRemoved { owner, remote, project, instance, why, failed };
+        self.audit.write("-", "-", &event);
+        is_gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when one of two goes and the place counts as left, or a server is forgotten by the next gateway.
+    #[test]
+    fn the_last_one_leaves() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let list = dir.path().join("made");
+        let open = || House::open(list.clone(), "g".to_owned());
+        let house = open();
+        let grant = Grant::of_root();
+        house.enter(&grant);
+        house.enter(&grant);
+        assert!(!house.leave(&grant) && house.has_guests(&place(&grant)));
+        assert!(house.leave(&grant) && !house.has_guests(&place(&grant)));
+        assert!(!house.leave(&grant), "nobody leaves twice");
+        assert!(lock(&house.remotes).is_empty());
+        house.note("far");
+        house.note("local");
+        let names = |house: &House| lock(&house.remotes).iter().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&open()), ["far", "local"]);
+    }
+}
