@@ -17,7 +17,7 @@ use portway_model::{
     InstanceRef, ListenAddr, PortList, ProjectName, Provider, ProxyProtocol, Rate, format_duration,
     parse_duration,
 };
-use portway_proto::guest::{Frame, Inbox};
+use portway_proto::guest::{Frame, Held, Inbox};
 use portway_proto::len16::Decoder;
 use portway_proto::proxy_protocol::{
     Announced, DECODE_MAX_BYTES, Decoded, Endpoints, MAX_BYTES, decode, encode,
@@ -49,6 +49,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("devices_file", devices_file),
     ("duration", duration),
     ("guest_frame", guest_frame),
+    ("guest_held", guest_held),
     ("incus_answer", incus_answer),
     ("incus_event", incus_event),
     ("keeper_message", keeper_message),
@@ -127,6 +128,26 @@ fn guest_frame(data: &[u8]) {
             read.write(&mut written).expect("it was short enough to be read");
             // A hello of another version is cut at its number.
             assert!(written.get(4..) == Some(frame) || matches!(read, Frame::Hello(_)));
+        }
+    }
+}
+
+/// A stream of what is said to a session that stays and by one: what is a frame is written as it was read.
+fn guest_held(data: &[u8]) {
+    let mut inbox = Inbox::default();
+    for piece in data.chunks(100) {
+        inbox.room().get_mut(..piece.len()).expect("there is room").copy_from_slice(piece);
+        inbox.filled(piece.len());
+        while let Ok(Some(frame)) = inbox.next() {
+            let Ok(read) = Held::read(frame) else { continue };
+            let mut written = Vec::new();
+            read.write(&mut written).expect("it was short enough to be read");
+            // What another version says first is cut at its number.
+            let is_cut = matches!(
+                read,
+                Held::Attach { .. } | Held::Ask { .. } | Held::Kill { .. } | Held::Other { .. }
+            );
+            assert!(written.get(4..) == Some(frame) || is_cut);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
-use portway_testkit::{ContainerSpec, Server, run};
+use portway_testkit::{ContainerSpec, Server, run, wait_for};
 
 use crate::inside::text;
 use crate::scene::Scene;
@@ -96,12 +96,16 @@ fn an_instance_is_removed(server: Server) {
     let expected = format!("{0} is removed\nportway: removing {0}\nexit status: 0", other.name());
     assert_eq!(said, expected, "{}", scene.log());
     assert!(!is_there(&scene, other.name()));
-    let lines = scene.audit().unwrap();
-    let removed: Vec<_> = lines.iter().filter(|line| line["event"] == "instance-removed").collect();
+    let removed = || {
+        let lines = scene.audit().ok()?.into_iter();
+        let removed: Vec<_> = lines.filter(|line| line["event"] == "instance-removed").collect();
+        (removed.len() == 2).then_some(removed)
+    };
+    let removed = wait_for("the audit log", removed).unwrap();
     let is_right = |line: &serde_json::Value| {
         line["why"] == "asked" && line["owner"] == "root" && line["failed"].is_null()
     };
-    assert!(removed.len() == 2 && removed.iter().all(|line| is_right(line)), "{removed:?}");
+    assert!(removed.iter().all(is_right), "{removed:?}");
 }
 
 /// Fails when Incus 6 does it otherwise.

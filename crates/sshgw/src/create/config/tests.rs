@@ -86,7 +86,7 @@ fn what_means_nothing_is_told_with_its_place() {
         ("image: \"a b\"\n", "1:8: `a b` is no image"),
         ("image: <@cloud.yaml\n", "1:8: files are included in values of `config` alone"),
         ("config:\n  a: !include none\n", "2:15: cannot include none: it is not there"),
-        ("config:\n  a: !secret b\n", "2:6: unknown tag !secret"),
+        ("config:\n  a: !secret b\n", "2:14: unknown tag !secret"),
         ("config: {security.nested: 1, security.nesting: 1}\n", "1:30: `security.nesting` is there twice"),
         ("memory: 1\nmemory: 2\n", "2:1: `memory` is there twice"),
         ("- a\n", "1:1: the file is a mapping, not a list"),
