@@ -309,10 +309,7 @@ impl Child {
             Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
             Request::Open { channel, what, terminal, environment, inside, first, can_record } => {
                 let Some(grant) = grant.clone() else { return };
-                let (connection, session) = (self.connection.clone(), self.session.clone());
-                let original = None;
-                let (shell, jails) =
-                    (self.broker.options.options.shell, self.broker.options.options.chroot_sftp);
+                let options = &self.broker.options.options;
                 let order = Order {
                     what,
                     command: raw,
@@ -320,11 +317,11 @@ impl Child {
                     environment,
                     inside,
                     first,
-                    shell,
-                    jails,
-                    connection,
-                    session,
-                    original,
+                    shell: options.shell,
+                    jails: options.chroot_sftp,
+                    connection: self.connection.clone(),
+                    session: self.session.clone(),
+                    original: None,
                     keep: None,
                     can_record,
                 };
@@ -358,20 +355,23 @@ impl Child {
             }
             Request::Forwarded(forwarded) => {
                 if let Some(grant) = grant {
-                    self.broker.count.bytes_in.fetch_add(forwarded.bytes_in, Ordering::Relaxed);
-                    self.broker.count.bytes_out.fetch_add(forwarded.bytes_out, Ordering::Relaxed);
+                    self.carried(forwarded.bytes_in, forwarded.bytes_out);
                     self.note(&Event::Forwarded { grant, forwarded: &forwarded });
                 }
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
                 if let Some(grant) = grant {
                     lock(&self.running).remove(&channel);
-                    self.broker.count.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
-                    self.broker.count.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
+                    self.carried(bytes_in, bytes_out);
                     self.note(&Event::Ended { grant, channel, status, bytes_in, bytes_out });
                 }
             }
         }
+    }
+
+    fn carried(&self, bytes_in: u64, bytes_out: u64) {
+        self.broker.count.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
+        self.broker.count.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
     }
 
     /// Somebody has logged in. Where the next broker is to knock, if that can be had.
