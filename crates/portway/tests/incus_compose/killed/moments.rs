@@ -23,15 +23,18 @@ fn some(requests: &[String]) -> Vec<Moment> {
 /// Carries a round out for each moment, and says in the end at which it has failed. `round` says whether the command was
 /// killed: one or two may have ended before.
 fn rounds(moments: &[Moment], mut round: impl FnMut(usize, &Moment) -> bool) {
-    let (mut killed, mut failed) = (0, Vec::new());
+    let (mut ended, mut failed) = (Vec::new(), Vec::new());
     for (number, moment) in moments.iter().enumerate() {
         match catch_unwind(AssertUnwindSafe(|| round(number, moment))) {
-            Ok(was_killed) => killed += usize::from(was_killed),
+            Ok(true) => {}
+            Ok(false) => ended.push(moment),
             Err(_) => failed.push(moment),
         }
     }
     assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), moments.len());
-    assert!(killed * 10 >= moments.len() * 9, "{killed} of {}", moments.len());
+    // A request that was made once more while a slow server was busy is one that the next run does not make.
+    let most = (moments.len() / 10).max(1);
+    assert!(ended.len() <= most, "{} of {} had ended before: {ended:#?}", ended.len(), moments.len());
 }
 
 /// `up` of a project that is not there.
