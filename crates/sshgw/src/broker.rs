@@ -3,7 +3,7 @@
 //! It reads no byte of a client. What it is told about one comes from the connection's own process (`wire`)
 //! and counts as that client's words. A process that asks for more than the table allows is killed.
 //!
-//! - `gate`: who may be connected without having logged in (pure);
+//! - `arrivals`: clients as they come; `gate`: who may be connected without having logged in (pure);
 //! - `child`: one connection's process, from its start to its end;
 //! - `judge`, `login`, `grant`: who somebody is, how that one gets in and what that one may do;
 //! - `servers`: ways to servers; `fresh`: files that are read again when they have changed;
@@ -12,9 +12,10 @@
 //! - `account`, `open`, `helper`: from a grant to a program inside an instance;
 //! - `starts`, `stored`: an instance that does not run, and its files;
 //! - `make`, `marks`, `house`: instances that are made for logins, and go again; `turns`: one at a time at each;
-//! - `roll`: what the next broker needs to know of sessions.
+//! - `roll`: what the next broker needs to know of sessions; `sessions`: what an operator sees of them.
 
 mod account;
+mod arrivals;
 mod child;
 mod count;
 mod door;
@@ -34,6 +35,7 @@ mod open;
 mod recordings;
 mod roll;
 mod servers;
+mod sessions;
 mod starts;
 mod stored;
 mod turns;
@@ -46,13 +48,11 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portway_config::{LogFilter, UserIds};
-use portway_sys::{pidfd, process, sandbox, sched};
+use portway_sys::{process, sandbox, sched};
 use russh::keys::ssh_key::LineEnding;
-use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -63,9 +63,9 @@ use crate::create::CreateConfig;
 use crate::hostkey::{self, HostKeyError};
 use crate::logging;
 use crate::options::Options;
-use count::{Count, bump};
+use count::Count;
 use door::Door;
-use gate::{Entry, Fault, Gate};
+use gate::Gate;
 use house::House;
 use judge::{Judge, Places as JudgePlaces};
 use make::Makers;
@@ -74,6 +74,7 @@ use servers::{Servers, Setting};
 use starts::Starts;
 
 pub use servers::{Places as ServerPlaces, client as server_client};
+pub use sessions::{SessionState, end_session, metrics, running, sessions};
 
 pub(crate) use grant::Grant;
 pub(crate) use open::{is_accepted, kind};
@@ -84,9 +85,6 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Where the host's own SSH server has its keys.
 const HOST_KEYS: &str = "/etc/ssh";
 
-/// Pause after the system has run out of descriptors or memory.
-const SHORTAGE: Duration = Duration::from_millis(100);
-
 /// How long those who are logging in have when another gateway follows.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -95,40 +93,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long the gateway before this one may take to leave.
 const SUCCESSION: Duration = Duration::from_secs(15);
-/// How long a client may let us speak first. Some tools that only ask for keys do.
-const SILENCE: Duration = Duration::from_secs(1);
-
-/// How often a connection that waits for its turn asks for it.
-const TURN: Duration = Duration::from_millis(50);
-
-/// What a crowd may cost before a pause is made, and the pause. Without it a flood goes through all places before
-/// anybody who has just come can say a word, and takes a whole processor core from those who are in; the others wait
-/// in the kernel's queue meanwhile.
-const AT_ONCE: u32 = 16;
-const PACE: Duration = Duration::from_millis(1);
-
-/// Whether there was a place for a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
-    /// There was one.
-    Free,
-    /// Another had to go.
-    Made,
-    /// There was none: its source has failed too often.
-    None,
-}
-
-impl Room {
-    /// Share of [`AT_ONCE`].
-    const fn cost(self) -> u32 {
-        match self {
-            Self::Free => 0,
-            Self::Made => 4,
-            Self::None => 1,
-        }
-    }
-}
-
 /// What a gateway is told when it starts.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
@@ -412,175 +376,6 @@ impl Broker {
     async fn begun(&self) {
         self.starting.close();
         self.starting.wait().await;
-    }
-
-    /// Takes clients, for ever.
-    async fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        let mut crowding = 0_u32;
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    crowding += self.enter(stream, peer).cost();
-                    if crowding >= AT_ONCE {
-                        crowding = 0;
-                        tokio::time::sleep(PACE).await;
-                    }
-                }
-                // One that has gone before it was taken is no fault of ours; anything else is a shortage.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    tracing::warn!(%error, "no client can be taken");
-                    tokio::time::sleep(SHORTAGE).await;
-                }
-            }
-        }
-    }
-
-    /// Lets a client in, or not. Whether another has to go for it.
-    fn enter(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Room {
-        // A client of IPv4 on a listener of both families is written as what it is, everywhere.
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let room;
-        match lock(&self.gate).enter(id, peer.ip(), Instant::now()) {
-            Entry::Penalised => {
-                bump(&self.count.turned_away);
-                tracing::debug!(%peer, "turned away for its faults");
-                return Room::None;
-            }
-            Entry::Open { instead_of } => {
-                room = if instead_of.is_some() { Room::Made } else { Room::Free };
-                let ended = instead_of.and_then(|other| lock(&self.waiting).remove(&other));
-                if let Some(ended) = ended {
-                    ended.notify_one();
-                }
-            }
-        }
-        bump(&self.count.connections);
-        let end = Arc::new(Notify::new());
-        lock(&self.waiting).insert(id, Arc::clone(&end));
-        let broker = Arc::clone(self);
-        tokio::spawn(async move {
-            let fault = match broker.turn(id, &stream, &end).await {
-                Ok(()) => child::serve(&broker, id, stream, peer, &end).await,
-                Err(fault) => Some(fault),
-            };
-            broker.leave(id);
-            if let Some(fault) = fault {
-                lock(&broker.gate).blame(peer.ip(), fault, Instant::now());
-            }
-        });
-        room
-    }
-
-    /// Waits until a connection may have its process: at once, if there is no crowd and its client has spoken, as
-    /// clients do (RFC 4253, 4.2). What it is to be blamed for, if it does not come to that.
-    async fn turn(&self, id: u64, stream: &TcpStream, end: &Notify) -> Result<(), Fault> {
-        let late = tokio::time::sleep(GRACE);
-        tokio::pin!(late);
-        let mut byte = [0];
-        let mut is_silent = true;
-        let mut tried = false;
-        loop {
-            let pause = tokio::time::sleep(if tried { TURN } else { SILENCE });
-            tokio::select! {
-                peeked = stream.peek(&mut byte), if is_silent => {
-                    // It has gone, without a word.
-                    if !matches!(peeked, Ok(1..)) {
-                        return Err(Fault::Nothing);
-                    }
-                    is_silent = false;
-                    lock(&self.gate).speaks(id);
-                }
-                () = pause => {}
-                () = end.notified() => return Err(Fault::Slow),
-                () = &mut late => return Err(Fault::Slow),
-            }
-            tried = true;
-            if lock(&self.gate).starts(id, Instant::now()) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// A connection has logged in or has gone: another may take its place.
-    fn leave(&self, id: u64) {
-        lock(&self.gate).leave(id);
-        lock(&self.waiting).remove(&id);
-    }
-}
-
-/// A session that has logged in, as programs get it. Stable: fields are added, never changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SessionState {
-    /// Its name, as in the audit log.
-    pub id: String,
-    /// User of the host whose key it was.
-    pub person: String,
-    /// SHA-256 fingerprint of that key.
-    pub key: String,
-    /// Server of the instance.
-    pub remote: String,
-    /// Project of the instance.
-    pub project: String,
-    /// The instance.
-    pub instance: String,
-    /// User inside.
-    pub instance_user: String,
-    /// Address of the client.
-    pub peer: String,
-    /// When it logged in, as RFC 3339 has it.
-    pub since: String,
-    /// Its process.
-    pub pid: i32,
-}
-
-/// Sessions with records in `dir`, whether a gateway runs or not; the oldest first.
-///
-/// # Errors
-/// When the folder cannot be read.
-pub fn sessions(dir: &Path) -> io::Result<Vec<SessionState>> {
-    let mut sessions: Vec<SessionState> = roll::living(dir)?.into_iter().map(SessionState::from).collect();
-    sessions.sort_by(|one, two| (&one.since, &one.id).cmp(&(&two.since, &two.id)));
-    Ok(sessions)
-}
-
-/// The process of the gateway that keeps its sessions in `dir`, if one runs.
-#[must_use]
-pub fn running(dir: &Path) -> Option<i32> {
-    roll::gateway(dir)
-}
-
-/// What the gateway that keeps its sessions in `dir` counts, in the Prometheus text format.
-///
-/// # Errors
-/// When none runs, or it does not answer.
-pub fn metrics(dir: &Path) -> io::Result<String> {
-    door::metrics(dir)
-}
-
-/// Ends a session: its connection, and what it runs. False: there is none of this name.
-///
-/// # Errors
-/// When the folder cannot be read, or the process is not ours to end.
-pub fn end_session(dir: &Path, id: &str) -> io::Result<bool> {
-    let Some(listed) = roll::living(dir)?.into_iter().find(|listed| listed.session == id) else {
-        return Ok(false);
-    };
-    let process = pidfd::open(listed.pid)?;
-    // It may have ended, and another have its pid.
-    if !listed.lives() {
-        return Ok(false);
-    }
-    pidfd::send_signal(process.as_fd(), nix::libc::SIGTERM)?;
-    Ok(true)
-}
-
-impl From<roll::Listed> for SessionState {
-    fn from(listed: roll::Listed) -> Self {
-        let roll::Listed { session, pid, since, peer, grant, .. } = listed;
-        let roll::ListedGrant { person, key, remote, project, instance, instance_user } = grant;
-        Self { id: session, person, key, remote, project, instance, instance_user, peer, since, pid }
     }
 }
 

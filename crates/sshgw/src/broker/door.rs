@@ -145,7 +145,7 @@ pub(super) async fn answer(broker: Arc<Broker>, socket: OwnedFd, listener: Arc<O
                 }
             }
             Ok(Err(error)) if error.kind() != io::ErrorKind::ConnectionAborted => {
-                tokio::time::sleep(super::SHORTAGE).await;
+                tokio::time::sleep(super::arrivals::SHORTAGE).await;
             }
             _ => {}
         }

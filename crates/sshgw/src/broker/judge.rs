@@ -5,11 +5,14 @@
 //! there. No server is asked before, except for the users of an instance ([`inside`]) where the gateway lets those in.
 //!
 //! - `people`: users of the host and their groups; `keys`: their keys;
-//! - `inside`: users of instances.
+//! - `inside`: users of instances;
+//! - `claim`: what a login says; `reason`: why it is refused.
 
+mod claim;
 mod inside;
 mod keys;
 mod people;
+mod reason;
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -18,7 +21,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portway_config::files::{self, Trust};
-use portway_proto::login::{Command, HostUser as HostUserName, Login, Wish};
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::Certificate;
 use zeroize::Zeroizing;
@@ -26,112 +28,25 @@ use zeroize::Zeroizing;
 use super::fresh::{Fresh, Read};
 use super::gate::Crowd;
 use super::grant::{Errand, Grant};
+use super::lock;
 use super::servers::Servers;
-use super::{keep, lock};
-use crate::auth::accounts::{Expired, Shadow};
-use crate::auth::authorized_keys::KeyRefusal;
-use crate::auth::certificate::CertificateError;
+use crate::auth::accounts::Shadow;
 use crate::auth::grant::{Circumstances, Grant as KeyGrant};
-use crate::auth::key::{self, WeakKey};
+use crate::auth::key;
 use crate::auth::nss;
 use crate::auth::password::{Checker, HashError};
 use crate::auth::settings::Settings;
 use crate::auth::totp::{Totp, Used};
-use crate::create::Wanted;
 use crate::options::{AuthOptions, Method, Options};
 use crate::policy::{Action, Decision, Making, Policy, Record, Target};
-use crate::wire::Strange;
+use claim::Claim;
 use inside::Inside;
 use keys::{Lists, OwnKeys, Shown};
 use people::{HostUser, People};
+pub(super) use reason::Reason;
 
 /// Longest file of a one-time secret, bytes.
 const SECRET_FILE_BYTES: u64 = 4096;
-
-/// Why somebody is not let in: for the log, never for the client.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Reason {
-    /// The login says nothing, or nothing that is known.
-    #[error("the login is not understood: {0}")]
-    Login(String),
-    /// What it asks for cannot be done.
-    #[error("{0} cannot be asked for")]
-    Wish(&'static str),
-    /// What the client offers is no key.
-    #[error("the key is not understood")]
-    Key,
-    /// It is one that is not used, wherever it is listed.
-    #[error(transparent)]
-    Weak(#[from] WeakKey),
-    /// What the client says is nothing that could be looked at.
-    #[error("{0}")]
-    Strange(Strange),
-    /// The method is not one that is asked for here, or not yet.
-    #[error("{0} is not asked for")]
-    Method(&'static str),
-    /// There is no such user of the host.
-    #[error("there is no host user {0}")]
-    NoUser(String),
-    /// Users of the host are not known.
-    #[error("the host's users cannot be looked up: {0}")]
-    Names(String),
-    /// None of the groups is his.
-    #[error("host user {0} is in none of the groups that may come in")]
-    Group(String),
-    /// He does not have the key.
-    #[error("host user {0} has no such key")]
-    NoKey(String),
-    /// He has it, and it lets nobody in.
-    #[error("the key of host user {0} is refused: {1}")]
-    KeyRefused(String, KeyRefusal),
-    /// His keys cannot be trusted.
-    #[error("the keys of host user {0} are not used: {1}")]
-    Keys(String, String),
-    /// The key, or the certificate, or who has signed it.
-    #[error("the key is revoked")]
-    Revoked,
-    /// A certificate of a trusted authority that lets nobody in.
-    #[error(transparent)]
-    Certificate(CertificateError),
-    /// A list for everybody cannot be used.
-    #[error("{0}")]
-    Lists(String),
-    /// The user of the instance is not there, or is somebody else.
-    #[error("user {user} of instance {instance} has not proven it")]
-    Inside {
-        /// The user.
-        user: String,
-        /// The instance.
-        instance: String,
-    },
-    /// A password that is not his.
-    #[error("wrong password of {0}")]
-    Password(String),
-    /// One that cannot be looked at.
-    #[error("the password of {0} is not used: {1}")]
-    NoPassword(String, String),
-    /// Too late.
-    #[error("{0}: {1}")]
-    Expired(String, Expired),
-    /// A one-time code that is not his, or has been used.
-    #[error("wrong one-time code of {0}")]
-    Code(String),
-    /// One step was good, and another would have had to follow.
-    #[error("{0} did not follow")]
-    Half(&'static str),
-    /// The login has changed on the way.
-    #[error("the login has changed")]
-    Changed,
-    /// Each proof was good, and they are not about one person.
-    #[error("the proofs are not of one person")]
-    Differ,
-    /// As many are in as may.
-    #[error("the person or the address has too many connections")]
-    Crowd,
-    /// The policy has it otherwise.
-    #[error("the policy allows nothing there: {0}")]
-    Policy(String),
-}
 
 /// An error with its causes.
 pub(super) fn why(error: &dyn Error) -> String {
@@ -188,17 +103,6 @@ enum Who {
     Inside,
     /// The host user whom the login names has said a code, which names nobody by itself.
     Code,
-}
-
-/// A login that is understood.
-#[derive(Debug, Clone)]
-struct Claim {
-    place: Target,
-    host_user: String,
-    /// Of a session that stays.
-    keep: Option<String>,
-    create: Option<Wanted>,
-    errand: Option<Errand>,
 }
 
 impl Judge {
@@ -439,40 +343,6 @@ impl Judge {
         Who::Host(self.people.find(&claim.host_user).await.unwrap_or_else(nobody))
     }
 
-    fn claim(&self, login: &str) -> Result<Claim, Reason> {
-        let parsed = Login::parse(login, self.options.dialect);
-        let parsed = parsed.map_err(|error| Reason::Login(error.to_string()))?;
-        let (mut errand, mut keep) = (None, None);
-        let (place, host_user, create) = match parsed.wish {
-            Wish::Session(session) => {
-                keep = keep::name(&session.keep).map_err(Reason::Wish)?;
-                (session.place, session.host_user, None)
-            }
-            Wish::Create(create) => {
-                let wanted = Wanted::from(&create);
-                (create.place, create.host_user, Some(wanted))
-            }
-            Wish::Command(Command::Shell) => return Err(Reason::Wish("the shell of Incus commands")),
-            Wish::Command(Command::Remove { place, force }) => {
-                errand = Some(Errand::Remove { force });
-                (place, HostUserName::default(), None)
-            }
-            Wish::Command(Command::Explain(wish)) => {
-                errand = Some(Errand::Explain { login: login.to_owned() });
-                // A command is not explained by another.
-                let place = wish.place().cloned().ok_or(Reason::Wish("that command"))?;
-                (place, HostUserName::default(), None)
-            }
-        };
-        let target = Target {
-            remote: self.servers.name(place.remote.as_ref().map(|remote| remote.as_str())),
-            project: place.project.to_string(),
-            instance: place.instance.to_string(),
-            instance_user: place.instance_user.as_str().to_owned(),
-        };
-        Ok(Claim { place: target, host_user: host_user.as_str().to_owned(), keep, create, errand })
-    }
-
     /// What comes of all that was proven about a login. Whoever is let in counts until [`Judge::left`].
     pub(super) fn admit(&self, login: &str, proofs: &[Proof], peer: IpAddr) -> Result<Grant, Reason> {
         let claim = self.claim(login)?;
@@ -563,19 +433,6 @@ fn grant(claim: Claim, proofs: &[Proof], none: bool) -> Option<Grant> {
         create,
         errand,
     })
-}
-
-impl Claim {
-    /// The person who is the user inside.
-    fn inside(&self) -> String {
-        let Target { remote, project, instance, instance_user } = &self.place;
-        format!("instance:{remote}/{project}/{instance}/{instance_user}")
-    }
-
-    fn not_inside(&self) -> Reason {
-        let Target { instance, instance_user, .. } = &self.place;
-        Reason::Inside { user: instance_user.clone(), instance: instance.clone() }
-    }
 }
 
 fn parse_key(text: &str) -> Result<PublicKey, Reason> {

@@ -1,0 +1,70 @@
+//! What a login says, before anything of it is proven.
+
+use portway_proto::login::{Command, HostUser as HostUserName, Login, Wish};
+
+use super::{Judge, Reason};
+use crate::broker::grant::Errand;
+use crate::broker::keep;
+use crate::create::Wanted;
+use crate::policy::Target;
+
+/// A login that is understood.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub(super) place: Target,
+    pub(super) host_user: String,
+    /// Of a session that stays.
+    pub(super) keep: Option<String>,
+    pub(super) create: Option<Wanted>,
+    pub(super) errand: Option<Errand>,
+}
+
+impl Judge {
+    /// What a login says.
+    pub(super) fn claim(&self, login: &str) -> Result<Claim, Reason> {
+        let parsed = Login::parse(login, self.options.dialect);
+        let parsed = parsed.map_err(|error| Reason::Login(error.to_string()))?;
+        let (mut errand, mut keep) = (None, None);
+        let (place, host_user, create) = match parsed.wish {
+            Wish::Session(session) => {
+                keep = keep::name(&session.keep).map_err(Reason::Wish)?;
+                (session.place, session.host_user, None)
+            }
+            Wish::Create(create) => {
+                let wanted = Wanted::from(&create);
+                (create.place, create.host_user, Some(wanted))
+            }
+            Wish::Command(Command::Shell) => return Err(Reason::Wish("the shell of Incus commands")),
+            Wish::Command(Command::Remove { place, force }) => {
+                errand = Some(Errand::Remove { force });
+                (place, HostUserName::default(), None)
+            }
+            Wish::Command(Command::Explain(wish)) => {
+                errand = Some(Errand::Explain { login: login.to_owned() });
+                // A command is not explained by another.
+                let place = wish.place().cloned().ok_or(Reason::Wish("that command"))?;
+                (place, HostUserName::default(), None)
+            }
+        };
+        let target = Target {
+            remote: self.servers.name(place.remote.as_ref().map(|remote| remote.as_str())),
+            project: place.project.to_string(),
+            instance: place.instance.to_string(),
+            instance_user: place.instance_user.as_str().to_owned(),
+        };
+        Ok(Claim { place: target, host_user: host_user.as_str().to_owned(), keep, create, errand })
+    }
+}
+
+impl Claim {
+    /// The person who is the user inside.
+    pub(super) fn inside(&self) -> String {
+        let Target { remote, project, instance, instance_user } = &self.place;
+        format!("instance:{remote}/{project}/{instance}/{instance_user}")
+    }
+
+    pub(super) fn not_inside(&self) -> Reason {
+        let Target { instance, instance_user, .. } = &self.place;
+        Reason::Inside { user: instance_user.clone(), instance: instance.clone() }
+    }
+}
