@@ -25,8 +25,9 @@ use super::viewer::{Gone, Viewer};
 use super::{place, said_modes};
 use crate::{serve, terminal};
 
-/// Most viewers.
+/// Most viewers, and most of those who only ask or have said nothing yet.
 const VIEWERS_MAX_COUNT: usize = 16;
+const ASKERS_MAX_COUNT: usize = 16;
 
 /// How long the first one may take to come.
 const FIRST: Duration = Duration::from_secs(20);
@@ -144,7 +145,8 @@ impl Holder {
     /// Waits until something can be done, and says what.
     fn wait(&mut self) -> rustix::io::Result<Vec<(Source, PollFlags)>> {
         let now = Instant::now();
-        let is_alone = self.viewers.iter().filter(|(_, viewer)| viewer.looks).count() == 1;
+        self.viewers.retain(|(_, viewer)| !viewer.is_mute(now));
+        let is_alone = self.looking() == 1;
         let mut is_held = false;
         for (_, viewer) in &mut self.viewers {
             is_held |= viewer.holds_up(is_alone, now);
@@ -179,13 +181,18 @@ impl Holder {
         Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
+    fn looking(&self) -> usize {
+        self.viewers.iter().filter(|(_, viewer)| viewer.looks).count()
+    }
+
     /// Takes who knocks, if it is this user or root.
     fn let_in(&mut self) {
         let Ok((stream, _)) = self.listener.accept() else { return };
         let own = rustix::process::geteuid();
         let is_known = rustix::net::sockopt::socket_peercred(&stream)
             .is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
-        if is_known && self.viewers.len() < VIEWERS_MAX_COUNT && stream.set_nonblocking(true).is_ok() {
+        let has_room = self.viewers.len() - self.looking() < ASKERS_MAX_COUNT;
+        if is_known && has_room && stream.set_nonblocking(true).is_ok() {
             self.viewers.push((self.next, Viewer::new(stream.into(), Instant::now())));
             self.next += 1;
         }
@@ -228,8 +235,14 @@ impl Holder {
 
     fn obey(&mut self, at: usize, said: Said) -> Result<(), Exit> {
         let state = self.state();
+        let has_room = self.looking() < VIEWERS_MAX_COUNT;
         let Some((id, viewer)) = self.viewers.get_mut(at) else { return Ok(()) };
+        viewer.speaks();
         match said {
+            // Whoever is not understood otherwise can still end it.
+            Said::First(_, First::Kill) => {
+                self.farewell.begin(Instant::now());
+            }
             Said::First(version, _) if version != HELD_VERSION => {
                 viewer.push(&Held::Other { version: HELD_VERSION });
                 viewer.is_leaving = true;
@@ -238,10 +251,7 @@ impl Holder {
                 viewer.push(&Held::State(state));
                 viewer.is_leaving = true;
             }
-            Said::First(_, First::Kill) => {
-                self.farewell.begin(Instant::now());
-            }
-            Said::First(_, First::Attach(size)) if !viewer.looks => {
+            Said::First(_, First::Attach(size)) if !viewer.looks && has_room => {
                 viewer.push(&Held::State(state));
                 (viewer.looks, viewer.size) = (true, size);
                 let id = *id;
@@ -392,8 +402,7 @@ impl Holder {
     fn state(&self) -> HeldState {
         HeldState {
             pid: self.shell.as_ref().map_or(0, Shell::number),
-            viewers: u16::try_from(self.viewers.iter().filter(|(_, one)| one.looks).count())
-                .unwrap_or(u16::MAX),
+            viewers: u16::try_from(self.looking()).unwrap_or(u16::MAX),
             size: self.screen.size(),
             age_secs: self.begin.elapsed().as_secs(),
             title: self.screen.title().to_owned(),

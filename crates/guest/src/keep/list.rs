@@ -24,8 +24,9 @@ pub(super) fn list() -> Result<(), String> {
         let line = match ask(stream, &Held::Ask { version: HELD_VERSION }, ANSWER) {
             Answer::State(state) => described(&state),
             Answer::Other(version) => format!("of another version, {version}"),
-            Answer::Ended => continue,
-            Answer::Nothing => "does not answer".to_owned(),
+            // Its end, or it takes nobody more.
+            Answer::Ended if place::find(&name).is_none() => continue,
+            Answer::Ended | Answer::Nothing => "does not answer".to_owned(),
         };
         text.push_str(&format!("{name}\t{line}\n"));
     }
@@ -39,8 +40,10 @@ pub(super) fn list() -> Result<(), String> {
 pub(super) fn kill(name: &str) -> Result<(), String> {
     let stream = place::find(name).ok_or_else(|| format!("there is no session {name}"))?;
     match ask(stream, &Held::Kill { version: HELD_VERSION }, END) {
-        Answer::Ended => Ok(()),
-        Answer::Nothing | Answer::State(_) | Answer::Other(_) => Err(format!("session {name} does not end")),
+        Answer::Ended if place::find(name).is_none() => Ok(()),
+        Answer::Ended | Answer::Nothing | Answer::State(_) | Answer::Other(_) => {
+            Err(format!("session {name} does not end"))
+        }
     }
 }
 

@@ -141,7 +141,13 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket.into())
+    // The folder may have gone since it was looked at, and be another's.
+    let holder = rustix::net::sockopt::socket_peercred(&socket)?;
+    if holder.uid == rustix::process::geteuid() {
+        Ok(socket.into())
+    } else {
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "the socket of another user"))
+    }
 }
 
 fn socket(dir: &Path, name: &str) -> PathBuf {

@@ -13,6 +13,9 @@ const QUEUE_MAX_BYTES: usize = 2 * 1024 * 1024;
 /// How long that is.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long one may take to say what it comes for.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Viewer {
@@ -24,6 +27,8 @@ pub(super) struct Viewer {
     queued_bytes: usize,
     /// It has said that it looks.
     pub(super) looks: bool,
+    /// Until when it is to have said what it comes for; `None` once it has.
+    silent_until: Option<Instant>,
     /// Something was left out: it gets a picture when it has taken the rest.
     is_stale: bool,
     /// Since when too much is on its way.
@@ -49,6 +54,7 @@ impl Viewer {
             written: 0,
             queued_bytes: 0,
             looks: false,
+            silent_until: Some(now + SILENCE),
             is_stale: false,
             lags: None,
             is_leaving: false,
@@ -119,9 +125,19 @@ impl Viewer {
         false
     }
 
-    /// When [`Viewer::holds_up`] may say something else.
+    /// When [`Viewer::holds_up`] or [`Viewer::is_mute`] may say something else.
     pub(super) fn patience_ends(&self) -> Option<Instant> {
-        self.lags.map(|since| since + PATIENCE)
+        self.lags.map(|since| since + PATIENCE).into_iter().chain(self.silent_until).min()
+    }
+
+    /// It has said what it comes for.
+    pub(super) const fn speaks(&mut self) {
+        self.silent_until = None;
+    }
+
+    /// Whether it has had its time to say so.
+    pub(super) fn is_mute(&self, now: Instant) -> bool {
+        self.silent_until.is_some_and(|until| until <= now)
     }
 
     /// Writes what it takes.

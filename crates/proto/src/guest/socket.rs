@@ -21,6 +21,9 @@ pub const HOST_MAX_BYTES: usize = 300;
 /// Longest path of a unix socket, bytes: `sun_path` without its NUL, unix(7).
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 
+/// Longest address that is told, bytes: an IPv6 address with a zone and a port, and some more.
+const ADDRESS_MAX_BYTES: usize = 100;
+
 /// Where a socket leads, or listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -124,9 +127,7 @@ impl Socket {
     pub(super) fn read(kind: u8, from: &mut Reader<'_>) -> Result<Self, FrameError> {
         Ok(match kind {
             CONNECT => Self::Connect { channel: asked(from)?, to: Place::read(from)?, credit: from.u32()? },
-            CONNECTED => {
-                Self::Connected { channel: asked(from)?, peer: from.text("address")?, credit: from.u32()? }
-            }
+            CONNECTED => Self::Connected { channel: asked(from)?, peer: address(from)?, credit: from.u32()? },
             FAILED => {
                 let channel = asked(from)?;
                 let why = match from.u8()? {
@@ -146,7 +147,7 @@ impl Socket {
                 if channel < ACCEPTED {
                     return Err(from.wrong("channel"));
                 }
-                let (source, port) = (from.text("address")?, from.u16()?);
+                let (source, port) = (address(from)?, from.u16()?);
                 Self::Accepted { listener, channel, source, port, credit: from.u32()? }
             }
             other => return Err(FrameError::Kind(other)),
@@ -205,6 +206,13 @@ impl Socket {
             Self::Accepted { .. } => ACCEPT,
         }
     }
+}
+
+/// An address, for people: what nobody could have written into a log by it.
+fn address(from: &mut Reader<'_>) -> Result<Vec<u8>, FrameError> {
+    let text = from.text("address")?;
+    let is_one = text.len() <= ADDRESS_MAX_BYTES && text.iter().all(u8::is_ascii_graphic);
+    if is_one { Ok(text) } else { Err(from.wrong("address")) }
 }
 
 impl Place {
@@ -287,7 +295,7 @@ mod tests {
     }
 
     /// Fails when a number of a program's, or one that the other side chooses, is taken for a socket's, or a path for one
-    /// that the system would cut.
+    /// that the system would cut, or more than an address for one.
     #[test]
     fn numbers_and_places_are_what_they_are() {
         let wrong = |socket, field| {
@@ -306,6 +314,9 @@ mod tests {
         );
         for path in [&b""[..], b"/a\0b", &[b'x'; SOCKET_PATH_MAX_BYTES + 1]] {
             wrong(Socket::Connect { channel: SOCKETS, to: unix(path), credit: 0 }, "path");
+        }
+        for peer in [vec![b'1'; ADDRESS_MAX_BYTES + 1], b"10.0.0.1\n".to_vec()] {
+            wrong(Socket::Connected { channel: SOCKETS, peer, credit: 0 }, "address");
         }
         let host = vec![b'x'; HOST_MAX_BYTES + 1];
         wrong(Socket::Listen { listener: SOCKETS, at: Place::Tcp { host, port: 1 } }, "host");

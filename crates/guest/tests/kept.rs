@@ -1,0 +1,109 @@
+//! The holder of a session that is kept, by what is said at its socket.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use portway_proto::guest::{HELD_VERSION, Held, Inbox, Size};
+use portway_testkit::wait_for;
+
+/// A holder of a shell, killed on drop, and the folder of its socket.
+struct Holder {
+    process: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Holder {
+    fn start() -> Self {
+        let private = fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().permissions(private).tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("w.sock")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portway-guest"));
+        command.args(["hold", "w", "-"]).env("SHELL", "/bin/sh").env("HOME", "/");
+        command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { process: command.spawn().unwrap(), dir }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("w.sock")
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.path()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+    }
+
+    fn says(&self, frame: &Held<'_>) -> UnixStream {
+        let mut stream = self.connect();
+        let mut bytes = Vec::new();
+        frame.write(&mut bytes).unwrap();
+        stream.write_all(&bytes).unwrap();
+        stream
+    }
+
+    /// A viewer that sees the shell.
+    fn attach(&self) -> UnixStream {
+        let size = Size { columns: 80, rows: 24, width: 0, height: 0 };
+        let mut stream = self.says(&Held::Attach { version: HELD_VERSION, size });
+        assert!(answer(&mut stream).is_some_and(|said| said.starts_with("State")));
+        stream
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// The first thing that comes; `None` when the holder hangs up.
+fn answer(stream: &mut UnixStream) -> Option<String> {
+    let mut inbox = Inbox::default();
+    loop {
+        if let Some(frame) = inbox.next().unwrap() {
+            return Some(format!("{:?}", Held::read(frame).unwrap()));
+        }
+        match stream.read(inbox.room()).unwrap() {
+            0 => return None,
+            count => inbox.filled(count),
+        }
+    }
+}
+
+/// Fails when a viewer of a later version cannot end what it cannot show.
+#[test]
+fn every_version_can_end_it() {
+    let mut holder = Holder::start();
+    let _viewer = holder.attach();
+    let version = HELD_VERSION + 1;
+    let size = Size::default();
+    let other = format!("Other {{ version: {HELD_VERSION} }}");
+    assert_eq!(answer(&mut holder.says(&Held::Attach { version, size })), Some(other.clone()));
+    assert_eq!(answer(&mut holder.says(&Held::Ask { version })), Some(other));
+    let _killer = holder.says(&Held::Kill { version });
+    let ended = wait_for("its end", || holder.process.try_wait().unwrap()).unwrap();
+    assert!(ended.success() && !holder.path().exists(), "{ended}");
+}
+
+/// Fails when as many viewers as may be, or those who say nothing, keep out who asks, or stay for ever.
+#[test]
+fn who_asks_is_heard_beside_all_viewers() {
+    let holder = Holder::start();
+    let _viewers: Vec<_> = (0..16).map(|_| holder.attach()).collect();
+    let size = Size::default();
+    let mut more = holder.says(&Held::Attach { version: HELD_VERSION, size });
+    assert_eq!(answer(&mut more), None, "sixteen are enough");
+    let mut mute: Vec<_> = (0..15).map(|_| holder.connect()).collect();
+    let said = answer(&mut holder.says(&Held::Ask { version: HELD_VERSION })).unwrap();
+    assert!(said.contains("viewers: 16"), "{said}");
+    assert!(mute.iter_mut().all(|stream| answer(stream).is_none()), "they go after a while");
+    let _asker = holder.says(&Held::Kill { version: HELD_VERSION });
+    wait_for("its end", || (!holder.path().exists()).then_some(())).unwrap();
+}
