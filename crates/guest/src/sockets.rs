@@ -1,6 +1,6 @@
 //! Sockets of this instance, for the gateway: connections it asks for, and those that come to where it listens.
 //!
-//! - `permits`: where they may lead; `dial`, `lookup` and `own`: from a name to a connection;
+//! - `permits`: where they may lead; `dial`, `lookup`, `server` and `own`: from a name to a connection;
 //! - `listen`: where somebody may come to; `connection`: its bytes;
 //! - `janitor`: what goes when we cannot take it with us.
 
@@ -11,6 +11,7 @@ mod listen;
 mod lookup;
 mod own;
 mod permits;
+mod server;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -104,8 +104,10 @@ pub fn in_hosts(text: &[u8], name: &str) -> Vec<IpAddr> {
         if words.any(|word| word.eq_ignore_ascii_case(name)) && !found.contains(&address) {
             found.push(address);
         }
+        if found.len() == ADDRESSES_MAX {
+            break;
+        }
     }
-    found.truncate(ADDRESSES_MAX);
     found
 }
 
@@ -123,6 +125,15 @@ mod tests {
         assert_eq!(in_hosts(text, "db"), [ip("10.1.2.3"), ip("fd00::7")]);
         assert_eq!(in_hosts(text, "db.INTERNAL."), [ip("10.1.2.3")]);
         assert!(in_hosts(text, "d").is_empty());
+    }
+
+    /// Fails when each line of a name is compared with all before it: this would take minutes.
+    #[test]
+    fn a_name_has_so_many_addresses() {
+        let lines: String =
+            (0..200_000_u32).map(|n| format!("{} db\n", Ipv4Addr::from(0x0a00_0000 + n))).collect();
+        let found = in_hosts(lines.as_bytes(), "db");
+        assert_eq!((found.len(), found[31]), (ADDRESSES_MAX, ip("10.0.0.31")));
     }
 
     #[test]

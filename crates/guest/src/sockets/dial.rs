@@ -92,7 +92,7 @@ impl Dial {
     /// What is waited for.
     pub(crate) fn waits(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.stage {
-            Stage::Name(lookup) => lookup.waits().map(|fd| (fd, PollFlags::IN)),
+            Stage::Name(lookup) => lookup.waits(),
             Stage::Address { fd, .. } => Some((fd.as_fd(), PollFlags::OUT)),
             Stage::Crowded { .. } | Stage::Over(_) => None,
         }

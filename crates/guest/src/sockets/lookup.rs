@@ -1,25 +1,28 @@
 //! Looking up a name as this instance does: its file of hosts, then the servers of its resolv.conf.
 //!
-//! One name after another, one server after another, both kinds of address at a time. Nothing here waits.
+//! One name after another, one server after another, both kinds of address at a time ([`super::server`]). Nothing here
+//! waits.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Instant;
 
-use portway_proto::names::message::{ANSWER_MAX_BYTES, Answer, Kind, answer, question};
+use portway_proto::names::message::{Answer, Style};
 use portway_proto::names::{Settings, in_hosts};
+use rustix::event::PollFlags;
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::server::{Server, Turn};
 
 pub(crate) const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// How much of each file is read, bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
-
-/// Answers that are read at a time: others have their turn after that.
-const ANSWERS_MAX_COUNT: usize = 16;
 
 /// A name that is being looked up.
 #[derive(Debug)]
@@ -29,11 +32,8 @@ pub(crate) struct Lookup {
     names: VecDeque<String>,
     /// How often a server was asked for that one.
     asked: usize,
-    /// To the server that is asked.
-    socket: Option<UdpSocket>,
-    /// One for each kind of address.
-    ids: [u16; 2],
-    answers: [Option<Answer>; 2],
+    /// The one that is asked.
+    server: Option<Server>,
     until: Instant,
 }
 
@@ -60,18 +60,20 @@ pub(crate) fn begin(name: &str, now: Instant) -> Result<Lookup, Vec<IpAddr>> {
     if plain == "localhost" || plain.ends_with(".localhost") {
         return Err(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    let settings = Settings::read(&read(RESOLV_CONF));
-    let names = settings.candidates(&name).into();
-    let answers = [None, None];
-    let mut lookup = Lookup { settings, names, asked: 0, socket: None, ids: [0; 2], answers, until: now };
-    lookup.ask(now);
-    Ok(lookup)
+    Ok(Lookup::begin(Settings::read(&read(RESOLV_CONF)), &name, now))
 }
 
 impl Lookup {
+    fn begin(settings: Settings, name: &str, now: Instant) -> Self {
+        let names = settings.candidates(name).into();
+        let mut lookup = Self { settings, names, asked: 0, server: None, until: now };
+        lookup.ask(now);
+        lookup
+    }
+
     /// What is waited for.
-    pub(crate) fn waits(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().map(UdpSocket::as_fd)
+    pub(crate) fn waits(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.server.as_ref().map(Server::waits)
     }
 
     /// When [`turn`](Self::turn) has something to do at the latest.
@@ -81,50 +83,41 @@ impl Lookup {
 
     /// Reads what has come, and asks on.
     pub(crate) fn turn(&mut self, now: Instant) -> Found {
-        let refused = self.hear();
-        match &self.answers {
-            [Some(one), Some(two)] => match (one, two) {
-                (Answer::Addresses(one), Answer::Addresses(two)) if one.is_empty() && two.is_empty() => {
-                    self.next_name(now)
-                }
-                (Answer::NoName, Answer::NoName | Answer::Addresses(_))
-                | (Answer::Addresses(_), Answer::NoName)
-                    if self.addresses().is_empty() =>
-                {
-                    self.next_name(now)
-                }
-                _ if !self.addresses().is_empty() => Found::Addresses(in_order(self.addresses())),
-                _ => self.next_server(now),
-            },
-            _ if refused || now >= self.until => self.next_server(now),
-            _ => Found::NotYet,
+        match self.server.as_mut().map_or(Turn::Over, Server::turn) {
+            Turn::AskedAnew => {
+                self.until = now + self.settings.timeout;
+                Found::NotYet
+            }
+            Turn::Waits if now < self.until => Found::NotYet,
+            Turn::Waits | Turn::Over => self.conclude(now),
+        }
+    }
+
+    /// From what one server has said to what is done about it.
+    fn conclude(&mut self, now: Instant) -> Found {
+        // Half an answer is better than none.
+        let known = self.addresses();
+        if !known.is_empty() {
+            return Found::Addresses(in_order(known));
+        }
+        match self.server.as_ref().map(Server::answers) {
+            Some(
+                [Some(Answer::NoName), Some(Answer::NoName | Answer::Addresses(_))]
+                | [Some(Answer::Addresses(_)), Some(Answer::NoName | Answer::Addresses(_))],
+            ) => self.next_name(now),
+            _ => {
+                self.asked += 1;
+                self.ask(now)
+            }
         }
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
-        let of = |answer: &Option<Answer>| match answer {
-            Some(Answer::Addresses(addresses)) => addresses.clone(),
-            Some(Answer::NoName | Answer::Failed) | None => Vec::new(),
+        let of = |answer: &Answer| match answer {
+            Answer::Addresses(addresses) => addresses.clone(),
+            Answer::NoName | Answer::Cut | Answer::Foreign | Answer::Failed => Vec::new(),
         };
-        self.answers.iter().flat_map(of).collect()
-    }
-
-    /// Reads answers; whether the server is not there.
-    fn hear(&mut self) -> bool {
-        let (Some(socket), Some(name)) = (&self.socket, self.names.front()) else { return true };
-        let mut message = [0; ANSWER_MAX_BYTES];
-        for _ in 0..ANSWERS_MAX_COUNT {
-            let said = match socket.recv(&mut message) {
-                Ok(count) => message.get(..count).unwrap_or_default(),
-                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
-            };
-            for ((kind, id), place) in Kind::ALL.into_iter().zip(self.ids).zip(&mut self.answers) {
-                if place.is_none() {
-                    *place = answer(said, id, name, kind);
-                }
-            }
-        }
-        false
+        self.server.iter().flat_map(Server::answers).flatten().flat_map(of).collect()
     }
 
     fn next_name(&mut self, now: Instant) -> Found {
@@ -133,58 +126,34 @@ impl Lookup {
         self.ask(now)
     }
 
-    fn next_server(&mut self, now: Instant) -> Found {
-        // Half an answer is better than none.
-        let known = self.addresses();
-        if !known.is_empty() {
-            return Found::Addresses(in_order(known));
-        }
-        self.asked += 1;
-        self.ask(now)
-    }
-
     /// Asks the next server that can be asked.
     fn ask(&mut self, now: Instant) -> Found {
-        self.answers = [None, None];
         while let Some(name) = self.names.front() {
-            if self.asked >= self.settings.servers.len() * self.settings.tries {
+            let servers = &self.settings.servers;
+            if self.asked >= servers.len() * self.settings.tries {
                 // No server knows: it is not asked for other names either.
                 break;
             }
-            let server = self.settings.servers.iter().cycle().nth(self.asked);
-            let ids =
-                portway_sys::random::bytes().map(|[a, b, c, d]| [[a, b], [c, d]].map(u16::from_ne_bytes));
-            let (Some(server), Ok(ids)) = (server, ids) else { break };
-            let questions = Kind::ALL.into_iter().zip(ids).map(|(kind, id)| question(id, name, kind));
-            let Some(questions) = questions.collect::<Option<Vec<_>>>() else {
+            // What is between may drop questions of today: a second one is of yesterday.
+            let style = if self.asked < servers.len() { Style::Extended } else { Style::Plain };
+            let Some(server) = servers.iter().cycle().nth(self.asked) else { break };
+            match Server::ask(*server, name, style) {
+                Ok(server) => {
+                    (self.server, self.until) = (Some(server), now + self.settings.timeout);
+                    return Found::NotYet;
+                }
                 // No such name can be.
-                self.names.pop_front();
-                self.asked = 0;
-                continue;
-            };
-            if let Ok(socket) = send(*server, &questions) {
-                (self.socket, self.ids, self.until) = (Some(socket), ids, now + self.settings.timeout);
-                return Found::NotYet;
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                    self.names.pop_front();
+                    self.asked = 0;
+                }
+                Err(_) => self.asked += 1,
             }
-            self.asked += 1;
         }
-        (self.socket, self.until) = (None, now);
+        (self.server, self.until) = (None, now);
         self.names.clear();
         Found::Nothing
     }
-}
-
-fn send(server: SocketAddr, questions: &[Vec<u8>]) -> std::io::Result<UdpSocket> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    // From nobody else an answer is taken.
-    socket.connect(server)?;
-    socket.set_nonblocking(true)?;
-    for question in questions {
-        socket.send(question)?;
-    }
-    Ok(socket)
 }
 
 /// Those that a way leads to first, IPv6 before IPv4 (RFC 6724, 6, rules 1 and 6).
@@ -201,9 +170,18 @@ fn has_way(address: IpAddr) -> bool {
     UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9))).is_ok()
 }
 
-pub(crate) fn read(path: &str) -> Vec<u8> {
+/// What a file of settings says. Whoever waits for what is no file would keep everybody else waiting.
+pub(crate) fn read(path: impl AsRef<Path>) -> Vec<u8> {
     let mut text = Vec::new();
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     // One that cannot be read says nothing.
-    let _unread = File::open(path).and_then(|file| file.take(FILE_MAX_BYTES).read_to_end(&mut text));
+    if let Ok(fd) = rustix::fs::open(path.as_ref(), flags, Mode::empty())
+        && rustix::fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
+    {
+        let _unread = File::from(fd).take(FILE_MAX_BYTES).read_to_end(&mut text);
+    }
     text
 }
+
+#[cfg(test)]
+mod tests;
