@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use avt::observer::Observer;
+use avt::parser::{Function, Parser};
 use avt::{Color, Line, Observation, Pen, Terminal};
 use portway_proto::guest::{Size, TITLE_MAX_BYTES};
 
@@ -16,6 +17,10 @@ const PAST_MAX_BYTES: usize = 1024 * 1024;
 /// Largest terminal, columns and rows: two screens of it are the memory of a holder.
 const COLUMNS_MAX: u16 = 1_000;
 const ROWS_MAX: u16 = 500;
+
+/// How many characters the repetitions (REP) of one piece of output are in all. Those beyond fill a line at most: of
+/// who writes nothing else 64 KiB keep the holder from others for a tenth of a second on a usual terminal.
+const REPEATED_MAX_COUNT: usize = 1 << 20;
 
 /// Size of a terminal whose viewer does not say.
 const USUAL: Size = Size { columns: 80, rows: 24, width: 0, height: 0 };
@@ -38,7 +43,11 @@ const KIND: &[u8] = b"\x1b[?1;2c";
 /// The terminal.
 pub(super) struct Screen {
     sieve: Sieve,
+    /// Reads what the terminal reads, before it.
+    parser: Parser,
     terminal: Terminal,
+    /// What is left of [`REPEATED_MAX_COUNT`].
+    repeats: usize,
     past: Past,
     size: Size,
     modes: Modes,
@@ -66,7 +75,8 @@ impl Screen {
         let size = bounded(size);
         let terminal = Terminal::new(usize::from(size.columns), usize::from(size.rows));
         let terminal = terminal.unwrap_or_else(|_| unreachable!("neither side is 0"));
-        Self { sieve: Sieve::default(), terminal, past: Past::default(), size, modes: Modes::default() }
+        let (sieve, parser, modes) = (Sieve::default(), Parser::new(), Modes::default());
+        Self { sieve, parser, terminal, repeats: 0, past: Past::default(), size, modes }
     }
 
     pub(super) const fn size(&self) -> Size {
@@ -79,6 +89,7 @@ impl Screen {
 
     /// Takes what the program has written; `each` gets what is to be handed on, in its order.
     pub(super) fn take(&mut self, bytes: &[u8], is_watched: bool, mut each: impl FnMut(To<'_>)) {
+        self.repeats = REPEATED_MAX_COUNT;
         let mut sieve = std::mem::take(&mut self.sieve);
         sieve.sift(bytes, |cut| match cut {
             Cut::Shown(bytes) => {
@@ -147,9 +158,27 @@ impl Screen {
         text.into_bytes()
     }
 
+    /// Shows it. A character is repeated as often as there are places for it, as by xterm.
     fn show(&mut self, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
-        self.terminal.feed_with(text.as_ref(), &mut self.past);
+        let columns = usize::from(self.size.columns);
+        let places = columns * usize::from(self.size.rows);
+        let mut begin = 0;
+        for (at, character) in text.char_indices() {
+            let Some(Function::Rep(count)) = self.parser.feed(character) else { continue };
+            let most = places.min(self.repeats.max(columns));
+            self.repeats = self.repeats.saturating_sub(usize::from(count).min(most));
+            if let Ok(most) = u16::try_from(most)
+                && most < count
+            {
+                // Instead of its last character, what breaks the sequence off.
+                self.terminal.feed_with(text.get(begin..at).unwrap_or_default(), &mut self.past);
+                self.terminal.feed_with("\x18", &mut self.past);
+                self.terminal.execute_with(Function::Rep(most), &mut self.past);
+                begin = at + character.len_utf8();
+            }
+        }
+        self.terminal.feed_with(text.get(begin..).unwrap_or_default(), &mut self.past);
     }
 
     fn note(&mut self, sequence: &[u8], note: Note<'_>) {

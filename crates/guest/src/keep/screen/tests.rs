@@ -132,6 +132,28 @@ fn a_size_has_bounds_and_another_one_keeps_what_is_there() {
     assert_eq!((screen.size().columns, screen.size().rows), (COLUMNS_MAX, ROWS_MAX));
 }
 
+/// Fails when a character is repeated more often than can be seen, or a sequence of few bytes costs as much as a million.
+#[test]
+fn a_repetition_ends_with_the_screen() {
+    for text in ["a\x1b[65535b", "a\x1b[655\x0735b", "a\u{9b}65535;1b", "\x1b]0;x\x1b[1b\x07a\x1b[0065535b"] {
+        let mut screen = Screen::new(size(40, 10));
+        take(&mut screen, text);
+        let lines = seen(&screen.terminal).0;
+        assert!(lines[..9].iter().all(|line| *line == "a".repeat(40)), "{text:?}: {lines:?}");
+        assert!(screen.past.bytes <= 80, "{text:?}: {}", screen.past.bytes);
+    }
+    let mut screen = Screen::new(size(40, 10));
+    take(&mut screen, "a\x1b[3b\r\nb\x1b[399bc");
+    let mut there = Terminal::new(40, 10).expect("a size");
+    there.feed("a\x1b[3b\r\nb\x1b[399bc");
+    assert_eq!(seen(&screen.terminal), seen(&there), "what fits is as it was");
+    // A minute without bounds.
+    let mut screen = Screen::new(size(COLUMNS_MAX, ROWS_MAX));
+    let begin = std::time::Instant::now();
+    take(&mut screen, &format!("a{}", "\x1b[65535b".repeat(8_000)));
+    assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
 /// Whatever a program writes, however it comes, ends well.
 #[test]
 fn anything_may_be_written() {
