@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use portway_proto::guest::{HELD_VERSION, Held, Inbox, Size};
 use portway_testkit::wait_for;
 
-/// A holder of a shell, killed on drop, and the folder of its socket.
+/// A holder of a shell, killed on drop, and the home that its socket is in.
 struct Holder {
     process: Child,
     dir: tempfile::TempDir,
@@ -22,9 +23,8 @@ struct Holder {
 
 impl Holder {
     fn start() -> Self {
-        let private = fs::Permissions::from_mode(0o700);
-        let dir = tempfile::Builder::new().permissions(private).tempdir().unwrap();
-        let listener = UnixListener::bind(dir.path().join("w.sock")).unwrap();
+        let dir = home();
+        let listener = UnixListener::bind(below(&dir).join("w.sock")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_portway-guest"));
         command.args(["hold", "w", "-"]).env("SHELL", "/bin/sh").env("HOME", "/");
         command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
@@ -32,7 +32,7 @@ impl Holder {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.path().join("w.sock")
+        below(&self.dir).join("w.sock")
     }
 
     fn connect(&self) -> UnixStream {
@@ -63,6 +63,27 @@ impl Drop for Holder {
         let _gone = self.process.kill();
         let _reaped = self.process.wait();
     }
+}
+
+/// A home with a folder for sockets.
+fn home() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let private = fs::Permissions::from_mode(0o700);
+    fs::create_dir_all(below(&dir)).unwrap();
+    fs::set_permissions(below(&dir), private).unwrap();
+    dir
+}
+
+fn below(home: &tempfile::TempDir) -> PathBuf {
+    let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    home.path().join(".local/state/portway").join(host)
+}
+
+/// What the program says of the sessions of that home.
+fn asked(home: &tempfile::TempDir, words: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portway-guest"));
+    command.args(words).env("HOME", home.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
 }
 
 /// The first thing that comes; `None` when the holder hangs up.
@@ -108,4 +129,24 @@ fn who_asks_is_heard_beside_all_viewers() {
     assert!(mute.iter_mut().all(|stream| answer(stream).is_none()), "they go after a while");
     let _asker = holder.says(&Held::Kill { version: HELD_VERSION });
     wait_for("its end", || (!holder.path().exists()).then_some(())).unwrap();
+}
+
+/// Fails when a holder that says nothing keeps its name for ever, or what is no holder is killed in its place.
+#[test]
+fn a_holder_that_hangs_can_be_ended() {
+    let mut holder = Holder::start();
+    let mut viewer = holder.attach();
+    let pid = rustix::process::Pid::from_child(&holder.process);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    // Of this one nobody but the test listens.
+    let other = home();
+    let _listener = UnixListener::bind(below(&other).join("w.sock")).unwrap();
+    let (killed, left) = (asked(&holder.dir, &["end", "w"]), asked(&other, &["end", "w"]));
+    let (killed, left) = (killed.wait_with_output().unwrap(), left.wait_with_output().unwrap());
+    assert!(killed.status.success() && !below(&holder.dir).exists(), "{killed:?}");
+    assert_eq!(holder.process.wait().unwrap().signal(), Some(9));
+    viewer.read_to_end(&mut Vec::new()).unwrap();
+    let said = String::from_utf8(left.stderr).unwrap();
+    assert!(said.contains("session w does not end"), "{said}");
+    assert!(below(&other).join("w.sock").exists());
 }

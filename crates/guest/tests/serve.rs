@@ -7,10 +7,12 @@ use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use client::{CREDIT, Client, exec, sh};
-use portway_proto::guest::{Environment, Exit, Frame, Hello, Pty, Signal, Size, Step, Stream, Way};
+use portway_proto::guest::{
+    Environment, Exit, Frame, Hello, Keep, Program, Pty, Signal, Size, Step, Stream, Way,
+};
 use portway_testkit::wait_for;
 
 const TERM: u8 = 15;
@@ -396,6 +398,47 @@ fn a_closed_terminal_hangs_up() {
     gone(&[String::from_utf8(heard.out).unwrap().trim()]);
     let tty = ended.started.unwrap().tty;
     assert!(!Path::new(std::str::from_utf8(&tty).unwrap()).exists());
+}
+
+/// Folders of somebody else, which go with this.
+struct Taken([PathBuf; 2]);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
+    }
+}
+
+/// Fails when whoever takes a user's names first keeps him from having sessions that stay.
+#[test]
+fn a_session_is_in_the_home_where_others_have_its_places() {
+    if !portway_testkit::is_root() {
+        portway_testkit::require("root, to become another user");
+        return;
+    }
+    let uid = 400_000 + std::process::id() % 100_000;
+    let taken = Taken(["/tmp", "/dev/shm"].map(|place| PathBuf::from(format!("{place}/portway-{uid}"))));
+    taken.0.iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let mut client = Client::new();
+    let mut keep = |channel: u32, home: &Path, typed: &[u8]| {
+        let program = Program::Keep { name: b"w".to_vec(), wish: Keep::Attach };
+        let mut start = portway_proto::guest::Start { program, ..on_terminal(channel, "") };
+        start.env = vec![[b"HOME=", home.as_os_str().as_encoded_bytes()].concat(), b"SHELL=/bin/sh".to_vec()];
+        (start.ids.uid, start.ids.gid, start.ids.groups) = (uid, uid, Vec::new());
+        client.start(start);
+        client.feed(channel, typed);
+        let heard = client.until(channel, |heard| heard.closed);
+        (heard.exit, String::from_utf8_lossy(&heard.out).into_owned())
+    };
+    let (exit, said) = keep(1, home.path(), b"");
+    assert_eq!(exit, Some(Exit::Code(1)), "it is not his: {said}");
+    assert!(said.contains(&format!("/tmp/portway-{uid} is not a folder of this user alone")), "{said}");
+    std::os::unix::fs::chown(home.path(), Some(uid), Some(uid)).unwrap();
+    let (exit, said) = keep(2, home.path(), b"ls -R $HOME/.local; exit 7\n");
+    assert_eq!(exit, Some(Exit::Code(7)), "{said}");
+    assert!(said.contains("w.sock"), "{said}");
+    assert!(!home.path().join(".local/state/portway").exists(), "nothing is left");
 }
 
 /// As many channels as there can be, and one more.

@@ -29,6 +29,9 @@ use crate::{serve, terminal};
 const VIEWERS_MAX_COUNT: usize = 16;
 const ASKERS_MAX_COUNT: usize = 16;
 
+/// Most who may wait to be let in.
+const BACKLOG: i32 = 64;
+
 /// How long the first one may take to come.
 const FIRST: Duration = Duration::from_secs(20);
 
@@ -49,6 +52,8 @@ pub(super) fn hold(name: &str, modes: &OsStr) -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     listener.set_nonblocking(true)?;
+    // Who comes is told who listens: so far that is whoever has made the socket.
+    rustix::net::listen(&listener, BACKLOG)?;
     let path = listener.local_addr()?.as_pathname().map(PathBuf::from).unwrap_or_default();
     rustix::process::chdir("/")?;
     let (master, slave, tty) =

@@ -1,18 +1,25 @@
 //! What sessions are kept, and the end of one: asked of their holders.
 
+use std::fs;
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use portway_proto::guest::{HELD_VERSION, Held, HeldState, Inbox};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal};
 
 use super::place;
 use crate::serve;
 
 /// How long a holder may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long one that is to end may say nothing at all.
+const HANGS: Duration = Duration::from_secs(5);
 
 /// How long one may take to end: longer than it lets its shell.
 const END: Duration = Duration::from_secs(12);
@@ -36,14 +43,52 @@ pub(super) fn list() -> Result<(), String> {
     io::stdout().write_all(text.as_bytes()).map_err(|error| format!("cannot say so: {error}"))
 }
 
-/// Ends the session of that name.
+/// Ends the session of that name. A holder that says nothing is killed, and its shell hung up by that.
 pub(super) fn kill(name: &str) -> Result<(), String> {
-    let stream = place::find(name).ok_or_else(|| format!("there is no session {name}"))?;
-    match ask(stream, &Held::Kill { version: HELD_VERSION }, END) {
-        Answer::Ended if place::find(name).is_none() => Ok(()),
-        Answer::Ended | Answer::Nothing | Answer::State(_) | Answer::Other(_) => {
-            Err(format!("session {name} does not end"))
+    let gone = || format!("there is no session {name}");
+    let holder = Holder::of(&place::find(name).ok_or_else(gone)?, name);
+    let question = |said, patience| place::find(name).map(|stream| ask(stream, &said, patience));
+    let answer = match question(Held::Ask { version: HELD_VERSION }, HANGS) {
+        Some(Answer::Nothing) => Some(Answer::Nothing),
+        _ => question(Held::Kill { version: HELD_VERSION }, END),
+    };
+    if place::find(name).is_none()
+        || (matches!(answer, Some(Answer::Nothing)) && holder.is_some_and(Holder::kill))
+    {
+        return Ok(());
+    }
+    Err(format!("session {name} does not end"))
+}
+
+/// The process behind a socket.
+#[derive(Debug)]
+struct Holder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Holder {
+    /// `None` where whoever listens is no holder of that session.
+    fn of(stream: &UnixStream, name: &str) -> Option<Self> {
+        let pid = rustix::net::sockopt::socket_peercred(stream).ok()?.pid;
+        let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // A number that has another owner since is none of a holder of this name.
+        let said = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+        let is_one = said.split(|byte| *byte == 0).skip(1).take(2).eq([b"hold", name.as_bytes()]);
+        let path = stream.peer_addr().ok()?.as_pathname()?.to_owned();
+        is_one.then_some(Self { fd, path })
+    }
+
+    /// Whether it is gone.
+    fn kill(self) -> bool {
+        let _gone = rustix::process::pidfd_send_signal(&self.fd, Signal::KILL);
+        let patience = serve::until(Instant::now() + ANSWER);
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
+        let is_gone = rustix::event::poll(&mut polled, Some(&patience)) == Ok(1);
+        if is_gone {
+            place::remove(&self.path);
         }
+        is_gone
     }
 }
 
