@@ -4,39 +4,79 @@
 //! It is this program once more, waits for the end of its standard input, which nobody writes to, and looks whether the
 //! file is still the one it was told of.
 
-use std::ffi::{CString, OsStr};
-use std::fs::{self, File};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use portway_sys::process::program::{Image, Input, Program, spawn};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions};
+
+/// Where a socket's file is to be: a folder that stays the one it is, however it is called meanwhile.
+#[derive(Debug)]
+pub(crate) struct Spot {
+    dir: OwnedFd,
+    name: OsString,
+}
 
 /// What is removed: known by more than its name.
 #[derive(Debug)]
 pub(crate) struct Traces {
-    pub(crate) path: PathBuf,
-    pub(crate) dev: u64,
-    pub(crate) ino: u64,
+    spot: Spot,
+    dev: u64,
+    ino: u64,
 }
 
 /// The process, which ends with this.
 #[derive(Debug)]
 pub(crate) struct Janitor {
     /// What it waits for the end of.
-    end: Option<OwnedFd>,
+    _end: OwnedFd,
     pid: Pid,
+}
+
+impl Spot {
+    /// Of a path at which nothing is.
+    ///
+    /// # Errors
+    /// [`Errno::ADDRINUSE`] when something is there, and what keeps one from looking.
+    pub(crate) fn find(path: &Path) -> rustix::io::Result<Self> {
+        let name = path.file_name().ok_or(Errno::ADDRINUSE)?.to_owned();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())?;
+        match rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(Self { dir, name }),
+            Ok(_) => Err(Errno::ADDRINUSE),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The socket that has been made there.
+    ///
+    /// # Errors
+    /// When none is: the folder was exchanged meanwhile.
+    pub(crate) fn taken(self) -> rustix::io::Result<Traces> {
+        let is = rustix::fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(is.st_mode) != FileType::Socket {
+            return Err(Errno::NOENT);
+        }
+        Ok(Traces { spot: self, dev: is.st_dev, ino: is.st_ino })
+    }
 }
 
 impl Traces {
     /// Removes the file if it is that one.
     pub(crate) fn remove(&self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|is| (is.dev(), is.ino()) == (self.dev, self.ino)) {
+        let Spot { dir, name } = &self.spot;
+        let is = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        if is.is_ok_and(|is| (is.st_dev, is.st_ino) == (self.dev, self.ino)) {
             // Who made it may remove it, unless the folder has another owner since.
-            let _stays = fs::remove_file(&self.path);
+            let _stays = rustix::fs::unlinkat(dir, name, AtFlags::empty());
         }
     }
 }
@@ -54,7 +94,7 @@ impl Janitor {
         let args = [
             text(b"portway-guest")?,
             text(b"sweep")?,
-            text(traces.path.as_os_str().as_encoded_bytes())?,
+            text(traces.spot.name.as_encoded_bytes())?,
             text(traces.dev.to_string().as_bytes())?,
             text(traces.ino.to_string().as_bytes())?,
         ];
@@ -65,29 +105,31 @@ impl Janitor {
             cwd: c"/",
             ids: None,
             umask: 0o077,
-            stdio: [stdin.as_fd(), nothing.as_fd(), nothing.as_fd()],
+            // It says nothing: the folder is in that place.
+            stdio: [stdin.as_fd(), traces.spot.dir.as_fd(), nothing.as_fd()],
             input: Input::Stream,
         });
         let running = running.map_err(io::Error::other)?;
         let pid = Pid::from_raw(running.child.pid).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { end: Some(end), pid })
+        Ok(Self { _end: end, pid })
     }
 }
 
 impl Drop for Janitor {
     fn drop(&mut self) {
-        self.end = None;
-        // It has nothing to wait for any more.
+        // Nothing is left for it to do, and who has stopped it keeps nobody.
+        let _gone = rustix::process::kill_process(self.pid, Signal::KILL);
         let _reaped = rustix::process::waitpid(Some(self.pid), WaitOptions::empty());
     }
 }
 
-/// The process itself: `sweep PATH DEV INO`.
-pub(crate) fn sweep(path: &OsStr, dev: &str, ino: &str) -> io::Result<()> {
-    let number = |text: &str| text.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-    let traces = Traces { path: Path::new(path).to_owned(), dev: number(dev)?, ino: number(ino)? };
+/// The process itself: `sweep NAME DEV INO`, in the folder that is its standard output.
+pub(crate) fn sweep(name: &OsStr, dev: &str, ino: &str) -> io::Result<()> {
     // Who has started it is what it outlives.
     rustix::process::set_parent_process_death_signal(None)?;
+    let number = |text: &str| text.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let spot = Spot { dir: io::stdout().as_fd().try_clone_to_owned()?, name: name.to_owned() };
+    let traces = Traces { spot, dev: number(dev)?, ino: number(ino)? };
     io::stdin().read_to_end(&mut Vec::new())?;
     traces.remove();
     Ok(())

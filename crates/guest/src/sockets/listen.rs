@@ -2,10 +2,11 @@
 //!
 //! What a listener has made in the file system goes with it; what somebody else has made there is never touched.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portway_proto::guest::{Place, Why};
@@ -14,7 +15,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use super::janitor::{Janitor, Traces};
+use super::janitor::{Janitor, Spot, Traces};
 use super::{lookup, own};
 
 /// How many may wait to be taken (as of sshd).
@@ -189,7 +190,7 @@ fn one(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
 
 fn unix(path: Vec<u8>) -> rustix::io::Result<Listener> {
     let address = SocketAddrUnix::new(path.clone())?;
-    let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+    let spot = Spot::find(Path::new(OsStr::from_bytes(&path)))?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // Programs have a mask of their own.
@@ -197,8 +198,7 @@ fn unix(path: Vec<u8>) -> rustix::io::Result<Listener> {
     let bound = rustix::net::bind(&fd, &address);
     rustix::process::umask(before);
     bound?;
-    let is = rustix::fs::lstat(&path)?;
-    let traces = Traces { path, dev: is.st_dev, ino: is.st_ino };
+    let traces = spot.taken()?;
     let janitor = Janitor::start(&traces).map_err(|_| {
         traces.remove();
         Errno::NOMEM
@@ -211,6 +211,7 @@ fn unix(path: Vec<u8>) -> rustix::io::Result<Listener> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::ffi::OsStringExt as _;
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
@@ -263,5 +264,20 @@ mod tests {
         drop(listener);
         assert_eq!(open().expect_err("in use"), (Why::System, Errno::ADDRINUSE));
         assert!(path.exists());
+    }
+    /// Fails when the socket is looked for where its folder was: somebody else's may be there.
+    #[test]
+    fn a_folder_may_be_renamed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (before, after) = (dir.path().join("before"), dir.path().join("after"));
+        fs::create_dir(&before).expect("made");
+        let path = before.join("s").into_os_string().into_vec();
+        let listener = Listener::open(Place::Unix(path)).expect("it listens");
+        fs::rename(&before, &after).expect("renamed");
+        fs::create_dir(&before).expect("made");
+        // As like it as can be.
+        fs::hard_link(after.join("s"), before.join("s")).expect("linked");
+        drop(listener);
+        assert!(before.join("s").exists() && !after.join("s").exists());
     }
 }

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use portway_proto::guest::{
-    Credits, DATA_MAX_BYTES, Environment, Exit, Frame, Hello, Ids, Inbox, Program, Start, Started, Step,
-    Stream,
+    Credits, DATA_MAX_BYTES, Environment, Exit, Frame, Hello, Ids, Inbox, Program, Socket, Start, Started,
+    Step, Stream,
 };
 
 /// What the test grants each output at first, and keeps granted.
@@ -22,6 +22,8 @@ pub(crate) struct Client {
     pub(crate) moved: Option<bool>,
     /// What has been heard of each channel.
     pub(crate) heard: BTreeMap<u32, Heard>,
+    /// What has been heard of sockets, beside their bytes.
+    pub(crate) sockets: Vec<Socket>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -55,7 +57,7 @@ impl Client {
         let (stdin, stdout) = (guest.stdin.take(), guest.stdout.take().expect("it is piped"));
         let stdin = stdin.map(|stdin| Box::new(stdin) as Box<dyn Write>);
         let (inbox, heard) = (Inbox::default(), BTreeMap::new());
-        Self { guest, stdin, stdout: Box::new(stdout), inbox, moved: None, heard }
+        Self { guest, stdin, stdout: Box::new(stdout), inbox, moved: None, heard, sockets: Vec::new() }
     }
 
     /// Speaks by another stream; the pipes are closed.
@@ -132,6 +134,10 @@ impl Client {
         while let Some(frame) = self.inbox.next().expect("the guest speaks in frames") {
             if let Ok(Frame::Moved { moved }) = Frame::read(frame) {
                 self.moved = Some(moved);
+                continue;
+            }
+            if let Ok(Frame::Socket(socket)) = Frame::read(frame) {
+                self.sockets.push(socket);
                 continue;
             }
             if let Some(credit) = hear(&mut self.heard, Frame::read(frame).expect("it is a frame")) {
