@@ -31,10 +31,9 @@ pub(crate) use permits::Permits;
 use crate::channel::Fault;
 use crate::outbox::Outbox;
 
-/// Bytes for a socket that may be under way, while there are few of them and when there are many.
-const WINDOW_FEW: u32 = 1 << 20;
-const WINDOW_MANY: u32 = 128 << 10;
-const FEW: usize = 16;
+/// Bytes for a socket that may be under way, by how many there are before it. Services that read nothing make all of them
+/// the memory of this program: 50 MiB at most.
+const WINDOWS: [(usize, u32); 3] = [(16, 1 << 20), (64, 128 << 10), (usize::MAX, 32 << 10)];
 
 /// Descriptors of sockets and programs together, below the usual limit of 1,024, which programs inherit.
 const DESCRIPTORS_MAX_COUNT: usize = 960;
@@ -186,7 +185,7 @@ impl Sockets {
 
     /// A connection more. What may be sent to it.
     fn add(&mut self, number: u32, fd: OwnedFd, allowance: u32) -> u32 {
-        let window = if self.connections.len() < FEW { WINDOW_FEW } else { WINDOW_MANY };
+        let window = window(self.connections.len());
         self.connections.insert(number, Connection::new(number, fd, window, allowance));
         window
     }
@@ -284,7 +283,25 @@ impl Sockets {
     }
 }
 
+fn window(before: usize) -> u32 {
+    WINDOWS.iter().find(|(count, _)| before < *count).map_or(0, |(_, bytes)| *bytes)
+}
+
 fn fail(channel: u32, why: Why, error: Errno, outbox: &mut Outbox) {
     let errno = error.raw_os_error().unsigned_abs();
     outbox.push(&Frame::Socket(Socket::Failed { channel, why, errno }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when what nobody reads could be more than is said.
+    #[test]
+    fn windows_are_bounded_together() {
+        let kib = [0, 15, 16, 63, 64, 959].map(|before| window(before) >> 10);
+        assert_eq!(kib, [1024, 1024, 128, 128, 32, 32]);
+        let all: u32 = (0..DESCRIPTORS_MAX_COUNT).map(window).sum();
+        assert!(all <= 50 << 20, "{all}");
+    }
 }
