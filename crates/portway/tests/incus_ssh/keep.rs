@@ -254,9 +254,18 @@ fn a_session_is_its_users() {
         .container
         .sh("su alice -s /bin/sh -c 'mkdir -m 777 /tmp/portway-1000; ln -s /tmp /dev/shm/portway-1000'")
         .unwrap();
+    scene.container.sh("chown root /home/bob").unwrap();
     let mut refused = Tty::open(&scene, &login, 80, 24);
-    refused.shows("portway: /dev/shm/portway-1000 is not a folder of this user alone");
+    refused.shows("portway: /tmp/portway-1000 is not a folder of this user alone");
     assert_eq!(refused.end(), Some(1));
+    // In his own home he is first.
+    scene.container.sh("chown bob /home/bob").unwrap();
+    let (mut at_home, _) = begin(&scene, &login);
+    let sockets = "ls /home/bob/.local/state/portway/$(hostname)";
+    assert_eq!(scene.container.sh(sockets).unwrap(), "own.sock\n");
+    at_home.keys("exit 3\r");
+    assert_eq!(at_home.end(), Some(3));
+    assert_eq!(scene.container.sh("ls /home/bob/.local/state").unwrap(), "");
     scene.container.sh("rm /dev/shm/portway-1000").unwrap();
     let (mut elsewhere, other) = begin(&scene, &login);
     assert_ne!(other, pid);
