@@ -31,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ssh_policy", policy),
     ("ssh_recording", recording),
     ("ssh_revoked", revoked),
+    ("ssh_shell", shell),
 ];
 
 /// Begins the names of the targets here.
@@ -132,6 +133,10 @@ fn recording(data: &[u8]) {
         assert!(!shown.contains(begun), "{shown:?}");
     }
     assert_eq!(visible(&shown), shown);
+}
+
+fn shell(data: &[u8]) {
+    crate::shell::fuzz(text(data));
 }
 
 fn revoked(data: &[u8]) {

@@ -25,6 +25,7 @@ mod login;
 mod paced;
 mod program;
 mod recorder;
+mod shell;
 mod signals;
 mod stored;
 mod teller;

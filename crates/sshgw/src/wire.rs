@@ -14,9 +14,11 @@ use crate::recording::{self, Terms};
 
 mod forward;
 mod ledger;
+mod shell;
 
 pub(crate) use forward::{ForwardEnd, ForwardWay, Forwarded};
 pub(crate) use ledger::{Breach, KEY_BYTES, LOGIN_BYTES, Ledger, Outcome, SECRET_BYTES};
+pub(crate) use shell::{ShellAsked, ShellReply, ShellWhat};
 
 /// Version of these messages. Broker and session are the same program, except after an upgrade.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
@@ -169,6 +171,8 @@ pub(crate) enum Request {
     },
     /// A forward has ended, or there was none. No answer.
     Forwarded(Forwarded),
+    /// A line of the shell of Incus commands.
+    Shell(ShellAsked),
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
     Closed {
         /// The channel.
@@ -198,6 +202,7 @@ impl Request {
             | Self::Transferred { .. }
             | Self::Recorded { .. }
             | Self::Forwarded(_)
+            | Self::Shell(_)
             | Self::Closed { .. } => false,
         }
     }
@@ -386,6 +391,8 @@ pub(crate) enum Reply {
         /// What is told, lines.
         text: String,
     },
+    /// About the shell of Incus commands.
+    Shell(ShellReply),
     /// It is the gateway that is asked, which asks first; whoever answers asks again, with the answer as a command.
     Ask {
         /// The question.

@@ -60,7 +60,11 @@ fn check(args: &PolicyCheckArgs) -> Outcome {
     });
     let person = person(args)?;
     let rows = actions.iter().map(|action| {
-        let Decision { allowed, reason } = policy.decide(&person, *action, place.as_ref());
+        let Decision { allowed, reason } = match place.as_ref() {
+            // The shell is somewhere; its commands say where.
+            None if *action == Action::IncusShell => policy.has_shell(&person),
+            place => policy.decide(&person, *action, place),
+        };
         Row { action: action.as_str(), allowed, reason: reason.to_string() }
     });
     let rows: Vec<Row> = rows.collect();
@@ -103,7 +107,7 @@ fn asked(wish: &Wish) -> (Option<&Place>, Vec<Action>) {
     match wish {
         Wish::Session(_) => (wish.place(), [session(), vec![Action::Start]].concat()),
         Wish::Create(_) => (wish.place(), [vec![Action::Create], session()].concat()),
-        Wish::Command(Command::Shell) => (None, vec![Action::IncusShell]),
+        Wish::Command(Command::Shell { .. }) => (None, vec![Action::IncusShell]),
         Wish::Command(Command::Remove { .. }) => (wish.place(), vec![Action::Remove]),
         Wish::Command(Command::Explain(wish)) => asked(wish),
     }

@@ -18,7 +18,7 @@ fn a_refusal_tells_nothing() {
     // No more than may fail before an address is blamed for it.
     let mut answers = Vec::new();
     for (key, login) in
-        [("other", name), ("other", "nobody-there"), ("key", "c1+no-such-user"), ("key", "/shell")]
+        [("other", name), ("other", "nobody-there"), ("key", "c1+no-such-user"), ("other", "/shell")]
     {
         let mut client = std::process::Command::new("ssh");
         client.arg("-v").args(scene.options(key)).args(["-p", &scene.port.to_string()]);

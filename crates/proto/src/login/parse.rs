@@ -148,6 +148,12 @@ impl Parser {
             return Some(self.create(rest, true));
         }
         if let Some(rest) = part.strip("cmd=") {
+            // By its sign, `/shell~adm` is a session to one of the dialects.
+            let user = rest.strip("shell").and_then(|user| user.strip("~").or_else(|| user.strip("+")));
+            if let Some(user) = user.filter(|_| commands == Commands::Allowed) {
+                let host_user = self.name(user, HOST_USER);
+                return Some(host_user.map(|host_user| Wish::Command(Command::Shell { host_user })));
+            }
             return Some(self.command(rest, &[",", "/", "%2F", "%2f"], commands));
         }
         let rest = part.strip("keep=")?;
@@ -182,7 +188,7 @@ impl Parser {
             return Err(word.error(0, LoginErrorKind::CommandUnknown(quote(word.text()))));
         };
         let command = match (verb, target) {
-            (Verb::Shell, None) => Command::Shell,
+            (Verb::Shell, None) => Command::Shell { host_user: HostUser::default() },
             (Verb::Shell, Some(target)) => {
                 return Err(target.error(0, LoginErrorKind::CommandAlone(name)));
             }

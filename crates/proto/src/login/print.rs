@@ -52,7 +52,7 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cmd={}", self.as_str())?;
         match self {
-            Self::Shell => Ok(()),
+            Self::Shell { host_user } => write_host_user(f, host_user),
             Self::Remove { place, .. } => {
                 write!(f, ",{}", PlaceText { place, host_user: "" })
             }

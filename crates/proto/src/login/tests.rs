@@ -53,7 +53,7 @@ fn show_wish(wish: &Wish) -> String {
             line + &host_user(user)
         }
         Wish::Command(command) => match command {
-            Command::Shell => "command shell".to_owned(),
+            Command::Shell { host_user: user } => format!("command shell{}", host_user(user)),
             Command::Remove { place, .. } => format!("command {} {}", command.as_str(), show_place(place)),
             Command::Explain(wish) => format!("command explain ({})", show_wish(wish)),
         },
@@ -224,6 +224,8 @@ fn words_stand_for_signs() {
         ("new=t1+%web,d%62", "new t1 [web|db]"),
         ("tmp=t1~adm", "tmp t1 as adm"),
         ("cmd=shell", "command shell"),
+        ("cmd=shell~ann", "command shell as ann"),
+        ("cmd=shell+ann%40corp", "command shell as ann@corp"),
         ("cmd=rm,c1.p", "command remove c1 in p"),
         ("cmd=rm-f%2fr%3ac1", "command remove-force r:c1"),
         ("cmd=explain/new=t1", "command explain (new t1)"),
@@ -234,6 +236,7 @@ fn words_stand_for_signs() {
         ("keep=", "5: instance name is empty"),
         ("new=", "4: instance name is empty"),
         ("cmd=", "4: unknown command ``"),
+        ("cmd=shell~", "10: host user is empty"),
         ("cmd=shell,c1", "10: nothing can follow the command `shell`"),
         ("cmd=rm,c1~adm", "10: command `rm` takes no host user"),
         ("cmd=explain,cmd=shell", "16: a command cannot be explained"),

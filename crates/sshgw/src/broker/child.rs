@@ -30,6 +30,7 @@ use crate::greeting;
 use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, Breach, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
+use shell::Shells;
 
 /// How long a process may take to end once its client has gone: longer than it leaves its programs.
 const END: Duration = Duration::from_secs(30);
@@ -73,6 +74,8 @@ struct Child {
     is_made: AtomicBool,
     /// What is noted of it once that is so.
     record: Mutex<Option<Record>>,
+    /// Lines of the shell of Incus commands.
+    shells: Shells,
 }
 
 /// Serves a connection to its end, and says what its source is to be blamed for.
@@ -168,6 +171,7 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         identity: Identity::of(identity),
         is_made,
         record: later,
+        shells: Shells::default(),
     };
     let child = Arc::new(child);
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(since_seconds);
@@ -243,7 +247,8 @@ impl Child {
                 return Told::Breach(Breach::Length);
             };
             // It has no answer, so the next gateway is asked.
-            let is_start = matches!(asked.request, Request::Open { .. } | Request::Helper { .. });
+            let is_start =
+                matches!(asked.request, Request::Open { .. } | Request::Helper { .. } | Request::Shell(_));
             // Held until it is begun: whoever waits for the last one sees it.
             let _begun = is_start.then(|| self.broker.starting.token());
             if is_start && self.broker.starting.is_closed() {
@@ -287,6 +292,7 @@ impl Child {
     fn greeted(&self, mut reply: Reply, admitted: Option<&Grant>) -> Reply {
         if let (Some(admitted), Reply::Verdict { welcome, .. }) = (admitted, &mut reply)
             && self.broker.options.options.welcome
+            && admitted.errand.is_none()
         {
             *welcome = greeting::welcome(&self.broker.options.welcome, &admitted.place());
         }
@@ -350,6 +356,7 @@ impl Child {
                     self.note(&Event::Recorded { grant, channel, bytes, end });
                 }
             }
+            Request::Shell(asked) => self.shell_asked(id, asked, raw, grant.clone()),
             Request::Forwarded(forwarded) => {
                 if let Some(grant) = grant {
                     self.carried(forwarded.bytes_in, forwarded.bytes_out);
@@ -423,6 +430,7 @@ impl Child {
     fn leave(&self, grant: &Grant, begin: SystemTime) {
         self.broker.judge.left(grant, self.peer.ip());
         self.broker.depart(grant);
+        self.shells.leave(&self.broker);
         self.broker.roll.leave(&self.session);
         self.broker.count.sessions.fetch_sub(1, Ordering::Relaxed);
         for channel in std::mem::take(&mut *lock(&self.running)) {
@@ -476,6 +484,7 @@ mod errand;
 mod making;
 mod opening;
 mod recorded;
+mod shell;
 mod starting;
 #[cfg(test)]
 mod tests;

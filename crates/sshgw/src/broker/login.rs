@@ -96,6 +96,7 @@ impl Entrance {
             | Request::Transferred { .. }
             | Request::Recorded { .. }
             | Request::Forwarded(_)
+            | Request::Shell(_)
             | Request::Closed { .. } => (self.offered(String::new(), Err(Reason::Key)), None),
         };
         raw.zeroize();

@@ -33,6 +33,7 @@ const fn rule(request: &Request) -> (Phase, u32) {
         | Request::Closed { .. }
         | Request::Recorded { .. }
         | Request::Transferred { .. }
+        | Request::Shell(_)
         | Request::Forwarded(_) => (Phase::After, u32::MAX),
     }
 }
@@ -162,6 +163,8 @@ impl Ledger {
                 false => Err(Breach::Channel),
             },
             Request::Forwarded(forwarded) => forwarded.check(raw_bytes),
+            Request::Shell(asked) if self.open.contains(&asked.channel) => asked.check(raw_bytes),
+            Request::Shell(_) => Err(Breach::Channel),
             Request::Closed { channel, .. } => {
                 if self.open.remove(channel) {
                     Ok(())

@@ -71,6 +71,7 @@ pub(super) fn start(
         identity: Identity::default(),
         is_made: AtomicBool::new(false),
         record: Mutex::default(),
+        shells: super::shell::Shells::default(),
     };
     Ok((child, process))
 }

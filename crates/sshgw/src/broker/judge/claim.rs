@@ -7,6 +7,7 @@ use crate::broker::grant::Errand;
 use crate::broker::keep;
 use crate::create::Wanted;
 use crate::policy::Target;
+use crate::shell::USUAL_PROJECT;
 
 /// A login that is understood.
 #[derive(Debug, Clone)]
@@ -34,7 +35,7 @@ impl Judge {
                 let wanted = Wanted::from(&create);
                 (create.place, create.host_user, Some(wanted))
             }
-            Wish::Command(Command::Shell) => return Err(Reason::Wish("the shell of Incus commands")),
+            Wish::Command(Command::Shell { host_user }) => return Ok(self.shell(&host_user)),
             Wish::Command(Command::Remove { place, force }) => {
                 errand = Some(Errand::Remove { force });
                 (place, HostUserName::default(), None)
@@ -53,6 +54,18 @@ impl Judge {
             instance_user: place.instance_user.as_str().to_owned(),
         };
         Ok(Claim { place: target, host_user: host_user.as_str().to_owned(), keep, create, errand })
+    }
+
+    /// Of the login that asks for the shell of Incus commands, which is at no instance.
+    fn shell(&self, host_user: &HostUserName) -> Claim {
+        let place = Target {
+            remote: self.servers.name(None),
+            project: USUAL_PROJECT.to_owned(),
+            instance: String::new(),
+            instance_user: String::new(),
+        };
+        let host_user = host_user.as_str().to_owned();
+        Claim { place, host_user, keep: None, create: None, errand: Some(Errand::Shell) }
     }
 }
 
