@@ -312,7 +312,6 @@ fn sheet(text: &str) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Whether a line asks for the order that would be done, for whoever only reads.
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
