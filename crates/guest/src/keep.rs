@@ -5,6 +5,7 @@
 //! spoken to by it on a unix socket of the user's ([`portway_proto::guest::Held`]). `sessions` lists them and `end NAME` ends one. All
 //! of them are the user before they begin; nobody else reaches the socket.
 
+mod agent;
 mod attach;
 mod hold;
 mod list;

@@ -2,7 +2,7 @@
 //! server, and sockets, over its standard input and output ([`portway_proto::guest`]).
 //!
 //! `portway-guest serve [SHA256 [LIMITS]]` checks and hides its own file and serves, `serving` does so from memory,
-//! `sftp` is the server of one user, and `sweep` removes the file of a socket when its listener has gone. One thread, a poll loop; it ends with its standard input and hangs up what it started.
+//! `sftp` is the server of one user, and `sweep` and `clear` remove the file, or folder, of a socket when its listener has gone. One thread, a poll loop; it ends with its standard input and hangs up what it started.
 //!
 //! It is also the first process of a Compose service: `portway-guest service DIR` runs what a file there says, and `tail
 //! DIR SECONDS.NANOSECONDS` says what that service has said since. `feed DIR` writes its standard input to what that service reads, `size DIR COLUMNS
@@ -33,6 +33,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use portway_proto::service::Stamp;
+use sockets::TraceKind;
 
 /// Everything a call can end with, as exit status.
 mod status {
@@ -72,8 +73,9 @@ fn main() -> ExitCode {
         [Some("hold"), _, _] => keep::hold(args[1], args[2]),
         [Some("sessions")] => keep::list(),
         [Some("end"), _] => keep::kill(args[1]),
-        [Some("sweep"), _, Some(dev), Some(ino)] => {
-            sockets::sweep(args[1], dev, ino).map_err(|error| (status::FAILED, error.to_string()))
+        [Some(word @ ("sweep" | "clear")), _, Some(dev), Some(ino)] => {
+            let kind = if *word == "sweep" { TraceKind::File } else { TraceKind::Folder };
+            sockets::sweep(kind, args[1], dev, ino).map_err(|error| (status::FAILED, error.to_string()))
         }
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
         _ => Err((

@@ -200,6 +200,47 @@ fn forwards_beside_sshd() -> Result<()> {
     Ok(())
 }
 
+/// Prints what an agent adds to a login.
+#[test]
+#[ignore = "measures times; cargo xtask figures"]
+fn a_login_with_an_agent() -> Result<()> {
+    let Some(scene) = Scene::start(Server::Incus6, "lends")? else { return Ok(()) };
+    let socket = scene.path("agent");
+    let mut agent = Command::new("ssh-agent");
+    let mut agent = agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn()?;
+    wait_for("the agent", || socket.exists().then_some(()))?;
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..=ROUNDS {
+        for (option, times) in ["-a", "-A"].iter().zip(&mut times) {
+            let mut command = Command::new("ssh");
+            // Who uses no agent himself lends none.
+            let own = scene.options("key").into_iter();
+            command.args(own.map(|word| word.replace("IdentityAgent=none", "IdentityAgent=SSH_AUTH_SOCK")));
+            let bob = Scene::at(&format!("bob@{}", scene.container.name()));
+            command.args([option, "-p", &scene.port.to_string(), &bob, "echo =$SSH_AUTH_SOCK"]);
+            let begin = Instant::now();
+            let output = scene.talk(command.env("SSH_AUTH_SOCK", &socket), b"")?;
+            let took = begin.elapsed();
+            let is_lent = output.stdout.starts_with(b"=/tmp/ssh-");
+            ensure!(output.status.success() && is_lent == (*option == "-A"), "{option}: {}", scene.log());
+            // The first round fills caches.
+            if round > 0 {
+                times.push(took);
+            }
+        }
+    }
+    agent.kill()?;
+    agent.wait()?;
+    let [plain, lent] = times.map(median);
+    println!(
+        "a login: {:.1} ms, with an agent {:.1} ms",
+        plain.as_secs_f64() * 1e3,
+        lent.as_secs_f64() * 1e3
+    );
+    ensure!(lent < plain + Duration::from_millis(50), "an agent adds {:?}", lent - plain);
+    Ok(())
+}
+
 /// Sends much to whoever says `o`, and reads all that whoever says `i` sends.
 fn serve(listener: TcpListener) {
     std::thread::spawn(move || {

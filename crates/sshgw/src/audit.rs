@@ -55,6 +55,12 @@ pub(crate) enum Event<'a> {
         /// Its recording, below their folder.
         #[serde(skip_serializing_if = "Option::is_none")]
         recording: Option<&'a str>,
+        /// It is lent the client's agent.
+        #[serde(skip_serializing_if = "is_not")]
+        agent: bool,
+        /// It is lent the client's display.
+        #[serde(skip_serializing_if = "is_not")]
+        x11: bool,
     },
     /// A recording has ended.
     Recorded {
@@ -136,6 +142,11 @@ pub(crate) enum Event<'a> {
     },
     /// Lines that could not be written, as many.
     Lost { lines: u64 },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde has it")]
+const fn is_not(value: &bool) -> bool {
+    !*value
 }
 
 /// What a file was opened for.

@@ -28,6 +28,7 @@ mod house;
 mod identity;
 mod judge;
 mod keep;
+mod lends;
 mod login;
 mod make;
 mod marks;

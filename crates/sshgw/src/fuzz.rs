@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use portway_proto::login::{Dialect, Login};
+use portway_proto::x11::{MAGIC_COOKIE, Setup};
 use russh::keys::ssh_key::Certificate;
 
 use crate::auth::accounts;
@@ -31,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ssh_policy", policy),
     ("ssh_recording", recording),
     ("ssh_revoked", revoked),
+    ("ssh_x11", x11),
 ];
 
 /// Begins the names of the targets here.
@@ -44,6 +46,25 @@ pub fn run(target: &str, data: &[u8]) {
     let found = TARGETS.iter().find(|(name, _)| *name == target);
     let (_, function) = found.expect("the name is one of the table");
     function(data);
+}
+
+/// What a program says to a display first. Once that is decided it stays so, and with another authorization it is one.
+fn x11(data: &[u8]) {
+    let whole = Setup::read(data);
+    for end in 0..data.len() {
+        let part = Setup::read(data.get(..end).unwrap_or_default());
+        assert!(part == Ok(None) || part == whole, "{end}");
+    }
+    if let Ok(Some((setup, length))) = whole {
+        assert!(length <= data.len());
+        let written = setup.with(MAGIC_COOKIE.as_bytes(), &[7; 16]);
+        let again = Setup::read(&written);
+        assert!(
+            again.is_ok_and(
+                |read| read.is_some_and(|(read, end)| read.shows(&[7; 16]) && end == written.len())
+            )
+        );
+    }
 }
 
 fn text(data: &[u8]) -> &str {

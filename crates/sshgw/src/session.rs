@@ -8,6 +8,7 @@
 //! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
 //! - `helper`: what is started inside for all of them; `inside`: a channel with a process of it behind it;
 //! - `forward`: a channel with a connection inside behind it; `listeners`: where such connections come to;
+//! - `lent`: the client's agent and display, for one program;
 //! - `stored`: a channel with the files of an instance behind it that does not run;
 //! - `transfers`: which files go over a channel; `recorder`: what is shown on one is written down;
 //! - `inbox`: what waits for a program, bounded; `paced`: the connection at that pace; `signals`: their names and numbers.
@@ -19,6 +20,7 @@ mod handler;
 mod helper;
 mod inbox;
 mod inside;
+mod lent;
 mod link;
 mod listeners;
 mod login;

@@ -6,6 +6,7 @@
 
 use portway_proto::guest::{WAY_NAME_BYTES, WAY_TOKEN_BYTES};
 use portway_proto::sftp::Ended;
+use portway_proto::x11::COOKIE_BYTES;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +15,11 @@ use crate::recording::{self, Terms};
 
 mod forward;
 mod ledger;
+mod lends;
 
 pub(crate) use forward::{ForwardEnd, ForwardWay, Forwarded};
 pub(crate) use ledger::{Breach, KEY_BYTES, LOGIN_BYTES, Ledger, Outcome, SECRET_BYTES};
+pub(crate) use lends::Lends;
 
 /// Version of these messages. Broker and session are the same program, except after an upgrade.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
@@ -127,6 +130,9 @@ pub(crate) enum Request {
         /// Whether this session can write a recording of it.
         #[serde(default)]
         can_record: bool,
+        /// What the client would lend it.
+        #[serde(default)]
+        lends: Lends,
     },
     /// Start the helper inside.
     Helper {
@@ -339,6 +345,9 @@ pub(crate) enum Reply {
         /// Text before a shell on a terminal; empty for none.
         #[serde(default)]
         welcome: String,
+        /// What its programs may be lent, so that a client is told.
+        #[serde(default)]
+        lends: Lends,
     },
     /// What is being done before there is a program, one line for people; empty: the same as before. What is answered
     /// follows.
@@ -367,6 +376,12 @@ pub(crate) enum Reply {
         /// The session that stays, if it is one.
         #[serde(default)]
         keep: Option<Kept>,
+        /// Whether it is lent the client's agent.
+        #[serde(default)]
+        agent: bool,
+        /// What has to be shown at the client's display, if it is lent that.
+        #[serde(default)]
+        cookie: Option<[u8; COOKIE_BYTES]>,
     },
     /// The server serves the files of an instance that does not run; a connection that speaks SFTP comes with this.
     Stored {

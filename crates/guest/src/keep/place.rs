@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Component, Path, PathBuf};
 
+use super::agent;
 use portway_proto::guest::is_held_name;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -154,7 +155,7 @@ pub(super) fn find_or_begin(name: &str) -> Result<Found, PlaceError> {
         match connect(&path) {
             // Its holder was killed.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                let _gone = fs::remove_file(&path);
+                discard(&path);
             }
             _ => count += 1,
         }
@@ -170,11 +171,18 @@ pub(super) fn find_or_begin(name: &str) -> Result<Found, PlaceError> {
 pub(super) fn remove(path: &Path) {
     let Some(dir) = path.parent() else { return };
     let Ok(_lock) = lock_dir(dir) else { return };
-    let _gone = fs::remove_file(path);
+    discard(path);
     // It stays while there are others, and what it is in where others are.
     let _gone = fs::remove_dir(dir);
     if let Some(above) = dir.parent().filter(|above| above.ends_with(BELOW_HOME[2])) {
         let _gone = fs::remove_dir(above);
+    }
+}
+
+/// Removes a socket that nobody serves, and what is beside it.
+fn discard(path: &Path) {
+    for path in [path, &agent::link(path)] {
+        let _gone = fs::remove_file(path);
     }
 }
 

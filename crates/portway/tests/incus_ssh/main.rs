@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
+mod agent;
 mod auth;
 mod backwards;
 mod create;
@@ -22,3 +23,4 @@ mod stopped;
 mod survival;
 mod tty;
 mod walk;
+mod x11;

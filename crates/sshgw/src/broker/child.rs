@@ -24,7 +24,7 @@ use super::judge::Reason;
 use super::login::Entrance;
 use super::open::{Order, Refusal};
 use super::roll::Record;
-use super::{Broker, GRACE, Grant, lock};
+use super::{Broker, GRACE, Grant, lends, lock};
 use crate::audit::{Direction, Event, bounded};
 use crate::greeting;
 use crate::recording::Terms;
@@ -283,12 +283,13 @@ impl Child {
         }
     }
 
-    /// A verdict, with a welcome for whoever is in.
+    /// A verdict, with what is to be told to whoever is in.
     fn greeted(&self, mut reply: Reply, admitted: Option<&Grant>) -> Reply {
-        if let (Some(admitted), Reply::Verdict { welcome, .. }) = (admitted, &mut reply)
-            && self.broker.options.options.welcome
-        {
-            *welcome = greeting::welcome(&self.broker.options.welcome, &admitted.place());
+        if let (Some(admitted), Reply::Verdict { welcome, lends, .. }) = (admitted, &mut reply) {
+            *lends = lends::of(admitted, |action| self.broker.judge.decide(admitted, action).allowed);
+            if self.broker.options.options.welcome {
+                *welcome = greeting::welcome(&self.broker.options.welcome, &admitted.place());
+            }
         }
         reply
     }
@@ -304,7 +305,7 @@ impl Child {
             | Request::Code { .. }
             | Request::Strange { .. } => {}
             Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
-            Request::Open { channel, what, terminal, environment, inside, first, can_record } => {
+            Request::Open { channel, what, terminal, environment, inside, first, can_record, lends } => {
                 let Some(grant) = grant.clone() else { return };
                 let options = &self.broker.options.options;
                 let order = Order {
@@ -321,6 +322,7 @@ impl Child {
                     original: None,
                     keep: None,
                     can_record,
+                    lends,
                 };
                 let child = Arc::clone(self);
                 self.broker.starting.spawn(async move { child.open(id, channel, &grant, order).await });

@@ -11,10 +11,12 @@ use portway_incus::{Client, ExecSockets, ExecSpec};
 use super::account::{self, Account};
 use super::forwards::Forwards;
 use super::grant::Grant;
+use super::lends;
 use super::open::{self, Refusal, absent, failure};
 use super::way::{self, Listener};
 use crate::guest::{Instance, Launched, build, launch};
 use crate::policy::Action;
+use crate::wire::Lends;
 
 /// When a helper has removed its file, or will not.
 const SETTLED: Duration = Duration::from_secs(15);
@@ -39,6 +41,8 @@ pub(super) struct May {
     pub(super) jail: bool,
     /// Where forwards may lead.
     pub(super) forwards: Forwards,
+    /// What of the client's they may be lent.
+    pub(super) lends: Lends,
     /// Runs instead of all of them.
     pub(super) command: Option<String>,
 }
@@ -53,6 +57,7 @@ impl May {
             pty: grant.options.pty,
             keep: grant.keep.is_some() && allowed(Action::Shell),
             jail: false,
+            lends: lends::of(grant, &allowed),
             forwards: Forwards::of(grant, allowed),
             command: grant.options.command.clone(),
         }
@@ -213,7 +218,7 @@ fn limits(account: &Account, groups: &[u32], may: &May) -> Vec<String> {
     let kinds = [(may.shell, "shell"), (may.exec, "exec"), (may.sftp, "sftp"), (may.pty, "pty")];
     let kinds = [&kinds[..], &[(may.keep, "keep"), (may.jail, "jail")]].concat();
     let kinds = kinds.iter().filter(|(is_allowed, _)| *is_allowed).map(|(_, kind)| (*kind).to_owned());
-    let kinds = kinds.chain(may.forwards.words());
+    let kinds = kinds.chain(may.forwards.words()).chain(lends::words(may.lends));
     let groups = list(groups.iter().map(u32::to_string).collect());
     let fields = [account.uid.to_string(), account.gid.to_string(), groups, list(kinds.collect())];
     fields.into_iter().chain(may.command.clone()).collect()
@@ -234,6 +239,8 @@ mod tests {
         assert_eq!(limits(&bob, &[8, 9], &all), ["7", "8", "8,9", "shell,exec,sftp,pty,forward-local"]);
         let keeps = May { keep: true, shell: true, ..May::default() };
         assert_eq!(limits(&bob, &[], &keeps), ["7", "8", "-", "shell,keep"]);
+        let lent = May { lends: Lends { agent: true, x11: true }, ..May::default() };
+        assert_eq!(limits(&bob, &[], &lent), ["7", "8", "-", "agent,x11"]);
         let one = May { command: Some(text("a b")), ..May::default() };
         assert_eq!(limits(&bob, &[], &one), ["7", "8", "-", "-", "a b"]);
         // Whose files are those of his home has no others from any helper; root has.
@@ -245,6 +252,7 @@ mod tests {
         let root = Account { uid: 0, ..bob.clone() };
         assert_eq!(of(&all, general, &root), ["0", "8", "-", "shell,exec,sftp,pty,forward-local"]);
         assert_eq!(of(&one, jailed, &bob), ["7", "8", "-", "jail"]);
+        assert_eq!(of(&lent, jailed, &bob), ["7", "8", "-", "jail"]);
     }
 
     #[test]

@@ -8,14 +8,14 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portway_proto::guest::{
-    Credits, DATA_MAX_BYTES, Environment, Exit, Frame, FrameError, Hello, Ids, Inbox, Program, Pty, Signal,
-    Size, Start, Started, Step, Stream, VERSION,
+    Credits, DATA_MAX_BYTES, Environment, Exit, Frame, FrameError, Hello, Ids, Inbox, Lent, Program, Pty,
+    Signal, Size, Start, Started, Step, Stream, VERSION,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::pipe::{Incoming, Outgoing};
-use super::sockets::Sockets;
+use super::sockets::{Listener, Sockets};
 
 /// Bytes of each output that may be under way: they are kept here while nobody takes them.
 const OUTPUT_WINDOW: u32 = 1 << 20;
@@ -67,6 +67,8 @@ pub struct Wanted {
     pub ids: Ids,
     pub umask: u16,
     pub pty: Option<Pty>,
+    /// What it is lent of the client's.
+    pub loans: Vec<Lent>,
 }
 
 /// The program in an instance. When the last clone and all processes of it are dropped it ends, and hangs up what it runs.
@@ -113,6 +115,8 @@ pub struct Process {
     pub exit: oneshot::Receiver<Exit>,
     /// What may be done to it.
     pub control: Control,
+    /// What it was lent, as far as that could be done: who comes there comes to these.
+    pub lent: Vec<(Lent, Listener)>,
 }
 
 /// Standard input of a process.
@@ -211,8 +215,16 @@ impl Guest {
             self.shared.remove(channel);
             return Err(StartError::TooLong);
         };
+        // It is told of them before it starts.
+        let mut loans = Vec::new();
+        for lent in wanted.loans {
+            let loan = self.lend(channel, lent.clone()).await.map_err(|_| StartError::Gone)?;
+            loans.push((lent, loan));
+        }
         self.frames.send(frame).await.map_err(|_| StartError::Gone)?;
         let started = answer.await.map_err(|_| StartError::Gone)??;
+        // What was asked before is answered before.
+        let lent = loans.into_iter().filter_map(|(lent, loan)| Some((lent, loan.opened()?))).collect();
         let frames = || self.frames.clone();
         let output_of = |stream, incoming| Output { channel, stream, incoming, frames: frames() };
         Ok(Process {
@@ -222,6 +234,7 @@ impl Guest {
             error: output_of(Stream::Error, error),
             exit,
             control: Control { channel, frames: frames() },
+            lent,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use portway_proto::guest::{ACCEPTED, Frame, Place, SOCKETS, Socket, Stream, Why};
+use portway_proto::guest::{ACCEPTED, Frame, Lent, Place, SOCKETS, Socket, Stream, Why};
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::{Guest, Input, Output, send};
@@ -210,19 +210,60 @@ impl Guest {
     /// # Errors
     /// [`ConnectError`].
     pub async fn listen(&self, at: Place) -> Result<Listener, ConnectError> {
+        self.ask(|listener| Socket::Listen { listener, at }).await?.wait().await
+    }
+
+    /// Listens for a program that is to be started on a channel.
+    pub(super) async fn lend(&self, channel: u32, lent: Lent) -> Result<Asked, ConnectError> {
+        self.ask(|listener| Socket::Lend { listener, channel, lent }).await
+    }
+
+    async fn ask(&self, question: impl FnOnce(u32) -> Socket) -> Result<Asked, ConnectError> {
         let (opened, answer) = oneshot::channel();
         let (sender, come) = mpsc::channel(COME_MAX_COUNT);
         let frames = self.frames();
         let listening = Listening { opened: Some(opened), come: sender, frames: frames.clone() };
         let listener = self.sockets().add_listener(listening).ok_or(ConnectError::Gone)?;
-        if !send(&frames, &Frame::Socket(Socket::Listen { listener, at })).await {
-            return Err(ConnectError::Gone);
-        }
         let farewell = Farewell { channel: listener, is_reset: Arc::default(), frames };
+        let asked = Asked { answer, come, farewell };
+        if send(&asked.farewell.frames, &Frame::Socket(question(listener))).await {
+            Ok(asked)
+        } else {
+            Err(ConnectError::Gone)
+        }
+    }
+}
+
+/// A listener that was asked for.
+pub(super) struct Asked {
+    answer: oneshot::Receiver<Result<u16, ConnectError>>,
+    come: mpsc::Receiver<Come>,
+    farewell: Farewell,
+}
+
+impl Asked {
+    /// Once it is answered.
+    async fn wait(self) -> Result<Listener, ConnectError> {
+        let Self { answer, come, farewell } = self;
         let mut given_up = GivenUp(Some(farewell.clone()));
         let port = answer.await;
         given_up.0 = None;
         Ok(Listener { port: port.map_err(|_| ConnectError::Gone)??, come, farewell })
+    }
+
+    /// When it was answered, and is open.
+    pub(super) fn opened(mut self) -> Option<Listener> {
+        match self.answer.try_recv() {
+            Ok(Ok(port)) => Some(Listener { port, come: self.come, farewell: self.farewell }),
+            Ok(Err(error)) => {
+                tracing::info!(
+                    error = &error as &dyn std::error::Error,
+                    "a program is not lent what was asked for"
+                );
+                None
+            }
+            Err(_) => None,
+        }
     }
 }
 
@@ -371,7 +412,7 @@ impl Table {
             Socket::Accepted { listener, channel, source, port, credit } => {
                 self.come(listener, channel, &source, port, credit)?;
             }
-            Socket::Connect { .. } | Socket::Listen { .. } => {
+            Socket::Connect { .. } | Socket::Listen { .. } | Socket::Lend { .. } => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that has no place here"));
             }
         }

@@ -43,6 +43,13 @@ pub(super) struct Counts {
     to_client: AtomicU64,
 }
 
+impl Counts {
+    /// Something was sent to the client.
+    pub(super) fn went(&self, bytes: usize) {
+        self.to_client.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 /// What is told of a forward in the end.
 #[derive(Debug)]
 pub(super) struct Note {

@@ -22,7 +22,7 @@ use super::listeners::{Confirmed, Listeners, Server};
 use super::login::Login;
 use super::paced::Pace;
 use super::program::{self, Gateway, Screen, Wanted};
-use super::{inside, signals};
+use super::{inside, lent, signals};
 use crate::broker::{is_accepted, kind};
 use crate::options::Method;
 use crate::wire::{PROGRAMS, What};
@@ -75,6 +75,7 @@ struct Idle {
     outlet: Outlet,
     screen: Option<Screen>,
     environment: Vec<(String, String)>,
+    asked: lent::Asked,
 }
 
 impl Client {
@@ -176,12 +177,12 @@ impl Client {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
-        let Idle { channel, outlet, screen, environment } = idle;
+        let Idle { channel, outlet, screen, environment, asked } = idle;
         let is_greeted = what == What::Shell && screen.is_some();
         let welcome = if is_greeted { self.login.welcome().to_owned() } else { String::new() };
-        let wanted = Wanted { what, command: command.to_vec(), screen, environment, welcome };
+        let wanted = Wanted { what, command: command.to_vec(), screen, environment, welcome, asked };
         let (link, helper) = (Arc::clone(&self.link), Arc::clone(&self.helper));
-        let gateway = Gateway { link, helper, handle: session.handle() };
+        let gateway = Gateway { link, helper, handle: session.handle(), server: self.server(session) };
         self.programs.spawn(program::run(gateway, channel, outlet, wanted));
         Ok(())
     }
@@ -261,7 +262,8 @@ impl Handler for Client {
         }
         let id = channel.id();
         let (channel, outlet) = self.attend(channel);
-        let idle = Idle { channel, outlet, screen: None, environment: Vec::new() };
+        let idle =
+            Idle { channel, outlet, screen: None, environment: Vec::new(), asked: lent::Asked::default() };
         if let Some(open) = self.channels.get_mut(&id) {
             (open.idle, open.is_forward) = (Some(idle), false);
         }
@@ -421,13 +423,28 @@ impl Handler for Client {
     async fn x11_request(
         &mut self,
         channel: ChannelId,
-        _single: bool,
-        _protocol: &str,
-        _cookie: &str,
-        _screen: u32,
+        single: bool,
+        protocol: &str,
+        cookie: &str,
+        screen: u32,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        session.channel_failure(channel)
+        let may = self.login.lends().x11;
+        let display = lent::Display::new(single, protocol, cookie, screen).filter(|_| may);
+        match (self.idle(channel), display) {
+            (Some(idle), Some(display)) if idle.asked.display.is_none() => {
+                idle.asked.display = Some(display);
+                session.channel_success(channel)
+            }
+            _ => session.channel_failure(channel),
+        }
+    }
+
+    async fn agent_request(&mut self, channel: ChannelId, _: &mut Session) -> Result<bool, russh::Error> {
+        let may = self.login.lends().agent;
+        let Some(idle) = self.idle(channel).filter(|_| may) else { return Ok(false) };
+        idle.asked.agent = true;
+        Ok(true)
     }
 
     async fn env_request(

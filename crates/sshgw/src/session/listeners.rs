@@ -48,7 +48,7 @@ impl Confirmed {
     }
 
     /// What comes in on a channel that was agreed to. `None`: the connection is gone.
-    async fn take(&self, id: ChannelId) -> Option<Outlet> {
+    pub(super) async fn take(&self, id: ChannelId) -> Option<Outlet> {
         let taken = async {
             loop {
                 let changed = self.changed.notified();
@@ -170,7 +170,12 @@ async fn remote(server: Server, come: Come, at: Place) {
 }
 
 /// Carries bytes of a channel that the client has agreed to.
-async fn attend(server: &Server, channel: Channel<Msg>, come: Come, note: &Note) -> Option<ForwardEnd> {
+pub(super) async fn attend(
+    server: &Server,
+    channel: Channel<Msg>,
+    come: Come,
+    note: &Note,
+) -> Option<ForwardEnd> {
     let id = channel.id();
     // What comes in is handed to us by another way.
     let (_unread, channel) = channel.split();

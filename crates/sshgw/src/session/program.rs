@@ -19,12 +19,13 @@ use super::asked;
 use super::helper::{Helper, Unable};
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Link, Lost};
+use super::listeners::Server;
 use super::recorder::Recorder;
 use super::stored::{self, Stored};
 use super::teller::Teller;
 use super::transfers::Transfers;
-use super::{inside, signals};
-use crate::guest::Process;
+use super::{inside, lent, signals};
+use crate::guest::{Process, Wanted as Start};
 use crate::recording::Stream;
 use crate::wire::{COMMAND_BYTES, Reply, Request, Terminal, What};
 
@@ -50,6 +51,8 @@ pub(super) struct Wanted {
     pub(super) environment: Vec<(String, String)>,
     /// Said before it says something.
     pub(super) welcome: String,
+    /// What the client lends it.
+    pub(super) asked: lent::Asked,
 }
 
 /// The client's terminal.
@@ -66,6 +69,8 @@ pub(super) struct Gateway {
     pub(super) link: Arc<Link>,
     pub(super) helper: Arc<Helper>,
     pub(super) handle: Handle,
+    /// Of channels to the client.
+    pub(super) server: Server,
 }
 
 /// How a program ended.
@@ -201,7 +206,8 @@ pub(super) async fn run(
     let counts = Arc::new(Counts { transfers, recorder, ..Counts::default() });
     let mut end = match opened {
         Ok(Running::Exec(exec)) => converse(&channel, outlet, exec, &counts).await.map(End::Status),
-        Ok(Running::Inside(process) | Running::Files(process)) => {
+        Ok(Running::Inside(mut process) | Running::Files(mut process)) => {
+            wanted.asked.serve(&gateway.server, std::mem::take(&mut process.lent));
             inside::converse(&channel, outlet, process, &counts).await
         }
         Ok(Running::Stored(files)) => stored::converse(&channel, outlet, files, &counts).await,
@@ -267,8 +273,9 @@ async fn open(
                 gateway.link.closed(channel, never(channel)).await;
                 return Err(failed());
             }
-            Ok((Reply::Inside { shell, home, terminal, files, jail, keep }, _)) => {
+            Ok((Reply::Inside { shell, home, terminal, files, jail, keep, agent, cookie }, _)) => {
                 let start = inside::start(wanted, &shell, &home, terminal, keep.as_ref());
+                let start = Start { loans: wanted.asked.loans(agent, cookie), ..start };
                 match gateway.helper.start(start, jail).await {
                     Ok(process) if files => return Ok(Running::Files(process)),
                     Ok(process) => return Ok(Running::Inside(process)),
@@ -308,7 +315,19 @@ fn request(channel: u32, wanted: &Wanted, inside: bool, first: bool) -> Request 
         height: screen.size.rows,
     });
     let environment = wanted.environment.clone();
-    Request::Open { channel, what: wanted.what, terminal, environment, inside, first, can_record: true }
+    let lends = wanted.asked.lends();
+    // Only the helper can lend anything.
+    let first = first && !lends.is_any();
+    Request::Open {
+        channel,
+        what: wanted.what,
+        terminal,
+        environment,
+        inside,
+        first,
+        can_record: true,
+        lends,
+    }
 }
 
 /// The end of a program that never was.
