@@ -91,6 +91,6 @@ fn main() -> ExitCode {
 /// Says why, and ends with that status.
 fn said((status, why): (u8, String)) -> ExitCode {
     // Nobody is left to tell when this fails.
-    let _ = writeln!(io::stderr(), "portway-guest: {why}");
+    let _ = writeln!(io::stderr(), "portway: {why}");
     ExitCode::from(status)
 }

@@ -162,13 +162,18 @@ pub struct Create {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// The shell of Incus commands.
-    Shell,
+    Shell {
+        /// User of the host whose keys count; `root` when none was given.
+        host_user: HostUser,
+    },
     /// Removes an instance.
     Remove {
         /// Which one.
         place: Place,
         /// Without asking, also when it runs.
         force: bool,
+        /// User of the host whose keys count; `root` when none was given.
+        host_user: HostUser,
     },
     /// Says how a login is read.
     Explain(Box<Wish>),
@@ -179,7 +184,7 @@ impl Command {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Shell => "shell",
+            Self::Shell { .. } => "shell",
             Self::Remove { force: false, .. } => "remove",
             Self::Remove { force: true, .. } => "remove-force",
             Self::Explain(_) => "explain",
@@ -196,17 +201,18 @@ impl Wish {
             Self::Create(create) => Some(&create.place),
             Self::Command(Command::Remove { place, .. }) => Some(place),
             Self::Command(Command::Explain(wish)) => wish.place(),
-            Self::Command(Command::Shell) => None,
+            Self::Command(Command::Shell { .. }) => None,
         }
     }
 
-    /// User of the host whose keys count. `None` with a command: the gateway's own.
+    /// User of the host whose keys count; to have a login explained, that login's.
     #[must_use]
-    pub const fn host_user(&self) -> Option<&HostUser> {
+    pub const fn host_user(&self) -> &HostUser {
         match self {
-            Self::Session(session) => Some(&session.host_user),
-            Self::Create(create) => Some(&create.host_user),
-            Self::Command(_) => None,
+            Self::Session(session) => &session.host_user,
+            Self::Create(create) => &create.host_user,
+            Self::Command(Command::Shell { host_user } | Command::Remove { host_user, .. }) => host_user,
+            Self::Command(Command::Explain(wish)) => wish.host_user(),
         }
     }
 }

@@ -106,6 +106,15 @@ pub(crate) enum Event<'a> {
         #[serde(flatten)]
         forwarded: &'a Forwarded,
     },
+    /// More connections were forwarded, or refused, than have a line each.
+    ForwardedMore {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        count: u64,
+        refused: u64,
+        bytes_in: u64,
+        bytes_out: u64,
+    },
     /// An instance was started for it, or could not be.
     InstanceStarted {
         #[serde(flatten, serialize_with = "Grant::identity")]

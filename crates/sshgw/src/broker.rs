@@ -59,7 +59,6 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
-use crate::auth::key;
 use crate::create::CreateConfig;
 use crate::hostkey::{self, HostKeyError};
 use crate::logging;
@@ -138,8 +137,14 @@ pub enum ServeError {
     Sessions {
         /// The folder.
         path: PathBuf,
-        /// Why; `WouldBlock` when another gateway keeps its own there.
+        /// Why.
         source: io::Error,
+    },
+    /// Another one has it.
+    #[error("a gateway runs already{}", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Running {
+        /// Its process, where that is known.
+        pid: Option<i32>,
     },
     /// No log.
     #[error("cannot write the audit log {}", path.display())]
@@ -204,9 +209,9 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     // are asked for keys run with no more.
     sandbox::gateway_keep_caps().map_err(system("give up capabilities"))?;
     tracing::debug!(descriptors = process::raise_nofile(), "limit raised");
-    let (host_keys, gateway) = host_keys(&options)?;
+    let host_keys = host_keys(&options)?;
     let (servers, judge) = rules(&options)?;
-    let house = House::open(options.made.clone(), gateway);
+    let house = House::open(options.made.clone()).map_err(system("keep the name of this gateway"))?;
     let failed = |source| ServeError::Audit { path: options.audit.clone(), source };
     let audit = Audit::open(options.audit.clone()).map_err(failed)?;
     // Those who knock wait for those who are in. Its threads and the processes of connections begin the same way.
@@ -216,7 +221,10 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     // From here on the gateway before this one may have ended: what can fail has been tried.
     let taken = if options.replace { door::taken(&options.sessions) } else { None };
     let patience = if taken.is_some() { SUCCESSION } else { Duration::ZERO };
-    let failed = |source| ServeError::Sessions { path: options.sessions.clone(), source };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::WouldBlock => ServeError::Running { pid: running(&options.sessions) },
+        _ => ServeError::Sessions { path: options.sessions.clone(), source },
+    };
     let roll = Roll::open(options.sessions.clone(), patience).map_err(failed)?;
     runtime.block_on(async move {
         let address = options.options.listen;
@@ -273,16 +281,14 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     })
 }
 
-/// The keys that say who this is, and the fingerprint of its own.
-fn host_keys(options: &ServeOptions) -> Result<(Vec<String>, String), ServeError> {
+/// The keys that say who this is.
+fn host_keys(options: &ServeOptions) -> Result<Vec<String>, ServeError> {
     let mut keys = if options.options.host_key { hostkey::of_host(Path::new(HOST_KEYS)) } else { Vec::new() };
-    let own = hostkey::load_or_make(&options.host_key)?;
-    let gateway = key::fingerprint(own.public_key().key_data());
-    keys.push(own);
+    keys.push(hostkey::load_or_make(&options.host_key)?);
     let texts = keys.iter().map(|key| key.to_openssh(LineEnding::LF).map(|text| text.to_string()));
     let texts: Result<Vec<_>, _> = texts.collect();
     let failed = |source| ServeError::System { what: "use the host key", source };
-    Ok((texts.map_err(io::Error::other).map_err(failed)?, gateway))
+    texts.map_err(io::Error::other).map_err(failed)
 }
 
 /// Where servers are and who may get to them; what is wrong with either is wrong at the start.
@@ -294,6 +300,7 @@ fn rules(options: &ServeOptions) -> Result<(Arc<Servers>, Judge), ServeError> {
     };
     let setting =
         Setting { ids: options.ids.map(|ids| (ids.uid, ids.gid)), log: options.log.as_str().to_owned() };
+    recordings::check(&options.options.recording.folder(&options.made)).map_err(ServeError::Rules)?;
     let servers = Arc::new(Servers::new(options.servers.clone(), setting));
     servers.default().map_err(|error| ServeError::Rules(error.to_string()))?;
     let judge = Judge::new(Arc::clone(&options.options), places, Arc::clone(&servers));

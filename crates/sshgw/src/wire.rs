@@ -17,7 +17,7 @@ mod forward;
 mod ledger;
 mod lends;
 
-pub(crate) use forward::{ForwardEnd, ForwardWay, Forwarded};
+pub(crate) use forward::{ForwardEnd, ForwardWay, Forwarded, Forwarding};
 pub(crate) use ledger::{Breach, KEY_BYTES, LOGIN_BYTES, Ledger, Outcome, SECRET_BYTES};
 pub(crate) use lends::Lends;
 
@@ -173,6 +173,8 @@ pub(crate) enum Request {
         /// How.
         end: recording::End,
     },
+    /// A forward has begun. No answer.
+    Forwarding(Forwarding),
     /// A forward has ended, or there was none. No answer.
     Forwarded(Forwarded),
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
@@ -203,6 +205,7 @@ impl Request {
             | Self::Helper { .. }
             | Self::Transferred { .. }
             | Self::Recorded { .. }
+            | Self::Forwarding(_)
             | Self::Forwarded(_)
             | Self::Closed { .. } => false,
         }

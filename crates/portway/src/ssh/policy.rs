@@ -103,7 +103,7 @@ fn asked(wish: &Wish) -> (Option<&Place>, Vec<Action>) {
     match wish {
         Wish::Session(_) => (wish.place(), [session(), vec![Action::Start]].concat()),
         Wish::Create(_) => (wish.place(), [vec![Action::Create], session()].concat()),
-        Wish::Command(Command::Shell) => (None, vec![Action::IncusShell]),
+        Wish::Command(Command::Shell { .. }) => (None, vec![Action::IncusShell]),
         Wish::Command(Command::Remove { .. }) => (wish.place(), vec![Action::Remove]),
         Wish::Command(Command::Explain(wish)) => asked(wish),
     }

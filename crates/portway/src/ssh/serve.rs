@@ -232,13 +232,14 @@ pub(super) fn recordings_dir() -> Outcome<PathBuf> {
     let paths = paths()?;
     let settings = settings(&paths)?;
     let options = checked(&of_settings(&paths, &settings)?)?;
-    Ok(options.recording.folder(&paths.ssh_audit))
+    Ok(options.recording.folder(&paths.state))
 }
 
 fn failed(error: &ServeError) -> Stop {
     let stop = Stop::refused(chain(error));
     match error {
         ServeError::Rules(_) => Stop::usage(chain(error)),
+        ServeError::Running { .. } => stop.hint("`--replace` takes its place, and keeps its sessions"),
         ServeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             stop.hint("run as root, or listen on a port from 1024 on")
         }

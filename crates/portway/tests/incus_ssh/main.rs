@@ -23,4 +23,5 @@ mod stopped;
 mod survival;
 mod tty;
 mod walk;
+mod ways;
 mod x11;

@@ -52,9 +52,10 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cmd={}", self.as_str())?;
         match self {
-            Self::Shell => Ok(()),
-            Self::Remove { place, .. } => {
-                write!(f, ",{}", PlaceText { place, host_user: "" })
+            Self::Shell { host_user } => write_host_user(f, host_user),
+            Self::Remove { place, host_user, .. } => {
+                write!(f, ",{}", PlaceText { place, host_user: host_user.as_str() })?;
+                write_host_user(f, host_user)
             }
             Self::Explain(wish) => write!(f, ",{wish}"),
         }

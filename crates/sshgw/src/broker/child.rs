@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use portway_incus::Client;
 use portway_model::rfc3339;
@@ -30,6 +30,8 @@ use crate::greeting;
 use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, Breach, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
+
+use forwarded::Sums;
 
 /// How long a process may take to end once its client has gone: longer than it leaves its programs.
 const END: Duration = Duration::from_secs(30);
@@ -73,6 +75,10 @@ struct Child {
     is_made: AtomicBool,
     /// What is noted of it once that is so.
     record: Mutex<Option<Record>>,
+    /// The question whether an instance is to be removed: on which channel, and about which one.
+    asked: Mutex<Option<(u32, String)>>,
+    /// Forwards that the audit log has no room for.
+    sums: Mutex<Sums>,
 }
 
 /// Serves a connection to its end, and says what its source is to be blamed for.
@@ -168,6 +174,8 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         identity: Identity::of(identity),
         is_made,
         record: later,
+        asked: Mutex::default(),
+        sums: Mutex::default(),
     };
     let child = Arc::new(child);
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(since_seconds);
@@ -352,10 +360,11 @@ impl Child {
                     self.note(&Event::Recorded { grant, channel, bytes, end });
                 }
             }
+            Request::Forwarding(forwarding) => lock(&self.sums).begin(forwarding, Instant::now()),
             Request::Forwarded(forwarded) => {
                 if let Some(grant) = grant {
                     self.carried(forwarded.bytes_in, forwarded.bytes_out);
-                    self.note(&Event::Forwarded { grant, forwarded: &forwarded });
+                    self.forwarded(grant, forwarded);
                 }
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
@@ -400,6 +409,9 @@ impl Child {
         let entered = pidfd::start_time(self.pid).and_then(|time| {
             let record = record(time);
             let listener = self.broker.roll.enter(&record)?;
+            if grant.misread().is_some() {
+                return Ok(listener);
+            }
             if grant.create.is_some() {
                 // It may not be there yet.
                 *lock(&self.record) = Some(record);
@@ -430,6 +442,7 @@ impl Child {
         for channel in std::mem::take(&mut *lock(&self.running)) {
             self.note(&Event::Ended { grant, channel, status: None, bytes_in: 0, bytes_out: 0 });
         }
+        self.end_forwards(grant);
         let seconds = begin.elapsed().map_or(0, |time| time.as_secs());
         self.note(&Event::Left { grant, seconds });
     }
@@ -475,6 +488,7 @@ impl Child {
 
 mod begin;
 mod errand;
+mod forwarded;
 mod making;
 mod opening;
 mod recorded;

@@ -148,7 +148,7 @@ impl Judge {
 
     /// Whether a key would do, or a certificate about it could.
     pub(super) async fn offer(&self, login: &str, key: &str, peer: IpAddr) -> Result<(), Reason> {
-        let claim = self.claim(login)?;
+        let claim = self.claim_or_told(login);
         let settings = self.settings().map_err(Reason::Lists)?;
         let key = parse_key(key)?;
         let shown = Shown::Key(key.clone());
@@ -166,7 +166,7 @@ impl Judge {
 
     /// What a key proves whose signature was good.
     pub(super) async fn key(&self, login: &str, key: &str, peer: IpAddr) -> Result<Proof, Reason> {
-        let claim = self.claim(login)?;
+        let claim = self.claim_or_told(login);
         let settings = self.settings().map_err(Reason::Lists)?;
         let key = parse_key(key)?;
         self.by_key(&claim, &settings, &Shown::Key(key.clone()), &key, peer).await
@@ -174,7 +174,7 @@ impl Judge {
 
     /// What a certificate proves whose key has signed.
     pub(super) async fn certificate(&self, login: &str, text: &str, peer: IpAddr) -> Result<Proof, Reason> {
-        let claim = self.claim(login)?;
+        let claim = self.claim_or_told(login);
         let settings = self.settings().map_err(Reason::Lists)?;
         let certificate = Certificate::from_openssh(text).map_err(|_| Reason::Key)?;
         key::check(certificate.public_key())?;
@@ -208,9 +208,10 @@ impl Judge {
             Ok((user, options, principals)) => {
                 return Ok(Proof { principals, ..proof(Who::Host(user), options) });
             }
-            Err(reason) => reason,
+            Err(reason) => claim.misread().unwrap_or(reason),
         };
-        if !self.options.auth.instance {
+        // There is nobody inside of nowhere.
+        if !self.options.auth.instance || claim.misread().is_some() {
             return Err(reason);
         }
         let found = self.inside.find(&self.servers, &claim.place).await.ok_or_else(|| claim.not_inside())?;
@@ -345,8 +346,11 @@ impl Judge {
 
     /// What comes of all that was proven about a login. Whoever is let in counts until [`Judge::left`].
     pub(super) fn admit(&self, login: &str, proofs: &[Proof], peer: IpAddr) -> Result<Grant, Reason> {
-        let claim = self.claim(login)?;
+        let claim = self.claim_or_told(login);
         let grant = grant(claim, proofs, self.options.auth.none).ok_or(Reason::Differ)?;
+        if grant.misread().is_some() {
+            return if lock(&self.crowd).enter(&grant.person, peer) { Ok(grant) } else { Err(Reason::Crowd) };
+        }
         // What is asked of the gateway is decided when it is done; that it is refused is told to who may be there.
         let more = Some(Action::Remove).filter(|_| matches!(grant.errand, Some(Errand::Remove { .. })));
         let actions = Action::SESSION.into_iter().chain(more);

@@ -95,6 +95,7 @@ impl Entrance {
             | Request::Helper { .. }
             | Request::Transferred { .. }
             | Request::Recorded { .. }
+            | Request::Forwarding(_)
             | Request::Forwarded(_)
             | Request::Closed { .. } => (self.offered(String::new(), Err(Reason::Key)), None),
         };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portway_proto::guest::{
@@ -134,6 +135,8 @@ pub struct Output {
     stream: Stream,
     incoming: Arc<Incoming>,
     frames: mpsc::Sender<Vec<u8>>,
+    /// Credit that is granted, and has no place among the frames yet; while there is some a task waits for that.
+    owed: Arc<AtomicU32>,
 }
 
 /// What may be done to a process.
@@ -226,7 +229,7 @@ impl Guest {
         // What was asked before is answered before.
         let lent = loans.into_iter().filter_map(|(lent, loan)| Some((lent, loan.opened()?))).collect();
         let frames = || self.frames.clone();
-        let output_of = |stream, incoming| Output { channel, stream, incoming, frames: frames() };
+        let output_of = |stream, incoming| Output::new(channel, stream, incoming, frames());
         Ok(Process {
             started,
             input: Input { channel, credit: input, frames: frames() },
@@ -266,13 +269,13 @@ impl Input {
 }
 
 impl Output {
-    pub(super) const fn new(
+    pub(super) fn new(
         channel: u32,
         stream: Stream,
         incoming: Arc<Incoming>,
         frames: mpsc::Sender<Vec<u8>>,
     ) -> Self {
-        Self { channel, stream, incoming, frames }
+        Self { channel, stream, incoming, frames, owed: Arc::default() }
     }
 
     /// Waits for bytes and returns all there are; `None` at the end. Cancelling it loses nothing but, at most, a little
@@ -280,15 +283,33 @@ impl Output {
     pub async fn read(&mut self) -> Option<Vec<u8>> {
         let taken = self.incoming.take().await?;
         if let Some(bytes) = taken.granted {
-            let (channel, stream) = (self.channel, self.stream);
-            let frame = written(&Frame::Credit { channel, stream, bytes }).unwrap_or_default();
-            let frames = self.frames.clone();
-            // Bytes that have been taken are not to be lost with a caller that waits no longer.
-            if let Err(mpsc::error::TrySendError::Full(frame)) = frames.try_send(frame) {
-                tokio::spawn(async move { frames.send(frame).await });
-            }
+            self.grant(bytes);
         }
         Some(taken.bytes)
+    }
+
+    /// Tells that more may come. Bytes that have been taken are not to be lost with a caller that waits no longer.
+    fn grant(&self, bytes: u32) {
+        if self.owed.fetch_add(bytes, Ordering::Relaxed) != 0 {
+            return;
+        }
+        let (channel, stream, owed) = (self.channel, self.stream, Arc::clone(&self.owed));
+        let tell = move |place: mpsc::Permit<'_, Vec<u8>>| {
+            let bytes = owed.swap(0, Ordering::Relaxed);
+            place.send(written(&Frame::Credit { channel, stream, bytes }).unwrap_or_default());
+        };
+        match self.frames.try_reserve() {
+            Ok(place) => tell(place),
+            Err(mpsc::error::TrySendError::Closed(())) => {}
+            Err(mpsc::error::TrySendError::Full(())) => {
+                let frames = self.frames.clone();
+                tokio::spawn(async move {
+                    if let Ok(place) = frames.reserve().await {
+                        tell(place);
+                    }
+                });
+            }
+        }
     }
 }
 
@@ -368,9 +389,11 @@ impl Shared {
             Frame::Refused { channel, step, errno } => {
                 let mut channel = table.forget(channel)?;
                 let source = io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or_default());
-                if let Some(waiting) = channel.started.take() {
-                    let _ = waiting.send(Err(StartError::Refused { step, source }));
-                }
+                let Some(waiting) = channel.started.take() else {
+                    channel.end();
+                    return Err(wrong("a refusal of what runs"));
+                };
+                let _ = waiting.send(Err(StartError::Refused { step, source }));
             }
             Frame::Data { channel, stream, bytes } => {
                 table.channel(channel)?.output(stream)?.push(bytes).map_err(io::Error::other)?;

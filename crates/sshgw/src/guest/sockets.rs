@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portway_proto::guest::{ACCEPTED, Frame, Lent, Place, SOCKETS, Socket, Stream, Why};
@@ -139,6 +139,8 @@ struct Table {
     listeners: BTreeMap<u32, Listening>,
     next: u32,
     is_gone: bool,
+    /// Who was turned away and is not told yet.
+    turned_away: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -398,9 +400,12 @@ impl Table {
                     return Ok(());
                 }
                 let entry = self.forget(channel)?;
-                if let Some(waiting) = entry.connected {
-                    let _unheard = waiting.send(Err(ConnectError::Refused { why, source }));
-                }
+                // One that is connected does not fail: it ends.
+                let Some(waiting) = entry.connected else {
+                    entry.reset();
+                    return Err(unknown());
+                };
+                let _unheard = waiting.send(Err(ConnectError::Refused { why, source }));
             }
             Socket::Reset { channel } => self.entry(channel)?.reset(),
             Socket::Listening { listener, port } => {
@@ -441,7 +446,15 @@ impl Table {
         self.entries.insert(channel, entry);
         if let Err(turned) = come.try_send(Come { connection, window, port }) {
             let (mpsc::error::TrySendError::Full(one) | mpsc::error::TrySendError::Closed(one)) = turned;
-            tokio::spawn(one.reset());
+            // The program may say more than it hears.
+            if self.turned_away.fetch_add(1, Ordering::Relaxed) >= COME_MAX_COUNT {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "more come than are turned away"));
+            }
+            let turned_away = Arc::clone(&self.turned_away);
+            tokio::spawn(async move {
+                one.reset().await;
+                turned_away.fetch_sub(1, Ordering::Relaxed);
+            });
         }
         Ok(())
     }
@@ -450,3 +463,6 @@ impl Table {
 fn unknown() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a socket that is not")
 }
+
+#[cfg(test)]
+mod tests;

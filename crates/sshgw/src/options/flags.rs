@@ -112,7 +112,7 @@ pub const FLAGS: &[Flag] = &[
     value("pprof-listen", None, ":6060", "").noted(PPROF),
     switch("dump", None, "Print what is set, as YAML, and end"),
     switch("dump-create", None, "Print how instances are made, as YAML, and end"),
-    value("recordings", None, "", "Folder of recordings; without one, ssh-recordings beside the audit log"),
+    value("recordings", None, "", "Folder of recordings; without one, recordings beside Portway's state"),
     value("recording-max", None, "64", "Longest recording of a session, MiB"),
     value(
         "recording-failure",

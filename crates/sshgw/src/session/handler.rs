@@ -10,6 +10,7 @@ use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,7 +19,7 @@ use super::forward::{self, FORWARDS};
 use super::helper::Helper;
 use super::inbox::{Crowd, Inlet, NoRoom, Outlet, Total, inbox};
 use super::link::Link;
-use super::listeners::{Confirmed, Listeners, Server};
+use super::listeners::{COME, Confirmed, Listeners, Server};
 use super::login::Login;
 use super::paced::Pace;
 use super::program::{self, Gateway, Screen, Wanted};
@@ -51,6 +52,8 @@ pub(super) struct Client {
     programs: TaskTracker,
     forwards: TaskTracker,
     listeners: Listeners,
+    /// Places for those who come to where it listens.
+    come: Arc<Semaphore>,
     confirmed: Arc<Confirmed>,
     helper: Arc<Helper>,
     total: Total,
@@ -91,6 +94,7 @@ impl Client {
             forwards: TaskTracker::new(),
             listeners: Listeners::default(),
             confirmed: Arc::default(),
+            come: Arc::new(Semaphore::new(COME)),
             total: Total::default(),
             pace: Pace::default(),
         }
@@ -148,7 +152,23 @@ impl Client {
     fn server(&self, session: &Session) -> Server {
         let gateway = forward::Gateway { link: Arc::clone(&self.link), helper: Arc::clone(&self.helper) };
         let (forwards, confirmed) = (self.forwards.clone(), Arc::clone(&self.confirmed));
-        Server { gateway, handle: session.handle(), forwards, confirmed }
+        let come = Arc::clone(&self.come);
+        Server { gateway, handle: session.handle(), forwards, confirmed, come }
+    }
+
+    /// Ends forwards that crowd the connection and are not read of; whether there was one. What is lost is lost to somebody
+    /// who does not take it, and everything else goes on.
+    fn cut_stuck(&mut self) -> bool {
+        let stuck: Vec<ChannelId> = self
+            .channels
+            .iter()
+            .filter(|(_, open)| open.is_forward && open.inlet.is_stuck())
+            .map(|(id, _)| *id)
+            .collect();
+        for open in stuck.iter().filter_map(|id| self.channels.remove(id)) {
+            open.inlet.cut();
+        }
+        !stuck.is_empty()
     }
 
     /// Connects a channel to somewhere inside. It is answered once that is done.
@@ -373,7 +393,9 @@ impl Handler for Client {
             return Ok(());
         }
         open.inlet.bytes(data).map_err(|NoRoom| excess(channel))?;
-        if let Some(pause) = open.inlet.crowd().pause() {
+        if let Some(pause) = open.inlet.crowd().pause()
+            && !self.cut_stuck()
+        {
             self.pace.rest(pause);
         }
         Ok(())
@@ -395,8 +417,13 @@ impl Handler for Client {
 
     /// Asked at each new window, of whichever channel, about all that follow.
     fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
-        let crowd = self.channels.values().map(|open| open.inlet.crowd()).max();
-        crowd.and_then(Crowd::window_bytes).unwrap_or(WINDOW_BYTES)
+        let crowd =
+            |channels: &HashMap<ChannelId, Open>| channels.values().map(|open| open.inlet.crowd()).max();
+        let mut most = crowd(&self.channels);
+        if most > Some(Crowd::None) && self.cut_stuck() {
+            most = crowd(&self.channels);
+        }
+        most.and_then(Crowd::window_bytes).unwrap_or(WINDOW_BYTES)
     }
 
     async fn pty_request(

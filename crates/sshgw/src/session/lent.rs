@@ -107,9 +107,12 @@ async fn agent(server: Server, mut listener: Listener) {
 }
 
 async fn to_agent(server: Server, come: Come, _place: OwnedSemaphorePermit) {
-    let note = Note::new(ForwardWay::Agent, "agent".to_owned());
+    let mut note = Note::new(ForwardWay::Agent, "agent".to_owned());
     let end = match server.handle.channel_open_agent().await {
-        Ok(channel) => super::listeners::attend(&server, channel, come, &note).await,
+        Ok(channel) => {
+            note.begin(&server.gateway).await;
+            super::listeners::attend(&server, channel, come, &note).await
+        }
         Err(_) => {
             come.reset().await;
             None
@@ -191,10 +194,13 @@ async fn to_display(
 }
 
 /// Carries bytes of a channel that the client has agreed to, what was said first before all others.
-async fn show(server: &Server, channel: Channel<Msg>, connection: Connection, said: Vec<u8>, note: Note) {
+async fn show(server: &Server, channel: Channel<Msg>, connection: Connection, said: Vec<u8>, mut note: Note) {
+    note.begin(&server.gateway).await;
     let id = channel.id();
     // What comes in is handed to us by another way.
-    let (_unread, channel) = channel.split();
+    let (unread, channel) = channel.split();
+    // One that is kept and not read would hold up the whole connection, a hundred messages later.
+    drop(unread);
     let end = match server.confirmed.take(id).await {
         Some(outlet) => {
             let count = said.len();

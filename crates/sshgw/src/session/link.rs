@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::teller::Teller;
 use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
-use crate::wire::{self, Answered, Asked, PROGRAMS, Reply, Request};
+use crate::wire::{self, Answered, Asked, ForwardWay, Forwarded, Forwarding, PROGRAMS, Reply, Request};
 
 /// How long a question waits for an answer, and with it for another broker.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,6 +62,8 @@ struct State {
     recordings: BTreeMap<u32, (Terms, OwnedFd)>,
     /// What was to be told while there was no broker.
     untold: Vec<Request>,
+    /// Forwards that have begun and not ended.
+    forwarding: BTreeMap<u64, Forwarding>,
     /// There will be no other.
     is_lost: bool,
 }
@@ -191,10 +193,32 @@ impl Link {
         }
     }
 
+    /// Tells that a forward has begun; its number, for its end.
+    pub(super) async fn begin_forward(&self, way: ForwardWay, target: &str, peer: &str) -> u64 {
+        let forwarding = {
+            let mut state = self.state();
+            let number = state.next;
+            state.next += 1;
+            let forwarding = Forwarding { number, way, target: target.to_owned(), peer: peer.to_owned() };
+            state.forwarding.insert(number, forwarding.clone());
+            // The next broker is told with all others.
+            if state.channel.is_none() {
+                return number;
+            }
+            forwarding
+        };
+        let number = forwarding.number;
+        self.tell(Request::Forwarding(forwarding)).await;
+        number
+    }
+
     /// Tells of something beside the life of a program. What does not fit while there is no broker is lost.
     pub(super) async fn tell(&self, request: Request) {
         let broker = {
             let mut state = self.state();
+            if let Request::Forwarded(Forwarded { number: Some(number), .. }) = &request {
+                state.forwarding.remove(number);
+            }
             match state.channel.clone() {
                 Some(broker) => broker,
                 None => return state.keep(request),
@@ -297,18 +321,27 @@ impl Link {
         if !tell(channel, Request::Resume { running }).await {
             return;
         }
+        let mut known = BTreeSet::new();
         let asked: Vec<_> = loop {
             let request = {
                 let mut state = self.state();
-                if state.untold.is_empty() {
+                let unknown = state.forwarding.values().find(|one| !known.contains(&one.number)).cloned();
+                if let Some(forwarding) = unknown {
+                    known.insert(forwarding.number);
+                    Request::Forwarding(forwarding)
+                } else if state.untold.is_empty() {
                     state.channel = Some(Arc::clone(channel));
                     break state.waiting.values().map(|question| Arc::clone(&question.packet)).collect();
+                } else {
+                    state.untold.remove(0)
                 }
-                state.untold.remove(0)
             };
             if !tell(channel, request.clone()).await {
                 // It has gone again: the next one will be told what this one was not.
-                return self.state().untold.insert(0, request);
+                if !matches!(request, Request::Forwarding(_)) {
+                    self.state().untold.insert(0, request);
+                }
+                return;
             }
             if let Request::Closed { channel, .. } = request {
                 self.state().running.remove(&channel);

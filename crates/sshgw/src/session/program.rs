@@ -25,6 +25,7 @@ use super::stored::{self, Stored};
 use super::teller::Teller;
 use super::transfers::Transfers;
 use super::{inside, lent, signals};
+use crate::explain::printable;
 use crate::guest::{Process, Wanted as Start};
 use crate::recording::Stream;
 use crate::wire::{COMMAND_BYTES, Reply, Request, Terminal, What};
@@ -239,6 +240,8 @@ pub(super) async fn run(
 /// Says something of the gateway's own on the channel.
 pub(super) async fn say(channel: &ChannelWriteHalf<Msg>, message: &str, on_terminal: bool) {
     let end = if on_terminal { "\r\n" } else { "\n" };
+    // Some of it may be an instance's word.
+    let message = printable(message);
     let _gone = channel.extended_data_bytes(STDERR, Bytes::from(format!("portway: {message}{end}"))).await;
 }
 

@@ -33,6 +33,7 @@ const fn rule(request: &Request) -> (Phase, u32) {
         | Request::Closed { .. }
         | Request::Recorded { .. }
         | Request::Transferred { .. }
+        | Request::Forwarding(_)
         | Request::Forwarded(_) => (Phase::After, u32::MAX),
     }
 }
@@ -161,6 +162,7 @@ impl Ledger {
                 true => Err(Breach::Length),
                 false => Err(Breach::Channel),
             },
+            Request::Forwarding(forwarding) => forwarding.check(raw_bytes),
             Request::Forwarded(forwarded) => forwarded.check(raw_bytes),
             Request::Closed { channel, .. } => {
                 if self.open.remove(channel) {

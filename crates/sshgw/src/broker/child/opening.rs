@@ -84,6 +84,9 @@ impl Child {
 
     /// Has the instance be there, and be the one that it was.
     async fn there(&self, id: u64, client: &Client, grant: &Grant) -> Result<(), Refusal> {
+        if let Some(why) = grant.misread() {
+            return Err(Refusal::new(open::ABSENT, why));
+        }
         if grant.errand.is_some() {
             return Err(Refusal::new(open::ABSENT, "a command of the gateway is nothing else"));
         }

@@ -62,7 +62,7 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         starting: tokio_util::task::TaskTracker::new(),
         starts: Starts::default(),
         makers: Makers::default(),
-        house: House::open(options.made.clone(), "g".to_owned()),
+        house: House::open(options.made.clone()).expect("a house"),
         options,
     })
 }
