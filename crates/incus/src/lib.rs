@@ -94,6 +94,7 @@ mod operation;
 mod proxies;
 mod resources;
 mod sftp;
+mod snapshots;
 mod transport;
 mod types;
 
@@ -114,6 +115,7 @@ pub use operation::{Left, Operation, Progress};
 pub use proxies::LedProxy;
 pub use resources::{Keys, Pool, Resource, ResourceId, Shelf, User};
 pub use sftp::{FileFacts, FileHandle, FileKind, Open, PIECE_BYTES, Sftp, SftpError};
+pub use snapshots::Snapshot;
 pub use transport::Dial;
 pub use types::{Instance, InstanceKind, Server, State, Summary, status_code};
 

@@ -90,6 +90,13 @@ pub enum StateChange {
     },
     /// It is killed.
     Kill,
+    /// It is stopped as by [`Stop`](Self::Stop), and started again; an ephemeral one stays.
+    Restart {
+        /// How long the stop may take; whole seconds.
+        grace: Duration,
+    },
+    /// It is killed, and started again; an ephemeral one stays.
+    Reset,
     /// Its processes do not run until the reverse.
     Freeze,
     /// The reverse.
@@ -108,15 +115,19 @@ impl From<StateChange> for StateBody {
         let body = |action, force| Self { action, timeout: -1, force };
         match change {
             StateChange::Start => body("start", false),
-            StateChange::Stop { grace } => {
-                let seconds = i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
-                Self { timeout: seconds.max(1), ..body("stop", false) }
-            }
+            StateChange::Stop { grace } => Self { timeout: seconds(grace), ..body("stop", false) },
             StateChange::Kill => body("stop", true),
+            StateChange::Restart { grace } => Self { timeout: seconds(grace), ..body("restart", false) },
+            StateChange::Reset => body("restart", true),
             StateChange::Freeze => body("freeze", false),
             StateChange::Unfreeze => body("unfreeze", false),
         }
     }
+}
+
+/// As the API has it: whole seconds, and never none.
+fn seconds(grace: Duration) -> i64 {
+    i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1)
 }
 
 /// An instance at a look.
