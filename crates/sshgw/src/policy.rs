@@ -13,8 +13,10 @@ use crate::auth::source::is_like;
 
 mod making;
 mod read;
+mod whole;
 
 pub use making::Making;
+pub use whole::Scope;
 
 /// The policy of a gateway without a file: the reach of ssh2incus, in words that can be narrowed.
 pub const DEFAULT: &str = include_str!("policy/default.toml");
@@ -51,7 +53,7 @@ pub enum Action {
     Remove,
     /// Starts one that is stopped.
     Start,
-    /// The shell of Incus commands, which is as good as root.
+    /// Commands about whole instances: started, stopped, configured.
     IncusShell,
 }
 
@@ -281,7 +283,7 @@ impl Policy {
         &self.making
     }
 
-    /// Whether a person may do something at a place. The shell of Incus commands has none.
+    /// Whether a person may do something at a place; without one, whether he may wherever it is.
     #[must_use]
     pub fn decide(&self, person: &Person, action: Action, place: Option<&Target>) -> Decision {
         if let Person::Instance(own) = person {
@@ -313,12 +315,8 @@ impl Policy {
 
     /// The rule that decides about a user of the host.
     fn rule(&self, person: &Person, action: Action, place: Option<&Target>) -> Option<&Rule> {
-        let Person::Host { user, groups, key, principals } = person else { return None };
         let fits = |rule: &&Rule| {
-            any(rule.users.as_deref(), std::slice::from_ref(user))
-                && any(rule.groups.as_deref(), groups)
-                && any(rule.keys.as_deref(), key.as_slice())
-                && any(rule.principals.as_deref(), principals)
+            rule.fits_person(person)
                 && rule.fits_place(place)
                 && (rule.deny.contains(&action) || rule.allow.contains(&action))
         };
@@ -335,6 +333,15 @@ impl Default for Policy {
 }
 
 impl Rule {
+    /// Whether it is about a user of the host.
+    fn fits_person(&self, person: &Person) -> bool {
+        let Person::Host { user, groups, key, principals } = person else { return false };
+        any(self.users.as_deref(), std::slice::from_ref(user))
+            && any(self.groups.as_deref(), groups)
+            && any(self.keys.as_deref(), key.as_slice())
+            && any(self.principals.as_deref(), principals)
+    }
+
     fn fits_place(&self, place: Option<&Target>) -> bool {
         let lists = [&self.remotes, &self.projects, &self.instances, &self.instance_users];
         let Some(Target { remote, project, instance, instance_user }) = place else {
