@@ -86,6 +86,16 @@ pub(crate) enum Event<'a> {
         bytes_in: u64,
         bytes_out: u64,
     },
+    /// A line of the shell of Incus commands.
+    IncusCommand {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        channel: u32,
+        /// Its words, without what may be a secret.
+        command: &'a [String],
+        status: u8,
+        millis: u64,
+    },
     /// A file that was opened over SFTP, or was to be, and what became of it.
     File {
         #[serde(flatten, serialize_with = "Grant::identity")]

@@ -24,6 +24,7 @@ mod fresh;
 mod gate;
 mod grant;
 mod helper;
+mod history;
 mod house;
 mod identity;
 mod judge;
@@ -66,6 +67,7 @@ use crate::options::Options;
 use count::Count;
 use door::Door;
 use gate::Gate;
+use history::History;
 use house::House;
 use judge::{Judge, Places as JudgePlaces};
 use make::Makers;
@@ -116,6 +118,8 @@ pub struct ServeOptions {
     pub create: PathBuf,
     /// Servers with instances that the gateway has made, for the next one.
     pub made: PathBuf,
+    /// Folder of what people have typed into the shell of Incus commands.
+    pub history: PathBuf,
     /// What decides who gets in beyond the flags; need not be there. One-time secrets are beside it, in `ssh-totp`.
     pub auth: PathBuf,
     /// User that the processes of connections become; `None` leaves them the caller's.
@@ -194,6 +198,7 @@ struct Broker {
     starts: Starts,
     makers: Makers,
     house: House,
+    history: History,
 }
 
 /// Listens and serves until it is told to end (SIGTERM, SIGINT). Connections that are open live on: their processes
@@ -249,6 +254,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
             starts: Starts::default(),
             makers: Makers::default(),
             house,
+            history: History::new(options.history.clone()),
             options,
         });
         broker.begin();

@@ -33,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ssh_recording", recording),
     ("ssh_revoked", revoked),
     ("ssh_x11", x11),
+    ("ssh_shell", shell),
 ];
 
 /// Begins the names of the targets here.
@@ -153,6 +154,10 @@ fn recording(data: &[u8]) {
         assert!(!shown.contains(begun), "{shown:?}");
     }
     assert_eq!(visible(&shown), shown);
+}
+
+fn shell(data: &[u8]) {
+    crate::shell::fuzz(text(data));
 }
 
 fn revoked(data: &[u8]) {

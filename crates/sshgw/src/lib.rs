@@ -20,6 +20,7 @@ pub mod policy;
 pub mod recording;
 pub mod remotes;
 pub mod session;
+mod shell;
 pub mod tunnel;
 mod watched;
 mod wire;

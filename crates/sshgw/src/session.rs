@@ -27,6 +27,7 @@ mod login;
 mod paced;
 mod program;
 mod recorder;
+mod shell;
 mod signals;
 mod stored;
 mod teller;

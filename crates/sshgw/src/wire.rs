@@ -16,10 +16,12 @@ use crate::recording::{self, Terms};
 mod forward;
 mod ledger;
 mod lends;
+mod shell;
 
 pub(crate) use forward::{ForwardEnd, ForwardWay, Forwarded, Forwarding};
 pub(crate) use ledger::{Breach, KEY_BYTES, LOGIN_BYTES, Ledger, Outcome, SECRET_BYTES};
 pub(crate) use lends::Lends;
+pub(crate) use shell::{ShellAsked, ShellReply, ShellWhat};
 
 /// Version of these messages. Broker and session are the same program, except after an upgrade.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
@@ -177,6 +179,8 @@ pub(crate) enum Request {
     Forwarding(Forwarding),
     /// A forward has ended, or there was none. No answer.
     Forwarded(Forwarded),
+    /// A line of the shell of Incus commands.
+    Shell(ShellAsked),
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
     Closed {
         /// The channel.
@@ -207,6 +211,7 @@ impl Request {
             | Self::Recorded { .. }
             | Self::Forwarding(_)
             | Self::Forwarded(_)
+            | Self::Shell(_)
             | Self::Closed { .. } => false,
         }
     }
@@ -404,6 +409,8 @@ pub(crate) enum Reply {
         /// What is told, lines.
         text: String,
     },
+    /// About the shell of Incus commands.
+    Shell(ShellReply),
     /// It is the gateway that is asked, which asks first; whoever answers asks again, with the answer as a command.
     Ask {
         /// The question.

@@ -63,6 +63,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         policy: policy::path(&paths),
         create: create::path(&paths),
         made: paths.state.with_file_name("ssh-made"),
+        history: paths.state.with_file_name("ssh-history"),
         auth: auth::settings::path(&paths),
         sessions: sessions_dir(&paths),
         banner: paths.config.with_file_name("banner.txt"),

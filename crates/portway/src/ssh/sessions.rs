@@ -44,11 +44,14 @@ fn unreadable(error: &io::Error) -> Stop {
     if error.kind() == io::ErrorKind::PermissionDenied { stop.hint("run as root") } else { stop }
 }
 
-/// `user@c1`, `user@c1.project`, `server:user@c1`.
+/// `user@c1`, `user@c1.project`, `server:user@c1`; `/shell` where there is no instance.
 fn place(session: &SessionState) -> String {
     let SessionState { instance_user, instance, project, remote, .. } = session;
     // Of before there were others, nothing is said of the server.
     let remote = if remote.is_empty() || remote == LOCAL { String::new() } else { format!("{remote}:") };
+    if instance.is_empty() {
+        return format!("{remote}/shell");
+    }
     let project = if project == "default" { String::new() } else { format!(".{project}") };
     format!("{remote}{instance_user}@{instance}{project}")
 }

@@ -19,6 +19,7 @@ mod refusals;
 mod remotes;
 mod scene;
 mod service;
+mod shell;
 mod stopped;
 mod survival;
 mod tty;

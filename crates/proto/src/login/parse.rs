@@ -151,6 +151,12 @@ impl Parser {
             return Some(self.create(rest, true));
         }
         if let Some(rest) = part.strip("cmd=") {
+            // By its sign, `/shell~adm` is a session to one of the dialects.
+            let user = rest.strip("shell").and_then(|user| user.strip("~").or_else(|| user.strip("+")));
+            if let Some(user) = user.filter(|_| commands == Commands::Allowed) {
+                let host_user = self.name(user, HOST_USER);
+                return Some(host_user.map(|host_user| Wish::Command(Command::Shell { host_user })));
+            }
             return Some(self.command(rest, &[",", "/", "%2F", "%2f"], commands));
         }
         let rest = part.strip("keep=")?;

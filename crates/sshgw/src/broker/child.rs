@@ -30,6 +30,7 @@ use crate::greeting;
 use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, Breach, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
+use shell::Shells;
 
 use forwarded::Sums;
 
@@ -79,6 +80,8 @@ struct Child {
     asked: Mutex<Option<(u32, String)>>,
     /// Forwards that the audit log has no room for.
     sums: Mutex<Sums>,
+    /// Lines of the shell of Incus commands.
+    shells: Shells,
 }
 
 /// Serves a connection to its end, and says what its source is to be blamed for.
@@ -176,6 +179,7 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         record: later,
         asked: Mutex::default(),
         sums: Mutex::default(),
+        shells: Shells::default(),
     };
     let child = Arc::new(child);
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(since_seconds);
@@ -251,7 +255,8 @@ impl Child {
                 return Told::Breach(Breach::Length);
             };
             // It has no answer, so the next gateway is asked.
-            let is_start = matches!(asked.request, Request::Open { .. } | Request::Helper { .. });
+            let is_start =
+                matches!(asked.request, Request::Open { .. } | Request::Helper { .. } | Request::Shell(_));
             // Held until it is begun: whoever waits for the last one sees it.
             let _begun = is_start.then(|| self.broker.starting.token());
             if is_start && self.broker.starting.is_closed() {
@@ -295,7 +300,7 @@ impl Child {
     fn greeted(&self, mut reply: Reply, admitted: Option<&Grant>) -> Reply {
         if let (Some(admitted), Reply::Verdict { welcome, lends, .. }) = (admitted, &mut reply) {
             *lends = lends::of(admitted, |action| self.broker.judge.decide(admitted, action).allowed);
-            if self.broker.options.options.welcome {
+            if self.broker.options.options.welcome && admitted.errand.is_none() {
                 *welcome = greeting::welcome(&self.broker.options.welcome, &admitted.place());
             }
         }
@@ -361,6 +366,7 @@ impl Child {
                 }
             }
             Request::Forwarding(forwarding) => lock(&self.sums).begin(forwarding, Instant::now()),
+            Request::Shell(asked) => self.shell_asked(id, asked, raw, grant.clone()),
             Request::Forwarded(forwarded) => {
                 if let Some(grant) = grant {
                     self.carried(forwarded.bytes_in, forwarded.bytes_out);
@@ -437,6 +443,7 @@ impl Child {
     fn leave(&self, grant: &Grant, begin: SystemTime) {
         self.broker.judge.left(grant, self.peer.ip());
         self.broker.depart(grant);
+        self.shells.leave(&self.broker);
         self.broker.roll.leave(&self.session);
         self.broker.count.sessions.fetch_sub(1, Ordering::Relaxed);
         for channel in std::mem::take(&mut *lock(&self.running)) {
@@ -492,6 +499,7 @@ mod forwarded;
 mod making;
 mod opening;
 mod recorded;
+mod shell;
 mod starting;
 #[cfg(test)]
 mod tests;

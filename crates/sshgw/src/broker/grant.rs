@@ -64,6 +64,8 @@ pub(crate) enum Errand {
         /// As the client says it.
         login: String,
     },
+    /// The shell of Incus commands. Then there is no instance, and its name is empty.
+    Shell,
     /// Removes the instance.
     Remove {
         /// Without a question, also when it runs.

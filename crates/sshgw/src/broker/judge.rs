@@ -13,6 +13,7 @@ mod inside;
 mod keys;
 mod people;
 mod reason;
+mod whole;
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -351,10 +352,19 @@ impl Judge {
         if grant.misread().is_some() {
             return if lock(&self.crowd).enter(&grant.person, peer) { Ok(grant) } else { Err(Reason::Crowd) };
         }
+        let is_shell = grant.errand == Some(Errand::Shell);
+        // What anybody could have is no person's.
+        if is_shell && self.options.auth.none {
+            return Err(Reason::Wish("the shell of Incus commands"));
+        }
         // What is asked of the gateway is decided when it is done; that it is refused is told to who may be there.
         let more = Some(Action::Remove).filter(|_| matches!(grant.errand, Some(Errand::Remove { .. })));
         let actions = Action::SESSION.into_iter().chain(more);
-        let decisions: Vec<Decision> = actions.map(|action| self.decide(&grant, action)).collect();
+        let decisions: Vec<Decision> = if is_shell {
+            vec![self.has_shell(&grant)]
+        } else {
+            actions.map(|action| self.decide(&grant, action)).collect()
+        };
         match decisions.iter().find(|decision| decision.allowed) {
             Some(_) if lock(&self.crowd).enter(&grant.person, peer) => Ok(grant),
             Some(_) => Err(Reason::Crowd),
@@ -389,13 +399,7 @@ impl Judge {
 
     /// Whether somebody may do something, by the policy as it is.
     pub(super) fn decide(&self, grant: &Grant, action: Action) -> Decision {
-        match self.policy() {
-            Ok(policy) => policy.decide(&grant.policy_person(), action, Some(&grant.place())),
-            Err(error) => {
-                tracing::error!(error, "the policy cannot be used, so nobody may do anything");
-                Decision { allowed: false, reason: crate::policy::Reason::NoRule }
-            }
-        }
+        self.by_policy(|policy| policy.decide(&grant.policy_person(), action, Some(&grant.place())))
     }
 }
 

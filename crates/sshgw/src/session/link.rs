@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use super::teller::Teller;
 use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
-use crate::wire::{self, Answered, Asked, ForwardWay, Forwarded, Forwarding, PROGRAMS, Reply, Request};
+use crate::wire::{
+    self, Answered, Asked, ForwardWay, Forwarded, Forwarding, PROGRAMS, Reply, Request, ShellReply,
+};
 
 /// How long a question waits for an answer, and with it for another broker.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -283,8 +285,13 @@ impl Link {
                 continue;
             }
             let Some(question) = state.waiting.remove(&id) else { continue };
-            if let (Some(channel), Reply::Opened | Reply::Inside { .. } | Reply::Stored { .. }) =
-                (question.opens, &reply)
+            if let (
+                Some(channel),
+                Reply::Opened
+                | Reply::Inside { .. }
+                | Reply::Stored { .. }
+                | Reply::Shell(ShellReply::Dialogue { .. }),
+            ) = (question.opens, &reply)
             {
                 state.running.insert(channel);
                 if let (Some(terms), Some(file)) = (recording, recording.and_then(|_| fds.pop())) {

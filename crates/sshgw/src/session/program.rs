@@ -21,6 +21,7 @@ use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Link, Lost};
 use super::listeners::Server;
 use super::recorder::Recorder;
+use super::shell::{self, Dialogue};
 use super::stored::{self, Stored};
 use super::teller::Teller;
 use super::transfers::Transfers;
@@ -28,7 +29,7 @@ use super::{inside, lent, signals};
 use crate::explain::printable;
 use crate::guest::{Process, Wanted as Start};
 use crate::recording::Stream;
-use crate::wire::{COMMAND_BYTES, Reply, Request, Terminal, What};
+use crate::wire::{COMMAND_BYTES, Reply, Request, ShellReply, Terminal, What};
 
 /// The signals a program gets when its client has gone, each with the time it then has.
 const FAREWELL: [(i32, Duration); 2] =
@@ -103,6 +104,8 @@ enum Running {
     Files(Process),
     /// Nobody does: the server serves files.
     Stored(Stored),
+    /// The gateway does: lines of Incus commands.
+    Shell(Dialogue),
 }
 
 /// Why there is no program.
@@ -212,6 +215,7 @@ pub(super) async fn run(
             inside::converse(&channel, outlet, process, &counts).await
         }
         Ok(Running::Stored(files)) => stored::converse(&channel, outlet, files, &counts).await,
+        Ok(Running::Shell(dialogue)) => shell::converse(&gateway, &channel, outlet, dialogue, &counts).await,
         Err(without) => {
             let status = without.tell(&channel, on_terminal).await;
             finish(&channel, &gateway.handle, End::Status(status)).await;
@@ -295,10 +299,17 @@ async fn open(
                 let message = if why.is_empty() { message } else { format!("{message}: {why}") };
                 return Err(Without::Refused(status, message));
             }
+            Ok((Reply::Shell(ShellReply::Dialogue { server, project, history, typed }), _)) => {
+                return Ok(Running::Shell(Dialogue::new(wanted, (server, project), typed, history)));
+            }
             Ok((Reply::Said { text }, _)) => return Err(Without::Said(text)),
             Ok((Reply::Ask { text }, _)) => return Err(Without::Asked(text)),
             Ok((
-                Reply::Verdict { .. } | Reply::Progress { .. } | Reply::Starting | Reply::Helped { .. },
+                Reply::Verdict { .. }
+                | Reply::Progress { .. }
+                | Reply::Starting
+                | Reply::Shell(_)
+                | Reply::Helped { .. },
                 _,
             )) => return Err(failed()),
             Err(lost @ Lost) => {

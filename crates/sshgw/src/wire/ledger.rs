@@ -34,6 +34,7 @@ const fn rule(request: &Request) -> (Phase, u32) {
         | Request::Recorded { .. }
         | Request::Transferred { .. }
         | Request::Forwarding(_)
+        | Request::Shell(_)
         | Request::Forwarded(_) => (Phase::After, u32::MAX),
     }
 }
@@ -164,6 +165,8 @@ impl Ledger {
             },
             Request::Forwarding(forwarding) => forwarding.check(raw_bytes),
             Request::Forwarded(forwarded) => forwarded.check(raw_bytes),
+            Request::Shell(asked) if self.open.contains(&asked.channel) => asked.check(raw_bytes),
+            Request::Shell(_) => Err(Breach::Channel),
             Request::Closed { channel, .. } => {
                 if self.open.remove(channel) {
                     Ok(())

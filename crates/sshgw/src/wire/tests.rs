@@ -134,6 +134,25 @@ fn what_an_honest_session_may_say_is_no_breach() {
     assert_eq!(ledger.comes_to(&closed(127)), Outcome::Answer);
 }
 
+/// Fails when a line is asked about that no program's channel has, or one of any length.
+#[test]
+fn lines_are_of_a_channel() {
+    let line = |channel, what, project: usize| {
+        Request::Shell(ShellAsked { channel, project: "p".repeat(project), what })
+    };
+    let typed = ShellWhat::Line { typed: true };
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.note(&line(0, typed, 1), 4), Err(Breach::Phase));
+    ledger.logged_in();
+    assert_eq!(ledger.note(&line(0, typed, 1), 4), Err(Breach::Channel));
+    assert_eq!(ledger.note(&open(0), 0), Ok(()));
+    assert_eq!(ledger.note(&line(0, typed, 1), 4096), Ok(()));
+    assert_eq!(ledger.note(&line(0, typed, 1), 4097), Err(Breach::Length));
+    assert_eq!(ledger.note(&line(0, ShellWhat::Complete, 256), 1), Err(Breach::Length));
+    assert_eq!(ledger.note(&line(0, ShellWhat::Interrupt, 1), 1), Err(Breach::Length));
+    assert_eq!(ledger.note(&line(0, ShellWhat::Interrupt, 1), 0), Ok(()));
+}
+
 #[test]
 fn nothing_is_longer_than_it_may_be() {
     let mut ledger = Ledger::default();

@@ -73,6 +73,7 @@ pub(super) fn start(
         record: Mutex::default(),
         asked: Mutex::default(),
         sums: Mutex::default(),
+        shells: super::shell::Shells::default(),
     };
     Ok((child, process))
 }

@@ -43,6 +43,10 @@ impl Child {
             }
             Errand::Explain { login } => explained(login, self.broker.options.options.dialect),
             Errand::Remove { force } => self.remove((id, channel), grant, *force, order).await,
+            Errand::Shell => match self.open_shell(id, channel, grant, order).await {
+                Ok(()) => return,
+                Err(refusal) => Err(refusal),
+            },
         };
         lock(&self.ledger).refused(channel);
         let reply = done.unwrap_or_else(|refusal| {

@@ -1,7 +1,7 @@
 //! What is recorded of what somebody does.
 
 use super::Child;
-use crate::broker::grant::Grant;
+use crate::broker::grant::{Errand, Grant};
 use crate::broker::open::{Order, Refusal};
 use crate::broker::recordings::{self, Made};
 use crate::policy::Action;
@@ -19,7 +19,11 @@ impl Child {
             // The audit log has each file.
             What::Sftp => return Ok(None),
         };
-        if !self.broker.judge.records(grant, action).has(order.terminal.is_some()) {
+        let records = match grant.errand {
+            Some(Errand::Shell) => self.broker.judge.records_shell(grant),
+            _ => self.broker.judge.records(grant, action),
+        };
+        if !records.has(order.terminal.is_some()) {
             return Ok(None);
         }
         let settings = &self.broker.options.options.recording;

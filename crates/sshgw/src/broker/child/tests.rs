@@ -29,6 +29,7 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         auth: dir.join("ssh-auth.toml"),
         create: dir.join("create-config.yaml"),
         made: dir.join("ssh-made"),
+        history: dir.join("history"),
         banner: dir.join("banner.txt"),
         welcome: dir.join("welcome.txt"),
         sessions: dir.join("ssh"),
@@ -63,6 +64,7 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         starts: Starts::default(),
         makers: Makers::default(),
         house: House::open(options.made.clone()).expect("a house"),
+        history: crate::broker::history::History::new(options.history.clone()),
         options,
     })
 }

@@ -7,6 +7,7 @@ use crate::broker::grant::Errand;
 use crate::broker::keep;
 use crate::create::Wanted;
 use crate::policy::Target;
+use crate::shell::USUAL_PROJECT;
 
 /// A login that is understood.
 #[derive(Debug, Clone)]
@@ -37,7 +38,7 @@ impl Judge {
                 let wanted = Wanted::from(&create);
                 (create.place, create.host_user, Some(wanted))
             }
-            Wish::Command(Command::Shell { .. }) => return Err(Reason::Wish("the shell of Incus commands")),
+            Wish::Command(Command::Shell { host_user }) => return Ok(self.shell(&host_user)),
             Wish::Command(Command::Remove { place, force, host_user }) => {
                 errand = Some(Errand::Remove { force });
                 (place, host_user, None)
@@ -77,6 +78,18 @@ impl Judge {
                 errand: Some(Errand::Misread { why: reason.to_string() }),
             }
         })
+    }
+
+    /// Of the login that asks for the shell of Incus commands, which is at no instance.
+    fn shell(&self, host_user: &HostUser) -> Claim {
+        let place = Target {
+            remote: self.servers.name(None),
+            project: USUAL_PROJECT.to_owned(),
+            instance: String::new(),
+            instance_user: String::new(),
+        };
+        let host_user = host_user.as_str().to_owned();
+        Claim { place, host_user, keep: None, create: None, errand: Some(Errand::Shell) }
     }
 }
 
