@@ -11,7 +11,7 @@
 //! signal.
 //!
 //! And it keeps sessions that outlive their connections ([`keep`]): `attach NAME MODES`, `hold NAME MODES`, `sessions` and
-//! `end NAME`.
+//! `end NAME`, and `mux PROGRAM NAME MODES` where another program is to. `serve SHA256 kept list UID` and `… kept end UID NAME` are about those of any user, who is asked by `told`.
 
 mod channel;
 mod environment;
@@ -71,8 +71,12 @@ fn main() -> ExitCode {
         [Some("kill"), Some(number)] => service::kill(number),
         [Some("attach"), _, _] => return keep::attach(args[1], args[2]),
         [Some("hold"), _, _] => keep::hold(args[1], args[2]),
-        [Some("sessions")] => keep::list(),
-        [Some("end"), _] => keep::kill(args[1]),
+        [Some("mux"), _, _, _] => return keep::mux(args[1], args[2], args[3]),
+        [Some("sessions")] => keep::list(None),
+        [Some("sessions"), _] => keep::list(Some(args[1])),
+        [Some("told")] => keep::told(),
+        [Some("end"), _] => keep::kill(args[1], None),
+        [Some("end"), _, _] => keep::kill(args[1], Some(args[2])),
         [Some(word @ ("sweep" | "clear")), _, Some(dev), Some(ino)] => {
             let kind = if *word == "sweep" { TraceKind::File } else { TraceKind::Folder };
             sockets::sweep(kind, args[1], dev, ino).map_err(|error| (status::FAILED, error.to_string()))

@@ -309,7 +309,8 @@ impl Server {
             Err(refusal) => Err(refusal),
             Ok(()) if self.channels.len() < CHANNELS_MAX_COUNT => {
                 start.env.extend(self.sockets.variables(number));
-                Channel::start(start, self.own.as_fd())
+                let mux = self.limits.as_ref().and_then(Limits::mux);
+                Channel::start(start, self.own.as_fd(), mux)
             }
             Ok(()) => Err(refused((Step::Prepare, Errno::MFILE))),
         };

@@ -19,6 +19,7 @@ mod frame;
 mod held;
 mod inbox;
 mod lent;
+mod listed;
 mod socket;
 mod start;
 mod variables;
@@ -30,6 +31,7 @@ pub use frame::{
 pub use held::{HELD_NAME_MAX_BYTES, HELD_VERSION, Held, HeldState, TITLE_MAX_BYTES, is_held_name};
 pub use inbox::Inbox;
 pub use lent::Lent;
+pub use listed::{COMMAND_MAX_BYTES, Listed, Says};
 pub use socket::{ACCEPTED, HOST_MAX_BYTES, Place, SOCKET_PATH_MAX_BYTES, SOCKETS, Socket, Why};
 pub use start::{Credits, Environment, Ids, Keep, Program, Pty, Start};
 pub use variables::is_clients_variable;

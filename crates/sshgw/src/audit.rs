@@ -132,6 +132,14 @@ pub(crate) enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         failed: Option<String>,
     },
+    /// A package was installed in its instance, or could not be: what keeps sessions that stay.
+    PackageInstalled {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        package: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        failed: Option<String>,
+    },
     /// An instance was made for it, or could not be.
     InstanceMade {
         #[serde(flatten, serialize_with = "Grant::identity")]

@@ -8,10 +8,12 @@
 //! - `judge`, `login`, `grant`: who somebody is, how that one gets in and what that one may do;
 //! - `servers`: ways to servers; `fresh`: files that are read again when they have changed;
 //! - `door`: where clients connect, and how one gateway hands over to the next;
-//! - `count`: metrics;
+//! - `drain`: an end that waits for connections; `count`: metrics;
 //! - `account`, `open`, `helper`: from a grant to a program inside an instance;
 //! - `starts`, `stored`: an instance that does not run, and its files;
 //! - `make`, `marks`, `house`: instances that are made for logins, and go again; `turns`: one at a time at each;
+//! - `mux`: another program in an instance that keeps its sessions that stay;
+//! - `kept`: sessions that stay in an instance, for who asks from outside;
 //! - `roll`: what the next broker needs to know of sessions; `sessions`: what an operator sees of them.
 
 mod account;
@@ -19,6 +21,7 @@ mod arrivals;
 mod child;
 mod count;
 mod door;
+mod drain;
 mod forwards;
 mod fresh;
 mod gate;
@@ -29,10 +32,12 @@ mod house;
 mod identity;
 mod judge;
 mod keep;
+mod kept;
 mod lends;
 mod login;
 mod make;
 mod marks;
+mod mux;
 mod open;
 mod recordings;
 mod roll;
@@ -46,7 +51,6 @@ mod way;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,7 +59,7 @@ use std::time::Duration;
 use portway_config::{LogFilter, UserIds};
 use portway_sys::{process, sandbox, sched};
 use russh::keys::ssh_key::LineEnding;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -65,16 +69,20 @@ use crate::hostkey::{self, HostKeyError};
 use crate::logging;
 use crate::options::Options;
 use count::Count;
-use door::Door;
+use door::{Door, Handed};
+use drain::Drain;
 use gate::Gate;
 use history::History;
 use house::House;
 use judge::{Judge, Places as JudgePlaces};
 use make::Makers;
+use mux::Muxes;
 use roll::Roll;
 use servers::{Servers, Setting};
 use starts::Starts;
 
+pub use drain::Draining;
+pub use kept::{KeptError, KeptIn, KeptSession};
 pub use servers::{Places as ServerPlaces, client as server_client};
 pub use sessions::{SessionState, end_session, metrics, running, sessions};
 
@@ -195,8 +203,10 @@ struct Broker {
     count: Count,
     /// Programs that are being started.
     starting: TaskTracker,
+    drain: Drain,
     starts: Starts,
     makers: Makers,
+    muxes: Muxes,
     house: House,
     history: History,
 }
@@ -233,13 +243,12 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     let roll = Roll::open(options.sessions.clone(), patience).map_err(failed)?;
     runtime.block_on(async move {
         let address = options.options.listen;
-        let door = Door::open(address, passed, taken);
+        let door = Door::open(address, passed, taken.flatten());
         let door = door.map_err(|source| ServeError::Listen { address, source })?;
         let at = door.listener.local_addr().map_err(system("name the listener"))?;
         // Somebody else may have opened it.
         options.options.auth.check_address(at).map_err(|error| ServeError::Rules(error.to_string()))?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("catch signals"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch signals"))?;
+        let mut ends = Ends::new().map_err(system("catch signals"))?;
         let broker = Arc::new(Broker {
             judge,
             servers,
@@ -251,38 +260,35 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
             next: AtomicU64::new(0),
             count: Count::default(),
             starting: TaskTracker::new(),
+            drain: Drain::default(),
             starts: Starts::default(),
             makers: Makers::default(),
+            muxes: Muxes::default(),
             house,
             history: History::new(options.history.clone()),
             options,
         });
         broker.begin();
-        let given = Arc::new(Notify::new());
-        broker.open_door(&door, &given).map_err(system("be spoken to"))?;
+        broker.open_door(&door, &ends.given).map_err(system("be spoken to"))?;
         ready(at);
         tell_systemd(sd_notify::NotifyState::Ready);
         let is_kept = tokio::select! {
             () = broker.accept(&door.listener) => false,
-            _ = terminate.recv() => door.is_kept,
-            _ = interrupt.recv() => door.is_kept,
-            () = given.notified() => true,
+            given = ends.told() => given || door.is_kept,
+            () = broker.drain.begun() => {
+                let is_kept = door.is_kept;
+                drop(door);
+                broker.drain.shut();
+                tracing::info!("nobody new is taken");
+                tell_systemd(sd_notify::NotifyState::Status("takes nobody new, and ends with the last connection"));
+                tokio::select! {
+                    () = broker.drain.left() => return Ok(()),
+                    given = ends.told() => given || is_kept,
+                }
+            }
         };
         tell_systemd(sd_notify::NotifyState::Stopping);
-        if is_kept {
-            // Clients wait at the listener, so there is time for those who are half in.
-            tokio::select! {
-                () = broker.drained() => {}
-                () = tokio::time::sleep(DRAIN) => {}
-                _ = terminate.recv() => {}
-            }
-        } else {
-            tokio::select! {
-                () = broker.begun() => {}
-                () = tokio::time::sleep(LAST_WORDS) => {}
-                _ = terminate.recv() => {}
-            }
-        }
+        broker.end(is_kept, &mut ends).await;
         Ok(())
     })
 }
@@ -321,6 +327,30 @@ fn rules(options: &ServeOptions) -> Result<(Arc<Servers>, Judge), ServeError> {
     Ok((servers, judge))
 }
 
+/// What tells a gateway to end.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Another has taken its place.
+    given: Arc<Notify>,
+}
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, given: Arc::default() })
+    }
+
+    /// Waits for any of them; whether it is another gateway.
+    async fn told(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => false,
+            () = self.given.notified() => true,
+        }
+    }
+}
+
 fn tell_systemd(state: sd_notify::NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd not told");
@@ -328,6 +358,24 @@ fn tell_systemd(state: sd_notify::NotifyState<'_>) {
 }
 
 impl Broker {
+    /// Leaves what is half done whole: `is_kept` is whether clients wait at the listener, so that there is time for those
+    /// who are half in.
+    async fn end(&self, is_kept: bool, ends: &mut Ends) {
+        if is_kept {
+            tokio::select! {
+                () = self.drained() => {}
+                () = tokio::time::sleep(DRAIN) => {}
+                _ = ends.terminate.recv() => {}
+            }
+        } else {
+            tokio::select! {
+                () = self.begun() => {}
+                () = tokio::time::sleep(LAST_WORDS) => {}
+                _ = ends.terminate.recv() => {}
+            }
+        }
+    }
+
     /// Begins what goes on beside clients.
     fn begin(self: &Arc<Self>) {
         self.take_over();
@@ -343,7 +391,7 @@ impl Broker {
             Ok(records) => {
                 for record in records {
                     self.house.enter(&record.grant);
-                    tokio::spawn(child::take_over(Arc::clone(self), record));
+                    self.drain.attend(child::take_over(Arc::clone(self), record));
                 }
             }
             Err(error) => tracing::warn!(%error, "sessions of another gateway are not found"),
@@ -353,8 +401,7 @@ impl Broker {
     /// Answers whoever asks this gateway for its place or its figures.
     fn open_door(self: &Arc<Self>, door: &Door, given: &Arc<Notify>) -> io::Result<()> {
         let (socket, _path) = door::socket(self.roll.dir())?;
-        let listener = Arc::new(door.listener.as_fd().try_clone_to_owned()?);
-        tokio::spawn(door::answer(Arc::clone(self), socket, listener, Arc::clone(given)));
+        tokio::spawn(door::answer(Arc::clone(self), socket, Handed::of(door)?, Arc::clone(given)));
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use portway_proto::guest::Listed;
 use portway_proto::login::{Dialect, Login};
 use portway_proto::x11::{MAGIC_COOKIE, Setup};
 use russh::keys::ssh_key::Certificate;
@@ -28,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ssh_authorized_keys", authorized_keys),
     ("ssh_certificate", certificate),
     ("ssh_hash", hash),
+    ("ssh_kept", kept),
     ("ssh_login", login),
     ("ssh_policy", policy),
     ("ssh_recording", recording),
@@ -136,6 +138,16 @@ fn accounts(data: &[u8]) {
 /// A hash and an empty password: the bounds let nothing through that takes long.
 fn hash(data: &[u8]) {
     let _ = password::verify(text(data), b"");
+}
+
+/// What an instance says of sessions that stay: nothing of it is a control character, and it is written as it is read.
+fn kept(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for listed in text.lines().filter_map(Listed::read) {
+        let line = listed.write();
+        assert!(!line.chars().any(|letter| letter.is_control() && letter != '\t'), "{line:?}");
+        assert_eq!(Listed::read(&line), Some(listed));
+    }
 }
 
 fn policy(data: &[u8]) {

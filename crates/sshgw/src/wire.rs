@@ -416,6 +416,11 @@ pub(crate) enum Reply {
         /// The question.
         text: String,
     },
+    /// To no question: the connection has to end.
+    Ending {
+        /// What its client is told.
+        message: String,
+    },
     /// It cannot.
     Refused {
         /// What the client gets as exit status.

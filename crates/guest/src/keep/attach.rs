@@ -118,7 +118,7 @@ fn begin(name: &str, modes: &OsStr, listener: &UnixListener) -> io::Result<()> {
 }
 
 /// A terminal that ends by SIGHUP: the status of what it runs, as of a shell.
-const HUNG_UP: u8 = 128 + 1;
+pub(super) const HUNG_UP: u8 = 128 + 1;
 
 struct Viewing {
     stream: UnixStream,

@@ -4,11 +4,11 @@
 //! others have taken its names, it is in the user's home, which several instances may share: there each has its own.
 //! Whoever begins or ends one holds the folder's lock, so that no socket is taken away from a holder that has just come.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Component, Path, PathBuf};
@@ -67,6 +67,20 @@ impl std::fmt::Display for PlaceError {
             Self::Socket(path, error) => write!(f, "cannot use {}: {error}", path.display()),
         }
     }
+}
+
+/// Where such folders are.
+pub(super) const FOLDERS: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
+
+/// Whose folder has this name.
+pub(super) fn whose(name: &str) -> Option<u32> {
+    let number = name.strip_prefix("portway-")?;
+    number.parse().ok().filter(|uid: &u32| uid.to_string() == number && *uid != u32::MAX)
+}
+
+/// What is below a home where sessions are kept there.
+pub(super) fn at_home_of(home: &[u8]) -> PathBuf {
+    Path::new(OsStr::from_bytes(home)).join(BELOW_HOME[2])
 }
 
 /// A folder that a user's sockets can be in.

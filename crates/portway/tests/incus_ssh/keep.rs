@@ -22,7 +22,7 @@ fn said(scene: &Scene, login: &str, options: &[&str], words: &str) -> (String, O
 }
 
 /// Waits until nothing of any session is left in the container.
-fn nothing_is_left(scene: &Scene) {
+pub(crate) fn nothing_is_left(scene: &Scene) {
     let left = "ls -d /tmp/portway-* /run/portway-* 2>/dev/null; for exe in /proc/[0-9]*/exe; do readlink $exe; done | \
                 grep portway-guest; grep -c portway /proc/net/unix; true";
     let mut last = String::new();
@@ -34,7 +34,7 @@ fn nothing_is_left(scene: &Scene) {
 }
 
 /// Logs in, says something in the shell, and gives that shell's pid.
-fn begin(scene: &Scene, login: &str) -> (Tty, String) {
+pub(crate) fn begin(scene: &Scene, login: &str) -> (Tty, String) {
     let mut tty = Tty::open(scene, login, 80, 24);
     tty.keys("PS1='> '; kept=yes; echo \"pid=<$$>\"\r");
     tty.until("a pid", |tty| tty.lines().iter().any(|line| line.starts_with("pid=<")));

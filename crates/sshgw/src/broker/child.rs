@@ -24,7 +24,7 @@ use super::judge::Reason;
 use super::login::Entrance;
 use super::open::{Order, Refusal};
 use super::roll::Record;
-use super::{Broker, GRACE, Grant, lends, lock};
+use super::{Broker, GRACE, Grant, drain, lends, lock};
 use crate::audit::{Direction, Event, bounded};
 use crate::greeting;
 use crate::recording::Terms;
@@ -236,8 +236,18 @@ impl Child {
         let late = tokio::time::sleep(GRACE + GRACE_BEYOND);
         tokio::pin!(late);
         let mut packet = Vec::new();
+        let mut has_to_go = false;
         loop {
             tokio::select! {
+                () = self.broker.drain.over(), if !has_to_go => {
+                    if grant.is_none() {
+                        return Told::Ended;
+                    }
+                    has_to_go = true;
+                    self.say(u64::MAX, Reply::Ending { message: drain::NOTICE.to_owned() }, Vec::new()).await;
+                    late.as_mut().reset(tokio::time::Instant::now() + END);
+                    continue;
+                }
                 received = receive(&self.link, &mut packet) => {
                     match received {
                         Ok(_) => {}
@@ -248,7 +258,7 @@ impl Child {
                         Err(_) => return Told::Gone,
                     }
                 }
-                () = &mut late, if grant.is_none() => return Told::Ended,
+                () = &mut late, if grant.is_none() || has_to_go => return Told::Ended,
                 () = end.notified(), if grant.is_none() => return Told::Ended,
             }
             let Some((asked, raw)) = wire::decode::<Asked>(&packet) else {
@@ -497,6 +507,7 @@ mod begin;
 mod errand;
 mod forwarded;
 mod making;
+mod muxing;
 mod opening;
 mod recorded;
 mod shell;

@@ -88,7 +88,7 @@ impl Grant {
     pub(crate) fn misread(&self) -> Option<&str> {
         match &self.errand {
             Some(Errand::Misread { why }) => Some(why),
-            Some(Errand::Explain { .. } | Errand::Remove { .. }) | None => None,
+            Some(Errand::Explain { .. } | Errand::Remove { .. } | Errand::Shell) | None => None,
         }
     }
 

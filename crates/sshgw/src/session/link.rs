@@ -12,7 +12,7 @@ use std::time::Duration;
 use portway_sys::seqpacket::Channel;
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::teller::Teller;
@@ -48,6 +48,8 @@ pub(super) struct Link {
     state: Mutex<State>,
     /// Uid of the first broker, and of every other.
     owner: u32,
+    /// What its client is told when the connection has to end.
+    ending: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +98,15 @@ impl Link {
     pub(super) fn new(channel: Channel) -> io::Result<Self> {
         let owner = channel.peer_uid()?;
         let state = State { channel: Some(Arc::new(watched_channel(channel)?)), ..State::default() };
-        Ok(Self { state: Mutex::new(state), owner })
+        Ok(Self { state: Mutex::new(state), owner, ending: watch::Sender::new(None) })
+    }
+
+    /// Waits until the connection has to end; what its client is told.
+    pub(super) async fn ending(&self) -> String {
+        let mut ending = self.ending.subscribe();
+        // The sender is in here.
+        let told = ending.wait_for(Option::is_some).await;
+        told.ok().and_then(|told| told.clone()).unwrap_or_default()
     }
 
     /// From here on another broker may follow the first.
@@ -275,6 +285,10 @@ impl Link {
                 if let Some(question) = state.waiting.get_mut(&id) {
                     question.is_starting = true;
                 }
+                continue;
+            }
+            if let Reply::Ending { message } = reply {
+                self.ending.send_replace(Some(message));
                 continue;
             }
             if let Reply::Progress { text } = reply {

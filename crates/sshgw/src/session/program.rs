@@ -307,6 +307,7 @@ async fn open(
             Ok((
                 Reply::Verdict { .. }
                 | Reply::Progress { .. }
+                | Reply::Ending { .. }
                 | Reply::Starting
                 | Reply::Shell(_)
                 | Reply::Helped { .. },

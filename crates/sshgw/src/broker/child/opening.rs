@@ -34,14 +34,15 @@ impl Child {
                 Ok(()) => {
                     // Whoever is asked after this broker is not to run it once more.
                     self.say(id, Reply::Starting, Vec::new()).await;
-                    self.opened(&client, grant, &order).await
+                    self.opened(&client, grant, &order).await.map(|opened| (opened, client))
                 }
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
         };
         match opened {
-            Ok(opened) => {
+            Ok((opened, client)) => {
+                self.have_mux(id, &client, grant, &opened).await;
                 lock(&self.running).insert(channel);
                 bump(&self.broker.count.started);
                 let (keep, lends) = match &opened {
@@ -98,6 +99,7 @@ impl Child {
     pub(super) async fn help(&self, id: u64, grant: &Grant, place: usize, beside: bool, jail: bool) {
         let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
         let may = May::of(grant, |action| self.broker.judge.decide(grant, action).allowed);
+        let may = May { mux: self.mux(), ..may };
         let is_far = self.broker.servers.is_far(&grant.remote);
         // A pid of another machine's is nobody's here.
         let beside = beside && !is_far;

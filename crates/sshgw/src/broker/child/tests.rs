@@ -10,9 +10,11 @@ use portway_config::LogFilter;
 use super::*;
 use crate::audit::Audit;
 use crate::broker::count::Count;
+use crate::broker::drain::Drain;
 use crate::broker::house::House;
 use crate::broker::judge::{Judge, Places};
 use crate::broker::make::Makers;
+use crate::broker::mux::Muxes;
 use crate::broker::roll::Roll;
 use crate::broker::servers::{Servers, Setting};
 use crate::broker::starts::Starts;
@@ -65,6 +67,8 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         makers: Makers::default(),
         house: House::open(options.made.clone()).expect("a house"),
         history: crate::broker::history::History::new(options.history.clone()),
+        muxes: Muxes::default(),
+        drain: Drain::default(),
         options,
     })
 }

@@ -98,7 +98,7 @@ impl Claim {
     pub(super) fn misread(&self) -> Option<Reason> {
         match &self.errand {
             Some(Errand::Misread { why }) => Some(Reason::Misread(why.clone())),
-            Some(Errand::Explain { .. } | Errand::Remove { .. }) | None => None,
+            Some(Errand::Explain { .. } | Errand::Remove { .. } | Errand::Shell) | None => None,
         }
     }
 
