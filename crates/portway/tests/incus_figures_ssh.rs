@@ -7,6 +7,9 @@
 #[expect(dead_code, reason = "each test binary uses its part")]
 #[path = "incus_ssh/scene.rs"]
 mod scene;
+#[expect(dead_code, clippy::unwrap_used, reason = "each test binary uses its part; a helper fails its test")]
+#[path = "incus_ssh/tty.rs"]
+mod tty;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -110,6 +113,42 @@ fn compare(
         "{what}: gateway {:.1} ms, sshd {:.1} ms, ratio {ratio:.2}",
         ours.as_secs_f64() * 1e3,
         theirs.as_secs_f64() * 1e3
+    );
+    Ok(())
+}
+
+/// Prints how long it takes until a shell's prompt is to be seen: of a login, of the first of a session that stays, and of a
+/// later one, which is shown what is there.
+#[test]
+#[ignore = "measures times; cargo xtask figures"]
+fn to_a_session_that_stays() -> Result<()> {
+    let Some(scene) = Scene::start(Server::Incus6, "attach")? else { return Ok(()) };
+    let name = scene.container.name();
+    let until_seen = |login: &str| {
+        let begin = Instant::now();
+        let mut tty = tty::Tty::open(&scene, login, 80, 24);
+        tty.shows("$ ");
+        (begin.elapsed(), tty)
+    };
+    let (mut plain, mut first, mut later) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let (took, tty) = until_seen(&format!("bob@{name}"));
+        tty.kill();
+        let login = format!("keep=r{round},bob@{name}");
+        let (began, tty) = until_seen(&login);
+        tty.kill();
+        let (came, mut tty) = until_seen(&login);
+        tty.keys("exit\r");
+        tty.end();
+        if round > 0 {
+            plain.push(took);
+            first.push(began);
+            later.push(came);
+        }
+    }
+    let [plain, first, later] = [plain, first, later].map(|times| median(times).as_secs_f64() * 1e3);
+    println!(
+        "to a prompt: login {plain:.1} ms, first of a session that stays {first:.1} ms, later {later:.1} ms"
     );
     Ok(())
 }
