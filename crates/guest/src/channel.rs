@@ -17,7 +17,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal as Told, WaitId, WaitIdOptions};
 
 use crate::environment;
-use crate::keep;
+use crate::keep::{self, Mux};
 use crate::outbox::Outbox;
 use crate::terminal;
 
@@ -77,27 +77,22 @@ struct Streams {
 }
 
 impl Channel {
-    /// Starts what is wanted. `own` is this program's file.
+    /// Starts what is wanted. `own` is this program's file, `mux` what keeps sessions in its place.
     ///
     /// # Errors
     /// What failed, and the system's number for it.
-    pub(crate) fn start(start: Start, own: BorrowedFd<'_>) -> Result<(Self, Started), (Step, u32)> {
+    pub(crate) fn start(
+        start: Start,
+        own: BorrowedFd<'_>,
+        mux: Option<Mux>,
+    ) -> Result<(Self, Started), (Step, u32)> {
         let streams = match &start.pty {
             Some(pty) => on_terminal(pty, start.ids.uid).map_err(|error| (Step::Terminal, number(error)))?,
             None => on_pipes(matches!(start.program, Program::Sftp))
                 .map_err(|error| (Step::Prepare, number(error)))?,
         };
-        let (path, args) = match start.program {
-            Program::Exec { path, args } => (CString::new(path).ok(), args),
-            Program::Sftp => (None, vec![b"portway-guest".to_vec(), b"sftp".to_vec()]),
-            Program::Keep { name, wish } => {
-                if let (Keep::Attach, Some(_)) = (wish, &streams.terminal) {
-                    let [slave, ..] = &streams.theirs;
-                    terminal::make_raw(slave).map_err(|error| (Step::Terminal, number(error)))?;
-                }
-                (None, keep::arguments(&name, wish, start.pty.as_ref()))
-            }
-        };
+        let (path, args) = command(start.program, &streams, start.pty.as_ref(), mux)
+            .map_err(|error| (Step::Terminal, number(error)))?;
         let args: Vec<CString> = args.into_iter().filter_map(|arg| CString::new(arg).ok()).collect();
         let mut env = start.env;
         if let (Some(pty), Some((_, tty))) = (&start.pty, &streams.terminal)
@@ -366,6 +361,27 @@ pub(crate) enum Fault {
     AfterEof,
     /// A stream that does not go that way.
     Stream,
+}
+
+/// The file of a program, none for this one, and its arguments; the terminal is as it needs it.
+fn command(
+    program: Program,
+    streams: &Streams,
+    pty: Option<&Pty>,
+    mux: Option<Mux>,
+) -> rustix::io::Result<(Option<CString>, Vec<Vec<u8>>)> {
+    Ok(match program {
+        Program::Exec { path, args } => (CString::new(path).ok(), args),
+        Program::Sftp => (None, vec![b"portway-guest".to_vec(), b"sftp".to_vec()]),
+        Program::Keep { name, wish } => {
+            // Another program wants the terminal as its client has it.
+            if let (Keep::Attach, Some(_), None) = (wish, &streams.terminal, mux) {
+                let [slave, ..] = &streams.theirs;
+                terminal::make_raw(slave)?;
+            }
+            (None, keep::arguments(&name, wish, pty, mux))
+        }
+    })
 }
 
 fn on_terminal(pty: &Pty, uid: u32) -> rustix::io::Result<Streams> {

@@ -2,7 +2,7 @@
 //!
 //! The gateway's privileged side starts the guest, a process without privilege speaks to it. Whatever that process says, a
 //! guest is one user from before the first frame on, and runs only what that user may: `UID GID GROUPS KINDS [COMMAND]`,
-//! where GROUPS and KINDS are lists with commas or `-`, kinds are `shell`, `exec`, `sftp`, `pty`, `keep` and `jail`, and those of
+//! where GROUPS and KINDS are lists with commas or `-`, kinds are `shell`, `exec`, `sftp`, `pty`, `keep`, `mux=tmux`, `mux=screen` and `jail`, and those of
 //! [`Permits`], and COMMAND runs instead of every program that is asked for. With `jail` the user's home, by `HOME`, is all
 //! there is.
 
@@ -15,6 +15,7 @@ use portway_proto::guest::{Ids, Keep, Program, Start, Step, is_clients_variable}
 use portway_sys::process::program::{self, Ids as SystemIds};
 use rustix::io::Errno;
 
+use crate::keep::Mux;
 use crate::sockets::Permits;
 
 /// Argument for an empty list.
@@ -41,6 +42,8 @@ pub(crate) struct Limits {
     has_pty: bool,
     /// Sessions that outlive the connection.
     keeps: bool,
+    /// What keeps them; this program, where nothing else does.
+    mux: Option<Mux>,
     /// The home, where nothing else is to be seen.
     jail: Option<PathBuf>,
     permits: Permits,
@@ -59,7 +62,7 @@ impl Limits {
         let groups = list(groups).map(id).collect::<Option<_>>()?;
         let (mut runs_shell, mut runs_exec, mut runs_sftp) = (false, false, false);
         let (mut has_pty, mut keeps) = (false, false);
-        let mut jail = None;
+        let (mut jail, mut mux) = (None, None);
         let mut permits = Permits::default();
         for kind in list(kinds) {
             match kind {
@@ -68,6 +71,8 @@ impl Limits {
                 "sftp" => runs_sftp = true,
                 "pty" => has_pty = true,
                 "keep" => keeps = true,
+                "mux=tmux" => mux = Some(Mux::Tmux),
+                "mux=screen" => mux = Some(Mux::Screen),
                 "jail" => jail = Some(std::env::var_os(HOME)?.into()),
                 word => permits.take(word)?,
             }
@@ -85,6 +90,7 @@ impl Limits {
             runs_sftp,
             has_pty,
             keeps,
+            mux,
             jail,
             permits,
             command,
@@ -94,6 +100,11 @@ impl Limits {
     /// Where its sockets may lead.
     pub(crate) const fn permits(&self) -> &Permits {
         &self.permits
+    }
+
+    /// What keeps sessions that outlive the connection, where it is not this program.
+    pub(crate) const fn mux(&self) -> Option<Mux> {
+        self.mux
     }
 
     /// Becomes the user, for good.
@@ -230,6 +241,9 @@ mod tests {
             assert_eq!(limits(wrong), None, "{wrong:?}");
         }
         assert_eq!(limits(&["0", "0", "-", "shell,other"]), None);
+        let muxed = |kinds| limits(&["0", "0", "-", kinds]).map(|limits| limits.mux());
+        assert_eq!((muxed("keep"), muxed("keep,mux=screen")), (Some(None), Some(Some(Mux::Screen))));
+        assert_eq!(muxed("mux=sh"), None);
     }
 
     /// Fails when who speaks to the guest chooses where it starts though it is to see its home alone.

@@ -2,7 +2,7 @@
 //! server, and sockets, over its standard input and output ([`portway_proto::guest`]).
 //!
 //! `portway-guest serve [SHA256 [LIMITS]]` checks and hides its own file and serves, `serving` does so from memory,
-//! `sftp` is the server of one user, and `sweep` removes the file of a socket when its listener has gone. One thread, a poll loop; it ends with its standard input and hangs up what it started.
+//! `sftp` is the server of one user, and `sweep` and `clear` remove the file, or folder, of a socket when its listener has gone. One thread, a poll loop; it ends with its standard input and hangs up what it started.
 //!
 //! It is also the first process of a Compose service: `portway-guest service DIR` runs what a file there says, and `tail
 //! DIR SECONDS.NANOSECONDS` says what that service has said since. `feed DIR` writes its standard input to what that service reads, `size DIR COLUMNS
@@ -11,7 +11,7 @@
 //! signal.
 //!
 //! And it keeps sessions that outlive their connections ([`keep`]): `attach NAME MODES`, `hold NAME MODES`, `sessions` and
-//! `end NAME`.
+//! `end NAME`, and `mux PROGRAM NAME MODES` where another program is to. `serve SHA256 kept list UID` and `… kept end UID NAME` are about those of any user, who is asked by `told`.
 
 mod channel;
 mod environment;
@@ -33,6 +33,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use portway_proto::service::Stamp;
+use sockets::TraceKind;
 
 /// Everything a call can end with, as exit status.
 mod status {
@@ -70,10 +71,15 @@ fn main() -> ExitCode {
         [Some("kill"), Some(number)] => service::kill(number),
         [Some("attach"), _, _] => return keep::attach(args[1], args[2]),
         [Some("hold"), _, _] => keep::hold(args[1], args[2]),
-        [Some("sessions")] => keep::list(),
-        [Some("end"), _] => keep::kill(args[1]),
-        [Some("sweep"), _, Some(dev), Some(ino)] => {
-            sockets::sweep(args[1], dev, ino).map_err(|error| (status::FAILED, error.to_string()))
+        [Some("mux"), _, _, _] => return keep::mux(args[1], args[2], args[3]),
+        [Some("sessions")] => keep::list(None),
+        [Some("sessions"), _] => keep::list(Some(args[1])),
+        [Some("told")] => keep::told(),
+        [Some("end"), _] => keep::kill(args[1], None),
+        [Some("end"), _, _] => keep::kill(args[1], Some(args[2])),
+        [Some(word @ ("sweep" | "clear")), _, Some(dev), Some(ino)] => {
+            let kind = if *word == "sweep" { TraceKind::File } else { TraceKind::Folder };
+            sockets::sweep(kind, args[1], dev, ino).map_err(|error| (status::FAILED, error.to_string()))
         }
         [Some("sftp")] => sftp::serve_stdio().map_err(|error| (status::FAILED, error.to_string())),
         _ => Err((
@@ -89,6 +95,6 @@ fn main() -> ExitCode {
 /// Says why, and ends with that status.
 fn said((status, why): (u8, String)) -> ExitCode {
     // Nobody is left to tell when this fails.
-    let _ = writeln!(io::stderr(), "portway-guest: {why}");
+    let _ = writeln!(io::stderr(), "portway: {why}");
     ExitCode::from(status)
 }

@@ -307,7 +307,11 @@ impl Server {
             self.limits.as_ref().map_or(Ok(()), |limits| limits.admit(&mut start).map_err(refused));
         let started = match admitted {
             Err(refusal) => Err(refusal),
-            Ok(()) if self.channels.len() < CHANNELS_MAX_COUNT => Channel::start(start, self.own.as_fd()),
+            Ok(()) if self.channels.len() < CHANNELS_MAX_COUNT => {
+                start.env.extend(self.sockets.variables(number));
+                let mux = self.limits.as_ref().and_then(Limits::mux);
+                Channel::start(start, self.own.as_fd(), mux)
+            }
             Ok(()) => Err(refused((Step::Prepare, Errno::MFILE))),
         };
         match started {
@@ -315,7 +319,10 @@ impl Server {
                 self.channels.insert(number, channel);
                 self.outbox.push(&Frame::Started(started));
             }
-            Err((step, errno)) => self.outbox.push(&Frame::Refused { channel: number, step, errno }),
+            Err((step, errno)) => {
+                self.outbox.push(&Frame::Refused { channel: number, step, errno });
+                self.sockets.take_back(number, &mut self.outbox);
+            }
         }
         Ok(())
     }
@@ -391,6 +398,7 @@ impl Server {
             if let Some(channel) = self.channels.remove(&number) {
                 channel.reap();
                 self.outbox.push(&Frame::Closed { channel: number });
+                self.sockets.take_back(number, &mut self.outbox);
             }
         }
     }

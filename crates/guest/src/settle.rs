@@ -17,7 +17,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use sha2::{Digest as _, Sha256};
 
 use crate::limits::Limits;
-use crate::{serve, status};
+use crate::{keep, serve, status};
 
 /// How an ended role says why: exit status and one line.
 type Ended = Result<(), (u8, String)>;
@@ -76,13 +76,24 @@ pub(crate) fn serving(hash: &str, limits: &[&OsStr]) -> Ended {
     within(limits, hash)
 }
 
-/// Serves as the user that the limits name, if there are any.
+/// Serves as the user that the limits name, if there are any; or does the one thing that stands in their place.
 fn within(limits: &[&OsStr], hash: [u8; 32]) -> Ended {
+    if let Some(words) = survey(limits) {
+        return keep::survey(words);
+    }
     serve::serve(hash, limits_of(limits)?).map_err(|error| (status::FAILED, error.to_string()))
+}
+
+/// What is asked of sessions that stay, where a call asks that.
+fn survey<'a>(words: &'a [&'a OsStr]) -> Option<&'a [&'a OsStr]> {
+    words.split_first().filter(|(first, _)| **first == "kept").map(|(_, words)| words)
 }
 
 /// The limits a call names, if it names any.
 fn limits_of(words: &[&OsStr]) -> Result<Option<Limits>, (u8, String)> {
+    if survey(words).is_some() {
+        return Ok(None);
+    }
     match (words, Limits::read(words)) {
         ([], _) => Ok(None),
         (_, None) => Err((status::USAGE, "limits that are none".to_owned())),

@@ -1,12 +1,13 @@
 //! Sockets of this instance, for the gateway: connections it asks for, and those that come to where it listens.
 //!
 //! - `permits`: where they may lead; `dial`, `lookup`, `server` and `own`: from a name to a connection;
-//! - `listen`: where somebody may come to; `connection`: its bytes;
+//! - `listen`: where somebody may come to; `lent`: the same for one program; `connection`: its bytes;
 //! - `janitor`: what goes when we cannot take it with us.
 
 mod connection;
 mod dial;
 mod janitor;
+mod lent;
 mod listen;
 mod lookup;
 mod own;
@@ -17,14 +18,14 @@ use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use portway_proto::guest::{ACCEPTED, Frame, Place, SOCKETS, Socket, Why};
+use portway_proto::guest::{ACCEPTED, Frame, Lent, Place, SOCKETS, Socket, Why};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use connection::Connection;
 pub(crate) use connection::Farewell;
 use dial::{Dial, Outcome};
-pub(crate) use janitor::sweep;
+pub(crate) use janitor::{Kind as TraceKind, sweep};
 use listen::Listener;
 pub(crate) use permits::Permits;
 
@@ -40,6 +41,9 @@ const DESCRIPTORS_MAX_COUNT: usize = 960;
 
 /// Places that are listened at.
 const LISTENERS_MAX_COUNT: usize = 64;
+
+/// The same for programs: two for each that there can be.
+const LENT_MAX_COUNT: usize = 480;
 
 /// Whether a number is one of a socket's.
 pub(crate) const fn is_one(channel: u32) -> bool {
@@ -62,6 +66,8 @@ pub(crate) struct Sockets {
     dials: BTreeMap<u32, Dial>,
     connections: BTreeMap<u32, Connection>,
     listeners: BTreeMap<u32, Listener>,
+    /// Of them those for one program, with its channel and variables.
+    lent: BTreeMap<u32, (u32, lent::Variables)>,
     /// What the next one who comes is called, above [`ACCEPTED`].
     next_accepted: u32,
 }
@@ -69,7 +75,7 @@ pub(crate) struct Sockets {
 impl Sockets {
     pub(crate) fn new(permits: Permits) -> Self {
         let (dials, connections, listeners) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { permits, dials, connections, listeners, next_accepted: 0 }
+        Self { permits, dials, connections, listeners, lent: BTreeMap::new(), next_accepted: 0 }
     }
 
     /// Descriptors that they have, at most.
@@ -102,6 +108,13 @@ impl Sockets {
                 self.listen(listener, at, others, outbox);
                 Ok(())
             }
+            Socket::Lend { listener, channel, lent } => {
+                if self.is_used(listener) {
+                    return Err(Refused::InUse);
+                }
+                self.lend(listener, channel, &lent, others, outbox);
+                Ok(())
+            }
             Socket::Connected { .. }
             | Socket::Failed { .. }
             | Socket::Listening { .. }
@@ -120,7 +133,9 @@ impl Sockets {
             return fail(number, Why::Forbidden, Errno::PERM, outbox);
         }
         // One of two families has two.
-        if self.listeners.len() >= LISTENERS_MAX_COUNT || self.count() + others + 2 > DESCRIPTORS_MAX_COUNT {
+        if self.listeners.len() - self.lent.len() >= LISTENERS_MAX_COUNT
+            || self.count() + others + 2 > DESCRIPTORS_MAX_COUNT
+        {
             return fail(number, Why::Count, Errno::MFILE, outbox);
         }
         match Listener::open(at) {
@@ -130,6 +145,39 @@ impl Sockets {
                 outbox.push(&Frame::Socket(Socket::Listening { listener: number, port }));
             }
             Err((why, error)) => fail(number, why, error, outbox),
+        }
+    }
+
+    fn lend(&mut self, number: u32, channel: u32, lent: &Lent, others: usize, outbox: &mut Outbox) {
+        if !self.permits.lends(lent) {
+            return fail(number, Why::Forbidden, Errno::PERM, outbox);
+        }
+        if self.lent.len() >= LENT_MAX_COUNT || self.count() + others + 5 > DESCRIPTORS_MAX_COUNT {
+            return fail(number, Why::Count, Errno::MFILE, outbox);
+        }
+        match lent::open(lent) {
+            Ok((listener, variables)) => {
+                let port = listener.port;
+                self.listeners.insert(number, listener);
+                self.lent.insert(number, (channel, variables));
+                outbox.push(&Frame::Socket(Socket::Listening { listener: number, port }));
+            }
+            Err((why, error)) => fail(number, why, error, outbox),
+        }
+    }
+
+    /// What tells the program of a channel what it is lent.
+    pub(crate) fn variables(&self, channel: u32) -> impl Iterator<Item = Vec<u8>> {
+        let of_it = self.lent.values().filter(move |(borrower, _)| *borrower == channel);
+        of_it.flat_map(|(_, variables)| variables.iter().cloned())
+    }
+
+    /// The program of a channel has ended, or there is none: what it was lent goes. Whoever came by it stays.
+    pub(crate) fn take_back(&mut self, channel: u32, outbox: &mut Outbox) {
+        let of_it = self.lent.iter().filter(|(_, (borrower, _))| *borrower == channel);
+        let of_it: Vec<u32> = of_it.map(|(listener, _)| *listener).collect();
+        for listener in of_it {
+            self.leave(listener, Farewell::Close, outbox);
         }
     }
 
@@ -216,6 +264,7 @@ impl Sockets {
     /// The gateway has left.
     pub(crate) fn leave(&mut self, channel: u32, with: Farewell, outbox: &mut Outbox) {
         if self.dials.remove(&channel).is_some() || self.listeners.remove(&channel).is_some() {
+            self.lent.remove(&channel);
             outbox.push(&Frame::Closed { channel });
         }
         if let Some(connection) = self.connections.get_mut(&channel) {
@@ -229,6 +278,7 @@ impl Sockets {
         self.dials.clear();
         // First of all: nobody is to come any more, and what the file system has of them goes.
         self.listeners.clear();
+        self.lent.clear();
         self.connections.retain(|_, connection| connection.is_ending(now));
         !self.connections.is_empty()
     }
@@ -293,15 +343,4 @@ fn fail(channel: u32, why: Why, error: Errno, outbox: &mut Outbox) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Fails when what nobody reads could be more than is said.
-    #[test]
-    fn windows_are_bounded_together() {
-        let kib = [0, 15, 16, 63, 64, 959].map(|before| window(before) >> 10);
-        assert_eq!(kib, [1024, 1024, 128, 128, 32, 32]);
-        let all: u32 = (0..DESCRIPTORS_MAX_COUNT).map(window).sum();
-        assert!(all <= 50 << 20, "{all}");
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! A terminal for a program.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use portway_proto::guest::Size;
 use rustix::fs::Mode;
@@ -30,10 +30,10 @@ pub(crate) fn open(uid: u32, size: &Size, wanted: &[(u8, u32)]) -> Result<(Owned
 }
 
 /// Leaves every byte as it is: what is behind it has a terminal of its own.
-pub(crate) fn make_raw(slave: &OwnedFd) -> Result<()> {
-    let mut termios = rustix::termios::tcgetattr(slave)?;
+pub(crate) fn make_raw(slave: impl AsFd) -> Result<()> {
+    let mut termios = rustix::termios::tcgetattr(&slave)?;
     termios.make_raw();
-    rustix::termios::tcsetattr(slave, OptionalActions::Now, &termios)
+    rustix::termios::tcsetattr(&slave, OptionalActions::Now, &termios)
 }
 
 /// The user owns it; a group other than root's is the one for terminals, and may write to it (mesg(1)).

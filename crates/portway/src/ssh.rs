@@ -1,6 +1,7 @@
 //! `portway ssh`: the gateway, who is connected, and what of it is asked without a server.
 
 mod import;
+mod kept;
 mod policy;
 mod recordings;
 mod serve;

@@ -7,6 +7,9 @@
 #[expect(dead_code, reason = "each test binary uses its part")]
 #[path = "incus_ssh/scene.rs"]
 mod scene;
+#[expect(dead_code, clippy::unwrap_used, reason = "each test binary uses its part; a helper fails its test")]
+#[path = "incus_ssh/tty.rs"]
+mod tty;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -114,6 +117,42 @@ fn compare(
     Ok(())
 }
 
+/// Prints how long it takes until a shell's prompt is to be seen: of a login, of the first of a session that stays, and of a
+/// later one, which is shown what is there.
+#[test]
+#[ignore = "measures times; cargo xtask figures"]
+fn to_a_session_that_stays() -> Result<()> {
+    let Some(scene) = Scene::start(Server::Incus6, "attach")? else { return Ok(()) };
+    let name = scene.container.name();
+    let until_seen = |login: &str| {
+        let begin = Instant::now();
+        let mut tty = tty::Tty::open(&scene, login, 80, 24);
+        tty.shows("$ ");
+        (begin.elapsed(), tty)
+    };
+    let (mut plain, mut first, mut later) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let (took, tty) = until_seen(&format!("bob@{name}"));
+        tty.kill();
+        let login = format!("keep=r{round},bob@{name}");
+        let (began, tty) = until_seen(&login);
+        tty.kill();
+        let (came, mut tty) = until_seen(&login);
+        tty.keys("exit\r");
+        tty.end();
+        if round > 0 {
+            plain.push(took);
+            first.push(began);
+            later.push(came);
+        }
+    }
+    let [plain, first, later] = [plain, first, later].map(|times| median(times).as_secs_f64() * 1e3);
+    println!(
+        "to a prompt: login {plain:.1} ms, first of a session that stays {first:.1} ms, later {later:.1} ms"
+    );
+    Ok(())
+}
+
 /// Prints how long things take beside OpenSSH's server.
 #[test]
 #[ignore = "measures times; cargo xtask figures"]
@@ -197,6 +236,47 @@ fn forwards_beside_sshd() -> Result<()> {
         client.kill()?;
         client.wait()?;
     }
+    Ok(())
+}
+
+/// Prints what an agent adds to a login.
+#[test]
+#[ignore = "measures times; cargo xtask figures"]
+fn a_login_with_an_agent() -> Result<()> {
+    let Some(scene) = Scene::start(Server::Incus6, "lends")? else { return Ok(()) };
+    let socket = scene.path("agent");
+    let mut agent = Command::new("ssh-agent");
+    let mut agent = agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn()?;
+    wait_for("the agent", || socket.exists().then_some(()))?;
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..=ROUNDS {
+        for (option, times) in ["-a", "-A"].iter().zip(&mut times) {
+            let mut command = Command::new("ssh");
+            // Who uses no agent himself lends none.
+            let own = scene.options("key").into_iter();
+            command.args(own.map(|word| word.replace("IdentityAgent=none", "IdentityAgent=SSH_AUTH_SOCK")));
+            let bob = Scene::at(&format!("bob@{}", scene.container.name()));
+            command.args([option, "-p", &scene.port.to_string(), &bob, "echo =$SSH_AUTH_SOCK"]);
+            let begin = Instant::now();
+            let output = scene.talk(command.env("SSH_AUTH_SOCK", &socket), b"")?;
+            let took = begin.elapsed();
+            let is_lent = output.stdout.starts_with(b"=/tmp/ssh-");
+            ensure!(output.status.success() && is_lent == (*option == "-A"), "{option}: {}", scene.log());
+            // The first round fills caches.
+            if round > 0 {
+                times.push(took);
+            }
+        }
+    }
+    agent.kill()?;
+    agent.wait()?;
+    let [plain, lent] = times.map(median);
+    println!(
+        "a login: {:.1} ms, with an agent {:.1} ms",
+        plain.as_secs_f64() * 1e3,
+        lent.as_secs_f64() * 1e3
+    );
+    ensure!(lent < plain + Duration::from_millis(50), "an agent adds {:?}", lent - plain);
     Ok(())
 }
 

@@ -11,13 +11,15 @@
 //! ([`Grant`], [`Allowance`]): a sender that says more than it was allowed ends the connection.
 //!
 //! Kinds from 32 on are about sockets inside the instance ([`Socket`]), those from 48 on are left for terminals that outlive
-//! a connection.
+//! a connection, and 64 is a socket again: what a program is lent ([`Lent`]).
 
 mod credit;
 mod fields;
 mod frame;
 mod held;
 mod inbox;
+mod lent;
+mod listed;
 mod socket;
 mod start;
 mod variables;
@@ -28,6 +30,8 @@ pub use frame::{
 };
 pub use held::{HELD_NAME_MAX_BYTES, HELD_VERSION, Held, HeldState, TITLE_MAX_BYTES, is_held_name};
 pub use inbox::Inbox;
+pub use lent::Lent;
+pub use listed::{COMMAND_MAX_BYTES, Listed, Says};
 pub use socket::{ACCEPTED, HOST_MAX_BYTES, Place, SOCKET_PATH_MAX_BYTES, SOCKETS, Socket, Why};
 pub use start::{Credits, Environment, Ids, Keep, Program, Pty, Start};
 pub use variables::is_clients_variable;

@@ -1,6 +1,6 @@
 //! Protocol logic without I/O and without a clock: half-close of byte streams, the table of UDP
 //! flows, PROXY protocol headers, datagrams in a byte stream, admission of clients, what clients of a SOCKS5 or HTTP proxy
-//! say; of the SSH gateway: login names, frames to and from its program inside an instance, the names it looks up there, requests of SFTP; what a
+//! say; of the SSH gateway: login names, frames to and from its program inside an instance, the names it looks up there, requests of SFTP, what begins a connection to an X server; what a
 //! service of a Compose project runs and keeps. Time is an argument of every call that needs it.
 
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -18,6 +18,7 @@ pub mod sftp;
 pub mod socks5;
 pub mod target;
 pub mod udp_flow;
+pub mod x11;
 
 /// One end of a relayed connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

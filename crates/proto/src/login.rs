@@ -172,6 +172,8 @@ pub enum Command {
         place: Place,
         /// Without asking, also when it runs.
         force: bool,
+        /// User of the host whose keys count; `root` when none was given.
+        host_user: HostUser,
     },
     /// Says how a login is read.
     Explain(Box<Wish>),
@@ -203,14 +205,14 @@ impl Wish {
         }
     }
 
-    /// User of the host whose keys count. `None` with a command that has none of its own: the gateway's.
+    /// User of the host whose keys count; to have a login explained, that login's.
     #[must_use]
-    pub const fn host_user(&self) -> Option<&HostUser> {
+    pub const fn host_user(&self) -> &HostUser {
         match self {
-            Self::Session(session) => Some(&session.host_user),
-            Self::Create(create) => Some(&create.host_user),
-            Self::Command(Command::Shell { host_user }) => Some(host_user),
-            Self::Command(_) => None,
+            Self::Session(session) => &session.host_user,
+            Self::Create(create) => &create.host_user,
+            Self::Command(Command::Shell { host_user } | Command::Remove { host_user, .. }) => host_user,
+            Self::Command(Command::Explain(wish)) => wish.host_user(),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use portway_proto::guest::{
     ACCEPTED, Allowance, Credits, DATA_MAX_BYTES, Environment, Exit, FRAME_MAX_BYTES, Frame, Grant,
-    HOST_MAX_BYTES, Hello, Ids, Inbox, Keep, Place, Program, Pty, SOCKETS, Signal, Size, Socket, Start,
+    HOST_MAX_BYTES, Hello, Ids, Inbox, Keep, Lent, Place, Program, Pty, SOCKETS, Signal, Size, Socket, Start,
     Started, Step, Stream, VERSION, Way,
 };
 use proptest::prelude::*;
@@ -130,6 +130,12 @@ fn frame() -> impl Strategy<Value = Frame<'static>> {
             let port = u16::try_from(port >> 16).expect("16 bits");
             Frame::Socket(Socket::Connect { channel, to: Place::Tcp { host, port }, credit })
         }),
+        (SOCKETS..ACCEPTED, 0..SOCKETS, any::<(u32, [u8; 16])>()).prop_map(
+            |(listener, channel, (screen, cookie))| {
+                let lent = Lent::Display { screen, cookie };
+                Frame::Socket(Socket::Lend { listener, channel, lent })
+            }
+        ),
     ]
 }
 

@@ -55,6 +55,12 @@ pub(crate) enum Event<'a> {
         /// Its recording, below their folder.
         #[serde(skip_serializing_if = "Option::is_none")]
         recording: Option<&'a str>,
+        /// It is lent the client's agent.
+        #[serde(skip_serializing_if = "is_not")]
+        agent: bool,
+        /// It is lent the client's display.
+        #[serde(skip_serializing_if = "is_not")]
+        x11: bool,
     },
     /// A recording has ended.
     Recorded {
@@ -110,10 +116,27 @@ pub(crate) enum Event<'a> {
         #[serde(flatten)]
         forwarded: &'a Forwarded,
     },
+    /// More connections were forwarded, or refused, than have a line each.
+    ForwardedMore {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        count: u64,
+        refused: u64,
+        bytes_in: u64,
+        bytes_out: u64,
+    },
     /// An instance was started for it, or could not be.
     InstanceStarted {
         #[serde(flatten, serialize_with = "Grant::identity")]
         grant: &'a Grant,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        failed: Option<String>,
+    },
+    /// A package was installed in its instance, or could not be: what keeps sessions that stay.
+    PackageInstalled {
+        #[serde(flatten, serialize_with = "Grant::identity")]
+        grant: &'a Grant,
+        package: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         failed: Option<String>,
     },
@@ -146,6 +169,11 @@ pub(crate) enum Event<'a> {
     },
     /// Lines that could not be written, as many.
     Lost { lines: u64 },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde has it")]
+const fn is_not(value: &bool) -> bool {
+    !*value
 }
 
 /// What a file was opened for.

@@ -8,10 +8,12 @@
 //! - `judge`, `login`, `grant`: who somebody is, how that one gets in and what that one may do;
 //! - `servers`: ways to servers; `fresh`: files that are read again when they have changed;
 //! - `door`: where clients connect, and how one gateway hands over to the next;
-//! - `count`: metrics;
+//! - `drain`: an end that waits for connections; `count`: metrics;
 //! - `account`, `open`, `helper`: from a grant to a program inside an instance;
 //! - `starts`, `stored`: an instance that does not run, and its files;
 //! - `make`, `marks`, `house`: instances that are made for logins, and go again; `turns`: one at a time at each;
+//! - `mux`: another program in an instance that keeps its sessions that stay;
+//! - `kept`: sessions that stay in an instance, for who asks from outside;
 //! - `roll`: what the next broker needs to know of sessions; `sessions`: what an operator sees of them.
 
 mod account;
@@ -19,6 +21,7 @@ mod arrivals;
 mod child;
 mod count;
 mod door;
+mod drain;
 mod forwards;
 mod fresh;
 mod gate;
@@ -29,9 +32,12 @@ mod house;
 mod identity;
 mod judge;
 mod keep;
+mod kept;
+mod lends;
 mod login;
 mod make;
 mod marks;
+mod mux;
 mod open;
 mod recordings;
 mod roll;
@@ -45,7 +51,6 @@ mod way;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,27 +59,30 @@ use std::time::Duration;
 use portway_config::{LogFilter, UserIds};
 use portway_sys::{process, sandbox, sched};
 use russh::keys::ssh_key::LineEnding;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
-use crate::auth::key;
 use crate::create::CreateConfig;
 use crate::hostkey::{self, HostKeyError};
 use crate::logging;
 use crate::options::Options;
 use count::Count;
-use door::Door;
+use door::{Door, Handed};
+use drain::Drain;
 use gate::Gate;
 use history::History;
 use house::House;
 use judge::{Judge, Places as JudgePlaces};
 use make::Makers;
+use mux::Muxes;
 use roll::Roll;
 use servers::{Servers, Setting};
 use starts::Starts;
 
+pub use drain::Draining;
+pub use kept::{KeptError, KeptIn, KeptSession};
 pub use servers::{Places as ServerPlaces, client as server_client};
 pub use sessions::{SessionState, end_session, metrics, running, sessions};
 
@@ -141,8 +149,14 @@ pub enum ServeError {
     Sessions {
         /// The folder.
         path: PathBuf,
-        /// Why; `WouldBlock` when another gateway keeps its own there.
+        /// Why.
         source: io::Error,
+    },
+    /// Another one has it.
+    #[error("a gateway runs already{}", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Running {
+        /// Its process, where that is known.
+        pid: Option<i32>,
     },
     /// No log.
     #[error("cannot write the audit log {}", path.display())]
@@ -189,8 +203,10 @@ struct Broker {
     count: Count,
     /// Programs that are being started.
     starting: TaskTracker,
+    drain: Drain,
     starts: Starts,
     makers: Makers,
+    muxes: Muxes,
     house: House,
     history: History,
 }
@@ -208,9 +224,9 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     // are asked for keys run with no more.
     sandbox::gateway_keep_caps().map_err(system("give up capabilities"))?;
     tracing::debug!(descriptors = process::raise_nofile(), "limit raised");
-    let (host_keys, gateway) = host_keys(&options)?;
+    let host_keys = host_keys(&options)?;
     let (servers, judge) = rules(&options)?;
-    let house = House::open(options.made.clone(), gateway);
+    let house = House::open(options.made.clone()).map_err(system("keep the name of this gateway"))?;
     let failed = |source| ServeError::Audit { path: options.audit.clone(), source };
     let audit = Audit::open(options.audit.clone()).map_err(failed)?;
     // Those who knock wait for those who are in. Its threads and the processes of connections begin the same way.
@@ -220,17 +236,19 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     // From here on the gateway before this one may have ended: what can fail has been tried.
     let taken = if options.replace { door::taken(&options.sessions) } else { None };
     let patience = if taken.is_some() { SUCCESSION } else { Duration::ZERO };
-    let failed = |source| ServeError::Sessions { path: options.sessions.clone(), source };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::WouldBlock => ServeError::Running { pid: running(&options.sessions) },
+        _ => ServeError::Sessions { path: options.sessions.clone(), source },
+    };
     let roll = Roll::open(options.sessions.clone(), patience).map_err(failed)?;
     runtime.block_on(async move {
         let address = options.options.listen;
-        let door = Door::open(address, passed, taken);
+        let door = Door::open(address, passed, taken.flatten());
         let door = door.map_err(|source| ServeError::Listen { address, source })?;
         let at = door.listener.local_addr().map_err(system("name the listener"))?;
         // Somebody else may have opened it.
         options.options.auth.check_address(at).map_err(|error| ServeError::Rules(error.to_string()))?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("catch signals"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch signals"))?;
+        let mut ends = Ends::new().map_err(system("catch signals"))?;
         let broker = Arc::new(Broker {
             judge,
             servers,
@@ -242,52 +260,47 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
             next: AtomicU64::new(0),
             count: Count::default(),
             starting: TaskTracker::new(),
+            drain: Drain::default(),
             starts: Starts::default(),
             makers: Makers::default(),
+            muxes: Muxes::default(),
             house,
             history: History::new(options.history.clone()),
             options,
         });
         broker.begin();
-        let given = Arc::new(Notify::new());
-        broker.open_door(&door, &given).map_err(system("be spoken to"))?;
+        broker.open_door(&door, &ends.given).map_err(system("be spoken to"))?;
         ready(at);
         tell_systemd(sd_notify::NotifyState::Ready);
         let is_kept = tokio::select! {
             () = broker.accept(&door.listener) => false,
-            _ = terminate.recv() => door.is_kept,
-            _ = interrupt.recv() => door.is_kept,
-            () = given.notified() => true,
+            given = ends.told() => given || door.is_kept,
+            () = broker.drain.begun() => {
+                let is_kept = door.is_kept;
+                drop(door);
+                broker.drain.shut();
+                tracing::info!("nobody new is taken");
+                tell_systemd(sd_notify::NotifyState::Status("takes nobody new, and ends with the last connection"));
+                tokio::select! {
+                    () = broker.drain.left() => return Ok(()),
+                    given = ends.told() => given || is_kept,
+                }
+            }
         };
         tell_systemd(sd_notify::NotifyState::Stopping);
-        if is_kept {
-            // Clients wait at the listener, so there is time for those who are half in.
-            tokio::select! {
-                () = broker.drained() => {}
-                () = tokio::time::sleep(DRAIN) => {}
-                _ = terminate.recv() => {}
-            }
-        } else {
-            tokio::select! {
-                () = broker.begun() => {}
-                () = tokio::time::sleep(LAST_WORDS) => {}
-                _ = terminate.recv() => {}
-            }
-        }
+        broker.end(is_kept, &mut ends).await;
         Ok(())
     })
 }
 
-/// The keys that say who this is, and the fingerprint of its own.
-fn host_keys(options: &ServeOptions) -> Result<(Vec<String>, String), ServeError> {
+/// The keys that say who this is.
+fn host_keys(options: &ServeOptions) -> Result<Vec<String>, ServeError> {
     let mut keys = if options.options.host_key { hostkey::of_host(Path::new(HOST_KEYS)) } else { Vec::new() };
-    let own = hostkey::load_or_make(&options.host_key)?;
-    let gateway = key::fingerprint(own.public_key().key_data());
-    keys.push(own);
+    keys.push(hostkey::load_or_make(&options.host_key)?);
     let texts = keys.iter().map(|key| key.to_openssh(LineEnding::LF).map(|text| text.to_string()));
     let texts: Result<Vec<_>, _> = texts.collect();
     let failed = |source| ServeError::System { what: "use the host key", source };
-    Ok((texts.map_err(io::Error::other).map_err(failed)?, gateway))
+    texts.map_err(io::Error::other).map_err(failed)
 }
 
 /// Where servers are and who may get to them; what is wrong with either is wrong at the start.
@@ -299,6 +312,7 @@ fn rules(options: &ServeOptions) -> Result<(Arc<Servers>, Judge), ServeError> {
     };
     let setting =
         Setting { ids: options.ids.map(|ids| (ids.uid, ids.gid)), log: options.log.as_str().to_owned() };
+    recordings::check(&options.options.recording.folder(&options.made)).map_err(ServeError::Rules)?;
     let servers = Arc::new(Servers::new(options.servers.clone(), setting));
     servers.default().map_err(|error| ServeError::Rules(error.to_string()))?;
     let judge = Judge::new(Arc::clone(&options.options), places, Arc::clone(&servers));
@@ -313,6 +327,30 @@ fn rules(options: &ServeOptions) -> Result<(Arc<Servers>, Judge), ServeError> {
     Ok((servers, judge))
 }
 
+/// What tells a gateway to end.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Another has taken its place.
+    given: Arc<Notify>,
+}
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, given: Arc::default() })
+    }
+
+    /// Waits for any of them; whether it is another gateway.
+    async fn told(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => false,
+            () = self.given.notified() => true,
+        }
+    }
+}
+
 fn tell_systemd(state: sd_notify::NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd not told");
@@ -320,6 +358,24 @@ fn tell_systemd(state: sd_notify::NotifyState<'_>) {
 }
 
 impl Broker {
+    /// Leaves what is half done whole: `is_kept` is whether clients wait at the listener, so that there is time for those
+    /// who are half in.
+    async fn end(&self, is_kept: bool, ends: &mut Ends) {
+        if is_kept {
+            tokio::select! {
+                () = self.drained() => {}
+                () = tokio::time::sleep(DRAIN) => {}
+                _ = ends.terminate.recv() => {}
+            }
+        } else {
+            tokio::select! {
+                () = self.begun() => {}
+                () = tokio::time::sleep(LAST_WORDS) => {}
+                _ = ends.terminate.recv() => {}
+            }
+        }
+    }
+
     /// Begins what goes on beside clients.
     fn begin(self: &Arc<Self>) {
         self.take_over();
@@ -335,7 +391,7 @@ impl Broker {
             Ok(records) => {
                 for record in records {
                     self.house.enter(&record.grant);
-                    tokio::spawn(child::take_over(Arc::clone(self), record));
+                    self.drain.attend(child::take_over(Arc::clone(self), record));
                 }
             }
             Err(error) => tracing::warn!(%error, "sessions of another gateway are not found"),
@@ -345,8 +401,7 @@ impl Broker {
     /// Answers whoever asks this gateway for its place or its figures.
     fn open_door(self: &Arc<Self>, door: &Door, given: &Arc<Notify>) -> io::Result<()> {
         let (socket, _path) = door::socket(self.roll.dir())?;
-        let listener = Arc::new(door.listener.as_fd().try_clone_to_owned()?);
-        tokio::spawn(door::answer(Arc::clone(self), socket, listener, Arc::clone(given)));
+        tokio::spawn(door::answer(Arc::clone(self), socket, Handed::of(door)?, Arc::clone(given)));
         Ok(())
     }
 

@@ -24,7 +24,7 @@ pub struct Explained {
     pub instance: Option<String>,
     /// Its project.
     pub project: Option<String>,
-    /// User of the host whose keys count; with a command the gateway's own.
+    /// User of the host whose keys count.
     pub host_user: String,
     /// What a new instance is made of.
     pub create: Option<Created>,
@@ -157,7 +157,7 @@ fn session_name(wish: &Wish) -> Option<String> {
 }
 
 /// A value on one line, of which no character moves the cursor or turns the text around.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let is_odd = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
@@ -185,7 +185,7 @@ impl Explained {
             instance_user: place.map(|place| place.instance_user.to_string()),
             instance: place.map(|place| place.instance.to_string()),
             project: place.map(|place| place.project.to_string()),
-            host_user: wish.host_user().cloned().unwrap_or_default().to_string(),
+            host_user: wish.host_user().to_string(),
             create: None,
             command: None,
             warnings: Vec::new(),

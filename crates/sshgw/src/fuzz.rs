@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
+use portway_proto::guest::Listed;
 use portway_proto::login::{Dialect, Login};
+use portway_proto::x11::{MAGIC_COOKIE, Setup};
 use russh::keys::ssh_key::Certificate;
 
 use crate::auth::accounts;
@@ -27,10 +29,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ssh_authorized_keys", authorized_keys),
     ("ssh_certificate", certificate),
     ("ssh_hash", hash),
+    ("ssh_kept", kept),
     ("ssh_login", login),
     ("ssh_policy", policy),
     ("ssh_recording", recording),
     ("ssh_revoked", revoked),
+    ("ssh_x11", x11),
     ("ssh_shell", shell),
 ];
 
@@ -45,6 +49,25 @@ pub fn run(target: &str, data: &[u8]) {
     let found = TARGETS.iter().find(|(name, _)| *name == target);
     let (_, function) = found.expect("the name is one of the table");
     function(data);
+}
+
+/// What a program says to a display first. Once that is decided it stays so, and with another authorization it is one.
+fn x11(data: &[u8]) {
+    let whole = Setup::read(data);
+    for end in 0..data.len() {
+        let part = Setup::read(data.get(..end).unwrap_or_default());
+        assert!(part == Ok(None) || part == whole, "{end}");
+    }
+    if let Ok(Some((setup, length))) = whole {
+        assert!(length <= data.len());
+        let written = setup.with(MAGIC_COOKIE.as_bytes(), &[7; 16]);
+        let again = Setup::read(&written);
+        assert!(
+            again.is_ok_and(
+                |read| read.is_some_and(|(read, end)| read.shows(&[7; 16]) && end == written.len())
+            )
+        );
+    }
 }
 
 fn text(data: &[u8]) -> &str {
@@ -115,6 +138,16 @@ fn accounts(data: &[u8]) {
 /// A hash and an empty password: the bounds let nothing through that takes long.
 fn hash(data: &[u8]) {
     let _ = password::verify(text(data), b"");
+}
+
+/// What an instance says of sessions that stay: nothing of it is a control character, and it is written as it is read.
+fn kept(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for listed in text.lines().filter_map(Listed::read) {
+        let line = listed.write();
+        assert!(!line.chars().any(|letter| letter.is_control() && letter != '\t'), "{line:?}");
+        assert_eq!(Listed::read(&line), Some(listed));
+    }
 }
 
 fn policy(data: &[u8]) {

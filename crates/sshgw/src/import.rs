@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::options::{FLAGS, NOT_YET, Options, OptionsError, Shape, Values, ValuesError};
+use crate::options::{FLAGS, Options, OptionsError, Shape, Values, ValuesError};
 
 /// Flags that mean nothing here, or belong to a single run.
 const DROPPED: &[&str] = &[
@@ -87,17 +87,12 @@ pub fn import(found: &Found) -> Result<Imported, ImportError> {
         if without(flag.long) {
             continue;
         }
-        let is_missing = NOT_YET.contains(&flag.long) && values.text(flag.long) != flag.default;
         let line = match flag.shape {
             Shape::Switch => format!("{} = {}\n", flag.long, values.is_on(flag.long)?),
             Shape::Value => {
                 format!("{} = {}\n", flag.long, toml::Value::String(values.text(flag.long).to_owned()))
             }
         };
-        if is_missing {
-            table.push('#');
-            differences.push(format!("{}: not there yet; it is written as a comment", flag.long));
-        }
         table.push_str(&line);
     }
     if !values.has("idle-timeout") {

@@ -18,7 +18,7 @@ mod flags;
 mod recording;
 mod values;
 
-pub use flags::{FLAGS, Flag, NOT_YET, Shape};
+pub use flags::{FLAGS, Flag, Shape};
 pub use recording::Recording;
 pub use values::{Values, ValuesError};
 
@@ -46,7 +46,7 @@ pub struct Options {
     pub chroot_sftp: bool,
     /// How a login shell is started.
     pub shell: ShellMode,
-    /// What keeps persistent sessions where the gateway does not.
+    /// What keeps sessions that stay.
     pub term_mux: TermMux,
     /// Text before authentication.
     pub banner: bool,
@@ -54,6 +54,8 @@ pub struct Options {
     pub welcome: bool,
     /// Until a connection without any byte ends; `None` is never.
     pub idle_timeout: Option<Duration>,
+    /// Until connections end that are left when nobody new is taken; `None` is never.
+    pub drain_timeout: Option<Duration>,
     /// How often the server is asked whether it is there; `None` is never.
     pub healthcheck: Option<Duration>,
     /// How logins are read.
@@ -119,11 +121,13 @@ pub enum ShellMode {
     Sush,
 }
 
-/// A terminal multiplexer.
+/// What keeps sessions that stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TermMux {
-    /// tmux.
+    /// The gateway's own program in the instance.
     #[default]
+    Builtin,
+    /// tmux.
     Tmux,
     /// screen.
     Screen,
@@ -220,13 +224,15 @@ impl Options {
                 _ => return Err(values.wrong("shell", "login, su, sush, or nothing for the user's own")),
             },
             term_mux: match values.text("term-mux") {
+                "builtin" => TermMux::Builtin,
                 "tmux" => TermMux::Tmux,
                 "screen" => TermMux::Screen,
-                _ => return Err(values.wrong("term-mux", "tmux or screen")),
+                _ => return Err(values.wrong("term-mux", "builtin, tmux or screen")),
             },
             banner: values.is_on("banner")?,
             welcome: values.is_on("welcome")?,
             idle_timeout: duration("idle-timeout")?,
+            drain_timeout: duration("drain-timeout")?,
             healthcheck: duration("healthcheck")?,
             dialect: values
                 .text("dialect")

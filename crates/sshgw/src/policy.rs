@@ -45,6 +45,8 @@ pub enum Action {
     ForwardRemote,
     /// `-A`.
     Agent,
+    /// `-X` and `-Y`.
+    X11,
     /// Makes an instance.
     Create,
     /// Removes one.
@@ -57,20 +59,21 @@ pub enum Action {
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Shell,
         Self::Exec,
         Self::Sftp,
         Self::ForwardLocal,
         Self::ForwardRemote,
         Self::Agent,
+        Self::X11,
         Self::Create,
         Self::Remove,
         Self::Start,
         Self::IncusShell,
     ];
 
-    /// What is done within an instance.
+    /// What is done within an instance, and may be done by its own users. A display is lent where a rule says so only.
     pub const SESSION: [Self; 6] =
         [Self::Shell, Self::Exec, Self::Sftp, Self::ForwardLocal, Self::ForwardRemote, Self::Agent];
 
@@ -84,6 +87,7 @@ impl Action {
             Self::ForwardLocal => "forward-local",
             Self::ForwardRemote => "forward-remote",
             Self::Agent => "agent",
+            Self::X11 => "x11",
             Self::Create => "create",
             Self::Remove => "remove",
             Self::Start => "start",

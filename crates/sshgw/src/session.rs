@@ -8,6 +8,7 @@
 //! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
 //! - `helper`: what is started inside for all of them; `inside`: a channel with a process of it behind it;
 //! - `forward`: a channel with a connection inside behind it; `listeners`: where such connections come to;
+//! - `lent`: the client's agent and display, for one program;
 //! - `stored`: a channel with the files of an instance behind it that does not run;
 //! - `transfers`: which files go over a channel; `recorder`: what is shown on one is written down;
 //! - `inbox`: what waits for a program, bounded; `paced`: the connection at that pace; `signals`: their names and numbers.
@@ -19,6 +20,7 @@ mod handler;
 mod helper;
 mod inbox;
 mod inside;
+mod lent;
 mod link;
 mod listeners;
 mod login;
@@ -42,6 +44,7 @@ use portway_sys::process;
 use portway_sys::sched;
 use portway_sys::seqpacket::Channel;
 use portway_sys::sockopt;
+use russh::Disconnect;
 use tokio::net::TcpStream;
 
 use crate::confine::{NotConfined, confine};
@@ -169,11 +172,24 @@ async fn converse(
     let client = Client::new(Arc::clone(&link), methods, banner);
     let (logged_in, programs, pace) = (client.logged_in(), client.programs(), client.pace());
     let (helper, forwards) = (client.helper(), client.forwards());
+    let ending = Arc::clone(&link);
     let reading = tokio::spawn(async move { link.read().await });
     let serving = async {
         let paced = Paced::new(stream, pace).idle_after(idle).prompt(acknowledge);
         match russh::server::run_stream(config, paced, client).await {
-            Ok(session) => session.await,
+            Ok(session) => {
+                let handle = session.handle();
+                let told = async {
+                    let text = ending.ending().await;
+                    // Who has gone need not be told.
+                    let _gone = handle.disconnect(Disconnect::ByApplication, text, String::new()).await;
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    ended = session => ended,
+                    () = told => Ok(()),
+                }
+            }
             Err(error) => Err(error),
         }
     };

@@ -6,6 +6,7 @@
 
 use portway_proto::guest::{WAY_NAME_BYTES, WAY_TOKEN_BYTES};
 use portway_proto::sftp::Ended;
+use portway_proto::x11::COOKIE_BYTES;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +15,12 @@ use crate::recording::{self, Terms};
 
 mod forward;
 mod ledger;
+mod lends;
 mod shell;
 
-pub(crate) use forward::{ForwardEnd, ForwardWay, Forwarded};
+pub(crate) use forward::{ForwardEnd, ForwardWay, Forwarded, Forwarding};
 pub(crate) use ledger::{Breach, KEY_BYTES, LOGIN_BYTES, Ledger, Outcome, SECRET_BYTES};
+pub(crate) use lends::Lends;
 pub(crate) use shell::{ShellAsked, ShellReply, ShellWhat};
 
 /// Version of these messages. Broker and session are the same program, except after an upgrade.
@@ -129,6 +132,9 @@ pub(crate) enum Request {
         /// Whether this session can write a recording of it.
         #[serde(default)]
         can_record: bool,
+        /// What the client would lend it.
+        #[serde(default)]
+        lends: Lends,
     },
     /// Start the helper inside.
     Helper {
@@ -169,6 +175,8 @@ pub(crate) enum Request {
         /// How.
         end: recording::End,
     },
+    /// A forward has begun. No answer.
+    Forwarding(Forwarding),
     /// A forward has ended, or there was none. No answer.
     Forwarded(Forwarded),
     /// A line of the shell of Incus commands.
@@ -201,6 +209,7 @@ impl Request {
             | Self::Helper { .. }
             | Self::Transferred { .. }
             | Self::Recorded { .. }
+            | Self::Forwarding(_)
             | Self::Forwarded(_)
             | Self::Shell(_)
             | Self::Closed { .. } => false,
@@ -344,6 +353,9 @@ pub(crate) enum Reply {
         /// Text before a shell on a terminal; empty for none.
         #[serde(default)]
         welcome: String,
+        /// What its programs may be lent, so that a client is told.
+        #[serde(default)]
+        lends: Lends,
     },
     /// What is being done before there is a program, one line for people; empty: the same as before. What is answered
     /// follows.
@@ -372,6 +384,12 @@ pub(crate) enum Reply {
         /// The session that stays, if it is one.
         #[serde(default)]
         keep: Option<Kept>,
+        /// Whether it is lent the client's agent.
+        #[serde(default)]
+        agent: bool,
+        /// What has to be shown at the client's display, if it is lent that.
+        #[serde(default)]
+        cookie: Option<[u8; COOKIE_BYTES]>,
     },
     /// The server serves the files of an instance that does not run; a connection that speaks SFTP comes with this.
     Stored {
@@ -397,6 +415,11 @@ pub(crate) enum Reply {
     Ask {
         /// The question.
         text: String,
+    },
+    /// To no question: the connection has to end.
+    Ending {
+        /// What its client is told.
+        message: String,
     },
     /// It cannot.
     Refused {

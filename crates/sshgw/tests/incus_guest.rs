@@ -88,6 +88,7 @@ fn bob(program: Program) -> Wanted {
         ids: Ids { uid: 1000, gid: 1000, groups: vec![29, 4242] },
         umask: 0o027,
         pty: None,
+        loans: Vec::new(),
     }
 }
 

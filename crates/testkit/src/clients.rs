@@ -12,7 +12,7 @@ for name in proc sys dev tmp; do mount --rbind /$name \"$root/$name\"; done
 exec chroot \"$root\" \"$@\"";
 
 /// A program of the clients' root: OpenSSH 10, `dbclient`, `plink`, `curl`, `python3` with paramiko, asyncssh and
-/// pyte, `ansible`, `ssh-audit`, `sshfs`, `rsync`, `git`. The bed of Incus 6.0 sees to it that it is there.
+/// pyte, `ansible`, `ssh-audit`, `sshfs`, `rsync`, `git`, `emacs`. The bed of Incus 6.0 sees to it that it is there.
 ///
 /// Its files are shared by all tests: only `/tmp` is to be written to. Of the environment only what is set on the
 /// command is passed on.

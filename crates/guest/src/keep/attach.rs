@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use portway_proto::guest::{DATA_MAX_BYTES, Exit, HELD_VERSION, Held, Inbox, Size};
@@ -18,6 +19,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::Signal as Told;
 
+use super::agent;
 use super::place::{self, Found};
 use crate::serve;
 
@@ -41,7 +43,11 @@ pub(super) fn attach(name: &str, modes: &OsStr) -> Result<u8, String> {
             .map_err(|error| format!("there is no terminal: {error}"))?;
     }
     for _ in 0..TRIES {
-        let mut viewing = Viewing::new(reach(name, modes)?);
+        let stream = reach(name, modes)?;
+        let socket = stream.peer_addr().ok().and_then(|address| address.as_pathname().map(PathBuf::from));
+        // Until this goes.
+        let _lent = socket.and_then(|socket| agent::Leading::begin(&socket));
+        let mut viewing = Viewing::new(stream);
         match viewing.run(&mut signals) {
             Ended::With(status) => return Ok(status),
             // It had ended when we came.
@@ -93,7 +99,10 @@ fn begin(name: &str, modes: &OsStr, listener: &UnixListener) -> io::Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
     let words = [b"portway-guest", &b"hold"[..], name.as_bytes(), modes.as_encoded_bytes()];
     let args: Vec<CString> = words.into_iter().filter_map(|word| CString::new(word).ok()).collect();
-    let env = crate::environment::build(portway_proto::guest::Environment::Instance, Vec::new());
+    let address = listener.local_addr()?;
+    let lent = address.as_pathname().and_then(agent::variable);
+    let env =
+        crate::environment::build(portway_proto::guest::Environment::Instance, lent.into_iter().collect());
     spawn(&Program {
         image: Image::File(own.as_fd()),
         args: &args,
@@ -109,7 +118,7 @@ fn begin(name: &str, modes: &OsStr, listener: &UnixListener) -> io::Result<()> {
 }
 
 /// A terminal that ends by SIGHUP: the status of what it runs, as of a shell.
-const HUNG_UP: u8 = 128 + 1;
+pub(super) const HUNG_UP: u8 = 128 + 1;
 
 struct Viewing {
     stream: UnixStream,

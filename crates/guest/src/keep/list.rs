@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal};
 
+use super::mux::{self, Mux};
 use super::place;
 use crate::serve;
 
@@ -24,11 +25,11 @@ const HANGS: Duration = Duration::from_secs(5);
 /// How long one may take to end: longer than it lets its shell.
 const END: Duration = Duration::from_secs(12);
 
-/// Prints a line for each session of this user.
-pub(super) fn list() -> Result<(), String> {
+/// Prints a line for each session of this user, and for each that this program keeps for him.
+pub(super) fn list(mux: Option<Mux>) -> Result<(), String> {
     let mut text = String::new();
     for (name, stream) in place::all() {
-        let line = match ask(stream, &Held::Ask { version: HELD_VERSION }, ANSWER) {
+        let line = match state(stream, ANSWER) {
             Answer::State(state) => described(&state),
             Answer::Other(version) => format!("of another version, {version}"),
             // Its end, or it takes nobody more.
@@ -37,16 +38,21 @@ pub(super) fn list() -> Result<(), String> {
         };
         text.push_str(&format!("{name}\t{line}\n"));
     }
+    text.extend(mux.map(mux::list));
     if text.is_empty() {
         text.push_str("no session is kept\n");
     }
     io::stdout().write_all(text.as_bytes()).map_err(|error| format!("cannot say so: {error}"))
 }
 
-/// Ends the session of that name. A holder that says nothing is killed, and its shell hung up by that.
-pub(super) fn kill(name: &str) -> Result<(), String> {
-    let gone = || format!("there is no session {name}");
-    let holder = Holder::of(&place::find(name).ok_or_else(gone)?, name);
+/// Ends the session of that name: ours, or that of this program. A holder that says nothing is killed, and its shell hung up by that.
+pub(super) fn kill(name: &str, mux: Option<Mux>) -> Result<(), String> {
+    let Some(found) = place::find(name) else {
+        let was_there = mux.map_or(Ok(false), |mux| mux::kill(mux, name))?;
+        return if was_there { Ok(()) } else { Err(format!("there is no session {name}")) };
+    };
+    let holder = Holder::of(&found, name);
+    drop(found);
     let question = |said, patience| place::find(name).map(|stream| ask(stream, &said, patience));
     let answer = match question(Held::Ask { version: HELD_VERSION }, HANGS) {
         Some(Answer::Nothing) => Some(Answer::Nothing),
@@ -95,11 +101,7 @@ impl Holder {
 /// `pid 12, 80x24, 1 viewer, for 3 h: vi`.
 fn described(state: &HeldState) -> String {
     let HeldState { pid, viewers, size, age_secs, title } = state;
-    let viewers = match viewers {
-        0 => "nobody looks".to_owned(),
-        1 => "1 viewer".to_owned(),
-        many => format!("{many} viewers"),
-    };
+    let viewers = looking(*viewers);
     let age = match age_secs {
         0..60 => format!("{age_secs} s"),
         60..3600 => format!("{} min", age_secs / 60),
@@ -110,14 +112,28 @@ fn described(state: &HeldState) -> String {
     format!("pid {pid}, {}x{}, {viewers}, for {age}{title}", size.columns, size.rows)
 }
 
+/// How many look.
+pub(super) fn looking(viewers: u16) -> String {
+    match viewers {
+        0 => "nobody looks".to_owned(),
+        1 => "1 viewer".to_owned(),
+        many => format!("{many} viewers"),
+    }
+}
+
 /// What a holder says.
-enum Answer {
+pub(super) enum Answer {
     State(HeldState),
     /// It speaks this version.
     Other(u16),
     /// It has gone.
     Ended,
     Nothing,
+}
+
+/// What the holder on this stream says it is.
+pub(super) fn state(stream: UnixStream, patience: Duration) -> Answer {
+    ask(stream, &Held::Ask { version: HELD_VERSION }, patience)
 }
 
 fn ask(stream: UnixStream, question: &Held<'_>, patience: Duration) -> Answer {

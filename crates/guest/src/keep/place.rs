@@ -4,15 +4,16 @@
 //! others have taken its names, it is in the user's home, which several instances may share: there each has its own.
 //! Whoever begins or ends one holds the folder's lock, so that no socket is taken away from a holder that has just come.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Component, Path, PathBuf};
 
+use super::agent;
 use portway_proto::guest::is_held_name;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -66,6 +67,20 @@ impl std::fmt::Display for PlaceError {
             Self::Socket(path, error) => write!(f, "cannot use {}: {error}", path.display()),
         }
     }
+}
+
+/// Where such folders are.
+pub(super) const FOLDERS: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
+
+/// Whose folder has this name.
+pub(super) fn whose(name: &str) -> Option<u32> {
+    let number = name.strip_prefix("portway-")?;
+    number.parse().ok().filter(|uid: &u32| uid.to_string() == number && *uid != u32::MAX)
+}
+
+/// What is below a home where sessions are kept there.
+pub(super) fn at_home_of(home: &[u8]) -> PathBuf {
+    Path::new(OsStr::from_bytes(home)).join(BELOW_HOME[2])
 }
 
 /// A folder that a user's sockets can be in.
@@ -154,7 +169,7 @@ pub(super) fn find_or_begin(name: &str) -> Result<Found, PlaceError> {
         match connect(&path) {
             // Its holder was killed.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                let _gone = fs::remove_file(&path);
+                discard(&path);
             }
             _ => count += 1,
         }
@@ -170,11 +185,18 @@ pub(super) fn find_or_begin(name: &str) -> Result<Found, PlaceError> {
 pub(super) fn remove(path: &Path) {
     let Some(dir) = path.parent() else { return };
     let Ok(_lock) = lock_dir(dir) else { return };
-    let _gone = fs::remove_file(path);
+    discard(path);
     // It stays while there are others, and what it is in where others are.
     let _gone = fs::remove_dir(dir);
     if let Some(above) = dir.parent().filter(|above| above.ends_with(BELOW_HOME[2])) {
         let _gone = fs::remove_dir(above);
+    }
+}
+
+/// Removes a socket that nobody serves, and what is beside it.
+fn discard(path: &Path) {
+    for path in [path, &agent::link(path)] {
+        let _gone = fs::remove_file(path);
     }
 }
 

@@ -1,8 +1,8 @@
-//! A process that removes a socket's file when this one cannot any more: the instance's server kills it when its gateway
-//! dies, and nobody runs anything after that.
+//! A process that removes a socket's file, or a folder of ours, when this one cannot any more: the instance's server kills
+//! it when its gateway dies, and nobody runs anything after that.
 //!
 //! It is this program once more, waits for the end of its standard input, which nobody writes to, and looks whether the
-//! file is still the one it was told of.
+//! file or folder is still the one it was told of.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use portway_sys::process::program::{Image, Input, Program, spawn};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -29,6 +29,26 @@ pub(crate) struct Traces {
     spot: Spot,
     dev: u64,
     ino: u64,
+    kind: Kind,
+}
+
+/// What it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A socket's file.
+    File,
+    /// A folder, with the files in it.
+    Folder,
+}
+
+impl Kind {
+    /// What the process is told to do.
+    const fn word(self) -> &'static [u8] {
+        match self {
+            Self::File => b"sweep",
+            Self::Folder => b"clear",
+        }
+    }
 }
 
 /// The process, which ends with this.
@@ -65,19 +85,53 @@ impl Spot {
         if FileType::from_raw_mode(is.st_mode) != FileType::Socket {
             return Err(Errno::NOENT);
         }
-        Ok(Traces { spot: self, dev: is.st_dev, ino: is.st_ino })
+        Ok(Traces { spot: self, dev: is.st_dev, ino: is.st_ino, kind: Kind::File })
+    }
+
+    /// Makes a folder there that nobody else can look into, and opens it.
+    ///
+    /// # Errors
+    /// [`Errno::EXIST`] when something is there, and what keeps one from making it.
+    pub(crate) fn furnished(self) -> rustix::io::Result<(Traces, OwnedFd)> {
+        rustix::fs::mkdirat(&self.dir, &self.name, Mode::RWXU)?;
+        let folder = self.folder()?;
+        let is = rustix::fs::fstat(&folder)?;
+        Ok((Traces { spot: self, dev: is.st_dev, ino: is.st_ino, kind: Kind::Folder }, folder))
+    }
+
+    fn folder(&self) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, &self.name, flags, Mode::empty())
     }
 }
 
 impl Traces {
-    /// Removes the file if it is that one.
+    /// Removes it if it is that one.
     pub(crate) fn remove(&self) {
+        if self.kind == Kind::Folder {
+            // A folder in it is somebody's doing, and stays.
+            let _stays = self.clear();
+            return;
+        }
         let Spot { dir, name } = &self.spot;
         let is = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
         if is.is_ok_and(|is| (is.st_dev, is.st_ino) == (self.dev, self.ino)) {
             // Who made it may remove it, unless the folder has another owner since.
             let _stays = rustix::fs::unlinkat(dir, name, AtFlags::empty());
         }
+    }
+
+    /// Removes a folder and the files in it, whatever their names lead to.
+    fn clear(&self) -> rustix::io::Result<()> {
+        let folder = self.spot.folder()?;
+        let is = rustix::fs::fstat(&folder)?;
+        if (is.st_dev, is.st_ino) != (self.dev, self.ino) {
+            return Ok(());
+        }
+        for entry in Dir::read_from(&folder)? {
+            let _folder_or_gone = rustix::fs::unlinkat(&folder, entry?.file_name(), AtFlags::empty());
+        }
+        rustix::fs::unlinkat(&self.spot.dir, &self.spot.name, AtFlags::REMOVEDIR)
     }
 }
 
@@ -93,7 +147,7 @@ impl Janitor {
         let text = |text: &[u8]| CString::new(text).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
         let args = [
             text(b"portway-guest")?,
-            text(b"sweep")?,
+            text(traces.kind.word())?,
             text(traces.spot.name.as_encoded_bytes())?,
             text(traces.dev.to_string().as_bytes())?,
             text(traces.ino.to_string().as_bytes())?,
@@ -123,13 +177,13 @@ impl Drop for Janitor {
     }
 }
 
-/// The process itself: `sweep NAME DEV INO`, in the folder that is its standard output.
-pub(crate) fn sweep(name: &OsStr, dev: &str, ino: &str) -> io::Result<()> {
+/// The process itself: `sweep NAME DEV INO`, or `clear` of a folder, in the folder that is its standard output.
+pub(crate) fn sweep(kind: Kind, name: &OsStr, dev: &str, ino: &str) -> io::Result<()> {
     // Who has started it is what it outlives.
     rustix::process::set_parent_process_death_signal(None)?;
     let number = |text: &str| text.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
     let spot = Spot { dir: io::stdout().as_fd().try_clone_to_owned()?, name: name.to_owned() };
-    let traces = Traces { spot, dev: number(dev)?, ino: number(ino)? };
+    let traces = Traces { spot, dev: number(dev)?, ino: number(ino)?, kind };
     io::stdin().read_to_end(&mut Vec::new())?;
     traces.remove();
     Ok(())

@@ -36,7 +36,7 @@ pub(crate) struct Listener {
     fds: Vec<OwnedFd>,
     pub(crate) port: u16,
     /// What goes with it.
-    _file: Option<File>,
+    holding: Option<Holding>,
     paused: Option<Instant>,
 }
 
@@ -49,15 +49,31 @@ pub(crate) struct Guest {
     pub(crate) port: u16,
 }
 
-/// A socket in the file system.
+/// What a listener has made in the file system.
 #[derive(Debug)]
-struct File {
+pub(super) struct Holding {
     traces: Traces,
     /// Ends after it was removed here.
     _janitor: Janitor,
+    /// What is kept open beside it.
+    _beside: Option<OwnedFd>,
 }
 
-impl Drop for File {
+impl Holding {
+    /// Goes with this, and with this process however it ends.
+    ///
+    /// # Errors
+    /// When there can be no more processes; it has gone then.
+    pub(super) fn new(traces: Traces, beside: Option<OwnedFd>) -> rustix::io::Result<Self> {
+        let janitor = Janitor::start(&traces).map_err(|_| {
+            traces.remove();
+            Errno::NOMEM
+        })?;
+        Ok(Self { traces, _janitor: janitor, _beside: beside })
+    }
+}
+
+impl Drop for Holding {
     fn drop(&mut self) {
         self.traces.remove();
     }
@@ -79,9 +95,37 @@ impl Listener {
         opened.map_err(|error| (Why::System, error))
     }
 
-    /// Descriptors it has.
+    /// The same at all of these addresses, at one port.
+    ///
+    /// # Errors
+    /// [`Errno::ADDRINUSE`] when somebody has it at any of them.
+    pub(super) fn at_port(addresses: &[SocketAddr], port: u16) -> rustix::io::Result<Self> {
+        at_port(addresses, port)
+    }
+
+    /// The same at a path that goes with something else.
+    ///
+    /// # Errors
+    /// When the path cannot be had.
+    pub(super) fn at_path(path: &Path) -> rustix::io::Result<Self> {
+        let fd = bound(&SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        Ok(Self::new(vec![fd], 0))
+    }
+
+    const fn new(fds: Vec<OwnedFd>, port: u16) -> Self {
+        Self { fds, port, holding: None, paused: None }
+    }
+
+    /// With something that goes with it.
+    pub(super) fn holding(self, holding: Holding) -> Self {
+        Self { holding: Some(holding), ..self }
+    }
+
+    /// Descriptors it has, at most.
     pub(crate) const fn count(&self) -> usize {
-        self.fds.len()
+        // Of what it holds there are the janitor's, and one or two folders.
+        self.fds.len() + if self.holding.is_some() { 3 } else { 0 }
     }
 
     /// What is waited for.
@@ -172,7 +216,7 @@ fn at_port(addresses: &[SocketAddr], mut port: u16) -> rustix::io::Result<Listen
             Err(error) => return Err(error),
         }
     }
-    if fds.is_empty() { Err(missing) } else { Ok(Listener { fds, port, _file: None, paused: None }) }
+    if fds.is_empty() { Err(missing) } else { Ok(Listener::new(fds, port)) }
 }
 
 fn one(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
@@ -191,21 +235,20 @@ fn one(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
 fn unix(path: Vec<u8>) -> rustix::io::Result<Listener> {
     let address = SocketAddrUnix::new(path.clone())?;
     let spot = Spot::find(Path::new(OsStr::from_bytes(&path)))?;
+    let fd = bound(&address)?;
+    let holding = Holding::new(spot.taken()?, None)?;
+    rustix::net::listen(&fd, BACKLOG)?;
+    Ok(Listener::new(vec![fd], 0).holding(holding))
+}
+
+fn bound(address: &SocketAddrUnix) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // Programs have a mask of their own.
     let before = rustix::process::umask(MASK);
-    let bound = rustix::net::bind(&fd, &address);
+    let bound = rustix::net::bind(&fd, address);
     rustix::process::umask(before);
-    bound?;
-    let traces = spot.taken()?;
-    let janitor = Janitor::start(&traces).map_err(|_| {
-        traces.remove();
-        Errno::NOMEM
-    })?;
-    let file = Some(File { traces, _janitor: janitor });
-    rustix::net::listen(&fd, BACKLOG)?;
-    Ok(Listener { fds: vec![fd], port: 0, _file: file, paused: None })
+    bound.map(|()| fd)
 }
 
 #[cfg(test)]

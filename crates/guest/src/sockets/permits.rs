@@ -2,15 +2,17 @@
 //!
 //! Words of the list of kinds: `forward-local` and `forward-remote` allow them at all. With `open`, only the places of `open=HOST:PORT`
 //! are led to, and no unix socket; with `listen` the same of where is listened. `*` is any, other bytes than a
-//! name's are written `%XX`.
+//! name's are written `%XX`. `agent` and `x11` allow that a program is lent the client's agent, and its display.
 
-use portway_proto::guest::Place;
+use portway_proto::guest::{Lent, Place};
 
 /// What is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Permits {
     local: bool,
     remote: bool,
+    agent: bool,
+    display: bool,
     /// Where it may lead; `None` is anywhere.
     open: Option<Vec<Spot>>,
     /// Where it may listen.
@@ -26,7 +28,8 @@ struct Spot {
 
 impl Permits {
     /// Everything.
-    pub(crate) const ALL: Self = Self { local: true, remote: true, open: None, listen: None };
+    pub(crate) const ALL: Self =
+        Self { local: true, remote: true, agent: true, display: true, open: None, listen: None };
 
     /// Takes a word; `None` when it is none of these.
     pub(crate) fn take(&mut self, word: &str) -> Option<()> {
@@ -34,6 +37,8 @@ impl Permits {
             None => match word {
                 "forward-local" => self.local = true,
                 "forward-remote" => self.remote = true,
+                "agent" => self.agent = true,
+                "x11" => self.display = true,
                 "open" => drop(self.open.get_or_insert_default()),
                 "listen" => drop(self.listen.get_or_insert_default()),
                 _ => return None,
@@ -53,6 +58,14 @@ impl Permits {
     /// Whether somebody may listen there.
     pub(crate) fn listens(&self, at: &Place) -> bool {
         self.remote && allows(self.listen.as_deref(), at)
+    }
+
+    /// Whether a program may be lent that.
+    pub(crate) const fn lends(&self, lent: &Lent) -> bool {
+        match lent {
+            Lent::Agent => self.agent,
+            Lent::Display { .. } => self.display,
+        }
     }
 }
 
@@ -121,7 +134,14 @@ mod tests {
         assert!(!permits("open=db:1").opens(&tcp("db", 1)), "a list allows nothing by itself");
         assert!(permits("forward-remote,listen=*:8080").listens(&tcp("localhost", 8080)));
         assert!(!permits("forward-remote,listen=*:8080").listens(&tcp("localhost", 8081)));
-        for wrong in ["x", "open=db", "open=db:x", "open=%4:1", "close=db:1", "agent"] {
+        let display = Lent::Display { screen: 0, cookie: [0; 16] };
+        for (words, agent, x11) in
+            [("forward-remote", false, false), ("agent", true, false), ("x11", false, true)]
+        {
+            let permits = permits(words);
+            assert_eq!((permits.lends(&Lent::Agent), permits.lends(&display)), (agent, x11), "{words}");
+        }
+        for wrong in ["x", "open=db", "open=db:x", "open=%4:1", "close=db:1", "agents", "agent=x"] {
             assert_eq!(Permits::default().take(wrong), None, "{wrong}");
         }
     }

@@ -30,9 +30,10 @@ pub(crate) enum SshCommand {
     /// the gateway alone: connections go on. Every flag may stand in portway.toml too, in `[ssh]`, by its long name;
     /// what stands here counts.
     Serve(ServeArgs),
-    /// List who is connected over SSH
+    /// List who is connected over SSH, or what stays in an instance
     ///
-    /// Also while no gateway runs: connections outlive it.
+    /// Also while no gateway runs: connections outlive it. With --instance, the sessions that stay there (`ssh -p 2222
+    /// %c1@host`), of all its users, whether anybody is connected or not: the instance itself is asked, by its server.
     Sessions(SessionsArgs),
     /// End a connection and what it runs
     Kill(KillArgs),
@@ -197,16 +198,55 @@ fn place(long: &str) -> &'static str {
         "url" => "URL",
         "remote" => "REMOTE",
         "groups" | "auth-methods" => "LIST",
-        "idle-timeout" | "healthcheck" => "TIME",
+        "idle-timeout" | "healthcheck" | "drain-timeout" => "TIME",
         "dialect" => "DIALECT",
         _ => "WORD",
     }
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct SessionsArgs {
+    /// Instance whose sessions that stay are listed, instead of who is connected
+    #[arg(long, value_name = "[REMOTE:]NAME[.PROJECT]")]
+    pub(crate) instance: Option<String>,
+    /// Only those of this user inside
+    #[arg(long, value_name = "USER", requires = "instance")]
+    pub(crate) user: Option<String>,
     #[command(flatten)]
     pub(crate) format: FormatArg,
+    /// What to do with one.
+    #[command(subcommand)]
+    pub(crate) command: Option<SessionsCommand>,
+}
+
+/// `portway ssh sessions kill`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// End a session that stays, and what runs in it
+    ///
+    /// Whoever looks at it is told. Its shell gets SIGHUP, after three seconds SIGTERM, after eight SIGKILL.
+    Kill(SessionsKillArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionsKillArgs {
+    /// As listed by `portway ssh sessions --instance`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) inside: InsideArgs,
+}
+
+/// Where a session stays.
+#[derive(Debug, Args)]
+pub(crate) struct InsideArgs {
+    /// The instance
+    #[arg(long, value_name = "[REMOTE:]NAME[.PROJECT]", required = true)]
+    pub(crate) instance: String,
+    /// Its user, where several have a session of this name
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -30,7 +30,13 @@ const CREATE: &str = "create-config.yaml";
 struct Write {
     path: PathBuf,
     text: String,
+    /// Permissions it gets.
+    mode: u32,
 }
+
+/// What everybody may read, and what may hold passwords of instances.
+const OPEN: u32 = 0o644;
+const SECRET: u32 = 0o600;
 
 /// Reads an installation and writes ours, or says what it would write.
 pub(super) fn run(args: &ImportArgs) -> Outcome {
@@ -61,7 +67,7 @@ pub(super) fn run(args: &ImportArgs) -> Outcome {
     })?;
     // What is written has to be read.
     Settings::parse(&target, &merged).map_err(|error| wrong_settings(&error))?;
-    let mut writes = vec![Write { path: target.clone(), text: merged }];
+    let mut writes = vec![Write { path: target.clone(), text: merged, mode: OPEN }];
     let included = create.iter().flat_map(|config| config.included.iter().map(String::as_str));
     let create = create.iter().map(|_| CREATE).chain(included);
     let names: BTreeSet<&str> = TEXTS.into_iter().chain(create).collect();
@@ -74,7 +80,10 @@ pub(super) fn run(args: &ImportArgs) -> Outcome {
                 let stop = Stop::refused(format!("{} is there and says something else", path.display()));
                 return Err(stop.hint("--force replaces it"));
             }
-            _ => writes.push(Write { path, text }),
+            _ => {
+                let mode = if TEXTS.contains(&name) { OPEN } else { SECRET };
+                writes.push(Write { path, text, mode });
+            }
         }
     }
     let mut out = Out::new();
@@ -132,14 +141,12 @@ fn replace(write: &Write) -> io::Result<()> {
         fs::create_dir_all(dir)?;
     }
     let draft = write.path.with_extension("new");
-    let flags = nix::libc::O_NOFOLLOW;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .custom_flags(flags)
-        .open(&draft)?;
+    // One that was left behind by somebody else, or with other permissions, is not written into.
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(write.mode).open(&draft)?;
     file.write_all(write.text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, &write.path)

@@ -103,7 +103,7 @@ fn yes(allowed: bool) -> &'static str {
 
 /// Where a login leads, and what could be done there.
 fn asked(wish: &Wish) -> (Option<&Place>, Vec<Action>) {
-    let session = || Action::SESSION.to_vec();
+    let session = || [&Action::SESSION[..], &[Action::X11]].concat();
     match wish {
         Wish::Session(_) => (wish.place(), [session(), vec![Action::Start]].concat()),
         Wish::Create(_) => (wish.place(), [vec![Action::Create], session()].concat()),

@@ -23,8 +23,12 @@ const ENDS: &str = ".cast";
 /// Most recordings that are listed.
 const LISTED: usize = 100_000;
 
-/// What a terminal is told when a recording ends wherever it was: plain text, the cursor, the first screen, all of its lines.
-const RESTORED: &str = "\u{1b}[0m\u{1b}[?25h\u{1b}[?1049l\u{1b}[?7h\u{1b}[r\u{1b}(B\n";
+/// What a terminal is told when a recording ends wherever it was: plain text, the cursor, the first screen, all of its
+/// lines and columns, its letters, nothing inverse or inserted.
+const RESTORED: &str = concat!(
+    "\u{1b}[0m\u{1b}[4l\u{1b}[?25h\u{1b}[?1049l\u{1b}[?5;6;45;69l\u{1b}[?7h\u{1b}[?2026l",
+    "\u{1b}[r\u{f}\u{1b}(B\u{1b})B\n"
+);
 
 /// A recording in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,6 +43,9 @@ struct Listed {
 /// Prints what there is, the oldest first.
 pub(super) fn list(args: &RecordingsArgs) -> Outcome {
     let dir = folder(args.folder.as_deref())?;
+    if args.folder.is_some() && !dir.exists() {
+        return Err(Stop::of(FailureKind::Missing, format!("there is no folder {}", dir.display())));
+    }
     let unreadable = |error: &io::Error| {
         let stop = Stop::refused(format!("cannot look at {}: {}", dir.display(), chain(error)));
         if error.kind() == io::ErrorKind::PermissionDenied { stop.hint("run as root") } else { stop }

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use portway_config::files::FileError;
 use portway_config::paths::DIR_VARIABLE;
@@ -10,10 +11,10 @@ use portway_config::{LogFilter, Paths, Settings};
 use portway_control::api::FailureKind;
 use portway_daemon::Companion;
 use portway_incus::Client;
-use portway_sshgw::broker::{self, ServeError, ServeOptions, ServerPlaces};
+use portway_sshgw::broker::{self, Draining, ServeError, ServeOptions, ServerPlaces};
 use portway_sshgw::create::{CreateConfig, CreateConfigError};
-use portway_sshgw::options::{Flag, NOT_YET, Options, Values};
-use portway_sshgw::remotes::{self, At, LOCAL, Named, Remotes, RemotesError};
+use portway_sshgw::options::{Flag, Options, Values};
+use portway_sshgw::remotes::{self, At, LOCAL, Named, RemoteError, Remotes, RemotesError};
 use portway_sshgw::{auth, create, policy};
 
 use crate::cli::ssh::ServeArgs;
@@ -44,6 +45,9 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     }
     if values.is_on("dump-create").is_ok_and(|on| on) {
         return dump_create(&create::path(&paths));
+    }
+    if args.values.is_on("drain").is_ok_and(|on| on) {
+        return drain(&sessions_dir(&paths), &values, options.drain_timeout);
     }
     for (flag, note) in values.notes() {
         // Whoever reads along may go; the gateway stays.
@@ -78,6 +82,36 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         let _unheard = writeln!(stdout, "ready {address}").and_then(|()| stdout.flush());
     })
     .map_err(|error| failed(&error))
+}
+
+/// Has the gateway that runs end with its last connection, and waits for that.
+fn drain(dir: &Path, values: &Values, limit: Option<Duration>) -> Outcome {
+    if values.is_on("replace").is_ok_and(|on| on) {
+        return Err(Stop::usage("drain and replace cannot stand together"));
+    }
+    let draining = Draining::begin(dir, limit).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Stop::of(FailureKind::Unreachable, "no gateway runs"),
+        io::ErrorKind::Unsupported => {
+            Stop::refused("the gateway that runs is of a version that cannot be drained")
+                .hint("SIGTERM ends it alone; connections go on")
+        }
+        io::ErrorKind::PermissionDenied => {
+            Stop::refused("cannot speak to the gateway: permission denied").hint("run as root")
+        }
+        _ => Stop::refused(format!("cannot speak to the gateway: {}", chain(&error))),
+    })?;
+    let left = match draining.connections {
+        0 => "none is left".to_owned(),
+        1 => "1 connection is left".to_owned(),
+        many => format!("{many} connections are left"),
+    };
+    Out::new().line(&format!("draining: nobody new is taken, {left}"))?;
+    if draining.is_kept {
+        // Whoever reads along may go.
+        let _unheard =
+            writeln!(io::stderr(), "note: systemd keeps the socket: who connects waits for the next gateway");
+    }
+    draining.wait().map_err(|error| Stop::refused(format!("cannot see the end: {}", chain(&error))))
 }
 
 /// How instances are made.
@@ -119,6 +153,12 @@ fn of_settings(paths: &Paths, settings: &Settings) -> Outcome<Values> {
             let stop = Stop::usage(format!("{at}: unknown key `{}` in [ssh]", flag.name.escape_debug()));
             return Err(stop.hint("the keys are the long flags of `portway ssh serve --help`, and `daemon`"));
         }
+        if flag.name == "drain" {
+            let at = format!("{}:{}", paths.config.display(), flag.line);
+            return Err(Stop::usage(format!(
+                "{at}: `drain` is no setting: it is said to a gateway that runs"
+            )));
+        }
     }
     let pairs = settings.ssh.flags.iter().map(|flag| (flag.name.clone(), flag.value.clone()));
     Values::from_pairs(pairs).map_err(|error| Stop::usage(format!("{}: {error}", paths.config.display())))
@@ -126,19 +166,13 @@ fn of_settings(paths: &Paths, settings: &Settings) -> Outcome<Values> {
 
 /// Values that can be served.
 fn checked(values: &Values) -> Outcome<Options> {
-    let options = Options::new(values).map_err(|error| {
+    Options::new(values).map_err(|error| {
         let stop = Stop::usage(error.to_string());
         match error.hint() {
             Some(hint) => stop.hint(hint),
             None => stop,
         }
-    })?;
-    let given = |name: &&&str| Flag::find(name).is_some_and(|flag| values.text(flag.long) != flag.default);
-    match NOT_YET.iter().find(given) {
-        Some(name) => Err(Stop::usage(format!("--{name} is not there yet"))
-            .hint("leave it out; docs/ssh-gateway.md lists what is missing")),
-        None => Ok(options),
-    }
+    })
 }
 
 /// What the environment says of the server at a URL, where nothing else does.
@@ -167,6 +201,22 @@ pub(super) fn usual_remote() -> Outcome<String> {
     let known = known.transpose().map_err(|error| malformed(&error))?.unwrap_or_default();
     let usual = known.default.filter(|_| !is_named);
     Ok(given("remote").map(str::to_owned).or(usual).unwrap_or_else(|| LOCAL.to_owned()))
+}
+
+/// A server as logins name it, for a command that ends, and whether it is spoken to over a network; without a name that
+/// of logins that name none.
+pub(super) fn server(name: Option<&str>) -> Outcome<(Client, bool)> {
+    let paths = paths()?;
+    let settings = settings(&paths)?;
+    let options = checked(&with_environment(of_settings(&paths, &settings)?))?;
+    let places = servers(&options, &settings)?;
+    let name = name.map_or_else(|| places.default.clone(), str::to_owned);
+    broker::server_client(&name, places).map_err(|error| match &error {
+        RemoteError::Unknown(_) => {
+            Stop::of(FailureKind::Missing, chain(&error)).hint("`incus remote list` lists servers")
+        }
+        RemoteError::Unusable(..) => Stop::refused(chain(&error)),
+    })
 }
 
 /// Where servers are, and which one counts where a login names none.
@@ -233,13 +283,14 @@ pub(super) fn recordings_dir() -> Outcome<PathBuf> {
     let paths = paths()?;
     let settings = settings(&paths)?;
     let options = checked(&of_settings(&paths, &settings)?)?;
-    Ok(options.recording.folder(&paths.ssh_audit))
+    Ok(options.recording.folder(&paths.state))
 }
 
 fn failed(error: &ServeError) -> Stop {
     let stop = Stop::refused(chain(error));
     match error {
         ServeError::Rules(_) => Stop::usage(chain(error)),
+        ServeError::Running { .. } => stop.hint("`--replace` takes its place, and keeps its sessions"),
         ServeError::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             stop.hint("run as root, or listen on a port from 1024 on")
         }

@@ -6,15 +6,22 @@ use portway_control::api::FailureKind;
 use portway_sshgw::broker::{self, SessionState};
 use portway_sshgw::remotes::LOCAL;
 
+use super::kept;
 use super::serve::sessions_dir;
-use crate::cli::ssh::{KillArgs, SessionsArgs};
+use crate::cli::ssh::{KillArgs, SessionsArgs, SessionsCommand};
 use crate::failure::{Outcome, Stop, chain, printable};
 use crate::output::table::Text;
 use crate::output::{Format, Look, Out, csv, table};
 use crate::session::paths;
 
-/// Prints who is connected.
+/// Prints who is connected, or what stays in an instance.
 pub(super) fn list(args: &SessionsArgs) -> Outcome {
+    if let Some(SessionsCommand::Kill(args)) = &args.command {
+        return kept::kill(args);
+    }
+    if let Some(instance) = &args.instance {
+        return kept::list(instance, args.user.as_deref(), args.format.format);
+    }
     let sessions = broker::sessions(&sessions_dir(&paths()?)).map_err(|error| unreadable(&error))?;
     let mut out = Out::new();
     match args.format.format {

@@ -220,3 +220,25 @@ fn a_user_of_the_host_has_his_groups() {
     let said = place.run(&["ssh", "policy", "check", "c1", "--as", "root", "--format", "csv"]);
     assert!(said.contains("remove") || said.contains("shell,true,rule `root`"), "{said}");
 }
+
+/// Fails when the page about ssh2incus names a test that is not there.
+#[test]
+fn tests_of_the_page_about_ssh2incus_are_there() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let page = std::fs::read_to_string(tests.join("../../../docs/ssh2incus.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let mut named = 0;
+    for word in rows.flat_map(|row| row.rsplit('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2))
+    {
+        if word.starts_with("portway_") || !word.contains("::") {
+            continue;
+        }
+        let (folder, word) = word.rsplit_once(' ').unwrap_or(("incus_ssh", word));
+        let (file, test) = word.rsplit_once("::").unwrap();
+        let text = std::fs::read_to_string(tests.join(folder).join(format!("{file}.rs"))).unwrap_or_default();
+        let is_there = text.contains(&format!("fn {test}(")) || (test == "*" && text.contains("#[test]"));
+        assert!(is_there, "{folder} {word}");
+        named += 1;
+    }
+    assert!(named > 30, "{named}");
+}

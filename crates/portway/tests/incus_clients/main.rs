@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
 mod copies;
+mod editors;
 mod files;
 mod fleet;
 mod libraries;

@@ -14,7 +14,7 @@ use crate::forwards::Client;
 use crate::scene::Scene;
 
 /// A service beside the client, which answers with the port it has and what it is told.
-fn service(scene: &Scene) -> u16 {
+pub(crate) fn service(scene: &Scene) -> u16 {
     let listener = scene.bed.netns().enter(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap().unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -31,7 +31,7 @@ fn service(scene: &Scene) -> u16 {
 }
 
 /// Connects to a port of the container, from within.
-fn dial(scene: &Scene, address: impl Into<IpAddr>, port: u16) -> io::Result<TcpStream> {
+pub(crate) fn dial(scene: &Scene, address: impl Into<IpAddr>, port: u16) -> io::Result<TcpStream> {
     let address = SocketAddr::new(address.into(), port);
     let netns = scene.container.netns().unwrap();
     let stream = netns.enter(|| TcpStream::connect(address)).unwrap()?;
@@ -40,7 +40,7 @@ fn dial(scene: &Scene, address: impl Into<IpAddr>, port: u16) -> io::Result<TcpS
 }
 
 /// What is answered there to a word; waits until somebody listens.
-fn asked(scene: &Scene, address: impl Into<IpAddr> + Copy, port: u16) -> String {
+pub(crate) fn asked(scene: &Scene, address: impl Into<IpAddr> + Copy, port: u16) -> String {
     let mut stream = wait_for("the listener", || dial(scene, address, port).ok()).unwrap();
     stream.write_all(b" hears").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -49,7 +49,7 @@ fn asked(scene: &Scene, address: impl Into<IpAddr> + Copy, port: u16) -> String 
     said
 }
 
-fn is_closed(scene: &Scene, address: impl Into<IpAddr>, port: u16) -> bool {
+pub(crate) fn is_closed(scene: &Scene, address: impl Into<IpAddr>, port: u16) -> bool {
     dial(scene, address, port).is_err()
 }
 

@@ -279,6 +279,9 @@ fn what_is_to_go_goes() {
     BufReader::new(client.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "in\n", "{}", scene.log());
     assert_eq!(told(&scene, &two, "echo too").1, "too\n");
+    // Whoever keeps what is on it by a copy has one of his own.
+    let (copy, _copy) = name(&scene, 3);
+    scene.bed.client_output(&["copy", &two, &copy]).unwrap();
     scene.stop(Signal::SIGKILL).unwrap();
     scene.launch().unwrap();
     wait_for("its end", || found(&scene, &one).is_none().then_some(())).unwrap();
@@ -289,6 +292,7 @@ fn what_is_to_go_goes() {
     client.wait().unwrap();
     wait_for("its end", || found(&scene, &two).is_none().then_some(())).unwrap();
     assert_eq!(scene.said("echo there").unwrap(), "there\n");
+    assert!(found(&scene, &copy).is_some(), "{}", scene.log());
     let removed = wait_for("the audit", || {
         let lines = scene.audit().ok()?;
         let removed = lines.into_iter().filter(|line| line["event"] == "instance-removed");

@@ -18,8 +18,19 @@ fn told(scene: &Scene, login: &str) -> String {
 
 /// What a login is told on a terminal that answers a question.
 fn answered(scene: &Scene, login: &str, answer: &str) -> String {
+    answered_after(scene, login, &[], answer, || {})
+}
+
+/// The same with a command, and with something that happens while the question stands.
+fn answered_after(
+    scene: &Scene,
+    login: &str,
+    words: &[&str],
+    answer: &str,
+    meanwhile: impl FnOnce(),
+) -> String {
     let mut client = scene.client(&["-tt"]);
-    client.args(["-l", login, "127.0.0.1"]);
+    client.args(["-l", login, "127.0.0.1"]).args(words);
     let mut client = scene
         .bed
         .netns()
@@ -27,12 +38,13 @@ fn answered(scene: &Scene, login: &str, answer: &str) -> String {
         .unwrap();
     let mut output = BufReader::new(client.stdout.take().unwrap());
     let mut said = Vec::new();
-    while !said.ends_with(b"Say yes: ") {
+    while !said.ends_with(b"Type yes: ") {
         let mut byte = [0];
         let count = output.read(&mut byte).unwrap();
         assert!(count == 1, "{} {}", String::from_utf8_lossy(&said), scene.log());
         said.push(byte[0]);
     }
+    meanwhile();
     let mut input = client.stdin.take().unwrap();
     input.write_all(answer.as_bytes()).unwrap();
     output.read_to_end(&mut said).unwrap();
@@ -49,7 +61,7 @@ fn is_there(scene: &Scene, name: &str) -> bool {
 #[test]
 fn a_login_is_explained() {
     let Some(scene) = Scene::start(Server::Incus6, "explain").unwrap() else { return };
-    for login in ["bob@c1.p1", "new=t1+alpine/edge+m2+%web", "r1:c1~adm"] {
+    for login in ["bob@c1.p1", "new=t1+alpine/edge+m2+%web", "r1:c1~root"] {
         let here = run(Command::new(env!("CARGO_BIN_EXE_portway")).args(["ssh", "explain", login])).unwrap();
         let said = told(&scene, &format!("/explain/{login}"));
         // Which servers there are is not the client's business.
@@ -131,4 +143,46 @@ fn a_key_with_a_command_removes_nothing() {
     let refused = "portway: the key allows its own command alone\nexit status: 1";
     assert_eq!(told(&scene, &format!("/rm-f/{name}")), refused, "{}", scene.log());
     assert!(is_there(&scene, name));
+}
+
+/// Fails when another instance goes than the one that was shown, one goes that nobody was asked about, or what is protected is
+/// stopped.
+#[test]
+fn what_was_shown_is_what_goes() {
+    let Some(scene) = Scene::start(Server::Incus6, "shown").unwrap() else { return };
+    let name = scene.container.name();
+    let login = format!("/rm/{name}");
+    let said = answered_after(&scene, &login, &["yes"], "no\r", || {});
+    assert!(said.contains(&format!("{name} is not removed\r\n")) && is_there(&scene, name), "{said:?}");
+    let mut other = None;
+    let said = answered_after(&scene, &login, &[], "yes\r", || {
+        scene.bed.client_output(&["delete", "--force", name]).unwrap();
+        other = Some(scene.bed.launch_exactly(name, &ContainerSpec::default()).unwrap());
+    });
+    assert!(said.contains("is another than it was: nothing is removed"), "{said:?}");
+    assert!(is_there(&scene, name));
+    scene.bed.client_output(&["config", "set", name, "security.protection.delete=true"]).unwrap();
+    let refused = format!(
+        "portway: {name} is not removed: it is protected (security.protection.delete)\nexit status: 1"
+    );
+    assert_eq!(told(&scene, &format!("/rm-f/{name}")), refused);
+    assert_eq!(told(&scene, &login), refused);
+    assert!(scene.container.pid().is_ok(), "it still runs");
+    scene.bed.client_output(&["config", "unset", name, "security.protection.delete"]).unwrap();
+    scene.container.change_state("freeze").unwrap();
+    let said = answered(&scene, &login, "yes\r");
+    assert!(said.contains("is frozen and cannot stop by itself"), "{said:?}");
+    assert!(told(&scene, &format!("/rm-f/{name}")).contains("is removed"), "{}", scene.log());
+    drop(other);
+}
+
+/// Fails when nobody but root can remove an instance.
+#[test]
+fn whose_command_it_is_is_said() {
+    let Some(scene) = Scene::start(Server::Incus6, "whose").unwrap() else { return };
+    let name = scene.container.name();
+    let said = told(&scene, &format!("/rm-f/{name}~nobody-there"));
+    assert!(said.contains("Permission denied"), "{said}");
+    let said = told(&scene, &format!("cmd=rm-f,{name}~root"));
+    assert!(said.contains(&format!("{name} is removed")), "{said} {}", scene.log());
 }

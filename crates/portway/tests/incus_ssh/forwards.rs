@@ -41,7 +41,7 @@ impl Drop for Client {
 }
 
 /// Connects where the client listens, once it does.
-fn connect(scene: &Scene, port: u16) -> TcpStream {
+pub(crate) fn connect(scene: &Scene, port: u16) -> TcpStream {
     let stream = wait_for("the client's port", || dial(scene, port).ok()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream
@@ -52,13 +52,13 @@ fn dial(scene: &Scene, port: u16) -> io::Result<TcpStream> {
 }
 
 /// Listens in the container.
-fn listen(scene: &Scene, address: impl Into<IpAddr>, port: u16) -> TcpListener {
+pub(crate) fn listen(scene: &Scene, address: impl Into<IpAddr>, port: u16) -> TcpListener {
     let address = SocketAddr::new(address.into(), port);
     scene.container.netns().unwrap().enter(|| TcpListener::bind(address)).unwrap().unwrap()
 }
 
 /// Sends back to everybody what they send, after a word of its own.
-fn echo(listener: TcpListener, word: &'static [u8]) {
+pub(crate) fn echo(listener: TcpListener, word: &'static [u8]) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -72,7 +72,7 @@ fn echo(listener: TcpListener, word: &'static [u8]) {
 }
 
 /// What comes back of these bytes.
-fn answer(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn answer(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
     let mut sender = stream.try_clone().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -86,7 +86,7 @@ fn answer(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Bytes that no other number has.
-fn pattern(number: u32, length: u32) -> Vec<u8> {
+pub(crate) fn pattern(number: u32, length: u32) -> Vec<u8> {
     let mix =
         |at: u32| at.wrapping_mul(2_654_435_761).wrapping_add(number.wrapping_mul(40_503)).to_be_bytes()[0];
     (0..length).map(mix).collect()

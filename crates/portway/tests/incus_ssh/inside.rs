@@ -285,7 +285,10 @@ fn a_helper_finds_its_place() {
         text(&output)
     );
     scene.container.kill().unwrap();
-    assert_eq!(says(), format!("portway: instance {name} is not running\nexit status: 3"));
+    assert_eq!(
+        says(),
+        format!("portway: instance {name} is not running, and `start` is not allowed there\nexit status: 3")
+    );
     scene.container.start().unwrap();
     assert_eq!(says(), "1000\nexit status: 0");
     assert_eq!(traces(&scene), "");

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
+mod agent;
 mod auth;
 mod backwards;
 mod create;
+mod drain;
 mod errands;
 mod faults;
 mod files;
@@ -12,6 +14,8 @@ mod floods;
 mod forwards;
 mod inside;
 mod keep;
+mod kept;
+mod mux;
 mod proofs;
 mod recording;
 mod refusals;
@@ -22,4 +26,7 @@ mod shell;
 mod stopped;
 mod survival;
 mod tty;
+mod upgrade;
 mod walk;
+mod ways;
+mod x11;

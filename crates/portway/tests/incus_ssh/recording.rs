@@ -51,7 +51,7 @@ fn what_is_shown_is_recorded() {
     assert!(list.len() == 1 && list[0]["title"].as_str().unwrap().starts_with("root: bob@"), "{list:?}");
     let started = audited(&scene, "started", 2);
     assert_eq!((started[0].get("recording"), &started[1]["recording"]), (None, &name.into()));
-    let file = scene.path("p/ssh-recordings").join(name);
+    let file = scene.path("p/recordings").join(name);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     // What was shown, and nothing that the terminal of whoever looks would do.
     let shown = scene.portway(&["ssh", "replay", name]).unwrap();

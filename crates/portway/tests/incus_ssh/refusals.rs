@@ -18,7 +18,7 @@ fn a_refusal_tells_nothing() {
     // No more than may fail before an address is blamed for it.
     let mut answers = Vec::new();
     for (key, login) in
-        [("other", name), ("other", "nobody-there"), ("key", "c1+no-such-user"), ("other", "/shell")]
+        [("other", name), ("other", "nobody-there"), ("key", "c1+no-such-user"), ("other", "+t1+bogus")]
     {
         let mut client = std::process::Command::new("ssh");
         client.arg("-v").args(scene.options(key)).args(["-p", &scene.port.to_string()]);
@@ -128,7 +128,45 @@ fn who_is_in_is_told_why_not() {
     assert_eq!(told(&name), (Some(3), said(format!("instance {name} is frozen"))));
     scene.container.change_state("unfreeze").unwrap();
     scene.container.kill().unwrap();
-    assert_eq!(told(&name), (Some(3), said(format!("instance {name} is not running"))));
+    assert_eq!(
+        told(&name),
+        (Some(3), said(format!("instance {name} is not running, and `start` is not allowed there")))
+    );
     scene.container.start().unwrap();
     assert_eq!(scene.said("echo back").unwrap(), "back\n");
+}
+
+/// A login that cannot be read is no reason to doubt whose key it is.
+///
+/// Fails when whoever has proven a key is not told what is wrong, or is treated as a stranger.
+#[test]
+fn who_misspells_is_told() {
+    let Some(scene) = Scene::start(Server::Incus6, "spell").unwrap() else { return };
+    let tried = |key: &str, login: &str, words: &[&str]| {
+        let output =
+            scene.talk(scene.client_with(key, words).arg(Scene::at(login)).arg("true"), b"").unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (login, what) in [
+        ("+t1+bogus", "unknown create option"),
+        ("+t1+m", "a number follows"),
+        ("/rm/", "instance name is empty"),
+        ("/foo/bar", "unknown command"),
+        ("c1..", "project"),
+    ] {
+        let (status, said) = tried("key", login, &["-T"]);
+        assert!(
+            status == Some(1) && said.starts_with("portway: the login is not understood"),
+            "{login}: {said}"
+        );
+        assert!(said.contains(what), "{login}: {said}");
+    }
+    let mut forward = scene.client_with("key", &["-v", "-W", "127.0.0.1:1"]);
+    let output = scene.talk(forward.arg(Scene::at("+t1+bogus")), b"").unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(255) && said.contains("unknown create option"), "{said}");
+    // Five in a row are no fault of the address; a stranger learns nothing of it.
+    assert_eq!(tried("key", scene.container.name(), &["-T"]).0, Some(0));
+    let (status, said) = tried("other", "+t1+bogus", &["-T"]);
+    assert!(status == Some(255) && said.contains("Permission denied"), "{said}");
 }

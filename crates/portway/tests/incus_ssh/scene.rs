@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -140,6 +140,11 @@ impl Scene {
         Ok(())
     }
 
+    /// Waits for the gateway, which ends by itself; how.
+    pub(crate) fn ended(&mut self) -> Result<ExitStatus> {
+        self.gateway.take().context("it does not run")?.wait().context("the gateway")
+    }
+
     /// Ends the gateway alone.
     pub(crate) fn stop(&mut self, signal: Signal) -> Result<()> {
         let mut child = self.gateway.take().context("it does not run")?;
@@ -151,6 +156,14 @@ impl Scene {
     /// Another command of ours beside this gateway, which has to succeed; what it printed.
     pub(crate) fn portway(&self, words: &[&str]) -> Result<String> {
         run(Command::new(PORTWAY).args(words).env("PORTWAY_DIR", self.path("p")))
+    }
+
+    /// The same with the way to the gateway's server, to be run.
+    pub(crate) fn operator(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(PORTWAY);
+        command.args(words).env("PORTWAY_DIR", self.path("p")).env("INCUS_SOCKET", &self.incus);
+        command.env("INCUS_CONF", self.path("incus")).stdin(Stdio::null());
+        command
     }
 
     pub(crate) fn dir(&self) -> &Path {

@@ -44,7 +44,8 @@ fn an_instance_is_started_for_who_may() {
     let Some(scene) = Scene::start(Server::Incus6, "start").unwrap() else { return };
     let name = scene.container.name().to_owned();
     scene.container.kill().unwrap();
-    let stopped = format!("portway: instance {name} is not running\nexit status: 3");
+    let stopped =
+        format!("portway: instance {name} is not running, and `start` is not allowed there\nexit status: 3");
     assert_eq!(told(&scene, &name, "id -u"), stopped);
     assert_eq!(starts(&scene, 1).len(), 0);
     write_policy(&scene, MAY_START);

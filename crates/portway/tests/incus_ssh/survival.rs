@@ -33,7 +33,7 @@ fn echo_as(
     (child, output)
 }
 
-fn ask(child: &mut Child, output: &mut BufReader<std::process::ChildStdout>, word: &str) {
+pub(crate) fn ask(child: &mut Child, output: &mut BufReader<std::process::ChildStdout>, word: &str) {
     writeln!(child.stdin.as_mut().unwrap(), "{word}").unwrap();
     let mut line = String::new();
     output.read_line(&mut line).unwrap();

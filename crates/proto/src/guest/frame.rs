@@ -287,7 +287,7 @@ impl<'a> Frame<'a> {
                 moved @ (0 | 1) => Self::Moved { moved: moved == 1 },
                 _ => return Err(from.wrong("way")),
             },
-            32..=47 => Self::Socket(Socket::read(kind, from)?),
+            32..=47 | 64 => Self::Socket(Socket::read(kind, from)?),
             other => return Err(FrameError::Kind(other)),
         })
     }

@@ -8,6 +8,7 @@
 
 use super::FrameError;
 use super::fields::{Reader, Writer};
+use super::lent::Lent;
 
 /// First number of a connection or listener that the gateway asks for.
 pub const SOCKETS: u32 = 1 << 30;
@@ -80,6 +81,16 @@ pub enum Socket {
         /// Where.
         at: Place,
     },
+    /// Gateway: listen for a program that will be started on a channel, and tell it where. It ends with the program, and
+    /// with `Close`.
+    Lend {
+        /// The number the listener gets, not in use.
+        listener: u32,
+        /// Of the program.
+        channel: u32,
+        /// What it is for.
+        lent: Lent,
+    },
     /// Guest: it listens.
     Listening {
         /// Its number.
@@ -122,6 +133,7 @@ const RESET: u8 = 35;
 const LISTEN: u8 = 36;
 const LISTENING: u8 = 37;
 const ACCEPT: u8 = 38;
+const LEND: u8 = 64;
 
 impl Socket {
     pub(super) fn read(kind: u8, from: &mut Reader<'_>) -> Result<Self, FrameError> {
@@ -141,6 +153,13 @@ impl Socket {
             }
             RESET => Self::Reset { channel: from.u32()? },
             LISTEN => Self::Listen { listener: asked(from)?, at: Place::read(from)? },
+            LEND => {
+                let (listener, channel) = (asked(from)?, from.u32()?);
+                if channel >= SOCKETS {
+                    return Err(from.wrong("channel"));
+                }
+                Self::Lend { listener, channel, lent: Lent::read(from)? }
+            }
             LISTENING => Self::Listening { listener: asked(from)?, port: from.u16()? },
             ACCEPT => {
                 let (listener, channel) = (asked(from)?, from.u32()?);
@@ -181,6 +200,11 @@ impl Socket {
                 to.u32(*listener);
                 at.write(to);
             }
+            Self::Lend { listener, channel, lent } => {
+                to.u32(*listener);
+                to.u32(*channel);
+                lent.write(to);
+            }
             Self::Listening { listener, port } => {
                 to.u32(*listener);
                 to.u16(*port);
@@ -202,6 +226,7 @@ impl Socket {
             Self::Failed { .. } => FAILED,
             Self::Reset { .. } => RESET,
             Self::Listen { .. } => LISTEN,
+            Self::Lend { .. } => LEND,
             Self::Listening { .. } => LISTENING,
             Self::Accepted { .. } => ACCEPT,
         }
@@ -281,6 +306,8 @@ mod tests {
             Socket::Failed { channel, why: Why::Count, errno: 24 },
             Socket::Reset { channel },
             Socket::Listen { listener, at: tcp() },
+            Socket::Lend { listener, channel: 7, lent: Lent::Agent },
+            Socket::Lend { listener, channel: 7, lent: Lent::Display { screen: 1, cookie: [9; 16] } },
             Socket::Listening { listener, port: 40_000 },
             Socket::Accepted {
                 listener,
@@ -307,6 +334,7 @@ mod tests {
         let unix = |path: &[u8]| Place::Unix(path.to_vec());
         wrong(Socket::Connect { channel: 7, to: unix(b"/x"), credit: 0 }, "number");
         wrong(Socket::Listen { listener: ACCEPTED, at: unix(b"/x") }, "number");
+        wrong(Socket::Lend { listener: SOCKETS, channel: SOCKETS, lent: Lent::Agent }, "channel");
         let source = Vec::new();
         wrong(
             Socket::Accepted { listener: SOCKETS, channel: SOCKETS, source, port: 0, credit: 0 },

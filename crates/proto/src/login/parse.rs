@@ -121,12 +121,15 @@ impl Parser {
             (Some('~'), _) => self.create(rest, true),
             (Some('/'), Dialect::V010) => self.command(rest, &["/"], commands),
             (Some('/'), Dialect::Auto) => {
-                if rest.text().contains('/') || Verb::find(rest.text()).is_some() {
+                let is_command = rest.text().contains('/') || Verb::find(rest.text()).is_some();
+                if is_command || self.shell_of(rest).is_some() {
                     return self.command(rest, &["/"], commands);
                 }
                 self.kept(rest)
             }
-            (Some('%'), Dialect::Auto) if rest.text() == "shell" => self.command(rest, &[], commands),
+            (Some('%'), Dialect::Auto) if rest.text() == "shell" || self.shell_of(rest).is_some() => {
+                self.command(rest, &[], commands)
+            }
             (Some('%'), Dialect::Auto | Dialect::V010) | (Some('/'), Dialect::V07) => self.kept(rest),
             (Some('%'), Dialect::V07) if !rest.text().contains(['@', ':']) => {
                 if rest.text() != "shell" {
@@ -184,11 +187,15 @@ impl Parser {
             }
             None => (part, None),
         };
+        let (word, host_user) = match self.shell_of(word).filter(|_| target.is_none()) {
+            Some((word, host_user)) => (word, Some(host_user)),
+            None => (word, None),
+        };
         let Some((verb, name)) = Verb::find(word.text()) else {
             return Err(word.error(0, LoginErrorKind::CommandUnknown(quote(word.text()))));
         };
         let command = match (verb, target) {
-            (Verb::Shell, None) => Command::Shell { host_user: HostUser::default() },
+            (Verb::Shell, None) => Command::Shell { host_user: self.host_user(host_user)? },
             (Verb::Shell, Some(target)) => {
                 return Err(target.error(0, LoginErrorKind::CommandAlone(name)));
             }
@@ -197,10 +204,10 @@ impl Parser {
             }
             (Verb::Remove { force }, Some(target)) => {
                 let (place, host_user) = self.place_and_host_user(target)?;
-                if let Some(host_user) = host_user {
+                if let Some(host_user) = host_user.filter(|_| self.dialect != Dialect::Auto) {
                     return Err(host_user.error(0, LoginErrorKind::CommandHostUser(name)));
                 }
-                Command::Remove { place, force }
+                Command::Remove { place, force, host_user: self.host_user(host_user)? }
             }
             (Verb::Explain, Some(target)) => {
                 Command::Explain(Box::new(self.wish(target, Commands::Refused)?))
@@ -234,9 +241,7 @@ impl Parser {
             self.take_option(&mut create, option)?;
         }
         self.warnings.extend(create.options.odd_ones());
-        if let Some(host_user) = host_user {
-            create.host_user = self.name(host_user, HOST_USER)?;
-        }
+        create.host_user = self.host_user(host_user)?;
         Ok(Wish::Create(create))
     }
 
@@ -255,11 +260,17 @@ impl Parser {
 
     fn session(&mut self, part: Part<'_>, keep: Keep) -> Result<Session, LoginError> {
         let (place, host_user) = self.place_and_host_user(part)?;
-        let host_user = match host_user {
-            Some(host_user) => self.name(host_user, HOST_USER)?,
-            None => HostUser::default(),
-        };
-        Ok(Session { place, keep, host_user })
+        Ok(Session { place, keep, host_user: self.host_user(host_user)? })
+    }
+
+    fn host_user(&self, part: Option<Part<'_>>) -> Result<HostUser, LoginError> {
+        part.map_or_else(|| Ok(HostUser::default()), |part| self.name(part, HOST_USER))
+    }
+
+    /// The command `shell` and its host user, which the other dialects do not have.
+    fn shell_of<'a>(&self, part: Part<'a>) -> Option<(Part<'a>, Part<'a>)> {
+        let cut = ['~', '+'].into_iter().find_map(|sign| part.cut_first(sign));
+        cut.filter(|(word, _)| self.dialect == Dialect::Auto && word.text() == "shell")
     }
 
     /// The place, and the part of the host user, if there is one.

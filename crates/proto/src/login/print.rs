@@ -53,8 +53,9 @@ impl fmt::Display for Command {
         write!(f, "cmd={}", self.as_str())?;
         match self {
             Self::Shell { host_user } => write_host_user(f, host_user),
-            Self::Remove { place, .. } => {
-                write!(f, ",{}", PlaceText { place, host_user: "" })
+            Self::Remove { place, host_user, .. } => {
+                write!(f, ",{}", PlaceText { place, host_user: host_user.as_str() })?;
+                write_host_user(f, host_user)
             }
             Self::Explain(wish) => write!(f, ",{wish}"),
         }

@@ -54,7 +54,9 @@ fn show_wish(wish: &Wish) -> String {
         }
         Wish::Command(command) => match command {
             Command::Shell { host_user: user } => format!("command shell{}", host_user(user)),
-            Command::Remove { place, .. } => format!("command {} {}", command.as_str(), show_place(place)),
+            Command::Remove { place, host_user: user, .. } => {
+                format!("command {} {}{}", command.as_str(), show_place(place), host_user(user))
+            }
             Command::Explain(wish) => format!("command explain ({})", show_wish(wish)),
         },
     }
@@ -110,7 +112,7 @@ fn plain_examples() -> Vec<(&'static str, Says)> {
         (
             "/shell~adm",
             Each(
-                "keep shell as adm; `shell` is an instance here; the command stands alone",
+                "command shell as adm",
                 "keep shell~adm; no instance can be called `shell~adm`: unexpected `~` in instance name",
                 "1: unknown command `shell~adm`",
             ),
@@ -238,7 +240,11 @@ fn words_stand_for_signs() {
         ("cmd=", "4: unknown command ``"),
         ("cmd=shell~", "10: host user is empty"),
         ("cmd=shell,c1", "10: nothing can follow the command `shell`"),
-        ("cmd=rm,c1~adm", "10: command `rm` takes no host user"),
+        ("cmd=rm,c1~adm", "command remove c1 as adm"),
+        ("cmd=shell~adm", "command shell as adm"),
+        ("%shell~adm", "command shell as adm"),
+        ("/rm-f/r:c1.p~ab", "command remove-force r:c1 in p as ab"),
+        ("/shell~", "8: host user is empty"),
         ("cmd=explain,cmd=shell", "16: a command cannot be explained"),
         ("/explain//explain/c1", "10: a command cannot be explained"),
         ("/rm/", "4: instance name is empty"),

@@ -97,7 +97,7 @@ impl Broker {
         let end = Arc::new(Notify::new());
         lock(&self.waiting).insert(id, Arc::clone(&end));
         let broker = Arc::clone(self);
-        tokio::spawn(async move {
+        self.drain.attend(async move {
             let fault = match broker.turn(id, &stream, &end).await {
                 Ok(()) => child::serve(&broker, id, stream, peer, &end).await,
                 Err(fault) => Some(fault),

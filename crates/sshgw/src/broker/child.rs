@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use portway_incus::Client;
 use portway_model::rfc3339;
@@ -24,13 +24,15 @@ use super::judge::Reason;
 use super::login::Entrance;
 use super::open::{Order, Refusal};
 use super::roll::Record;
-use super::{Broker, GRACE, Grant, lock};
+use super::{Broker, GRACE, Grant, drain, lends, lock};
 use crate::audit::{Direction, Event, bounded};
 use crate::greeting;
 use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, Breach, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
 use shell::Shells;
+
+use forwarded::Sums;
 
 /// How long a process may take to end once its client has gone: longer than it leaves its programs.
 const END: Duration = Duration::from_secs(30);
@@ -74,6 +76,10 @@ struct Child {
     is_made: AtomicBool,
     /// What is noted of it once that is so.
     record: Mutex<Option<Record>>,
+    /// The question whether an instance is to be removed: on which channel, and about which one.
+    asked: Mutex<Option<(u32, String)>>,
+    /// Forwards that the audit log has no room for.
+    sums: Mutex<Sums>,
     /// Lines of the shell of Incus commands.
     shells: Shells,
 }
@@ -171,6 +177,8 @@ pub(super) async fn take_over(broker: Arc<Broker>, record: Record) {
         identity: Identity::of(identity),
         is_made,
         record: later,
+        asked: Mutex::default(),
+        sums: Mutex::default(),
         shells: Shells::default(),
     };
     let child = Arc::new(child);
@@ -228,8 +236,18 @@ impl Child {
         let late = tokio::time::sleep(GRACE + GRACE_BEYOND);
         tokio::pin!(late);
         let mut packet = Vec::new();
+        let mut has_to_go = false;
         loop {
             tokio::select! {
+                () = self.broker.drain.over(), if !has_to_go => {
+                    if grant.is_none() {
+                        return Told::Ended;
+                    }
+                    has_to_go = true;
+                    self.say(u64::MAX, Reply::Ending { message: drain::NOTICE.to_owned() }, Vec::new()).await;
+                    late.as_mut().reset(tokio::time::Instant::now() + END);
+                    continue;
+                }
                 received = receive(&self.link, &mut packet) => {
                     match received {
                         Ok(_) => {}
@@ -240,7 +258,7 @@ impl Child {
                         Err(_) => return Told::Gone,
                     }
                 }
-                () = &mut late, if grant.is_none() => return Told::Ended,
+                () = &mut late, if grant.is_none() || has_to_go => return Told::Ended,
                 () = end.notified(), if grant.is_none() => return Told::Ended,
             }
             let Some((asked, raw)) = wire::decode::<Asked>(&packet) else {
@@ -288,13 +306,13 @@ impl Child {
         }
     }
 
-    /// A verdict, with a welcome for whoever is in.
+    /// A verdict, with what is to be told to whoever is in.
     fn greeted(&self, mut reply: Reply, admitted: Option<&Grant>) -> Reply {
-        if let (Some(admitted), Reply::Verdict { welcome, .. }) = (admitted, &mut reply)
-            && self.broker.options.options.welcome
-            && admitted.errand.is_none()
-        {
-            *welcome = greeting::welcome(&self.broker.options.welcome, &admitted.place());
+        if let (Some(admitted), Reply::Verdict { welcome, lends, .. }) = (admitted, &mut reply) {
+            *lends = lends::of(admitted, |action| self.broker.judge.decide(admitted, action).allowed);
+            if self.broker.options.options.welcome && admitted.errand.is_none() {
+                *welcome = greeting::welcome(&self.broker.options.welcome, &admitted.place());
+            }
         }
         reply
     }
@@ -310,7 +328,7 @@ impl Child {
             | Request::Code { .. }
             | Request::Strange { .. } => {}
             Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
-            Request::Open { channel, what, terminal, environment, inside, first, can_record } => {
+            Request::Open { channel, what, terminal, environment, inside, first, can_record, lends } => {
                 let Some(grant) = grant.clone() else { return };
                 let options = &self.broker.options.options;
                 let order = Order {
@@ -327,6 +345,7 @@ impl Child {
                     original: None,
                     keep: None,
                     can_record,
+                    lends,
                 };
                 let child = Arc::clone(self);
                 self.broker.starting.spawn(async move { child.open(id, channel, &grant, order).await });
@@ -356,11 +375,12 @@ impl Child {
                     self.note(&Event::Recorded { grant, channel, bytes, end });
                 }
             }
+            Request::Forwarding(forwarding) => lock(&self.sums).begin(forwarding, Instant::now()),
             Request::Shell(asked) => self.shell_asked(id, asked, raw, grant.clone()),
             Request::Forwarded(forwarded) => {
                 if let Some(grant) = grant {
                     self.carried(forwarded.bytes_in, forwarded.bytes_out);
-                    self.note(&Event::Forwarded { grant, forwarded: &forwarded });
+                    self.forwarded(grant, forwarded);
                 }
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
@@ -405,6 +425,9 @@ impl Child {
         let entered = pidfd::start_time(self.pid).and_then(|time| {
             let record = record(time);
             let listener = self.broker.roll.enter(&record)?;
+            if grant.misread().is_some() {
+                return Ok(listener);
+            }
             if grant.create.is_some() {
                 // It may not be there yet.
                 *lock(&self.record) = Some(record);
@@ -436,6 +459,7 @@ impl Child {
         for channel in std::mem::take(&mut *lock(&self.running)) {
             self.note(&Event::Ended { grant, channel, status: None, bytes_in: 0, bytes_out: 0 });
         }
+        self.end_forwards(grant);
         let seconds = begin.elapsed().map_or(0, |time| time.as_secs());
         self.note(&Event::Left { grant, seconds });
     }
@@ -481,7 +505,9 @@ impl Child {
 
 mod begin;
 mod errand;
+mod forwarded;
 mod making;
+mod muxing;
 mod opening;
 mod recorded;
 mod shell;

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portway_sys::listen::{self, V6Only};
@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::Broker;
+use super::{Broker, lock};
 use crate::watched::{receive, send, watched, watched_channel};
 
 /// Name of the socket.
@@ -30,6 +30,9 @@ const TAKE: &[u8] = b"take";
 
 /// Asks for the metrics.
 const METRICS: &[u8] = b"metrics";
+
+/// Asks it to take nobody new and end with its last connection; milliseconds follow, or nothing for any time.
+const DRAIN: &[u8] = b"drain ";
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,10 +50,10 @@ pub(super) fn passed() -> Option<OwnedFd> {
     listen::is_listening(fd.as_fd()).is_ok_and(|listens| listens).then_some(fd)
 }
 
-/// The listener of the gateway that runs; `None` when none does.
-pub(super) fn taken(dir: &Path) -> Option<OwnedFd> {
+/// The listener of the gateway that runs, if it still has one; `None` when none does. It ends now.
+pub(super) fn taken(dir: &Path) -> Option<Option<OwnedFd>> {
     match ask(dir, TAKE) {
-        Ok((_, fds)) => fds.into_iter().next(),
+        Ok((_, fds)) => Some(fds.into_iter().next()),
         Err(error) => {
             tracing::info!(%error, "no other gateway gives its listener");
             None
@@ -64,6 +67,21 @@ pub(super) fn taken(dir: &Path) -> Option<OwnedFd> {
 /// When there is none, or it does not answer.
 pub(super) fn metrics(dir: &Path) -> io::Result<String> {
     String::from_utf8(ask(dir, METRICS)?.0).map_err(io::Error::other)
+}
+
+/// Has the gateway of this folder take nobody new. How many are in, and whether somebody else keeps its listener.
+///
+/// # Errors
+/// When there is none, or it does not answer; `Unsupported` when it does not know how.
+pub(super) fn drain(dir: &Path, limit: Option<Duration>) -> io::Result<(usize, bool)> {
+    let limit = limit.map_or_else(String::new, |limit| limit.as_millis().to_string());
+    let (said, _) = ask(dir, &[DRAIN, limit.as_bytes()].concat()).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::ErrorKind::Unsupported.into(),
+        _ => error,
+    })?;
+    let said = String::from_utf8(said).map_err(io::Error::other)?;
+    let (count, kept) = said.split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
+    Ok((count.parse().map_err(io::Error::other)?, kept == "kept"))
 }
 
 fn ask(dir: &Path, question: &[u8]) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
@@ -125,8 +143,22 @@ pub(super) fn socket(dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     Ok((Channel::listen(&path)?, path))
 }
 
+/// What is given away of a door: nothing once it is shut.
+#[derive(Debug)]
+pub(super) struct Handed {
+    listener: Mutex<Option<OwnedFd>>,
+    is_kept: bool,
+}
+
+impl Handed {
+    pub(super) fn of(door: &Door) -> io::Result<Self> {
+        let listener = door.listener.as_fd().try_clone_to_owned()?;
+        Ok(Self { listener: Mutex::new(Some(listener)), is_kept: door.is_kept })
+    }
+}
+
 /// Answers on the socket, for ever. `taken` is told when the listener was given away.
-pub(super) async fn answer(broker: Arc<Broker>, socket: OwnedFd, listener: Arc<OwnedFd>, taken: Arc<Notify>) {
+pub(super) async fn answer(broker: Arc<Broker>, socket: OwnedFd, handed: Handed, taken: Arc<Notify>) {
     let socket = match watched(socket) {
         Ok(socket) => socket,
         Err(error) => {
@@ -138,7 +170,7 @@ pub(super) async fn answer(broker: Arc<Broker>, socket: OwnedFd, listener: Arc<O
     while let Ok(mut guard) = socket.readable().await {
         match guard.try_io(|socket| Channel::accept(socket.get_ref().as_fd())) {
             Ok(Ok(channel)) if channel.peer_uid().is_ok_and(|uid| uid == own || uid == 0) => {
-                let told = told(&broker, channel, &listener);
+                let told = told(&broker, channel, &handed);
                 if let Ok(Ok(true)) = tokio::time::timeout(PATIENCE, told).await {
                     taken.notify_one();
                     return;
@@ -153,20 +185,38 @@ pub(super) async fn answer(broker: Arc<Broker>, socket: OwnedFd, listener: Arc<O
 }
 
 /// Answers one question; whether it took the listener.
-async fn told(broker: &Broker, channel: Channel, listener: &OwnedFd) -> io::Result<bool> {
+async fn told(broker: &Broker, channel: Channel, handed: &Handed) -> io::Result<bool> {
     let channel: AsyncFd<Channel> = watched_channel(channel)?;
     let mut question = Vec::new();
     receive(&channel, &mut question).await?;
     match question.as_slice() {
         TAKE => {
-            send(&channel, b"taken", &[listener.try_clone()?]).await?;
+            let listener = lock(&handed.listener).as_ref().map(OwnedFd::try_clone).transpose()?;
+            send(&channel, b"taken", listener.as_slice()).await?;
             Ok(true)
         }
         METRICS => {
             send(&channel, broker.count.text(broker).as_bytes(), &[]).await?;
             Ok(false)
         }
-        _ => Err(io::ErrorKind::InvalidData.into()),
+        question => {
+            let limit = question.strip_prefix(DRAIN).and_then(time).ok_or(io::ErrorKind::InvalidData)?;
+            drop(lock(&handed.listener).take());
+            let count = broker.drain.begin(limit).await;
+            let kept = if handed.is_kept { "kept" } else { "closed" };
+            send(&channel, format!("{count} {kept}").as_bytes(), &[]).await?;
+            Ok(false)
+        }
+    }
+}
+
+/// Milliseconds, or nothing for any time; `None` when it is neither.
+fn time(text: &[u8]) -> Option<Option<Duration>> {
+    let text = str::from_utf8(text).ok()?;
+    if text.is_empty() {
+        Some(None)
+    } else {
+        text.parse().ok().map(|millis| Some(Duration::from_millis(millis)))
     }
 }
 

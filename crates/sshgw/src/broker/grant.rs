@@ -71,6 +71,11 @@ pub(crate) enum Errand {
         /// Without a question, also when it runs.
         force: bool,
     },
+    /// Says why the login is not understood, to whoever has proven the key of the person whom it names.
+    Misread {
+        /// One line.
+        why: String,
+    },
 }
 
 /// The server of sessions of a time that knew no other.
@@ -79,6 +84,14 @@ fn default_remote() -> String {
 }
 
 impl Grant {
+    /// Why the login leads nowhere, if it does.
+    pub(crate) fn misread(&self) -> Option<&str> {
+        match &self.errand {
+            Some(Errand::Misread { why }) => Some(why),
+            Some(Errand::Explain { .. } | Errand::Remove { .. } | Errand::Shell) | None => None,
+        }
+    }
+
     /// Who it is, as the policy knows people.
     pub(crate) fn policy_person(&self) -> Person {
         if self.is_inside {

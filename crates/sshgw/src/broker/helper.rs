@@ -6,15 +6,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portway_incus::{Client, ExecSockets, ExecSpec};
+use portway_incus::{Client, ExecSockets, ExecSpec, IncusError, Whole};
 
 use super::account::{self, Account};
 use super::forwards::Forwards;
 use super::grant::Grant;
+use super::lends;
+use super::mux::Mux;
 use super::open::{self, Refusal, absent, failure};
 use super::way::{self, Listener};
 use crate::guest::{Instance, Launched, build, launch};
 use crate::policy::Action;
+use crate::wire::Lends;
 
 /// When a helper has removed its file, or will not.
 const SETTLED: Duration = Duration::from_secs(15);
@@ -35,10 +38,14 @@ pub(super) struct May {
     pub(super) pty: bool,
     /// Sessions that outlive the connection.
     pub(super) keep: bool,
+    /// What keeps those, where it is not the helper.
+    pub(super) mux: Option<Mux>,
     /// Nothing but the home is to be seen.
     pub(super) jail: bool,
     /// Where forwards may lead.
     pub(super) forwards: Forwards,
+    /// What of the client's they may be lent.
+    pub(super) lends: Lends,
     /// Runs instead of all of them.
     pub(super) command: Option<String>,
 }
@@ -52,7 +59,9 @@ impl May {
             sftp: allowed(Action::Sftp),
             pty: grant.options.pty,
             keep: grant.keep.is_some() && allowed(Action::Shell),
+            mux: None,
             jail: false,
+            lends: lends::of(grant, &allowed),
             forwards: Forwards::of(grant, allowed),
             command: grant.options.command.clone(),
         }
@@ -84,7 +93,7 @@ pub(super) enum Kind {
 
 /// The way into an instance by the server's API.
 #[derive(Debug, Clone)]
-struct Way {
+pub(super) struct Way {
     client: Client,
     project: String,
     instance: String,
@@ -94,12 +103,40 @@ struct Way {
 }
 
 impl Way {
+    /// To an instance; `None` when there is none. One on another machine is asked what it is.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub(super) async fn to(
+        client: &Client,
+        is_far: bool,
+        project: &str,
+        instance: &str,
+        environment: BTreeMap<String, String>,
+    ) -> Result<Option<Self>, IncusError> {
+        // This machine is that of its containers; another is to be asked.
+        let architecture = if is_far {
+            let Some(found) = client.architecture(project, instance).await? else { return Ok(None) };
+            machine(&found).to_owned()
+        } else {
+            std::env::consts::ARCH.to_owned()
+        };
+        let (client, project, instance) = (client.clone(), project.to_owned(), instance.to_owned());
+        Ok(Some(Self { client, project, instance, architecture, environment }))
+    }
+
+    /// Runs a program that is not talked to, for so long and with so much of what it says.
+    pub(super) async fn run_whole(&self, spec: &ExecSpec, limits: (Duration, usize)) -> io::Result<Whole> {
+        let (project, name) = self.path();
+        done(self.client.run(project, name, spec, limits).await)
+    }
+
     fn path(&self) -> (&str, &str) {
         (&self.project, &self.instance)
     }
 }
 
-fn done<T>(result: Result<Option<T>, portway_incus::IncusError>) -> io::Result<T> {
+fn done<T>(result: Result<Option<T>, IncusError>) -> io::Result<T> {
     result.map_err(io::Error::other)?.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
@@ -184,17 +221,10 @@ pub(super) async fn start(
         Refusal::new(NO_HELPER, text)
     };
     let environment = environment(&account);
-    // This machine is that of its containers; another is to be asked.
-    let architecture = if is_far {
-        let found = client.architecture(&project, &instance).await.map_err(failed)?;
-        machine(&found.ok_or_else(|| absent(&project, &instance))?).to_owned()
-    } else {
-        std::env::consts::ARCH.to_owned()
-    };
-    let name = project.clone();
-    let way = Way { client: client.clone(), project, instance: instance.clone(), architecture, environment };
+    let way = Way::to(client, is_far, &project, &instance, environment).await.map_err(failed)?;
+    let way = way.ok_or_else(|| absent(&project, &instance))?;
     let build = build(way.architecture()).map_err(|error| unable(&error))?;
-    let beside = async { if beside { way::open(client, &name, &instance).await } else { None } };
+    let beside = async { if beside { way::open(client, &project, &instance).await } else { None } };
     let (launched, listener) = tokio::join!(launch(&way, place, &limits), beside);
     let (streams, launched) = launched.map_err(|error| unable(&error))?.into_parts();
     tokio::spawn(sweep(way, Arc::new(launched)));
@@ -213,7 +243,8 @@ fn limits(account: &Account, groups: &[u32], may: &May) -> Vec<String> {
     let kinds = [(may.shell, "shell"), (may.exec, "exec"), (may.sftp, "sftp"), (may.pty, "pty")];
     let kinds = [&kinds[..], &[(may.keep, "keep"), (may.jail, "jail")]].concat();
     let kinds = kinds.iter().filter(|(is_allowed, _)| *is_allowed).map(|(_, kind)| (*kind).to_owned());
-    let kinds = kinds.chain(may.forwards.words());
+    let mux = may.mux.filter(|_| may.keep).map(|mux| format!("mux={}", mux.name()));
+    let kinds = kinds.chain(mux).chain(may.forwards.words()).chain(lends::words(may.lends));
     let groups = list(groups.iter().map(u32::to_string).collect());
     let fields = [account.uid.to_string(), account.gid.to_string(), groups, list(kinds.collect())];
     fields.into_iter().chain(may.command.clone()).collect()
@@ -234,6 +265,11 @@ mod tests {
         assert_eq!(limits(&bob, &[8, 9], &all), ["7", "8", "8,9", "shell,exec,sftp,pty,forward-local"]);
         let keeps = May { keep: true, shell: true, ..May::default() };
         assert_eq!(limits(&bob, &[], &keeps), ["7", "8", "-", "shell,keep"]);
+        let lent = May { lends: Lends { agent: true, x11: true }, ..May::default() };
+        assert_eq!(limits(&bob, &[], &lent), ["7", "8", "-", "agent,x11"]);
+        let muxed = May { mux: Some(Mux::Screen), ..keeps };
+        assert_eq!(limits(&bob, &[], &muxed), ["7", "8", "-", "shell,keep,mux=screen"]);
+        assert_eq!(limits(&bob, &[], &May { keep: false, ..muxed }), ["7", "8", "-", "shell"]);
         let one = May { command: Some(text("a b")), ..May::default() };
         assert_eq!(limits(&bob, &[], &one), ["7", "8", "-", "-", "a b"]);
         // Whose files are those of his home has no others from any helper; root has.
@@ -245,6 +281,7 @@ mod tests {
         let root = Account { uid: 0, ..bob.clone() };
         assert_eq!(of(&all, general, &root), ["0", "8", "-", "shell,exec,sftp,pty,forward-local"]);
         assert_eq!(of(&one, jailed, &bob), ["7", "8", "-", "jail"]);
+        assert_eq!(of(&lent, jailed, &bob), ["7", "8", "-", "jail"]);
     }
 
     #[test]

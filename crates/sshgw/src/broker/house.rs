@@ -33,7 +33,8 @@ pub(super) struct House {
     changed: Notify,
     /// Those servers, for the next gateway.
     list: PathBuf,
-    /// What instances say that this gateway has made.
+    /// What instances say that this gateway has made. It is the installation's, and not a key that others may have too:
+    /// who is in an instance of another gateway's is not known here.
     pub(super) gateway: String,
 }
 
@@ -46,13 +47,26 @@ enum Why {
 
 impl House {
     /// Knows the servers that the gateway before this one has noted. Where there was none, none is asked.
-    pub(super) fn open(list: PathBuf, gateway: String) -> Self {
+    ///
+    /// # Errors
+    /// The name of this installation can neither be read nor made.
+    pub(super) fn open(list: PathBuf) -> std::io::Result<Self> {
         let remotes = read(&list);
-        Self { guests: Mutex::default(), remotes: Mutex::new(remotes), changed: Notify::new(), list, gateway }
+        let gateway = installation(&list.with_extension("id"))?;
+        Ok(Self {
+            guests: Mutex::default(),
+            remotes: Mutex::new(remotes),
+            changed: Notify::new(),
+            list,
+            gateway,
+        })
     }
 
     /// Somebody is in an instance.
     pub(super) fn enter(&self, grant: &Grant) {
+        if grant.misread().is_some() {
+            return;
+        }
         *lock(&self.guests).entry(place(grant)).or_default() += 1;
     }
 
@@ -74,6 +88,13 @@ impl House {
         lock(&self.guests).keys().any(|(_, of, guest)| of == project && guest == name)
     }
 
+    /// Sessions in an instance besides one.
+    pub(super) fn others(&self, (_, project, name): &Place) -> usize {
+        let guests = lock(&self.guests);
+        let there = guests.iter().filter(|((_, of, guest), _)| of == project && guest == name);
+        there.map(|(_, count)| count).sum::<usize>().saturating_sub(1)
+    }
+
     /// An instance is about to be made on a server.
     pub(super) fn note(&self, remote: &str) {
         let list = {
@@ -87,6 +108,28 @@ impl House {
         }
         self.changed.notify_one();
     }
+}
+
+/// The name of this installation, made when there is none.
+fn installation(path: &Path) -> std::io::Result<String> {
+    let read = || {
+        let text = files::read(path, 256, Trust::Own).and_then(|bytes| files::text(path, bytes)).ok()?;
+        let name = text.trim().to_owned();
+        (name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
+    };
+    if let Some(name) = read() {
+        return Ok(name);
+    }
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    let name: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let draft = path.with_extension("new");
+    std::fs::write(&draft, format!("{name}\n"))?;
+    std::fs::rename(&draft, path)?;
+    Ok(name)
 }
 
 fn read(path: &Path) -> BTreeSet<String> {
@@ -174,11 +217,19 @@ impl Broker {
         };
         let Some(marks) = Marks::read(&found.definition, &self.house.gateway) else { return true };
         let Some(why) = self.why(place, &marks) else { return true };
+        if make::is_protected(&found) {
+            let (remote, project, instance) = place;
+            tracing::info!(remote, project, instance, "protected from deletion, and left alone");
+            return true;
+        }
         self.remove(&client, place, &marks, why).await
     }
 
     async fn remove(&self, client: &Client, place: &Place, marks: &Marks, why: Why) -> bool {
-        let failed = make::remove(client, place).await.err().map(|error| bounded(&judge::why(&error)));
+        let removed = make::remove(client, place).await;
+        // A removal that was begun before, of a gateway that has ended, may have been faster.
+        let is_there = !matches!(client.listing(&place.1, &place.2).await, Ok(None));
+        let failed = removed.err().filter(|_| is_there).map(|error| bounded(&judge::why(&error)));
         let (remote, project, instance) = (place.0.as_str(), place.1.as_str(), place.2.as_str());
         let why = match why {
             Why::Expired => "expired",
@@ -205,7 +256,7 @@ mod tests {
     fn the_last_one_leaves() {
         let dir = tempfile::tempdir().expect("a folder");
         let list = dir.path().join("made");
-        let open = || House::open(list.clone(), "g".to_owned());
+        let open = || House::open(list.clone()).expect("a house");
         let house = open();
         let grant = Grant::of_root();
         house.enter(&grant);
@@ -216,6 +267,8 @@ mod tests {
         assert!(lock(&house.remotes).is_empty());
         house.note("far");
         house.note("local");
+        assert_eq!(open().gateway, house.gateway);
+        assert_ne!(House::open(dir.path().join("other")).expect("a house").gateway, house.gateway);
         let names = |house: &House| lock(&house.remotes).iter().cloned().collect::<Vec<_>>();
         assert_eq!(names(&open()), ["far", "local"]);
     }

@@ -149,7 +149,7 @@ impl Judge {
 
     /// Whether a key would do, or a certificate about it could.
     pub(super) async fn offer(&self, login: &str, key: &str, peer: IpAddr) -> Result<(), Reason> {
-        let claim = self.claim(login)?;
+        let claim = self.claim_or_told(login);
         let settings = self.settings().map_err(Reason::Lists)?;
         let key = parse_key(key)?;
         let shown = Shown::Key(key.clone());
@@ -167,7 +167,7 @@ impl Judge {
 
     /// What a key proves whose signature was good.
     pub(super) async fn key(&self, login: &str, key: &str, peer: IpAddr) -> Result<Proof, Reason> {
-        let claim = self.claim(login)?;
+        let claim = self.claim_or_told(login);
         let settings = self.settings().map_err(Reason::Lists)?;
         let key = parse_key(key)?;
         self.by_key(&claim, &settings, &Shown::Key(key.clone()), &key, peer).await
@@ -175,7 +175,7 @@ impl Judge {
 
     /// What a certificate proves whose key has signed.
     pub(super) async fn certificate(&self, login: &str, text: &str, peer: IpAddr) -> Result<Proof, Reason> {
-        let claim = self.claim(login)?;
+        let claim = self.claim_or_told(login);
         let settings = self.settings().map_err(Reason::Lists)?;
         let certificate = Certificate::from_openssh(text).map_err(|_| Reason::Key)?;
         key::check(certificate.public_key())?;
@@ -209,9 +209,10 @@ impl Judge {
             Ok((user, options, principals)) => {
                 return Ok(Proof { principals, ..proof(Who::Host(user), options) });
             }
-            Err(reason) => reason,
+            Err(reason) => claim.misread().unwrap_or(reason),
         };
-        if !self.options.auth.instance {
+        // There is nobody inside of nowhere.
+        if !self.options.auth.instance || claim.misread().is_some() {
             return Err(reason);
         }
         let found = self.inside.find(&self.servers, &claim.place).await.ok_or_else(|| claim.not_inside())?;
@@ -346,8 +347,11 @@ impl Judge {
 
     /// What comes of all that was proven about a login. Whoever is let in counts until [`Judge::left`].
     pub(super) fn admit(&self, login: &str, proofs: &[Proof], peer: IpAddr) -> Result<Grant, Reason> {
-        let claim = self.claim(login)?;
+        let claim = self.claim_or_told(login);
         let grant = grant(claim, proofs, self.options.auth.none).ok_or(Reason::Differ)?;
+        if grant.misread().is_some() {
+            return if lock(&self.crowd).enter(&grant.person, peer) { Ok(grant) } else { Err(Reason::Crowd) };
+        }
         let is_shell = grant.errand == Some(Errand::Shell);
         // What anybody could have is no person's.
         if is_shell && self.options.auth.none {

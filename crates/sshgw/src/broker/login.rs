@@ -12,7 +12,7 @@ use super::judge::{Judge, Proof, Reason};
 use super::lock;
 use crate::auth::chain::{Next, Progress, Proven};
 use crate::options::Method;
-use crate::wire::{Reply, Request};
+use crate::wire::{Lends, Reply, Request};
 
 /// The way in of a connection.
 #[derive(Debug)]
@@ -95,6 +95,7 @@ impl Entrance {
             | Request::Helper { .. }
             | Request::Transferred { .. }
             | Request::Recorded { .. }
+            | Request::Forwarding(_)
             | Request::Forwarded(_)
             | Request::Shell(_)
             | Request::Closed { .. } => (self.offered(String::new(), Err(Reason::Key)), None),
@@ -116,7 +117,13 @@ impl Entrance {
             state.refused = Some((login, reason));
         }
         let methods = state.progress.methods();
-        Reply::Verdict { accepted, methods, is_partial: false, welcome: String::new() }
+        Reply::Verdict {
+            accepted,
+            methods,
+            is_partial: false,
+            welcome: String::new(),
+            lends: Lends::default(),
+        }
     }
 
     fn proven(
@@ -160,6 +167,7 @@ impl Entrance {
         };
         let is_partial = matches!(next, Next::Partial(_));
         let (accepted, methods) = (grant.is_some(), state.progress.methods());
-        (Reply::Verdict { accepted, methods, is_partial, welcome: String::new() }, grant)
+        let (welcome, lends) = (String::new(), Lends::default());
+        (Reply::Verdict { accepted, methods, is_partial, welcome, lends }, grant)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use portway_config::files::{self, Trust};
 use portway_incus::{
-    Client, Device, ImageProtocol, IncusError, InstanceKind, InstanceSource, NewInstance, Pulled,
+    Client, Device, ImageProtocol, IncusError, InstanceKind, InstanceSource, Listed, NewInstance, Pulled,
     Refusal as Reason, RemoteImage, StateChange,
 };
 use tokio::sync::watch;
@@ -36,8 +36,8 @@ const IMAGES_OF_LXD: &str = "https://images.lxd.canonical.com";
 pub(super) struct Makers {
     pub(super) turns: Turns,
     making: Mutex<BTreeMap<Place, String>>,
-    /// Held while somebody's are counted: two at a time would both find room for one.
-    counting: tokio::sync::Mutex<()>,
+    /// Held at a server while somebody's are counted there: two at a time would both find room for one.
+    counting: Turns,
 }
 
 /// One that is being made counts; not any more with drop.
@@ -59,7 +59,8 @@ impl Makers {
         (owner, gateway): (&str, &str),
         most: Option<usize>,
     ) -> Result<Entry<'_>, Refusal> {
-        let _counting = self.counting.lock().await;
+        let server = (place.0.clone(), String::new(), String::new());
+        let _counting = self.counting.take(&server).await;
         if let Some(most) = most {
             let found = client.list_everywhere().await.map_err(|error| failure(&place.2, &error))?;
             let is_his = |marks: Option<Marks>| marks.is_some_and(|marks| marks.owner == owner);
@@ -82,16 +83,19 @@ impl Makers {
     }
 }
 
+/// Servers of images, and whether those can be had that not everybody has.
+type Images<'a> = (&'a Servers, &'a (dyn Fn(&str) -> bool + Sync));
+
 /// Makes an instance, stopped. `false`: somebody else was faster.
 pub(super) async fn make(
     client: &Client,
-    servers: &Servers,
+    from: Images<'_>,
     (remote, project, name): &Place,
     plan: &Plan,
     marks: BTreeMap<String, String>,
     say: &watch::Sender<String>,
 ) -> Result<bool, Refusal> {
-    let source = source(client, servers, remote, project, plan).await?;
+    let source = source(client, from, remote, project, plan).await?;
     let mut devices = plan.devices.clone();
     if let Some(size) = &plan.disk {
         let usual = client.profile_devices(project, "default").await;
@@ -175,7 +179,7 @@ fn sized(
 /// Where the image is. A name without a server is that of an image there, or one of `images:`.
 async fn source(
     client: &Client,
-    servers: &Servers,
+    (servers, may_fetch): Images<'_>,
     remote: &str,
     project: &str,
     plan: &Plan,
@@ -196,7 +200,13 @@ async fn source(
     }
     let server = server.unwrap_or(IMAGES);
     match servers.images(server) {
-        Some(found) if found.protocol == ImageProtocol::Incus => pulled(servers, server, found, name).await,
+        Some(found) if found.protocol == ImageProtocol::Incus => {
+            if !found.is_public && !may_fetch(server) {
+                let text = format!("create is not allowed at {server}, so none of its images can be had");
+                return Err(Refusal::new(ABSENT, text));
+            }
+            pulled(servers, server, found, name).await
+        }
         Some(found) => Ok(InstanceSource::Remote(RemoteImage::new(found.protocol, &found.url, name))),
         None if server == IMAGES => {
             let product = client.server().await.map_err(failed)?.product;
@@ -231,6 +241,18 @@ async fn pulled(
     let secret = there.image_secret("default", &image.fingerprint).await.map_err(failed)?;
     let image = image.fingerprint;
     Ok(InstanceSource::Pulled(Pulled { url, image, certificate, secret: Some(secret) }))
+}
+
+/// Whether its operator, or a profile, has said that it is not to be deleted.
+pub(super) fn is_protected(found: &Listed) -> bool {
+    let said = found.expanded_config.get("security.protection.delete");
+    said.is_some_and(|said| matches!(said.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"))
+}
+
+/// What tells an instance from others of its name.
+pub(super) fn which(found: &Listed) -> String {
+    let uuid = found.definition.config("volatile.uuid").unwrap_or_default();
+    format!("{uuid} {}", found.created_at)
 }
 
 /// Ends and deletes an instance. One that is not there is gone.

@@ -6,12 +6,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portway_incus::Definition;
 
+use super::turns::Place;
 use crate::policy::Making;
 
 /// Who had it made, by which gateway, and when, seconds after 1970.
 const OWNER: &str = "user.portway.ssh.owner";
 const GATEWAY: &str = "user.portway.ssh.gateway";
 const MADE: &str = "user.portway.ssh.made";
+
+/// As what it was made, `PROJECT/NAME`. A copy and a renamed one have the marks of the first, and are their owner's.
+const PLACE: &str = "user.portway.ssh.place";
 
 /// From when on it is removed, seconds after 1970. An operator may change it, or take it away.
 const EXPIRES: &str = "user.portway.ssh.expires";
@@ -42,10 +46,11 @@ impl Marks {
     }
 
     /// As keys of the configuration.
-    pub(super) fn keys(&self, gateway: &str) -> BTreeMap<String, String> {
+    pub(super) fn keys(&self, gateway: &str, (_, project, name): &Place) -> BTreeMap<String, String> {
         let own = [
             (OWNER, Some(self.owner.clone())),
             (GATEWAY, Some(gateway.to_owned())),
+            (PLACE, Some(format!("{project}/{name}"))),
             (MADE, Some(self.made.as_secs().to_string())),
             // Never earlier than it is said.
             (EXPIRES, self.expires.map(|at| at.as_millis().div_ceil(1000).to_string())),
@@ -56,7 +61,8 @@ impl Marks {
 
     /// Of an instance that this gateway has made; `None` of any other.
     pub(super) fn read(definition: &Definition, gateway: &str) -> Option<Self> {
-        if definition.config(GATEWAY) != Some(gateway) {
+        let place = format!("{}/{}", definition.project, definition.name);
+        if definition.config(GATEWAY) != Some(gateway) || definition.config(PLACE) != Some(place.as_str()) {
             return None;
         }
         let seconds = |key: &str| Some(Duration::from_secs(definition.config(key)?.trim().parse().ok()?));
@@ -86,16 +92,19 @@ mod tests {
         let making =
             Making { ttl: Some(Duration::from_secs(60)), delete_on_disconnect: true, ..Making::default() };
         let marks = Marks::new("ada", &making);
-        let keys = marks.keys("SHA256:one");
+        let place = |name: &str| ("local".to_owned(), "default".to_owned(), name.to_owned());
+        let keys = marks.keys("SHA256:one", &place("t1"));
         let read = Marks::read(&instance(&keys), "SHA256:one").expect("ours");
         assert_eq!((read.owner.as_str(), read.leaves), ("ada", true));
         assert!(read.expires.expect("a time") >= marks.expires.expect("a time"));
         assert_eq!(Marks::read(&instance(&keys), "SHA256:two"), None);
         assert_eq!(Marks::read(&instance(&BTreeMap::new()), "SHA256:one"), None);
+        let copied = marks.keys("SHA256:one", &place("t0"));
+        assert_eq!(Marks::read(&instance(&copied), "SHA256:one"), None, "a copy is its maker's");
         let mut changed = keys.clone();
         changed.insert(EXPIRES.to_owned(), "never".to_owned());
         assert_eq!(Marks::read(&instance(&changed), "SHA256:one").expect("ours").expires, None);
-        let plain = Marks::new("ada", &Making::default()).keys("g");
+        let plain = Marks::new("ada", &Making::default()).keys("g", &place("t1"));
         let plain = Marks::read(&instance(&plain), "g").expect("ours");
         assert!(plain.expires.is_none() && !plain.leaves);
     }

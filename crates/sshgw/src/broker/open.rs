@@ -9,11 +9,11 @@ use portway_incus::status_code;
 
 use super::account::{self, Account, Found};
 use super::grant::Grant;
-use super::{helper, keep};
+use super::{helper, keep, lends};
 use crate::options::ShellMode;
 use crate::policy::{Action, Decision};
 use crate::remotes::RemoteError;
-use crate::wire::{Kept, Terminal, What};
+use crate::wire::{Kept, KeptWish, Lends, Terminal, What};
 
 mod environment;
 
@@ -71,6 +71,8 @@ pub(super) struct Order {
     pub(super) keep: Option<Kept>,
     /// Whether the session can write a recording: those of a time before there were any cannot.
     pub(super) can_record: bool,
+    /// What the client would lend it; of that, from [`permitted`] on, what it may be lent.
+    pub(super) lends: Lends,
 }
 
 /// Why there is no program.
@@ -116,6 +118,8 @@ pub(super) enum Opened {
         jail: bool,
         /// The session that stays, if it is one.
         keep: Option<Kept>,
+        /// What it is lent.
+        lends: Lends,
     },
     /// The server serves files itself: a connection that speaks SFTP.
     Stored {
@@ -151,6 +155,7 @@ pub(super) fn permitted(
         }
     }
     order.terminal = order.terminal.filter(|_| grant.options.pty);
+    order.lends = order.lends.and(lends::of(grant, |action| decide(action).allowed));
     keep::check(&order)?;
     if let Some(command) = &grant.options.command {
         let asked = std::mem::replace(&mut order.command, command.clone().into_bytes());
@@ -189,7 +194,9 @@ pub(super) async fn open(client: &Client, grant: &Grant, order: &Order) -> Resul
         let (terminal, files) = (order.terminal.is_some(), order.what == What::Sftp);
         let jail = files && order.jails && account.uid != 0;
         let keep = order.keep.clone();
-        return Ok(Opened::Inside { shell: account.shell, home: account.home, terminal, files, jail, keep });
+        let lends = lent(order);
+        let Account { shell, home, .. } = account;
+        return Ok(Opened::Inside { shell, home, terminal, files, jail, keep, lends });
     }
     if order.keep.is_some() {
         return Err(Refusal::new(helper::NO_HELPER, "a session that stays needs the helper in the instance"));
@@ -197,6 +204,17 @@ pub(super) async fn open(client: &Client, grant: &Grant, order: &Order) -> Resul
     let spec = spec(&account, order)?;
     let sockets = client.exec(project, instance, &spec).await.map_err(|error| failed(&error))?;
     sockets.map(Opened::Exec).ok_or_else(absent)
+}
+
+/// What a program that the helper runs is lent: files need nothing, and neither does what is about sessions that stay. One of
+/// those outlives the port that its programs would know the display by.
+fn lent(order: &Order) -> Lends {
+    match &order.keep {
+        None if order.what == What::Sftp => Lends::default(),
+        None => order.lends,
+        Some(Kept { wish: KeptWish::Attach, .. }) => Lends { x11: false, ..order.lends },
+        Some(Kept { wish: KeptWish::List | KeptWish::Kill, .. }) => Lends::default(),
+    }
 }
 
 /// The user of a grant, who may log in.
@@ -364,6 +382,7 @@ pub(super) mod tests {
             original: None,
             keep: None,
             can_record: true,
+            lends: Lends::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -50,6 +50,13 @@ pub(super) fn make(
     }
     let terms = Terms { most_bytes: settings.most_bytes, goes_on: settings.goes_on };
     Ok(Made { file, terms, path })
+}
+
+/// Whether a folder is ours alone, if it is there: who else writes there could have a day lead elsewhere.
+pub(super) fn check(dir: &Path) -> Result<(), String> {
+    let Ok(found) = fs::metadata(dir) else { return Ok(()) };
+    let is_ours = found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o022 == 0;
+    if is_ours { Ok(()) } else { Err(format!("recordings: others can write into {}", dir.display())) }
 }
 
 /// A new file: the folder of its day, and in it the time and the session.

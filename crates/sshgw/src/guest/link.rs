@@ -5,17 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portway_proto::guest::{
-    Credits, DATA_MAX_BYTES, Environment, Exit, Frame, FrameError, Hello, Ids, Inbox, Program, Pty, Signal,
-    Size, Start, Started, Step, Stream, VERSION,
+    Credits, DATA_MAX_BYTES, Environment, Exit, Frame, FrameError, Hello, Ids, Inbox, Lent, Program, Pty,
+    Signal, Size, Start, Started, Step, Stream, VERSION,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::pipe::{Incoming, Outgoing};
-use super::sockets::Sockets;
+use super::sockets::{Listener, Sockets};
 
 /// Bytes of each output that may be under way: they are kept here while nobody takes them.
 const OUTPUT_WINDOW: u32 = 1 << 20;
@@ -67,6 +68,8 @@ pub struct Wanted {
     pub ids: Ids,
     pub umask: u16,
     pub pty: Option<Pty>,
+    /// What it is lent of the client's.
+    pub loans: Vec<Lent>,
 }
 
 /// The program in an instance. When the last clone and all processes of it are dropped it ends, and hangs up what it runs.
@@ -113,6 +116,8 @@ pub struct Process {
     pub exit: oneshot::Receiver<Exit>,
     /// What may be done to it.
     pub control: Control,
+    /// What it was lent, as far as that could be done: who comes there comes to these.
+    pub lent: Vec<(Lent, Listener)>,
 }
 
 /// Standard input of a process.
@@ -130,6 +135,8 @@ pub struct Output {
     stream: Stream,
     incoming: Arc<Incoming>,
     frames: mpsc::Sender<Vec<u8>>,
+    /// Credit that is granted, and has no place among the frames yet; while there is some a task waits for that.
+    owed: Arc<AtomicU32>,
 }
 
 /// What may be done to a process.
@@ -211,10 +218,18 @@ impl Guest {
             self.shared.remove(channel);
             return Err(StartError::TooLong);
         };
+        // It is told of them before it starts.
+        let mut loans = Vec::new();
+        for lent in wanted.loans {
+            let loan = self.lend(channel, lent.clone()).await.map_err(|_| StartError::Gone)?;
+            loans.push((lent, loan));
+        }
         self.frames.send(frame).await.map_err(|_| StartError::Gone)?;
         let started = answer.await.map_err(|_| StartError::Gone)??;
+        // What was asked before is answered before.
+        let lent = loans.into_iter().filter_map(|(lent, loan)| Some((lent, loan.opened()?))).collect();
         let frames = || self.frames.clone();
-        let output_of = |stream, incoming| Output { channel, stream, incoming, frames: frames() };
+        let output_of = |stream, incoming| Output::new(channel, stream, incoming, frames());
         Ok(Process {
             started,
             input: Input { channel, credit: input, frames: frames() },
@@ -222,6 +237,7 @@ impl Guest {
             error: output_of(Stream::Error, error),
             exit,
             control: Control { channel, frames: frames() },
+            lent,
         })
     }
 }
@@ -253,13 +269,13 @@ impl Input {
 }
 
 impl Output {
-    pub(super) const fn new(
+    pub(super) fn new(
         channel: u32,
         stream: Stream,
         incoming: Arc<Incoming>,
         frames: mpsc::Sender<Vec<u8>>,
     ) -> Self {
-        Self { channel, stream, incoming, frames }
+        Self { channel, stream, incoming, frames, owed: Arc::default() }
     }
 
     /// Waits for bytes and returns all there are; `None` at the end. Cancelling it loses nothing but, at most, a little
@@ -267,15 +283,33 @@ impl Output {
     pub async fn read(&mut self) -> Option<Vec<u8>> {
         let taken = self.incoming.take().await?;
         if let Some(bytes) = taken.granted {
-            let (channel, stream) = (self.channel, self.stream);
-            let frame = written(&Frame::Credit { channel, stream, bytes }).unwrap_or_default();
-            let frames = self.frames.clone();
-            // Bytes that have been taken are not to be lost with a caller that waits no longer.
-            if let Err(mpsc::error::TrySendError::Full(frame)) = frames.try_send(frame) {
-                tokio::spawn(async move { frames.send(frame).await });
-            }
+            self.grant(bytes);
         }
         Some(taken.bytes)
+    }
+
+    /// Tells that more may come. Bytes that have been taken are not to be lost with a caller that waits no longer.
+    fn grant(&self, bytes: u32) {
+        if self.owed.fetch_add(bytes, Ordering::Relaxed) != 0 {
+            return;
+        }
+        let (channel, stream, owed) = (self.channel, self.stream, Arc::clone(&self.owed));
+        let tell = move |place: mpsc::Permit<'_, Vec<u8>>| {
+            let bytes = owed.swap(0, Ordering::Relaxed);
+            place.send(written(&Frame::Credit { channel, stream, bytes }).unwrap_or_default());
+        };
+        match self.frames.try_reserve() {
+            Ok(place) => tell(place),
+            Err(mpsc::error::TrySendError::Closed(())) => {}
+            Err(mpsc::error::TrySendError::Full(())) => {
+                let frames = self.frames.clone();
+                tokio::spawn(async move {
+                    if let Ok(place) = frames.reserve().await {
+                        tell(place);
+                    }
+                });
+            }
+        }
     }
 }
 
@@ -355,9 +389,11 @@ impl Shared {
             Frame::Refused { channel, step, errno } => {
                 let mut channel = table.forget(channel)?;
                 let source = io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or_default());
-                if let Some(waiting) = channel.started.take() {
-                    let _ = waiting.send(Err(StartError::Refused { step, source }));
-                }
+                let Some(waiting) = channel.started.take() else {
+                    channel.end();
+                    return Err(wrong("a refusal of what runs"));
+                };
+                let _ = waiting.send(Err(StartError::Refused { step, source }));
             }
             Frame::Data { channel, stream, bytes } => {
                 table.channel(channel)?.output(stream)?.push(bytes).map_err(io::Error::other)?;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use portway_proto::guest::{ACCEPTED, Frame, Place, SOCKETS, Socket, Stream, Why};
+use portway_proto::guest::{ACCEPTED, Frame, Lent, Place, SOCKETS, Socket, Stream, Why};
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::{Guest, Input, Output, send};
@@ -139,6 +139,8 @@ struct Table {
     listeners: BTreeMap<u32, Listening>,
     next: u32,
     is_gone: bool,
+    /// Who was turned away and is not told yet.
+    turned_away: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -210,19 +212,60 @@ impl Guest {
     /// # Errors
     /// [`ConnectError`].
     pub async fn listen(&self, at: Place) -> Result<Listener, ConnectError> {
+        self.ask(|listener| Socket::Listen { listener, at }).await?.wait().await
+    }
+
+    /// Listens for a program that is to be started on a channel.
+    pub(super) async fn lend(&self, channel: u32, lent: Lent) -> Result<Asked, ConnectError> {
+        self.ask(|listener| Socket::Lend { listener, channel, lent }).await
+    }
+
+    async fn ask(&self, question: impl FnOnce(u32) -> Socket) -> Result<Asked, ConnectError> {
         let (opened, answer) = oneshot::channel();
         let (sender, come) = mpsc::channel(COME_MAX_COUNT);
         let frames = self.frames();
         let listening = Listening { opened: Some(opened), come: sender, frames: frames.clone() };
         let listener = self.sockets().add_listener(listening).ok_or(ConnectError::Gone)?;
-        if !send(&frames, &Frame::Socket(Socket::Listen { listener, at })).await {
-            return Err(ConnectError::Gone);
-        }
         let farewell = Farewell { channel: listener, is_reset: Arc::default(), frames };
+        let asked = Asked { answer, come, farewell };
+        if send(&asked.farewell.frames, &Frame::Socket(question(listener))).await {
+            Ok(asked)
+        } else {
+            Err(ConnectError::Gone)
+        }
+    }
+}
+
+/// A listener that was asked for.
+pub(super) struct Asked {
+    answer: oneshot::Receiver<Result<u16, ConnectError>>,
+    come: mpsc::Receiver<Come>,
+    farewell: Farewell,
+}
+
+impl Asked {
+    /// Once it is answered.
+    async fn wait(self) -> Result<Listener, ConnectError> {
+        let Self { answer, come, farewell } = self;
         let mut given_up = GivenUp(Some(farewell.clone()));
         let port = answer.await;
         given_up.0 = None;
         Ok(Listener { port: port.map_err(|_| ConnectError::Gone)??, come, farewell })
+    }
+
+    /// When it was answered, and is open.
+    pub(super) fn opened(mut self) -> Option<Listener> {
+        match self.answer.try_recv() {
+            Ok(Ok(port)) => Some(Listener { port, come: self.come, farewell: self.farewell }),
+            Ok(Err(error)) => {
+                tracing::info!(
+                    error = &error as &dyn std::error::Error,
+                    "a program is not lent what was asked for"
+                );
+                None
+            }
+            Err(_) => None,
+        }
     }
 }
 
@@ -357,9 +400,12 @@ impl Table {
                     return Ok(());
                 }
                 let entry = self.forget(channel)?;
-                if let Some(waiting) = entry.connected {
-                    let _unheard = waiting.send(Err(ConnectError::Refused { why, source }));
-                }
+                // One that is connected does not fail: it ends.
+                let Some(waiting) = entry.connected else {
+                    entry.reset();
+                    return Err(unknown());
+                };
+                let _unheard = waiting.send(Err(ConnectError::Refused { why, source }));
             }
             Socket::Reset { channel } => self.entry(channel)?.reset(),
             Socket::Listening { listener, port } => {
@@ -371,7 +417,7 @@ impl Table {
             Socket::Accepted { listener, channel, source, port, credit } => {
                 self.come(listener, channel, &source, port, credit)?;
             }
-            Socket::Connect { .. } | Socket::Listen { .. } => {
+            Socket::Connect { .. } | Socket::Listen { .. } | Socket::Lend { .. } => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that has no place here"));
             }
         }
@@ -400,7 +446,15 @@ impl Table {
         self.entries.insert(channel, entry);
         if let Err(turned) = come.try_send(Come { connection, window, port }) {
             let (mpsc::error::TrySendError::Full(one) | mpsc::error::TrySendError::Closed(one)) = turned;
-            tokio::spawn(one.reset());
+            // The program may say more than it hears.
+            if self.turned_away.fetch_add(1, Ordering::Relaxed) >= COME_MAX_COUNT {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "more come than are turned away"));
+            }
+            let turned_away = Arc::clone(&self.turned_away);
+            tokio::spawn(async move {
+                one.reset().await;
+                turned_away.fetch_sub(1, Ordering::Relaxed);
+            });
         }
         Ok(())
     }
@@ -409,3 +463,6 @@ impl Table {
 fn unknown() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a socket that is not")
 }
+
+#[cfg(test)]
+mod tests;

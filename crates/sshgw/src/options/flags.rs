@@ -92,9 +92,10 @@ pub const FLAGS: &[Flag] = &[
     value(
         "term-mux",
         Some('T'),
-        "tmux",
-        "What keeps persistent sessions where the gateway does not: tmux, screen",
-    ),
+        "builtin",
+        "What keeps sessions that stay: builtin, or tmux or screen of the instance, installed where it is missing",
+    )
+    .noted("what is not there and cannot be installed is done without: the gateway's own program keeps the session"),
     switch("banner", Some('b'), "Show a text before login: banner.txt beside portway.toml, or our own")
         .noted("it is shown whether or not the instance exists"),
     switch(
@@ -112,7 +113,7 @@ pub const FLAGS: &[Flag] = &[
     value("pprof-listen", None, ":6060", "").noted(PPROF),
     switch("dump", None, "Print what is set, as YAML, and end"),
     switch("dump-create", None, "Print how instances are made, as YAML, and end"),
-    value("recordings", None, "", "Folder of recordings; without one, ssh-recordings beside the audit log"),
+    value("recordings", None, "", "Folder of recordings; without one, recordings beside Portway's state"),
     value("recording-max", None, "64", "Longest recording of a session, MiB"),
     value(
         "recording-failure",
@@ -123,13 +124,21 @@ pub const FLAGS: &[Flag] = &[
     value("dialect", None, "auto", "How logins are read: auto, 0.7, 0.10"),
     switch("host-key", None, "Offer the host's own keys of /etc/ssh besides"),
     switch("replace", None, "Take the place of the gateway that runs: its listener and its sessions"),
+    switch(
+        "drain",
+        None,
+        "Have the gateway that runs take nobody new and end with its last connection, and wait for that",
+    ),
+    value(
+        "drain-timeout",
+        None,
+        "0",
+        "With --drain, end connections that are left after this time; 0 for never",
+    ),
     switch("debug", Some('d'), "Log more").noted("variables of sessions are never logged"),
     switch("help", Some('h'), "Print help"),
     switch("version", Some('v'), "Print the version"),
 ];
-
-/// Flags whose effect is not there yet: they are refused.
-pub const NOT_YET: &[&str] = &["term-mux"];
 
 impl Flag {
     /// The flag of a long name.

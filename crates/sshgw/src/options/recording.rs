@@ -10,7 +10,7 @@ const MOST_MIB: u64 = 1 << 20;
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recording {
-    /// Their folder; `None` is one beside the audit log.
+    /// Their folder; `None` is one beside the gateway's state.
     pub dir: Option<PathBuf>,
     /// Longest file, bytes.
     pub most_bytes: u64,
@@ -34,9 +34,9 @@ impl Recording {
         Ok(Self { dir, most_bytes: mib << 20, goes_on })
     }
 
-    /// The folder, for a gateway with this audit log.
+    /// The folder, for a gateway that keeps this file of state.
     #[must_use]
-    pub fn folder(&self, audit: &Path) -> PathBuf {
-        self.dir.clone().unwrap_or_else(|| audit.with_file_name("ssh-recordings"))
+    pub fn folder(&self, state: &Path) -> PathBuf {
+        self.dir.clone().unwrap_or_else(|| state.with_file_name("recordings"))
     }
 }

@@ -14,7 +14,7 @@ fn without_flags_the_defaults_hold() {
     assert_eq!(defaults.listen, "[::]:2222".parse().unwrap());
     assert_eq!(defaults.groups, ["incus", "incus-admin"]);
     assert_eq!(defaults.idle_timeout, None);
-    assert_eq!(defaults.term_mux, TermMux::Tmux);
+    assert_eq!(defaults.term_mux, TermMux::Builtin);
     assert_eq!(defaults.dialect, Dialect::Auto);
     assert!(!defaults.auth.none && !defaults.auth.password && !defaults.allow_create);
     let longs: std::collections::BTreeSet<&str> = FLAGS.iter().map(|flag| flag.long).collect();
@@ -60,7 +60,7 @@ fn what_cannot_be_read_is_told() {
         ("--web-auht=bob:secret", "unknown flag `--web-auht`"),
         ("-l 22", "listen: \"22\" is not an address and a port such as 127.0.0.1:2222, [::1]:2222 or :2222"),
         ("-l :x", "listen: \":x\" is not an address and a port such as 127.0.0.1:2222, [::1]:2222 or :2222"),
-        ("-T x", "term-mux: \"x\" is not tmux or screen"),
+        ("-T x", "term-mux: \"x\" is not builtin, tmux or screen"),
         ("-S bash", "shell: \"bash\" is not login, su, sush, or nothing for the user's own"),
         ("--banner=maybe", "banner: \"maybe\" is not true or false"),
         (

@@ -10,6 +10,11 @@ const SEQUENCE_BYTES: usize = 256;
 /// Ends of control sequences (CSI) that change what is shown, and nothing else: ECMA-48, 8.3, and modes of DEC's.
 const SHOWN: &[u8] = b"@ABCDEFGHIJKLMPSTXZ`abdefghlmrsu";
 
+/// Modes of DEC's and xterm's that are the screen's: columns, scrolling, inverse, origin, wrap, cursor, the other screen,
+/// margins, pictures that are drawn at once.
+const SCREEN_MODES: &[&str] =
+    &["3", "5", "6", "7", "12", "25", "45", "47", "69", "1047", "1048", "1049", "2026"];
+
 /// Passes on what is only shown. What is begun in one piece may end in the next.
 #[derive(Debug, Default)]
 pub struct Calm {
@@ -75,7 +80,7 @@ impl Calm {
                 self.state = State::Choice;
             }
             // ESC Z asks who is there; ESC c is a reset, which is shown.
-            (State::Escape, '7' | '8' | 'c' | 'D' | 'E' | 'H' | 'M' | '=' | '>') => {
+            (State::Escape, '7' | '8' | 'c' | 'D' | 'E' | 'H' | 'M') => {
                 self.sequence.push(char);
                 self.flush(shown);
             }
@@ -124,16 +129,16 @@ impl Calm {
         let is_mode = parameters.first() == Some(&b'?')
             && parameters.iter().skip(1).all(|byte| matches!(byte, b'0'..=b'9' | b';'))
             && matches!(last, b'h' | b'l')
-            && !self.has_input_mode();
+            && self.modes_are_of(SCREEN_MODES);
+        let is_plain = is_plain && (!matches!(last, b'h' | b'l') || self.modes_are_of(&["4"]));
         (is_plain && SHOWN.contains(last)) || is_mode
     }
 
-    /// Modes by which the terminal of whoever looks would say more than it does: mice, focus, pasted texts.
-    fn has_input_mode(&self) -> bool {
-        let text = self.sequence.trim_start_matches("\u{1b}[?").trim_end_matches(['h', 'l']);
-        text.split(';').any(|mode| {
-            mode.parse().is_ok_and(|mode: u32| matches!(mode, 9 | 1000..=1016 | 2004 | 2031 | 2048))
-        })
+    /// Whether all modes are among these. Any other may be one of the keyboard, or make the terminal say something.
+    fn modes_are_of(&self, known: &[&str]) -> bool {
+        let text =
+            self.sequence.trim_start_matches(['\u{1b}', '\u{9b}', '[', '?']).trim_end_matches(['h', 'l']);
+        text.split(';').all(|mode| known.contains(&mode))
     }
 }
 

@@ -69,7 +69,7 @@ fn a_terminal_is_told_what_it_shows() {
     for shown in [
         "plain text €\r\n\t\u{8}",
         "\u{1b}[1;31mred\u{1b}[0m\u{1b}[38:5:3m",
-        "\u{1b}[2J\u{1b}[H\u{1b}[10;20f\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7;12h",
+        "\u{1b}[2J\u{1b}[H\u{1b}[10;20f\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7;12h\u{1b}[4h\u{1b}[?69l",
         "\u{1b}7\u{1b}8\u{1b}M\u{1b}(0lqqk\u{1b}(B\u{1b}#8\u{1b}c",
     ] {
         assert_eq!(visible(shown), shown);
@@ -81,6 +81,7 @@ fn a_terminal_is_told_what_it_shows() {
         ("a\u{9d}0;x\u{9c}b\u{90}x\u{7}c", "abc"),
         ("a\u{1b}[cb\u{1b}[6n\u{1b}[>q\u{1b}[18t\u{1b}[5i\u{1b}[?1$p", "ab"),
         ("a\u{1b}[?1000hb\u{1b}[?25;2004hc\u{1b}[>4;1m\u{1b}[!p\u{1b}Z\u{5}", "abc"),
+        ("a\u{1b}[2hb\u{1b}[12;20hc\u{1b}[?9001hd\u{1b}[?4294968296le\u{1b}=f\u{1b}[?1h", "abcdef"),
         ("a\u{1b} Gb\u{1b}%@c", "abc"),
         ("a\u{1b}]0;x\u{1b}[31mb", "a\u{1b}[31mb"),
         ("a\u{1b}[31\u{18}b\u{9b}6nc\u{9b}1md", "abc\u{1b}[1md"),

@@ -43,6 +43,13 @@ pub(super) struct Counts {
     to_client: AtomicU64,
 }
 
+impl Counts {
+    /// Something was sent to the client.
+    pub(super) fn went(&self, bytes: usize) {
+        self.to_client.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 /// What is told of a forward in the end.
 #[derive(Debug)]
 pub(super) struct Note {
@@ -51,15 +58,24 @@ pub(super) struct Note {
     pub(super) peer: String,
     pub(super) counts: Arc<Counts>,
     begin: Instant,
+    /// Once it is known to the gateway.
+    number: Option<u64>,
 }
 
 impl Note {
     pub(super) fn new(way: ForwardWay, target: String) -> Self {
-        Self { way, target, peer: String::new(), counts: Arc::default(), begin: Instant::now() }
+        let (counts, begin) = (Arc::default(), Instant::now());
+        Self { way, target, peer: String::new(), counts, begin, number: None }
+    }
+
+    /// It has begun.
+    pub(super) async fn begin(&mut self, gateway: &Gateway) {
+        self.number = Some(gateway.link.begin_forward(self.way, &self.target, &self.peer).await);
     }
 
     pub(super) async fn tell(self, gateway: &Gateway, end: ForwardEnd, reason: Option<String>) {
         let told = Forwarded {
+            number: self.number,
             way: self.way,
             target: self.target,
             peer: self.peer,
@@ -75,7 +91,8 @@ impl Note {
 
 /// A place as a client names it: a port above the last one, a name or a path that is too long is none.
 pub(super) fn tcp(host: &str, port: u32) -> Option<Place> {
-    let port = u16::try_from(port).ok().filter(|_| host.len() <= HOST_MAX_BYTES && !host.contains('\0'))?;
+    let is_name = host.len() <= HOST_MAX_BYTES && !host.contains(char::is_control);
+    let port = u16::try_from(port).ok().filter(|_| is_name)?;
     Some(Place::Tcp { host: host.as_bytes().to_vec(), port })
 }
 
@@ -108,6 +125,7 @@ pub(super) async fn local(
     match gateway.helper.connect(to).await {
         Ok(connection) => {
             note.peer.clone_from(&connection.peer);
+            note.begin(&gateway).await;
             reply.accept().await;
             let end = converse(&channel, outlet, connection, &note.counts).await;
             note.tell(&gateway, end, None).await;
@@ -172,6 +190,12 @@ pub(super) async fn converse(
         // Without the end being said: as near as SSH comes to a reset.
         let _gone = channel.close().await;
         return ForwardEnd::Reset;
+    }
+    if steering.was_cut() {
+        feeding.abort();
+        farewell.reset().await;
+        let _gone = channel.close().await;
+        return ForwardEnd::Stuck;
     }
     left(feeding, &farewell).await
 }
@@ -245,7 +269,7 @@ mod tests {
         assert_eq!(tcp("::1", 80).as_ref().map(named).as_deref(), Some("[::1]:80"));
         assert_eq!(tcp("", 80).as_ref().map(named).as_deref(), Some(":80"));
         assert_eq!(unix("/run/x.sock").as_ref().map(named).as_deref(), Some("/run/x.sock"));
-        assert_eq!((tcp("a", 65_536), tcp("a\0", 1), tcp(&"a".repeat(301), 1)), (None, None, None));
+        assert_eq!((tcp("a", 65_536), tcp("a\u{1b}", 1), tcp(&"a".repeat(301), 1)), (None, None, None));
         assert_eq!((unix(""), unix("/a\0b"), unix(&"a".repeat(108))), (None, None, None));
     }
 }

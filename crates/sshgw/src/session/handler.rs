@@ -10,6 +10,7 @@ use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,11 +19,11 @@ use super::forward::{self, FORWARDS};
 use super::helper::Helper;
 use super::inbox::{Crowd, Inlet, NoRoom, Outlet, Total, inbox};
 use super::link::Link;
-use super::listeners::{Confirmed, Listeners, Server};
+use super::listeners::{COME, Confirmed, Listeners, Server};
 use super::login::Login;
 use super::paced::Pace;
 use super::program::{self, Gateway, Screen, Wanted};
-use super::{inside, signals};
+use super::{inside, lent, signals};
 use crate::broker::{is_accepted, kind};
 use crate::options::Method;
 use crate::wire::{PROGRAMS, What};
@@ -51,6 +52,8 @@ pub(super) struct Client {
     programs: TaskTracker,
     forwards: TaskTracker,
     listeners: Listeners,
+    /// Places for those who come to where it listens.
+    come: Arc<Semaphore>,
     confirmed: Arc<Confirmed>,
     helper: Arc<Helper>,
     total: Total,
@@ -75,6 +78,7 @@ struct Idle {
     outlet: Outlet,
     screen: Option<Screen>,
     environment: Vec<(String, String)>,
+    asked: lent::Asked,
 }
 
 impl Client {
@@ -90,6 +94,7 @@ impl Client {
             forwards: TaskTracker::new(),
             listeners: Listeners::default(),
             confirmed: Arc::default(),
+            come: Arc::new(Semaphore::new(COME)),
             total: Total::default(),
             pace: Pace::default(),
         }
@@ -147,7 +152,23 @@ impl Client {
     fn server(&self, session: &Session) -> Server {
         let gateway = forward::Gateway { link: Arc::clone(&self.link), helper: Arc::clone(&self.helper) };
         let (forwards, confirmed) = (self.forwards.clone(), Arc::clone(&self.confirmed));
-        Server { gateway, handle: session.handle(), forwards, confirmed }
+        let come = Arc::clone(&self.come);
+        Server { gateway, handle: session.handle(), forwards, confirmed, come }
+    }
+
+    /// Ends forwards that crowd the connection and are not read of; whether there was one. What is lost is lost to somebody
+    /// who does not take it, and everything else goes on.
+    fn cut_stuck(&mut self) -> bool {
+        let stuck: Vec<ChannelId> = self
+            .channels
+            .iter()
+            .filter(|(_, open)| open.is_forward && open.inlet.is_stuck())
+            .map(|(id, _)| *id)
+            .collect();
+        for open in stuck.iter().filter_map(|id| self.channels.remove(id)) {
+            open.inlet.cut();
+        }
+        !stuck.is_empty()
     }
 
     /// Connects a channel to somewhere inside. It is answered once that is done.
@@ -176,12 +197,12 @@ impl Client {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
-        let Idle { channel, outlet, screen, environment } = idle;
+        let Idle { channel, outlet, screen, environment, asked } = idle;
         let is_greeted = what == What::Shell && screen.is_some();
         let welcome = if is_greeted { self.login.welcome().to_owned() } else { String::new() };
-        let wanted = Wanted { what, command: command.to_vec(), screen, environment, welcome };
+        let wanted = Wanted { what, command: command.to_vec(), screen, environment, welcome, asked };
         let (link, helper) = (Arc::clone(&self.link), Arc::clone(&self.helper));
-        let gateway = Gateway { link, helper, handle: session.handle() };
+        let gateway = Gateway { link, helper, handle: session.handle(), server: self.server(session) };
         self.programs.spawn(program::run(gateway, channel, outlet, wanted));
         Ok(())
     }
@@ -261,7 +282,8 @@ impl Handler for Client {
         }
         let id = channel.id();
         let (channel, outlet) = self.attend(channel);
-        let idle = Idle { channel, outlet, screen: None, environment: Vec::new() };
+        let idle =
+            Idle { channel, outlet, screen: None, environment: Vec::new(), asked: lent::Asked::default() };
         if let Some(open) = self.channels.get_mut(&id) {
             (open.idle, open.is_forward) = (Some(idle), false);
         }
@@ -371,7 +393,9 @@ impl Handler for Client {
             return Ok(());
         }
         open.inlet.bytes(data).map_err(|NoRoom| excess(channel))?;
-        if let Some(pause) = open.inlet.crowd().pause() {
+        if let Some(pause) = open.inlet.crowd().pause()
+            && !self.cut_stuck()
+        {
             self.pace.rest(pause);
         }
         Ok(())
@@ -393,8 +417,13 @@ impl Handler for Client {
 
     /// Asked at each new window, of whichever channel, about all that follow.
     fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
-        let crowd = self.channels.values().map(|open| open.inlet.crowd()).max();
-        crowd.and_then(Crowd::window_bytes).unwrap_or(WINDOW_BYTES)
+        let crowd =
+            |channels: &HashMap<ChannelId, Open>| channels.values().map(|open| open.inlet.crowd()).max();
+        let mut most = crowd(&self.channels);
+        if most > Some(Crowd::None) && self.cut_stuck() {
+            most = crowd(&self.channels);
+        }
+        most.and_then(Crowd::window_bytes).unwrap_or(WINDOW_BYTES)
     }
 
     async fn pty_request(
@@ -421,13 +450,28 @@ impl Handler for Client {
     async fn x11_request(
         &mut self,
         channel: ChannelId,
-        _single: bool,
-        _protocol: &str,
-        _cookie: &str,
-        _screen: u32,
+        single: bool,
+        protocol: &str,
+        cookie: &str,
+        screen: u32,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        session.channel_failure(channel)
+        let may = self.login.lends().x11;
+        let display = lent::Display::new(single, protocol, cookie, screen).filter(|_| may);
+        match (self.idle(channel), display) {
+            (Some(idle), Some(display)) if idle.asked.display.is_none() => {
+                idle.asked.display = Some(display);
+                session.channel_success(channel)
+            }
+            _ => session.channel_failure(channel),
+        }
+    }
+
+    async fn agent_request(&mut self, channel: ChannelId, _: &mut Session) -> Result<bool, russh::Error> {
+        let may = self.login.lends().agent;
+        let Some(idle) = self.idle(channel).filter(|_| may) else { return Ok(false) };
+        idle.asked.agent = true;
+        Ok(true)
     }
 
     async fn env_request(

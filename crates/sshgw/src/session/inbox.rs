@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use portway_proto::guest::Size;
@@ -28,6 +28,10 @@ const NEARLY_FULL_BYTES: usize = 15 << 20;
 
 /// Bytes that wait for all programs of a connection before all its channels count as crowded.
 const CONNECTION_BYTES: usize = 64 << 20;
+
+/// How long nothing may be taken of what crowds a connection, where that is a forward's: whoever does not read there may be
+/// a stranger.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// Memory of a small piece, bytes: single bytes come to share one.
 const PIECE_BYTES: usize = 4 << 10;
@@ -93,6 +97,10 @@ struct Pending {
     is_said: bool,
     /// Nobody will take them.
     unread: bool,
+    /// When something was taken, or had to wait for the first time.
+    taken: Option<Instant>,
+    /// It was cut for that.
+    is_stuck: bool,
 }
 
 /// The connection's side.
@@ -117,6 +125,7 @@ pub(super) struct Pieces(Arc<Waiting>);
 /// What steers a program.
 #[derive(Debug)]
 pub(super) struct Steering {
+    waiting: Arc<Waiting>,
     signals: mpsc::Receiver<i32>,
     size: watch::Receiver<Option<Size>>,
 }
@@ -139,10 +148,8 @@ pub(super) fn inbox(total: &Total) -> (Inlet, Outlet) {
     let (signals, signalled) = mpsc::channel(SIGNALS);
     let (size, sized) = watch::channel(None);
     let input = Pieces(Arc::clone(&waiting));
-    (
-        Inlet { waiting, signals, size },
-        Outlet { input, steering: Steering { signals: signalled, size: sized } },
-    )
+    let steering = Steering { waiting: Arc::clone(&waiting), signals: signalled, size: sized };
+    (Inlet { waiting, signals, size }, Outlet { input, steering })
 }
 
 impl Waiting {
@@ -176,6 +183,9 @@ impl Inlet {
             if pending.bytes + memory > ROOM_BYTES {
                 return Err(NoRoom);
             }
+            if pending.pieces.is_empty() {
+                pending.taken = Some(Instant::now());
+            }
             pending.bytes += memory;
             self.waiting.total.fetch_add(memory, Ordering::Relaxed);
             pending.pieces.push_back(piece);
@@ -193,6 +203,23 @@ impl Inlet {
             _ if self.waiting.total.load(Ordering::Relaxed) > CONNECTION_BYTES => Crowd::Some,
             _ => Crowd::None,
         }
+    }
+
+    /// Whether it crowds its connection, and nothing of it is taken any more.
+    pub(super) fn is_stuck(&self) -> bool {
+        let since = {
+            let pending = self.waiting.pending();
+            pending.taken.filter(|_| pending.bytes > 0)
+        };
+        since.is_some_and(|since| since.elapsed() >= STUCK) && self.crowd() != Crowd::None
+    }
+
+    /// Ends it there, and what waits is lost.
+    pub(super) fn cut(self) {
+        let mut pending = self.waiting.pending();
+        pending.is_stuck = true;
+        self.waiting.clear(&mut pending);
+        // With the drop comes the end.
     }
 
     /// There is no more.
@@ -237,6 +264,7 @@ impl Pieces {
                 let mut pending = self.0.pending();
                 if let Some(piece) = pending.pieces.pop_front() {
                     pending.bytes -= piece.capacity();
+                    pending.taken = Some(Instant::now());
                     self.0.total.fetch_sub(piece.capacity(), Ordering::Relaxed);
                     return Some(piece.freeze());
                 }
@@ -273,6 +301,11 @@ impl Steering {
                 size.map_or(Steer::Hangup, Steer::Resize)
             }
         }
+    }
+
+    /// Whether it was cut because nothing was read.
+    pub(super) fn was_cut(&self) -> bool {
+        self.waiting.pending().is_stuck
     }
 
     /// Waits until nobody is there any more. Cancel safe.
@@ -334,6 +367,28 @@ mod tests {
             inlet.bytes(&vec![0; 8 << 20]).expect("room");
         }
         assert!(all.iter().all(|(inlet, _)| inlet.crowd() == Crowd::Some));
+    }
+
+    /// Fails when a forward that nobody reads of crowds a connection for long, or one that is read of is cut.
+    #[tokio::test]
+    async fn what_is_stuck_is_cut() {
+        let total = Total::default();
+        let (inlet, mut outlet) = inbox(&total);
+        while inlet.crowd() == Crowd::None {
+            inlet.bytes(&vec![0; 1 << 20]).expect("room");
+        }
+        let back = |inlet: &Inlet| inlet.waiting.pending().taken = Instant::now().checked_sub(STUCK);
+        assert!(!inlet.is_stuck(), "not yet");
+        back(&inlet);
+        assert!(inlet.is_stuck());
+        assert!(outlet.input.next().await.is_some());
+        inlet.bytes(&vec![0; 1 << 20]).expect("room");
+        assert!(inlet.crowd() != Crowd::None && !inlet.is_stuck(), "it goes on");
+        back(&inlet);
+        inlet.cut();
+        assert_eq!((outlet.input.next().await, outlet.input.is_whole()), (None, false));
+        assert!(outlet.steering.was_cut() && total.load(Ordering::Relaxed) == 0);
+        assert_eq!(outlet.steering.next().await, Steer::Hangup);
     }
 
     #[tokio::test]

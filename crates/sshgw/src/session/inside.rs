@@ -70,6 +70,7 @@ pub(super) fn start(
             modes: screen.modes.clone(),
             path_variable: TTY.to_vec(),
         }),
+        loans: Vec::new(),
     }
 }
 

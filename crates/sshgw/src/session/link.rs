@@ -12,13 +12,15 @@ use std::time::Duration;
 use portway_sys::seqpacket::Channel;
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::teller::Teller;
 use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
-use crate::wire::{self, Answered, Asked, PROGRAMS, Reply, Request, ShellReply};
+use crate::wire::{
+    self, Answered, Asked, ForwardWay, Forwarded, Forwarding, PROGRAMS, Reply, Request, ShellReply,
+};
 
 /// How long a question waits for an answer, and with it for another broker.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +48,8 @@ pub(super) struct Link {
     state: Mutex<State>,
     /// Uid of the first broker, and of every other.
     owner: u32,
+    /// What its client is told when the connection has to end.
+    ending: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +66,8 @@ struct State {
     recordings: BTreeMap<u32, (Terms, OwnedFd)>,
     /// What was to be told while there was no broker.
     untold: Vec<Request>,
+    /// Forwards that have begun and not ended.
+    forwarding: BTreeMap<u64, Forwarding>,
     /// There will be no other.
     is_lost: bool,
 }
@@ -92,7 +98,15 @@ impl Link {
     pub(super) fn new(channel: Channel) -> io::Result<Self> {
         let owner = channel.peer_uid()?;
         let state = State { channel: Some(Arc::new(watched_channel(channel)?)), ..State::default() };
-        Ok(Self { state: Mutex::new(state), owner })
+        Ok(Self { state: Mutex::new(state), owner, ending: watch::Sender::new(None) })
+    }
+
+    /// Waits until the connection has to end; what its client is told.
+    pub(super) async fn ending(&self) -> String {
+        let mut ending = self.ending.subscribe();
+        // The sender is in here.
+        let told = ending.wait_for(Option::is_some).await;
+        told.ok().and_then(|told| told.clone()).unwrap_or_default()
     }
 
     /// From here on another broker may follow the first.
@@ -191,10 +205,32 @@ impl Link {
         }
     }
 
+    /// Tells that a forward has begun; its number, for its end.
+    pub(super) async fn begin_forward(&self, way: ForwardWay, target: &str, peer: &str) -> u64 {
+        let forwarding = {
+            let mut state = self.state();
+            let number = state.next;
+            state.next += 1;
+            let forwarding = Forwarding { number, way, target: target.to_owned(), peer: peer.to_owned() };
+            state.forwarding.insert(number, forwarding.clone());
+            // The next broker is told with all others.
+            if state.channel.is_none() {
+                return number;
+            }
+            forwarding
+        };
+        let number = forwarding.number;
+        self.tell(Request::Forwarding(forwarding)).await;
+        number
+    }
+
     /// Tells of something beside the life of a program. What does not fit while there is no broker is lost.
     pub(super) async fn tell(&self, request: Request) {
         let broker = {
             let mut state = self.state();
+            if let Request::Forwarded(Forwarded { number: Some(number), .. }) = &request {
+                state.forwarding.remove(number);
+            }
             match state.channel.clone() {
                 Some(broker) => broker,
                 None => return state.keep(request),
@@ -251,6 +287,10 @@ impl Link {
                 }
                 continue;
             }
+            if let Reply::Ending { message } = reply {
+                self.ending.send_replace(Some(message));
+                continue;
+            }
             if let Reply::Progress { text } = reply {
                 if let Some(question) = state.waiting.get(&id) {
                     // Whoever reads slowly misses one.
@@ -302,18 +342,27 @@ impl Link {
         if !tell(channel, Request::Resume { running }).await {
             return;
         }
+        let mut known = BTreeSet::new();
         let asked: Vec<_> = loop {
             let request = {
                 let mut state = self.state();
-                if state.untold.is_empty() {
+                let unknown = state.forwarding.values().find(|one| !known.contains(&one.number)).cloned();
+                if let Some(forwarding) = unknown {
+                    known.insert(forwarding.number);
+                    Request::Forwarding(forwarding)
+                } else if state.untold.is_empty() {
                     state.channel = Some(Arc::clone(channel));
                     break state.waiting.values().map(|question| Arc::clone(&question.packet)).collect();
+                } else {
+                    state.untold.remove(0)
                 }
-                state.untold.remove(0)
             };
             if !tell(channel, request.clone()).await {
                 // It has gone again: the next one will be told what this one was not.
-                return self.state().untold.insert(0, request);
+                if !matches!(request, Request::Forwarding(_)) {
+                    self.state().untold.insert(0, request);
+                }
+                return;
             }
             if let Request::Closed { channel, .. } = request {
                 self.state().running.remove(&channel);

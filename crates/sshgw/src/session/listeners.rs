@@ -10,7 +10,7 @@ use std::time::Duration;
 use portway_proto::guest::Place;
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -48,7 +48,7 @@ impl Confirmed {
     }
 
     /// What comes in on a channel that was agreed to. `None`: the connection is gone.
-    async fn take(&self, id: ChannelId) -> Option<Outlet> {
+    pub(super) async fn take(&self, id: ChannelId) -> Option<Outlet> {
         let taken = async {
             loop {
                 let changed = self.changed.notified();
@@ -76,7 +76,12 @@ pub(super) struct Server {
     pub(super) handle: Handle,
     pub(super) forwards: TaskTracker,
     pub(super) confirmed: Arc<Confirmed>,
+    pub(super) come: Arc<Semaphore>,
 }
+
+/// Connections that have come at a time, at all places of a client: whoever comes leaves the client half of what may be open
+/// for what it asks for itself.
+pub(super) const COME: usize = FORWARDS / 2;
 
 impl Listeners {
     /// Listens at a place, which the client calls `name`; the port, or `None` when that cannot be.
@@ -91,7 +96,7 @@ impl Listeners {
         if is_taken || self.open.len() >= LISTENERS {
             return None;
         }
-        let note = Note::new(ForwardWay::Listen, named(&at));
+        let mut note = Note::new(ForwardWay::Listen, named(&at));
         let opened = tokio::time::timeout(LISTEN, server.gateway.helper.listen(at.clone())).await;
         let refusal = match opened {
             Ok(Ok(listener)) => {
@@ -101,6 +106,7 @@ impl Listeners {
                     Place::Tcp { host, .. } => Place::Tcp { host, port: listener.port },
                     path @ Place::Unix(_) => path,
                 };
+                note.begin(&server.gateway).await;
                 let tasks = server.forwards.clone();
                 tasks.spawn(serve(server, listener, at, note, token.clone()));
                 self.open.insert((name.to_owned(), port), token.drop_guard());
@@ -131,11 +137,17 @@ async fn serve(server: Server, mut listener: Listener, at: Place, note: Note, to
             }
         };
         match come {
-            // Those who listen are among them.
-            Some(come) if server.forwards.len() >= FORWARDS => come.reset().await,
-            Some(come) => {
-                server.forwards.spawn(remote(server.clone(), come, at.clone()));
-            }
+            Some(come) => match Arc::clone(&server.come).try_acquire_owned() {
+                // Those who listen are among them.
+                Ok(place) if server.forwards.len() < FORWARDS => {
+                    let (server, at) = (server.clone(), at.clone());
+                    server.forwards.clone().spawn(async move {
+                        remote(server, come, at).await;
+                        drop(place);
+                    });
+                }
+                Ok(_) | Err(_) => come.reset().await,
+            },
             None => break ForwardEnd::Reset,
         }
     };
@@ -159,7 +171,10 @@ async fn remote(server: Server, come: Come, at: Place) {
         Place::Unix(path) => handle.channel_open_forwarded_streamlocal(text(path)).await,
     };
     let end = match opened {
-        Ok(channel) => attend(&server, channel, come, &note).await,
+        Ok(channel) => {
+            note.begin(&server.gateway).await;
+            attend(&server, channel, come, &note).await
+        }
         Err(_) => {
             come.reset().await;
             None
@@ -170,10 +185,17 @@ async fn remote(server: Server, come: Come, at: Place) {
 }
 
 /// Carries bytes of a channel that the client has agreed to.
-async fn attend(server: &Server, channel: Channel<Msg>, come: Come, note: &Note) -> Option<ForwardEnd> {
+pub(super) async fn attend(
+    server: &Server,
+    channel: Channel<Msg>,
+    come: Come,
+    note: &Note,
+) -> Option<ForwardEnd> {
     let id = channel.id();
     // What comes in is handed to us by another way.
-    let (_unread, channel) = channel.split();
+    let (unread, channel) = channel.split();
+    // One that is kept and not read would hold up the whole connection, a hundred messages later.
+    drop(unread);
     let Some(outlet) = server.confirmed.take(id).await else {
         come.reset().await;
         return None;

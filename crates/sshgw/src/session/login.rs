@@ -13,7 +13,7 @@ use russh::{MethodKind, MethodSet};
 use super::algorithms;
 use super::link::Link;
 use crate::options::Method;
-use crate::wire::{KEY_BYTES, LOGIN_BYTES, Reply, Request, SECRET_BYTES, Strange};
+use crate::wire::{KEY_BYTES, LOGIN_BYTES, Lends, Reply, Request, SECRET_BYTES, Strange};
 
 /// What a client is asked for.
 const QUESTION: &str = "One-time code: ";
@@ -25,16 +25,23 @@ pub(super) struct Login {
     methods: Vec<Method>,
     /// Text before a shell on a terminal, by the broker's last word.
     welcome: String,
+    /// What programs may be lent, by the broker's last word.
+    lends: Lends,
 }
 
 impl Login {
     pub(super) fn new(link: Arc<Link>, methods: Vec<Method>) -> Self {
-        Self { link, methods, welcome: String::new() }
+        Self { link, methods, welcome: String::new(), lends: Lends::default() }
     }
 
     /// What is said before a shell on a terminal.
     pub(super) fn welcome(&self) -> &str {
         &self.welcome
+    }
+
+    /// What programs may be lent.
+    pub(super) const fn lends(&self) -> Lends {
+        self.lends
     }
 
     /// The client asks how it could log in.
@@ -121,11 +128,12 @@ impl Login {
             return self.strange(login, Strange::Login).await;
         }
         let answer = self.link.ask(request(login.to_owned()), raw).await;
-        let Ok((Reply::Verdict { accepted, methods, is_partial, welcome }, _)) = answer else {
+        let Ok((Reply::Verdict { accepted, methods, is_partial, welcome, lends }, _)) = answer else {
             return self.refusal(false);
         };
         self.methods = methods;
         self.welcome = welcome;
+        self.lends = lends;
         if accepted { Auth::Accept } else { self.refusal(is_partial) }
     }
 

@@ -19,13 +19,15 @@ use super::asked;
 use super::helper::{Helper, Unable};
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Link, Lost};
+use super::listeners::Server;
 use super::recorder::Recorder;
 use super::shell::{self, Dialogue};
 use super::stored::{self, Stored};
 use super::teller::Teller;
 use super::transfers::Transfers;
-use super::{inside, signals};
-use crate::guest::Process;
+use super::{inside, lent, signals};
+use crate::explain::printable;
+use crate::guest::{Process, Wanted as Start};
 use crate::recording::Stream;
 use crate::wire::{COMMAND_BYTES, Reply, Request, ShellReply, Terminal, What};
 
@@ -51,6 +53,8 @@ pub(super) struct Wanted {
     pub(super) environment: Vec<(String, String)>,
     /// Said before it says something.
     pub(super) welcome: String,
+    /// What the client lends it.
+    pub(super) asked: lent::Asked,
 }
 
 /// The client's terminal.
@@ -67,6 +71,8 @@ pub(super) struct Gateway {
     pub(super) link: Arc<Link>,
     pub(super) helper: Arc<Helper>,
     pub(super) handle: Handle,
+    /// Of channels to the client.
+    pub(super) server: Server,
 }
 
 /// How a program ended.
@@ -204,7 +210,8 @@ pub(super) async fn run(
     let counts = Arc::new(Counts { transfers, recorder, ..Counts::default() });
     let mut end = match opened {
         Ok(Running::Exec(exec)) => converse(&channel, outlet, exec, &counts).await.map(End::Status),
-        Ok(Running::Inside(process) | Running::Files(process)) => {
+        Ok(Running::Inside(mut process) | Running::Files(mut process)) => {
+            wanted.asked.serve(&gateway.server, std::mem::take(&mut process.lent));
             inside::converse(&channel, outlet, process, &counts).await
         }
         Ok(Running::Stored(files)) => stored::converse(&channel, outlet, files, &counts).await,
@@ -237,6 +244,8 @@ pub(super) async fn run(
 /// Says something of the gateway's own on the channel.
 pub(super) async fn say(channel: &ChannelWriteHalf<Msg>, message: &str, on_terminal: bool) {
     let end = if on_terminal { "\r\n" } else { "\n" };
+    // Some of it may be an instance's word.
+    let message = printable(message);
     let _gone = channel.extended_data_bytes(STDERR, Bytes::from(format!("portway: {message}{end}"))).await;
 }
 
@@ -271,8 +280,9 @@ async fn open(
                 gateway.link.closed(channel, never(channel)).await;
                 return Err(failed());
             }
-            Ok((Reply::Inside { shell, home, terminal, files, jail, keep }, _)) => {
+            Ok((Reply::Inside { shell, home, terminal, files, jail, keep, agent, cookie }, _)) => {
                 let start = inside::start(wanted, &shell, &home, terminal, keep.as_ref());
+                let start = Start { loans: wanted.asked.loans(agent, cookie), ..start };
                 match gateway.helper.start(start, jail).await {
                     Ok(process) if files => return Ok(Running::Files(process)),
                     Ok(process) => return Ok(Running::Inside(process)),
@@ -297,6 +307,7 @@ async fn open(
             Ok((
                 Reply::Verdict { .. }
                 | Reply::Progress { .. }
+                | Reply::Ending { .. }
                 | Reply::Starting
                 | Reply::Shell(_)
                 | Reply::Helped { .. },
@@ -319,7 +330,19 @@ fn request(channel: u32, wanted: &Wanted, inside: bool, first: bool) -> Request 
         height: screen.size.rows,
     });
     let environment = wanted.environment.clone();
-    Request::Open { channel, what: wanted.what, terminal, environment, inside, first, can_record: true }
+    let lends = wanted.asked.lends();
+    // Only the helper can lend anything.
+    let first = first && !lends.is_any();
+    Request::Open {
+        channel,
+        what: wanted.what,
+        terminal,
+        environment,
+        inside,
+        first,
+        can_record: true,
+        lends,
+    }
 }
 
 /// The end of a program that never was.

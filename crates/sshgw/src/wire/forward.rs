@@ -10,6 +10,9 @@ const TEXT_BYTES: usize = 2 << 10;
 /// A connection that was carried, or could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Forwarded {
+    /// That of its [`Forwarding`], if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) number: Option<u64>,
     /// Which way.
     pub(crate) way: ForwardWay,
     /// Where it was to lead, as the client says it; of one that has come, where somebody listened.
@@ -26,6 +29,20 @@ pub(crate) struct Forwarded {
     pub(crate) end: ForwardEnd,
     /// Why there was none.
     pub(crate) reason: Option<String>,
+}
+
+/// A connection that is carried from now on, or a place where somebody listens: what is noted when its session ends without
+/// having said how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Forwarding {
+    /// Chosen by the session, of all that it has open.
+    pub(crate) number: u64,
+    /// Which way.
+    pub(crate) way: ForwardWay,
+    /// As of [`Forwarded`].
+    pub(crate) target: String,
+    /// As of [`Forwarded`].
+    pub(crate) peer: String,
 }
 
 /// Which way a forward leads.
@@ -54,8 +71,19 @@ pub(crate) enum ForwardEnd {
     Reset,
     /// The client has left it.
     Left,
+    /// Its reader in the instance took nothing, and it held up the client's connection.
+    Stuck,
+    /// Its session ended before it, and has not said how.
+    Unfinished,
     /// There was none.
     Refused,
+}
+
+impl Forwarding {
+    pub(super) fn check(&self, raw_bytes: usize) -> Result<(), Breach> {
+        let fits = raw_bytes == 0 && self.target.len() <= TEXT_BYTES && self.peer.len() <= TEXT_BYTES;
+        if fits { Ok(()) } else { Err(Breach::Length) }
+    }
 }
 
 impl Forwarded {

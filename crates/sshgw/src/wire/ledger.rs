@@ -33,6 +33,7 @@ const fn rule(request: &Request) -> (Phase, u32) {
         | Request::Closed { .. }
         | Request::Recorded { .. }
         | Request::Transferred { .. }
+        | Request::Forwarding(_)
         | Request::Shell(_)
         | Request::Forwarded(_) => (Phase::After, u32::MAX),
     }
@@ -162,6 +163,7 @@ impl Ledger {
                 true => Err(Breach::Length),
                 false => Err(Breach::Channel),
             },
+            Request::Forwarding(forwarding) => forwarding.check(raw_bytes),
             Request::Forwarded(forwarded) => forwarded.check(raw_bytes),
             Request::Shell(asked) if self.open.contains(&asked.channel) => asked.check(raw_bytes),
             Request::Shell(_) => Err(Breach::Channel),

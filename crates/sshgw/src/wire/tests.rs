@@ -17,6 +17,7 @@ fn open(channel: u32) -> Request {
         inside: true,
         first: true,
         can_record: true,
+        lends: Lends::default(),
     }
 }
 
@@ -50,6 +51,7 @@ fn the_largest_question_is_a_packet() {
         inside: true,
         first: true,
         can_record: true,
+        lends: Lends::default(),
     };
     let packet = encode(&Asked { id: u64::MAX, request }, &[b'x'; COMMAND_BYTES]).expect("a packet");
     assert!(packet.len() <= portway_sys::seqpacket::MAX_PACKET_BYTES, "{}", packet.len());

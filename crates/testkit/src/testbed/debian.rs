@@ -20,10 +20,10 @@ pub(super) const CLIENTS: &str = "/var/cache/portway-testbed/clients";
 pub(super) const ARCHIVE: &str = "/var/cache/portway-testbed/debian.tar";
 
 /// Alias of the image; the number is that of [`MAKE`].
-pub(super) const IMAGE: &str = "debian-1";
+pub(super) const IMAGE: &str = "debian-2";
 
 /// Version of what is built; raise it, and the alias' number, with every change to the script.
-const MAKE: &str = "debian 1\n";
+const MAKE: &str = "debian 2\n";
 
 /// Builds the root `$1` from the mirror `$2`, and the image's archive beside it, in a mount namespace that ends
 /// with it. `INIT` and `UDHCPC` are the busybox image's. No name server is named: sudo would wait for it. Of the
@@ -61,7 +61,8 @@ mount -t proc proc "$root/proc"
 export DEBIAN_FRONTEND=noninteractive
 chroot "$root" apt-get update -q
 chroot "$root" apt-get install -y -q --no-install-recommends \
-    openssh-client dropbear-bin putty-tools curl sshfs python3-paramiko python3-asyncssh python3-pyte ansible-core ssh-audit
+    openssh-client dropbear-bin putty-tools curl sshfs python3-paramiko python3-asyncssh python3-pyte ansible-core ssh-audit \
+    emacs-nox
 cd "$root/tmp"
 chroot "$root" sh -c 'cd /tmp && apt-get download ansible && dpkg-deb --fsys-tarfile ansible_*.deb | \
     tar --extract --directory / --wildcards "*/ansible_collections/ansible/posix/*" && rm ansible_*.deb'

@@ -71,6 +71,8 @@ pub(super) fn start(
         identity: Identity::default(),
         is_made: AtomicBool::new(false),
         record: Mutex::default(),
+        asked: Mutex::default(),
+        sums: Mutex::default(),
         shells: super::shell::Shells::default(),
     };
     Ok((child, process))

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use portway_incus::{Client, IncusError, Listed, StateChange, status_code};
 use portway_proto::login::{Command, Dialect, Login, Wish};
+use tokio::sync::watch;
 
 use super::Child;
 use crate::audit::{Event, bounded};
@@ -33,6 +34,7 @@ impl Child {
         order: &Order,
     ) {
         let done = match errand {
+            Errand::Misread { why } => Err(Refusal::new(ABSENT, why)),
             _ if grant.options.command.is_some() => {
                 Err(Refusal::new(ABSENT, "the key allows its own command alone"))
             }
@@ -40,7 +42,7 @@ impl Child {
                 Err(Refusal::new(ABSENT, "a command of the gateway has no files"))
             }
             Errand::Explain { login } => explained(login, self.broker.options.options.dialect),
-            Errand::Remove { force } => self.remove(id, grant, *force, order).await,
+            Errand::Remove { force } => self.remove((id, channel), grant, *force, order).await,
             Errand::Shell => match self.open_shell(id, channel, grant, order).await {
                 Ok(()) => return,
                 Err(refusal) => Err(refusal),
@@ -56,7 +58,13 @@ impl Child {
     }
 
     /// Removes the instance of a grant, where the policy allows it and somebody at a terminal says so.
-    async fn remove(&self, id: u64, grant: &Grant, force: bool, order: &Order) -> Result<Reply, Refusal> {
+    async fn remove(
+        &self,
+        (id, channel): (u64, u32),
+        grant: &Grant,
+        force: bool,
+        order: &Order,
+    ) -> Result<Reply, Refusal> {
         let decision = self.broker.judge.decide(grant, Action::Remove);
         let (project, name) = (grant.project.as_str(), grant.instance.as_str());
         if !decision.allowed {
@@ -66,6 +74,10 @@ impl Child {
         let client = self.client(grant)?;
         let found = client.listing(project, name).await.map_err(|error| failure(name, &error))?;
         let found = found.ok_or_else(|| absent(project, name))?;
+        if make::is_protected(&found) {
+            let text = format!("{name} is not removed: it is protected (security.protection.delete)");
+            return Err(Refusal::new(ABSENT, text));
+        }
         if !force {
             if order.terminal.is_none() || !grant.options.pty {
                 let text = format!(
@@ -73,16 +85,30 @@ impl Child {
                 );
                 return Err(Refusal::new(ABSENT, text));
             }
-            match (order.what, order.command.as_slice()) {
-                (What::Command, YES) => {}
-                (What::Command, _) => return Err(Refusal::new(ABSENT, format!("{name} is not removed"))),
-                _ => return Ok(Reply::Ask { text: question(grant, &found) }),
+            // A word that no question has come before is none.
+            let asked = lock(&self.asked).take().filter(|(of, _)| *of == channel);
+            match (asked, order.command.as_slice()) {
+                (Some((_, which)), YES) if which == make::which(&found) => {}
+                (Some(_), YES) => return Err(another(name)),
+                (Some(_), _) => return Err(Refusal::new(ABSENT, format!("{name} is not removed"))),
+                (None, _) => {
+                    *lock(&self.asked) = Some((channel, make::which(&found)));
+                    return Ok(Reply::Ask {
+                        text: question(grant, &found, self.broker.house.others(&turns::place(grant))),
+                    });
+                }
             }
         }
         let place = turns::place(grant);
-        let progress = format!("removing {name}");
-        self.say(id, Reply::Progress { text: progress }, Vec::new()).await;
-        let removed = self.end(&client, &place, &found, force).await;
+        if !force && found.status_code == status_code::FROZEN {
+            let text = format!("{name} is frozen and cannot stop by itself; /rm-f/{name} ends it by force");
+            return Err(Refusal::new(ABSENT, text));
+        }
+        let (_say, heard) = watch::channel(format!("removing {name}"));
+        let removed = tokio::select! {
+            removed = self.end(&client, &place, &found, force) => removed,
+            () = self.tell(id, heard) => Ok(()),
+        };
         let failed = removed.as_ref().err().map(|refusal| bounded(&refusal.message));
         let (owner, remote) = (grant.person.as_str(), grant.remote.as_str());
         let (instance, why) = (name, "asked");
@@ -95,6 +121,11 @@ impl Child {
     async fn end(&self, client: &Client, place: &Place, found: &Listed, force: bool) -> Result<(), Refusal> {
         let _turn = self.broker.makers.turns.take(place).await;
         let (_, project, name) = place;
+        // Whoever had the turn before may have made another.
+        let now = client.listing(project, name).await.map_err(|error| failure(name, &error))?;
+        if now.as_ref().map(make::which) != Some(make::which(found)) {
+            return Err(another(name));
+        }
         if !force && found.status_code != status_code::STOPPED {
             let stopped = async {
                 let operation =
@@ -105,6 +136,10 @@ impl Child {
         }
         make::remove(client, place).await.map_err(|error| unable(name, "is not removed", &error))
     }
+}
+
+fn another(name: &str) -> Refusal {
+    Refusal::new(ABSENT, format!("{name} is another than it was: nothing is removed"))
 }
 
 fn unable(name: &str, what: &str, error: &IncusError) -> Refusal {
@@ -119,11 +154,18 @@ fn unable(name: &str, what: &str, error: &IncusError) -> Refusal {
 }
 
 /// What is to be removed, and whether it is.
-fn question(grant: &Grant, found: &Listed) -> String {
+fn question(grant: &Grant, found: &Listed, others: usize) -> String {
     let (Grant { remote, project, instance, .. }, made) = (grant, found.created_at.as_str());
     let made = made.split('.').next().unwrap_or_default();
     let status = found.status.to_lowercase();
-    format!("{instance} in project {project} of {remote}: {status}, made {made}\nIs it removed? Say yes: ")
+    let others = match others {
+        0 => String::new(),
+        1 => ", one session in it".to_owned(),
+        many => format!(", {many} sessions in it"),
+    };
+    format!(
+        "{instance} in project {project} of {remote}: {status}, made {made}{others}\nRemove it, with its snapshots? Type yes: "
+    )
 }
 
 fn explained(login: &str, dialect: Dialect) -> Result<Reply, Refusal> {

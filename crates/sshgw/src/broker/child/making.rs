@@ -64,6 +64,10 @@ impl Child {
 
     /// Says what is being done, for ever.
     pub(super) async fn tell(&self, id: u64, mut heard: watch::Receiver<String>) {
+        // What is begun with is said at once.
+        if !heard.borrow().is_empty() {
+            heard.mark_changed();
+        }
         loop {
             let text = match tokio::time::timeout(BEAT, heard.changed()).await {
                 Ok(Ok(())) => heard.borrow_and_update().clone(),
@@ -121,6 +125,11 @@ impl Child {
         say: &watch::Sender<String>,
     ) -> Result<bool, Refusal> {
         let broker = &self.broker;
+        if grant.options.command.is_some() {
+            let text =
+                format!("there is no instance {}, and the key allows its own command alone", grant.instance);
+            return Err(Refusal::new(ABSENT, text));
+        }
         let mut actions = vec![Action::Create];
         // Whoever is root there is root of the host.
         actions.extend(Some(Action::IncusShell).filter(|_| wanted.privileged && !wanted.vm));
@@ -150,8 +159,18 @@ impl Child {
         broker.house.note(&place.0);
         let owner = (grant.person.as_str(), broker.house.gateway.as_str());
         let _entry = broker.makers.enter(client, place, owner, making.instances_max).await?;
-        let marks = Marks::new(owner.0, &making).keys(owner.1);
-        let made = make::make(client, &broker.servers, place, &plan, marks, say).await;
+        let marks = Marks::new(owner.0, &making).keys(owner.1, place);
+        // Its images are read by the gateway's own certificate: for who may make something there.
+        let may_fetch = |server: &str| {
+            let there = Grant {
+                remote: broker.servers.name(Some(server)),
+                project: "default".to_owned(),
+                ..grant.clone()
+            };
+            broker.judge.decide(&there, Action::Create).allowed
+        };
+        let from = (&*broker.servers, &may_fetch as &(dyn Fn(&str) -> bool + Sync));
+        let made = make::make(client, from, place, &plan, marks, say).await;
         if !matches!(made, Ok(false)) {
             self.note_made(grant, &plan, made.as_ref().err());
         }
@@ -174,7 +193,13 @@ impl Child {
     ) -> Result<(), Refusal> {
         say.send_replace(format!("starting {}", grant.instance));
         let started = self.broker.starts.start_within(client, grant, FIRST_START).await;
-        let Err(refusal) = started else { return Ok(()) };
+        let refusal = match started {
+            Ok(_) => return Ok(()),
+            Err(refusal) if refusal.is_stopped => {
+                Refusal::new(ABSENT, format!("instance {} has stopped again", grant.instance))
+            }
+            Err(refusal) => refusal,
+        };
         let left = make::remove(client, place).await.err().map(|error| judge::why(&error));
         if let Some(error) = left {
             tracing::error!(instance = grant.instance, error, "what does not start is not removed");

@@ -1,6 +1,9 @@
 //! From a question for a program or the helper to its answer.
 
+use std::os::fd::OwnedFd;
+
 use portway_incus::Client;
+use portway_sys::random;
 
 use super::Child;
 use crate::audit::{Event, bounded};
@@ -10,7 +13,7 @@ use crate::broker::helper::{self, Kind, May};
 use crate::broker::open::{self, Opened, Order, Refusal};
 use crate::broker::recordings::Made;
 use crate::broker::{Grant, lock};
-use crate::wire::Reply;
+use crate::wire::{Lends, Reply};
 
 impl Child {
     /// Starts a program.
@@ -31,32 +34,37 @@ impl Child {
                 Ok(()) => {
                     // Whoever is asked after this broker is not to run it once more.
                     self.say(id, Reply::Starting, Vec::new()).await;
-                    self.opened(&client, grant, &order).await
+                    self.opened(&client, grant, &order).await.map(|opened| (opened, client))
                 }
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
         };
         match opened {
-            Ok(opened) => {
+            Ok((opened, client)) => {
+                self.have_mux(id, &client, grant, &opened).await;
                 lock(&self.running).insert(channel);
                 bump(&self.broker.count.started);
-                let keep = match &opened {
-                    Opened::Inside { keep, .. } => keep.as_ref(),
-                    Opened::Exec(_) | Opened::Stored { .. } => None,
+                let (keep, lends) = match &opened {
+                    Opened::Inside { keep, lends, .. } => (keep.as_ref(), *lends),
+                    Opened::Exec(_) | Opened::Stored { .. } => (None, Lends::default()),
                 };
                 let what = keep.map_or(what.name(), |keep| keep.wish.name());
                 let keep = keep.map(|keep| keep.name.as_str());
                 let name = recording.as_ref().map(Made::name);
                 let recorded = name.as_deref();
-                self.note(&Event::Started { grant, channel, what, terminal, keep, recording: recorded });
-                let (reply, mut fds) = match opened {
-                    Opened::Exec(sockets) => (Reply::Opened, sockets.into_fds()),
-                    Opened::Inside { shell, home, terminal, files, jail, keep } => {
-                        (Reply::Inside { shell, home, terminal, files, jail, keep }, Vec::new())
-                    }
-                    Opened::Stored { files, home } => (Reply::Stored { home }, vec![files]),
-                };
+                let (agent, x11) = (lends.agent, lends.x11);
+                self.note(&Event::Started {
+                    grant,
+                    channel,
+                    what,
+                    terminal,
+                    keep,
+                    recording: recorded,
+                    agent,
+                    x11,
+                });
+                let (reply, mut fds) = told(opened);
                 let terms = recording.map(|made| {
                     fds.push(made.file.into());
                     made.terms
@@ -77,6 +85,9 @@ impl Child {
 
     /// Has the instance be there, and be the one that it was.
     async fn there(&self, id: u64, client: &Client, grant: &Grant) -> Result<(), Refusal> {
+        if let Some(why) = grant.misread() {
+            return Err(Refusal::new(open::ABSENT, why));
+        }
         if grant.errand.is_some() {
             return Err(Refusal::new(open::ABSENT, "a command of the gateway is nothing else"));
         }
@@ -88,6 +99,7 @@ impl Child {
     pub(super) async fn help(&self, id: u64, grant: &Grant, place: usize, beside: bool, jail: bool) {
         let environment = |account: &Account| open::own_environment(account, &self.connection, &self.session);
         let may = May::of(grant, |action| self.broker.judge.decide(grant, action).allowed);
+        let may = May { mux: self.mux(), ..may };
         let is_far = self.broker.servers.is_far(&grant.remote);
         // A pid of another machine's is nobody's here.
         let beside = beside && !is_far;
@@ -116,5 +128,19 @@ impl Child {
                 self.say(id, reply, Vec::new()).await;
             }
         }
+    }
+}
+
+/// How a program comes to run, as its connection's process is told.
+fn told(opened: Opened) -> (Reply, Vec<OwnedFd>) {
+    match opened {
+        Opened::Exec(sockets) => (Reply::Opened, sockets.into_fds()),
+        Opened::Inside { shell, home, terminal, files, jail, keep, lends } => {
+            // A machine that gives no random numbers has no display.
+            let cookie = lends.x11.then(random::bytes).and_then(Result::ok);
+            let agent = lends.agent;
+            (Reply::Inside { shell, home, terminal, files, jail, keep, agent, cookie }, Vec::new())
+        }
+        Opened::Stored { files, home } => (Reply::Stored { home }, vec![files]),
     }
 }

@@ -32,7 +32,7 @@ impl Child {
             let why = "this connection is of a gateway before an upgrade that could not: connect anew";
             return if settings.goes_on { Ok(None) } else { Err(refused(why)) };
         }
-        let dir = settings.folder(&self.broker.options.audit);
+        let dir = settings.folder(&self.broker.options.made);
         let made = recordings::make((&dir, settings), &self.session, grant, order);
         match made {
             Ok(made) => Ok(Some(made)),

@@ -130,7 +130,16 @@ impl Child {
         let terminal = program.terminal.is_some() && grant.options.pty;
         let name = recording.as_ref().map(Made::name);
         let (what, recorded) = ("incus-shell", name.as_deref());
-        self.note(&Event::Started { grant, channel, what, terminal, keep: None, recording: recorded });
+        self.note(&Event::Started {
+            grant,
+            channel,
+            what,
+            terminal,
+            keep: None,
+            recording: recorded,
+            agent: false,
+            x11: false,
+        });
         let server = if grant.remote == crate::remotes::LOCAL { String::new() } else { grant.remote.clone() };
         let history = if terminal { self.broker.history.of(&grant.person) } else { Vec::new() };
         let project = grant.project.clone();

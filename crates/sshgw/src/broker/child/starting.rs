@@ -31,7 +31,11 @@ impl Child {
             other => return other,
         };
         if !self.broker.judge.decide(grant, Action::Start).allowed {
-            return if order.what == What::Sftp { stored::open(client, grant).await } else { Err(refusal) };
+            if order.what == What::Sftp {
+                return stored::open(client, grant).await;
+            }
+            refusal.message.push_str(", and `start` is not allowed there");
+            return Err(refusal);
         }
         for _ in 0..TRIES {
             let is_ours = self.start_instance(client, grant).await?;

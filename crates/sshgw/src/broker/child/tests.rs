@@ -10,9 +10,11 @@ use portway_config::LogFilter;
 use super::*;
 use crate::audit::Audit;
 use crate::broker::count::Count;
+use crate::broker::drain::Drain;
 use crate::broker::house::House;
 use crate::broker::judge::{Judge, Places};
 use crate::broker::make::Makers;
+use crate::broker::mux::Muxes;
 use crate::broker::roll::Roll;
 use crate::broker::servers::{Servers, Setting};
 use crate::broker::starts::Starts;
@@ -63,8 +65,10 @@ fn broker(dir: &std::path::Path) -> Arc<Broker> {
         starting: tokio_util::task::TaskTracker::new(),
         starts: Starts::default(),
         makers: Makers::default(),
-        house: House::open(options.made.clone(), "g".to_owned()),
+        house: House::open(options.made.clone()).expect("a house"),
         history: crate::broker::history::History::new(options.history.clone()),
+        muxes: Muxes::default(),
+        drain: Drain::default(),
         options,
     })
 }

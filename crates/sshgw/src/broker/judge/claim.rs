@@ -1,6 +1,6 @@
 //! What a login says, before anything of it is proven.
 
-use portway_proto::login::{Command, HostUser as HostUserName, Login, Wish};
+use portway_proto::login::{Command, HostUser, Login, Wish};
 
 use super::{Judge, Reason};
 use crate::broker::grant::Errand;
@@ -24,7 +24,10 @@ impl Judge {
     /// What a login says.
     pub(super) fn claim(&self, login: &str) -> Result<Claim, Reason> {
         let parsed = Login::parse(login, self.options.dialect);
-        let parsed = parsed.map_err(|error| Reason::Login(error.to_string()))?;
+        let parsed = parsed.map_err(|error| {
+            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            Reason::Login(format!("{error}{hint}"))
+        })?;
         let (mut errand, mut keep) = (None, None);
         let (place, host_user, create) = match parsed.wish {
             Wish::Session(session) => {
@@ -36,15 +39,16 @@ impl Judge {
                 (create.place, create.host_user, Some(wanted))
             }
             Wish::Command(Command::Shell { host_user }) => return Ok(self.shell(&host_user)),
-            Wish::Command(Command::Remove { place, force }) => {
+            Wish::Command(Command::Remove { place, force, host_user }) => {
                 errand = Some(Errand::Remove { force });
-                (place, HostUserName::default(), None)
+                (place, host_user, None)
             }
             Wish::Command(Command::Explain(wish)) => {
                 errand = Some(Errand::Explain { login: login.to_owned() });
                 // A command is not explained by another.
                 let place = wish.place().cloned().ok_or(Reason::Wish("that command"))?;
-                (place, HostUserName::default(), None)
+                // Whoever it would be.
+                (place, wish.host_user().clone(), None)
             }
         };
         let target = Target {
@@ -56,8 +60,28 @@ impl Judge {
         Ok(Claim { place: target, host_user: host_user.as_str().to_owned(), keep, create, errand })
     }
 
+    /// The same where somebody proves a key: what cannot be understood is told to whom it names.
+    pub(super) fn claim_or_told(&self, login: &str) -> Claim {
+        self.claim(login).unwrap_or_else(|reason| {
+            let named = login.rsplit_once('~').and_then(|(_, name)| name.parse::<HostUser>().ok());
+            let place = Target {
+                remote: self.servers.name(None),
+                project: String::new(),
+                instance: String::new(),
+                instance_user: String::new(),
+            };
+            Claim {
+                place,
+                host_user: named.unwrap_or_default().as_str().to_owned(),
+                keep: None,
+                create: None,
+                errand: Some(Errand::Misread { why: reason.to_string() }),
+            }
+        })
+    }
+
     /// Of the login that asks for the shell of Incus commands, which is at no instance.
-    fn shell(&self, host_user: &HostUserName) -> Claim {
+    fn shell(&self, host_user: &HostUser) -> Claim {
         let place = Target {
             remote: self.servers.name(None),
             project: USUAL_PROJECT.to_owned(),
@@ -70,6 +94,14 @@ impl Judge {
 }
 
 impl Claim {
+    /// Why it leads nowhere, if it does.
+    pub(super) fn misread(&self) -> Option<Reason> {
+        match &self.errand {
+            Some(Errand::Misread { why }) => Some(Reason::Misread(why.clone())),
+            Some(Errand::Explain { .. } | Errand::Remove { .. } | Errand::Shell) | None => None,
+        }
+    }
+
     /// The person who is the user inside.
     pub(super) fn inside(&self) -> String {
         let Target { remote, project, instance, instance_user } = &self.place;

@@ -12,6 +12,9 @@ pub(in crate::broker) enum Reason {
     /// The login says nothing, or nothing that is known.
     #[error("the login is not understood: {0}")]
     Login(String),
+    /// The same, in the words that its person would get.
+    #[error("{0}")]
+    Misread(String),
     /// What it asks for cannot be done.
     #[error("{0} cannot be asked for")]
     Wish(&'static str),

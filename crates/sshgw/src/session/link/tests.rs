@@ -3,6 +3,7 @@
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::wire::Lends;
 
 /// What a broker is told or asked, the next packet.
 async fn heard(broker: &AsyncFd<Channel>) -> Asked {
@@ -76,6 +77,7 @@ async fn what_may_have_started_is_not_started_twice() {
         inside: false,
         first: true,
         can_record: false,
+        lends: Lends::default(),
     };
     let mut asking = JoinSet::new();
     for channel in [1, 2] {
@@ -109,8 +111,13 @@ async fn who_is_let_in_by_the_last_word_of_a_gateway_is_in() {
     let (first, ours) = Channel::pair().expect("a pair");
     let link = Link::new(ours).expect("a link");
     let first = watched_channel(first).expect("a broker");
-    let reply =
-        Reply::Verdict { accepted: true, methods: Vec::new(), is_partial: false, welcome: String::new() };
+    let reply = Reply::Verdict {
+        accepted: true,
+        methods: Vec::new(),
+        is_partial: false,
+        welcome: String::new(),
+        lends: Lends::default(),
+    };
     let verdict = wire::encode(&Answered { id: 0, reply, recording: None }, &[]).expect("a packet");
     send(&first, &verdict, &[Channel::listen(&path).expect("a listener")]).await.expect("told");
     drop(first);
@@ -141,6 +148,7 @@ async fn the_last_answer_counts_whatever_was_left_unread() {
         inside: false,
         first: true,
         can_record: false,
+        lends: Lends::default(),
     };
     let opened = tokio::spawn(async move { asker.ask(open, b"true").await });
     let Asked { id, .. } = heard(&first).await;

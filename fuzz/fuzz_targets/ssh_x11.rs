@@ -1,0 +1,5 @@
+//! Feeds `ssh_x11`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| portway_sshgw::fuzz::run("ssh_x11", data));
