@@ -371,17 +371,15 @@ impl Child {
                 }
             }
             Request::Recorded { channel, bytes, end } => {
-                if let Some(grant) = grant {
-                    self.note(&Event::Recorded { grant, channel, bytes, end });
-                }
+                let Some(grant) = grant else { return };
+                self.note(&Event::Recorded { grant, channel, bytes, end });
             }
             Request::Forwarding(forwarding) => lock(&self.sums).begin(forwarding, Instant::now()),
             Request::Shell(asked) => self.shell_asked(id, asked, raw, grant.clone()),
             Request::Forwarded(forwarded) => {
-                if let Some(grant) = grant {
-                    self.carried(forwarded.bytes_in, forwarded.bytes_out);
-                    self.forwarded(grant, forwarded);
-                }
+                let Some(grant) = grant else { return };
+                self.carried(forwarded.bytes_in, forwarded.bytes_out);
+                self.forwarded(grant, forwarded);
             }
             Request::Closed { channel, status, bytes_in, bytes_out } => {
                 if let Some(grant) = grant {
