@@ -423,7 +423,7 @@ impl Child {
         let entered = pidfd::start_time(self.pid).and_then(|time| {
             let record = record(time);
             let listener = self.broker.roll.enter(&record)?;
-            if grant.misread().is_some() {
+            if grant.instance.is_empty() {
                 return Ok(listener);
             }
             if grant.create.is_some() {
