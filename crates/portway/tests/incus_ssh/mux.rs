@@ -85,7 +85,7 @@ fn tmux_is_installed_and_keeps_a_session() {
     assert_eq!(command(&scene, &format!("keep=wor,bob@{name}"), "kill"), (String::new(), Some(0)));
     assert_eq!(other.end(), Some(0));
     let (text, status) = command(&scene, &format!("keep=wor,bob@{name}"), "kill");
-    assert_eq!((text.as_str(), status), ("portway-guest: there is no session wor\n", Some(1)));
+    assert_eq!((text.as_str(), status), ("portway: there is no session wor\n", Some(1)));
     one.keys("exit\r");
     assert_eq!((one.end(), two.end()), (Some(0), Some(0)));
     // Its own files are its own, and of ours there are none.
