@@ -282,7 +282,7 @@ fn named(passwd: &str) -> BTreeMap<u32, String> {
 fn last_line(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
-    let line = line.strip_prefix("portway-guest: ").unwrap_or(line);
+    let line = line.strip_prefix("portway: ").unwrap_or(line);
     line.chars().take(300).flat_map(char::escape_debug).collect()
 }
 
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_fault_is_one_line() {
         assert_eq!(
-            last_line(b"x\nportway-guest: there is no session \x1b[2J\n\n"),
+            last_line(b"x\nportway: there is no session \x1b[2J\n\n"),
             "there is no session \\u{1b}[2J"
         );
         assert_eq!(last_line(b""), "it says nothing");
