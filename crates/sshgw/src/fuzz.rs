@@ -34,8 +34,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ssh_policy", policy),
     ("ssh_recording", recording),
     ("ssh_revoked", revoked),
-    ("ssh_x11", x11),
     ("ssh_shell", shell),
+    ("ssh_x11", x11),
 ];
 
 /// Begins the names of the targets here.

@@ -54,10 +54,11 @@ fn named(text: &str) -> Outcome<Place> {
         let stop = Stop::usage(format!("--instance: {} is no instance", printable(text)));
         stop.hint("[REMOTE:]NAME[.PROJECT]; --user names a user inside")
     };
-    match Login::parse(text, Dialect::V010).map_err(|_| wrong())?.wish {
-        Wish::Session(Session { place, keep: Keep::No, .. }) if !text.contains(['@', '~', '+', '%']) => {
-            Ok(place)
-        }
+    let Login { wish, warnings } = Login::parse(text, Dialect::V010).map_err(|_| wrong())?;
+    // One that no server could have is a warning there.
+    let is_plain = warnings.is_empty() && !text.contains(['@', '~', '+', '%']);
+    match wish {
+        Wish::Session(Session { place, keep: Keep::No, .. }) if is_plain => Ok(place),
         _ => Err(wrong()),
     }
 }

@@ -244,7 +244,7 @@ fn words_stand_for_signs() {
         ("cmd=shell~adm", "command shell as adm"),
         ("%shell~adm", "command shell as adm"),
         ("/rm-f/r:c1.p~ab", "command remove-force r:c1 in p as ab"),
-        ("/shell~", "8: host user is empty"),
+        ("/shell~", "7: host user is empty"),
         ("cmd=explain,cmd=shell", "16: a command cannot be explained"),
         ("/explain//explain/c1", "10: a command cannot be explained"),
         ("/rm/", "4: instance name is empty"),
