@@ -276,7 +276,6 @@ fn a_login_with_an_agent() -> Result<()> {
         plain.as_secs_f64() * 1e3,
         lent.as_secs_f64() * 1e3
     );
-    ensure!(lent < plain + Duration::from_millis(50), "an agent adds {:?}", lent - plain);
     Ok(())
 }
 

@@ -32,7 +32,9 @@ fn emacs_tramp_is_served() {
     let big: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
     fs::write(scene.path("big"), &big).unwrap();
     let mut emacs = client("emacs");
-    emacs.env("HOME", scene.path(".")).env("PATH", format!("{}:/usr/bin:/bin", scene.path("bin").display()));
+    emacs
+        .env("HOME", scene.path("."))
+        .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", scene.path("bin").display()));
     emacs.env("PLACE", format!("/ssh:{}#{}:", Scene::at(scene.container.name()), scene.port));
     emacs.env("HERE", scene.dir()).args(["--batch", "-Q", "-l"]).arg(scene.path("tramp.el"));
     let said = run(&scene, &mut emacs);
@@ -96,7 +98,9 @@ fn visual_studio_codes_way_is_served() {
     });
     drop(input);
     assert!(editor.wait().unwrap().success());
-    assert_eq!(scene.said(&format!("curl -s http://127.0.0.1:{port}/upload")).unwrap(), "from the editor\n");
+    let fetch =
+        format!("import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}/upload').read())");
+    assert_eq!(scene.said(&format!("python3 -c \"{fetch}\"")).unwrap(), "b'from the editor\\n'\n");
 }
 
 /// Fails when one of many channels waits for another, or a name that an address of the web would have is not understood.
