@@ -127,7 +127,7 @@ fn to_a_session_that_stays() -> Result<()> {
     let until_seen = |login: &str| {
         let begin = Instant::now();
         let mut tty = tty::Tty::open(&scene, login, 80, 24);
-        tty.shows("$ ");
+        tty.shows("~ $");
         (begin.elapsed(), tty)
     };
     let (mut plain, mut first, mut later) = (Vec::new(), Vec::new(), Vec::new());
