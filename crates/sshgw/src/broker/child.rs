@@ -23,11 +23,11 @@ use super::identity::Identity;
 use super::judge::Reason;
 use super::login::Entrance;
 use super::open::{Order, Refusal};
+use super::recordings::Made;
 use super::roll::Record;
 use super::{Broker, GRACE, Grant, drain, lends, lock};
 use crate::audit::{Direction, Event, bounded};
 use crate::greeting;
-use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{self, Answered, Asked, Breach, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
 use shell::Shells;
@@ -489,7 +489,11 @@ impl Child {
     }
 
     /// The same; of what is to be recorded the last descriptor is the file.
-    async fn say_recorded(&self, id: u64, reply: Reply, recording: Option<Terms>, fds: Vec<OwnedFd>) {
+    async fn say_recorded(&self, id: u64, reply: Reply, made: Option<Made>, mut fds: Vec<OwnedFd>) {
+        let recording = made.map(|made| {
+            fds.push(made.file.into());
+            made.terms
+        });
         let Ok(packet) = wire::encode(&Answered { id, reply, recording }, &[]) else { return };
         if let Err(error) = send(&self.link, &packet, &fds).await {
             tracing::debug!(%error, peer = %self.peer, "an answer came too late");

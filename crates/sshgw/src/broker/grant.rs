@@ -83,13 +83,20 @@ fn default_remote() -> String {
     LOCAL.to_owned()
 }
 
+impl Errand {
+    /// Why the login leads nowhere, if that is what it says.
+    pub(crate) fn misread(&self) -> Option<&str> {
+        match self {
+            Self::Misread { why } => Some(why),
+            Self::Explain { .. } | Self::Remove { .. } | Self::Shell => None,
+        }
+    }
+}
+
 impl Grant {
     /// Why the login leads nowhere, if it does.
     pub(crate) fn misread(&self) -> Option<&str> {
-        match &self.errand {
-            Some(Errand::Misread { why }) => Some(why),
-            Some(Errand::Explain { .. } | Errand::Remove { .. } | Errand::Shell) | None => None,
-        }
+        self.errand.as_ref().and_then(Errand::misread)
     }
 
     /// Who it is, as the policy knows people.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use portway_config::files::{self, Trust};
 use portway_incus::Client;
+use portway_sys::random;
 use tokio::sync::Notify;
 
 use super::marks::{Marks, now};
@@ -85,15 +86,19 @@ impl House {
     }
 
     /// Whether somebody is in an instance of that name, by whichever name of its server: one may have several.
-    fn has_guests(&self, (_, project, name): &Place) -> bool {
-        lock(&self.guests).keys().any(|(_, of, guest)| of == project && guest == name)
+    fn has_guests(&self, place: &Place) -> bool {
+        self.count(place) > 0
     }
 
     /// Sessions in an instance besides one.
-    pub(super) fn others(&self, (_, project, name): &Place) -> usize {
+    pub(super) fn others(&self, place: &Place) -> usize {
+        self.count(place).saturating_sub(1)
+    }
+
+    fn count(&self, (_, project, name): &Place) -> usize {
         let guests = lock(&self.guests);
         let there = guests.iter().filter(|((_, of, guest), _)| of == project && guest == name);
-        there.map(|(_, count)| count).sum::<usize>().saturating_sub(1)
+        there.map(|(_, count)| count).sum()
     }
 
     /// An instance is about to be made on a server.
@@ -121,15 +126,11 @@ fn installation(path: &Path) -> std::io::Result<String> {
     if let Some(name) = read() {
         return Ok(name);
     }
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
-    let name: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = format!("{:032x}", u128::from_ne_bytes(random::bytes()?));
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    let draft = path.with_extension("new");
-    std::fs::write(&draft, format!("{name}\n"))?;
-    std::fs::rename(&draft, path)?;
+    replace(path, &format!("{name}\n"))?;
     Ok(name)
 }
 
@@ -140,8 +141,12 @@ fn read(path: &Path) -> BTreeSet<String> {
 
 fn write(path: &Path, remotes: &BTreeSet<String>) -> std::io::Result<()> {
     let lines: String = remotes.iter().map(|remote| format!("{remote}\n")).collect();
+    replace(path, &lines)
+}
+
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let draft = path.with_extension("new");
-    std::fs::write(&draft, lines)?;
+    std::fs::write(&draft, text)?;
     std::fs::rename(&draft, path)
 }
 
@@ -227,10 +232,12 @@ impl Broker {
     }
 
     async fn remove(&self, client: &Client, place: &Place, marks: &Marks, why: Why) -> bool {
-        let removed = make::remove(client, place).await;
-        // A removal that was begun before, of a gateway that has ended, may have been faster.
-        let is_there = !matches!(client.listing(&place.1, &place.2).await, Ok(None));
-        let failed = removed.err().filter(|_| is_there).map(|error| bounded(&judge::why(&error)));
+        let failed = match make::remove(client, place).await {
+            Ok(()) => None,
+            // A removal that was begun before, of a gateway that has ended, may have been faster.
+            Err(_) if matches!(client.listing(&place.1, &place.2).await, Ok(None)) => None,
+            Err(error) => Some(bounded(&judge::why(&error))),
+        };
         let (remote, project, instance) = (place.0.as_str(), place.1.as_str(), place.2.as_str());
         let why = match why {
             Why::Expired => "expired",

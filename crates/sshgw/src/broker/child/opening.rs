@@ -64,12 +64,8 @@ impl Child {
                     agent,
                     x11,
                 });
-                let (reply, mut fds) = told(opened);
-                let terms = recording.map(|made| {
-                    fds.push(made.file.into());
-                    made.terms
-                });
-                self.say_recorded(id, reply, terms, fds).await;
+                let (reply, fds) = told(opened);
+                self.say_recorded(id, reply, recording, fds).await;
             }
             Err(refusal) => {
                 recording.into_iter().for_each(Made::discard);

@@ -144,12 +144,7 @@ impl Child {
         let history = if terminal { self.broker.history.of(&grant.person) } else { Vec::new() };
         let project = grant.project.clone();
         let reply = Reply::Shell(ShellReply::Dialogue { server, project, typed: terminal, history });
-        let mut fds = Vec::new();
-        let terms = recording.map(|made| {
-            fds.push(made.file.into());
-            made.terms
-        });
-        self.say_recorded(id, reply, terms, fds).await;
+        self.say_recorded(id, reply, recording, Vec::new()).await;
         Ok(())
     }
 

@@ -96,10 +96,8 @@ impl Judge {
 impl Claim {
     /// Why it leads nowhere, if it does.
     pub(super) fn misread(&self) -> Option<Reason> {
-        match &self.errand {
-            Some(Errand::Misread { why }) => Some(Reason::Misread(why.clone())),
-            Some(Errand::Explain { .. } | Errand::Remove { .. } | Errand::Shell) | None => None,
-        }
+        let why = self.errand.as_ref().and_then(Errand::misread)?;
+        Some(Reason::Misread(why.to_owned()))
     }
 
     /// The person who is the user inside.
