@@ -93,12 +93,24 @@ fn build(target: &str, dir: &Path, crates: &Path) -> Result<PathBuf, Box<dyn Err
             cargo.env_remove(name);
         }
     }
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(crates)?);
     let status = cargo.status()?;
     if !status.success() {
         return Err(format!("the guest program could not be built for {target}: {status}").into());
     }
     Ok(dir.join(target).join("guest/portway-guest"))
+}
+
+/// Static, and without a path of this machine in it: the same tree gives the same program everywhere.
+fn flags(crates: &Path) -> Result<String, Box<dyn Error>> {
+    let root = crates.join("..").canonicalize()?;
+    let home = match env::var_os("CARGO_HOME") {
+        Some(home) => PathBuf::from(home),
+        None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+    };
+    let plain = |path: &Path, to: &str| format!("--remap-path-prefix={}={to}", path.display());
+    let flags = ["-Ctarget-feature=+crt-static".to_owned(), plain(&root, "/portway"), plain(&home, "/cargo")];
+    Ok(flags.join("\u{1f}"))
 }
 
 /// A program that needs a loader would not start in an instance without that one.

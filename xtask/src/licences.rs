@@ -34,7 +34,28 @@ struct BanRules {
 #[derive(Deserialize)]
 struct Ban {
     name: String,
+    /// Which versions, all when absent: `<1.2.3`, the one form that is understood here.
+    version: Option<String>,
     reason: String,
+}
+
+impl Ban {
+    /// Whether it means this package; `None` when its version cannot be read.
+    fn means(&self, package: &Package) -> Option<bool> {
+        if self.name != package.name {
+            return Some(false);
+        }
+        let Some(version) = &self.version else { return Some(true) };
+        Some(numbers(&package.version)? < numbers(version.strip_prefix('<')?)?)
+    }
+}
+
+/// The three numbers of a version, without what may stand behind them.
+fn numbers(version: &str) -> Option<[u64; 3]> {
+    let plain = version.split(['-', '+']).next()?;
+    let mut parts = plain.split('.').map(|part| part.parse().ok());
+    let numbers = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(numbers)
 }
 
 /// Checks every package in the lock file.
@@ -76,8 +97,13 @@ impl Rules {
         if package.source.as_deref() != Some(REGISTRY) {
             faults.push(format!("{name}: comes from {}", package.source.as_deref().unwrap_or("nowhere")));
         }
-        let bans = self.bans.deny.iter().filter(|ban| ban.name == package.name);
-        faults.extend(bans.map(|ban| format!("{name}: banned by deny.toml: {}", ban.reason)));
+        for ban in &self.bans.deny {
+            match ban.means(package) {
+                Some(false) => {}
+                Some(true) => faults.push(format!("{name}: banned by deny.toml: {}", ban.reason)),
+                None => faults.push(format!("{name}: deny.toml has a version of it that is not like <1.2.3")),
+            }
+        }
         faults
     }
 }
@@ -158,7 +184,7 @@ impl<'a> Expression<'a> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::Expression;
+    use super::{Expression, numbers};
 
     fn allowed(text: &str) -> Option<bool> {
         let allow = ["MIT", "Unicode-3.0", "Apache-2.0 WITH LLVM-exception"];
@@ -178,6 +204,15 @@ mod tests {
     fn and_needs_both() {
         assert_eq!(allowed("MIT AND GPL-3.0"), Some(false));
         assert_eq!(allowed("Apache-2.0"), Some(false));
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert!(numbers("0.9.10") > numbers("0.9.9"));
+        assert!(numbers("1.0.0-rc.1") == numbers("1.0.0+build"));
+        for text in ["", "1", "1.2", "1.2.3.4", "1.x.3", "<1.2.3"] {
+            assert_eq!(numbers(text), None, "{text}");
+        }
     }
 
     #[test]

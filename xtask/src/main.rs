@@ -13,6 +13,8 @@ mod licences;
 mod man;
 mod named;
 mod needs;
+mod package;
+mod sbom;
 mod shell;
 mod sizes;
 mod source;
@@ -23,6 +25,7 @@ mod workspace;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::package::Kind;
 use crate::workspace::Workspace;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
@@ -42,6 +45,12 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   sizes               lines per file, and the reasons for what is over the limit
   docs                links, commands, keys and settings in README.md, docs/ and contrib/
   man [DIR]           man pages and shell completions into DIR (default target/man)
+  package [deb] [rpm] [tar]
+                      packages in target/package, of a build without paths of this machine; tar has a static
+                      program; all three when none is named
+  package --check     packages of the release build that is there, one of them installed in a bare Debian
+  reproduce           two builds of the last commit in two places, which have to be the same
+  sbom [FILE]         what the program is made of, as CycloneDX
 
 PORTWAY_TESTS=require makes a test that would skip itself fail.";
 
@@ -68,6 +77,14 @@ fn main() -> ExitCode {
         ["docs"] => Command::Docs,
         ["man"] => Command::Man { dir: None },
         ["man", dir] if !dir.starts_with('-') => Command::Man { dir: Some(PathBuf::from(dir)) },
+        ["package", "--check"] => Command::CheckPackage,
+        ["package"] => Command::Package(vec![Kind::Deb, Kind::Rpm, Kind::Tarball]),
+        ["package", kinds @ ..] if kinds.iter().all(|kind| Kind::named(kind).is_some()) => {
+            Command::Package(kinds.iter().filter_map(|kind| Kind::named(kind)).collect())
+        }
+        ["reproduce"] => Command::Reproduce,
+        ["sbom"] => Command::Sbom { file: None },
+        ["sbom", file] if !file.starts_with('-') => Command::Sbom { file: Some(PathBuf::from(file)) },
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -96,6 +113,10 @@ enum Command {
     Sizes,
     Docs,
     Man { dir: Option<PathBuf> },
+    Package(Vec<Kind>),
+    CheckPackage,
+    Reproduce,
+    Sbom { file: Option<PathBuf> },
 }
 
 impl Command {
@@ -114,6 +135,10 @@ impl Command {
                 let dir = dir.unwrap_or_else(|| workspace.target().join("man"));
                 man::generate(&workspace.portway()?, &dir)
             }
+            Self::Package(kinds) => package::make(&workspace, &kinds),
+            Self::CheckPackage => package::check(&workspace),
+            Self::Reproduce => package::reproduce(&workspace),
+            Self::Sbom { file } => sbom::write(&workspace, file.as_deref()),
         }
     }
 }

@@ -44,6 +44,7 @@ const NEEDS: &[Need] = &[
     },
     Need { program: "buildah", package: "buildah", used_for: "images of Compose services" },
     Need { program: "podman", package: "podman", used_for: "the same by another builder" },
+    Need { program: "rpm", package: "rpm", used_for: "what is in a package" },
     Need { program: "zsh", package: "zsh", used_for: "completion in zsh" },
     Need { program: "fish", package: "fish", used_for: "completion in fish" },
     Need { program: "haproxy", package: "haproxy", used_for: "PROXY headers, the benchmark" },

@@ -13,7 +13,7 @@ use portway_testkit::testbed::{self, Place, Server};
 
 use crate::steps::{Steps, run as run_command};
 use crate::workspace::{Package, Workspace, cargo};
-use crate::{bench, deps, docs, licences, man, needs, sizes};
+use crate::{bench, deps, docs, licences, man, needs, package, sizes};
 
 /// Runs all steps; `quick` leaves out the tests that need an Incus server.
 ///
@@ -51,10 +51,15 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
         } else {
             steps.run("counts", || bench::check_counts(workspace));
         }
+        if quick || !needs::is_root() {
+            steps.leave("package", if quick { "--quick" } else { "not root" });
+        } else {
+            steps.run("package", || package::check(workspace));
+        }
         steps.run("man", || man::generate(&workspace.release_binary(), &workspace.target().join("man")));
         steps.run("docs", || docs::check(workspace, &workspace.release_binary()));
     } else {
-        for name in ["testbed", "tests", "doc tests", "demo", "bench", "counts", "man", "docs"] {
+        for name in ["testbed", "tests", "doc tests", "demo", "bench", "counts", "package", "man", "docs"] {
             steps.leave(name, "the build failed");
         }
     }

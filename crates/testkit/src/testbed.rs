@@ -8,6 +8,7 @@
 //! Beds are shared by all processes of a machine: a lock serializes `up` and `down`, and a second
 //! one, held shared by every process that uses a bed, keeps `down` away from running tests.
 
+mod bare;
 mod debian;
 mod image;
 mod lock;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+pub use bare::bare_root;
 pub use lock::InUse;
 pub(crate) use lock::alone;
 pub use oracle::{compose_oracle, newest_wireguard_go};
