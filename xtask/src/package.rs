@@ -64,8 +64,8 @@ pub(crate) fn make(workspace: &Workspace, kinds: &[Kind]) -> anyhow::Result<()> 
     let dir = stage(workspace, &workspace.release_binary())?;
     for kind in kinds {
         let file = match kind {
-            Kind::Deb => deb(workspace, &dir)?,
-            Kind::Rpm => rpm(workspace, &dir)?,
+            Kind::Deb => deb(workspace, &dir, Effort::Best)?,
+            Kind::Rpm => rpm(workspace, &dir, Effort::Best)?,
             Kind::Tarball => tarball::make(workspace, &dir)?,
         };
         println!("{}", workspace.relative(&file).display());
@@ -81,7 +81,7 @@ pub(crate) fn make(workspace: &Workspace, kinds: &[Kind]) -> anyhow::Result<()> 
 pub(crate) fn check(workspace: &Workspace) -> anyhow::Result<()> {
     ensure!(needs::is_root(), "only root can install a package in a root of its own");
     let dir = stage(workspace, &workspace.release_binary())?;
-    let (deb, rpm) = (deb(workspace, &dir)?, rpm(workspace, &dir)?);
+    let (deb, rpm) = (deb(workspace, &dir, Effort::Fast)?, rpm(workspace, &dir, Effort::Fast)?);
     let in_deb = lines(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&deb), &["tar", "-t"])?;
     let in_deb: Vec<String> = in_deb.iter().map(|name| name.trim_start_matches('.').to_owned()).collect();
     let in_rpm = lines(Command::new("rpm").args(["-qpl"]).arg(&rpm), &[])?;
@@ -155,16 +155,27 @@ fn stage(workspace: &Workspace, portway: &Path) -> anyhow::Result<PathBuf> {
     Ok(dir)
 }
 
-fn deb(workspace: &Workspace, dir: &Path) -> anyhow::Result<PathBuf> {
+/// How long may be spent on a small file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    Best,
+    Fast,
+}
+
+fn deb(workspace: &Workspace, dir: &Path, effort: Effort) -> anyhow::Result<PathBuf> {
     let mut command = DEB.command()?;
     command.args(["deb", "--quiet", "--no-build", "--package", "portway", "--output"]).arg(dir);
+    command.args((effort == Effort::Fast).then_some("--fast"));
     run_command(reproducibly(&mut command, workspace)?)?;
     only_file(dir, "deb")
 }
 
-fn rpm(workspace: &Workspace, dir: &Path) -> anyhow::Result<PathBuf> {
+fn rpm(workspace: &Workspace, dir: &Path, effort: Effort) -> anyhow::Result<PathBuf> {
     let mut command = RPM.command()?;
     command.args(["generate-rpm", "--package", "crates/portway", "--output"]).arg(dir.join("portway.rpm"));
+    if effort == Effort::Fast {
+        command.args(["--payload-compress", "none"]);
+    }
     run_command(reproducibly(&mut command, workspace)?)?;
     let file = only_file(dir, "rpm")?;
     let name = lines(

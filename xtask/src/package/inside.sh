@@ -59,6 +59,7 @@ perl -MIO::Socket::INET -e '
         exit;
     }' &
 service=$!
+until_true bash -c 'exec 3<>/dev/tcp/127.0.0.1/7000' || die "the service does not start"
 portway device add "pid:$$" web listen=tcp:127.0.0.1:8080 connect=tcp:127.0.0.1:7000 >/dev/null
 until_true bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080' || die "the port is closed"
 exec 4<>/dev/tcp/127.0.0.1/8080

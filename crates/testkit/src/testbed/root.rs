@@ -77,7 +77,7 @@ pub(super) fn provide_root(path: &str, make: &str, script: &str) -> Result<()> {
         }
     }
     fs::create_dir_all(&unfinished).with_context(|| format!("cannot make {unfinished}"))?;
-    say("building a root of Debian 13, about two minutes");
+    say("building a root of Debian, about two minutes");
     let mut build = Command::new("unshare");
     build.args(["--mount", "sh", "-c", script, "sh", &unfinished, &mirror]);
     build.env_clear().env("PATH", packages::PATH).env("HOME", "/root").env("LC_ALL", "C.UTF-8");
