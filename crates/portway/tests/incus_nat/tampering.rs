@@ -27,6 +27,8 @@ fn a_table_that_is_harmed_all_the_time_loses_nobody() {
         Load::new(&target, Pace::PerSecond(100)).limit(Duration::from_secs(60)).start(&scene.client).unwrap();
     load.wait_for_ok(50).unwrap();
     let element = format!("tcp . {port}");
+    let own_address = scene.rig.container.address(false).unwrap().to_string();
+    let nobody = format!("{}.254", own_address.rsplit_once('.').unwrap().0);
     let harms = [
         format!("delete table inet {name}"),
         format!("flush table inet {name}"),
@@ -34,14 +36,14 @@ fn a_table_that_is_harmed_all_the_time_loses_nobody() {
         format!("flush map inet {name} every4"),
         format!("flush chain inet {name} prerouting"),
         format!("flush chain inet {name} wildcard"),
-        format!("insert rule inet {name} wildcard drop"),
+        format!("insert rule inet {name} wildcard tcp dport {port} drop"),
         format!("delete set inet {name} made-by-portway-1"),
-        // To an address that nobody has.
+        // To an address of the instances' network that nobody has.
         format!(
             "delete element inet {name} every4 {{ {element} }}; \
-             add element inet {name} every4 {{ {element} : 198.51.100.254 . 9 }}"
+             add element inet {name} every4 {{ {element} : {nobody} . 9 }}"
         ),
-        format!("add chain inet {name} mine {{ type filter hook forward priority 0; policy drop; }}"),
+        format!("add chain inet {name} mine"),
     ];
     let (rounds, mut longest) = (scale(10, 200), Duration::ZERO);
     for round in 0..rounds {

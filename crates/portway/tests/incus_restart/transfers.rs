@@ -25,13 +25,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn transfer(stream: &Stream) -> Instant {
     stream.set_timeout(LIMIT).unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let (mut there, mut back) = (stream, stream);
+        scope.spawn(move || {
             let bytes = vec![7; 65_536];
-            while (&*stream).write_all(&bytes).is_ok() {}
+            while there.write_all(&bytes).is_ok() {}
         });
         let mut buffer = vec![0; 65_536];
         loop {
-            match (&*stream).read(&mut buffer) {
+            match back.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("nothing, and no end"),

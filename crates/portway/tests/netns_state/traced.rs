@@ -1,26 +1,24 @@
 //! The thread that writes the state, in the hands of strace: what it asks of the kernel fails, or is its last.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portway_testkit::{Daemon, wait_for};
 
-/// System calls of one write of the state, in no order. `futex` is not among them: it is how the thread waits for work.
-const CALLS: &str = "unlink,unlinkat,openat,statx,write,fdatasync,fsync,link,linkat,rename,renameat,close";
-
 /// A thread under strace. Drop lets it go.
 pub(crate) struct Traced(Child);
 
 impl Traced {
-    /// The thread dies, and with it its process, when it makes its `number`th call, before that is made.
-    pub(crate) fn killed_at(daemon: &Daemon, number: u32) -> Traced {
-        Self::attach(daemon, &format!("inject={CALLS}:signal=KILL:when={number}"))
+    /// The thread dies, and with it its process, when it makes the `number`th of `calls`, before that is made.
+    pub(crate) fn killed_at(daemon: &Daemon, calls: &str, number: u32) -> Traced {
+        Self::attach(daemon, &format!("inject={calls}:signal=KILL:when={number}"))
     }
 
-    /// Each `call` fails with `error`.
-    pub(crate) fn failing(daemon: &Daemon, call: &str, error: &str) -> Traced {
-        Self::attach(daemon, &format!("inject={call}:error={error}"))
+    /// Each of `calls` fails with `error`.
+    pub(crate) fn failing(daemon: &Daemon, calls: &str, error: &str) -> Traced {
+        Self::attach(daemon, &format!("inject={calls}:error={error}"))
     }
 
     fn attach(daemon: &Daemon, what: &str) -> Traced {
@@ -41,12 +39,15 @@ impl Drop for Traced {
     }
 }
 
-/// The thread that writes the state.
+/// The thread that writes the state. It gives itself its name.
 fn writer(pid: i32) -> i32 {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-    let named = |path: std::path::PathBuf| std::fs::read_to_string(path.join("comm")).unwrap_or_default();
-    let mut found = threads.filter(|thread| named(thread.path()).trim() == "state");
-    found.next().unwrap().file_name().to_str().unwrap().parse().unwrap()
+    let named = |path: PathBuf| std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+    let found = || {
+        let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let thread = threads.find(|thread| named(thread.path()).trim() == "state")?;
+        thread.file_name().to_str()?.parse().ok()
+    };
+    wait_for("the thread that writes the state", found).unwrap()
 }
 
 fn is_traced(thread: i32) -> bool {
