@@ -77,7 +77,7 @@ impl Clients {
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let tcp = |target| {
             let site = site.clone();
-            Box::new(move || drop(ask_tcp(&site, target))) as Box<dyn Fn() + Send>
+            Box::new(move || _ = ask_tcp(&site, target)) as Box<dyn Fn() + Send>
         };
         let udp = Box::new(move || {
             let _ = socket.send_to(WORD, led);

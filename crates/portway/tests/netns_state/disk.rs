@@ -1,6 +1,7 @@
 //! The state cannot be written.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use portway_testkit::faults::{figure, scale};
@@ -10,7 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, 
 use crate::scene::{Scene, wait_for_names};
 use crate::traced::Traced;
 
-/// A file system of its own at the daemon's folder. Drop takes it away, with the folder.
+/// A small file system of its own at a folder. Drop takes it away, with the folder.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -34,7 +35,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         // Also what a test that fails has left over it.
         while unmount(&self.0, UnmountFlags::DETACH).is_ok() {}
-        let _ = self.0.parent().map(fs::remove_dir_all);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -54,7 +55,7 @@ fn changes_nothing(scene: &Scene, words: &str, ask: impl FnOnce(&Scene) -> Answe
 /// The disk is full, or read-only: what serves goes on, changes are refused with the reason, and as soon as there is
 /// room they are made, by the same daemon.
 ///
-/// Fails when: a device is taken in before it is stored.
+/// Fails when: a device is taken in before it is stored, or a line of the log that cannot be written ends its thread.
 #[test]
 fn without_room_for_the_state_nothing_changes() {
     if !is_root() {
@@ -68,13 +69,15 @@ fn without_room_for_the_state_nothing_changes() {
         let _ =
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGKILL);
     }
-    let disk = Mounted::at(scene.daemon.dir());
+    // The log, which is beside the daemon's folder, has no room either.
+    let disk = Mounted::at(scene.daemon.dir().parent().unwrap().to_owned());
+    fs::DirBuilder::new().mode(0o700).create(scene.daemon.dir()).unwrap();
     fs::write(scene.file(), saved).unwrap();
     scene.daemon.launch().unwrap();
     scene.daemon.wait_for_state("used", "active").unwrap();
     let traffic = scene.traffic();
     assert_eq!(scene.try_add(0).unwrap().status, 200);
-    let rounds = scale(3, 100);
+    let rounds = scale(10, 100);
     let filler = scene.daemon.dir().join("filler");
     for _ in 0..rounds {
         fs::write(&filler, vec![1; 2 << 20]).unwrap_err();

@@ -16,9 +16,9 @@ impl Traced {
         Self::attach(daemon, &format!("inject={calls}:signal=KILL:when={number}"))
     }
 
-    /// Each of `calls` fails with `error`.
+    /// The first of `calls` fails with `error`: what the thread writes after it are a line of the log and a wake-up.
     pub(crate) fn failing(daemon: &Daemon, calls: &str, error: &str) -> Traced {
-        Self::attach(daemon, &format!("inject={calls}:error={error}"))
+        Self::attach(daemon, &format!("inject={calls}:error={error}:when=1"))
     }
 
     fn attach(daemon: &Daemon, what: &str) -> Traced {
