@@ -66,6 +66,9 @@ pub(crate) fn check(workspace: &Workspace, portway: &Path) -> anyhow::Result<()>
         }
     }
     faults.extend(settings_faults(workspace)?);
+    if let Err(error) = crate::faults::check(workspace) {
+        faults.push(format!("{error:#}"));
+    }
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }

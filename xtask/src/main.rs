@@ -8,6 +8,7 @@
 mod bench;
 mod deps;
 mod docs;
+mod faults;
 mod figures;
 mod licences;
 mod man;
@@ -39,6 +40,13 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                       streams, round trips, connections and memory of the mesh beside wireguard-go
   counts [OPTIONS]    instructions and system calls of a relay worker for each operation, beside their
                       ceilings; --write writes the ceilings anew
+  faults [ROW...] [--long] [--write [--note TEXT]]
+                      the tests of docs/reliability.md, one after the other; --long: with the numbers that
+                      are claimed; --write: what they find becomes that page
+  faults --mutations [ROW...] [--write]
+                      makes for each row the change to the product that its test must find
+  faults --check | --render
+                      whether rows, tests, mutations and page belong together; writes the page anew
   figures             times of `device add` and memory in use, beside Incus' own proxy device
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)
@@ -67,6 +75,13 @@ fn main() -> ExitCode {
             Command::Bench(rest)
         }
         ["counts", rest @ ..] => Command::Counts(rest.iter().map(|word| (*word).to_owned()).collect()),
+        ["faults", rest @ ..] => match faults::Options::parse(rest) {
+            Ok(options) => Command::Faults(options),
+            Err(problem) => {
+                eprintln!("xtask: faults: {problem}");
+                return ExitCode::from(2);
+            }
+        },
         ["testbed", rest @ ..] => return portway_testkit::testbed::main(rest),
         ["test"] => Command::Test { quick: false },
         ["test", "--quick"] => Command::Test { quick: true },
@@ -107,6 +122,7 @@ enum Command {
     Test { quick: bool },
     Bench(Vec<String>),
     Counts(Vec<String>),
+    Faults(faults::Options),
     Figures,
     Deps,
     Licences,
@@ -126,6 +142,7 @@ impl Command {
             Self::Test { quick } => test::run(&workspace, quick),
             Self::Bench(arguments) => bench::run(&workspace, &arguments),
             Self::Counts(arguments) => bench::run_counts(&workspace, &arguments),
+            Self::Faults(options) => faults::run(&workspace, &options),
             Self::Figures => figures::run(&workspace),
             Self::Deps => deps::check(&workspace),
             Self::Licences => licences::check(&workspace),

@@ -57,6 +57,7 @@ const NEEDS: &[Need] = &[
     Need { program: "socat", package: "socat", used_for: "the benchmark" },
     Need { program: "wireguard-go", package: "wireguard-go", used_for: "peers of the mesh" },
     Need { program: "wg", package: "wireguard-tools", used_for: "peers and keys of the mesh" },
+    Need { program: "cc", package: "gcc", used_for: "a wall clock that jumps" },
     Need { program: "strace", package: "strace", used_for: "a kernel that refuses what it took before" },
     Need { program: "ping", package: "iputils-ping", used_for: "peers of the mesh" },
     Need { program: "curl", package: "curl", used_for: "clients of the mesh's proxies" },

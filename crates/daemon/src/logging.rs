@@ -18,7 +18,14 @@ pub(crate) fn start(filter: &LogFilter) -> LogControl {
     // Already started: tests that run several daemons in one process.
     let _ = tracing_subscriber::registry()
         .with(layer)
-        .with(fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr))
+        .with(
+            fmt::layer()
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(std::io::stderr)
+                // A line that cannot be written, as on a full disk, is lost. To be told of it where it cannot be written
+                // would end the thread: eprintln! panics.
+                .log_internal_errors(false),
+        )
         .try_init();
     LogControl(handle)
 }

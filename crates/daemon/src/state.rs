@@ -407,7 +407,8 @@ fn check_size(path: &Path, text: &[u8], limit_bytes: u64) -> Result<(), StateErr
 fn replace(path: &Path, text: &[u8]) -> Result<(), AsideError> {
     let fresh = Aside::write(path, text, 0o666)?;
     let before = previous(path);
-    if path.exists() {
+    let is_first = !path.exists();
+    if !is_first {
         match fs::remove_file(&before) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(AsideError::of("replace", &before)(source));
@@ -415,7 +416,29 @@ fn replace(path: &Path, text: &[u8]) -> Result<(), AsideError> {
             _ => fs::hard_link(path, &before).map_err(AsideError::of("keep", &before))?,
         }
     }
-    fresh.replace()
+    fresh.replace().inspect_err(|_| take_back(path, is_first))
+}
+
+/// The folder could not be synced, and the new content stands at `path` all the same: whoever asked for it is told that it
+/// is not there, and the next daemon must not find it.
+fn take_back(path: &Path, is_first: bool) {
+    let taken = if is_first {
+        fs::remove_file(path).or_else(|failure| match failure.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(failure),
+        })
+    } else {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".back");
+        let aside = PathBuf::from(aside);
+        let linked = fs::hard_link(previous(path), &aside).and_then(|()| fs::rename(&aside, path));
+        // Left when both are the same file already (rename(2)), or the rename has failed.
+        let _ = fs::remove_file(&aside);
+        linked
+    };
+    if let Err(failure) = taken {
+        error!(path = %path.display(), error = %failure, "a state that was refused could not be taken back");
+    }
 }
 
 #[cfg(test)]

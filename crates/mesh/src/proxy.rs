@@ -199,6 +199,8 @@ pub enum ProxyError {
 pub fn log(filter: &LogFilter) {
     let filter = EnvFilter::new(filter.as_str());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal());
+    // To be told of a line that cannot be written, as on a full disk, would end the thread: eprintln! panics.
+    let builder = builder.log_internal_errors(false);
     let _second = builder.with_writer(io::stderr).try_init();
 }
 

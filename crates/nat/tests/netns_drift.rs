@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use portway_nat::{Applied, Event, Nat, NatError, TableName, Watch};
+use portway_testkit::faults::{figure, scale};
 use portway_testkit::{Netns, is_root};
 use publish::town::PATIENCE;
 use publish::{publication, want};
@@ -153,6 +154,49 @@ fn others_tables_stay_as_they_are() {
         assert!(listed.lines().any(|line| line == "table inet portway_0badcafe"), "{listed}");
         assert!(nats[1].remove().unwrap());
         assert_eq!(nft(netns, "-a list ruleset"), before);
+    });
+}
+
+/// Ways that come and go by the thousand, beside ten that stay, leave tables of others byte for byte as they are, with
+/// their handles, and nothing of their own.
+///
+/// Fails when: what is deleted of ours leaves something behind.
+#[test]
+fn many_changes_leave_nothing_and_touch_nothing() {
+    Netns::apart(|netns| {
+        netns.nft(FOREIGN).unwrap();
+        let before = nft(netns, "-a list ruleset");
+        let mut nat = Nat::open(TableName::default()).unwrap();
+        let stay = publish::ten_devices();
+        nat.apply(&stay).unwrap();
+        // Handles of ours count on; what has none is compared.
+        let right = nft(netns, "-n list table inet portway");
+        let rounds = scale(300_u32, 10_000);
+        for round in 0..rounds {
+            let port = 1_000 + round % 200 * 10;
+            let mut more = stay.clone();
+            let (protocol, listen) = [
+                ("tcp", format!("* {port}")),
+                ("udp", format!("192.0.2.1 {port}-{}", port + 9)),
+                ("tcp", format!("192.0.2.9 {port}")),
+            ][round as usize % 3]
+                .clone();
+            let target =
+                if round % 3 == 1 { format!("10.0.0.9 {port}-{}", port + 9) } else { "10.0.0.9 80".into() };
+            more.publications.push(publication("passing", protocol, &listen, &target));
+            nat.apply(&more).unwrap();
+            nat.apply(&stay).unwrap();
+            if round % 50 == 0 {
+                assert_eq!(nft(netns, "-n list table inet portway"), right, "round {round}");
+                assert!(nft(netns, "-a list ruleset").starts_with(&before), "round {round}");
+            }
+        }
+        assert_eq!(nft(netns, "-n list table inet portway"), right);
+        assert!(nat.remove().unwrap());
+        assert_eq!(nft(netns, "-a list ruleset"), before);
+        figure("R26", "ways added and removed beside tables of others", rounds, "ways");
+        figure("R26", "bytes of tables of others that are not as before", 0, "bytes");
+        figure("R26", "rules, elements, sets or maps of ours left", 0, "");
     });
 }
 

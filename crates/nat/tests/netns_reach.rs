@@ -140,6 +140,12 @@ fn other_networks_do_not_reach_an_address_of_this_one() {
     town.client.ip("route add 127.0.0.0/8 via 192.0.2.1").unwrap();
     town.other.ip("route add 127.0.0.0/8 via 198.51.100.1").unwrap();
     town.two.ip("route add 127.0.0.0/8 via 10.0.0.1").unwrap();
+    for (netns, gateway) in
+        [(&town.client, "2001:db8::1"), (&town.other, "2001:db8:1::1"), (&town.two, "fd00::1")]
+    {
+        netns.ip("-6 addr del ::1/128 dev lo").unwrap();
+        netns.ip(&format!("-6 route add ::1/128 via {gateway} dev eth0")).unwrap();
+    }
     town.apply(&everything());
     let cases: &[(&str, &Netns, &str)] = &[
         ("other", &town.other, "192.0.2.1:80"),
@@ -150,6 +156,9 @@ fn other_networks_do_not_reach_an_address_of_this_one() {
         ("client", &town.client, "127.0.0.1:82"),
         ("other", &town.other, "127.0.0.1:82"),
         ("sibling", &town.two, "127.0.0.1:82"),
+        ("client", &town.client, "[::1]:82"),
+        ("other", &town.other, "[::1]:82"),
+        ("sibling", &town.two, "[::1]:82"),
         ("host", &town.host, "127.0.0.1:82"),
         ("host", &town.host, "[::1]:82"),
     ];
@@ -159,6 +168,13 @@ fn other_networks_do_not_reach_an_address_of_this_one() {
         }
     }
     assert_eq!(one.asked(), 0);
+    portway_testkit::faults::figure(
+        "R27",
+        "ways to an address of another network or of the loopback",
+        cases.len() * 2,
+        "ways",
+    );
+    portway_testkit::faults::figure("R27", "connections or datagrams that came through", 0, "");
     // The way itself is open.
     assert!(ask_tcp(&town.client, "192.0.2.1:80", PATIENCE).is_some());
     assert!(ask_tcp(&town.other, "192.0.2.1:82", PATIENCE).is_some());

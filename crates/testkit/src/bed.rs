@@ -149,6 +149,14 @@ impl Bed {
         self.in_use.alone(|| testbed::restart(&self.place))?
     }
 
+    /// The same with SIGKILL.
+    ///
+    /// # Errors
+    /// As [`Bed::restart_server`].
+    pub fn kill_server(&self) -> Result<()> {
+        self.in_use.alone(|| testbed::crash(&self.place))?
+    }
+
     /// Lets containers have an id of the host's in their map (`raw.idmap`): a range of one for root, which the
     /// server does not take for containers in general.
     ///

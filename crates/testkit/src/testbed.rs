@@ -194,6 +194,13 @@ pub(crate) fn restart(place: &Place) -> Result<()> {
     server::start(place)
 }
 
+/// The same with a server that is killed.
+pub(crate) fn crash(place: &Place) -> Result<()> {
+    let _setup = lock::setup(place)?;
+    server::kill(place);
+    server::start(place)
+}
+
 /// Whether the bed is complete, whoever completed it.
 pub(crate) fn is_complete(place: &Place) -> bool {
     place.is_stamped()

@@ -20,6 +20,8 @@ mod reach;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]
+mod reuse;
+#[cfg(test)]
 mod rivals;
 #[cfg(test)]
 mod scene;
@@ -27,6 +29,8 @@ mod scene;
 mod servers;
 #[cfg(test)]
 mod stay;
+#[cfg(test)]
+mod tampering;
 
 /// The program under test.
 #[cfg(test)]

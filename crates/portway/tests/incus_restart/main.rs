@@ -11,6 +11,8 @@ mod latency;
 mod load;
 #[cfg(test)]
 mod traces;
+#[cfg(test)]
+mod transfers;
 
 /// The program under test.
 #[cfg(test)]

@@ -12,6 +12,8 @@
 #[cfg(test)]
 mod boot;
 #[cfg(test)]
+mod churn;
+#[cfg(test)]
 mod denied;
 #[cfg(test)]
 mod foreign;
@@ -25,6 +27,8 @@ mod machines;
 mod matrix;
 #[cfg(test)]
 mod members;
+#[cfg(test)]
+mod outage;
 #[cfg(test)]
 mod recorded;
 #[cfg(test)]

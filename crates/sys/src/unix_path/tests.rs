@@ -12,6 +12,7 @@ use crate::testing::{self, expect_child};
 
 mod connect;
 mod ids;
+mod races;
 
 fn me() -> Owner {
     Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }

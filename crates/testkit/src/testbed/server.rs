@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::{Place, Server, packages, root, say};
@@ -119,6 +119,11 @@ pub(super) fn start(place: &Place) -> Result<()> {
 pub(super) fn stop(place: &Place) {
     end(&processes(place, Part::Daemon), Signal::SIGTERM);
     wait_for_end(place, &[Part::Daemon], END);
+    kill(place);
+}
+
+/// The same without asking it.
+pub(super) fn kill(place: &Place) {
     end(&processes(place, Part::Daemon), Signal::SIGKILL);
     wait_for_end(place, &[Part::Daemon], END);
 }
@@ -256,7 +261,7 @@ fn remove_tree(cgroup: &Path) {
 fn end(pids: &[i32], signal: Signal) {
     for pid in pids {
         // Gone already is as good.
-        let _ = kill(Pid::from_raw(*pid), signal);
+        let _ = nix::sys::signal::kill(Pid::from_raw(*pid), signal);
     }
 }
 

@@ -79,6 +79,8 @@ pub fn socket(dir: &Path) -> PathBuf {
 pub fn run(options: &RunOptions, ready: impl FnOnce(SocketAddr)) -> Result<(), RunError> {
     let filter = EnvFilter::try_from_env("PORTWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // To be told of a line that cannot be written, as on a full disk, would end the thread: eprintln! panics.
+    let builder = builder.log_internal_errors(false);
     let _second = builder.with_writer(io::stderr).try_init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(RunError::Start)?;
