@@ -1,0 +1,112 @@
+//! A daemon with a device of each kind, a gateway with a client that says nothing, and a network.
+//!
+//! ```text
+//!   host      10.9.1.1, the daemon: tcp 8001, udp 8002, a unix socket, tcp 2222 (SSH)
+//!   instance  10.9.1.2: tcp 80, udp 80; tcp 81 leads to a unix socket of the host
+//! ```
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use portway_testkit::{
+    Addr, Behaviour, Daemon, DaemonSpec, Netns, Service, Site, Stream, check, require, run, wait_for,
+};
+use tempfile::TempDir;
+
+use crate::PORTWAY;
+
+pub(crate) struct Scene {
+    pub(crate) daemon: Daemon,
+    pub(crate) host: Netns,
+    pub(crate) instance: Netns,
+    pub(crate) dir: TempDir,
+    _services: Vec<Service>,
+    _client: Stream,
+}
+
+/// Devices and the keys of each.
+const DEVICES: [(&str, &[&str]); 2] = [
+    ("tcp", &["listen=tcp:0.0.0.0:8001", "connect=tcp:127.0.0.1:80"]),
+    ("udp", &["listen=udp:0.0.0.0:8002", "connect=udp:127.0.0.1:80"]),
+];
+
+impl Scene {
+    /// `None` where namespaces cannot be made.
+    pub(crate) fn start() -> Option<Scene> {
+        let (host, instance) = match (Netns::new(), Netns::new()) {
+            (Ok(host), Ok(instance)) => (host, instance),
+            (one, other) => {
+                require(&format!("no namespaces: {:?} {:?}", one.err(), other.err()));
+                return None;
+            }
+        };
+        host.veth("cable", &["10.9.1.1/24"], &instance, "cable", &["10.9.1.2/24"]).unwrap();
+        let dir = TempDir::new().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let network = network(dir.path());
+        let config = format!("[ssh]\ndaemon = true\nlisten = \"127.0.0.1:2222\"\n{network}");
+        let daemon = DaemonSpec::new(PORTWAY).within(&host).config(&config).start().unwrap();
+        let echo = |netns: &Netns, address: &Addr| {
+            Service::start(&Site::netns(netns), address, Behaviour::Echo).unwrap()
+        };
+        let target = dir.path().join("target");
+        let services = vec![
+            echo(&instance, &Addr::tcp("127.0.0.1:80")),
+            echo(&instance, &Addr::udp("127.0.0.1:80")),
+            echo(&host, &Addr::unix(&target)),
+        ];
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o777)).unwrap();
+        let client = wait_for("the gateway", || {
+            check::dial(&Site::netns(&host), &Addr::tcp("127.0.0.1:2222")).ok()
+        });
+        let scene =
+            Scene { daemon, host, instance, dir, _services: services, _client: client.unwrap() };
+        scene.add_devices();
+        Some(scene)
+    }
+
+    fn add_devices(&self) {
+        let name = self.name();
+        for (device, keys) in DEVICES {
+            self.daemon.add(&name, device, keys).unwrap();
+        }
+        let path = |file: &str| self.dir.path().join(file).display().to_string();
+        let listen = format!("listen=unix:{}", path("listen"));
+        self.daemon.add(&name, "unix", &[&listen, "connect=tcp:127.0.0.1:80"]).unwrap();
+        let connect = format!("connect=unix:{}", path("target"));
+        let keys = ["listen=tcp:127.0.0.1:81", &connect, "bind=instance"];
+        self.daemon.add(&name, "back", &keys).unwrap();
+    }
+
+    /// The instance, as Portway is told.
+    pub(crate) fn name(&self) -> String {
+        format!("netns:{}", self.instance.path().display())
+    }
+
+    /// Bytes through every device, so that each worker has had a connection and has what that needs.
+    pub(crate) fn use_devices(&self) {
+        let (host, inside) = (Site::netns(&self.host), Site::netns(&self.instance));
+        let listen = Addr::unix(self.dir.path().join("listen"));
+        for (site, address) in
+            [(&host, Addr::tcp("127.0.0.1:8001")), (&host, listen), (&inside, Addr::tcp("127.0.0.1:81"))]
+        {
+            let stream = check::dial(site, &address).unwrap();
+            check::exchange_bytes(&stream);
+        }
+    }
+
+    /// The folder that the worker of the unix target dials in.
+    pub(crate) fn target_dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+}
+
+/// A network of one node that has nobody to talk to.
+fn network(dir: &Path) -> String {
+    let mut command = Command::new(PORTWAY);
+    run(command.args(["mesh", "genconf", "a=10.9.1.1", "b=10.9.1.9", "--dir"]).arg(dir)).unwrap();
+    let rules = "ingress = [\"tcp:80:127.0.0.1:8080\"]";
+    format!("[mesh.home]\nconfig = \"{}\"\n{rules}\n", dir.join("a.toml").display())
+}
