@@ -74,7 +74,9 @@ fn landlock(version: io::Result<u32>) -> Finding {
         Ok(version @ 6..) => {
             Finding::ok(CHECK, format!("{} files, ports, signals and other processes", text(version)))
         }
-        Ok(version @ 4..) => Finding::ok(CHECK, format!("{} files, ports and other processes", text(version))),
+        Ok(version @ 4..) => {
+            Finding::ok(CHECK, format!("{} files, ports and other processes", text(version)))
+        }
         Ok(version) => Finding::ok(CHECK, format!("{} files and other processes", text(version))),
         Err(error) => Finding::warn(
             CHECK,

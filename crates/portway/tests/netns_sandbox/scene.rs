@@ -1,8 +1,8 @@
 //! A daemon with a device of each kind, a gateway with a client that says nothing, and a network.
 //!
 //! ```text
-//!   host      10.9.1.1, the daemon: tcp 8001, udp 8002, a unix socket, tcp 2222 (SSH)
-//!   instance  10.9.1.2: tcp 80, udp 80; tcp 81 leads to a unix socket of the host
+//!   host      10.9.1.1, the daemon: tcp 8001, udp 8002, a unix socket, 300 ports more, tcp 2222 (SSH)
+//!   instance  10.9.1.2: tcp 80; tcp 81 leads to a unix socket of the host
 //! ```
 
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portway_testkit::{
-    Addr, Behaviour, Daemon, DaemonSpec, Netns, Service, Site, Stream, check, require, run, wait_for,
+    Addr, Behaviour, Daemon, DaemonSpec, Netns, Service, Site, Stream, check, is_root, run, wait_for,
 };
 use tempfile::TempDir;
 
@@ -26,43 +26,40 @@ pub(crate) struct Scene {
     _client: Stream,
 }
 
-/// Devices and the keys of each.
-const DEVICES: [(&str, &[&str]); 2] = [
+/// Descriptors that the daemon and its workers may have. Half of them may be listeners of one worker.
+const DESCRIPTORS: u32 = 400;
+
+/// Devices and the keys of each. Those with many ports are too many for one worker: the last one has a sibling.
+const DEVICES: [(&str, &[&str]); 4] = [
     ("tcp", &["listen=tcp:0.0.0.0:8001", "connect=tcp:127.0.0.1:80"]),
     ("udp", &["listen=udp:0.0.0.0:8002", "connect=udp:127.0.0.1:80"]),
+    ("many", &["listen=tcp:0.0.0.0:9000-9149", "connect=tcp:127.0.0.1:80"]),
+    ("more", &["listen=tcp:0.0.0.0:9200-9349", "connect=tcp:127.0.0.1:80"]),
 ];
 
 impl Scene {
-    /// `None` where namespaces cannot be made.
+    /// `None` for who is not root: a daemon of anybody else has less to give up.
     pub(crate) fn start() -> Option<Scene> {
-        let (host, instance) = match (Netns::new(), Netns::new()) {
-            (Ok(host), Ok(instance)) => (host, instance),
-            (one, other) => {
-                require(&format!("no namespaces: {:?} {:?}", one.err(), other.err()));
-                return None;
-            }
-        };
+        if !is_root() {
+            return None;
+        }
+        let (host, instance) = (Netns::new().unwrap(), Netns::new().unwrap());
         host.veth("cable", &["10.9.1.1/24"], &instance, "cable", &["10.9.1.2/24"]).unwrap();
         let dir = TempDir::new().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let network = network(dir.path());
         let config = format!("[ssh]\ndaemon = true\nlisten = \"127.0.0.1:2222\"\n{network}");
-        let daemon = DaemonSpec::new(PORTWAY).within(&host).config(&config).start().unwrap();
+        let program = with_few_descriptors(dir.path());
+        let daemon = DaemonSpec::new(program).within(&host).config(&config).start().unwrap();
         let echo = |netns: &Netns, address: &Addr| {
             Service::start(&Site::netns(netns), address, Behaviour::Echo).unwrap()
         };
         let target = dir.path().join("target");
-        let services = vec![
-            echo(&instance, &Addr::tcp("127.0.0.1:80")),
-            echo(&instance, &Addr::udp("127.0.0.1:80")),
-            echo(&host, &Addr::unix(&target)),
-        ];
+        let services = vec![echo(&instance, &Addr::tcp("127.0.0.1:80")), echo(&host, &Addr::unix(&target))];
         fs::set_permissions(&target, fs::Permissions::from_mode(0o777)).unwrap();
-        let client = wait_for("the gateway", || {
-            check::dial(&Site::netns(&host), &Addr::tcp("127.0.0.1:2222")).ok()
-        });
-        let scene =
-            Scene { daemon, host, instance, dir, _services: services, _client: client.unwrap() };
+        let client =
+            wait_for("the gateway", || check::dial(&Site::netns(&host), &Addr::tcp("127.0.0.1:2222")).ok());
+        let scene = Scene { daemon, host, instance, dir, _services: services, _client: client.unwrap() };
         scene.add_devices();
         Some(scene)
     }
@@ -89,11 +86,14 @@ impl Scene {
     pub(crate) fn use_devices(&self) {
         let (host, inside) = (Site::netns(&self.host), Site::netns(&self.instance));
         let listen = Addr::unix(self.dir.path().join("listen"));
-        for (site, address) in
-            [(&host, Addr::tcp("127.0.0.1:8001")), (&host, listen), (&inside, Addr::tcp("127.0.0.1:81"))]
-        {
+        for (site, address) in [
+            (&host, Addr::tcp("127.0.0.1:8001")),
+            (&host, Addr::tcp("127.0.0.1:9300")),
+            (&host, listen),
+            (&inside, Addr::tcp("127.0.0.1:81")),
+        ] {
             let stream = check::dial(site, &address).unwrap();
-            check::exchange_bytes(&stream);
+            check::echo(&stream, 100_000, 1).unwrap();
         }
     }
 
@@ -109,4 +109,13 @@ fn network(dir: &Path) -> String {
     run(command.args(["mesh", "genconf", "a=10.9.1.1", "b=10.9.1.9", "--dir"]).arg(dir)).unwrap();
     let rules = "ingress = [\"tcp:80:127.0.0.1:8080\"]";
     format!("[mesh.home]\nconfig = \"{}\"\n{rules}\n", dir.join("a.toml").display())
+}
+
+/// The program, started with few descriptors: a worker for all that there is would have to have more.
+fn with_few_descriptors(dir: &Path) -> PathBuf {
+    let program = dir.join("portway");
+    let text = format!("#!/bin/sh\nulimit -n {DESCRIPTORS}\nexec {PORTWAY} \"$@\"\n");
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
 }

@@ -50,6 +50,8 @@ pub enum Calls {
     Out,
     /// It is handed its connections.
     Nobody,
+    /// The ports of a network namespace that is its own are what it is for.
+    Inside,
 }
 
 /// Which version of Landlock the kernel has.
@@ -68,7 +70,7 @@ pub fn landlock_version() -> io::Result<u32> {
 /// Puts the calling thread, and those it starts, into a Landlock domain of its own: from then on
 /// /proc/PID/root, cwd, fd and mem of other processes are closed to it even when they run as the same user,
 /// it can neither mount nor execute, and of files it can open those below /proc to read and no others. As far as
-/// the kernel's version of Landlock goes, it can bind no tcp port and, by `calls`, call none (4), and it can
+/// the kernel's version of Landlock goes, it can by `calls` bind or call no tcp port (4), and it can
 /// send no signal and, by `calls`, reach no unix socket without a path outside of the domain (6). What it
 /// holds already stays as it is. Reading /proc/PID/stat still works. Needs `no_new_privs`.
 ///
@@ -109,6 +111,7 @@ fn handled(version: u32, calls: Calls) -> RulesetAttr {
     let (net, scoped) = match calls {
         Calls::Out => (BIND_TCP, SCOPE_SIGNAL),
         Calls::Nobody => (BIND_TCP | CONNECT_TCP, SCOPE_SIGNAL | SCOPE_ABSTRACT),
+        Calls::Inside => (0, SCOPE_SIGNAL | SCOPE_ABSTRACT),
     };
     RulesetAttr {
         handled_access_fs: (1 << rights) - 1,

@@ -67,6 +67,7 @@ pub(super) fn keeps(role: Role) -> CapabilitySet {
 pub(super) fn dials(role: Role) -> Calls {
     match role {
         Role::Worker => Calls::Out,
+        Role::Inside => Calls::Inside,
         _ => Calls::Nobody,
     }
 }

@@ -246,7 +246,8 @@ fn landlock_leaves_what_is_needed() {
     let version = landlock_version().unwrap();
     for (calls, dials) in [(Calls::Out, true), (Calls::Nobody, false)] {
         expect_child(Some(NOBODY), || {
-            let signal = || rustix::process::test_kill_process(rustix::process::Pid::from_raw(other.pid).unwrap());
+            let signal =
+                || rustix::process::test_kill_process(rustix::process::Pid::from_raw(other.pid).unwrap());
             let start = Instant::now();
             while signal().is_err() {
                 assert!(start.elapsed() < Duration::from_secs(5), "the other process becomes the same user");

@@ -142,11 +142,12 @@ fn sandbox(text: &mut String) {
     given_up(text, "Landlock: tcp", |role| match role::dials(role) {
         Calls::Out => "binds nothing",
         Calls::Nobody => "neither binds nor dials",
+        Calls::Inside => "all of its own namespace",
     });
     given_up(text, "Landlock: signals", |_| "to itself");
     given_up(text, "Landlock: unix sockets without a path", |role| match role::dials(role) {
         Calls::Out => "all",
-        Calls::Nobody => "its own",
+        Calls::Nobody | Calls::Inside => "its own",
     });
     text.push_str(REST);
 }
