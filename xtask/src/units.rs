@@ -95,10 +95,7 @@ const UNITS: [Unit; 2] = [
             ("RestrictNamespaces=~mnt", "workers and sessions hide the files of the host"),
             ("RestrictNamespaces=~net", "a worker lives in the network namespace that it dials from"),
             ("RestrictNamespaces=~user", "networks of the mesh have their stack in one"),
-            (
-                "RestrictSUIDSGID=",
-                "it takes `openat2` away, by which a path of an instance cannot lead out",
-            ),
+            ("RestrictSUIDSGID=", "it takes `openat2` away, by which a path of an instance cannot lead out"),
             ("SystemCallFilter=~@mount", "workers hide the files of the host"),
             (
                 "SystemCallFilter=~@privileged",

@@ -33,6 +33,15 @@ impl Kind {
         matches!(self, Kind::Daemon | Kind::Gateway)
     }
 
+    /// Its own filter, and one of each that it was started by.
+    fn filters(self) -> &'static str {
+        match self {
+            Kind::Daemon => "1",
+            Kind::Gateway | Kind::Network | Kind::Worker | Kind::Keeper => "2",
+            Kind::Session | Kind::NetworkWorker | Kind::Stack => "3",
+        }
+    }
+
     /// Its root folder is an empty one.
     fn sees_no_file(self) -> bool {
         matches!(self, Kind::Worker | Kind::Keeper | Kind::Session)
@@ -128,13 +137,14 @@ fn processes(scene: &Scene) -> Vec<Process> {
         let all: Vec<_> = scene.daemon.processes().into_iter().filter_map(Process::look).collect();
         let mut counts = BTreeMap::new();
         all.iter().for_each(|process| *counts.entry(process.kind).or_insert(0) += 1);
-        // One that has just started has given up nothing yet.
-        let is_settled = |process: &Process| process.field("Seccomp") == "2";
+        // One that has just started has given up nothing yet. Its filter is the last thing.
+        let is_settled = |process: &Process| process.field("Seccomp_filters") == process.kind.filters();
         (counts == whole && all.iter().all(is_settled)).then_some(all)
     });
     found.unwrap_or_else(|error| {
         let all = scene.daemon.processes().into_iter().filter_map(Process::look);
-        let kinds: Vec<_> = all.map(|process| (process.kind, process.field("Seccomp").to_owned())).collect();
+        let kinds: Vec<_> =
+            all.map(|process| (process.kind, process.field("Seccomp_filters").to_owned())).collect();
         panic!("{error}: {kinds:?}\n{}", scene.daemon.log())
     })
 }
@@ -150,7 +160,7 @@ fn has_given_up_what_all_do(process: &Process) {
     let ids: Vec<_> = process.field("Uid").split_whitespace().collect();
     assert!(ids.iter().all(|id| (*id == "0") == process.kind.is_root()), "{who}: {ids:?}");
     // What is not dumpable belongs to root in /proc (proc(5)).
-    let owner = fs::metadata(format!("/proc/{}", process.pid)).unwrap().uid();
+    let owner = fs::metadata(format!("/proc/{}/environ", process.pid)).unwrap().uid();
     assert_eq!(owner, 0, "{who} can be traced by others of its user");
     if !process.kind.is_root() {
         assert_eq!(process.field("Groups"), "", "{who}");
@@ -200,8 +210,8 @@ fn sees_nothing(process: &Process, scene: &Scene) {
         let names: Vec<_> = root.map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["proc"], "{who}");
         let mounts = process.file("mountinfo");
-        let points: Vec<_> = mounts.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
-        assert_eq!(points, ["/", "/proc"], "{who}");
+        let points: BTreeSet<_> = mounts.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
+        assert_eq!(points, BTreeSet::from(["/", "/proc"]), "{who}");
         assert!(mounts.lines().all(|line| line.contains("nosuid,nodev,noexec")), "{who}: {mounts}");
         let cwd = fs::read_link(format!("/proc/{}/cwd", process.pid)).unwrap();
         assert_eq!(cwd, Path::new("/"), "{who}");
@@ -254,10 +264,14 @@ fn holds_what_it_was_given(process: &Process, scene: &Scene) {
             0 => assert_eq!(to, "/dev/null", "{who}"),
             1 | 2 => assert_eq!(to, log, "{who}"),
             _ if kinds.iter().any(|kind| to.starts_with(kind)) => {}
-            // The folder of the unix target, to look up one name in.
-            _ if process.kind == Kind::Worker && to == target => {
+            // The folder of the unix target, to look up one name in: a mount of its own, so that nothing is above it.
+            _ if process.kind == Kind::Worker && to == "/" => {
+                let folder = format!("/proc/{}/fd/{number}", process.pid);
+                let inode = |path: &str| fs::metadata(path).unwrap().ino();
                 assert_eq!(flags & PATH_ONLY, PATH_ONLY, "{who}");
-                folders.insert(to);
+                assert_eq!(inode(&folder), inode(&target), "{who}");
+                assert_eq!(inode(&format!("{folder}/..")), inode(&target), "{who}");
+                folders.insert(number);
             }
             _ => panic!("{who}"),
         }
@@ -290,8 +304,7 @@ fn every_process_has_given_up_what_it_does_not_need() {
     let Some(mut scene) = Scene::start() else { return };
     scene.use_devices();
     let before = look_at_all(&scene);
-    scene.daemon.kill().unwrap();
-    scene.daemon.launch().unwrap();
+    scene.follow();
     scene.use_devices();
     let after = look_at_all(&scene);
     for (kind, pids) in &before {

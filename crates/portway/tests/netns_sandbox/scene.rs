@@ -1,7 +1,7 @@
 //! A daemon with a device of each kind, a gateway with a client that says nothing, and a network.
 //!
 //! ```text
-//!   host      10.9.1.1, the daemon: tcp 8001, udp 8002, a unix socket, 300 ports more, tcp 2222 (SSH)
+//!   host      10.9.1.1, the daemon: tcp 8001, udp 8002, a unix socket, 220 ports more, tcp 2222 (SSH)
 //!   instance  10.9.1.2: tcp 80; tcp 81 leads to a unix socket of the host
 //! ```
 
@@ -26,15 +26,17 @@ pub(crate) struct Scene {
     _client: Stream,
 }
 
-/// Descriptors that the daemon and its workers may have. Half of them may be listeners of one worker.
-const DESCRIPTORS: u32 = 400;
+/// Descriptors that the first daemon and its workers may have. Half of them may be listeners of one worker.
+const FEW: u32 = 400;
+/// Those of the next one, to which keeper and workers give what they have.
+const MANY: u32 = 4000;
 
 /// Devices and the keys of each. Those with many ports are too many for one worker: the last one has a sibling.
 const DEVICES: [(&str, &[&str]); 4] = [
     ("tcp", &["listen=tcp:0.0.0.0:8001", "connect=tcp:127.0.0.1:80"]),
     ("udp", &["listen=udp:0.0.0.0:8002", "connect=udp:127.0.0.1:80"]),
-    ("many", &["listen=tcp:0.0.0.0:9000-9149", "connect=tcp:127.0.0.1:80"]),
-    ("more", &["listen=tcp:0.0.0.0:9200-9349", "connect=tcp:127.0.0.1:80"]),
+    ("many", &["listen=tcp:0.0.0.0:9000-9109", "connect=tcp:127.0.0.1:80"]),
+    ("more", &["listen=tcp:0.0.0.0:9200-9309", "connect=tcp:127.0.0.1:80"]),
 ];
 
 impl Scene {
@@ -97,6 +99,13 @@ impl Scene {
         }
     }
 
+    /// Kills the daemon and starts another.
+    pub(crate) fn follow(&mut self) {
+        self.daemon.kill().unwrap();
+        fs::write(self.dir.path().join("limit"), MANY.to_string()).unwrap();
+        self.daemon.launch().unwrap();
+    }
+
     /// The folder that the worker of the unix target dials in.
     pub(crate) fn target_dir(&self) -> PathBuf {
         self.dir.path().to_owned()
@@ -114,7 +123,8 @@ fn network(dir: &Path) -> String {
 /// The program, started with few descriptors: a worker for all that there is would have to have more.
 fn with_few_descriptors(dir: &Path) -> PathBuf {
     let program = dir.join("portway");
-    let text = format!("#!/bin/sh\nulimit -n {DESCRIPTORS}\nexec {PORTWAY} \"$@\"\n");
+    fs::write(dir.join("limit"), FEW.to_string()).unwrap();
+    let text = format!("#!/bin/sh\nulimit -n $(cat {}/limit)\nexec {PORTWAY} \"$@\"\n", dir.display());
     fs::write(&program, text).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     program
