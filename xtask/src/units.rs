@@ -46,6 +46,7 @@ struct Unit {
 }
 
 const ADDRESSES: &str = "ports, control sockets and servers have them";
+const ANYWHERE: &str = "a socket is published at any path of the host";
 const ITS_WORK: &str = "its work needs it, and workers are started without it";
 
 const UNITS: [Unit; 2] = [
@@ -102,32 +103,41 @@ const UNITS: [Unit; 2] = [
                 "users, owners and capabilities are changed; the program refuses much of it itself",
             ),
             ("SystemCallFilter=~@resources", "workers and sessions say when they run"),
-            ("ProtectSystem=", "a socket is published at any path of the host"),
-            ("ProtectHome=", "the same"),
-            ("PrivateTmp=", "the same"),
-            ("RootDirectory=/RootImage=", "the same"),
+            ("ProtectSystem=", ANYWHERE),
+            ("ProtectHome=", ANYWHERE),
+            ("PrivateTmp=", ANYWHERE),
+            ("RootDirectory=/RootImage=", ANYWHERE),
             (
                 "PrivateMounts=",
-                "a view of the file system of its own would be that of all workers and networks, which outlive the daemon; the lines below need one",
+                "a view of the file system of its own would be that of all workers and networks, which outlive the daemon, and nobody could change it for them",
             ),
-            ("ProtectControlGroups=", "needs such a view; it has no use for control groups"),
+            (
+                "ProtectControlGroups=",
+                "it needs a view of the file system of its own; it has no use for control groups",
+            ),
             (
                 "ProtectKernelLogs=",
-                "needs such a view; `syslog` is refused by the program, and CAP_SYSLOG is not there",
+                "it needs a view of the file system of its own; `syslog` is refused by the program, and CAP_SYSLOG is not there",
             ),
             (
                 "ProtectKernelModules=",
-                "needs such a view; calls for modules are refused, and CAP_SYS_MODULE is not there",
+                "it needs a view of the file system of its own; calls for modules are refused, and CAP_SYS_MODULE is not there",
             ),
             (
                 "ProtectKernelTunables=",
-                "needs such a view; the stack of a network sets one of its own namespace",
+                "it needs a view of the file system of its own; the stack of a network sets one of its own namespace",
             ),
-            ("ProtectProc=", "needs such a view; instances are found by their processes"),
-            ("ProcSubset=", "needs such a view; forwarding and bridges are looked up below /proc/sys"),
+            (
+                "ProtectProc=",
+                "it needs a view of the file system of its own; instances are found by their processes",
+            ),
+            (
+                "ProcSubset=",
+                "it needs a view of the file system of its own; forwarding and bridges are looked up below /proc/sys",
+            ),
             (
                 "PrivateDevices=",
-                "needs such a view; DevicePolicy= leaves /dev/net/tun and what every program has",
+                "it needs a view of the file system of its own; DevicePolicy= leaves /dev/net/tun and what every program has",
             ),
             (
                 "DeviceAllow=",

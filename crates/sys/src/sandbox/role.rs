@@ -110,9 +110,11 @@ pub struct Entered(Role);
 /// # Errors
 /// [`Refused`]. That there is no Landlock is no error.
 pub fn enter(role: Role, ids: Option<Ids<'_>>, files: Files) -> Result<Entered, Refused> {
-    match (files, if files == Files::Left { Ok(()) } else { private_root() }) {
-        (Files::Gone, Err(source)) => return Err(Refused { step: "hide the file system", source }),
-        (_, Ok(()) | Err(_)) => {}
+    if files != Files::Left
+        && let Err(source) = private_root()
+        && files == Files::Gone
+    {
+        return Err(Refused { step: "hide the file system", source });
     }
     if let Some(ids) = ids {
         drop_ids(ids.uid, ids.gid, ids.groups).map_err(step("become the user it runs as"))?;

@@ -265,7 +265,7 @@ fn landlock_leaves_what_is_needed() {
                 assert_eq!(std::net::TcpStream::connect(address).is_ok(), dials);
             }
             if version >= 6 {
-                assert_eq!(signal().unwrap_err(), rustix::io::Errno::PERM);
+                assert_eq!(signal().unwrap_err(), Errno::PERM);
                 assert_eq!(UnixStream::connect_addr(&name).is_ok(), dials);
             }
         });
