@@ -21,6 +21,7 @@ mod sizes;
 mod source;
 mod steps;
 mod test;
+mod units;
 mod workspace;
 
 use std::path::PathBuf;
@@ -52,6 +53,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   licences            licences, sources and banned crates of all dependencies (deny.toml)
   sizes               lines per file, and the reasons for what is over the limit
   docs                links, commands, keys and settings in README.md, docs/ and contrib/
+  units [--write]     docs/units.md beside what systemd-analyze says of contrib/systemd; --write writes it
   man [DIR]           man pages and shell completions into DIR (default target/man)
   package [deb] [rpm] [tar]
                       packages in target/package, of a build without paths of this machine; tar has a static
@@ -90,6 +92,8 @@ fn main() -> ExitCode {
         ["licences"] => Command::Licences,
         ["sizes"] => Command::Sizes,
         ["docs"] => Command::Docs,
+        ["units"] => Command::Units { write: false },
+        ["units", "--write"] => Command::Units { write: true },
         ["man"] => Command::Man { dir: None },
         ["man", dir] if !dir.starts_with('-') => Command::Man { dir: Some(PathBuf::from(dir)) },
         ["package", "--check"] => Command::CheckPackage,
@@ -128,6 +132,7 @@ enum Command {
     Licences,
     Sizes,
     Docs,
+    Units { write: bool },
     Man { dir: Option<PathBuf> },
     Package(Vec<Kind>),
     CheckPackage,
@@ -148,6 +153,7 @@ impl Command {
             Self::Licences => licences::check(&workspace),
             Self::Sizes => sizes::check(&workspace),
             Self::Docs => docs::check(&workspace, &workspace.portway()?),
+            Self::Units { write } => units::check(&workspace, write),
             Self::Man { dir } => {
                 let dir = dir.unwrap_or_else(|| workspace.target().join("man"));
                 man::generate(&workspace.portway()?, &dir)

@@ -58,6 +58,7 @@ const NEEDS: &[Need] = &[
     Need { program: "wireguard-go", package: "wireguard-go", used_for: "peers of the mesh" },
     Need { program: "wg", package: "wireguard-tools", used_for: "peers and keys of the mesh" },
     Need { program: "cc", package: "gcc", used_for: "a wall clock that jumps" },
+    Need { program: "systemd-analyze", package: "systemd", used_for: "exposure of the shipped units" },
     Need { program: "strace", package: "strace", used_for: "a kernel that refuses what it took before" },
     Need { program: "ping", package: "iputils-ping", used_for: "peers of the mesh" },
     Need { program: "curl", package: "curl", used_for: "clients of the mesh's proxies" },
@@ -123,6 +124,11 @@ fn is_installed(need: &Need) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     let dirs = path.split(':').chain(["/usr/sbin", "/sbin"]);
     dirs.filter(|dir| !dir.is_empty()).any(|dir| Path::new(dir).join(need.program).is_file())
+}
+
+/// Whether this program of the table is there.
+pub(crate) fn has(program: &str) -> bool {
+    NEEDS.iter().any(|need| need.program == program && is_installed(need))
 }
 
 fn install(packages: &[&str]) -> anyhow::Result<()> {

@@ -29,7 +29,7 @@ const DEVICE: &str = "proxy";
 
 pub(crate) fn run(options: ForegroundOptions, report: impl FnMut(Notice<'_>)) -> Result<(), Failure> {
     let _logs = logging::start(&log_filter(&options.settings.daemon.log));
-    setup::drop_capabilities();
+    setup::confine();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

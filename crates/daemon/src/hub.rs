@@ -52,8 +52,8 @@ pub(crate) struct HubSettings {
     pub(crate) nofile: u64,
     /// Network namespace of the daemon.
     pub(crate) own_netns: NetnsId,
-    /// Environment of workers.
-    pub(crate) worker_environment: Vec<(String, String)>,
+    /// Environment of networks. Workers have none.
+    pub(crate) network_environment: Vec<(String, String)>,
 }
 
 impl HubSettings {

@@ -130,7 +130,7 @@ impl Networks {
         portway_dir: Option<&Path>,
         wanted: &[MeshSettings],
     ) -> Arc<Networks> {
-        let mut env = hub.settings.worker_environment.clone();
+        let mut env = hub.settings.network_environment.clone();
         if let Some(dir) = portway_dir {
             env.push((portway_config::paths::DIR_VARIABLE.to_owned(), dir.display().to_string()));
         }

@@ -50,7 +50,7 @@ pub(crate) fn run(options: &DaemonOptions) -> Result<(), Failure> {
     let logs = logging::start(&options.settings.daemon.log);
     options.paths.prepare().map_err(|problem| paths_failure(&problem))?;
     let _lock = options.paths.lock().map_err(|problem| paths_failure(&problem))?;
-    setup::drop_capabilities();
+    setup::confine();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

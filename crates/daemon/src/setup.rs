@@ -9,6 +9,7 @@ use portway_config::Settings;
 use portway_control::api::{Failure, FailureKind};
 use portway_model::{GroupIds, Provider};
 use portway_relay::wire::{Ids, Lifetime, Sandbox};
+use portway_sys::sandbox::{self, Denies};
 use portway_sys::userns::IdMap;
 use portway_sys::{netns, process};
 use tracing::warn;
@@ -58,7 +59,7 @@ pub(crate) fn hub_settings(
         build: build(),
         nofile,
         own_netns: own.map_err(|source| io_failure("look at the network namespace", &source))?,
-        worker_environment: vec![("PORTWAY_LOG".into(), settings.daemon.log.as_str().into())],
+        network_environment: vec![("PORTWAY_LOG".into(), settings.daemon.log.as_str().into())],
     })
 }
 
@@ -82,12 +83,16 @@ pub(crate) fn providers(settings: &Settings) -> Providers {
     }
 }
 
-/// Gives up the capabilities that are not needed. Called while there is one thread.
-pub(crate) fn drop_capabilities() {
+/// Gives up what is not needed: capabilities, ways to gain others, being looked into, and system calls that nothing of
+/// ours makes. Called while there is one thread.
+pub(crate) fn confine() {
     if rustix::process::geteuid().is_root()
-        && let Err(failure) = portway_sys::sandbox::daemon_keep_caps()
+        && let Err(failure) = sandbox::daemon_keep_caps()
     {
         warn!(error = %failure, "capabilities not reduced");
+    }
+    if let Err(failure) = sandbox::guard(Denies::Root) {
+        warn!(error = %failure, "system calls not reduced");
     }
 }
 

@@ -134,13 +134,12 @@ impl Worker {
         dir: &Path,
         init: Init,
         descriptors: Vec<OwnedFd>,
-        environment: Vec<(String, String)>,
         sink: Sink,
     ) -> Result<Worker, WorkerError> {
         let name = init.identity.name.clone();
         let (ours, theirs) = Channel::pair().map_err(WorkerError::Start)?;
         let adoption = adoption_listener(dir, &name, init.lifetime).map_err(WorkerError::Start)?;
-        let started = process::spawn_role(&["worker"], vec![theirs.into(), adoption], environment);
+        let started = process::spawn_role(&["worker"], vec![theirs.into(), adoption], Vec::new());
         let child = started.map_err(|failure| {
             forget(dir, &name);
             WorkerError::Start(failure)

@@ -3,13 +3,14 @@
 //!
 //! It waits for one daemon at a time on its adoption listener, stores what it is given and gives
 //! it back when asked. It never accepts, reads or writes on what it holds. It has no privilege,
-//! no device and no thread of its own beside the main one.
+//! no file, no device and no thread of its own beside the main one, and may make few system calls.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use portway_model::GroupIds;
+use portway_sys::sandbox::{Files, Role};
 use portway_sys::seqpacket::Channel;
 use portway_sys::{process, sandbox};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -59,12 +60,13 @@ fn serve(arguments: &[String]) -> std::io::Result<()> {
     })?;
     let listener = process::inherited(3)?;
     let _limit = process::raise_nofile();
-    if let Some(ids) = arguments.ids {
-        sandbox::drop_ids(ids.uid, ids.gid, ids.groups.as_slice())?;
-    }
-    sandbox::drop_all_caps()?;
-    sandbox::no_new_privs()?;
-    sandbox::undumpable()?;
+    let ids = arguments.ids.as_ref().map(|ids| process::program::Ids {
+        uid: ids.uid,
+        gid: ids.gid,
+        groups: ids.groups.as_slice(),
+    });
+    let entered = sandbox::enter(Role::Keeper, ids, Files::GoneIfPermitted).map_err(std::io::Error::other)?;
+    entered.seal().map_err(std::io::Error::other)?;
     Keeper { listener, owner_uid: arguments.owner_uid, daemon: None, entries: BTreeMap::new() }.run()
 }
 

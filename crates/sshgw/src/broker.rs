@@ -223,6 +223,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(SocketAddr)) -> Result<()
     // What it does not need is given up before there is another thread. The names of users and the programs that
     // are asked for keys run with no more.
     sandbox::gateway_keep_caps().map_err(system("give up capabilities"))?;
+    sandbox::guard(sandbox::Denies::Root).map_err(system("give up system calls"))?;
     tracing::debug!(descriptors = process::raise_nofile(), "limit raised");
     let host_keys = host_keys(&options)?;
     let (servers, judge) = rules(&options)?;

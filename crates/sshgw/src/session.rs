@@ -41,13 +41,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portway_sys::process;
+use portway_sys::sandbox::{Refused, Role};
 use portway_sys::sched;
 use portway_sys::seqpacket::Channel;
 use portway_sys::sockopt;
 use russh::Disconnect;
 use tokio::net::TcpStream;
 
-use crate::confine::{NotConfined, confine};
+use crate::confine::confine;
 use crate::logging;
 use crate::options::Method;
 use crate::wire::{self, Init, PROTOCOL_VERSION};
@@ -77,7 +78,7 @@ enum SessionError {
     #[error("cannot {0}")]
     System(&'static str, #[source] io::Error),
     #[error(transparent)]
-    NotConfined(#[from] NotConfined),
+    NotConfined(#[from] Refused),
     #[error("the host key cannot be used")]
     Key(#[source] russh::keys::ssh_key::Error),
 }
@@ -122,7 +123,7 @@ fn serve() -> Result<(), SessionError> {
     stream.set_nonblocking(true).map_err(system("use the connection"))?;
     let stream = TcpStream::from_std(stream).map_err(system("use the connection"))?;
     let link = Arc::new(Link::new(channel).map_err(system("use the link"))?);
-    confine("portway-ssh", init.ids)?;
+    confine(Role::Session, "portway-ssh", init.ids)?;
     let setting = Setting {
         grace: Duration::from_secs(init.grace_secs),
         idle: Some(Duration::from_secs(init.idle_secs)).filter(|limit| !limit.is_zero()),

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portway_sys::process;
+use portway_sys::sandbox::{Refused, Role};
 use portway_sys::seqpacket::Channel;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -31,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use crate::confine::{NotConfined, confine};
+use crate::confine::confine;
 use crate::logging;
 use crate::watched::{receive, watched_channel};
 use crate::wire::{self, PROTOCOL_VERSION};
@@ -91,7 +92,7 @@ enum TunnelError {
     #[error("cannot start")]
     Start(#[source] io::Error),
     #[error(transparent)]
-    NotConfined(#[from] NotConfined),
+    NotConfined(#[from] Refused),
 }
 
 /// Whether `arguments` are those of this role.
@@ -130,7 +131,7 @@ fn serve() -> Result<(), TunnelError> {
     let runtime = runtime.map_err(TunnelError::Start)?;
     let _context = runtime.enter();
     let channel = watched_channel(channel).map_err(TunnelError::Start)?;
-    confine("portway-tunnel", ids)?;
+    confine(Role::Tunnel, "portway-tunnel", ids)?;
     runtime.block_on(async {
         let tasks = TaskTracker::new();
         let mut packet = Vec::new();

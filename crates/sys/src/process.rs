@@ -35,7 +35,8 @@ pub enum Exit {
 ///
 /// `fds` become descriptors 3, 4, ... of it; standard input is /dev/null, standard output and error
 /// are the caller's, every other descriptor is closed. Its environment is `env` and nothing else, its
-/// directory is `/`, signal handlers and mask are the defaults. `fds` are closed here in any case.
+/// directory is `/`, signal handlers and mask are the defaults, files that it makes are its user's alone, and it leaves
+/// no core. `fds` are closed here in any case.
 ///
 /// # Errors
 /// `InvalidInput` for a zero byte in `args` or `env`; EMFILE, EAGAIN, ENOMEM; those of execve(2).

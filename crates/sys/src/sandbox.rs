@@ -1,10 +1,9 @@
-//! Giving up what a process does not need. Order for a worker, on its only thread:
-//! [`private_root`], [`drop_ids`], [`drop_all_caps`], [`no_new_privs`], [`undumpable`], [`landlock()`],
-//! [`worker_seccomp`].
+//! Giving up what a process does not need: [`enter`] has the order, for every process of ours that reads what comes
+//! from outside, and [`guard`] is for those that start them.
 //!
 //! What each is for: [`private_root`] takes away every path of the host, [`landlock()`] every other process
-//! of the same user (whose /proc/PID/root would be a way back to those paths), [`worker_seccomp`] every
-//! part of the kernel that the relay does not use.
+//! of the same user (whose /proc/PID/root would be a way back to those paths), [`Role::calls`] every
+//! part of the kernel that the process does not use.
 
 use std::io;
 
@@ -14,12 +13,15 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 mod landlock;
+mod limits;
+mod role;
 mod root;
 pub mod seccomp;
 
-pub use landlock::landlock;
+pub use landlock::{Calls, landlock, landlock_version};
+pub use role::{Entered, Files, Refused, Role, enter};
 pub use root::private_root;
-pub use seccomp::{session_seccomp, stack_seccomp, worker_seccomp};
+pub use seccomp::Denies;
 
 /// What the daemon works with: namespaces and foreign processes (`SYS_ADMIN`, `SYS_PTRACE`, `KILL`), sockets and
 /// nftables (`NET_ADMIN`, `NET_BIND_SERVICE`), owners of sockets and ids of workers (the rest).
@@ -134,6 +136,19 @@ pub fn no_new_privs() -> io::Result<()> {
 /// Those of prctl(2).
 pub fn undumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// For what runs as root, or starts processes of its own: no exec can gain privilege, nobody of the same user can look
+/// into it, it leaves no core, and what nothing of ours does is refused, to it and to all that it starts
+/// ([`seccomp::denied`]).
+///
+/// # Errors
+/// Those of prctl(2), setrlimit(2) and seccomp(2).
+pub fn guard(denies: Denies) -> io::Result<()> {
+    no_new_privs()?;
+    undumpable()?;
+    limits::forbid(rustix::process::Resource::Core)?;
+    seccomp::deny(denies)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ fn hub(desired: Desired) -> Arc<Hub> {
         build: "test".into(),
         nofile: 1024,
         own_netns,
-        worker_environment: Vec::new(),
+        network_environment: Vec::new(),
     };
     Hub::new(Parts {
         settings,

@@ -205,9 +205,8 @@ impl Instance {
         let Some(run) = self.run.clone() else { return };
         let result = match self.worker_init(group, &run) {
             Ok((init, descriptors)) => {
-                let (dir, environment) =
-                    (&self.hub.settings.workers_dir, self.hub.settings.worker_environment.clone());
-                Worker::start(dir, init, descriptors, environment, self.news_sink.clone()).await
+                let dir = &self.hub.settings.workers_dir;
+                Worker::start(dir, init, descriptors, self.news_sink.clone()).await
             }
             Err(failure) => Err(WorkerError::Start(failure)),
         };

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use portway_sys::listen::V6Only;
+use portway_sys::sandbox::{Files, Role as Confined};
 use portway_sys::seqpacket::{Channel, MAX_FDS};
 use portway_sys::{device, interface, listen, netns, sandbox, userns};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
@@ -144,8 +145,8 @@ impl Engine for Stack {
 /// Answers requests until the tunnel ends.
 pub(super) fn serve(channel: &Channel) -> io::Result<()> {
     // Its namespaces are those of its user: another process of that user could enter them otherwise.
-    sandbox::no_new_privs()?;
-    sandbox::undumpable()?;
+    let entered = sandbox::enter(Confined::Inside, None, Files::Left).map_err(io::Error::other)?;
+    entered.seal().map_err(io::Error::other)?;
     let mut packet = Vec::new();
     while channel.recv(&mut packet)?.is_some() {
         let request = serde_json::from_slice::<Request>(&packet)?;

@@ -35,6 +35,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use portway_sys::sandbox::{Files, Role as Confined};
 use portway_sys::seqpacket::Channel;
 use portway_sys::{process, sandbox};
 use rustix::net::{SocketType, sockopt};
@@ -155,10 +156,8 @@ pub(super) fn set_up(_: &SetUp) -> Step<(Way, Ends)> {
 pub(super) fn serve(channel: Channel, frames: OwnedFd, wanted: &SetUp) -> io::Result<()> {
     let files = process::raise_nofile();
     let mut turns = turns::Turns::new(channel, frames, wanted, files)?;
-    sandbox::drop_all_caps()?;
-    sandbox::no_new_privs()?;
-    sandbox::undumpable()?;
-    sandbox::stack_seccomp()?;
+    let entered = sandbox::enter(Confined::Stack, None, Files::GoneIfPermitted).map_err(io::Error::other)?;
+    entered.seal().map_err(io::Error::other)?;
     turns.run()
 }
 

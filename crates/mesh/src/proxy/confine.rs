@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use portway_sys::sandbox;
+use portway_sys::sandbox::{self, Denies};
 use rustix::fs::OFlags;
 
 use super::home::make_dir;
@@ -72,8 +72,7 @@ impl Confine {
             sandbox::drop_ids(uid, gid, &[])?;
         }
         sandbox::drop_all_caps()?;
-        sandbox::no_new_privs()?;
-        sandbox::undumpable()
+        sandbox::guard(Denies::Network)
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::process::{ExitCode, Stdio};
 
-use portway_sys::{netns, userns};
+use portway_sys::{netns, sandbox, userns};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
@@ -25,6 +25,7 @@ pub(super) fn check() -> Vec<Finding> {
         tried("pidfd", "the end of an instance is seen at once", try_pidfd()),
         tried("netns", "namespaces of sockets can be told apart", try_netns()),
         seccomp(&fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default()),
+        landlock(sandbox::landlock_version()),
         user_namespaces(),
     ]
 }
@@ -63,6 +64,26 @@ fn seccomp(actions: &str) -> Finding {
         return Finding::ok(CHECK, "workers can be kept to the system calls they need");
     }
     Finding::fail(CHECK, "the kernel has no seccomp filters", "use a kernel with CONFIG_SECCOMP_FILTER")
+}
+
+/// What there is of it is used; see docs/sandbox.md.
+fn landlock(version: io::Result<u32>) -> Finding {
+    const CHECK: &str = "landlock";
+    let text = |version| format!("version {version}: workers and sessions are kept from");
+    match version {
+        Ok(version @ 6..) => {
+            Finding::ok(CHECK, format!("{} files, ports, signals and other processes", text(version)))
+        }
+        Ok(version @ 4..) => {
+            Finding::ok(CHECK, format!("{} files, ports and other processes", text(version)))
+        }
+        Ok(version) => Finding::ok(CHECK, format!("{} files and other processes", text(version))),
+        Err(error) => Finding::warn(
+            CHECK,
+            format!("not there ({error}): processes of one user are kept apart by less"),
+            "use a kernel with CONFIG_SECURITY_LANDLOCK, and `landlock` in its boot option lsm=",
+        ),
+    }
 }
 
 /// Only the demo needs them.

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use portway_sys::sandbox::{Files, Role};
 use portway_sys::seqpacket::Channel;
 use portway_sys::{netns, process, resident, sandbox};
 
@@ -31,13 +32,8 @@ pub enum WorkerError {
     #[error("cannot set up the engine")]
     Engine(#[source] io::Error),
     /// A part of the sandbox was refused.
-    #[error("cannot {step}")]
-    Sandbox {
-        /// Which part.
-        step: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Refused),
     /// The event queue failed.
     #[error("the event queue failed")]
     Poll(#[source] io::Error),
@@ -100,31 +96,16 @@ fn set_up(
         Engine::new(Parts { channel, adoption, pidfd, init, nofile }).map_err(WorkerError::Engine)?;
     if confinement == Confinement::Process {
         process::set_name("portway-relay");
-        match sandbox::private_root() {
-            Err(source) if insists => {
-                return Err(WorkerError::Sandbox { step: "hide the file system", source });
-            }
-            Err(error) => tracing::debug!(%error, "file system not hidden"),
-            Ok(()) => {}
-        }
-        let step = |step| move |source| WorkerError::Sandbox { step, source };
-        if let Some(ids) = ids {
-            sandbox::drop_ids(ids.uid, ids.gid, ids.groups.as_slice())
-                .map_err(step("become the worker's user"))?;
-        }
-        sandbox::drop_all_caps().map_err(step("drop capabilities"))?;
-        sandbox::no_new_privs().map_err(step("forbid new privileges"))?;
-        sandbox::undumpable().map_err(step("forbid tracing"))?;
-        match sandbox::landlock() {
-            // A kernel without it: the ids and the private root stand alone.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                tracing::debug!(%error, "no landlock");
-            }
-            other => other.map_err(step("leave the other processes of its user"))?,
-        }
+        let files = if insists { Files::Gone } else { Files::GoneIfPermitted };
+        let ids = ids.as_ref().map(|ids| process::program::Ids {
+            uid: ids.uid,
+            gid: ids.gid,
+            groups: ids.groups.as_slice(),
+        });
+        let entered = sandbox::enter(Role::Worker, ids, files)?;
         // It has given up what this one has; the filter is for all threads, and permits no new one.
         engine.start_haul();
-        sandbox::worker_seccomp().map_err(step("limit system calls"))?;
+        entered.seal()?;
     } else {
         engine.start_haul();
     }

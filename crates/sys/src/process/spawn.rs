@@ -19,6 +19,11 @@ const STACK_BYTES: usize = 64 * 1024;
 const EXE: &CStr = c"/proc/self/exe";
 const ROOT: &CStr = c"/";
 
+/// What a role makes is its own.
+const UMASK: libc::mode_t = 0o077;
+/// Its memory has keys and what clients say: it goes into no file.
+static NO_CORE: libc::rlimit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+
 /// What the child works from. It lives in the parent, which waits for the exec.
 struct Plan<'a> {
     /// Sources for descriptors 0, 3, 4, ...: all numbered above any target.
@@ -120,6 +125,10 @@ fn run(plan: &Plan<'_>) -> c_int {
     reset_signals();
     // SAFETY: takes nothing. Cannot fail: a new process leads no group.
     unsafe { libc::setsid() };
+    // SAFETY: a number only; the child has its own mask.
+    unsafe { libc::umask(UMASK) };
+    // SAFETY: reads a constant; the child has limits of its own. Lowering them cannot fail.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const NO_CORE) };
     // SAFETY: a constant string.
     if unsafe { libc::chdir(ROOT.as_ptr()) } < 0 {
         return errno();

@@ -11,6 +11,9 @@ use crate::testing::{Forked, NOBODY, expect_child, root};
 use crate::unix_path::{self, Base};
 use crate::{netns, pidfd, userns};
 
+#[cfg(target_arch = "x86_64")]
+mod page;
+
 /// A line of /proc/self/status, without its name.
 fn status(name: &str) -> String {
     let text = fs::read_to_string("/proc/self/status").unwrap();
@@ -206,7 +209,7 @@ fn landlock_closes_other_processes_of_the_same_user() {
         }
         assert!(fs::exists(path("root/etc")).unwrap(), "what this is about");
         no_new_privs().unwrap();
-        landlock().unwrap();
+        landlock(Calls::Out).unwrap();
         for file in ["root", "cwd", "exe", "fd/0", "ns/net"] {
             assert_eq!(
                 fs::read_link(path(file)).unwrap_err().kind(),
@@ -219,11 +222,54 @@ fn landlock_closes_other_processes_of_the_same_user() {
     });
     expect_child(Some(NOBODY), || {
         assert_eq!(
-            landlock().unwrap_err().kind(),
+            landlock(Calls::Out).unwrap_err().kind(),
             io::ErrorKind::PermissionDenied,
             "no_new_privs comes first"
         );
     });
+}
+
+/// Fails when: a process that is handed its connections can open a file, a port or a socket by itself, or signal
+/// another process of its user, or when one that dials cannot.
+#[test]
+fn landlock_leaves_what_is_needed() {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+    if !root() {
+        return;
+    }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    let name = SocketAddr::from_abstract_name(format!("portway-{}", std::process::id())).unwrap();
+    let _abstract = UnixListener::bind_addr(&name).unwrap();
+    let other = Forked::new(Some(NOBODY), || std::thread::sleep(Duration::from_secs(1000)));
+    let version = landlock_version().unwrap();
+    for (calls, dials) in [(Calls::Out, true), (Calls::Nobody, false)] {
+        expect_child(Some(NOBODY), || {
+            let signal =
+                || rustix::process::test_kill_process(rustix::process::Pid::from_raw(other.pid).unwrap());
+            let start = Instant::now();
+            while signal().is_err() {
+                assert!(start.elapsed() < Duration::from_secs(5), "the other process becomes the same user");
+            }
+            assert!(File::open("/etc/passwd").is_ok(), "what this is about");
+            no_new_privs().unwrap();
+            landlock(calls).unwrap();
+            let denied = io::ErrorKind::PermissionDenied;
+            for path in ["/etc/passwd", "/dev/null", "/"] {
+                assert_eq!(File::open(path).unwrap_err().kind(), denied, "{path}");
+            }
+            File::open("/proc/self/stat").unwrap();
+            if version >= 4 {
+                assert_eq!(std::net::TcpListener::bind("127.0.0.1:0").unwrap_err().kind(), denied);
+                assert_eq!(std::net::TcpStream::connect(address).is_ok(), dials);
+            }
+            if version >= 6 {
+                assert_eq!(signal().unwrap_err(), Errno::PERM);
+                assert_eq!(UnixStream::connect_addr(&name).is_ok(), dials);
+            }
+        });
+    }
 }
 
 #[test]
@@ -243,7 +289,7 @@ fn an_undumpable_process_can_use_its_own_descriptors_by_path() {
         drop_all_caps().unwrap();
         no_new_privs().unwrap();
         undumpable().unwrap();
-        landlock().unwrap();
+        landlock(Calls::Out).unwrap();
         unix_path::connect_stream(base.as_fd(), Base::Parent, Path::new("/any/s")).unwrap();
     });
 }
