@@ -332,6 +332,7 @@ impl Instance {
             pid: serving.worker.pid(),
             instance: self.key.clone(),
             uid: group.ids.map(|ids| ids.uid),
+            group: group.to_string(),
             devices: u64::try_from(serving.slots.devices().count()).unwrap_or(u64::MAX),
         });
         all.collect()
@@ -412,6 +413,7 @@ impl Instance {
             | FromWorker::Began { .. }
             | FromWorker::Wants { .. }
             | FromWorker::Over { .. }
+            | FromWorker::Access { .. }
             | FromWorker::Version { .. } => warn!(worker, "unexpected message of a worker"),
         }
     }

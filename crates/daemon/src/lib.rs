@@ -31,6 +31,7 @@ mod rivals;
 mod serve;
 mod setup;
 mod state;
+mod tally;
 mod watched;
 mod worker;
 

@@ -35,7 +35,7 @@ use crate::networks::{self, Networks};
 use crate::provider::Endpoint;
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
-use crate::{DaemonAction, DaemonOptions, control, http, rivals, worker};
+use crate::{DaemonAction, DaemonOptions, control, http, rivals, tally, worker};
 
 /// Permissions of the control socket: its user and group.
 const CONTROL_MODE: u32 = 0o660;
@@ -307,12 +307,14 @@ async fn follow_client(hub: &Arc<Hub>, endpoint: &Endpoint, client: &Client, tol
             loop {
                 match events.next().await {
                     Ok(event) => {
+                        tally::event(provider);
                         endpoint.count_event();
                         told.notify_one();
                         poke(hub, provider, &event).await;
                     }
                     Err(problem) => {
                         warn!(%provider, error = %with_sources(&problem), "event stream ended");
+                        tally::events_lost(provider);
                         endpoint.set_tells(false);
                         // What happened since the last event is not known, nor whether it still answers.
                         hub.poke_all().await;

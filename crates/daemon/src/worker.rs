@@ -30,6 +30,7 @@ use self::record::{Recorded, forget, kill, note_draining, record, recorded};
 pub(crate) use self::record::{bury, end, instance_of, names};
 use crate::keeper::{receive_packet, send_packet};
 use crate::state::with_sources;
+use crate::tally::{self, Hit};
 use crate::watched::watched;
 
 /// Clients that one worker may hand back, all told: it does so once, when its instance ends.
@@ -368,11 +369,16 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
                         orphaned += descriptors.len();
                         descriptors
                     }
+                    FromWorker::Orphan { .. } => {
+                        tally::hit(Hit::OrphanDescriptors);
+                        Vec::new()
+                    }
                     _ => Vec::new(),
                 };
                 // Never waits: the actor may be waiting for an answer behind this message.
                 let news = News { worker: worker.clone(), what: Happened::Said(message, descriptors) };
                 if sink.try_send(news).is_err() {
+                    tally::hit(Hit::WorkerNews);
                     debug!(worker, "news of a worker dropped, its instance is busy");
                 }
             }

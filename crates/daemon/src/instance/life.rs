@@ -16,6 +16,7 @@ use super::{Command, Instance, Reply, answer};
 use crate::listeners;
 use crate::provider::{Observation, Question, Run, Status};
 use crate::state::Change;
+use crate::tally::{self, Done};
 use crate::watched::watched;
 
 /// Looks while an instance has just gone down: events of a restart come only after the new init runs.
@@ -183,6 +184,7 @@ impl Instance {
         let Some(group) = device.placed.as_ref().filter(|_| !visible).map(|placed| placed.group) else {
             return;
         };
+        tally::count(Done::ListenerMended);
         info!(instance = %self.key, device = %name, "socket file gone, made anew");
         self.hub.tell("device-changed", &self.key, Some(name), "socket file gone, made anew".into());
         self.take(name, group, true).await;

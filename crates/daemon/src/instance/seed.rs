@@ -19,6 +19,7 @@ use super::{Instance, Leaving, Serving};
 use crate::listeners::{self, Listeners};
 use crate::provider::{Question, Run, Status};
 use crate::state::{Change, StoredDevice};
+use crate::tally::{self, Done};
 use crate::worker::{Adopted, Found, Worker, WorkerError};
 
 /// What an earlier daemon left for one instance.
@@ -146,9 +147,11 @@ impl Instance {
         let serving = Serving { worker, run: run.id.clone(), slots };
         match place {
             Some(group) if serving.slots.devices().next().is_some() => {
+                tally::count(Done::WorkerAdopted);
                 drop(self.workers.insert(group, serving))
             }
             _ => {
+                tally::count(Done::WorkerReplaced);
                 serving.worker.drain(super::apply::DRAIN_LIMIT).await;
                 self.leaving.push(Leaving { serving, deadline: None });
             }
