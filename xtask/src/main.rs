@@ -10,6 +10,7 @@ mod deps;
 mod docs;
 mod figures;
 mod licences;
+mod limits;
 mod man;
 mod named;
 mod needs;
@@ -40,6 +41,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)
   sizes               lines per file, and the reasons for what is over the limit
+  limits [--write]    docs/limits.md, made from the constants; --write writes it anew
   docs                links, commands, keys and settings in README.md, docs/ and contrib/
   man [DIR]           man pages and shell completions into DIR (default target/man)
 
@@ -65,6 +67,8 @@ fn main() -> ExitCode {
         ["deps"] => Command::Deps,
         ["licences"] => Command::Licences,
         ["sizes"] => Command::Sizes,
+        ["limits"] => Command::Limits(limits::Mode::Check),
+        ["limits", "--write"] => Command::Limits(limits::Mode::Write),
         ["docs"] => Command::Docs,
         ["man"] => Command::Man { dir: None },
         ["man", dir] if !dir.starts_with('-') => Command::Man { dir: Some(PathBuf::from(dir)) },
@@ -94,6 +98,7 @@ enum Command {
     Deps,
     Licences,
     Sizes,
+    Limits(limits::Mode),
     Docs,
     Man { dir: Option<PathBuf> },
 }
@@ -109,6 +114,7 @@ impl Command {
             Self::Deps => deps::check(&workspace),
             Self::Licences => licences::check(&workspace),
             Self::Sizes => sizes::check(&workspace),
+            Self::Limits(mode) => limits::run(&workspace, mode),
             Self::Docs => docs::check(&workspace, &workspace.portway()?),
             Self::Man { dir } => {
                 let dir = dir.unwrap_or_else(|| workspace.target().join("man"));

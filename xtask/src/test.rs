@@ -13,7 +13,7 @@ use portway_testkit::testbed::{self, Place, Server};
 
 use crate::steps::{Steps, run as run_command};
 use crate::workspace::{Package, Workspace, cargo};
-use crate::{bench, deps, docs, licences, man, needs, sizes};
+use crate::{bench, deps, docs, licences, limits, man, needs, sizes};
 
 /// Runs all steps; `quick` leaves out the tests that need an Incus server.
 ///
@@ -26,6 +26,7 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
     steps.run("deps", || deps::check(workspace));
     steps.run("licences", || licences::check(workspace));
     steps.run("sizes", || sizes::check(workspace));
+    steps.run("limits", || limits::run(workspace, limits::Mode::Check));
     steps.run("clippy", || run_command(&mut clippy(workspace)));
     steps.run("rustdoc", || run_command(&mut rustdoc(workspace)));
     if steps.run("build", || run_command(&mut build(workspace))) {

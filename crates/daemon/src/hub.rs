@@ -18,6 +18,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, WeakSender};
 use tokio::sync::{Mutex as AsyncMutex, RwLock, broadcast, oneshot};
 
+use crate::access::AccessLog;
 use crate::health::Health;
 use crate::instance::device::Device;
 use crate::instance::seed::Seed;
@@ -77,6 +78,8 @@ pub(crate) struct Hub {
     pub(crate) nat: Option<Leader>,
     /// Health of Compose services.
     pub(crate) health: Health,
+    /// Log of connections that are over.
+    pub(crate) access: Arc<AccessLog>,
     /// Networks whose leases decide where devices of an instance lead.
     networks: Mutex<BTreeMap<InstanceKey, BTreeSet<String>>>,
     store: Store,
@@ -134,6 +137,7 @@ impl Hub {
             providers: parts.providers,
             nat: parts.nat,
             health: Health::default(),
+            access: Arc::default(),
             networks: Mutex::default(),
             store: parts.store,
             desired: Mutex::new(parts.desired),
@@ -268,6 +272,14 @@ impl Hub {
         }
     }
 
+    /// Has every worker told whether records of what is over are wanted.
+    pub(crate) async fn tell_access(&self) {
+        for handle in self.handles() {
+            // As above.
+            let _ = handle.send(Command::Access).await;
+        }
+    }
+
     /// Has every instance supply the new keeper.
     pub(crate) async fn rekeep_all(&self) {
         for handle in self.handles() {
@@ -379,6 +391,7 @@ impl Hub {
             error: state.err(),
         });
         let mut warnings = self.warnings.clone();
+        warnings.extend(self.access.failure().map(|text| format!("access log is not written: {text}")));
         let nat = self.nat.as_ref().map(Leader::failures);
         let nat = nat.as_ref().and_then(|failures| failures.of_table());
         warnings.extend(nat.map(|text| format!("kernel NAT does not work: {text}")));

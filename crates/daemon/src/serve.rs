@@ -68,6 +68,7 @@ fn paths_failure(problem: &portway_config::PathsError) -> Failure {
 async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failure> {
     let (renewed, led) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (hub, loaded, kept) = assemble(options, Arc::clone(&renewed), Arc::clone(&led)).await?;
+    hub.access.follow(&options.settings.access, &options.paths.access_log);
     plant(&hub, &loaded, kept);
     let run_dir = folder(&options.paths.socket);
     if options.action == DaemonAction::Purge {
@@ -113,6 +114,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     tell_systemd(&[NotifyState::Stopping]);
     server.abort();
     hub.shut_down(Ending::Leave).await;
+    hub.access.end();
     if let Err(problem) = std::fs::remove_file(&options.paths.socket) {
         warn!(error = %problem, "control socket not removed");
     }
@@ -391,6 +393,8 @@ async fn reread(hub: &Arc<Hub>, networks: &Networks, options: &DaemonOptions, lo
                 warn!("a changed user or server socket needs a restart of the daemon");
             }
             networks.follow(&settings.mesh);
+            hub.access.follow(&settings.access, &options.paths.access_log);
+            hub.tell_access().await;
             info!("settings read again");
         }
         Err(problem) => warn!(error = %with_sources(&problem), "settings not usable, nothing changed"),

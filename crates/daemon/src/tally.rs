@@ -39,10 +39,16 @@ pub(crate) enum Done {
     LxdEvent,
     /// As of Incus, of LXD.
     LxdEventsLost,
+    /// A record of the access log was written.
+    AccessWritten,
+    /// One was not, and never will be.
+    AccessLost,
+    /// The file of the access log could not be written.
+    AccessFailed,
 }
 
 /// How many kinds there are.
-const DONE_COUNT: usize = Done::LxdEventsLost as usize + 1;
+const DONE_COUNT: usize = Done::AccessFailed as usize + 1;
 
 /// A cap of the daemon that was hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +117,12 @@ static PASSES_MICROS: AtomicU64 = AtomicU64::new(0);
 
 /// One more of `done`.
 pub(crate) fn count(done: Done) {
-    DONE[done as usize].fetch_add(1, Ordering::Relaxed);
+    add(done, 1);
+}
+
+/// So many more of `done`.
+pub(crate) fn add(done: Done, count: u64) {
+    DONE[done as usize].fetch_add(count, Ordering::Relaxed);
 }
 
 /// How many of `done` there were.

@@ -220,8 +220,11 @@ impl Instance {
             Err(failure) => Err(WorkerError::Start(failure)),
         };
         match result {
-            Ok(worker) => {
+            Ok(mut worker) => {
                 tally::count(Done::WorkerStarted);
+                if self.hub.access.is_on() {
+                    worker.want_access(true).await;
+                }
                 info!(instance = %self.key, pid = worker.pid(), worker = worker.name(), "worker started");
                 self.hub.tell("worker-started", &self.key, None, format!("pid {}", worker.pid()));
                 let serving = Serving { worker, run: run.id, slots: Slots::default() };
@@ -433,6 +436,7 @@ impl Instance {
                 device.unplaced = None;
             }
         }
+        self.hub.access.lose(serving.unrecorded());
         warn!(instance = %self.key, pid = serving.worker.pid(), why, "worker lost");
         self.hub.tell("worker-ended", &self.key, None, format!("pid {}: {why}", serving.worker.pid()));
         serving.worker.kill();

@@ -146,6 +146,7 @@ impl Instance {
         let overdue = |leaving: &mut super::Leaving| leaving.deadline.is_some_and(|deadline| deadline <= now);
         for leaving in self.leaving.extract_if(.., overdue) {
             warn!(instance = %self.key, worker = leaving.serving.worker.name(), "worker outlived its instance, killed");
+            self.hub.access.lose(leaving.serving.unrecorded());
             leaving.serving.worker.kill();
         }
         self.look_at_addresses(now).await;

@@ -126,7 +126,10 @@ impl Instance {
 
     /// An adopted worker: of the present run and build it goes on, of another it finishes.
     async fn take_over(&mut self, adopted: Adopted, kept: &mut Unclaimed) {
-        let Adopted { worker, identity, devices, draining } = adopted;
+        let Adopted { mut worker, identity, devices, draining } = adopted;
+        if identity.build == self.hub.settings.build {
+            worker.want_access(self.hub.access.is_on()).await;
+        }
         let group = serde_json::from_str::<GroupText>(&identity.group).ok().map(Group::from);
         let run = self.run_of(&identity.run).await;
         let current = identity.build == self.hub.settings.build && !draining;

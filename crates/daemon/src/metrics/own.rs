@@ -6,7 +6,7 @@ use super::page::{Page, labels, seconds};
 use crate::tally::{self, Done, Hit};
 
 /// Families with one label whose values are a list of words.
-const BY_KIND: [(&str, &str, &str, &[(&str, Done)]); 4] = [
+const BY_KIND: [(&str, &str, &str, &[(&str, Done)]); 6] = [
     (
         "portway_drift_total",
         "kind",
@@ -42,6 +42,18 @@ const BY_KIND: [(&str, &str, &str, &[(&str, Done)]); 4] = [
         "Ends of event streams, in which events may have been missed; every instance is looked at then.",
         &[("incus", Done::IncusEventsLost), ("lxd", Done::LxdEventsLost)],
     ),
+    (
+        "portway_state_writes_total",
+        "result",
+        "Writes of the state of devices.",
+        &[("written", Done::StateWritten), ("failed", Done::StateNotWritten)],
+    ),
+    (
+        "portway_access_log_records_total",
+        "result",
+        "Records of the access log.",
+        &[("written", Done::AccessWritten), ("lost", Done::AccessLost)],
+    ),
 ];
 
 /// What the daemon has done, which servers answer, and which of its caps were hit.
@@ -71,11 +83,12 @@ pub(crate) fn page(nat_repairs: u64, servers: &[(String, bool)], devices: &[api:
     for (server, is_up) in servers {
         page.sample("portway_server_up", &labels([("server", server)]), u8::from(*is_up));
     }
-    let name = "portway_state_writes_total";
-    page.family(name, "counter", "Writes of the state of devices.");
-    for (result, done) in [("written", Done::StateWritten), ("failed", Done::StateNotWritten)] {
-        page.sample(name, &labels([("result", result)]), tally::counted(done));
-    }
+    page.single(
+        "portway_access_log_failures_total",
+        "counter",
+        "Times that the file of the access log could not be written.",
+        tally::counted(Done::AccessFailed),
+    );
     let name = "portway_limit_hits_total";
     page.family(name, "counter", "How often a cap was hit; docs/limits.md says what each is.");
     for cap in Hit::ALL {

@@ -248,3 +248,59 @@ fn ten_thousand_devices_are_a_page_of_bounded_size() {
         .collect();
     assert_eq!(series.len(), text.lines().filter(|line| !line.starts_with('#')).count());
 }
+
+/// The dashboard that comes with Portway.
+const DASHBOARD: &str = include_str!("../../../../contrib/grafana/portway.json");
+
+/// Names of metrics in the queries of `value`, without what histograms and summaries put behind them.
+fn queried(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => fields.values().for_each(|field| queried(field, found)),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| queried(item, found)),
+        serde_json::Value::String(text) => {
+            let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            let names = words.filter(|word| word.starts_with("portway_"));
+            let bare = names.map(|name| {
+                let cut = ["_bucket", "_count", "_sum"].into_iter().find_map(|end| name.strip_suffix(end));
+                cut.unwrap_or(name).to_owned()
+            });
+            found.extend(bare);
+        }
+        _ => {}
+    }
+}
+
+/// Fails when: the dashboard asks for what is not there, or shows not all there is.
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let mut asked = BTreeSet::new();
+    queried(&dashboard["panels"], &mut asked);
+    let process = Watched { labels: labels([("process", "daemon")]), pid: std::process::id() };
+    let text = render(&[device(1)]) + &own(0, &[], &[]) + &processes(&[process]) + &health(&[]);
+    let mut there: BTreeSet<String> = read(&text).unwrap().into_keys().collect();
+    // Families of others, by the text that makes them.
+    let mesh = include_str!("../networks/shown.rs");
+    there.extend(["portway_mesh_up", "portway_mesh_restarts_total"].map(str::to_owned));
+    assert!(
+        there.iter().filter(|name| name.starts_with("portway_mesh")).all(|name| mesh.contains(name.as_str()))
+    );
+    let ssh = include_str!("../../../sshgw/src/broker/count.rs");
+    let of_ssh = |name: &&String| {
+        name.strip_prefix("portway_ssh_").is_some_and(|name| ssh.contains(&format!("\"{name}\"")))
+    };
+    let missing: Vec<&String> = asked.iter().filter(|name| !there.contains(*name) && !of_ssh(name)).collect();
+    assert!(missing.is_empty(), "asked for and not there: {missing:?}");
+    let unseen: Vec<&String> = there.difference(&asked).collect();
+    assert!(unseen.is_empty(), "there and not shown: {unseen:?}");
+}
+
+/// Fails when: a cap is counted and the page of limits does not say what it is.
+#[test]
+fn each_cap_that_is_counted_is_on_the_page_of_limits() {
+    let page = include_str!("../../../../docs/limits.md");
+    let devices = of_devices(&[]).map(|(name, _)| name);
+    for name in crate::tally::Hit::ALL.iter().map(|cap| cap.name()).chain(devices) {
+        assert!(page.contains(&format!("`{name}`")), "{name}");
+    }
+}
