@@ -86,9 +86,9 @@ fn each_way_to_end_has_its_word() {
         rig.say(&ToWorker::Access { on: true }, &[]);
         let target = service("tcp:127.0.0.1:2000");
         rig.add(0, "tcp:127.0.0.1:1000-1001", "tcp:127.0.0.1:2000-2001", &[]);
-        let (client, mut server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
+        let (client, server) = (connect("tcp:127.0.0.1:1000"), accept(&target));
         (&client).write_all(b"x").unwrap();
-        server.read_exact(&mut [0]).unwrap();
+        (&server).read_exact(&mut [0]).unwrap();
         client.reset();
         assert_eq!(short(&one(&mut rig)), ("reset", "tcp:127.0.0.1:2000", 1, 0));
         let _ = try_connect("tcp:127.0.0.1:1001").map(|refused| (&refused).read(&mut [0]));

@@ -5,8 +5,11 @@ use portway_control::api;
 use super::page::{Page, labels, seconds};
 use crate::tally::{self, Done, Hit};
 
+/// A family: its name, its label, its help, and what is counted by each value of the label.
+type Counted = (&'static str, &'static str, &'static str, &'static [(&'static str, Done)]);
+
 /// Families with one label whose values are a list of words.
-const BY_KIND: [(&str, &str, &str, &[(&str, Done)]); 6] = [
+const BY_KIND: [Counted; 6] = [
     (
         "portway_drift_total",
         "kind",
