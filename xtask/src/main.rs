@@ -11,6 +11,7 @@ mod docs;
 mod faults;
 mod figures;
 mod licences;
+mod limits;
 mod man;
 mod named;
 mod needs;
@@ -52,6 +53,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   deps                which crate may use which, unused dependencies, where `unsafe` stands
   licences            licences, sources and banned crates of all dependencies (deny.toml)
   sizes               lines per file, and the reasons for what is over the limit
+  limits [--write]    docs/limits.md, made from the constants; --write writes it anew
   docs                links, commands, keys and settings in README.md, docs/ and contrib/
   units [--write]     docs/units.md beside what systemd-analyze says of contrib/systemd; --write writes it
   man [DIR]           man pages and shell completions into DIR (default target/man)
@@ -91,6 +93,8 @@ fn main() -> ExitCode {
         ["deps"] => Command::Deps,
         ["licences"] => Command::Licences,
         ["sizes"] => Command::Sizes,
+        ["limits"] => Command::Limits(limits::Mode::Check),
+        ["limits", "--write"] => Command::Limits(limits::Mode::Write),
         ["docs"] => Command::Docs,
         ["units"] => Command::Units { write: false },
         ["units", "--write"] => Command::Units { write: true },
@@ -131,6 +135,7 @@ enum Command {
     Deps,
     Licences,
     Sizes,
+    Limits(limits::Mode),
     Docs,
     Units { write: bool },
     Man { dir: Option<PathBuf> },
@@ -152,6 +157,7 @@ impl Command {
             Self::Deps => deps::check(&workspace),
             Self::Licences => licences::check(&workspace),
             Self::Sizes => sizes::check(&workspace),
+            Self::Limits(mode) => limits::run(&workspace, mode),
             Self::Docs => docs::check(&workspace, &workspace.portway()?),
             Self::Units { write } => units::check(&workspace, write),
             Self::Man { dir } => {

@@ -13,7 +13,7 @@ use portway_testkit::testbed::{self, Place, Server};
 
 use crate::steps::{Steps, run as run_command};
 use crate::workspace::{Package, Workspace, cargo};
-use crate::{bench, deps, docs, licences, man, needs, package, sizes, units};
+use crate::{bench, deps, docs, licences, limits, man, needs, package, sizes, units};
 
 /// Runs all steps; `quick` leaves out the tests that need an Incus server.
 ///
@@ -31,6 +31,7 @@ pub(crate) fn run(workspace: &Workspace, quick: bool) -> anyhow::Result<()> {
     } else {
         steps.leave("units", "systemd-analyze is not there");
     }
+    steps.run("limits", || limits::run(workspace, limits::Mode::Check));
     steps.run("clippy", || run_command(&mut clippy(workspace)));
     steps.run("rustdoc", || run_command(&mut rustdoc(workspace)));
     if steps.run("build", || run_command(&mut build(workspace))) {

@@ -10,6 +10,6 @@ pub mod settings;
 
 pub use paths::{CONTROL_GROUP, Caller, Lock, Paths, PathsError};
 pub use settings::{
-    DaemonSettings, IncusSettings, LogFilter, LxdSettings, MeshBalance, MeshEngine, MeshSettings, MeshSource,
-    RelayUser, Settings, SettingsError, UserIds,
+    AccessSettings, DaemonSettings, IncusSettings, LogFilter, LxdSettings, MeshBalance, MeshEngine,
+    MeshSettings, MeshSource, RelayUser, Settings, SettingsError, UserIds,
 };

@@ -45,6 +45,8 @@ pub struct Paths {
     pub ssh_host_key: PathBuf,
     /// Log of who did what over SSH.
     pub ssh_audit: PathBuf,
+    /// Log of connections that are over, where it is switched on.
+    pub access_log: PathBuf,
 }
 
 /// Who asks: decides whose folder `PORTWAY_DIR` may be.
@@ -206,6 +208,7 @@ impl Paths {
             lock: PathBuf::from("/run/portway/portway.lock"),
             ssh_host_key: PathBuf::from("/etc/portway/ssh_host_ed25519_key"),
             ssh_audit: PathBuf::from("/var/log/portway/ssh-audit.jsonl"),
+            access_log: PathBuf::from("/var/log/portway/access.jsonl"),
         }
     }
 
@@ -224,6 +227,7 @@ impl Paths {
             lock: dir.join("portway.lock"),
             ssh_host_key: dir.join("ssh_host_ed25519_key"),
             ssh_audit: dir.join("ssh-audit.jsonl"),
+            access_log: dir.join("access.jsonl"),
             dir: Some(dir),
         })
     }

@@ -2,6 +2,7 @@
 //!
 //! Every key has a default, an unknown key is an error, and each error says file, line and column.
 
+mod access;
 mod mesh;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::files::{self, FileError, Trust};
+pub use access::AccessSettings;
 pub use mesh::{MeshBalance, MeshEngine, MeshSettings, MeshSource};
 
 /// Longest settings file, bytes. Far above any real one; keeps a wrong path from filling the memory.
@@ -35,6 +37,8 @@ pub struct Settings {
     pub lxd: LxdSettings,
     /// `[ssh]`.
     pub ssh: SshSettings,
+    /// `[access-log]`.
+    pub access: AccessSettings,
     /// Each `[mesh.NAME]`, in the order of the alphabet.
     pub mesh: Vec<MeshSettings>,
 }
@@ -172,6 +176,8 @@ struct RawSettings {
     lxd: RawServer,
     #[serde(default)]
     ssh: BTreeMap<String, Spanned<RawFlag>>,
+    #[serde(default, rename = "access-log")]
+    access: access::Raw,
     #[serde(default)]
     mesh: BTreeMap<Spanned<String>, mesh::Raw>,
 }
@@ -251,6 +257,7 @@ fn parse_text(text: &str) -> Result<Settings, Fault> {
         incus: IncusSettings { socket: checked(raw.incus.socket, |path| absolute("incus", path))? },
         lxd: LxdSettings { socket: checked(raw.lxd.socket, |path| absolute("lxd", path))? },
         ssh: ssh(text, raw.ssh)?,
+        access: access::read(raw.access)?,
         mesh: mesh::read(raw.mesh)?,
     })
 }

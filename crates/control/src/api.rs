@@ -28,12 +28,14 @@ use portway_model::{DeviceName, InstanceKey};
 use serde::{Deserialize, Serialize};
 
 mod apply;
+mod counts;
 mod health;
 mod mesh;
 mod moves;
 mod unique;
 
 pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
+pub use counts::{DIAL_BOUNDS_MICROS, DeviceFailures, DialTime, LimitHits};
 pub use health::{Health, HealthState, HealthTest};
 pub use mesh::{
     AskPing, ChangeMeshRules, MeshEvent, MeshMapping, MeshOrg, MeshOutside, MeshPeer, MeshProxyStatus,
@@ -68,6 +70,9 @@ pub struct Server {
     /// Networks that it runs.
     #[serde(default)]
     pub networks: Vec<NetworkStatus>,
+    /// Caps that were hit since the daemon started, or since a device was added.
+    #[serde(default)]
+    pub limits: Vec<LimitHits>,
     /// What is degraded, one line each; empty when all is well.
     pub warnings: Vec<String>,
 }
@@ -145,6 +150,9 @@ pub struct WorkerStatus {
     pub instance: InstanceKey,
     /// Uid it runs as.
     pub uid: Option<u32>,
+    /// Which of the instance's workers: side it calls on, user, group and number.
+    #[serde(default)]
+    pub group: String,
     /// Devices it serves.
     pub devices: u64,
 }
@@ -235,6 +243,12 @@ pub struct Device {
     /// Clients refused because their PROXY header was malformed or did not come in time.
     #[serde(default)]
     pub bad_headers: u64,
+    /// Failed dials by kind, and clients that waited because descriptors were short.
+    #[serde(default)]
+    pub failures: DeviceFailures,
+    /// How long dials took that were answered.
+    #[serde(default)]
+    pub dial_time: DialTime,
     /// Worker serving it.
     pub worker_pid: Option<i32>,
 }

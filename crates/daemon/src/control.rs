@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 use self::head::{HEAD_BYTES, Refused};
 use self::stream::{Descriptors, Guarded};
 use crate::hub::failure;
+use crate::tally::{self, Hit};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 256;
@@ -58,7 +59,10 @@ pub(crate) async fn serve(listener: UnixListener, router: Router) {
                     drop(pass);
                 });
             }
-            Err(_) => turn_away(&stream.into_inner()),
+            Err(_) => {
+                tally::hit(Hit::ControlConnections);
+                turn_away(&stream.into_inner());
+            }
         }
     }
 }

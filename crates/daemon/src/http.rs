@@ -28,8 +28,10 @@ use self::input::{About, Body, Condition, DeviceInPath, InPath};
 use crate::companion::Companion;
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, Reply, edit};
+use crate::metrics::{Watched, labels};
 use crate::nat::Leader;
 use crate::networks::Networks;
+use crate::tally::{self, Hit};
 use crate::{apply, health, moves, rivals};
 
 /// Readers of events at once.
@@ -244,7 +246,10 @@ struct Reading {
 async fn events(
     State(hub): Shared,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
-    let pass = READERS.try_acquire().map_err(|_: TryAcquireError| Refusal::busy("too many read events"))?;
+    let pass = READERS.try_acquire().map_err(|_: TryAcquireError| {
+        tally::hit(Hit::EventReaders);
+        Refusal::busy("too many read events")
+    })?;
     let reading = Reading { receiver: hub.subscribe(), _pass: pass };
     let events = stream::unfold(reading, |mut reading| async move {
         loop {
@@ -264,8 +269,16 @@ async fn events(
 
 /// Of the devices, of which networks run, and of the SSH gateway when one runs.
 async fn metrics(State(hub): Shared, companion: Companion, networks: Arc<Networks>) -> Response {
+    let devices = hub.counted_devices().await;
     let repairs = hub.nat.as_ref().map_or(0, Leader::repairs);
-    let mut text = crate::metrics::render(&hub.counted_devices().await, repairs);
+    let mut text = crate::metrics::own(repairs, &hub.servers(), &devices);
+    text.push_str(&crate::metrics::render(&devices));
+    let mut processes = hub.processes().await;
+    processes.extend(networks.processes());
+    let gateway = (companion.running)(&companion.dir).and_then(|pid| u32::try_from(pid).ok());
+    processes.extend(gateway.map(|pid| Watched { labels: labels([("process", "ssh")]), pid }));
+    let processes = tokio::task::spawn_blocking(move || crate::metrics::processes(&processes));
+    text.push_str(&processes.await.unwrap_or_default());
     text.push_str(&crate::metrics::health(&hub.health.shown(None)));
     text.push_str(&networks.metrics());
     let theirs = tokio::task::spawn_blocking(move || (companion.metrics)(&companion.dir));

@@ -18,15 +18,18 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, WeakSender};
 use tokio::sync::{Mutex as AsyncMutex, RwLock, broadcast, oneshot};
 
+use crate::access::AccessLog;
 use crate::health::Health;
 use crate::instance::device::Device;
 use crate::instance::seed::Seed;
 use crate::instance::{Command, Ending, Handle, Instance};
 use crate::keeper::Keeper;
+use crate::metrics::{Watched, labels, of_devices};
 use crate::nat::Leader;
 use crate::owner;
 use crate::provider::Providers;
 use crate::state::{Change, Desired, Refused, Store, StoredDevice, apply, keep_up};
+use crate::tally::{self, Hit};
 
 /// Longest wait for an actor's answer; for one that is busy the store answers.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -75,6 +78,8 @@ pub(crate) struct Hub {
     pub(crate) nat: Option<Leader>,
     /// Health of Compose services.
     pub(crate) health: Health,
+    /// Log of connections that are over.
+    pub(crate) access: Arc<AccessLog>,
     /// Networks whose leases decide where devices of an instance lead.
     networks: Mutex<BTreeMap<InstanceKey, BTreeSet<String>>>,
     store: Store,
@@ -132,6 +137,7 @@ impl Hub {
             providers: parts.providers,
             nat: parts.nat,
             health: Health::default(),
+            access: Arc::default(),
             networks: Mutex::default(),
             store: parts.store,
             desired: Mutex::new(parts.desired),
@@ -266,6 +272,14 @@ impl Hub {
         }
     }
 
+    /// Has every worker told whether records of what is over are wanted.
+    pub(crate) async fn tell_access(&self) {
+        for handle in self.handles() {
+            // As above.
+            let _ = handle.send(Command::Access).await;
+        }
+    }
+
     /// Has every instance supply the new keeper.
     pub(crate) async fn rekeep_all(&self) {
         for handle in self.handles() {
@@ -333,7 +347,10 @@ impl Hub {
             let (reply, answer) = oneshot::channel();
             match handle.try_send(question(reply)) {
                 Ok(()) => waiting.push((key, answer)),
-                Err(TrySendError::Full(_)) => silent.push(key),
+                Err(TrySendError::Full(_)) => {
+                    tally::hit(Hit::Commands);
+                    silent.push(key);
+                }
                 Err(TrySendError::Closed(_)) => {}
             }
         }
@@ -352,7 +369,12 @@ impl Hub {
     /// What `GET /1.0` says.
     pub(crate) async fn server(&self) -> api::Server {
         let (mut totals, mut refusals) = (api::DeviceTotals::default(), api::Refusals::default());
-        for device in self.devices(None).await {
+        let devices = self.devices(None).await;
+        let mut limits = tally::all_hits();
+        for (limit, hits) in of_devices(&devices).into_iter().filter(|(_, hits)| *hits > 0) {
+            limits.push(api::LimitHits { limit: limit.to_owned(), hits });
+        }
+        for device in devices {
             refusals.count(&device);
             match device.state {
                 api::DeviceState::Active => totals.active += 1,
@@ -369,6 +391,7 @@ impl Hub {
             error: state.err(),
         });
         let mut warnings = self.warnings.clone();
+        warnings.extend(self.access.failure().map(|text| format!("access log is not written: {text}")));
         let nat = self.nat.as_ref().map(Leader::failures);
         let nat = nat.as_ref().and_then(|failures| failures.of_table());
         warnings.extend(nat.map(|text| format!("kernel NAT does not work: {text}")));
@@ -384,8 +407,29 @@ impl Hub {
             workers: self.ask(None, Command::Workers).await.0.into_iter().flatten().collect(),
             keeper_pid: self.keeper.pid(),
             networks: Vec::new(),
+            limits,
             warnings,
         }
+    }
+
+    /// The servers that were asked, and whether they answer.
+    pub(crate) fn servers(&self) -> Vec<(String, bool)> {
+        locked(&self.reachable).iter().map(|(name, state)| (name.clone(), state.is_ok())).collect()
+    }
+
+    /// The daemon, its keeper and its workers.
+    pub(crate) async fn processes(&self) -> Vec<Watched> {
+        let one = |name: &str, pid: u32| Watched { labels: labels([("process", name)]), pid };
+        let mut found = vec![one("daemon", std::process::id())];
+        let keeper = self.keeper.pid().and_then(|pid| u32::try_from(pid).ok());
+        found.extend(keeper.map(|pid| one("keeper", pid)));
+        let workers = self.ask(None, Command::Workers).await.0.into_iter().flatten();
+        found.extend(workers.filter_map(|worker| {
+            let instance = worker.instance.to_string();
+            let of = [("process", "worker"), ("instance", instance.as_str()), ("group", &worker.group)];
+            Some(Watched { labels: labels(of), pid: u32::try_from(worker.pid).ok()? })
+        }));
+        found
     }
 
     fn endpoint(&self, provider: &str) -> Option<String> {

@@ -38,7 +38,7 @@ use crate::hub::Hub;
 use crate::nat::Leader;
 use crate::provider::{Observation, Run};
 use crate::state::Origin;
-use crate::worker::{Happened, News, Worker};
+use crate::worker::{Happened, News, Sink, Worker};
 
 /// Commands that may wait for an actor.
 const COMMAND_QUEUE: usize = 256;
@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Readdressed,
     /// A look at a device's socket file: whether it is where clients look for it.
     Visible(DeviceName, bool),
+    /// Whether records of what is over are wanted has changed.
+    Access,
     /// The keeper is new: supply it.
     Rekeep,
     /// What a look has found.
@@ -117,6 +119,13 @@ struct Serving {
     worker: Worker,
     run: plan::RunId,
     slots: Slots,
+}
+
+impl Serving {
+    /// Connections of a worker that has ended, of which there will be no record.
+    fn unrecorded(&self) -> u64 {
+        self.slots.devices().map(|(slot, _)| self.worker.unrecorded(slot)).fold(0, u64::saturating_add)
+    }
 }
 
 /// A worker that finishes by itself.
@@ -171,7 +180,7 @@ pub(crate) struct Instance {
     next: Option<Command>,
     own: mpsc::WeakSender<Command>,
     news: mpsc::Receiver<News>,
-    news_sink: mpsc::Sender<News>,
+    news_sink: Sink,
     last_discard: Instant,
     last_check: Instant,
     /// Since when it has had nothing to do.
@@ -185,6 +194,7 @@ impl Instance {
     pub(crate) fn start(hub: Arc<Hub>, key: InstanceKey, seed: seed::Seed) -> Handle {
         let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         let (news_sink, news) = mpsc::channel(NEWS_QUEUE);
+        let news_sink = Sink { news: news_sink, access: Arc::clone(&hub.access), instance: key.clone() };
         let now = Instant::now();
         let mut instance = Instance {
             hub,
@@ -303,6 +313,11 @@ impl Instance {
             }
             Command::Readdressed => self.addresses.note(Instant::now()),
             Command::Visible(name, visible) => self.seen(&name, visible).await,
+            Command::Access => {
+                for serving in self.workers.values_mut() {
+                    serving.worker.want_access(self.hub.access.is_on()).await;
+                }
+            }
             Command::Rekeep => self.supply_keeper().await,
             Command::Observed(observation) => {
                 self.looking = false;
@@ -332,6 +347,7 @@ impl Instance {
             pid: serving.worker.pid(),
             instance: self.key.clone(),
             uid: group.ids.map(|ids| ids.uid),
+            group: group.to_string(),
             devices: u64::try_from(serving.slots.devices().count()).unwrap_or(u64::MAX),
         });
         all.collect()
@@ -412,6 +428,7 @@ impl Instance {
             | FromWorker::Began { .. }
             | FromWorker::Wants { .. }
             | FromWorker::Over { .. }
+            | FromWorker::Access { .. }
             | FromWorker::Version { .. } => warn!(worker, "unexpected message of a worker"),
         }
     }
@@ -452,7 +469,9 @@ impl Instance {
             None => {
                 let gone = self.leaving.iter().position(|one| one.serving.worker.name() == worker);
                 if let Some(at) = gone {
-                    self.leaving.swap_remove(at).serving.worker.kill();
+                    let leaving = self.leaving.swap_remove(at);
+                    self.hub.access.lose(leaving.serving.unrecorded());
+                    leaving.serving.worker.kill();
                 }
             }
         }

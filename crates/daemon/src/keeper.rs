@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use crate::tally::{self, Done};
 use crate::watched::watched;
 use crate::worker;
 use portway_relay::wire::{FromKeeper, Ids, MAX_FDS, ToKeeper};
@@ -262,6 +263,7 @@ async fn serve(
         pid.store(0, Ordering::Relaxed);
         // Ours when it was our child; an adopted one is somebody else's to reap.
         worker::bury(link.pid, None);
+        tally::count(Done::KeeperLost);
         warn!("keeper lost, a new one is started");
         link = loop {
             match start(&setup) {

@@ -4,6 +4,7 @@
 //! It relays no byte itself. What it holds is rebuilt at every start from the state file, from the
 //! workers that go on without it, and from the keeper.
 
+mod access;
 mod apply;
 mod aside;
 mod companion;
@@ -31,6 +32,7 @@ mod rivals;
 mod serve;
 mod setup;
 mod state;
+mod tally;
 mod watched;
 mod worker;
 

@@ -1,8 +1,17 @@
 //! Counters in the Prometheus text format, version 0.0.4.
 
-use std::fmt::Write;
+mod own;
+mod page;
+mod process;
+#[cfg(test)]
+mod tests;
 
 use portway_control::api;
+
+pub(crate) use self::own::{of_devices, page as own};
+pub(crate) use self::page::labels;
+use self::page::{Page, seconds};
+pub(crate) use self::process::{Watched, page as processes};
 
 type Value = fn(&api::Device) -> Option<u64>;
 
@@ -53,23 +62,65 @@ const METRICS: [(&str, &str, &str, Value); 14] = [
     }),
 ];
 
-/// All metrics of all devices, and how often the NAT table was put right.
-pub(crate) fn render(devices: &[api::Device], nat_repairs: u64) -> String {
-    let mut text = format!(
-        "# HELP portway_nat_repairs_total Changes of the NAT table by others that were put right.\n\
-         # TYPE portway_nat_repairs_total counter\nportway_nat_repairs_total {nat_repairs}\n"
-    );
+/// All metrics of all devices.
+pub(crate) fn render(devices: &[api::Device]) -> String {
+    let mut page = Page::default();
+    let named: Vec<(&api::Device, String)> = devices.iter().map(|device| (device, label(device))).collect();
     for (name, kind, help, value) in METRICS {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for device in devices {
+        page.family(name, kind, help);
+        for (device, labels) in &named {
             // What is not counted is left out: 0 would be a number.
-            let Some(value) = value(device) else { continue };
-            let (instance, label) = (escape(&device.instance.to_string()), escape(device.name.as_str()));
-            let _ = writeln!(text, "{name}{{instance=\"{instance}\",device=\"{label}\"}} {value}");
+            if let Some(value) = value(device) {
+                page.sample(name, labels, value);
+            }
         }
     }
-    text
+    errors(&mut page, &named);
+    dial_times(&mut page, &named);
+    page.into_text()
+}
+
+fn label(device: &api::Device) -> String {
+    labels([("instance", &device.instance.to_string()), ("device", device.name.as_str())])
+}
+
+/// What went wrong for clients, by kind. A kind that has not happened is left out: most never do.
+fn errors(page: &mut Page, devices: &[(&api::Device, String)]) {
+    let name = "portway_device_errors_total";
+    page.family(name, "counter", "Clients that were not served, or not to their end, by kind.");
+    for (device, labels) in devices {
+        let limits = [device.over_connections, device.over_rate, device.over_per_source];
+        let others = [
+            ("denied", device.denied),
+            ("limits", limits.into_iter().fold(0, u64::saturating_add)),
+            ("bad_header", device.bad_headers),
+        ];
+        for (kind, count) in device.failures.named().into_iter().chain(others) {
+            let count = if kind == "reset" { count.saturating_add(device.resets) } else { count };
+            if count > 0 {
+                page.sample(name, &format!("{labels},kind=\"{kind}\""), count);
+            }
+        }
+    }
+}
+
+/// How long dials took. A device that has dialled nobody is left out.
+fn dial_times(page: &mut Page, devices: &[(&api::Device, String)]) {
+    let name = "portway_device_dial_seconds";
+    page.family(name, "histogram", "Time until a dial was answered; failed dials are not in it.");
+    for (device, labels) in devices.iter().filter(|(device, _)| device.dial_time.count > 0) {
+        let time = &device.dial_time;
+        let mut below: u64 = 0;
+        for (count, bound) in time.buckets.iter().zip(api::DIAL_BOUNDS_MICROS) {
+            below = below.saturating_add(*count);
+            let bound =
+                format!("{labels},le=\"{}\"", seconds(bound).trim_end_matches('0').trim_end_matches('.'));
+            page.sample(&format!("{name}_bucket"), &bound, below);
+        }
+        page.sample(&format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), time.count);
+        page.sample(&format!("{name}_sum"), labels, seconds(time.micros));
+        page.sample(&format!("{name}_count"), labels, time.count);
+    }
 }
 
 type OfHealth = fn(&api::Health) -> Option<u64>;
@@ -91,22 +142,16 @@ const HEALTH: [(&str, &str, &str, OfHealth); 3] = [
 
 /// All metrics of instances that are asked for their health.
 pub(crate) fn health(all: &[api::Health]) -> String {
-    let mut text = String::new();
+    let mut page = Page::default();
     for (name, kind, help, value) in HEALTH {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        page.family(name, kind, help);
         for one in all {
             let Some(value) = value(one) else { continue };
-            let [instance, project, service] =
-                [&one.instance.to_string(), &one.project, &one.service].map(|label| escape(label));
-            let labels = format!("instance=\"{instance}\",project=\"{project}\",service=\"{service}\"");
-            let _ = writeln!(text, "{name}{{{labels}}} {value}");
+            let instance = one.instance.to_string();
+            let labels =
+                labels([("instance", &instance), ("project", &one.project), ("service", &one.service)]);
+            page.sample(name, &labels, value);
         }
     }
-    text
-}
-
-/// A label value: backslash, quote and line feed escaped.
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    page.into_text()
 }

@@ -35,7 +35,7 @@ use crate::networks::{self, Networks};
 use crate::provider::Endpoint;
 use crate::setup::{self, folder, io_failure};
 use crate::state::{self, Loaded, Store, with_sources};
-use crate::{DaemonAction, DaemonOptions, control, http, rivals, worker};
+use crate::{DaemonAction, DaemonOptions, control, http, rivals, tally, worker};
 
 /// Permissions of the control socket: its user and group.
 const CONTROL_MODE: u32 = 0o660;
@@ -68,6 +68,7 @@ fn paths_failure(problem: &portway_config::PathsError) -> Failure {
 async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failure> {
     let (renewed, led) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (hub, loaded, kept) = assemble(options, Arc::clone(&renewed), Arc::clone(&led)).await?;
+    hub.access.follow(&options.settings.access, &options.paths.access_log);
     plant(&hub, &loaded, kept);
     let run_dir = folder(&options.paths.socket);
     if options.action == DaemonAction::Purge {
@@ -113,6 +114,7 @@ async fn daemon(options: &DaemonOptions, logs: &LogControl) -> Result<(), Failur
     tell_systemd(&[NotifyState::Stopping]);
     server.abort();
     hub.shut_down(Ending::Leave).await;
+    hub.access.end();
     if let Err(problem) = std::fs::remove_file(&options.paths.socket) {
         warn!(error = %problem, "control socket not removed");
     }
@@ -307,12 +309,14 @@ async fn follow_client(hub: &Arc<Hub>, endpoint: &Endpoint, client: &Client, tol
             loop {
                 match events.next().await {
                     Ok(event) => {
+                        tally::event(provider);
                         endpoint.count_event();
                         told.notify_one();
                         poke(hub, provider, &event).await;
                     }
                     Err(problem) => {
                         warn!(%provider, error = %with_sources(&problem), "event stream ended");
+                        tally::events_lost(provider);
                         endpoint.set_tells(false);
                         // What happened since the last event is not known, nor whether it still answers.
                         hub.poke_all().await;
@@ -389,6 +393,8 @@ async fn reread(hub: &Arc<Hub>, networks: &Networks, options: &DaemonOptions, lo
                 warn!("a changed user or server socket needs a restart of the daemon");
             }
             networks.follow(&settings.mesh);
+            hub.access.follow(&settings.access, &options.paths.access_log);
+            hub.tell_access().await;
             info!("settings read again");
         }
         Err(problem) => warn!(error = %with_sources(&problem), "settings not usable, nothing changed"),

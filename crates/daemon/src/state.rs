@@ -23,6 +23,7 @@ use tracing::{error, warn};
 use self::lines::{Before, Lines, Sum};
 pub(crate) use self::refused::{Refused, RefusedDevice, StoredText, keep_up};
 use crate::aside::{Aside, AsideError};
+use crate::tally::{self, Done, Hit};
 
 /// Version of the file's layout.
 const LAYOUT_VERSION: u32 = 1;
@@ -218,7 +219,12 @@ impl Writer {
             }
             let mut before = Before::default();
             let changes = commits.iter().flat_map(|commit| &commit.changes);
-            let result = self.make(changes, &mut before).map_err(|failure| {
+            let result = self.make(changes, &mut before).inspect(|_| tally::count(Done::StateWritten));
+            let result = result.map_err(|failure| {
+                tally::count(Done::StateNotWritten);
+                if matches!(failure, StateError::TooLarge { .. }) {
+                    tally::hit(Hit::StateBytes);
+                }
                 self.lines.restore(before);
                 let text = with_sources(&failure);
                 error!(error = %text, "state not written");

@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use portway_model::InstanceKey;
 use portway_relay::wire::{
     FromWorker, Init, Known, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker, WireDevice,
+    field,
 };
 use portway_sys::process;
 use portway_sys::seqpacket::Channel;
@@ -28,8 +30,10 @@ use tracing::{debug, warn};
 use self::link::{ADOPT_TIMEOUT, Link, checked, handshake};
 use self::record::{Recorded, forget, kill, note_draining, record, recorded};
 pub(crate) use self::record::{bury, end, instance_of, names};
+use crate::access::AccessLog;
 use crate::keeper::{receive_packet, send_packet};
 use crate::state::with_sources;
+use crate::tally::{self, Hit};
 use crate::watched::watched;
 
 /// Clients that one worker may hand back, all told: it does so once, when its instance ends.
@@ -83,7 +87,15 @@ pub(crate) enum Happened {
 }
 
 /// Where news go.
-pub(crate) type Sink = tokio::sync::mpsc::Sender<News>;
+#[derive(Clone)]
+pub(crate) struct Sink {
+    /// To the instance's actor.
+    pub(crate) news: tokio::sync::mpsc::Sender<News>,
+    /// Records of what is over.
+    pub(crate) access: Arc<AccessLog>,
+    /// Whose worker it is.
+    pub(crate) instance: InstanceKey,
+}
 
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Option<String>>>>>;
 
@@ -97,6 +109,8 @@ pub(crate) struct Worker {
     pending: Pending,
     counters: CountersView,
     next_seq: u64,
+    /// It makes records of what is over, for this daemon.
+    is_recording: bool,
     reader: tokio::task::AbortHandle,
 }
 
@@ -200,6 +214,20 @@ impl Worker {
     /// may lie: for display only.
     pub(crate) fn counters(&self, slot: Slot) -> [u64; FIELD_COUNT] {
         self.counters.read(usize::try_from(slot.index).unwrap_or(usize::MAX))
+    }
+
+    /// Has the worker make records of what is over, or no more.
+    pub(crate) async fn want_access(&mut self, on: bool) {
+        match send(&self.channel, &ToWorker::Access { on }, &[]).await {
+            Ok(()) => self.is_recording = on,
+            Err(failure) => debug!(worker = self.name, error = %failure, "worker not told of the access log"),
+        }
+    }
+
+    /// Connections in `slot` of a worker that has ended, of which there will be no record.
+    pub(crate) fn unrecorded(&self, slot: Slot) -> u64 {
+        let line = self.counters(slot);
+        if self.is_recording { line[field::OPENED].saturating_sub(line[field::SETTLED]) } else { 0 }
     }
 
     /// Gives the worker a device; returns when it accepts clients.
@@ -360,6 +388,9 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
                     let _ = reply.send(error);
                 }
             }
+            Ok(FromWorker::Access { records, lost }) => {
+                sink.access.take(&sink.instance, &worker, records, lost);
+            }
             Ok(message) => {
                 // Many messages may wait for the actor: only those that need a descriptor keep theirs.
                 let descriptors = match &message {
@@ -367,11 +398,16 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
                         orphaned += descriptors.len();
                         descriptors
                     }
+                    FromWorker::Orphan { .. } => {
+                        tally::hit(Hit::OrphanDescriptors);
+                        Vec::new()
+                    }
                     _ => Vec::new(),
                 };
                 // Never waits: the actor may be waiting for an answer behind this message.
                 let news = News { worker: worker.clone(), what: Happened::Said(message, descriptors) };
-                if sink.try_send(news).is_err() {
+                if sink.news.try_send(news).is_err() {
+                    tally::hit(Hit::WorkerNews);
                     debug!(worker, "news of a worker dropped, its instance is busy");
                 }
             }
@@ -384,7 +420,7 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
     }
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
     // The actor is gone when the daemon ends.
-    let _ = sink.send(News { worker, what: Happened::Ended }).await;
+    let _ = sink.news.send(News { worker, what: Happened::Ended }).await;
 }
 
 /// Cuts what is text for people: many messages may wait for the actor.

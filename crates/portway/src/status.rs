@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use portway_control::api::{
-    DeviceTotals, NetworkPeer, NetworkState, NetworkStatus, ProviderStatus, Refusals, Server,
+    DeviceTotals, LimitHits, NetworkPeer, NetworkState, NetworkStatus, ProviderStatus, Refusals, Server,
 };
 use portway_sshgw::broker;
 use serde::Serialize;
@@ -65,6 +65,9 @@ fn text(server: &Server, look: Look) -> String {
     let _infallible = writeln!(text, "portway {}, pid {pid}, up {up}", printable(version));
     let _infallible = writeln!(text, "devices: {}", totals(server.devices));
     let _infallible = writeln!(text, "refused: {}", refused(server.refusals));
+    if !server.limits.is_empty() {
+        let _infallible = writeln!(text, "limits: {}", limits(&server.limits));
+    }
     let _infallible = writeln!(text, "state: generation {generation}");
     match server.keeper_pid {
         Some(pid) => {
@@ -188,6 +191,12 @@ fn refused(refusals: Refusals) -> String {
     }
 }
 
+/// `control.connections hit 2 times`: the caps that were hit.
+fn limits(hits: &[LimitHits]) -> String {
+    let one = |of: &LimitHits| format!("{} hit {}", printable(&of.limit), human::count(of.hits, "time"));
+    hits.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 fn provider_row(provider: &ProviderStatus) -> [Text; 3] {
     let state = match (provider.reachable, provider.error.as_deref()) {
         (true, _) => Text::new("reachable").tone(Tone::Good),
@@ -262,10 +271,12 @@ mod tests {
                 pid: 4711,
                 instance: "incus:default/c1".parse().unwrap(),
                 uid: Some(998),
+                group: "instance:998:998:0".to_owned(),
                 devices: 12,
             }],
             keeper_pid: Some(813),
             networks: networks(),
+            limits: vec![LimitHits { limit: "control.connections".to_owned(), hits: 2 }],
             warnings: vec!["state.json was restored from its previous generation".to_owned()],
         }
     }
@@ -328,6 +339,7 @@ mod tests {
             workers: Vec::new(),
             keeper_pid: None,
             networks: Vec::new(),
+            limits: Vec::new(),
             warnings: Vec::new(),
             ..server()
         };

@@ -273,6 +273,12 @@ pub enum ToWorker {
         /// Of IPv4; else of IPv6.
         v4: bool,
     },
+    /// Whether [`FromWorker::Access`] is wanted. Until a daemon has said so once, it is told nothing; what its predecessor
+    /// said holds until then.
+    Access {
+        /// It is.
+        on: bool,
+    },
     /// Stop accepting (close all listeners), let connections finish, exit when none is left or
     /// after `grace`.
     Drain {
@@ -384,6 +390,52 @@ pub enum FromWorker {
         /// Those among them of whose target the network said that it is not there (udp).
         refused: Vec<u64>,
     },
+    /// Connections and flows that are over, where the daemon wants to know.
+    Access {
+        /// Of each a record, at most [`RECORDS_MAX`].
+        records: Vec<AccessRecord>,
+        /// How many more there were since the last message, for which there was no room.
+        lost: u64,
+    },
+}
+
+/// Records in one [`FromWorker::Access`]: a packet has room for the longest.
+pub const RECORDS_MAX: usize = 32;
+
+/// Records that a worker keeps while it cannot tell them.
+pub const RECORDS_KEPT_MAX: usize = 4096;
+
+/// A connection or flow that is over, or a client that was not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessRecord {
+    /// [`WireDevice::key`].
+    pub device: String,
+    /// Counts the records of a worker, with those that were lost.
+    pub number: u64,
+    /// When it was over, milliseconds since 1970.
+    pub ended_millis: u64,
+    /// Who it was, as far as that is an address: by its PROXY header if it was asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<SocketAddr>,
+    /// Who announced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<SocketAddr>,
+    /// Where it came in.
+    pub listen: String,
+    /// Where it was led.
+    pub target: String,
+    /// Payload from the client.
+    pub bytes_in: u64,
+    /// Payload to the client.
+    pub bytes_out: u64,
+    /// How long it lasted, microseconds.
+    pub lasted_micros: u64,
+    /// How long the target took to answer, microseconds; `None` where it has not, and for datagrams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dial_micros: Option<u64>,
+    /// How it ended, one word: `done`, `reset`, `cancelled`, `removed`, `stopped`, `idle`, `evicted`, `denied`,
+    /// `limits.connections`, `limits.rate`, `limits.per_source`, `bad-header`, or a [`FailureKind::name`].
+    pub end: String,
 }
 
 /// Fields of a counter line, in order. Each is a total since the device was put into its slot: the worker sets the
@@ -397,7 +449,7 @@ pub mod field {
     pub const BYTES_IN: usize = 2;
     /// Payload bytes from upstream to downstream.
     pub const BYTES_OUT: usize = 3;
-    /// Dials that failed (refused, timed out, no path).
+    /// Dials that failed; by kind from [`FAILED`] on.
     pub const DIAL_FAILED: usize = 4;
     /// Connections ended by a reset of either side.
     pub const RESET: usize = 5;
@@ -415,6 +467,86 @@ pub mod field {
     pub const OVER_PER_SOURCE: usize = 11;
     /// Clients that owed a PROXY header and sent none in time, or a malformed one.
     pub const BAD_HEADER: usize = 12;
+    /// The first of the failures by kind, in the order of [`super::FailureKind::ALL`]: failed dials, and listeners left
+    /// alone because descriptors were short.
+    pub const FAILED: usize = 13;
+    /// The first of the times that dials took until they were answered, one field for each of
+    /// [`super::DIAL_BOUNDS_MICROS`] and one for what is above. A dial counts in one of them.
+    pub const DIAL_TIMES: usize = 21;
+    /// Sum of these times, microseconds.
+    pub const DIAL_MICROS: usize = 30;
+    /// Of those in [`OPENED`], how many need no record any more: it has been told, or counted as lost, or was not
+    /// wanted. Counts only while records are wanted, from what [`CLOSED`] was then.
+    pub const SETTLED: usize = 31;
+}
+
+/// Upper bounds of the fields from [`field::DIAL_TIMES`] on, microseconds: powers of 4 of a quarter of a millisecond.
+pub const DIAL_BOUNDS_MICROS: [u64; 8] = [250, 1_000, 4_000, 16_000, 64_000, 256_000, 1_024_000, 4_096_000];
+
+/// Why a dial failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Nobody listens there.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// No route, or the network says that there is nobody.
+    Unreachable,
+    /// The connection was reset before it was open.
+    Reset,
+    /// There is no such socket.
+    Absent,
+    /// The socket may not be used.
+    Forbidden,
+    /// Descriptors, memory or local ports are short.
+    NoDescriptors,
+    /// Anything else.
+    Other,
+}
+
+impl FailureKind {
+    /// All of them, in the order of their fields.
+    pub const ALL: [FailureKind; 8] = [
+        FailureKind::Refused,
+        FailureKind::TimedOut,
+        FailureKind::Unreachable,
+        FailureKind::Reset,
+        FailureKind::Absent,
+        FailureKind::Forbidden,
+        FailureKind::NoDescriptors,
+        FailureKind::Other,
+    ];
+
+    /// Where it is counted.
+    #[must_use]
+    pub const fn field(self) -> usize {
+        field::FAILED
+            + match self {
+                FailureKind::Refused => 0,
+                FailureKind::TimedOut => 1,
+                FailureKind::Unreachable => 2,
+                FailureKind::Reset => 3,
+                FailureKind::Absent => 4,
+                FailureKind::Forbidden => 5,
+                FailureKind::NoDescriptors => 6,
+                FailureKind::Other => 7,
+            }
+    }
+
+    /// Its name in reports: metrics, the access log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            FailureKind::Refused => "refused",
+            FailureKind::TimedOut => "timed-out",
+            FailureKind::Unreachable => "unreachable",
+            FailureKind::Reset => "reset",
+            FailureKind::Absent => "absent",
+            FailureKind::Forbidden => "forbidden",
+            FailureKind::NoDescriptors => "no-descriptors",
+            FailureKind::Other => "other",
+        }
+    }
 }
 
 /// Daemon to keeper. The keeper answers `List` and `Sync` only.

@@ -15,6 +15,7 @@
 //! No call blocks, no per-message allocation is made, and every queue has a bound.
 
 mod accept;
+mod access;
 mod broker;
 mod control;
 mod core;

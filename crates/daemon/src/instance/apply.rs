@@ -16,6 +16,7 @@ use super::{Crashes, ENDING_LIMIT, Instance, Leaving, Serving, placing};
 use crate::listeners::{self, Listeners, OpenError};
 use crate::provider::Run;
 use crate::state::with_sources;
+use crate::tally::{self, Done, Hit};
 use crate::worker::{Put, Worker, WorkerError};
 
 /// Pause before something that failed is tried again.
@@ -42,6 +43,12 @@ const ROUNDS_MAX: usize = 32;
 impl Instance {
     /// Plans and applies until nothing is left to do.
     pub(super) async fn reconcile(&mut self) {
+        let begin = Instant::now();
+        self.reconcile_all().await;
+        tally::reconciled(begin.elapsed());
+    }
+
+    async fn reconcile_all(&mut self) {
         for _ in 0..ROUNDS_MAX {
             let steps = plan::plan(&self.view());
             if steps.is_empty() {
@@ -51,6 +58,7 @@ impl Instance {
                 self.apply(step).await;
             }
         }
+        tally::hit(Hit::ReconcileRounds);
         warn!(instance = %self.key, "the plan does not come to an end");
     }
 
@@ -211,7 +219,11 @@ impl Instance {
             Err(failure) => Err(WorkerError::Start(failure)),
         };
         match result {
-            Ok(worker) => {
+            Ok(mut worker) => {
+                tally::count(Done::WorkerStarted);
+                if self.hub.access.is_on() {
+                    worker.want_access(true).await;
+                }
                 info!(instance = %self.key, pid = worker.pid(), worker = worker.name(), "worker started");
                 self.hub.tell("worker-started", &self.key, None, format!("pid {}", worker.pid()));
                 let serving = Serving { worker, run: run.id, slots: Slots::default() };
@@ -226,6 +238,7 @@ impl Instance {
             }
             Err(failure) => {
                 let text = with_sources(&failure);
+                tally::count(Done::WorkerNotStarted);
                 warn!(instance = %self.key, error = text, "worker not started");
                 self.count_crash(group, text);
             }
@@ -325,7 +338,10 @@ impl Instance {
         let replies = placing::reply_base(&device.spec, run).map_err(WorkerError::Refused)?;
         let slot = match &device.placed {
             Some(placed) => placed.slot,
-            None => serving.slots.give(name.clone()).ok_or(WorkerError::Full)?,
+            None => serving.slots.give(name.clone()).ok_or_else(|| {
+                tally::hit(Hit::WorkerDevices);
+                WorkerError::Full
+            })?,
         };
         let (kind, base_name, descriptor) = match base {
             Some(base) => (Some(base.kind), base.name, Some(base.descriptor)),
@@ -419,11 +435,13 @@ impl Instance {
                 device.unplaced = None;
             }
         }
+        self.hub.access.lose(serving.unrecorded());
         warn!(instance = %self.key, pid = serving.worker.pid(), why, "worker lost");
         self.hub.tell("worker-ended", &self.key, None, format!("pid {}: {why}", serving.worker.pid()));
         serving.worker.kill();
         // An instance that ends takes its workers along; that is no crash.
         if self.run.as_ref().is_some_and(Run::alive) {
+            tally::count(Done::WorkerLost);
             self.count_crash(group, why.to_owned());
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use portway_control::api;
 use portway_model::{Bind, DeviceKey, DeviceName, DeviceSpec, Follow, InstanceKey, Nat, Protocol, Provider};
-use portway_relay::wire::{Slot, field};
+use portway_relay::wire::{DIAL_BOUNDS_MICROS, FailureKind, Slot, field};
 use portway_sys::shm::FIELD_COUNT;
 
 use super::lead::Judged;
@@ -15,6 +15,7 @@ use crate::listeners::{self, Listeners};
 use crate::nat::{Failures, Way};
 use crate::rivals::{self, Rival};
 use crate::state::Origin;
+use crate::tally::{self, Hit};
 
 /// Clients kept for the next worker, at most, per device: as many as a listen backlog holds.
 const ORPHANS_MAX: usize = 4096;
@@ -225,6 +226,7 @@ impl Device {
     pub(crate) fn keep_orphans(&mut self, orphans: Orphans) -> Option<Orphans> {
         let kept: usize = self.orphans.iter().map(Orphans::count).sum();
         if kept + orphans.count() > ORPHANS_MAX {
+            tally::hit(Hit::Orphans);
             return Some(orphans);
         }
         self.orphans.push(orphans);
@@ -378,10 +380,33 @@ impl Device {
             over_rate: totals[field::OVER_RATE],
             over_per_source: totals[field::OVER_PER_SOURCE],
             bad_headers: totals[field::BAD_HEADER],
+            failures: failures(&totals),
+            dial_time: dial_time(&totals),
             worker_pid,
         }
     }
 }
+
+fn failures(totals: &[u64; FIELD_COUNT]) -> api::DeviceFailures {
+    let [refused, timed_out, unreachable, reset, absent, forbidden, no_descriptors, other] =
+        FailureKind::ALL.map(|kind| totals[kind.field()]);
+    api::DeviceFailures { refused, timed_out, unreachable, reset, absent, forbidden, no_descriptors, other }
+}
+
+fn dial_time(totals: &[u64; FIELD_COUNT]) -> api::DialTime {
+    let buckets: Vec<u64> = totals[field::DIAL_TIMES..=field::DIAL_TIMES + DIAL_BOUNDS_MICROS.len()].to_vec();
+    let count = buckets.iter().fold(0, |sum: u64, more| sum.saturating_add(*more));
+    api::DialTime { count, micros: totals[field::DIAL_MICROS], buckets }
+}
+
+/// The API says the bounds that the workers count by.
+const _: () = {
+    let mut at = 0;
+    while at < DIAL_BOUNDS_MICROS.len() {
+        assert!(DIAL_BOUNDS_MICROS[at] == api::DIAL_BOUNDS_MICROS[at], "two lists of bounds");
+        at += 1;
+    }
+};
 
 /// Adds a line of counters. They are those of a process that may lie.
 fn add(totals: &mut [u64; FIELD_COUNT], line: &[u64; FIELD_COUNT]) {

@@ -16,6 +16,7 @@ use super::{Command, Instance, Reply, answer};
 use crate::listeners;
 use crate::provider::{Observation, Question, Run, Status};
 use crate::state::Change;
+use crate::tally::{self, Done};
 use crate::watched::watched;
 
 /// Looks while an instance has just gone down: events of a restart come only after the new init runs.
@@ -145,6 +146,7 @@ impl Instance {
         let overdue = |leaving: &mut super::Leaving| leaving.deadline.is_some_and(|deadline| deadline <= now);
         for leaving in self.leaving.extract_if(.., overdue) {
             warn!(instance = %self.key, worker = leaving.serving.worker.name(), "worker outlived its instance, killed");
+            self.hub.access.lose(leaving.serving.unrecorded());
             leaving.serving.worker.kill();
         }
         self.look_at_addresses(now).await;
@@ -183,6 +185,7 @@ impl Instance {
         let Some(group) = device.placed.as_ref().filter(|_| !visible).map(|placed| placed.group) else {
             return;
         };
+        tally::count(Done::ListenerMended);
         info!(instance = %self.key, device = %name, "socket file gone, made anew");
         self.hub.tell("device-changed", &self.key, Some(name), "socket file gone, made anew".into());
         self.take(name, group, true).await;

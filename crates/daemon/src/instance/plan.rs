@@ -4,6 +4,8 @@
 //! left. A step that failed shows in the next view as [`Listeners::Broken`] or
 //! [`WorkerView::Broken`] with its retry time, so nothing is tried in a tight loop.
 
+use std::fmt;
+
 use portway_model::{Bind, DeviceName};
 use portway_relay::wire::Ids;
 
@@ -20,6 +22,24 @@ pub(crate) struct Group {
     pub(crate) ids: Option<Ids>,
     /// Number among workers of the same kind, when one is full.
     pub(crate) sibling: u32,
+}
+
+impl fmt::Display for Group {
+    /// `instance:998:998:0`: side, user, group, number; other groups stand behind the group, `998,27`. Users that are not
+    /// chosen are `-`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = match self.connect_side {
+            Side::Host => "host",
+            Side::Instance => "instance",
+        };
+        match self.ids {
+            Some(Ids { uid, gid, groups }) if groups.is_empty() => {
+                write!(f, "{side}:{uid}:{gid}:{}", self.sibling)
+            }
+            Some(Ids { uid, gid, groups }) => write!(f, "{side}:{uid}:{gid},{groups}:{}", self.sibling),
+            None => write!(f, "{side}:-:-:{}", self.sibling),
+        }
+    }
 }
 
 /// One end of a device.

@@ -19,6 +19,7 @@ use super::{Instance, Leaving, Serving};
 use crate::listeners::{self, Listeners};
 use crate::provider::{Question, Run, Status};
 use crate::state::{Change, StoredDevice};
+use crate::tally::{self, Done};
 use crate::worker::{Adopted, Found, Worker, WorkerError};
 
 /// What an earlier daemon left for one instance.
@@ -125,7 +126,10 @@ impl Instance {
 
     /// An adopted worker: of the present run and build it goes on, of another it finishes.
     async fn take_over(&mut self, adopted: Adopted, kept: &mut Unclaimed) {
-        let Adopted { worker, identity, devices, draining } = adopted;
+        let Adopted { mut worker, identity, devices, draining } = adopted;
+        if identity.build == self.hub.settings.build {
+            worker.want_access(self.hub.access.is_on()).await;
+        }
         let group = serde_json::from_str::<GroupText>(&identity.group).ok().map(Group::from);
         let run = self.run_of(&identity.run).await;
         let current = identity.build == self.hub.settings.build && !draining;
@@ -146,9 +150,11 @@ impl Instance {
         let serving = Serving { worker, run: run.id.clone(), slots };
         match place {
             Some(group) if serving.slots.devices().next().is_some() => {
+                tally::count(Done::WorkerAdopted);
                 drop(self.workers.insert(group, serving))
             }
             _ => {
+                tally::count(Done::WorkerReplaced);
                 serving.worker.drain(super::apply::DRAIN_LIMIT).await;
                 self.leaving.push(Leaving { serving, deadline: None });
             }

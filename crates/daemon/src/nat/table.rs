@@ -20,6 +20,7 @@ use super::leader::{Failures, Status};
 use super::ways::Ways;
 use super::{Way, watch};
 use crate::state::with_sources;
+use crate::tally::{self, Done};
 
 /// Pause before what went wrong is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -481,6 +482,7 @@ impl Keeper {
         let swept = open.conntrack.sweep(self.ways.checked(), &self.affected);
         let swept = swept.map_err(|problem| with_sources(&problem))?;
         if swept.deleted > 0 {
+            tally::count(Done::ConntrackSwept);
             info!(deleted = swept.deleted, "tracked connections forgotten");
         }
         self.affected = Affected::Nothing;

@@ -9,6 +9,7 @@ use portway_control::api::{MeshStatus, NetworkPeer, NetworkState, NetworkStatus}
 use tokio::task::JoinSet;
 
 use super::{Networks, Seen, locked};
+use crate::metrics::{Watched, labels};
 
 /// What bounds the question to a network: it is another user's process.
 pub(super) const LIMITS: Limits = Limits {
@@ -57,6 +58,18 @@ impl Networks {
         let mut all = asked.join_all().await;
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
+    }
+
+    /// Processes of networks, for Prometheus.
+    pub(crate) fn processes(&self) -> Vec<Watched> {
+        let handles = locked(&self.handles);
+        let mut found = Vec::new();
+        for (name, handle) in handles.iter().filter(|(_, handle)| handle.is_there()) {
+            let pid = locked(&handle.seen).pid.and_then(|pid| u32::try_from(pid).ok());
+            let labels = labels([("process", "network"), ("network", name.as_str())]);
+            found.extend(pid.map(|pid| Watched { labels, pid }));
+        }
+        found
     }
 
     /// Which networks run, for Prometheus. What each of them counts is at its own socket.

@@ -125,6 +125,8 @@ impl RefusedDevice {
             over_rate: 0,
             over_per_source: 0,
             bad_headers: 0,
+            failures: api::DeviceFailures::default(),
+            dial_time: api::DialTime::default(),
             worker_pid: None,
         }
     }

@@ -104,6 +104,7 @@ impl Link {
             pending,
             counters,
             next_seq: 0,
+            is_recording: false,
             reader: reader.abort_handle(),
         }
     }

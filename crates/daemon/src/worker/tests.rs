@@ -9,7 +9,7 @@ use portway_sys::seqpacket::Channel;
 
 use super::link::{Link, checked};
 use super::record::{record, recorded};
-use super::{Happened, News, Pending, WorkerError, read};
+use super::{Happened, News, Pending, Sink, WorkerError, read};
 use crate::watched::watched;
 
 fn device() -> Box<WireDevice> {
@@ -94,7 +94,9 @@ async fn a_table_without_an_end_is_given_up() {
 async fn news_of_a_worker_are_small_and_a_strange_one_ends_it() {
     let (ours, theirs) = Channel::pair().expect("a pair");
     ours.set_nonblocking(true).expect("a socket");
-    let (sink, mut news) = tokio::sync::mpsc::channel::<News>(16);
+    let (sender, mut news) = tokio::sync::mpsc::channel::<News>(16);
+    let instance = "netns:x".parse().expect("an instance");
+    let sink = Sink { news: sender, access: std::sync::Arc::default(), instance };
     let channel = std::sync::Arc::new(watched(ours).expect("watched"));
     tokio::spawn(read("w".into(), channel, Pending::default(), sink));
     let text = "x".repeat(50_000);

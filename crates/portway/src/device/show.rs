@@ -60,7 +60,7 @@ fn detail(device: &Device) -> String {
     text.push_str("connections:\n");
     put(&mut text, 1, "now", &device.connections_now.to_string());
     put(&mut text, 1, "total", &device.connections_total.to_string());
-    put(&mut text, 1, "dials_failed", &device.dials_failed.to_string());
+    dials(&mut text, device);
     put(&mut text, 1, "resets", &device.resets.to_string());
     put(&mut text, 1, "evicted", &device.evicted.to_string());
     text.push_str("traffic:\n");
@@ -77,6 +77,30 @@ fn detail(device: &Device) -> String {
         put(&mut text, 0, "instance_uuid", &yaml::scalar(uuid));
     }
     text
+}
+
+/// Dials: how long those took that were answered, and why the others failed.
+fn dials(text: &mut String, device: &Device) {
+    let time = &device.dial_time;
+    if let Some(average) = time.micros.checked_div(time.count) {
+        let within = time.within(95).map_or_else(
+            || "more than 5 % above 4096 ms".to_owned(),
+            |bound| format!("95 % within {}", millis(bound)),
+        );
+        put(text, 1, "dial_time", &format!("{} on average, {within}", millis(average)));
+    }
+    put(text, 1, "dials_failed", &device.dials_failed.to_string());
+    for (name, count) in device.failures.named().into_iter().filter(|(_, count)| *count > 0) {
+        put(text, 2, name, &count.to_string());
+    }
+}
+
+/// `1.5 ms`, to a hundredth where it is short.
+fn millis(micros: u64) -> String {
+    match micros {
+        0..10_000 => format!("{}.{:02} ms", micros / 1000, micros % 1000 / 10),
+        _ => format!("{} ms", micros / 1000),
+    }
 }
 
 /// Clients that were not let in, where there can be any.
@@ -108,5 +132,19 @@ mod tests {
         let [active, waiting, ..] = list::tests::devices();
         insta::assert_snapshot!("active", detail(&active));
         insta::assert_snapshot!("waiting", detail(&waiting));
+    }
+
+    #[test]
+    fn dials_say_how_long_they_took_and_why_they_failed() {
+        let [mut device, ..] = list::tests::devices();
+        device.dials_failed = 3;
+        device.failures.refused = 2;
+        device.failures.timed_out = 1;
+        device.dial_time.count = 100;
+        device.dial_time.micros = 123_456;
+        device.dial_time.buckets = vec![10, 85, 5, 0, 0, 0, 0, 0, 0];
+        let text = detail(&device);
+        assert!(text.contains("  dial_time: 1.23 ms on average, 95 % within 1.00 ms\n"), "{text}");
+        assert!(text.contains("  dials_failed: 3\n    refused: 2\n    timed_out: 1\n"), "{text}");
     }
 }

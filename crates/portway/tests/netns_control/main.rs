@@ -11,6 +11,8 @@ mod shell;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod watch;
+#[cfg(test)]
 mod words;
 
 /// The program under test.

@@ -17,12 +17,19 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Place {
     pub(crate) daemon: Daemon,
     pub(crate) instance: String,
-    _netns: Netns,
+    /// Of the daemon, of the instance.
+    pub(crate) host: Netns,
+    pub(crate) netns: Netns,
 }
 
 impl Place {
     /// `None` where namespaces cannot be made.
     pub(crate) fn start() -> Option<Place> {
+        Place::start_with("")
+    }
+
+    /// With settings.
+    pub(crate) fn start_with(settings: &str) -> Option<Place> {
         let (host, netns) = match (Netns::new(), Netns::new()) {
             (Ok(host), Ok(netns)) => (host, netns),
             (one, other) => {
@@ -30,8 +37,8 @@ impl Place {
                 return None;
             }
         };
-        let daemon = DaemonSpec::new(PORTWAY).within(&host).start().unwrap();
-        Some(Place { daemon, instance: format!("netns:{}", netns.path().display()), _netns: netns })
+        let daemon = DaemonSpec::new(PORTWAY).within(&host).config(settings).start().unwrap();
+        Some(Place { daemon, instance: format!("netns:{}", netns.path().display()), host, netns })
     }
 
     /// A connection to the control socket.

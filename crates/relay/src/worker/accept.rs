@@ -17,7 +17,7 @@ use super::slab::Key;
 use super::socket::{Carrier, Socket, tune_tcp};
 use super::stream::{End, Phase, Stream};
 use super::timers::Timer;
-use crate::wire::{Known, field};
+use crate::wire::{FailureKind, Known, field};
 
 /// Clients taken in by one listener in one turn.
 const BATCH_LIMIT: u32 = 64;
@@ -143,8 +143,9 @@ impl Engine {
     ) {
         let Some(owner) = self.devices.get(device) else { return };
         // The record of a connection says whose it was, where records are kept.
-        let Entrance { origin, announces } = if owner.guard.is_some() || tracing::enabled!(Level::DEBUG) {
-            let Some(entrance) = self.enter(device, carrier, &client, entry) else { return };
+        let is_told = self.access.is_wanted() || tracing::enabled!(Level::DEBUG);
+        let Entrance { origin, announces } = if owner.guard.is_some() || is_told {
+            let Some(entrance) = self.enter((device, index), carrier, &client, entry) else { return };
             entrance
         } else {
             Entrance::default()
@@ -163,6 +164,7 @@ impl Engine {
         }
         let mut stream = Stream::new(device, index, relay, down, self.core.now);
         stream.origin = origin.or_else(|| Origin::known(known));
+        stream.trace = self.access.trace();
         stream.mark = known.mark;
         stream.entry = entry;
         if announces {
@@ -221,6 +223,7 @@ impl Engine {
         listener.timer = Some(at);
         self.core.timers.set(at, Timer::Listener(key));
         let (device, index) = (listener.device, listener.index);
+        self.core.count(device, FailureKind::NoDescriptors.field());
         let operation =
             if listener.carrier.is_datagram() { Operation::Receive(index) } else { Operation::Accept(index) };
         self.fail(device, Failure { operation, errno });

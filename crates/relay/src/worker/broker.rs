@@ -31,7 +31,7 @@ use super::slab::Key;
 use super::socket::{Carrier, Socket};
 use super::stream::{End, Phase, Stream};
 use super::udp::{Flow, Way};
-use crate::wire::{FromWorker, field};
+use crate::wire::FromWorker;
 
 /// What a flow may send before it has a target: as much as comes at once, and no more.
 const EARLY_COUNT: usize = 16;
@@ -266,8 +266,8 @@ impl Engine {
                 }
                 flow.socket = fd;
             }
-            Err(_) => {
-                self.core.count(device, field::DIAL_FAILED);
+            Err(errno) => {
+                self.core.count_failed(device, errno);
                 self.end_flow(place);
             }
         }
@@ -322,7 +322,7 @@ impl Engine {
         if let Some(device) = self.devices.get_mut(device) {
             device.flows.remove_id(id);
         }
-        self.close_flow(place);
+        self.close_flow(place, "done");
     }
 }
 

@@ -305,6 +305,7 @@ impl Engine {
             ToWorker::Dialed { ticket, error, line } => self.on_dialed(ticket, error, line, fds),
             ToWorker::Cut { tickets, targets } => self.cut(&tickets, &targets),
             ToWorker::Stock { v4 } => self.restock(v4, fds),
+            ToWorker::Access { on } => self.want_access(on),
             ToWorker::Drain { grace } => self.drain(grace),
             ToWorker::Exit => self.life.exit_now(),
             ToWorker::Init(_) | ToWorker::Hello { .. } => tracing::warn!("message out of place"),
@@ -317,6 +318,7 @@ impl Engine {
             self.core.poller.delete(channel.as_fd());
         }
         self.control.outbox.clear();
+        self.access.forget_daemon();
         self.control.watches_room = false;
         // Listeners that were on their way will be sent again.
         self.pending.clear();
@@ -393,6 +395,7 @@ impl Engine {
             self.core.poller.delete(before.as_fd());
         }
         self.control.outbox.clear();
+        self.access.forget_daemon();
         self.control.watches_room = false;
         self.pending.clear();
         let Some(channel) = &self.control.channel else { return };

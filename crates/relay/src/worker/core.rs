@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portway_proto::Dir;
 use portway_sys::unix_path::MESSAGE_MAX_BYTES;
+use rustix::io::Errno;
 
 use super::counters::CounterLines;
+use super::failures;
 use super::frames::FrameMemory;
 use super::mix::Mix;
 use super::pipes::Pipes;
@@ -16,7 +18,7 @@ use super::poller::Poller;
 use super::slab::Key;
 use super::timers::Timers;
 use super::unix_fds;
-use crate::wire::field;
+use crate::wire::{DIAL_BOUNDS_MICROS, field};
 
 /// The buffer through which small amounts are copied, bytes. One for a whole thread: it stays in the cache.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -102,6 +104,20 @@ impl Core {
         if let Some(line) = line.filter(|_| bytes > 0) {
             self.counters.add_to(line, traffic(dir), bytes);
         }
+    }
+
+    /// Counts a dial of `device` that has failed.
+    pub(super) fn count_failed(&self, device: Key, errno: Errno) {
+        self.count(device, field::DIAL_FAILED);
+        self.count(device, failures::kind(errno).field());
+    }
+
+    /// Counts a dial of `device` that was answered after `took`.
+    pub(super) fn count_answered(&self, device: Key, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = DIAL_BOUNDS_MICROS.iter().position(|bound| micros <= *bound);
+        self.count(device, field::DIAL_TIMES + bucket.unwrap_or(DIAL_BOUNDS_MICROS.len()));
+        self.counters.add(device, field::DIAL_MICROS, micros);
     }
 
     /// Counts one of `field` of `device`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use portway_sys::shm::Counters;
 
 use super::slab::Key;
-use crate::wire::{SLOT_COUNT, Slot};
+use crate::wire::{SLOT_COUNT, Slot, field};
 
 /// Which line a device counts in, if any: a removed device that still drains loses its line to the next
 /// user of the slot.
@@ -60,6 +60,15 @@ impl CounterLines {
         }
     }
 
+    /// Takes everything that is over as settled ([`field::SETTLED`]).
+    pub(super) fn settle(&self) {
+        for line in self.lines.iter().flatten() {
+            let counted = self.counters.read(*line);
+            let (closed, settled) = (counted[field::CLOSED], counted[field::SETTLED]);
+            self.counters.add(*line, field::SETTLED, closed.saturating_sub(settled));
+        }
+    }
+
     /// Adds `n` to `field` of `device`.
     #[inline]
     pub(super) fn add(&self, device: Key, field: usize, n: u64) {
@@ -77,7 +86,6 @@ fn line_of(slot: Slot) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::field;
 
     #[test]
     fn the_next_user_of_a_slot_begins_at_zero_and_alone() {

@@ -1,7 +1,6 @@
 //! A device in the worker: its options, listeners, hold and flows.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -154,17 +153,28 @@ impl Plan {
             Operation::Accept(index) => ("accept on", self.spec().listen.address(), index),
             Operation::Receive(index) => ("receive on", self.spec().listen.address(), index),
         };
-        let mut text = format!("cannot {verb} ");
-        let one = |text: &mut String| match address {
-            Address::Tcp { host, ports } | Address::Udp { host, ports } => {
-                let port = ports.nth(index).map_or(0, portway_model::Port::get);
-                write!(text, "{}:{host}:{port}", address.protocol())
-            }
-            Address::Unix(_, name) => write!(text, "{}:{name}", address.protocol()),
-        };
-        let written = one(&mut text).and_then(|()| write!(text, ": {}", words(failure.errno)));
-        debug_assert!(written.is_ok(), "writing to a string cannot fail");
-        text
+        format!("cannot {verb} {}: {}", one(address, index), words(failure.errno))
+    }
+
+    /// Where clients of listener `index` come in.
+    pub(super) fn listen_text(&self, index: u32) -> String {
+        one(self.spec().listen.address(), index)
+    }
+
+    /// Where clients of listener `index` are led.
+    pub(super) fn connect_text(&self, index: u32) -> String {
+        one(self.spec().connect.address(), self.target_index(index))
+    }
+}
+
+/// The address at `index` among those of `address`.
+fn one(address: &Address, index: u32) -> String {
+    match address {
+        Address::Tcp { host, ports } | Address::Udp { host, ports } => {
+            let port = ports.nth(index).map_or(0, portway_model::Port::get);
+            format!("{}:{host}:{port}", address.protocol())
+        }
+        Address::Unix(_, name) => format!("{}:{name}", address.protocol()),
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::device::TargetPlace;
 use super::engine::Engine;
-use super::failures::{Failure, Operation};
+use super::failures::{Failure, Operation, kind};
 use super::header;
 use super::lane;
 use super::poller::{Token, Watch};
@@ -111,6 +111,7 @@ impl Engine {
     pub(super) fn dial(&mut self, key: Key) -> bool {
         let Some(stream) = self.streams.get_mut(key) else { return false };
         let (index, device_key) = (stream.index, stream.device);
+        stream.called = self.core.now;
         let Some(device) = self.devices.get(device_key) else { return false };
         if device.plan.wire.brokered {
             return self.call_directly(key) || self.ask_for_stream(key);
@@ -180,9 +181,12 @@ impl Engine {
         stream.phase = Phase::Open;
         stream.since = matches!(stream.relay, Relay::Datagrams(_)).then_some(self.core.now);
         let (device_key, index) = (stream.device, stream.index);
+        let took = self.core.now.saturating_duration_since(stream.called);
         if let Some(up) = &stream.up {
             up.hurry();
         }
+        self.core.count_answered(device_key, took);
+        self.trace_dialled(key, took);
         self.target_answered(device_key, index);
         self.note_began(key);
         if self.take_header(key) && self.send_header(key) {
@@ -257,8 +261,9 @@ impl Engine {
         if self.is_dying() {
             return self.orphan(key);
         }
-        self.core.count(device, field::DIAL_FAILED);
+        self.core.count_failed(device, errno);
         self.fail(device, Failure { operation: Operation::Connect(index), errno });
+        self.trace_why(key, kind(errno).name());
         self.close(key, End::Reset);
     }
 }

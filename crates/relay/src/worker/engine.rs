@@ -13,6 +13,7 @@ use portway_proto::Side;
 use portway_sys::seqpacket::Channel;
 use rustix::event::epoll::EventFlags;
 
+use super::access::Access;
 use super::broker::Broker;
 use super::control::Control;
 use super::core::Core;
@@ -58,6 +59,8 @@ pub(super) struct Engine {
     pub(super) sweep: super::sweep::Sweep,
     /// The second thread.
     pub(super) haul: Option<Haul>,
+    /// Records of what is over.
+    pub(super) access: Access,
 }
 
 /// What the engine is built from.
@@ -96,6 +99,7 @@ impl Engine {
             fd_limit,
             sweep: super::sweep::Sweep::default(),
             haul: None,
+            access: Access::default(),
         };
         engine.control.watch(&engine.core.poller)?;
         engine.life.watch(&engine.core.poller)?;
@@ -131,11 +135,13 @@ impl Engine {
             self.run_timers();
             self.tell_over();
             self.flush_outbox();
+            self.tell_access();
             self.hand_over_orphans();
             if self.verdict() == Verdict::Exit {
                 self.end_all();
                 self.tell_over();
                 self.flush_outbox();
+                self.tell_access();
                 return Ok(());
             }
         }
@@ -322,6 +328,7 @@ impl Engine {
             self.probe_lost(key, stream.device, stream.index);
         }
         self.record(&stream, end);
+        self.record_stream(&stream, end);
         self.forget_stream(&stream);
     }
 

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::dial::is_shortage;
+use crate::wire::FailureKind;
+
 /// Shortest time between two reports of a device.
 pub(super) const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -72,6 +75,20 @@ impl Failures {
     }
 }
 
+/// What kind of failure of a dial `errno` is.
+pub(super) fn kind(errno: Errno) -> FailureKind {
+    match errno {
+        Errno::CONNREFUSED => FailureKind::Refused,
+        Errno::TIMEDOUT => FailureKind::TimedOut,
+        Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN | Errno::NETDOWN => FailureKind::Unreachable,
+        Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE => FailureKind::Reset,
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => FailureKind::Absent,
+        Errno::ACCESS | Errno::PERM => FailureKind::Forbidden,
+        errno if is_shortage(errno) => FailureKind::NoDescriptors,
+        _ => FailureKind::Other,
+    }
+}
+
 /// The system's words for `errno`, without its number.
 pub(super) fn words(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
@@ -84,6 +101,29 @@ pub(super) fn words(errno: Errno) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::field;
+
+    #[test]
+    fn each_errno_has_one_kind_and_each_kind_a_field_of_its_own() {
+        let kinds = [
+            (Errno::CONNREFUSED, FailureKind::Refused),
+            (Errno::TIMEDOUT, FailureKind::TimedOut),
+            (Errno::HOSTUNREACH, FailureKind::Unreachable),
+            (Errno::NETUNREACH, FailureKind::Unreachable),
+            (Errno::CONNRESET, FailureKind::Reset),
+            (Errno::NOENT, FailureKind::Absent),
+            (Errno::ACCESS, FailureKind::Forbidden),
+            (Errno::MFILE, FailureKind::NoDescriptors),
+            (Errno::ADDRNOTAVAIL, FailureKind::NoDescriptors),
+            (Errno::PROTOTYPE, FailureKind::Other),
+        ];
+        for (errno, wanted) in kinds {
+            assert_eq!(kind(errno), wanted, "{errno}");
+        }
+        let fields: std::collections::BTreeSet<usize> =
+            FailureKind::ALL.iter().map(|kind| kind.field()).collect();
+        assert_eq!(fields, (field::FAILED..field::DIAL_TIMES).collect());
+    }
 
     #[test]
     fn one_report_a_second() {

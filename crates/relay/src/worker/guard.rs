@@ -68,6 +68,19 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// The word for it in a record.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Refusal::Denied => "denied",
+            Refusal::Connections => "limits.connections",
+            Refusal::Rate => "limits.rate",
+            Refusal::Source => "limits.per_source",
+            Refusal::Header => "bad-header",
+        }
+    }
+}
+
 /// Where a client comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
@@ -204,7 +217,7 @@ impl Engine {
     /// Judges a client at the door; `None`: it is not to come in, and has been told.
     pub(super) fn enter(
         &mut self,
-        device_key: Key,
+        (device_key, index): (Key, u32),
         carrier: Carrier,
         client: &OwnedFd,
         entry: Entry,
@@ -224,6 +237,7 @@ impl Engine {
                 if announces { device.has_room(live) } else { device.judge(ip, live, self.core.now) };
             if let Err(refusal) = judged {
                 self.turn_away(device_key, client, carrier, refusal, ip);
+                self.record_refused(device_key, index, entrance.origin.as_deref(), refusal);
                 return None;
             }
         }
@@ -308,6 +322,7 @@ impl Engine {
         let client = stream.origin.as_ref().map(|origin| tracing::field::display(origin.client));
         let cause = malformed.map(tracing::field::display);
         tracing::debug!(client, ?refusal, cause, "client refused");
+        self.trace_why(key, refusal.name());
         self.close(key, End::Reset);
     }
 

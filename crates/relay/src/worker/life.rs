@@ -14,7 +14,7 @@ use super::poller::{Poller, Token, Watch};
 use super::slab::Key;
 use super::stream::{End, Phase, Stream};
 use super::timers::Timer;
-use crate::wire::{FromWorker, MAX_FDS};
+use crate::wire::{FromWorker, MAX_FDS, field};
 
 /// How long connections have to finish once the instance is dead. Longer, and what the worker holds of it would
 /// keep its network devices from a restart.
@@ -184,6 +184,8 @@ impl Engine {
                 if let Some(stream) = self.streams.remove(key) {
                     // The daemon has a duplicate from here on: closing ours would not end the watch.
                     self.core.poller.delete(stream.down.as_fd());
+                    // The worker that gets it makes its record.
+                    self.core.count(stream.device, field::SETTLED);
                     self.forget_stream(&stream);
                 }
             }
@@ -250,19 +252,30 @@ impl Engine {
             Stage::Over => true,
             Stage::Draining { until, flows_until } => {
                 let flows_done = self.udp.flow_count() == 0 || self.core.now >= flows_until;
-                (self.streams.is_empty() && flows_done && self.control.is_quiet()) || self.core.now >= until
+                (self.streams.is_empty() && flows_done && self.is_told_all()) || self.core.now >= until
             }
             Stage::Flushing { until } => {
-                (self.streams.is_empty() && self.control.is_quiet()) || self.core.now >= until
+                (self.streams.is_empty() && self.is_told_all()) || self.core.now >= until
             }
         };
         if over { Verdict::Exit } else { Verdict::GoOn }
     }
 
+    /// Whether the daemon has been told everything, if there is one.
+    fn is_told_all(&self) -> bool {
+        self.control.is_quiet() && (self.access.is_quiet() || !self.control.is_connected())
+    }
+
     /// Ends what is left. Connections that are cut must not look finished.
     pub(super) fn end_all(&mut self) {
         for key in self.streams.keys() {
+            self.trace_why(key, "stopped");
             self.close(key, End::Reset);
+        }
+        if self.access.is_wanted() {
+            for place in self.udp.flows.keys() {
+                self.close_flow(place, "stopped");
+            }
         }
     }
 }

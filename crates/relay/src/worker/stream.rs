@@ -11,6 +11,7 @@ use portway_sys::sockopt;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 
+use super::access::Trace;
 use super::broker::Call;
 use super::core::Core;
 use super::datagram::{self, Frames};
@@ -105,6 +106,8 @@ pub(super) struct Stream {
     pub(super) phase: Phase,
     pub(super) relay: Relay,
     pub(super) down: Socket,
+    /// What its record wants to know.
+    pub(super) trace: Option<Box<Trace>>,
     /// Where the client comes from, where that matters.
     pub(super) origin: Option<Box<Origin>>,
     pub(super) entry: Entry,
@@ -126,6 +129,8 @@ pub(super) struct Stream {
     cut: Option<Side>,
     /// The client has been told that nothing more comes.
     told_end: bool,
+    /// When its target was called last.
+    pub(super) called: Instant,
     /// From when on its patience with a shortage is counted.
     pub(super) patient_since: Instant,
     /// When its timer is set for.
@@ -151,6 +156,7 @@ impl Stream {
             phase: Phase::Waiting,
             relay,
             down,
+            trace: None,
             origin: None,
             entry: Entry::Fresh,
             mark: None,
@@ -164,6 +170,7 @@ impl Stream {
             frames: None,
             cut: None,
             told_end: false,
+            called: now,
             patient_since: now,
             timer: None,
             queued: false,

@@ -238,12 +238,14 @@ impl Engine {
         self.stop_listening(key);
         self.set_hold(key, None);
         for waiter in self.take_waiters(key) {
+            self.trace_why(waiter, "removed");
             self.close(waiter, End::Reset);
         }
         let doomed = |phase: Phase| !drain || phase != Phase::Open;
         for stream_key in self.streams.keys() {
             let stream = self.streams.get(stream_key).filter(|stream| stream.device == key);
             if stream.is_some_and(|stream| doomed(stream.phase)) {
+                self.trace_why(stream_key, "removed");
                 self.close(stream_key, End::Reset);
             }
         }

@@ -14,6 +14,7 @@ mod names;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use portway_proto::Dir;
 use portway_proto::udp_flow::FlowId;
@@ -84,6 +85,9 @@ pub(super) struct Flow {
     client: Client,
     /// Where replies come from.
     reply_from: Option<LocalAddr>,
+    /// When it began, and the payload it has carried: to the target, to the client.
+    pub(super) begun: Instant,
+    pub(super) carried: [u64; 2],
     /// Where its datagrams go: the target may change under it.
     destination: Destination,
     pub(super) way: Way,
@@ -99,6 +103,15 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// Counts payload, for its record.
+    pub(super) fn count(&mut self, dir: Dir, bytes: usize) {
+        let at = match dir {
+            Dir::Up => 0,
+            Dir::Down => 1,
+        };
+        self.carried[at] += u64::try_from(bytes).unwrap_or(0);
+    }
+
     /// Where its client is, if it is anywhere in a network.
     pub(super) fn client(&self) -> Option<SocketAddr> {
         self.client.address()
@@ -252,8 +265,9 @@ impl Engine {
     /// Sends the datagrams in `slots` to the target of a flow.
     fn send_up(&mut self, place: Key, batch: &mut Batch, mut slots: std::ops::Range<usize>) {
         let bytes: usize = slots.clone().map(|slot| batch.bytes(slot).len()).sum();
-        let Some(flow) = self.udp.flows.get(place) else { return };
+        let Some(flow) = self.udp.flows.get_mut(place) else { return };
         let device = flow.device;
+        flow.count(Dir::Up, bytes);
         self.core.count_traffic(device, Dir::Up, u64::try_from(bytes).unwrap_or(0));
         self.core.count_share(flow.line, Dir::Up, u64::try_from(bytes).unwrap_or(0));
         let named = match flow.way {
@@ -282,9 +296,9 @@ impl Engine {
                     break;
                 }
                 // An error of an earlier datagram; this one has not been tried yet.
-                Err(_) if !retried => {
+                Err(error) if !retried => {
                     retried = true;
-                    self.core.count(device, field::DIAL_FAILED);
+                    self.core.count_failed(device, Errno::from_io_error(&error).unwrap_or(Errno::IO));
                     if named && let Err(errno) = self.recall(place) {
                         dropped += slots.len();
                         self.on_flow_error(place, errno);
@@ -339,6 +353,7 @@ impl Engine {
         self.udp.gathered.resize(first + count, place);
         self.udp.replying = Some(flow.listener);
         flow.answered = true;
+        flow.count(Dir::Down, bytes);
         let (device, id) = (flow.device, flow.id);
         self.core.count_traffic(device, Dir::Down, u64::try_from(bytes).unwrap_or(0));
         self.core.count_share(flow.line, Dir::Down, u64::try_from(bytes).unwrap_or(0));
@@ -361,9 +376,9 @@ impl Engine {
         let Some(index) = device.flows.get(id).map(|(key, _)| key.index) else { return };
         let moved = device.destination(index) != Some(destination);
         if moved && device.flows.remove_id(id).is_some() {
-            self.close_flow(place);
+            self.close_flow(place, "moved");
         }
-        self.core.count(device_key, field::DIAL_FAILED);
+        self.core.count_failed(device_key, errno);
         self.fail(device_key, Failure { operation: Operation::Connect(index), errno });
     }
 

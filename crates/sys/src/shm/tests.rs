@@ -39,7 +39,7 @@ fn nobody_else_can_write_or_resize() {
     assert!(rustix::fs::ftruncate(&fd, 64).is_err());
     assert!(rustix::fs::ftruncate(&fd, 1 << 20).is_err());
     assert!(rustix::io::write(&fd, b"x").is_err());
-    let writable = Mapping::new(fd.as_fd(), 4, ProtFlags::READ | ProtFlags::WRITE);
+    let writable = Mapping::new(fd.as_fd(), (4, FIELD_COUNT), ProtFlags::READ | ProtFlags::WRITE);
     assert!(writable.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied));
     assert!(rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE).is_err(), "no more seals");
 }
@@ -53,13 +53,13 @@ fn a_reader_refuses_what_could_make_it_fault() {
     assert!(refused(fd.as_fd(), 5) && refused(fd.as_fd(), 3), "another size");
 
     let unsealed = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
-    rustix::fs::ftruncate(&unsealed, u64::try_from(4 * LINE_BYTES).unwrap()).unwrap();
+    rustix::fs::ftruncate(&unsealed, u64::try_from(4 * FIELD_COUNT * 8).unwrap()).unwrap();
     assert!(refused(unsealed.as_fd(), 4), "it could shrink");
     rustix::fs::fcntl_add_seals(&unsealed, SealFlags::SHRINK).unwrap();
     assert!(!refused(unsealed.as_fd(), 4));
 
     let file = tempfile::tempfile().unwrap();
-    file.set_len(u64::try_from(4 * LINE_BYTES).unwrap()).unwrap();
+    file.set_len(u64::try_from(4 * FIELD_COUNT * 8).unwrap()).unwrap();
     assert!(refused(file.as_fd(), 4), "an ordinary file");
     let (end, _other) = rustix::pipe::pipe().unwrap();
     assert!(refused(end.as_fd(), 4), "a pipe");
@@ -69,6 +69,27 @@ fn a_reader_refuses_what_could_make_it_fault() {
     if let Ok(huge) = huge {
         rustix::fs::ftruncate(&huge, 2 << 20).unwrap();
         rustix::fs::fcntl_add_seals(&huge, SealFlags::SHRINK).unwrap();
-        assert!(refused(huge.as_fd(), (2 << 20) / LINE_BYTES), "huge pages");
+        assert!(refused(huge.as_fd(), (2 << 20) / (FIELD_COUNT * 8)), "huge pages");
     }
+}
+
+/// Fails when: a daemon that adopts a worker of an earlier version takes one device's numbers for another's, or refuses
+/// the worker.
+#[test]
+fn lines_of_the_former_width_are_read_as_they_are() {
+    let fd = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+    let former = u64::try_from(3 * FORMER_FIELD_COUNT * 8).unwrap();
+    rustix::fs::ftruncate(&fd, former).unwrap();
+    let words: Vec<u8> = (0..48_u64).flat_map(u64::to_ne_bytes).collect();
+    assert_eq!(rustix::io::pwrite(&fd, &words, 0), Ok(words.len()));
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
+    let view = CountersView::map(fd.as_fd(), 3).unwrap();
+    let line = view.read(1);
+    assert_eq!(
+        line[..FORMER_FIELD_COUNT],
+        std::array::from_fn::<u64, FORMER_FIELD_COUNT, _>(|at| 16 + at as u64)
+    );
+    assert_eq!(line[FORMER_FIELD_COUNT..], [0; FIELD_COUNT - FORMER_FIELD_COUNT]);
+    assert_eq!(view.read(2)[15], 47);
+    assert_eq!(view.read(3), [0; FIELD_COUNT]);
 }

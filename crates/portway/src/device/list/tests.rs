@@ -33,6 +33,8 @@ fn serving() -> Device {
         over_rate: 0,
         over_per_source: 0,
         bad_headers: 0,
+        failures: portway_control::api::DeviceFailures::default(),
+        dial_time: portway_control::api::DialTime::default(),
         worker_pid: Some(4711),
     }
 }

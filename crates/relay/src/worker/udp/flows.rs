@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portway_proto::Dir;
 use portway_proto::proxy_protocol::MAX_BYTES;
@@ -65,7 +65,7 @@ impl Engine {
         match call(&device.plan.place(flow_key.index)?, device.plan.connect_carrier()) {
             Ok(called) => self.begin_flow((device_key, listener), flow_key, local, destination, called),
             Err(errno) => {
-                self.core.count(device_key, field::DIAL_FAILED);
+                self.core.count_failed(device_key, errno);
                 self.fail(device_key, Failure { operation: Operation::Connect(flow_key.index), errno });
                 None
             }
@@ -89,6 +89,9 @@ impl Engine {
         if let Way::Link(link) = &mut way {
             watch = link.watch();
             self.core.frames.changed(device_key, 0, link.kept_bytes());
+            if called.connected {
+                self.core.count_answered(device_key, Duration::ZERO);
+            }
             timer = (!called.connected).then(|| now + device.plan.spec().connect_timeout);
             link.timer = timer;
         }
@@ -103,6 +106,8 @@ impl Engine {
             listener,
             client,
             reply_from: local.zip(client.address()).map(|(local, client)| reply_source(client, local)),
+            begun: now,
+            carried: [0; 2],
             destination,
             longest: if matches!(way, Way::Batches | Way::Asked(_)) { usize::MAX } else { 0 },
             longest_reply: usize::MAX,
@@ -128,7 +133,7 @@ impl Engine {
         self.core.count(device_key, field::OPENED);
         if let Some((_, ended)) = inserted.ended {
             self.core.count(device_key, field::EVICTED);
-            self.close_flow(ended);
+            self.close_flow(ended, "evicted");
         }
         self.arm_flow_timer(device_key);
         Some(place)
@@ -149,13 +154,15 @@ impl Engine {
         }
         if let Some((_, place)) = self.devices.get_mut(fullest.0).and_then(|device| device.flows.evict()) {
             self.core.count(fullest.0, field::EVICTED);
-            self.close_flow(place);
+            self.close_flow(place, "evicted");
         }
     }
 
-    /// Closes a flow that is no longer in its table.
-    pub(in crate::worker) fn close_flow(&mut self, place: Key) {
+    /// Closes a flow that is no longer in its table; `why` is for its record.
+    pub(in crate::worker) fn close_flow(&mut self, place: Key, why: &'static str) {
         if let Some(flow) = self.udp.flows.remove(place) {
+            let index = self.listeners.get(flow.listener).map_or(0, |listener| listener.index);
+            self.record_flow(&flow, index, why);
             self.core.count(flow.device, field::CLOSED);
             match flow.way {
                 Way::Link(link) => {
@@ -201,7 +208,7 @@ impl Engine {
             let Some(device) = self.devices.get_mut(device_key) else { return };
             device.flows_timer = None;
             match device.flows.expire_one(self.core.now) {
-                Some((_, place)) => self.close_flow(place),
+                Some((_, place)) => self.close_flow(place, "idle"),
                 None => break,
             }
         }
@@ -229,7 +236,7 @@ impl Engine {
             self.core.timers.cancel(at, Timer::Flows(device_key));
         }
         for (_, place) in ended {
-            self.close_flow(place);
+            self.close_flow(place, "moved");
         }
         self.arm_flow_timer(device_key);
     }
@@ -257,7 +264,7 @@ impl Engine {
                 if let Some(device) = self.devices.get_mut(device_key) {
                     device.flows.remove_id(flow.id);
                 }
-                self.close_flow(place);
+                self.close_flow(place, "removed");
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::worker::core::Core;
 use crate::worker::datagram::FrameTurn;
 use crate::worker::device::Plan;
 use crate::worker::engine::Engine;
-use crate::worker::failures::{Failure, Operation};
+use crate::worker::failures::{Failure, Operation, kind};
 use crate::worker::frames::{FrameMemory, UNFINISHED_TIME};
 use crate::worker::lane::TURN_BYTES;
 use crate::worker::poller::{Token, Watch};
@@ -252,6 +252,8 @@ impl Engine {
             if let Some(at) = link.timer.take() {
                 self.core.timers.cancel(at, Timer::Link(place));
             }
+            // Nothing has come before it was connected.
+            self.core.count_answered(*device, self.core.now.saturating_duration_since(link.came));
             if let Some(device) = self.devices.get(*device) {
                 link.connect(&*socket, device.plan.spec(), self.core.now);
             }
@@ -340,6 +342,7 @@ impl Engine {
         self.udp.gathered.push(place);
         self.udp.replying = Some(flow.listener);
         flow.answered = true;
+        flow.count(Dir::Down, reply.len());
         let id = flow.id;
         self.core.count_traffic(device, Dir::Down, u64::try_from(reply.len()).unwrap_or(0));
         if let Some(device) = self.devices.get_mut(device) {
@@ -390,13 +393,18 @@ impl Engine {
         let Some(device) = self.devices.get_mut(device_key) else { return };
         let index = device.flows.get(id).map(|(key, _)| key.index);
         device.flows.remove_id(id);
-        self.close_flow(place);
+        let why = match errno {
+            Some(errno) if called => kind(errno).name(),
+            Some(_) => "reset",
+            None => "done",
+        };
+        self.close_flow(place, why);
         if lost {
             self.drop_datagrams(device_key, 1);
         }
         match (errno, index) {
             (Some(errno), Some(index)) if called => {
-                self.core.count(device_key, field::DIAL_FAILED);
+                self.core.count_failed(device_key, errno);
                 self.fail(device_key, Failure { operation: Operation::Connect(index), errno });
             }
             (Some(_), _) => self.core.count(device_key, field::RESET),

@@ -172,6 +172,9 @@ impl Engine {
         match sent {
             Ok(()) => {
                 self.core.count_traffic(device_key, Dir::Up, u64::try_from(bytes.len()).unwrap_or(0));
+                if let Some(flow) = self.udp.flows.get_mut(place) {
+                    flow.count(Dir::Up, bytes.len());
+                }
                 Sent::Gone
             }
             Err(Errno::AGAIN) if self.listens_for_messages(place) => Sent::Full,
@@ -219,7 +222,7 @@ impl Engine {
         if let Some(device) = self.devices.get_mut(device) {
             device.flows.remove_id(id);
         }
-        self.close_flow(place);
+        self.close_flow(place, "moved");
     }
 
     /// A flow's target could not be reached.
@@ -228,7 +231,7 @@ impl Engine {
         let device_key = flow.device;
         let Some(device) = self.devices.get(device_key) else { return };
         let Some(index) = device.flows.get(flow.id).map(|(key, _)| key.index) else { return };
-        self.core.count(device_key, field::DIAL_FAILED);
+        self.core.count_failed(device_key, errno);
         self.fail(device_key, Failure { operation: Operation::Connect(index), errno });
     }
 
@@ -334,6 +337,7 @@ impl Engine {
                 self.core.count_traffic(device_key, Dir::Down, u64::try_from(bytes.len()).unwrap_or(0));
                 if let Some(flow) = self.udp.flows.get_mut(place) {
                     flow.answered = true;
+                    flow.count(Dir::Down, bytes.len());
                 }
                 if let Some(device) = self.devices.get_mut(device_key) {
                     device.flows.touch_id(id, Dir::Down, self.core.now);
