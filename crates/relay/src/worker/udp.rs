@@ -14,6 +14,7 @@ mod names;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use portway_proto::Dir;
 use portway_proto::udp_flow::FlowId;
@@ -74,6 +75,13 @@ pub(super) struct FlowKey {
     index: u32,
 }
 
+impl FlowKey {
+    /// Listen index.
+    pub(super) const fn index(&self) -> u32 {
+        self.index
+    }
+}
+
 /// A flow.
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -85,7 +93,7 @@ pub(super) struct Flow {
     /// Where replies come from.
     reply_from: Option<LocalAddr>,
     /// Where its datagrams go: the target may change under it.
-    destination: Destination,
+    pub(super) destination: Destination,
     pub(super) way: Way,
     /// Longest datagrams that are sent in rows, bytes: to the target, to the client.
     pub(super) longest: usize,
@@ -96,6 +104,11 @@ pub(super) struct Flow {
     pub(super) ticket: Option<u64>,
     /// Counter line of its target, where it has one.
     pub(super) line: Option<u32>,
+    /// When its first datagram came.
+    pub(super) begun: Instant,
+    /// Payload of each direction.
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
 }
 
 impl Flow {
@@ -252,10 +265,12 @@ impl Engine {
     /// Sends the datagrams in `slots` to the target of a flow.
     fn send_up(&mut self, place: Key, batch: &mut Batch, mut slots: std::ops::Range<usize>) {
         let bytes: usize = slots.clone().map(|slot| batch.bytes(slot).len()).sum();
-        let Some(flow) = self.udp.flows.get(place) else { return };
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        let Some(flow) = self.udp.flows.get_mut(place) else { return };
         let device = flow.device;
-        self.core.count_traffic(device, Dir::Up, u64::try_from(bytes).unwrap_or(0));
-        self.core.count_share(flow.line, Dir::Up, u64::try_from(bytes).unwrap_or(0));
+        flow.bytes_in += bytes;
+        self.core.count_traffic(device, Dir::Up, bytes);
+        self.core.count_share(flow.line, Dir::Up, bytes);
         let named = match flow.way {
             Way::Batches => false,
             Way::Link(_) => return self.send_linked(place, batch, slots),
@@ -340,8 +355,10 @@ impl Engine {
         self.udp.replying = Some(flow.listener);
         flow.answered = true;
         let (device, id) = (flow.device, flow.id);
-        self.core.count_traffic(device, Dir::Down, u64::try_from(bytes).unwrap_or(0));
-        self.core.count_share(flow.line, Dir::Down, u64::try_from(bytes).unwrap_or(0));
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        flow.bytes_out += bytes;
+        self.core.count_traffic(device, Dir::Down, bytes);
+        self.core.count_share(flow.line, Dir::Down, bytes);
         if let Some(device) = self.devices.get_mut(device) {
             device.flows.touch_id(id, Dir::Down, self.core.now);
         }

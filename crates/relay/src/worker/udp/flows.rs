@@ -110,6 +110,9 @@ impl Engine {
             answered: false,
             ticket: None,
             line: None,
+            begun: now,
+            bytes_in: 0,
+            bytes_out: 0,
         });
         let inserted = device.flows.insert(flow_key, place, now);
         if let Some(client) = client.address() {

@@ -340,8 +340,9 @@ impl Engine {
         self.udp.gathered.push(place);
         self.udp.replying = Some(flow.listener);
         flow.answered = true;
-        let id = flow.id;
-        self.core.count_traffic(device, Dir::Down, u64::try_from(reply.len()).unwrap_or(0));
+        let (id, bytes) = (flow.id, u64::try_from(reply.len()).unwrap_or(0));
+        flow.bytes_out += bytes;
+        self.core.count_traffic(device, Dir::Down, bytes);
         if let Some(device) = self.devices.get_mut(device) {
             device.flows.touch_id(id, Dir::Down, self.core.now);
         }

@@ -171,7 +171,11 @@ impl Engine {
         };
         match sent {
             Ok(()) => {
-                self.core.count_traffic(device_key, Dir::Up, u64::try_from(bytes.len()).unwrap_or(0));
+                let count = u64::try_from(bytes.len()).unwrap_or(0);
+                self.core.count_traffic(device_key, Dir::Up, count);
+                if let Some(flow) = self.udp.flows.get_mut(place) {
+                    flow.bytes_in += count;
+                }
                 Sent::Gone
             }
             Err(Errno::AGAIN) if self.listens_for_messages(place) => Sent::Full,
@@ -331,9 +335,11 @@ impl Engine {
         });
         match sent {
             Ok(_) => {
-                self.core.count_traffic(device_key, Dir::Down, u64::try_from(bytes.len()).unwrap_or(0));
+                let count = u64::try_from(bytes.len()).unwrap_or(0);
+                self.core.count_traffic(device_key, Dir::Down, count);
                 if let Some(flow) = self.udp.flows.get_mut(place) {
                     flow.answered = true;
+                    flow.bytes_out += count;
                 }
                 if let Some(device) = self.devices.get_mut(device_key) {
                     device.flows.touch_id(id, Dir::Down, self.core.now);
