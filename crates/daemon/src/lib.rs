@@ -7,6 +7,7 @@
 mod apply;
 mod aside;
 mod companion;
+mod connections;
 mod control;
 mod foreground;
 mod forwards;

@@ -5,6 +5,7 @@
 //! pid comes from our own file, its counters are only ever shown.
 
 mod link;
+mod listing;
 mod record;
 
 use std::collections::HashMap;
@@ -26,6 +27,8 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use self::link::{ADOPT_TIMEOUT, Link, checked, handshake};
+pub(crate) use self::listing::Asker;
+use self::listing::{Desk, Part};
 use self::record::{Recorded, forget, kill, note_draining, record, recorded};
 pub(crate) use self::record::{bury, end, instance_of, names};
 use crate::keeper::{receive_packet, send_packet};
@@ -96,6 +99,7 @@ pub(crate) struct Worker {
     pidfd: Arc<OwnedFd>,
     pending: Pending,
     counters: CountersView,
+    desk: Arc<Desk>,
     next_seq: u64,
     reader: tokio::task::AbortHandle,
 }
@@ -201,6 +205,11 @@ impl Worker {
     /// may lie: for display only.
     pub(crate) fn counters(&self, slot: Slot) -> [u64; FIELD_COUNT] {
         self.counters.read(usize::try_from(slot.index).unwrap_or(usize::MAX))
+    }
+
+    /// By which it is asked for its connections.
+    pub(crate) fn asker(&self) -> Asker {
+        Asker { channel: Arc::clone(&self.channel), desk: Arc::clone(&self.desk) }
     }
 
     /// Gives the worker a device; returns when it accepts clients.
@@ -340,7 +349,12 @@ async fn send(
 
 /// Reads a worker's channel until it ends. A dead worker's end of the channel is closed by the
 /// kernel, so the end of the channel is the end of the worker.
-async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, sink: Sink) {
+async fn read(
+    worker: String,
+    channel: Arc<AsyncFd<Channel>>,
+    (pending, desk): (Pending, Arc<Desk>),
+    sink: Sink,
+) {
     let mut packet = Vec::new();
     let mut orphaned = 0;
     loop {
@@ -361,6 +375,7 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
                     let _ = reply.send(error);
                 }
             }
+            Ok(FromWorker::Connections { seq, listed, next }) => desk.answered(seq, Part { listed, next }),
             Ok(message) => {
                 // Many messages may wait for the actor: only those that need a descriptor keep theirs.
                 let descriptors = match &message {
@@ -384,6 +399,7 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
         }
     }
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    desk.close();
     // The actor is gone when the daemon ends.
     let _ = sink.send(News { worker, what: Happened::Ended }).await;
 }
