@@ -56,8 +56,11 @@ impl Screen {
     pub(super) fn resume(&mut self) -> Outcome {
         // Modes that somebody has set meanwhile are not those to come back to, and not ours either.
         give_back();
-        let entered = enter().and_then(|()| self.terminal.clear());
-        entered.map_err(|error| Stop::output(&error))
+        // A new one knows nothing of what stood there, and draws all. To clear the one that is there it would ask the
+        // terminal where its cursor is, and the answer would come among the keys.
+        let entered = enter().and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+        self.terminal = entered.map_err(|error| Stop::output(&error))?;
+        Ok(())
     }
 }
 
@@ -69,7 +72,12 @@ impl Drop for Screen {
 
 fn enter() -> io::Result<()> {
     terminal::enable_raw_mode()?;
-    execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)
+    execute!(
+        io::stdout(),
+        terminal::EnterAlternateScreen,
+        terminal::Clear(terminal::ClearType::All),
+        cursor::Hide
+    )
 }
 
 /// Nothing is left to do when the terminal is gone.

@@ -63,7 +63,7 @@ fn what_begins_anew_has_no_rate() {
     let mut model = three();
     let at = model.at.unwrap() + Duration::from_secs(1);
     let fresh = vec![
-        device("incus:default/c1", "busy", [0, 0, 5, 5]),
+        device("incus:default/c1", "busy", [0, 0, 5, 0]),
         device("incus:default/c1", "new", [9, 900, 9_000_000, 0]),
     ];
     model.learn(look(at, fresh));

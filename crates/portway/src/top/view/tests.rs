@@ -35,7 +35,7 @@ fn model() -> Model {
     for round in 0..5_u64 {
         let mut nat = device("incus:default/c1", "dns", [12, 300 + 7 * round, 0, 0]);
         (nat.bytes_in, nat.bytes_out) = (None, None);
-        let mut failed = device("netns:blue", "漢字-日本語の長い名前", [0, 9, 0, 0]);
+        let mut failed = device("netns:blue", "a-name-as-long-as-it-may-be-and-then-some", [0, 9, 0, 0]);
         (failed.state, failed.dials_failed) = (DeviceState::Failed, 4);
         failed.last_error = Some("cannot bind\n\u{1b}[2J127.0.0.1:53/udp".to_owned());
         let devices = vec![
