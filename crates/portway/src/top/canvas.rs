@@ -60,14 +60,12 @@ impl<'a> Canvas<'a> {
         }
     }
 
-    /// Gives a whole line, or the whole canvas, something more.
-    pub(super) fn restyle(&mut self, line: Option<u16>, style: Style) {
-        let area = match line {
-            Some(y) if y >= self.area.height => return,
-            Some(y) => Rect { y: self.area.y + y, height: 1, ..self.area },
-            None => self.area,
-        };
-        self.buffer.set_style(area, style);
+    /// Gives the first `width` columns of a line something more.
+    pub(super) fn restyle(&mut self, y: u16, width: u16, style: Style) {
+        if y < self.area.height {
+            let (y, width) = (self.area.y + y, width.min(self.area.width));
+            self.buffer.set_style(Rect { y, width, height: 1, ..self.area }, style);
+        }
     }
 
     pub(super) fn tone(&self, tone: Tone) -> Style {

@@ -152,6 +152,8 @@ pub(super) struct Model {
     pub(super) page: Page,
     before_help: Page,
     selected: Option<DeviceKey>,
+    /// Somebody has chosen it; until then it is the first.
+    is_chosen: bool,
     /// First line of the list that is shown.
     pub(super) offset: usize,
     /// Lines of a list that the screen has room for.
@@ -179,6 +181,7 @@ impl Model {
             page: Page::List,
             before_help: Page::List,
             selected: None,
+            is_chosen: false,
             offset: 0,
             room: 1,
             sort: Column::Traffic,
@@ -291,7 +294,9 @@ impl Model {
         });
         self.order = shown.into_iter().map(|(key, _)| key.clone()).collect();
         let is_there = self.selected.as_ref().is_some_and(|key| self.order.contains(key));
-        if !is_there && self.page != Page::Device {
+        if !self.is_chosen && self.looked_at().is_none() {
+            self.selected = self.order.first().cloned();
+        } else if !is_there && self.looked_at().is_none() {
             // Who stands where it stood.
             let at = before.min(self.order.len().saturating_sub(1));
             self.selected = self.order.get(at).cloned();
@@ -335,6 +340,7 @@ impl Model {
             Action::Help => self.toggle_help(),
             Action::Enter if self.page == Page::List && self.selected.is_some() => {
                 self.page = Page::Device;
+                self.is_chosen = true;
                 self.detail = Detail::default();
                 return true;
             }
@@ -358,6 +364,7 @@ impl Model {
             self.detail.offset = self.detail.offset.saturating_add_signed(step);
             return;
         }
+        self.is_chosen = true;
         let last = self.order.len().saturating_sub(1);
         let at = self.position().saturating_add_signed(step).min(last);
         self.selected = self.order.get(at).cloned();

@@ -109,7 +109,7 @@ fn away(canvas: &Canvas<'_>, model: &Model) -> Option<(String, Style)> {
 /// What is old looks old.
 fn dim(canvas: &mut Canvas<'_>, body: Lines) {
     for line in body.first..body.end {
-        canvas.restyle(Some(line), Style::new().add_modifier(Modifier::DIM));
+        canvas.restyle(line, u16::MAX, Style::new().add_modifier(Modifier::DIM));
     }
 }
 

@@ -76,6 +76,9 @@ fn what_begins_anew_has_no_rate() {
 fn the_same_device_stays_selected() {
     let mut model = three();
     assert_eq!(selected(&model), "busy");
+    model.act(Action::Reverse);
+    assert_eq!(selected(&model), "idle", "nobody has chosen one");
+    model.act(Action::Reverse);
     model.act(Action::Move(1));
     assert_eq!(selected(&model), "some");
     model.act(Action::Reverse);

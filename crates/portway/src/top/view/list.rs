@@ -26,6 +26,9 @@ const BARS_MAX: u16 = 60;
 pub(super) fn draw(canvas: &mut Canvas<'_>, model: &mut Model, body: Lines) {
     model.set_room(body.count().saturating_sub(1));
     let columns = columns(model, canvas.width());
+    // Bars stay what they are on the selected line.
+    let words: u16 =
+        columns.iter().filter(|(column, _)| *column != Column::Traffic).map(|(_, width)| width + 1).sum();
     let mut x = 0;
     for (column, width) in &columns {
         let style = Style::new().add_modifier(Modifier::BOLD);
@@ -40,7 +43,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, model: &mut Model, body: Lines) {
     for (line, (selected, row)) in (body.first.saturating_add(1)..body.end).zip(model.shown()) {
         draw_row(canvas, line, row, &columns);
         if selected {
-            canvas.restyle(Some(line), Style::new().add_modifier(Modifier::REVERSED));
+            canvas.restyle(line, words, Style::new().add_modifier(Modifier::REVERSED));
         }
     }
     if model.counts().0 == 0 {
