@@ -42,12 +42,11 @@ fn facts(canvas: &Canvas<'_>, row: &Row) -> Vec<Vec<(String, Style)>> {
             lines.push(vec![(format!("{what} {}", printable(why)), canvas.tone(Tone::Warn))]);
         }
     }
-    let total = |bytes: Option<u64>| {
-        bytes.map_or_else(String::new, |bytes| format!(", {} in all", human::bytes(bytes)))
-    };
+    let total =
+        |bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| format!(" ({})", human::bytes(bytes)));
     lines.push(vec![
         (format!("{} open", device.connections_now), plain),
-        (format!("{} new/s, {} in all", tenths(row.rate.new_tenths), device.connections_total), plain),
+        (format!("{} new/s ({})", tenths(row.rate.new_tenths), device.connections_total), plain),
         (
             format!(
                 "in {}{}",

@@ -88,6 +88,7 @@ const fn is_number(column: Column) -> bool {
 /// Columns that fit, with their widths, in their order.
 fn columns(model: &Model, width: u16) -> Vec<(Column, u16)> {
     let (least, most) = NAME_WIDTHS;
+    let most = (width / 5).clamp(least, most);
     let longest = |text: fn(&Row) -> &str| {
         let widths = model.shown().map(|(_, row)| text(row).width());
         u16::try_from(widths.max().unwrap_or(0)).unwrap_or(most).clamp(least, most)

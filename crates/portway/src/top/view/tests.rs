@@ -103,8 +103,8 @@ fn no_size_is_too_small() {
     let mut model = model();
     for page in [Page::List, Page::Device, Page::Help] {
         model.page = page;
-        for width in (0..30).chain([79, 80, 81, 250]) {
-            for height in (0..14).chain([50]) {
+        for width in (1..30).chain([79, 80, 81, 250]) {
+            for height in (1..14).chain([50]) {
                 drawn(&mut model, width, height);
             }
         }
