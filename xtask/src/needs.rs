@@ -26,6 +26,7 @@ const NEEDS: &[Need] = &[
     Need { program: "Xvfb", package: "xvfb", used_for: "the display of a client of the SSH gateway" },
     Need { program: "xauth", package: "xauth", used_for: "the display of a client of the SSH gateway" },
     Need { program: "xdpyinfo", package: "x11-utils", used_for: "a program on that display" },
+    Need { program: "tmux", package: "tmux", used_for: "`portway top` in it" },
     Need { program: "script", package: "bsdutils", used_for: "a terminal before the SSH gateway" },
     Need { program: "gpg", package: "gpg", used_for: "the worked example of gpg-agent" },
     Need { program: "gpg-agent", package: "gpg-agent", used_for: "the worked example of gpg-agent" },

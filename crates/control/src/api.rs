@@ -7,6 +7,7 @@
 //! | `POST /1.0/devices` | [`AddDevice`] | [`Device`] |
 //! | `GET /1.0/devices/{instance}/{device}` | | [`Device`] |
 //! | `PATCH /1.0/devices/{instance}/{device}` | [`ChangeDevice`] | [`Changed`] |
+//! | `GET /1.0/devices/{instance}/{device}/connections?limit=N` | | [`Connections`] |
 //! | `POST /1.0/devices/{instance}/{device}/rename` | [`RenameDevice`] | [`Device`] |
 //! | `DELETE /1.0/devices/{instance}/{device}` | | empty object |
 //! | `POST /1.0/instances/{instance}/adopt` | | list of [`Device`] |
@@ -16,7 +17,7 @@
 //! | `POST /1.0/apply` | [`Apply`] | [`Applied`] |
 //! | `GET /1.0/import?instance=KEY`, `GET /1.0/export?instance=KEY` | | list of [`Move`] |
 //! | `POST /1.0/import`, `POST /1.0/export` | [`MoveDevice`] | [`Move`] |
-//! | `GET /1.0/events` | | server-sent events, each data line one [`Event`] |
+//! | `GET /1.0/events?kind=K,K&instance=KEY&…` ([`EventFilter`]) | | server-sent events, each data line one [`Event`] |
 //!
 //! `{instance}` is the canonical text of an `InstanceKey`, percent-encoded. Every failure is a
 //! [`Failure`] with the status of its kind.
@@ -29,6 +30,8 @@ use serde::{Deserialize, Serialize};
 
 mod apply;
 mod counts;
+mod connections;
+mod events;
 mod health;
 mod mesh;
 mod moves;
@@ -36,6 +39,8 @@ mod unique;
 
 pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
 pub use counts::{DIAL_BOUNDS_MICROS, DeviceFailures, DialTime, LimitHits};
+pub use connections::{Connection, ConnectionState, Connections};
+pub use events::{EVENT_KINDS, EventFilter, RECENT_MAX};
 pub use health::{Health, HealthState, HealthTest};
 pub use mesh::{
     AskPing, ChangeMeshRules, MeshEvent, MeshMapping, MeshOrg, MeshOutside, MeshPeer, MeshProxyStatus,
@@ -348,8 +353,7 @@ pub struct Failure {
 pub struct Event {
     /// RFC 3339, UTC.
     pub at: String,
-    /// `device-added`, `device-removed`, `device-changed`, `device-state`, `device-error`, `worker-started`,
-    /// `worker-ended`, `instance-started`, `instance-stopped`, `instance-health`, `network-started`, `network-failed`.
+    /// One of [`EVENT_KINDS`].
     pub kind: String,
     /// Instance concerned; none where it is a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -21,8 +21,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::{
-    AddDevice, Applied, Apply, AskPing, ChangeDevice, ChangeMeshRules, Changed, Device, Health,
-    KnownInstance, MeshEvent, MeshRuleStatus, MeshStatus, Move, MoveDevice, Pong, RenameDevice, Server,
+    AddDevice, Applied, Apply, AskPing, ChangeDevice, ChangeMeshRules, Changed, Connections, Device,
+    EventFilter, Health, KnownInstance, MeshEvent, MeshRuleStatus, MeshStatus, Move, MoveDevice, Pong,
+    RenameDevice, Server,
 };
 use crate::error::{ClientError, broken, refusal};
 use crate::events::Events;
@@ -120,6 +121,15 @@ impl Client {
     /// [`ClientError`], any; a refusal of kind `missing` when there is none.
     pub async fn device(&self, key: &DeviceKey) -> Result<Device, ClientError> {
         self.ask(&device_path(key)).await
+    }
+
+    /// Live connections of a device, at most `limit` of them, or as many as the daemon lists by itself.
+    ///
+    /// # Errors
+    /// As [`Client::device`].
+    pub async fn connections(&self, key: &DeviceKey, limit: Option<u32>) -> Result<Connections, ClientError> {
+        let limit = limit.map_or_else(String::new, |limit| format!("?limit={limit}"));
+        self.ask(&format!("{}/connections{limit}", device_path(key))).await
     }
 
     /// Adds a device. Returns once it works, or waits for something that is expected to come.
@@ -254,7 +264,15 @@ impl Client {
     /// # Errors
     /// [`ClientError`], any. The time limit ends with the handshake.
     pub async fn events(&self) -> Result<Events, ClientError> {
-        self.follow().await
+        self.follow("/1.0/events").await
+    }
+
+    /// The same of what `filter` asks for. A daemon of an earlier version tells everything.
+    ///
+    /// # Errors
+    /// As [`Client::events`].
+    pub async fn events_of(&self, filter: &EventFilter) -> Result<Events, ClientError> {
+        self.follow(&format!("/1.0/events{}", query(filter))).await
     }
 
     /// The same of a network that runs.
@@ -262,14 +280,14 @@ impl Client {
     /// # Errors
     /// As [`Client::events`].
     pub async fn mesh_events(&self) -> Result<Events<MeshEvent>, ClientError> {
-        self.follow().await
+        self.follow("/1.0/events").await
     }
 
-    async fn follow<T: DeserializeOwned>(&self) -> Result<Events<T>, ClientError> {
+    async fn follow<T: DeserializeOwned>(&self, path: &str) -> Result<Events<T>, ClientError> {
         let request = "GET /1.0/events";
         let opened = self.bounded(self.limits.ask, request, async {
             let (mut sender, mut link) = self.connect().await?;
-            let sent = sender.send_request(self.request(&Method::GET, "/1.0/events", None, request)?);
+            let sent = sender.send_request(self.request(&Method::GET, path, None, request)?);
             let response = beside(sent, &mut link).await.map_err(|error| self.broken(request, &error))?;
             if !response.status().is_success() {
                 let (status, body) = beside(self.collect(response, request), &mut link).await?;
@@ -404,6 +422,29 @@ async fn beside<T>(work: impl Future<Output = T>, link: &mut Link) -> T {
 
 fn device_path(key: &DeviceKey) -> String {
     format!("/1.0/devices/{}/{}", encode(&key.instance.to_string()), encode(&key.device.to_string()))
+}
+
+/// `?kind=…&…`, or nothing when everything is asked for.
+fn query(filter: &EventFilter) -> String {
+    let EventFilter { kind, instance, project, device, network, recent, follow } = filter;
+    let fields = [
+        ("kind", kind.clone()),
+        ("instance", instance.as_ref().map(ToString::to_string)),
+        ("project", project.as_ref().map(ToString::to_string)),
+        ("device", device.as_ref().map(ToString::to_string)),
+        ("network", network.clone()),
+        ("recent", recent.map(|recent| recent.to_string())),
+        ("follow", follow.map(|follow| follow.to_string())),
+    ];
+    let given = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let mut text = String::new();
+    for (name, value) in given {
+        text.push(if text.is_empty() { '?' } else { '&' });
+        text.push_str(name);
+        text.push('=');
+        text.push_str(&encode(&value));
+    }
+    text
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986, section 2.3.

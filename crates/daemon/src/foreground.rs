@@ -66,7 +66,7 @@ async fn serve(options: ForegroundOptions, mut report: impl FnMut(Notice<'_>)) -
         warnings: Vec::new(),
         frozen: None,
     });
-    let mut events = hub.subscribe();
+    let (_, mut events) = hub.subscribe(&api::EventFilter::default());
     let key = match options.instance {
         Some(key) => key,
         None => own_namespace()?,

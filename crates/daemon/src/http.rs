@@ -4,6 +4,7 @@
 mod answer;
 mod input;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use tokio::sync::{
 pub(crate) use self::answer::Refusal;
 use self::answer::{Answer, json};
 pub(crate) use self::input::LIST_BYTES;
-use self::input::{About, Body, Condition, DeviceInPath, InPath};
+use self::input::{About, Body, Condition, DeviceInPath, InPath, Limit, Wanted};
 use crate::companion::Companion;
 use crate::hub::{Hub, failure};
 use crate::instance::{Command, Reply, edit};
@@ -32,7 +33,7 @@ use crate::metrics::{Watched, labels};
 use crate::nat::Leader;
 use crate::networks::Networks;
 use crate::tally::{self, Hit};
-use crate::{apply, health, moves, rivals};
+use crate::{apply, connections, health, moves, rivals};
 
 /// Readers of events at once.
 const READERS_MAX: usize = 64;
@@ -50,6 +51,7 @@ pub(crate) fn router(hub: Arc<Hub>, companion: Companion, networks: Arc<Networks
         .route("/1.0/devices", get(list).post(add))
         .route("/1.0/devices/{instance}/{device}", get(show).patch(change).delete(remove))
         .route("/1.0/devices/{instance}/{device}/rename", post(rename))
+        .route("/1.0/devices/{instance}/{device}/connections", get(live))
         .route("/1.0/instances", get(instances))
         .route("/1.0/instances/{instance}/adopt", post(adopt))
         .route("/1.0/instances/{instance}/health", post(ask_health))
@@ -160,6 +162,14 @@ async fn show(State(hub): Shared, DeviceInPath(key): DeviceInPath) -> Answer<api
     json(found.ok_or_else(|| failure(FailureKind::Missing, format!("{instance} has no device {name}"))))
 }
 
+async fn live(
+    State(hub): Shared,
+    DeviceInPath(key): DeviceInPath,
+    Limit(limit): Limit,
+) -> Answer<api::Connections> {
+    json(connections::list(&hub, &key, limit).await)
+}
+
 async fn change(
     State(hub): Shared,
     DeviceInPath(key): DeviceInPath,
@@ -239,30 +249,44 @@ async fn export(State(hub): Shared, Body(request): Body<api::MoveDevice>) -> Ans
 
 /// Events as they happen, with the pass of their reader.
 struct Reading {
+    filter: api::EventFilter,
+    /// Those of before.
+    recent: VecDeque<api::Event>,
     receiver: broadcast::Receiver<api::Event>,
     _pass: SemaphorePermit<'static>,
 }
 
+impl Reading {
+    /// The next that is asked for; `None` at the end.
+    async fn next(&mut self) -> Option<api::Event> {
+        if let Some(event) = self.recent.pop_front() {
+            return Some(event);
+        }
+        while self.filter.follow != Some(false) {
+            match self.receiver.recv().await {
+                Ok(event) if self.filter.takes(&event) => return Some(event),
+                // A reader that is slow misses events and goes on with the next.
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+        None
+    }
+}
+
 async fn events(
     State(hub): Shared,
+    Wanted(filter): Wanted,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
     let pass = READERS.try_acquire().map_err(|_: TryAcquireError| {
         tally::hit(Hit::EventReaders);
         Refusal::busy("too many read events")
     })?;
-    let reading = Reading { receiver: hub.subscribe(), _pass: pass };
+    let (recent, receiver) = hub.subscribe(&filter);
+    let reading = Reading { filter, recent, receiver, _pass: pass };
     let events = stream::unfold(reading, |mut reading| async move {
-        loop {
-            match reading.receiver.recv().await {
-                Ok(event) => {
-                    let text = serde_json::to_string(&event).unwrap_or_default();
-                    return Some((Ok(sse::Event::default().data(text)), reading));
-                }
-                // A reader that is slow misses events and goes on with the next.
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
+        let text = serde_json::to_string(&reading.next().await?).unwrap_or_default();
+        Some((Ok(sse::Event::default().data(text)), reading))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }

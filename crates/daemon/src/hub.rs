@@ -1,10 +1,11 @@
 //! What all instances share: settings, state, keeper, providers, events, and the actors by name.
 
 mod claims;
+mod events;
 mod kernel;
 mod refused;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -89,7 +90,7 @@ pub(crate) struct Hub {
     generation: AtomicU64,
     actors: Mutex<BTreeMap<InstanceKey, Handle>>,
     reachable: Mutex<BTreeMap<String, Result<(), String>>>,
-    events: broadcast::Sender<api::Event>,
+    events: events::Events,
     started: Instant,
     warnings: Vec<String>,
     /// Why nothing may be changed.
@@ -146,7 +147,7 @@ impl Hub {
             generation: AtomicU64::new(parts.generation),
             actors: Mutex::default(),
             reachable: Mutex::default(),
-            events: broadcast::channel(1024).0,
+            events: events::Events::default(),
             started: Instant::now(),
             warnings: parts.warnings,
             frozen: parts.frozen,
@@ -325,6 +326,12 @@ impl Hub {
         self.with_kernel_counts(devices).await
     }
 
+    /// A device with what the kernel has counted of it.
+    pub(crate) async fn counted(&self, device: api::Device) -> api::Device {
+        let bare = device.clone();
+        self.with_kernel_counts(vec![device]).await.pop().unwrap_or(bare)
+    }
+
     /// Devices of an instance as the store has them, for an actor that does not answer.
     fn stored(&self, key: &InstanceKey) -> Vec<api::Device> {
         let desired = locked(&self.desired);
@@ -336,7 +343,7 @@ impl Hub {
     }
 
     /// Asks every actor, or one. Also returns who did not answer in time.
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         of: Option<&InstanceKey>,
         question: impl Fn(oneshot::Sender<T>) -> Command,
@@ -449,8 +456,7 @@ impl Hub {
 
     /// Tells who listens at `/1.0/events`.
     pub(crate) fn tell(&self, kind: &str, instance: &InstanceKey, device: Option<&DeviceName>, text: String) {
-        // Nobody may listen.
-        let _ = self.events.send(api::Event {
+        self.events.tell(api::Event {
             at: portway_model::rfc3339(SystemTime::now()),
             kind: kind.to_owned(),
             instance: Some(instance.clone()),
@@ -462,8 +468,7 @@ impl Hub {
 
     /// The same of a network.
     pub(crate) fn tell_network(&self, kind: &str, network: &str, text: String) {
-        // As above.
-        let _ = self.events.send(api::Event {
+        self.events.tell(api::Event {
             at: portway_model::rfc3339(SystemTime::now()),
             kind: kind.to_owned(),
             instance: None,
@@ -473,9 +478,12 @@ impl Hub {
         });
     }
 
-    /// Listens to events from here on.
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<api::Event> {
-        self.events.subscribe()
+    /// The last events that `filter` asks for, and all from here on.
+    pub(crate) fn subscribe(
+        &self,
+        filter: &api::EventFilter,
+    ) -> (VecDeque<api::Event>, broadcast::Receiver<api::Event>) {
+        self.events.subscribe(filter)
     }
 
     /// Who has `address` (`tcp:HOST:PORT`, `udp:HOST:PORT` or `unix:@NAME`) on the host: a device of

@@ -8,6 +8,7 @@ pub(crate) mod add;
 mod addresses;
 pub(crate) mod apply;
 pub(crate) mod batch;
+mod connections;
 pub(crate) mod device;
 pub(crate) mod edit;
 pub(crate) mod lead;
@@ -31,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use self::batch::{Batch, Staged, Undo};
+pub(crate) use self::connections::Asked;
 use self::device::{Device, Setback, Surroundings};
 use self::plan::Group;
 use self::slots::Slots;
@@ -80,6 +82,8 @@ pub(crate) enum Command {
     Look(Reply<()>),
     /// All devices.
     List(oneshot::Sender<Vec<api::Device>>),
+    /// Whom to ask for the connections of a device.
+    Connections(DeviceName, oneshot::Sender<Option<Asked>>),
     /// All workers.
     Workers(oneshot::Sender<Vec<api::WorkerStatus>>),
     /// Something may have changed: look.
@@ -306,6 +310,7 @@ impl Instance {
             Command::Adopt(reply) => answer(reply, self.adopt_present().await),
             Command::Look(reply) => self.look_for(reply),
             Command::List(reply) => drop(reply.send(self.list())),
+            Command::Connections(name, reply) => drop(reply.send(self.asked(&name))),
             Command::Workers(reply) => drop(reply.send(self.worker_list())),
             Command::Poke => {
                 self.next_look = Instant::now();
@@ -426,6 +431,7 @@ impl Instance {
             | FromWorker::End
             | FromWorker::Dial { .. }
             | FromWorker::Began { .. }
+            | FromWorker::Connections { .. }
             | FromWorker::Wants { .. }
             | FromWorker::Over { .. }
             | FromWorker::Access { .. }

@@ -8,6 +8,7 @@ mod access;
 mod apply;
 mod aside;
 mod companion;
+mod connections;
 mod control;
 mod foreground;
 mod forwards;

@@ -5,6 +5,7 @@
 //! pid comes from our own file, its counters are only ever shown.
 
 mod link;
+mod listing;
 mod record;
 
 use std::collections::HashMap;
@@ -28,6 +29,8 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use self::link::{ADOPT_TIMEOUT, Link, checked, handshake};
+pub(crate) use self::listing::Asker;
+use self::listing::{Desk, Part};
 use self::record::{Recorded, forget, kill, note_draining, record, recorded};
 pub(crate) use self::record::{bury, end, instance_of, names};
 use crate::access::AccessLog;
@@ -108,6 +111,7 @@ pub(crate) struct Worker {
     pidfd: Arc<OwnedFd>,
     pending: Pending,
     counters: CountersView,
+    desk: Arc<Desk>,
     next_seq: u64,
     /// It makes records of what is over, for this daemon.
     is_recording: bool,
@@ -228,6 +232,11 @@ impl Worker {
     pub(crate) fn unrecorded(&self, slot: Slot) -> u64 {
         let line = self.counters(slot);
         if self.is_recording { line[field::OPENED].saturating_sub(line[field::SETTLED]) } else { 0 }
+    }
+
+    /// By which it is asked for its connections.
+    pub(crate) fn asker(&self) -> Asker {
+        Asker { channel: Arc::clone(&self.channel), desk: Arc::clone(&self.desk) }
     }
 
     /// Gives the worker a device; returns when it accepts clients.
@@ -367,7 +376,12 @@ async fn send(
 
 /// Reads a worker's channel until it ends. A dead worker's end of the channel is closed by the
 /// kernel, so the end of the channel is the end of the worker.
-async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, sink: Sink) {
+async fn read(
+    worker: String,
+    channel: Arc<AsyncFd<Channel>>,
+    (pending, desk): (Pending, Arc<Desk>),
+    sink: Sink,
+) {
     let mut packet = Vec::new();
     let mut orphaned = 0;
     loop {
@@ -391,6 +405,7 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
             Ok(FromWorker::Access { records, lost }) => {
                 sink.access.take(&sink.instance, &worker, records, lost);
             }
+            Ok(FromWorker::Connections { seq, listed, next }) => desk.answered(seq, Part { listed, next }),
             Ok(message) => {
                 // Many messages may wait for the actor: only those that need a descriptor keep theirs.
                 let descriptors = match &message {
@@ -419,6 +434,7 @@ async fn read(worker: String, channel: Arc<AsyncFd<Channel>>, pending: Pending, 
         }
     }
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    desk.close();
     // The actor is gone when the daemon ends.
     let _ = sink.news.send(News { worker, what: Happened::Ended }).await;
 }

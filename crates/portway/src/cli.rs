@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use portway_control::api::EVENT_KINDS;
 
 use crate::output::Format;
 
@@ -77,9 +79,15 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show devices by their traffic, again and again
     ///
-    /// The busiest come first. Without a terminal it is one round.
+    /// On a terminal it is a page that is kept up: the busiest come first, `Enter` shows one device and its
+    /// connections, `/` filters, `s` sorts, `?` lists all keys. Without one, or with `--count`, it is text: one round, or
+    /// as many as asked for.
+    #[command(after_help = notes::TOP)]
     Top(TopArgs),
     /// Follow what changes
+    ///
+    /// What is given narrows it: an event is printed when it is all of that. Ends with 3 when the daemon ends, unless
+    /// `--reconnect` is given.
     Events(EventsArgs),
     /// Check this host and say how to mend what is missing
     ///
@@ -130,6 +138,13 @@ pub(crate) enum DeviceCommand {
     /// and CSV give plain numbers; YAML gives the keys alone.
     #[command(visible_alias = "ls")]
     List(ListArgs),
+    /// List who is connected through a device
+    ///
+    /// One line for each live connection, or for each client of datagrams: where it comes from and leads to, how far it
+    /// has come (`announcing`, `dialling`, `held`, `open`, `client-ended`, `target-ended`, `flow`), how old it is, for
+    /// how long nothing has passed, and its payload. What the kernel carries it counts and does not list.
+    #[command(visible_alias = "conns")]
+    Connections(ConnectionsArgs),
     /// Give a re-created instance the devices of its namesake
     ///
     /// A device belongs to the instance it was added to. After that one was deleted, a new instance of the same
@@ -293,6 +308,20 @@ pub(crate) struct ListArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ConnectionsArgs {
+    #[command(flatten)]
+    pub(crate) instance: InstanceArg,
+    /// Name of the device
+    #[arg(value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// List at most so many, the rest as a number [default: 1000]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: Option<u32>,
+    #[command(flatten)]
+    pub(crate) format: FormatArg,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct AdoptArgs {
     #[command(flatten)]
     pub(crate) instance: InstanceArg,
@@ -364,8 +393,33 @@ pub(crate) struct EventsArgs {
     /// As typed.
     #[arg(value_name = "INSTANCE", help = "Only what concerns this instance: [PROVIDER:][PROJECT/]NAME")]
     pub(crate) instance: Option<String>,
-    #[command(flatten)]
-    pub(crate) project: ProjectArg,
+    /// The same as INSTANCE
+    #[arg(long = "instance", id = "of", value_name = "INSTANCE", conflicts_with = "instance")]
+    pub(crate) of: Option<String>,
+    /// Project of the instance, when it does not stand before the name; alone, all instances of that project
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+    /// Only events of this kind; several with commas between them, or given again
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = PossibleValuesParser::new(EVENT_KINDS))]
+    pub(crate) kind: Vec<String>,
+    /// Only what concerns devices of this name
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+    /// Only what concerns this mesh network of the daemon
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) network: Option<String>,
+    /// First so many of the last events that the daemon has kept, at most 1000
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) recent: Option<u32>,
+    /// End after so many events
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Only what `--recent` gives, without waiting for more
+    #[arg(long, requires = "recent", conflicts_with = "reconnect")]
+    pub(crate) no_follow: bool,
+    /// Wait for a daemon that is away, and go on with the next one from its first event
+    #[arg(long)]
+    pub(crate) reconnect: bool,
     #[command(flatten)]
     pub(crate) format: FormatArg,
 }

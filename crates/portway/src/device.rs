@@ -6,17 +6,28 @@ use portway_control::api::{AddDevice, ChangeDevice, Device, DeviceState};
 use crate::cli::keys::{self, Pairs};
 use crate::cli::target;
 use crate::cli::{
-    AddArgs, AdoptArgs, DeviceCommand, ListArgs, RemoveArgs, RenameArgs, SetArgs, ShowArgs, UnsetArgs,
+    AddArgs, AdoptArgs, ConnectionsArgs, DeviceCommand, ListArgs, RemoveArgs, RenameArgs, SetArgs, ShowArgs,
+    UnsetArgs,
 };
 use crate::failure::{Outcome, Stop};
 use crate::moves;
 use crate::output::{Format, Out, human};
 use crate::session::Session;
 
+mod connections;
 mod list;
 mod show;
 
+pub(crate) use connections::{client, tone};
 pub(crate) use list::{bytes, state_word};
+
+#[cfg(test)]
+pub(crate) use connections::tests::sample as connections_sample;
+
+#[cfg(test)]
+pub(crate) fn connection() -> portway_control::api::Connection {
+    connections_sample().connections.swap_remove(0)
+}
 
 #[cfg(test)]
 pub(crate) fn sample() -> Device {
@@ -34,6 +45,7 @@ pub(crate) fn run(command: &DeviceCommand) -> Outcome {
         DeviceCommand::Rename(args) => rename(args),
         DeviceCommand::Show(args) => show(args),
         DeviceCommand::List(args) => list(args),
+        DeviceCommand::Connections(args) => connections(args),
         DeviceCommand::Adopt(args) => adopt(args),
         DeviceCommand::Import(args) => moves::run(Direction::Import, args),
         DeviceCommand::Export(args) => moves::run(Direction::Export, args),
@@ -129,6 +141,14 @@ fn list(args: &ListArgs) -> Outcome {
     }
     devices.sort_by(|a, b| (&a.instance, &a.name).cmp(&(&b.instance, &b.name)));
     list::print(&mut Out::new(), &devices, args.format.format)
+}
+
+fn connections(args: &ConnectionsArgs) -> Outcome {
+    let key = target::device(&args.instance, &args.device)?;
+    let session = Session::open()?;
+    let question = session.client.connections(&key, args.limit);
+    let found = session.run("asking the daemon", question)?;
+    connections::print(&mut Out::new(), &found, args.format.format)
 }
 
 fn adopt(args: &AdoptArgs) -> Outcome {

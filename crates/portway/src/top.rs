@@ -1,6 +1,15 @@
-//! `portway top`: devices by their traffic, again and again.
+//! `portway top`: devices by their traffic, again and again. On a terminal it is a page with keys (`live`); elsewhere, and
+//! where a number of rounds is asked for, it is text.
+
+mod canvas;
+mod keys;
+mod live;
+mod model;
+mod screen;
+mod view;
 
 use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use portway_control::api::{Device, DeviceState};
@@ -8,7 +17,7 @@ use portway_model::{DeviceName, InstanceKey, Provider};
 
 use crate::cli::{TopArgs, target};
 use crate::device::state_word;
-use crate::failure::Outcome;
+use crate::failure::{Outcome, colour_allowed};
 use crate::output::table::{Text, Tone};
 use crate::output::{Look, Out, human, table};
 use crate::session::Session;
@@ -38,6 +47,10 @@ pub(crate) fn run(args: &TopArgs) -> Outcome {
     let project = args.project.project.as_deref();
     let instance = args.instance.as_deref().map(|text| target::instance(text, project)).transpose()?;
     let session = Session::open()?;
+    if args.count.is_none() && io::stdin().is_terminal() && io::stdout().is_terminal() {
+        let model = model::Model::new(target::default_provider(), args.interval);
+        return session.follow(live::run(session.client.clone(), instance, model, colour_allowed()));
+    }
     let mut out = Out::new();
     let screen = out.look.width.is_some();
     let rounds = args.count.or((!screen).then_some(1));
@@ -68,7 +81,7 @@ pub(crate) fn run(args: &TopArgs) -> Outcome {
 
 /// As many lines as the screen has.
 fn cut(text: &str) -> String {
-    let height = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(24, |size| size.ws_row);
+    let height = rustix::termios::tcgetwinsize(io::stdout()).map_or(24, |size| size.ws_row);
     let lines: Vec<&str> = text.lines().take(usize::from(height).saturating_sub(1).max(HEAD_LINES)).collect();
     lines.join("\n") + "\n"
 }

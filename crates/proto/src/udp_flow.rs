@@ -131,6 +131,12 @@ impl<K: Eq + Hash + Clone, V> FlowTable<K, V> {
         self.slab.get(id).map(|slot| (&slot.key, &slot.value))
     }
 
+    /// When a datagram of the flow `id` last passed.
+    #[must_use]
+    pub fn last_use(&self, id: FlowId) -> Option<Instant> {
+        self.slab.get(id).map(|slot| slot.used)
+    }
+
     /// Value of the flow of `key`; its life is not prolonged.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let id = self.find(key)?;

@@ -14,11 +14,15 @@
 //! (listeners as fds), then [`FromWorker::End`]. An unknown version is answered by
 //! [`FromWorker::Version`] and the channel is closed.
 
+mod live;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use portway_model::{DeviceSpec, GroupIds};
 use serde::{Deserialize, Serialize};
+
+pub use live::{LIVE_COUNT, Live, LiveState};
 
 /// Version of this protocol. Raised with every change that an older peer would misread.
 pub const PROTOCOL_VERSION: u32 = 3;
@@ -279,6 +283,16 @@ pub enum ToWorker {
         /// It is.
         on: bool,
     },
+    /// Asks for live connections and flows of a device, a part of them at a time. Answered by
+    /// [`FromWorker::Connections`]; a worker that does not know it says nothing.
+    Connections {
+        /// Number of this question.
+        seq: u64,
+        /// Whose.
+        slot: Slot,
+        /// Where to go on: 0, or `next` of the part before.
+        from: u64,
+    },
     /// Stop accepting (close all listeners), let connections finish, exit when none is left or
     /// after `grace`.
     Drain {
@@ -382,6 +396,16 @@ pub enum FromWorker {
         v4: bool,
         /// How many, at most [`MAX_FDS`].
         count: u32,
+    },
+    /// Some live connections and flows of a device, at most [`LIVE_COUNT`]. Those that come or go between two parts may be
+    /// in none of them.
+    Connections {
+        /// Number of the question.
+        seq: u64,
+        /// They; also none, when there is a next part.
+        listed: Vec<Live>,
+        /// Where to go on; `None` at the end.
+        next: Option<u64>,
     },
     /// Connections and flows that asked for an upstream have ended, or want none any more.
     Over {

@@ -5,7 +5,7 @@
 //! own. It outlives the daemon: the next one adopts it.
 //!
 //! - `startup`: from a fresh process to a confined one; `engine`: the loop; `life`: how it ends;
-//! - `control`, `table`, `slots`, `device`, `failures`: what the daemon says and is told;
+//! - `control`, `table`, `slots`, `device`, `listing`, `failures`: what the daemon says and is told;
 //! - `accept`, `guard`, `dial`, `broker`, `hold`, `header`: from a client to a connected pair of sockets;
 //! - `stream`, `lane`, `pipes`, `unix_fds`, `records`, `message`, `datagram`, `frames`, `sweep`: a connected pair;
 //! - `udp`: datagrams to datagrams;
@@ -32,6 +32,7 @@ mod header;
 mod hold;
 mod lane;
 mod life;
+mod listing;
 mod message;
 mod mix;
 mod pipes;

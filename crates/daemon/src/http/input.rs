@@ -8,12 +8,13 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use http_body_util::LengthLimitError;
-use portway_control::api::{Failure, FailureKind};
+use portway_control::api::{EventFilter, Failure, FailureKind, RECENT_MAX};
 use portway_model::{DeviceKey, InstanceKey};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::answer::Refusal;
+use crate::connections::{LIMIT, LIMIT_MAX};
 use crate::hub::failure;
 
 /// Largest request body, bytes: far above any device.
@@ -89,6 +90,54 @@ impl<S: Send + Sync> FromRequestParts<S> for About {
             Ok(Query(query)) => Ok(About(query.instance)),
             Err(problem) => Err(Refusal::malformed(StatusCode::BAD_REQUEST, problem.body_text())),
         }
+    }
+}
+
+/// `?limit=N`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitQuery {
+    limit: Option<usize>,
+}
+
+/// How many connections are to be listed.
+pub(crate) struct Limit(pub(crate) usize);
+
+impl<S: Send + Sync> FromRequestParts<S> for Limit {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let query: Result<Query<LimitQuery>, QueryRejection> = Query::from_request_parts(parts, state).await;
+        let Query(query) =
+            query.map_err(|problem| Refusal::malformed(StatusCode::BAD_REQUEST, problem.body_text()))?;
+        match query.limit.unwrap_or(LIMIT) {
+            limit @ 1..=LIMIT_MAX => Ok(Limit(limit)),
+            _ => {
+                let text = format!("limit is not between 1 and {LIMIT_MAX}");
+                Err(Refusal::malformed(StatusCode::BAD_REQUEST, text))
+            }
+        }
+    }
+}
+
+/// Which events are wanted.
+pub(crate) struct Wanted(pub(crate) EventFilter);
+
+impl<S: Send + Sync> FromRequestParts<S> for Wanted {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let malformed = |text: String| Refusal::malformed(StatusCode::BAD_REQUEST, text);
+        let query: Result<Query<EventFilter>, QueryRejection> = Query::from_request_parts(parts, state).await;
+        let Query(filter) = query.map_err(|problem| malformed(problem.body_text()))?;
+        if let Some((unknown, nearest)) = filter.unknown_kind() {
+            let nearest = nearest.map_or_else(String::new, |kind| format!(", did you mean {kind:?}?"));
+            return Err(malformed(format!("unknown kind of event {unknown:?}{nearest}")));
+        }
+        if filter.recent.is_some_and(|recent| recent > RECENT_MAX) {
+            return Err(malformed(format!("recent is above {RECENT_MAX}")));
+        }
+        Ok(Wanted(filter))
     }
 }
 

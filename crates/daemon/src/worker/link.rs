@@ -12,7 +12,7 @@ use portway_sys::shm::CountersView;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
-use super::{ANSWER_TIMEOUT, Found, Pending, Sink, Worker, WorkerError, read, send};
+use super::{ANSWER_TIMEOUT, Desk, Found, Pending, Sink, Worker, WorkerError, read, send};
 use crate::keeper::receive_packet;
 use crate::watched::watched;
 
@@ -94,7 +94,9 @@ impl Link {
         let channel = Arc::new(self.channel);
         let pidfd = Arc::new(self.pidfd);
         let pending = Pending::default();
-        let reader = tokio::spawn(read(name.clone(), Arc::clone(&channel), Arc::clone(&pending), sink));
+        let desk = Arc::<Desk>::default();
+        let answers = (Arc::clone(&pending), Arc::clone(&desk));
+        let reader = tokio::spawn(read(name.clone(), Arc::clone(&channel), answers, sink));
         Worker {
             name,
             pid: self.pid,
@@ -103,6 +105,7 @@ impl Link {
             pidfd,
             pending,
             counters,
+            desk,
             next_seq: 0,
             is_recording: false,
             reader: reader.abort_handle(),

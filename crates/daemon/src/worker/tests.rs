@@ -3,13 +3,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use portway_model::DeviceSpec;
-use portway_relay::wire::{FromWorker, Identity, SLOT_COUNT, Slot, WireDevice};
+use portway_relay::wire::{FromWorker, Identity, Live, LiveState, SLOT_COUNT, Slot, ToWorker, WireDevice};
 use portway_sys::pidfd;
 use portway_sys::seqpacket::Channel;
 
 use super::link::{Link, checked};
 use super::record::{record, recorded};
-use super::{Happened, News, Pending, Sink, WorkerError, read};
+use super::{Asker, Desk, Happened, News, Pending, Sink, WorkerError, read};
 use crate::watched::watched;
 
 fn device() -> Box<WireDevice> {
@@ -98,7 +98,7 @@ async fn news_of_a_worker_are_small_and_a_strange_one_ends_it() {
     let instance = "netns:x".parse().expect("an instance");
     let sink = Sink { news: sender, access: std::sync::Arc::default(), instance };
     let channel = std::sync::Arc::new(watched(ours).expect("watched"));
-    tokio::spawn(read("w".into(), channel, Pending::default(), sink));
+    tokio::spawn(read("w".into(), channel, (Pending::default(), Default::default()), sink));
     let text = "x".repeat(50_000);
     say(&theirs, &FromWorker::Failure { slot: Slot::new(0, 0), count: 1, text }, &[socket(), socket()])
         .expect("sent");
@@ -114,6 +114,48 @@ async fn news_of_a_worker_are_small_and_a_strange_one_ends_it() {
     assert!(matches!(orphan.what, Happened::Said(FromWorker::Orphan { .. }, found) if found.len() == 1));
     let end = news.recv().await.expect("a file ends the worker");
     assert!(matches!(end.what, Happened::Ended));
+}
+
+/// Answers every question with three connections, an answer to nobody's before, and that it goes on at 1.
+fn lie(worker: &Channel) {
+    let live = Live {
+        id: 1,
+        index: 0,
+        client: None,
+        via: None,
+        target: None,
+        age_ms: 0,
+        idle_ms: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        state: LiveState::Open,
+    };
+    let mut packet = Vec::new();
+    while let Ok(Some(_)) = worker.recv(&mut packet) {
+        let Ok(ToWorker::Connections { seq, .. }) = serde_json::from_slice(&packet) else { continue };
+        for (seq, count) in [(seq + 1, 9), (seq, 3)] {
+            let listed = vec![live.clone(); count];
+            say(worker, &FromWorker::Connections { seq, listed, next: Some(1) }, &[]).expect("sent");
+        }
+    }
+}
+
+/// Fails when: a worker that leads round keeps the daemon asking, an answer to another question is taken, or the limit is
+/// none.
+#[tokio::test]
+async fn a_list_ends_whatever_a_worker_says() {
+    let (ours, theirs) = Channel::pair().expect("a pair");
+    ours.set_nonblocking(true).expect("a socket");
+    let (sink, _news) = tokio::sync::mpsc::channel::<News>(16);
+    let channel = std::sync::Arc::new(watched(ours).expect("watched"));
+    let desk = std::sync::Arc::<Desk>::default();
+    let answers = (Pending::default(), std::sync::Arc::clone(&desk));
+    tokio::spawn(read("w".into(), std::sync::Arc::clone(&channel), answers, sink));
+    std::thread::spawn(move || lie(&theirs));
+    let asker = Asker { channel, desk };
+    for (limit, count) in [(100, 6), (4, 4), (2, 2)] {
+        assert_eq!(asker.list(Slot::new(0, 0), limit).await.expect("a list").len(), count);
+    }
 }
 
 #[test]

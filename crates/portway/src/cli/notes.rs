@@ -46,6 +46,16 @@ pub(crate) const ADD_EXAMPLES: [&str; 3] = [
     "portway device add c1 agent bind=instance listen=unix:/run/agent.sock connect=unix:/run/a.sock",
 ];
 
+/// Below the help of `top`.
+pub(crate) const TOP: &str = "\
+Keys of the page:
+  Up Down k j PgUp PgDn Home End   choose a device
+  Enter, Esc                       one device and its connections, and back
+  s > S <, r                       sort by the next column or the one before, reverse
+  /                                only what has this text in its names or addresses
+  p, + -                           pause, look less or more often
+  ?, Ctrl-Z, q                     help, to the shell, quit";
+
 /// Below the help of `apply`.
 pub(crate) const APPLY: &str = "\
 A file:

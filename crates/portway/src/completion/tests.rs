@@ -44,12 +44,14 @@ fn every_place_has_its_candidates() {
         ("device import c1 dev", "dev/c2"),
         ("proxy ne", "netns:blue"),
         ("proxy netns:$", ""),
+        ("device connections c1 w", "web www"),
+        ("events --kind network-", "network-started network-failed"),
         ("device remove x", ""),
         ("proxy netns:blue conn", "connect= connect.timeout="),
         ("completion ", "bash zsh fish"),
         ("nonsense ", ""),
         ("device nonsense x y ", ""),
-        ("device ", "add set unset remove rename show list adopt import export"),
+        ("device ", "add set unset remove rename show list connections adopt import export"),
     ] {
         assert_eq!(at(line), expected, "{line:?}");
     }

@@ -2,7 +2,7 @@
 
 use crate::support::Place;
 
-const COMMANDS: [&[&str]; 58] = [
+const COMMANDS: [&[&str]; 59] = [
     &[],
     &["demo"],
     &["proxy"],
@@ -57,6 +57,7 @@ const COMMANDS: [&[&str]; 58] = [
     &["mesh", "export"],
     &["status"],
     &["top"],
+    &["device", "connections"],
     &["events"],
     &["doctor"],
     &["completion"],

@@ -22,7 +22,8 @@ fn answers(request: &Request) -> (u16, String) {
             "keeper_pid": 813, "warnings": [],
         }),
         "PATCH /1.0/devices/incus%3Adefault%2Fc1/web" if request.body.contains("fds") => unchanged(),
-        "GET /1.0/events" => return (200, events()),
+        line if line.starts_with("GET /1.0/events") => return (200, events()),
+        "GET /1.0/devices/incus%3Adefault%2Fc1/web/connections" => connections(),
         line if line.contains("/web") || line.starts_with("POST") => device("web", "active", None),
         _ => json!({"kind": "missing", "error": format!("no {}", request.line)}),
     };
@@ -33,6 +34,15 @@ fn unchanged() -> Value {
     let mut device = device("web", "active", None);
     device["changed"] = json!(false);
     device
+}
+
+fn connections() -> Value {
+    let one = json!({
+        "id": "4711-0", "protocol": "tcp", "client": "192.0.2.7:50312", "via": "192.0.2.1:4000",
+        "target": "tcp:127.0.0.1:80", "state": "open", "age_ms": 185_000, "idle_ms": 20,
+        "bytes_in": 1_258_291, "bytes_out": 4_831_838_208_u64,
+    });
+    json!({"connections_now": 3, "connections": [one], "unlisted": null})
 }
 
 fn events() -> String {
@@ -98,6 +108,10 @@ fn events_in_every_format() {
         &["events"],
         &["events", "c1"],
         &["events", "--project", "dev"],
+        &["events", "--instance", "c1", "--count", "1"],
+        &["events", "--kind", "device-error,instance-stopped"],
+        &["events", "--device", "dns", "--recent", "5", "--no-follow"],
+        &["events", "--kind", "device-stat"],
         &["events", "--format", "json"],
         &["events", "--format", "yaml"],
         &["events", "--format", "csv"],

@@ -94,7 +94,8 @@ fn serve(mut stream: UnixStream, answer: &Answer, log: &Mutex<Vec<String>>) {
     let Some(request) = read(&mut stream) else { return };
     log.lock().unwrap().push(format!("{} {}", request.line, request.body).trim_end().to_owned());
     let (status, body) = answer(&request);
-    let kind = if request.line == "GET /1.0/events" { "text/event-stream" } else { "application/json" };
+    let kind =
+        if request.line.starts_with("GET /1.0/events") { "text/event-stream" } else { "application/json" };
     let reply = format!(
         "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()

@@ -128,6 +128,7 @@ impl Document {
 const DEVICES: &str = "/1.0/devices";
 const DEVICE: &str = "/1.0/devices/{instance}/{device}";
 const RENAME: &str = "/1.0/devices/{instance}/{device}/rename";
+const LIVE: &str = "/1.0/devices/{instance}/{device}/connections";
 const ADOPT: &str = "/1.0/instances/{instance}/adopt";
 const EVENTS: &str = "/1.0/events";
 
@@ -162,6 +163,10 @@ fn every_answer_is_what_the_document_says() {
     doc.call("GET", DEVICE, &target("web"), None, 200);
     doc.call("GET", DEVICE, &target("none"), None, 404);
     doc.call("GET", DEVICE, &target("w%20b"), None, 400);
+    doc.call("GET", EVENTS, "/1.0/events?kind=device-stat", None, 400);
+    doc.call("GET", LIVE, &format!("{}/connections", target("web")), None, 200);
+    doc.call("GET", LIVE, &format!("{}/connections?limit=0", target("web")), None, 400);
+    doc.call("GET", LIVE, &format!("{}/connections", target("none")), None, 404);
     let change = json!({"set": {"hold": "5s"}, "unset": ["v6only"]});
     doc.call("PATCH", DEVICE, &target("web"), Some(&change), 200);
     doc.call("PATCH", DEVICE, &target("web"), Some(&json!({"set": {"hold": "x"}})), 400);

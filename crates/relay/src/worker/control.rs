@@ -306,6 +306,7 @@ impl Engine {
             ToWorker::Cut { tickets, targets } => self.cut(&tickets, &targets),
             ToWorker::Stock { v4 } => self.restock(v4, fds),
             ToWorker::Access { on } => self.want_access(on),
+            ToWorker::Connections { seq, slot, from } => self.list_connections(seq, slot, from),
             ToWorker::Drain { grace } => self.drain(grace),
             ToWorker::Exit => self.life.exit_now(),
             ToWorker::Init(_) | ToWorker::Hello { .. } => tracing::warn!("message out of place"),

@@ -27,7 +27,7 @@ use super::core::Core;
 use super::engine::Engine;
 use super::poller::{Poller, Token, Watch};
 use super::slab::{Key, Slab};
-use super::stream::{End, Pumped, Stream};
+use super::stream::{End, Progress, Pumped, Stream};
 use crate::wire::Slot;
 
 /// Streams that are lent at most: each has two more descriptors meanwhile.
@@ -132,6 +132,18 @@ impl Haul {
     /// Upper bound of the descriptors it has open beside those of a process without it.
     pub(super) fn open_fds(&self) -> usize {
         self.shared.fd_count.load(Ordering::Relaxed)
+    }
+
+    /// How far streams have come that are lent: those at home at these keys, which are here at these.
+    pub(super) fn progress(&self, lent: &[(Key, Key)]) -> Vec<Option<Progress>> {
+        self.shared.ask(|yard| {
+            let back = lock(&self.shared.back);
+            let look = |(home, load): &(Key, Key)| match yard.loads.get(*load) {
+                Some(load) => Some(load.stream.progress()),
+                None => back.iter().find(|back| back.home == *home).map(|back| back.stream.progress()),
+            };
+            lent.iter().map(look).collect()
+        })
     }
 
     /// A device has got a slot; whoever counted in its line does no longer.

@@ -106,6 +106,20 @@ impl<T> Slab<T> {
         })
     }
 
+    /// Number of places, with an entry or without.
+    pub(super) fn place_count(&self) -> u32 {
+        u32::try_from(self.places.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The entries at places of `range`.
+    pub(super) fn entries_in(&self, range: std::ops::Range<u32>) -> impl Iterator<Item = (Key, &T)> {
+        let at = |place: u32| usize::try_from(place).unwrap_or(usize::MAX).min(self.places.len());
+        let places = self.places.get(at(range.start)..at(range.end)).unwrap_or_default();
+        (range.start..).zip(places).filter_map(|(index, place)| {
+            Some((Key::from_parts(index, place.generation), place.value.as_ref()?))
+        })
+    }
+
     /// Keys of all entries.
     pub(super) fn keys(&self) -> Vec<Key> {
         let mut keys = Vec::with_capacity(self.len());

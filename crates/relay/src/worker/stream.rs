@@ -22,6 +22,7 @@ use super::records;
 use super::slab::Key;
 use super::socket::{Carrier, Socket};
 use super::unix_fds;
+use crate::wire::LiveState;
 
 /// Stages of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,16 @@ pub(super) enum Failed {
     Blocked,
 }
 
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress {
+    pub(super) state: LiveState,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// When it last carried something; when it began, if it never did.
+    pub(super) moved: Instant,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -137,6 +148,8 @@ pub(super) struct Stream {
     pub(super) timer: Option<Instant>,
     /// It stands in the queue of those with more to do.
     pub(super) queued: bool,
+    /// When it last carried something.
+    moved: Instant,
     /// When something last passed that keeps it alive (datagrams).
     pub(super) since: Option<Instant>,
     /// One side is gone, and the other has until then to take what is on its way.
@@ -174,6 +187,7 @@ impl Stream {
             patient_since: now,
             timer: None,
             queued: false,
+            moved: now,
             since: None,
             doomed: None,
             lent: None,
@@ -239,6 +253,9 @@ impl Stream {
         let lane = self.lane_mut(dir);
         let bytes = std::mem::take(&mut lane.uncounted);
         let heavy = lane.weigh(bytes);
+        if bytes > 0 {
+            self.moved = core.now;
+        }
         if heavy {
             core.mix.heavy();
         } else if bytes > 0 && !self.is_heavy() {
@@ -449,6 +466,7 @@ impl Stream {
         self.lane_down = std::mem::take(&mut other.lane_down);
         self.cut = other.cut;
         self.told_end = other.told_end;
+        self.moved = other.moved;
     }
 
     /// Its sockets: the client's, the target's.
@@ -476,6 +494,21 @@ impl Stream {
         if let Some(frames) = self.frames.take() {
             core.frames.unkeep(self.device, frames.decoder.kept_bytes());
         }
+    }
+
+    /// How far it has come.
+    pub(super) fn progress(&self) -> Progress {
+        let (bytes_in, bytes_out) = self.totals();
+        let ended = |dir| self.half.leg(dir) == Leg::Done;
+        let state = match (self.phase, ended(Dir::Up), ended(Dir::Down)) {
+            (Phase::Announcing, ..) => LiveState::Announcing,
+            (Phase::Dialing, ..) => LiveState::Dialling,
+            (Phase::Waiting | Phase::SetAside, ..) => LiveState::Held,
+            (Phase::Open, true, _) => LiveState::ClientEnded,
+            (Phase::Open, false, true) => LiveState::TargetEnded,
+            (Phase::Open, false, false) => LiveState::Open,
+        };
+        Progress { state, bytes_in, bytes_out, moved: self.moved }
     }
 
     /// Bytes of each direction: up, down.

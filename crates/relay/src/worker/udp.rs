@@ -75,6 +75,13 @@ pub(super) struct FlowKey {
     index: u32,
 }
 
+impl FlowKey {
+    /// Listen index.
+    pub(super) const fn index(&self) -> u32 {
+        self.index
+    }
+}
+
 /// A flow.
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -89,7 +96,7 @@ pub(super) struct Flow {
     pub(super) begun: Instant,
     pub(super) carried: [u64; 2],
     /// Where its datagrams go: the target may change under it.
-    destination: Destination,
+    pub(super) destination: Destination,
     pub(super) way: Way,
     /// Longest datagrams that are sent in rows, bytes: to the target, to the client.
     pub(super) longest: usize,
@@ -355,8 +362,9 @@ impl Engine {
         flow.answered = true;
         flow.count(Dir::Down, bytes);
         let (device, id) = (flow.device, flow.id);
-        self.core.count_traffic(device, Dir::Down, u64::try_from(bytes).unwrap_or(0));
-        self.core.count_share(flow.line, Dir::Down, u64::try_from(bytes).unwrap_or(0));
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        self.core.count_traffic(device, Dir::Down, bytes);
+        self.core.count_share(flow.line, Dir::Down, bytes);
         if let Some(device) = self.devices.get_mut(device) {
             device.flows.touch_id(id, Dir::Down, self.core.now);
         }

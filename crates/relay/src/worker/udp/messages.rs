@@ -334,7 +334,8 @@ impl Engine {
         });
         match sent {
             Ok(_) => {
-                self.core.count_traffic(device_key, Dir::Down, u64::try_from(bytes.len()).unwrap_or(0));
+                let count = u64::try_from(bytes.len()).unwrap_or(0);
+                self.core.count_traffic(device_key, Dir::Down, count);
                 if let Some(flow) = self.udp.flows.get_mut(place) {
                     flow.answered = true;
                     flow.count(Dir::Down, bytes.len());
