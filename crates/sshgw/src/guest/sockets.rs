@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use portway_proto::guest::{ACCEPTED, Frame, Lent, Place, SOCKETS, Socket, Stream, Why};
 use tokio::sync::{mpsc, oneshot};
 
-use super::link::{Guest, Input, Output, send};
+use super::frames::{Frames, send};
+use super::link::Guest;
 use super::pipe::{Incoming, Outgoing};
+use super::process::{Input, Output};
 
 /// Bytes from a socket that may be under way, while there are few of them and when there are many.
 const WINDOW_FEW: u32 = 1 << 20;
@@ -108,7 +110,7 @@ impl Listener {
 pub struct Farewell {
     channel: u32,
     is_reset: Arc<AtomicBool>,
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: Frames,
 }
 
 impl Farewell {
@@ -147,7 +149,7 @@ struct Table {
 struct Listening {
     opened: Option<oneshot::Sender<Result<u16, ConnectError>>>,
     come: mpsc::Sender<Come>,
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: Frames,
 }
 
 #[derive(Debug)]

@@ -227,10 +227,10 @@ enum Sent {
 /// What the client sends, to the socket.
 async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) -> Sent {
     while let Some(bytes) = pieces.next().await {
-        if !input.write(&bytes).await {
+        let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if !input.write(bytes).await {
             return Sent::Part;
         }
-        let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         counts.from_client.fetch_add(count, Ordering::Relaxed);
     }
     if pieces.is_whole() {

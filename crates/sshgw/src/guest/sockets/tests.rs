@@ -3,7 +3,7 @@
 use portway_proto::guest::Inbox;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::link::written;
+use super::super::frames::written;
 use super::*;
 
 /// Somebody who comes and goes, for ever, at a listener of the client's: what is to be said to each waits for a program
