@@ -18,8 +18,11 @@ use super::pipe::{Incoming, Outgoing};
 use super::process::{Control, Input, Output, Process, Wanted};
 use super::sockets::Sockets;
 
-/// Bytes of each output that may be under way: they are kept here while nobody takes them.
-const OUTPUT_WINDOW: u32 = 1 << 20;
+/// Bytes of each output that may be under way, while there are few programs and when there are many: they are kept here while
+/// nobody takes them.
+const WINDOW_FEW: u32 = 1 << 20;
+const WINDOW_MANY: u32 = 128 << 10;
+const FEW: usize = 16;
 
 /// Why the program is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +135,8 @@ impl Guest {
         let (started, answer) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let input = Arc::new(Outgoing::default());
-        let outputs = [(); 2].map(|()| Arc::new(Incoming::new(OUTPUT_WINDOW)));
+        let window = self.shared.window();
+        let outputs = [(); 2].map(|()| Arc::new(Incoming::new(window)));
         let [output, error] = outputs.clone();
         let entry =
             Channel { started: Some(started), ended: Some(ended), input: Arc::clone(&input), outputs };
@@ -146,7 +150,7 @@ impl Guest {
             ids: wanted.ids,
             umask: wanted.umask,
             pty: wanted.pty,
-            credits: Credits { stdout: OUTPUT_WINDOW, stderr: OUTPUT_WINDOW },
+            credits: Credits { stdout: window, stderr: window },
         };
         if start.pty.is_some() {
             error.end();
@@ -192,6 +196,11 @@ impl Table {
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of each output of one more.
+    fn window(&self) -> u32 {
+        if self.table().channels.len() < FEW { WINDOW_FEW } else { WINDOW_MANY }
     }
 
     fn add(&self, channel: Channel) -> Option<u32> {

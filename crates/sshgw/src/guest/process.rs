@@ -61,6 +61,8 @@ pub struct Output {
     channel: u32,
     stream: Stream,
     incoming: Arc<Incoming>,
+    /// Of these bytes nobody knows yet whether they have been passed on.
+    taken: usize,
     frames: Frames,
     /// Credit that is granted, and has no place among the frames yet; while there is some a task waits for that.
     owed: Arc<AtomicU32>,
@@ -99,17 +101,19 @@ impl Input {
 
 impl Output {
     pub(super) fn new(channel: u32, stream: Stream, incoming: Arc<Incoming>, frames: Frames) -> Self {
-        Self { channel, stream, incoming, frames, owed: Arc::default() }
+        Self { channel, stream, incoming, taken: 0, frames, owed: Arc::default() }
     }
 
-    /// Waits for bytes and returns all there are; `None` at the end. Cancelling it loses nothing but, at most, a little
-    /// of the window.
+    /// Waits for bytes and returns all there are; `None` at the end. Whoever asks again has passed on what there was before: until
+    /// then it counts as under way, so that one window is all that is ever kept. Cancelling it loses nothing.
     pub async fn read(&mut self) -> Option<Vec<u8>> {
-        let taken = self.incoming.take().await?;
-        if let Some(bytes) = taken.granted {
+        let before = std::mem::take(&mut self.taken);
+        if let Some(bytes) = self.incoming.passed(before) {
             self.grant(bytes);
         }
-        Some(taken.bytes)
+        let bytes = self.incoming.take().await?;
+        self.taken = bytes.len();
+        Some(bytes)
     }
 
     /// Tells that more may come. Bytes that have been taken are not to be lost with a caller that waits no longer.

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::helper::{Helper, Unconnected};
 use super::inbox::{Outlet, Pieces};
 use super::link::Link;
+use super::teller::in_words;
 use crate::guest::{Connection, Farewell, Input, Output};
 use crate::wire::{ForwardEnd, ForwardWay, Forwarded, Request};
 
@@ -143,7 +144,7 @@ pub(super) async fn local(
 /// What a client is told, and the log.
 pub(super) fn refusal(what: &str, target: &str, unconnected: &Unconnected) -> (ChannelOpenFailure, String) {
     let failed = |why: &dyn std::fmt::Display| {
-        let reason = format!("cannot {what} {target}: {why}");
+        let reason = in_words(&format!("cannot {what} {target}: {why}"));
         (ChannelOpenFailure::Other { code: CONNECT_FAILED, reason: reason.clone() }, reason)
     };
     match unconnected {

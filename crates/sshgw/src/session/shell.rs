@@ -340,7 +340,7 @@ impl Shell<'_> {
     /// Says what is wrong: on standard error where there is one.
     async fn complain(&self, text: &str) -> Result<(), Unheard> {
         let mut said = String::new();
-        for line in text.lines() {
+        for line in in_words(text).lines() {
             said.push_str("portway: ");
             said.push_str(line);
             said.push('\n');
