@@ -148,7 +148,9 @@ fn config(text: &str) -> Result<(Values, Vec<String>), ImportError> {
             Some(Scalar::Number(number)) => number.to_string(),
             Some(Scalar::Text(text)) => text,
             Some(Scalar::List(texts)) => texts.join(","),
-            Some(Scalar::Other(_)) => return Err(ImportError::Config(format!("{name} is no value"))),
+            Some(Scalar::Other(IgnoredAny)) => {
+                return Err(ImportError::Config(format!("{name} is no value")));
+            }
         };
         given.push((name, text));
     }

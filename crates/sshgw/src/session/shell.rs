@@ -16,7 +16,7 @@ use russh::server::Msg;
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Answer, Lost};
 use super::program::{Counts, End, Gateway, STDERR, Unheard, Wanted};
-use super::teller::Teller;
+use super::teller::{Teller, in_words};
 use crate::shell::{Done, Editor, LINE_BYTES, USUAL_PROJECT};
 use crate::wire::{Reply, Request, ShellAsked, ShellReply, ShellWhat, What};
 

@@ -1,7 +1,6 @@
 //! What a connection's process says, heard to its end.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -10,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::{Child, END, GRACE_BEYOND, TOO_MANY, Told};
 use crate::audit::{Direction, Event};
+use crate::broker::house::News;
 use crate::broker::open::Order;
 use crate::broker::{GRACE, Grant, drain, lends, lock};
 use crate::greeting;
@@ -24,41 +24,31 @@ impl Child {
         let mut packet = Vec::new();
         let (mut news, mut has_to_go) = (self.broker.house.news(), false);
         loop {
-            tokio::select! {
-                () = self.broker.drain.over(), if !has_to_go => {
-                    if grant.is_none() {
-                        return Told::Ended;
+            let why = tokio::select! {
+                () = self.broker.drain.over(), if !has_to_go => Some(drain::NOTICE.to_owned()),
+                Ok(news) = news.recv(), if !has_to_go => match self.learn(news, grant.as_ref()).await {
+                    Some(why) => Some(why),
+                    None => continue,
+                },
+                received = receive(&self.link, &mut packet) => match received {
+                    Ok(_) => None,
+                    // Of a packet, or descriptors, that no session sends.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        return Told::Breach(Breach::Length);
                     }
-                    has_to_go = true;
-                    late.as_mut().reset(tokio::time::Instant::now() + END);
-                    self.ends(drain::NOTICE.to_owned()).await;
-                    continue;
-                }
-                Ok(news) = news.recv(), if !has_to_go => {
-                    if !grant.as_ref().is_some_and(|grant| news.is_for(grant)) {
-                        continue;
-                    }
-                    if news.is_end {
-                        has_to_go = true;
-                        late.as_mut().reset(tokio::time::Instant::now() + END);
-                        self.ends(news.text).await;
-                    } else {
-                        self.say(UNANSWERED, Reply::Progress { text: news.text }, Vec::new()).await;
-                    }
-                    continue;
-                }
-                received = receive(&self.link, &mut packet) => {
-                    match received {
-                        Ok(_) => {}
-                        // Of a packet, or descriptors, that no session sends.
-                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                            return Told::Breach(Breach::Length);
-                        }
-                        Err(_) => return Told::Gone,
-                    }
-                }
+                    Err(_) => return Told::Gone,
+                },
                 () = &mut late, if grant.is_none() || has_to_go => return Told::Ended,
                 () = end.notified(), if grant.is_none() => return Told::Ended,
+            };
+            if let Some(message) = why {
+                if grant.is_none() {
+                    return Told::Ended;
+                }
+                has_to_go = true;
+                late.as_mut().reset(tokio::time::Instant::now() + END);
+                self.say(UNANSWERED, Reply::Ending { message }, Vec::new()).await;
+                continue;
             }
             let Some((asked, raw)) = wire::decode::<Asked>(&packet) else {
                 return Told::Breach(Breach::Length);
@@ -71,18 +61,10 @@ impl Child {
             if is_start && self.broker.starting.is_closed() {
                 continue;
             }
-            let comes_to = lock(&self.ledger).comes_to(&asked.request);
-            match comes_to {
-                wire::Outcome::Answer => {}
-                wire::Outcome::Nothing => continue,
-                wire::Outcome::TooMany => {
-                    let message = "too many programs run on this connection".to_owned();
-                    self.say(asked.id, Reply::Refused { status: TOO_MANY, message }, Vec::new()).await;
-                    continue;
-                }
-            }
-            if let Err(breach) = lock(&self.ledger).note(&asked.request, raw.len()) {
-                return Told::Breach(breach);
+            match self.passes(&asked, raw.len()).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(breach) => return Told::Breach(breach),
             }
             if !asked.request.is_proof() {
                 self.answer(asked, raw.to_vec(), grant);
@@ -105,9 +87,30 @@ impl Child {
         }
     }
 
-    /// Has the connection end, and its client told why.
-    async fn ends(&self, message: String) {
-        self.say(UNANSWERED, Reply::Ending { message }, Vec::new()).await;
+    /// Whether a question is to be answered.
+    async fn passes(&self, asked: &Asked, raw_bytes: usize) -> Result<bool, Breach> {
+        let comes_to = lock(&self.ledger).comes_to(&asked.request);
+        match comes_to {
+            wire::Outcome::Answer => lock(&self.ledger).note(&asked.request, raw_bytes).map(|()| true),
+            wire::Outcome::Nothing => Ok(false),
+            wire::Outcome::TooMany => {
+                let message = "too many programs run on this connection".to_owned();
+                self.say(asked.id, Reply::Refused { status: TOO_MANY, message }, Vec::new()).await;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Tells those at a terminal what is new where they are; why the connection has to end, if it has to.
+    async fn learn(&self, news: News, grant: Option<&Grant>) -> Option<String> {
+        if !grant.is_some_and(|grant| news.is_for(grant)) {
+            return None;
+        }
+        if news.is_end {
+            return Some(news.text);
+        }
+        self.say(UNANSWERED, Reply::Progress { text: news.text }, Vec::new()).await;
+        None
     }
 
     /// A verdict, with what is to be told to whoever is in.
@@ -159,26 +162,11 @@ impl Child {
                 let child = Arc::clone(self);
                 self.broker.starting.spawn(async move { child.help(id, &grant, place, beside, jail).await });
             }
-            Request::Transferred { channel, path, reads, writes, bytes_in, bytes_out, millis, end } => {
+            Request::Transferred { .. } | Request::Recorded { .. } | Request::Lost { .. } => {
                 if let Some(grant) = grant {
-                    let (path, direction, result) = (path.as_str(), Direction::of(reads, writes), end);
-                    self.note(&Event::File {
-                        grant,
-                        channel,
-                        path,
-                        direction,
-                        bytes_in,
-                        bytes_out,
-                        millis,
-                        result,
-                    });
+                    self.noted(&asked.request, grant);
                 }
             }
-            Request::Recorded { channel, bytes, end } => {
-                let Some(grant) = grant else { return };
-                self.note(&Event::Recorded { grant, channel, bytes, end });
-            }
-            Request::Lost { lines } => self.note(&Event::Lost { lines }),
             Request::Forwarding(forwarding) => lock(&self.sums).begin(forwarding, Instant::now()),
             Request::Shell(asked) => self.shell_asked(id, asked, raw, grant.clone()),
             Request::Forwarded(forwarded) => {
@@ -199,5 +187,28 @@ impl Child {
     fn carried(&self, bytes_in: u64, bytes_out: u64) {
         self.broker.count.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
         self.broker.count.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
+    }
+
+    /// Notes what it tells of and does not ask.
+    fn noted(&self, told: &Request, grant: &Grant) {
+        match told {
+            Request::Transferred { channel, path, reads, writes, bytes_in, bytes_out, millis, end } => {
+                self.note(&Event::File {
+                    grant,
+                    channel: *channel,
+                    path,
+                    direction: Direction::of(*reads, *writes),
+                    bytes_in: *bytes_in,
+                    bytes_out: *bytes_out,
+                    millis: *millis,
+                    result: *end,
+                });
+            }
+            Request::Recorded { channel, bytes, end } => {
+                self.note(&Event::Recorded { grant, channel: *channel, bytes: *bytes, end: *end });
+            }
+            Request::Lost { lines } => self.note(&Event::Lost { lines: *lines }),
+            _ => {}
+        }
     }
 }
