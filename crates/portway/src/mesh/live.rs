@@ -57,7 +57,7 @@ fn change(args: &RuleChangeArgs, change: ChangeMeshRules) -> Outcome {
 fn list(args: &RuleListArgs) -> Outcome {
     let client = client(args.name.as_deref())?;
     let rules = wait(client.mesh())?.rules;
-    let line = |rule| printable(rule_line(rule).trim_end()) + "\n";
+    let line = |rule: &MeshRuleStatus| printable(rule_line(rule).trim_end()) + "\n";
     Out::new().show(args.format.format, &rules, |_| rules.iter().map(line).collect(), || lines(&rules))
 }
 
