@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal as Told, WaitId, WaitIdOptions};
 
+use crate::backlog::{Backlog, Given};
 use crate::environment;
 use crate::keep::{self, Mux};
 use crate::outbox::Outbox;
@@ -40,7 +41,7 @@ pub(crate) struct Channel {
     ended: bool,
     input: Option<OwnedFd>,
     /// What the program has not read yet; at most [`INPUT_WINDOW`].
-    pending: Vec<u8>,
+    pending: Backlog,
     /// No more input will come.
     input_ends: bool,
     grant: Grant,
@@ -133,7 +134,7 @@ impl Channel {
             pidfd: running.child.pidfd,
             ended: false,
             input: Some(streams.input),
-            pending: Vec::new(),
+            pending: Backlog::default(),
             input_ends: false,
             grant: Grant::new(INPUT_WINDOW),
             outputs: [
@@ -178,13 +179,13 @@ impl Channel {
             return Err(Fault::AfterEof);
         }
         self.grant.receive(bytes.len()).map_err(|_| Fault::Credit)?;
-        if self.input.is_none() {
+        let Some(input) = &self.input else {
             // Nobody reads them; the gateway has been told.
             self.give_credit(bytes.len(), outbox);
             return Ok(());
-        }
-        self.pending.extend_from_slice(bytes);
-        self.feed(outbox);
+        };
+        let given = self.pending.put(bytes, |bytes| rustix::io::write(input, bytes));
+        self.given(given, outbox);
         Ok(())
     }
 
@@ -208,30 +209,24 @@ impl Channel {
     /// Writes to standard input what it takes.
     pub(crate) fn feed(&mut self, outbox: &mut Outbox) {
         let Some(input) = &self.input else { return };
-        let mut fed = 0;
-        while let Some(rest) = self.pending.get(fed..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::write(input, rest) {
-                Ok(count) => fed += count,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => return self.lose_input(outbox),
-            }
+        let given = self.pending.feed(|bytes| rustix::io::write(input, bytes));
+        self.given(given, outbox);
+    }
+
+    /// The program has taken something.
+    fn given(&mut self, given: Given, outbox: &mut Outbox) {
+        self.give_credit(given.count, outbox);
+        if given.is_lost {
+            self.lose_input(outbox);
+        } else if self.pending.is_empty() && self.input_ends {
+            self.input = None;
         }
-        self.pending.drain(..fed);
-        if self.pending.is_empty() {
-            // What one flood took is not kept for ever.
-            self.pending.shrink_to(64 * 1024);
-            if self.input_ends {
-                self.input = None;
-            }
-        }
-        self.give_credit(fed, outbox);
     }
 
     /// Nobody reads standard input any more.
     pub(crate) fn lose_input(&mut self, outbox: &mut Outbox) {
         if self.input.take().is_some() {
-            let lost = std::mem::take(&mut self.pending).len();
+            let lost = self.pending.lose();
             outbox.push(&Frame::Eof { channel: self.number, stream: Stream::In });
             self.give_credit(lost, outbox);
         }
@@ -314,7 +309,7 @@ impl Channel {
         // What is stopped would not see it.
         let _ = rustix::process::kill_process_group(self.pid, Told::CONT);
         self.input = None;
-        self.pending = Vec::new();
+        self.pending.lose();
         self.master = None;
         for output in &mut self.outputs {
             output.fd = None;

@@ -13,6 +13,7 @@
 //! And it keeps sessions that outlive their connections ([`keep`]): `attach NAME MODES`, `hold NAME MODES`, `sessions` and
 //! `end NAME`, and `mux PROGRAM NAME MODES` where another program is to. `serve SHA256 kept list UID` and `… kept end UID NAME` are about those of any user, who is asked by `told`.
 
+mod backlog;
 mod channel;
 mod environment;
 mod keep;

@@ -73,12 +73,7 @@ fn scopes(entries: &[Entry], meaning: &Meaning) -> BTreeSet<Scope> {
 }
 
 fn print(out: &mut Out, applied: &Applied, format: Format) -> Outcome {
-    match format {
-        Format::Table => out.text(&text(applied)),
-        Format::Json => out.json(applied),
-        Format::Yaml => out.yaml(applied),
-        Format::Csv => out.text(&csv_text(applied)),
-    }
+    out.show(format, applied, |_| text(applied), || csv_text(applied))
 }
 
 fn sign(action: Action) -> (&'static str, &'static str) {

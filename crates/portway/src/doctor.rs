@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::DoctorArgs;
 use crate::failure::{Outcome, Stop, printable};
-use crate::output::{Format, Look, Out, csv};
+use crate::output::{Look, Out, csv};
 
 mod host;
 mod kernel;
@@ -76,16 +76,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Outcome {
         findings.extend(ours);
         findings.extend(servers::check(daemon.as_ref()).await);
     });
-    let mut out = Out::new();
-    match args.format.format {
-        Format::Table => {
-            let text = text(&findings, out.look);
-            out.text(&text)?;
-        }
-        Format::Json => out.json(&findings)?,
-        Format::Yaml => out.yaml(&findings)?,
-        Format::Csv => out.text(&csv_text(&findings))?,
-    }
+    let table = |look| text(&findings, look);
+    Out::new().show(args.format.format, &findings, table, || csv_text(&findings))?;
     if findings.iter().any(|finding| finding.status == Status::Fail) { Err(Stop::Found) } else { Ok(()) }
 }
 

@@ -64,7 +64,7 @@ impl Out {
     }
 
     /// Writes `value` as JSON with line ends, for a whole answer.
-    pub(crate) fn json(&mut self, value: &impl Serialize) -> Outcome {
+    pub(crate) fn json<T: Serialize + ?Sized>(&mut self, value: &T) -> Outcome {
         let text = serde_json::to_string_pretty(value).map_err(unwritable)?;
         self.line(&text)
     }
@@ -75,8 +75,27 @@ impl Out {
         self.line(&text)
     }
 
+    /// Writes an answer in a format: `value` for programs, and what is made of it for people and spreadsheets.
+    pub(crate) fn show<T: Serialize + ?Sized>(
+        &mut self,
+        format: Format,
+        value: &T,
+        table: impl FnOnce(Look) -> String,
+        csv: impl FnOnce() -> String,
+    ) -> Outcome {
+        match format {
+            Format::Table => {
+                let text = table(self.look);
+                self.text(&text)
+            }
+            Format::Json => self.json(value),
+            Format::Yaml => self.yaml(value),
+            Format::Csv => self.text(&csv()),
+        }
+    }
+
     /// Writes `value` as YAML.
-    pub(crate) fn yaml(&mut self, value: &impl Serialize) -> Outcome {
+    pub(crate) fn yaml<T: Serialize + ?Sized>(&mut self, value: &T) -> Outcome {
         let text = yaml::document(value).map_err(unwritable)?;
         self.text(&text)
     }

@@ -15,7 +15,7 @@ use portway_sshgw::remotes::{self, Remotes};
 
 use crate::cli::ssh::{DialectArg, ExplainArgs, SshCommand};
 use crate::failure::{Outcome, Stop, chain};
-use crate::output::{Format, Out, csv};
+use crate::output::{Out, csv};
 
 /// Runs a subcommand.
 pub(crate) fn run(command: &SshCommand) -> Outcome {
@@ -51,13 +51,8 @@ fn explained(args: &ExplainArgs) -> Outcome {
     let login = parse(&args.login, args.dialect)?;
     let mut explained = Explained::new(&login);
     explained.warnings.extend(explained.remote.as_deref().and_then(unknown));
-    let mut out = Out::new();
-    match args.format.format {
-        Format::Table => out.text(&explain::text(&login, &explained)),
-        Format::Json => out.json(&explained),
-        Format::Yaml => out.yaml(&explained),
-        Format::Csv => out.text(&csv_text(&explained)),
-    }
+    let text = |_| explain::text(&login, &explained);
+    Out::new().show(args.format.format, &explained, text, || csv_text(&explained))
 }
 
 /// What is wrong with a login's server, as far as this user's configuration says.

@@ -26,7 +26,8 @@ mod variables;
 
 pub use credit::{Allowance, Exceeded, Grant};
 pub use frame::{
-    Exit, Frame, Hello, Signal, Size, Started, Step, Stream, WAY_NAME_BYTES, WAY_TOKEN_BYTES, Way,
+    DATA_HEAD_BYTES, Exit, Frame, Hello, Signal, Size, Started, Step, Stream, WAY_NAME_BYTES,
+    WAY_TOKEN_BYTES, Way,
 };
 pub use held::{HELD_NAME_MAX_BYTES, HELD_VERSION, Held, HeldState, TITLE_MAX_BYTES, is_held_name};
 pub use inbox::Inbox;

@@ -159,6 +159,22 @@ pub(crate) enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         failed: Option<String>,
     },
+    /// An operator has ended the connection by a command of the host.
+    Killed {
+        /// Who that was.
+        uid: u32,
+    },
+    /// An operator has ended a session that stays by a command of the host.
+    KeptEnded {
+        /// Who that was.
+        uid: u32,
+        remote: &'a str,
+        project: &'a str,
+        instance: &'a str,
+        instance_user: &'a str,
+        /// Its name.
+        keep: &'a str,
+    },
     /// The connection's process asked for what it may not, and was killed.
     Breach { breach: String },
     /// The connection has ended.

@@ -39,6 +39,7 @@ mod make;
 mod marks;
 mod mux;
 mod open;
+mod operator;
 mod recordings;
 mod roll;
 mod servers;
@@ -83,6 +84,7 @@ use starts::Starts;
 
 pub use drain::Draining;
 pub use kept::{KeptError, KeptIn, KeptSession};
+pub use operator::{Done, note_done};
 pub use servers::{Places as ServerPlaces, client as server_client};
 pub use sessions::{SessionState, end_session, metrics, running, sessions};
 

@@ -6,14 +6,17 @@
 //!
 //! What reaches into the instance is an [`Instance`]; nothing here knows Incus.
 
+mod frames;
 mod link;
 mod pipe;
 mod placing;
+mod process;
 mod sockets;
 mod way;
 
-pub use link::{Control, Guest, GuestError, Input, Output, Process, StartError, Wanted, greet};
+pub use link::{Guest, GuestError, StartError, greet};
 pub use placing::{Instance, PlaceError, Streams, place, start};
 pub(crate) use placing::{Launched, build, launch};
+pub use process::{Control, Input, Output, Process, Wanted};
 pub use sockets::{Come, ConnectError, Connection, Farewell, Listener};
 pub use way::lead;

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use crate::options::{FLAGS, Options, OptionsError, Shape, Values, ValuesError};
+use crate::audit::bounded;
+use crate::options::{FLAGS, Flag, Options, OptionsError, Shape, Values, ValuesError};
 
 /// Flags that mean nothing here, or belong to a single run.
 const DROPPED: &[&str] = &[
@@ -64,6 +66,7 @@ enum Scalar {
     Number(i64),
     Text(String),
     List(Vec<String>),
+    Other(IgnoredAny),
 }
 
 /// Translates an installation.
@@ -73,7 +76,7 @@ enum Scalar {
 pub fn import(found: &Found) -> Result<Imported, ImportError> {
     let args = found.defaults.as_deref().and_then(args).unwrap_or_default();
     let args = Values::from_line(&args).map_err(ImportError::Args)?;
-    let config = config(found.config.as_deref().unwrap_or_default())?;
+    let (config, unknown) = config(found.config.as_deref().unwrap_or_default())?;
     let values = args.over(config);
     // Said by ssh2incus in another way, or not meant for us.
     let without = |name: &str| DROPPED.contains(&name);
@@ -105,6 +108,9 @@ pub fn import(found: &Found) -> Result<Imported, ImportError> {
     differences.push(format!("host keys: the gateway has one of its own: {keys}"));
     let keys = "lines with options (command=, from=, ...) are ignored there and count here";
     differences.push(format!("authorized_keys: {keys}"));
+    differences.extend(
+        unknown.iter().map(|name| format!("config.yaml: {name} is not taken over: no such setting is known")),
+    );
     let create = found.create.iter().flatten();
     differences.extend(create.map(|warning| format!("create-config.yaml: {warning}")));
     Ok(Imported { table, differences })
@@ -121,23 +127,35 @@ fn args(text: &str) -> Option<String> {
     })
 }
 
-fn config(text: &str) -> Result<Values, ImportError> {
+/// Settings of a file, and the names of those that are none.
+fn config(text: &str) -> Result<(Values, Vec<String>), ImportError> {
     if text.trim().is_empty() {
-        return Ok(Values::default());
+        return Ok((Values::default(), Vec::new()));
     }
     let options = serde_saphyr::options! { with_snippet: false };
     let pairs: BTreeMap<String, Option<Scalar>> = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| ImportError::Config(error.without_snippet().to_string().replace('\n', ", ")))?;
-    let given = pairs.into_iter().filter_map(|(name, value)| {
-        let text = match value? {
-            Scalar::Switch(on) => on.to_string(),
-            Scalar::Number(number) => number.to_string(),
-            Scalar::Text(text) => text,
-            Scalar::List(texts) => texts.join(","),
+    let (mut given, mut unknown) = (Vec::new(), Vec::new());
+    for (name, value) in pairs {
+        // Of another version of it, or of none.
+        if Flag::find(&name).is_none() {
+            unknown.push(format!("`{}`", bounded(&name).escape_debug()));
+            continue;
+        }
+        let text = match value {
+            None => continue,
+            Some(Scalar::Switch(on)) => on.to_string(),
+            Some(Scalar::Number(number)) => number.to_string(),
+            Some(Scalar::Text(text)) => text,
+            Some(Scalar::List(texts)) => texts.join(","),
+            Some(Scalar::Other(IgnoredAny)) => {
+                return Err(ImportError::Config(format!("{name} is no value")));
+            }
         };
-        Some((name, text))
-    });
-    Values::from_pairs(given).map_err(|error| ImportError::Config(error.to_string()))
+        given.push((name, text));
+    }
+    let values = Values::from_pairs(given).map_err(|error| ImportError::Config(error.to_string()))?;
+    Ok((values, unknown))
 }
 
 #[cfg(test)]
@@ -177,11 +195,23 @@ mod tests {
         toml::from_str::<toml::Table>(&new.table).expect("settings that can be read");
     }
 
+    /// Fails when a setting that is not known here is the end of all others, or is not named.
+    #[test]
+    fn what_is_not_known_is_named() {
+        let config = "listen: ':22'\nport: 22\n\"new\\nthing\": {a: [b]}\nempty-one:\n";
+        let imported = imported("", config).unwrap();
+        assert_eq!(imported.table, "[ssh]\nlisten = \":22\"\n");
+        let told: Vec<&str> =
+            imported.differences.iter().filter_map(|line| line.strip_prefix("config.yaml: ")).collect();
+        let of = |name: &str| format!("{name} is not taken over: no such setting is known");
+        assert_eq!(told, [of("`empty-one`"), of("`new\\nthing`"), of("`port`")]);
+    }
+
     /// Fails when what cannot be read is taken for nothing.
     #[test]
     fn what_cannot_be_read_is_told() {
         assert_eq!(imported("ARGS=-m --lisen :22", "").unwrap_err(), "ARGS: unknown flag `--lisen`");
-        assert_eq!(imported("", "port: 22").unwrap_err(), "config.yaml: unknown flag `port`");
+        assert_eq!(imported("", "groups: {a: b}").unwrap_err(), "config.yaml: groups is no value");
         assert!(imported("", "- a\n").unwrap_err().starts_with("config.yaml: "));
         assert!(imported("ARGS=-l nowhere", "").unwrap_err().starts_with("listen: "));
     }

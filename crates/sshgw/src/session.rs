@@ -6,6 +6,7 @@
 //!
 //! - `link`: questions to the broker; `algorithms`: what SSH may be made of;
 //! - `login`: who somebody is; `handler`: what a client asks for; `program`: a channel with a program behind it;
+//! - `channels`: what is open; `exec`: a channel with a program behind it that the server runs;
 //! - `helper`: what is started inside for all of them; `inside`: a channel with a process of it behind it;
 //! - `forward`: a channel with a connection inside behind it; `listeners`: where such connections come to;
 //! - `lent`: the client's agent and display, for one program;
@@ -15,6 +16,8 @@
 
 mod algorithms;
 mod asked;
+mod channels;
+mod exec;
 mod forward;
 mod handler;
 mod helper;

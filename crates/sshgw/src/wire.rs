@@ -32,6 +32,9 @@ pub(crate) const COMMAND_BYTES: usize = 131_071;
 /// Programs of one connection that run at a time.
 pub(crate) const PROGRAMS: usize = 128;
 
+/// The number of what is no question, and of what answers none.
+pub(crate) const UNANSWERED: u64 = u64::MAX;
+
 /// Places in an instance that a helper is put to.
 pub(crate) const HELPER_PLACES: usize = 2;
 
@@ -179,6 +182,11 @@ pub(crate) enum Request {
     Forwarding(Forwarding),
     /// A forward has ended, or there was none. No answer.
     Forwarded(Forwarded),
+    /// What has ended while there was no broker, and had no room among what is told the next one. No answer.
+    Lost {
+        /// How many forwards, files and recordings.
+        lines: u64,
+    },
     /// A line of the shell of Incus commands.
     Shell(ShellAsked),
     /// A program of [`Request::Open`] has ended, or will not be looked after any more. No answer.
@@ -211,6 +219,7 @@ impl Request {
             | Self::Recorded { .. }
             | Self::Forwarding(_)
             | Self::Forwarded(_)
+            | Self::Lost { .. }
             | Self::Shell(_)
             | Self::Closed { .. } => false,
         }
@@ -358,7 +367,7 @@ pub(crate) enum Reply {
         lends: Lends,
     },
     /// What is being done before there is a program, one line for people; empty: the same as before. What is answered
-    /// follows.
+    /// follows. With the number of no question it is for everybody at a terminal of the connection.
     Progress {
         /// The line.
         text: String,

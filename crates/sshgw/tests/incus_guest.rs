@@ -197,7 +197,7 @@ fn files_are_the_users() {
         let init = b"\0\0\0\x05\x01\0\0\0\x03";
         let make = b"\0\0\0\x10\x0e\0\0\0\x01\0\0\0\x03new\0\0\0\0";
         let refused = b"\0\0\0\x12\x0e\0\0\0\x02\0\0\0\x05/root\0\0\0\0";
-        assert!(process.input.write(&[&init[..], make, refused].concat()).await);
+        assert!(process.input.write([&init[..], make, refused].concat().into()).await);
         process.input.end().await;
         let mut answers = Vec::new();
         while let Some(bytes) = process.output.read().await {
@@ -217,7 +217,7 @@ fn a_stopped_instance_ends_everything() {
         let mut process = guest.start(bob(sh("sleep 1000"))).await.expect("it starts");
         container.kill().expect("it stops");
         assert_eq!(output(&mut process).await, "");
-        assert!(!process.input.write(b"x").await);
+        assert!(!process.input.write("x".into()).await);
         assert!(guest.start(bob(sh("echo"))).await.is_err());
     });
 }

@@ -12,6 +12,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
 
+use crate::backlog::{Backlog, Given};
 use crate::channel::Fault;
 use crate::outbox::Outbox;
 
@@ -24,9 +25,6 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long the peer may take for that.
 const RESET_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Memory that is kept between two floods, bytes.
-const KEPT_BYTES: usize = 16 << 10;
-
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -34,7 +32,7 @@ pub(crate) struct Connection {
     fd: OwnedFd,
     is_tcp: bool,
     /// What the socket has not taken yet; at most what was granted.
-    pending: Vec<u8>,
+    pending: Backlog,
     input: Input,
     grant: Grant,
     /// Whether bytes may still come from the socket.
@@ -84,7 +82,7 @@ impl Connection {
             number,
             fd,
             is_tcp,
-            pending: Vec::new(),
+            pending: Backlog::default(),
             input: Input::Open,
             grant: Grant::new(window),
             is_read: true,
@@ -130,8 +128,9 @@ impl Connection {
             self.give_credit(bytes.len(), outbox);
             return Ok(());
         }
-        self.pending.extend_from_slice(bytes);
-        self.feed(outbox);
+        let fd = &self.fd;
+        let given = self.pending.put(bytes, |bytes| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL));
+        self.given(given, outbox);
         Ok(())
     }
 
@@ -184,7 +183,7 @@ impl Connection {
         } else {
             let _as_it_is = sockopt::linger_reset(self.fd.as_fd());
             self.input = Input::Lost;
-            self.pending = Vec::new();
+            self.pending.lose();
             self.leaving = Some(Leaving { look: None, ..leaving });
         }
     }
@@ -219,22 +218,19 @@ impl Connection {
 
     /// Writes what the socket takes.
     fn feed(&mut self, outbox: &mut Outbox) {
-        let mut fed = 0;
-        while let Some(rest) = self.pending.get(fed..).filter(|rest| !rest.is_empty()) {
-            match rustix::net::send(&self.fd, rest, SendFlags::NOSIGNAL) {
-                Ok(count) => fed += count,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(_) => return self.lose_input(outbox),
-            }
+        let fd = &self.fd;
+        let given = self.pending.feed(|bytes| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL));
+        self.given(given, outbox);
+    }
+
+    /// The socket has taken something.
+    fn given(&mut self, given: Given, outbox: &mut Outbox) {
+        self.give_credit(given.count, outbox);
+        if given.is_lost {
+            return self.lose_input(outbox);
         }
-        self.pending.drain(..fed);
-        if self.pending.is_empty() {
-            self.pending.shrink_to(KEPT_BYTES);
-        }
-        self.give_credit(fed, outbox);
         let now = Instant::now();
-        if let Some(leaving) = self.leaving.as_mut().filter(|_| fed > 0) {
+        if let Some(leaving) = self.leaving.as_mut().filter(|_| given.count > 0) {
             leaving.until = now + LEFT_BEHIND;
         }
         self.shut();
@@ -255,7 +251,7 @@ impl Connection {
         if self.input == Input::Open && self.leaving.is_none() {
             outbox.push(&Frame::Eof { channel: self.number, stream: Stream::In });
         }
-        let lost = std::mem::take(&mut self.pending).len();
+        let lost = self.pending.lose();
         self.give_credit(lost, outbox);
         self.input = Input::Lost;
     }
@@ -284,7 +280,7 @@ impl Connection {
             Ok(0) | Err(_) => {
                 self.is_read = false;
                 self.input = Input::Lost;
-                self.pending = Vec::new();
+                self.pending.lose();
                 outbox.push(&Frame::Socket(Socket::Reset { channel }));
             }
             Ok(count) => {

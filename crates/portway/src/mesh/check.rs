@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::unusable;
 use crate::cli::mesh::CheckArgs;
 use crate::failure::{Outcome, printable};
-use crate::output::{Format, Out, csv};
+use crate::output::{Out, csv};
 
 /// A network, without its secrets.
 #[derive(Serialize)]
@@ -56,19 +56,18 @@ pub(super) fn run(args: &CheckArgs) -> Outcome {
     let allowed = spec.rules.allowed(rights).and_then(|()| proxies::allowed(&spec.proxies, rights));
     allowed.map_err(|error| unusable(&error))?;
     let checked = checked(&spec);
-    let mut out = Out::new();
-    match args.format.format {
-        Format::Table => out.text(&text(&checked)),
-        Format::Json => out.json(&checked),
-        Format::Yaml => out.yaml(&checked),
-        Format::Csv => {
+    Out::new().show(
+        args.format.format,
+        &checked,
+        |_| text(&checked),
+        || {
             let line = |rule: &Rule| {
                 csv::line([rule.id.clone(), rule.direction.to_owned(), rule.rule.clone(), rule.place.clone()])
             };
-            let lines: String = checked.rules.iter().map(line).collect();
-            out.text(&(csv::line(["id", "direction", "rule", "place"]) + &lines))
-        }
-    }
+            csv::line(["id", "direction", "rule", "place"])
+                + &checked.rules.iter().map(line).collect::<String>()
+        },
+    )
 }
 
 fn checked(spec: &Spec) -> Checked {

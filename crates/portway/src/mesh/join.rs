@@ -89,17 +89,12 @@ fn print(member: &Membership, format: Format, words: impl FnOnce(&Joined) -> Str
         devices: member.view().devices().count(),
         folder: member.folder().display().to_string(),
     };
-    let mut out = Out::new();
-    match format {
-        Format::Table => out.line(&words(&joined)),
-        Format::Json => out.json(&joined),
-        Format::Yaml => out.yaml(&joined),
-        Format::Csv => {
-            let header = csv::line(["organization", "name", "ip4", "ip6", "key"]);
-            let Joined { organization, name, ip4, ip6, key, .. } = joined;
-            out.text(&(header + &csv::line([organization, name, ip4, ip6, key])))
-        }
-    }
+    let text = |_| words(&joined) + "\n";
+    Out::new().show(format, &joined, text, || {
+        let header = csv::line(["organization", "name", "ip4", "ip6", "key"]);
+        let Joined { organization, name, ip4, ip6, key, .. } = &joined;
+        header + &csv::line([organization, name, ip4, ip6, key])
+    })
 }
 
 /// Says what of the organization's addresses this host has, too: while another block may still be chosen.

@@ -11,20 +11,14 @@ use portway_mesh::proxy::Home;
 
 use crate::cli::mesh::{RuleChangeArgs, RuleCommand, RuleListArgs, StatusArgs};
 use crate::failure::{Outcome, Stop, printable};
-use crate::output::{Format, Out, csv};
+use crate::output::{Out, csv};
 use crate::session::runtime;
 
 /// Prints how a network is.
 pub(super) fn status(args: &StatusArgs) -> Outcome {
     let client = client(args.name.as_deref())?;
     let status = wait(client.mesh())?;
-    let mut out = Out::new();
-    match args.format.format {
-        Format::Table => out.text(&text(&status)),
-        Format::Json => out.json(&status),
-        Format::Yaml => out.yaml(&status),
-        Format::Csv => out.text(&lines(&status.rules)),
-    }
+    Out::new().show(args.format.format, &status, |_| text(&status), || lines(&status.rules))
 }
 
 /// Rules of a network that runs.
@@ -63,14 +57,8 @@ fn change(args: &RuleChangeArgs, change: ChangeMeshRules) -> Outcome {
 fn list(args: &RuleListArgs) -> Outcome {
     let client = client(args.name.as_deref())?;
     let rules = wait(client.mesh())?.rules;
-    let mut out = Out::new();
-    match args.format.format {
-        Format::Table => out
-            .text(&rules.iter().map(|rule| printable(rule_line(rule).trim_end()) + "\n").collect::<String>()),
-        Format::Json => out.json(&rules),
-        Format::Yaml => out.yaml(&rules),
-        Format::Csv => out.text(&lines(&rules)),
-    }
+    let line = |rule: &MeshRuleStatus| printable(rule_line(rule).trim_end()) + "\n";
+    Out::new().show(args.format.format, &rules, |_| rules.iter().map(line).collect(), || lines(&rules))
 }
 
 /// The network of that name, or the only one that runs.

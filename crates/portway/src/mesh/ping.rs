@@ -47,12 +47,7 @@ pub(super) fn run(args: &PingArgs) -> Outcome {
     let client = live::client(args.name.as_deref())?;
     let mut out = Out::new();
     let summary = runtime()?.block_on(ask(&client, args, &mut out))?;
-    match format {
-        Format::Table => out.text(&text(&summary))?,
-        Format::Json => out.json(&summary)?,
-        Format::Yaml => out.yaml(&summary)?,
-        Format::Csv => out.text(&lines(&summary.answers))?,
-    }
+    out.show(format, &summary, |_| text(&summary), || lines(&summary.answers))?;
     if summary.received == 0 { Err(Stop::Found) } else { Ok(()) }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 ///
 /// # Errors
 /// When `value` is not one that JSON can hold.
-pub(crate) fn document(value: &impl Serialize) -> Result<String, serde_json::Error> {
+pub(crate) fn document(value: &(impl Serialize + ?Sized)) -> Result<String, serde_json::Error> {
     let node: Node = serde_json::from_str(&serde_json::to_string(value)?)?;
     let mut text = String::new();
     if node.is_block() {

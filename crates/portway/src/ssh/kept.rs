@@ -4,9 +4,10 @@ use portway_control::api::FailureKind;
 use portway_incus::IncusError;
 use portway_proto::guest::is_held_name;
 use portway_proto::login::{Dialect, Keep, Login, Place, Session, Wish};
-use portway_sshgw::broker::{KeptError, KeptIn, KeptSession};
+use portway_sshgw::broker::{Done, KeptError, KeptIn, KeptSession};
 
 use super::serve::server;
+use super::sessions::noted;
 use crate::cli::ssh::{InsideArgs, SessionsKillArgs};
 use crate::failure::{Outcome, Stop, chain, printable};
 use crate::output::table::Text;
@@ -15,18 +16,9 @@ use crate::session::runtime;
 
 /// Prints the sessions that stay in an instance.
 pub(super) fn list(instance: &str, user: Option<&str>, format: Format) -> Outcome {
-    let kept = place(instance)?;
+    let kept = place(&named(instance)?)?;
     let sessions = runtime()?.block_on(kept.list(user)).map_err(|error| failed(&error))?;
-    let mut out = Out::new();
-    match format {
-        Format::Table => {
-            let text = table_text(&sessions, out.look);
-            out.text(&text)
-        }
-        Format::Json => out.json(&sessions),
-        Format::Yaml => out.yaml(&sessions),
-        Format::Csv => out.text(&csv_text(&sessions)),
-    }
+    Out::new().show(format, &sessions, |look| table_text(&sessions, look), || csv_text(&sessions))
 }
 
 /// Ends one.
@@ -36,14 +28,22 @@ pub(super) fn kill(args: &SessionsKillArgs) -> Outcome {
         let text = format!("no session is called {}", printable(name));
         return Err(Stop::usage(text).hint("names are up to 64 letters, digits, - and _"));
     }
-    let kept = place(instance)?;
+    let at = named(instance)?;
+    let kept = place(&at)?;
     let whose = runtime()?.block_on(kept.end(user.as_deref(), name)).map_err(|error| failed(&error))?;
+    noted(Done::KeptEnded {
+        remote: at.remote.as_ref().map_or("", |remote| remote.as_str()),
+        project: &at.project.to_string(),
+        instance: &at.instance.to_string(),
+        instance_user: &whose,
+        keep: name,
+    });
     Out::new().line(&format!("session {name} of {} in {} has ended", printable(&whose), printable(instance)))
 }
 
 /// The instance of `[REMOTE:]NAME[.PROJECT]`.
-fn place(text: &str) -> Outcome<KeptIn> {
-    let Place { remote, instance, project, .. } = named(text)?;
+fn place(at: &Place) -> Outcome<KeptIn> {
+    let Place { remote, instance, project, .. } = at;
     let server = server(remote.as_ref().map(|remote| remote.as_str()))?;
     Ok(KeptIn::new(server, project.to_string(), instance.to_string()))
 }

@@ -73,28 +73,18 @@ fn check(args: &PolicyCheckArgs) -> Outcome {
 }
 
 fn print(format: Format, rows: &[Row]) -> Outcome {
-    let mut out = Out::new();
-    match format {
-        Format::Table => {
-            let lines = rows.iter().map(|row| {
-                let allowed = if row.allowed {
-                    Text::new("yes").tone(Tone::Good)
-                } else {
-                    Text::new("no").tone(Tone::Bad)
-                };
-                [Text::new(row.action), allowed, Text::new(&row.reason)]
-            });
-            let text = table::render(["ACTION", "ALLOWED", "DECIDED BY"], lines.collect(), out.look);
-            out.text(&text)
-        }
-        Format::Json => out.json(&rows),
-        Format::Yaml => out.yaml(&rows),
-        Format::Csv => {
-            let lines = rows.iter().map(|row| csv::line([row.action, yes(row.allowed), &row.reason]));
-            let text = csv::line(["action", "allowed", "reason"]) + &lines.collect::<String>();
-            out.text(&text)
-        }
-    }
+    let table = |look| {
+        let lines = rows.iter().map(|row| {
+            let allowed =
+                if row.allowed { Text::new("yes").tone(Tone::Good) } else { Text::new("no").tone(Tone::Bad) };
+            [Text::new(row.action), allowed, Text::new(&row.reason)]
+        });
+        table::render(["ACTION", "ALLOWED", "DECIDED BY"], lines.collect(), look)
+    };
+    Out::new().show(format, rows, table, || {
+        let lines = rows.iter().map(|row| csv::line([row.action, yes(row.allowed), &row.reason]));
+        csv::line(["action", "allowed", "reason"]) + &lines.collect::<String>()
+    })
 }
 
 fn yes(allowed: bool) -> &'static str {

@@ -14,7 +14,7 @@ use super::serve::recordings_dir;
 use crate::cli::ssh::{RecordingsArgs, ReplayArgs};
 use crate::failure::{Outcome, Stop, chain, printable};
 use crate::output::table::Text;
-use crate::output::{Format, Look, Out, csv, human, table};
+use crate::output::{Look, Out, csv, human, table};
 use crate::session::runtime;
 
 /// Ends of names of recordings.
@@ -53,16 +53,8 @@ pub(super) fn list(args: &RecordingsArgs) -> Outcome {
     let mut all: Vec<Listed> =
         names(&dir).map_err(|error| unreadable(&error))?.into_iter().map(|name| look(&dir, name)).collect();
     all.sort_by(|one, two| (&one.began, &one.name).cmp(&(&two.began, &two.name)));
-    let mut out = Out::new();
-    match args.format.format {
-        Format::Table => {
-            let text = table_text(&all, out.look);
-            out.text(&text)
-        }
-        Format::Json => out.json(&all),
-        Format::Yaml => out.yaml(&all),
-        Format::Csv => out.text(&csv_text(&all)),
-    }
+    let table = |look| table_text(&all, look);
+    Out::new().show(args.format.format, &all, table, || csv_text(&all))
 }
 
 /// Names below the folder and its days. None where there is no folder: nothing was recorded yet.

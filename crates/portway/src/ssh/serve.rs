@@ -1,6 +1,7 @@
 //! `portway ssh serve`: arguments and settings to the gateway's own entry.
 
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,14 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         let _unheard = writeln!(io::stderr(), "note: --{flag}: {note}");
     }
     paths.prepare().map_err(|error| wrong_paths(&error))?;
+    let servers = servers(&options, &settings)?;
+    if let Some(At::Socket(path)) = &servers.own
+        && let Some(what) = missing(path)
+    {
+        let path = path.display();
+        let _unheard =
+            writeln!(io::stderr(), "warning: {path} {what}: no instance is reached until it is one");
+    }
     // Only root can become somebody else.
     let ids = if rustix::process::geteuid().is_root() {
         Some(settings.daemon.user.lookup().map_err(|error| wrong_settings(&error))?)
@@ -61,7 +70,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         None
     };
     let options = ServeOptions {
-        servers: servers(&options, &settings)?,
+        servers,
         log: log(&options, settings.daemon.log),
         options: Arc::new(options),
         policy: policy::path(&paths),
@@ -82,6 +91,17 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         let _unheard = writeln!(stdout, "ready {address}").and_then(|()| stdout.flush());
     })
     .map_err(|error| failed(&error))
+}
+
+/// Why there is no server at a path, as far as can be seen.
+fn missing(path: &Path) -> Option<&'static str> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.file_type().is_socket() => None,
+        Ok(_) => Some("is no socket"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some("does not exist"),
+        // Whoever asks the server is told.
+        Err(_) => None,
+    }
 }
 
 /// Has the gateway that runs end with its last connection, and waits for that.

@@ -1,9 +1,9 @@
 //! `portway ssh sessions` and `portway ssh kill`.
 
-use std::io;
+use std::io::{self, Write as _};
 
 use portway_control::api::FailureKind;
-use portway_sshgw::broker::{self, SessionState};
+use portway_sshgw::broker::{self, Done, SessionState};
 use portway_sshgw::remotes::LOCAL;
 
 use super::kept;
@@ -11,7 +11,7 @@ use super::serve::sessions_dir;
 use crate::cli::ssh::{KillArgs, SessionsArgs, SessionsCommand};
 use crate::failure::{Outcome, Stop, chain, printable};
 use crate::output::table::Text;
-use crate::output::{Format, Look, Out, csv, table};
+use crate::output::{Look, Out, csv, table};
 use crate::session::paths;
 
 /// Prints who is connected, or what stays in an instance.
@@ -23,26 +23,31 @@ pub(super) fn list(args: &SessionsArgs) -> Outcome {
         return kept::list(instance, args.user.as_deref(), args.format.format);
     }
     let sessions = broker::sessions(&sessions_dir(&paths()?)).map_err(|error| unreadable(&error))?;
-    let mut out = Out::new();
-    match args.format.format {
-        Format::Table => {
-            let text = table_text(&sessions, out.look);
-            out.text(&text)
-        }
-        Format::Json => out.json(&sessions),
-        Format::Yaml => out.yaml(&sessions),
-        Format::Csv => out.text(&csv_text(&sessions)),
-    }
+    let table = |look| table_text(&sessions, look);
+    Out::new().show(args.format.format, &sessions, table, || csv_text(&sessions))
 }
 
 /// Ends one.
 pub(super) fn kill(args: &KillArgs) -> Outcome {
     match broker::end_session(&sessions_dir(&paths()?), &args.id).map_err(|error| unreadable(&error))? {
-        true => Ok(()),
+        true => {
+            noted(Done::Killed { session: &args.id });
+            Ok(())
+        }
         false => {
             let stop = Stop::of(FailureKind::Missing, format!("there is no session {}", printable(&args.id)));
             Err(stop.hint("`portway ssh sessions` lists them"))
         }
+    }
+}
+
+/// Has the audit log say it. What was done is done, also where that cannot be.
+pub(super) fn noted(done: Done<'_>) {
+    let Ok(paths) = paths() else { return };
+    if let Err(error) = broker::note_done(&paths.ssh_audit, done) {
+        let path = paths.ssh_audit.display();
+        // Whoever reads along may go.
+        let _unheard = writeln!(io::stderr(), "warning: {path} does not say so: {}", chain(&error));
     }
 }
 

@@ -242,3 +242,23 @@ fn tests_of_the_page_about_ssh2incus_are_there() {
     }
     assert!(named > 30, "{named}");
 }
+
+/// Fails when a socket that is not there is found out by the first login alone.
+#[test]
+fn a_socket_that_is_not_there_is_warned_of() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let warned = |socket: &str| {
+        // Somebody has the port, so it ends.
+        let said = place.run(&["ssh", "serve", "--listen", &listen, "-s", socket]);
+        assert!(said.ends_with("[exit 1]\n"), "{said}");
+        said.lines().find_map(|line| Some(line.strip_prefix("warning: ")?.to_owned())).unwrap_or_default()
+    };
+    let text = |what: &str| format!("{what}: no instance is reached until it is one");
+    assert_eq!(warned("/nope.sock"), text("/nope.sock does not exist"));
+    assert_eq!(warned("/etc/passwd"), text("/etc/passwd is no socket"));
+    let path = place.path().join("there.sock");
+    let _there = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert_eq!(warned(&path.display().to_string()), "");
+}

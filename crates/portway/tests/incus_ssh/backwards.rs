@@ -5,13 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, Tc
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use portway_testkit::{Ports, Server, wait_for};
 use serde_json::Value;
 
 use crate::forwards::Client;
-use crate::scene::Scene;
+use crate::scene::{Scene, Victim};
 
 /// A service beside the client, which answers with the port it has and what it is told.
 pub(crate) fn service(scene: &Scene) -> u16 {
@@ -156,14 +154,14 @@ fn sockets_and_ports_go_however_it_ends() {
     let (unix, tcp) = (format!("/tmp/s:127.0.0.1:{to}"), format!("5001:127.0.0.1:{to}"));
     let options = ["-R", unix.as_str(), "-R", tcp.as_str()];
     let is_there = |scene: &Scene| scene.container.sh("test -S /tmp/s").is_ok();
-    for end in ["client", "session", "gateway and session"] {
+    for victim in Victim::EACH {
         let mut client = Client::start(&scene, &name, &options);
         wait_for("the listeners", || {
             (is_there(&scene) && !is_closed(&scene, Ipv4Addr::LOCALHOST, 5001)).then_some(())
         })
         .unwrap();
         assert_eq!(scene.container.sh("stat -c %a /tmp/s").unwrap().trim(), "600");
-        if end == "client" {
+        if victim == Victim::Client {
             // Through the socket, and back into the container by another forward.
             let through = Client::start(&scene, &name, &["-L", &format!("{back}:/tmp/s")]);
             let stream = wait_for("the way back", || {
@@ -178,25 +176,10 @@ fn sockets_and_ports_go_however_it_ends() {
             let mut other = Client::start(&scene, &name, &["-R", &unix]);
             assert_eq!(other.0.wait().unwrap().code(), Some(255), "it is another's");
         }
-        match end {
-            "client" => client.0.kill().unwrap(),
-            "session" => {
-                for pid in scene.sessions() {
-                    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-                }
-            }
-            _ => {
-                scene.stop(Signal::SIGKILL).unwrap();
-                for pid in scene.sessions() {
-                    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-                }
-            }
-        }
+        scene.kill(victim, &mut client.0).unwrap();
         let gone = || (!is_there(&scene) && is_closed(&scene, Ipv4Addr::LOCALHOST, 5001)).then_some(());
-        assert!(wait_for("nothing is left", gone).is_ok(), "of {end}: {}", scene.log());
-        if end == "gateway and session" {
-            scene.launch().unwrap();
-        }
+        assert!(wait_for("nothing is left", gone).is_ok(), "of {victim:?}: {}", scene.log());
+        scene.recover().unwrap();
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use portway_testkit::{Container, Server, wait_for};
@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::inside::{sftp, text};
 use crate::remotes::elsewhere;
 use crate::scene::Scene;
+use crate::tty::Tty;
 
 /// A gateway that makes instances of the bed's image; `more` is below `defaults:`, and beside it.
 fn scene(server: Server, name: &str, more: &str) -> Option<Scene> {
@@ -302,6 +303,44 @@ fn what_is_to_go_goes() {
     let removed = removed.unwrap();
     let why: Vec<_> = removed.iter().map(|line| (&line["instance"], line["why"].as_str().unwrap())).collect();
     assert_eq!(why, [(&one.into(), "expired"), (&two.into(), "disconnected")]);
+}
+
+/// Fails when those in an instance whose time is over do not learn of it, before and at the end, or others do.
+#[test]
+fn who_is_there_when_the_time_is_over_is_told() {
+    let Some(scene) = scene(Server::Incus6, "told", "") else { return };
+    let (one, _one) = name(&scene, 1);
+    policy(&scene, "[create]\nttl = \"1h\"");
+    assert_eq!(told(&scene, &format!("+{one}"), "echo in").1, "in\n", "{}", scene.log());
+    let mut there = Tty::open(&scene, &one, 120, 24);
+    there.shows("# ");
+    let mut elsewhere = Tty::open(&scene, scene.container.name(), 120, 24);
+    elsewhere.shows("# ");
+    let mut plain = scene.client(&["-T"]);
+    plain.args(["-l", &one, "127.0.0.1", "echo in; cat"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut plain = scene.bed.netns().spawn(plain.stdout(Stdio::piped())).unwrap();
+    let stdin = plain.stdin.take();
+    let mut line = String::new();
+    BufReader::new(plain.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "in\n", "{}", scene.log());
+    // It is to go sooner, which the gateway sees when it looks: it does when one more is made.
+    let soon = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 15;
+    let key = format!("user.portway.ssh.expires={soon}");
+    scene.bed.client_output(&["config", "set", &one, &key]).unwrap();
+    policy(&scene, "");
+    let (two, _two) = name(&scene, 2);
+    assert_eq!(told(&scene, &format!("+{two}"), "echo in").1, "in\n", "{}", scene.log());
+    there.shows(&format!("portway: the time of {one} is over in "));
+    let over = format!("the time of {one} is over, and it is removed");
+    assert_eq!(there.end(), Some(255), "{:?}", there.lines());
+    assert!(there.all().replace('\n', "").contains(&over), "{:?}", there.lines());
+    let output = plain.wait_with_output().unwrap();
+    assert!(text(&output).contains(&over) && output.status.code() == Some(255), "{}", text(&output));
+    drop(stdin);
+    wait_for("its end", || found(&scene, &one).is_none().then_some(())).unwrap();
+    elsewhere.keys("exit 3\r");
+    assert_eq!(elsewhere.end(), Some(3));
+    assert!(!elsewhere.all().contains("the time of"), "{:?}", elsewhere.lines());
 }
 
 /// Whoever goes while an instance is made leaves a whole one, which the next login uses.

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::Ipv4Addr;
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
-use portway_testkit::{Server, wait_for};
+use portway_testkit::{Ports, Server, wait_for};
 
+use crate::forwards::{Client, answer, connect, echo, listen};
 use crate::scene::Scene;
 
 /// A client of OpenSSH's that copies files, with the options of `ssh`.
@@ -235,7 +237,8 @@ fn what_runs_inside_ends_with_its_client() {
     wait_for("the end of the helpers", || (helpers(&scene) == 0).then_some(())).unwrap();
 }
 
-/// Fails when somebody whose shell says no gets in, or the words of the instance are not told.
+/// Fails when somebody whose shell says no gets in, is not forwarded as with OpenSSH's server, or the words of the instance
+/// are not told.
 #[test]
 fn who_may_not_log_in_is_told_so() {
     let Some(scene) = Scene::start(Server::Incus6, "nologin").unwrap() else { return };
@@ -251,11 +254,21 @@ fn who_may_not_log_in_is_told_so() {
     assert!(!sftp(&scene, &no, "pwd\n").status.success());
     scene.container.sh("printf '\\n  go away\\n' >/etc/nologin.txt").unwrap();
     assert_eq!(told(&no), "portway: go away\nexit status: 1");
+    // Nothing of his runs, and his forwards are those of a user; a program is refused also once there is his helper.
+    let listener = listen(&scene, Ipv4Addr::LOCALHOST, 4000);
+    echo(listener, b"4");
+    let mut client = scene.client(&["-W", "127.0.0.1:4000"]);
+    assert_eq!(text(&scene.talk(client.arg(Scene::at(&no)), b"here").unwrap()), "4here\nexit status: 0");
+    let ports = Ports::claim(scene.bed.netns()).unwrap();
+    let port = ports.one().unwrap();
+    let control = format!("ControlPath={}", scene.path("control").display());
+    let forward = format!("{port}:127.0.0.1:4000");
+    let _client = Client::start(&scene, &no, &["-M", "-o", &control, "-L", &forward]);
+    assert_eq!(answer(connect(&scene, port), b"too"), b"4too");
+    let output = scene.talk(scene.client(&["-o", &control]).args([&Scene::at(&no), "true"]), b"").unwrap();
+    assert_eq!(text(&output), "portway: go away\nexit status: 1");
     let odd = told(&format!("odd@{name}"));
-    assert_eq!(
-        odd,
-        "portway: cannot run /bin/odd-shell: No such file or directory (os error 2)\nexit status: 127"
-    );
+    assert_eq!(odd, "portway: cannot run /bin/odd-shell: No such file or directory\nexit status: 127");
     // Without users, groups, or anything that looks them up there is still root.
     scene.container.sh("rm /etc/passwd /etc/group").unwrap();
     let output = scene.talk(scene.client(&["-T"]).arg(Scene::at(&name)), b"pwd; echo $0; exit 4\n").unwrap();

@@ -81,6 +81,13 @@ fn an_operator_sees_and_ends_what_stays() {
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
     assert_eq!(work.end(), Some(129), "{:?}", work.lines());
+    // Whether a gateway runs or not.
+    let noted: Vec<_> =
+        scene.audit().unwrap().into_iter().filter(|line| line["event"] == "kept-ended").collect();
+    let of = |line: &Value| ["instance_user", "keep", "uid", "instance"].map(|key| line[key].clone());
+    let ended = |user: &str, keep: &str| [json!(user), json!(keep), json!(0), json!(name)];
+    let expected = [ended("root", "both"), ended("bob", "work"), ended("bob", "both")];
+    assert_eq!(noted.iter().map(of).collect::<Vec<_>>(), expected);
     nothing_is_left(&scene);
     scene.container.kill().unwrap();
     assert!(refused(&scene, &[], 1).contains("is not running"));

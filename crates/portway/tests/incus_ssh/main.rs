@@ -26,6 +26,7 @@ mod shell;
 mod stopped;
 mod survival;
 mod tty;
+mod unread;
 mod upgrade;
 mod walk;
 mod ways;

@@ -27,6 +27,20 @@ const AT_HOME: &str = "for name in passwd group shadow ssh; do \
 const PASSED: &str = "mount --bind \"$1/passwd\" /etc/passwd; shift; exec 3<&0 </dev/null
     LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
 
+/// What is killed of those who have to do with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Victim {
+    Client,
+    /// The processes of all connections.
+    Session,
+    /// The gateway, and those with it.
+    Gateway,
+}
+
+impl Victim {
+    pub(crate) const EACH: [Self; 3] = [Self::Client, Self::Session, Self::Gateway];
+}
+
 /// A running gateway and its surroundings; killed on drop, with the processes of its connections.
 pub(crate) struct Scene {
     pub(crate) bed: &'static Bed,
@@ -151,6 +165,24 @@ impl Scene {
         kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Kills what serves a client, or the client; what it left is to go then.
+    pub(crate) fn kill(&mut self, victim: Victim, client: &mut Child) -> Result<()> {
+        match victim {
+            Victim::Client => return client.kill().context("the client"),
+            Victim::Session => {}
+            Victim::Gateway => self.stop(Signal::SIGKILL)?,
+        }
+        for pid in self.sessions() {
+            kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        }
+        Ok(())
+    }
+
+    /// Has a gateway run again where it was killed.
+    pub(crate) fn recover(&mut self) -> Result<()> {
+        if self.gateway.is_none() { self.launch() } else { Ok(()) }
     }
 
     /// Another command of ours beside this gateway, which has to succeed; what it printed.

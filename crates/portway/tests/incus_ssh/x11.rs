@@ -5,14 +5,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use portway_testkit::{Server, client, require, run, wait_for};
 
 use crate::agent::{furnished, heard, left, noted};
-use crate::scene::Scene;
+use crate::scene::{Scene, Victim};
 
 /// Everything, and displays.
 const POLICY: &str = "[[rule]]\nusers = [\"root\"]\nallow = [\"*\"]\n";
@@ -267,7 +265,7 @@ fn each_has_its_own_and_it_goes() {
     let Some(mut scene) = showing(Server::Incus6, "ends") else { return };
     let display = Display::start(&scene);
     let bob = format!("bob@{}", scene.container.name());
-    for end in ["client", "session", "gateway and session"] {
+    for victim in Victim::EACH {
         let mut one = display.waiting(&scene, &["-Y"], &bob);
         let mut other = display.client(&scene, &["-Y"]);
         other.env("DISPLAY", format!(":{}.1", display.number)).args([&Scene::at(&bob), "echo $DISPLAY"]);
@@ -275,25 +273,12 @@ fn each_has_its_own_and_it_goes() {
         assert_eq!(
             (one.display.as_str(), &other.stdout[..]),
             ("localhost:10.0", &b"localhost:11.1\n"[..]),
-            "{end}"
+            "{victim:?}"
         );
         assert!(left(&scene).contains("/tmp/ssh-") && dial(&scene, local(one.port())).is_ok());
-        let begin = Instant::now();
-        if end == "gateway and session" {
-            scene.stop(Signal::SIGKILL).unwrap();
-        }
-        if end == "client" {
-            one.child.kill().unwrap();
-        } else {
-            for pid in scene.sessions() {
-                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-            }
-        }
+        scene.kill(victim, &mut one.child).unwrap();
         nothing_is_left(&scene);
-        assert!(begin.elapsed() < Duration::from_secs(5), "{end}: {:?}", begin.elapsed());
-        if end == "gateway and session" {
-            scene.launch().unwrap();
-        }
+        scene.recover().unwrap();
     }
 }
 

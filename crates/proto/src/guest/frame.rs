@@ -12,6 +12,9 @@ pub const WAY_NAME_BYTES: usize = 32;
 /// Length of the token of a [`Way`], and of its answer, bytes.
 pub const WAY_TOKEN_BYTES: usize = 32;
 
+/// Length of what stands before the bytes of a stream in their frame, with the frame's own length.
+pub const DATA_HEAD_BYTES: usize = 10;
+
 /// The id that is none: system calls take it for "unchanged".
 pub(super) const NO_ID: u32 = u32::MAX;
 
@@ -354,6 +357,15 @@ impl<'a> Frame<'a> {
             Self::Socket(socket) => socket.write(&mut to),
         }
         to.end()
+    }
+
+    /// What stands before so many bytes of a stream: with them behind it, it is the frame that [`Frame::Data`] is. So bytes
+    /// that lie somewhere need not be copied into a frame.
+    #[must_use]
+    pub fn data_head(channel: u32, stream: Stream, bytes: usize) -> [u8; DATA_HEAD_BYTES] {
+        let length = u32::try_from(DATA_HEAD_BYTES - 4 + bytes).unwrap_or(u32::MAX);
+        let ([a, b, c, d], [e, f, g, h]) = (length.to_be_bytes(), channel.to_be_bytes());
+        [a, b, c, d, DATA, e, f, g, h, stream_number(stream)]
     }
 
     const fn kind(&self) -> u8 {

@@ -149,3 +149,14 @@ fn an_allowance_is_never_overdrawn() {
     assert_eq!(allowance.add(u32::MAX), Ok(()));
     assert_eq!(allowance.add(1), Err(Exceeded));
 }
+
+/// Fails when bytes with a head before them are another frame than the one that they are in.
+#[test]
+fn a_head_and_its_bytes_are_a_frame() {
+    for length in [1, 300, DATA_MAX_BYTES] {
+        let bytes = vec![7; length];
+        let head = Frame::data_head(0x8000_0102, Stream::Error, length);
+        let frame = written(&Frame::Data { channel: 0x8000_0102, stream: Stream::Error, bytes: &bytes });
+        assert_eq!([&head[..], &bytes].concat(), frame);
+    }
+}

@@ -1,12 +1,11 @@
 //! One connection's process, as the broker sees it.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use portway_incus::Client;
 use portway_model::rfc3339;
@@ -22,14 +21,13 @@ use super::gate::Fault;
 use super::identity::Identity;
 use super::judge::Reason;
 use super::login::Entrance;
-use super::open::{Order, Refusal};
+use super::open::Refusal;
 use super::recordings::Made;
 use super::roll::Record;
-use super::{Broker, GRACE, Grant, drain, lends, lock};
-use crate::audit::{Direction, Event, bounded};
-use crate::greeting;
-use crate::watched::{receive, send, watched, watched_channel};
-use crate::wire::{self, Answered, Asked, Breach, Ledger, PROTOCOL_VERSION, Reply, Request, Strange};
+use super::{Broker, Grant, lock};
+use crate::audit::{Event, bounded};
+use crate::watched::{send, watched, watched_channel};
+use crate::wire::{self, Answered, Breach, Ledger, PROTOCOL_VERSION, Reply, Strange};
 use shell::Shells;
 
 use forwarded::Sums;
@@ -231,171 +229,6 @@ async fn ended(process: &AsyncFd<OwnedFd>, kill: bool) {
 }
 
 impl Child {
-    /// Answers until the process closes the link, is not to live any longer, or asks for what it may not.
-    async fn listen(self: &Arc<Self>, grant: &mut Option<Grant>, end: &Notify) -> Told {
-        let late = tokio::time::sleep(GRACE + GRACE_BEYOND);
-        tokio::pin!(late);
-        let mut packet = Vec::new();
-        let mut has_to_go = false;
-        loop {
-            tokio::select! {
-                () = self.broker.drain.over(), if !has_to_go => {
-                    if grant.is_none() {
-                        return Told::Ended;
-                    }
-                    has_to_go = true;
-                    self.say(u64::MAX, Reply::Ending { message: drain::NOTICE.to_owned() }, Vec::new()).await;
-                    late.as_mut().reset(tokio::time::Instant::now() + END);
-                    continue;
-                }
-                received = receive(&self.link, &mut packet) => {
-                    match received {
-                        Ok(_) => {}
-                        // Of a packet, or descriptors, that no session sends.
-                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                            return Told::Breach(Breach::Length);
-                        }
-                        Err(_) => return Told::Gone,
-                    }
-                }
-                () = &mut late, if grant.is_none() || has_to_go => return Told::Ended,
-                () = end.notified(), if grant.is_none() => return Told::Ended,
-            }
-            let Some((asked, raw)) = wire::decode::<Asked>(&packet) else {
-                return Told::Breach(Breach::Length);
-            };
-            // It has no answer, so the next gateway is asked.
-            let is_start =
-                matches!(asked.request, Request::Open { .. } | Request::Helper { .. } | Request::Shell(_));
-            // Held until it is begun: whoever waits for the last one sees it.
-            let _begun = is_start.then(|| self.broker.starting.token());
-            if is_start && self.broker.starting.is_closed() {
-                continue;
-            }
-            let comes_to = lock(&self.ledger).comes_to(&asked.request);
-            match comes_to {
-                wire::Outcome::Answer => {}
-                wire::Outcome::Nothing => continue,
-                wire::Outcome::TooMany => {
-                    let message = "too many programs run on this connection".to_owned();
-                    self.say(asked.id, Reply::Refused { status: TOO_MANY, message }, Vec::new()).await;
-                    continue;
-                }
-            }
-            if let Err(breach) = lock(&self.ledger).note(&asked.request, raw.len()) {
-                return Told::Breach(breach);
-            }
-            if !asked.request.is_proof() {
-                self.answer(asked, raw.to_vec(), grant);
-                continue;
-            }
-            let judged =
-                self.entrance.answer(&self.broker.judge, asked.request, raw.to_vec(), self.peer.ip());
-            // Whoever loses its place loses it now, not when there is an answer.
-            let (reply, admitted) = tokio::select! {
-                judged = judged => judged,
-                () = &mut late => return Told::Ended,
-                () = end.notified() => return Told::Ended,
-            };
-            // Who is in is no longer waited for by a gateway that ends; that the client is told so is.
-            let _told = self.broker.starting.token();
-            let listener = admitted.as_ref().and_then(|admitted| self.enter(admitted));
-            let reply = self.greeted(reply, admitted.as_ref());
-            *grant = admitted;
-            self.say(asked.id, reply, listener.into_iter().collect()).await;
-        }
-    }
-
-    /// A verdict, with what is to be told to whoever is in.
-    fn greeted(&self, mut reply: Reply, admitted: Option<&Grant>) -> Reply {
-        if let (Some(admitted), Reply::Verdict { welcome, lends, .. }) = (admitted, &mut reply) {
-            *lends = lends::of(admitted, |action| self.broker.judge.decide(admitted, action).allowed);
-            if self.broker.options.options.welcome && admitted.errand.is_none() {
-                *welcome = greeting::welcome(&self.broker.options.welcome, &admitted.place());
-            }
-        }
-        reply
-    }
-
-    /// Answers what somebody who is in asks.
-    fn answer(self: &Arc<Self>, asked: Asked, raw: Vec<u8>, grant: &mut Option<Grant>) {
-        let id = asked.id;
-        match asked.request {
-            Request::Offer { .. }
-            | Request::Proven { .. }
-            | Request::Certificate { .. }
-            | Request::Password { .. }
-            | Request::Code { .. }
-            | Request::Strange { .. } => {}
-            Request::Resume { running } => *lock(&self.running) = running.into_iter().collect(),
-            Request::Open { channel, what, terminal, environment, inside, first, can_record, lends } => {
-                let Some(grant) = grant.clone() else { return };
-                let options = &self.broker.options.options;
-                let order = Order {
-                    what,
-                    command: raw,
-                    terminal,
-                    environment,
-                    inside,
-                    first,
-                    shell: options.shell,
-                    jails: options.chroot_sftp,
-                    connection: self.connection.clone(),
-                    session: self.session.clone(),
-                    original: None,
-                    keep: None,
-                    can_record,
-                    lends,
-                };
-                let child = Arc::clone(self);
-                self.broker.starting.spawn(async move { child.open(id, channel, &grant, order).await });
-            }
-            Request::Helper { place, beside, jail } => {
-                let Some(grant) = grant.clone() else { return };
-                let child = Arc::clone(self);
-                self.broker.starting.spawn(async move { child.help(id, &grant, place, beside, jail).await });
-            }
-            Request::Transferred { channel, path, reads, writes, bytes_in, bytes_out, millis, end } => {
-                if let Some(grant) = grant {
-                    let (path, direction, result) = (path.as_str(), Direction::of(reads, writes), end);
-                    self.note(&Event::File {
-                        grant,
-                        channel,
-                        path,
-                        direction,
-                        bytes_in,
-                        bytes_out,
-                        millis,
-                        result,
-                    });
-                }
-            }
-            Request::Recorded { channel, bytes, end } => {
-                let Some(grant) = grant else { return };
-                self.note(&Event::Recorded { grant, channel, bytes, end });
-            }
-            Request::Forwarding(forwarding) => lock(&self.sums).begin(forwarding, Instant::now()),
-            Request::Shell(asked) => self.shell_asked(id, asked, raw, grant.clone()),
-            Request::Forwarded(forwarded) => {
-                let Some(grant) = grant else { return };
-                self.carried(forwarded.bytes_in, forwarded.bytes_out);
-                self.forwarded(grant, forwarded);
-            }
-            Request::Closed { channel, status, bytes_in, bytes_out } => {
-                if let Some(grant) = grant {
-                    lock(&self.running).remove(&channel);
-                    self.carried(bytes_in, bytes_out);
-                    self.note(&Event::Ended { grant, channel, status, bytes_in, bytes_out });
-                }
-            }
-        }
-    }
-
-    fn carried(&self, bytes_in: u64, bytes_out: u64) {
-        self.broker.count.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
-        self.broker.count.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
-    }
-
     /// Somebody has logged in. Where the next broker is to knock, if that can be had.
     fn enter(self: &Arc<Self>, grant: &Grant) -> Option<OwnedFd> {
         lock(&self.ledger).logged_in();
@@ -508,6 +341,7 @@ impl Child {
 mod begin;
 mod errand;
 mod forwarded;
+mod hearing;
 mod making;
 mod muxing;
 mod opening;

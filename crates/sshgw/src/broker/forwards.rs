@@ -33,6 +33,11 @@ impl Forwards {
         }
     }
 
+    /// Whether anything may be forwarded.
+    pub(super) const fn is_any(&self) -> bool {
+        self.local || self.remote
+    }
+
     /// As the helper takes them, among its kinds.
     pub(super) fn words(&self) -> Vec<String> {
         let ways = [

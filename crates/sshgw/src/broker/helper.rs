@@ -208,9 +208,15 @@ pub(super) async fn start(
 ) -> Result<Started, Refusal> {
     let (project, instance) = (grant.project.clone(), grant.instance.clone());
     let failed = |error| failure(&instance, &error);
-    let account = open::account(client, grant).await?;
+    let account = open::any_account(client, grant).await?;
+    let may = match may.of_helper(kind, &account) {
+        may if account.logs_in() => may,
+        // Who runs nothing may still be forwarded, as with OpenSSH's server.
+        may if may.forwards.is_any() => May { forwards: may.forwards, ..May::default() },
+        _ => return Err(open::no_login(client, grant).await),
+    };
     let groups = account::groups(client, &project, &instance, &account).await.map_err(failed)?;
-    let limits = limits(&account, &groups, &may.of_helper(kind, &account));
+    let limits = limits(&account, &groups, &may);
     let unable = |error: &dyn std::error::Error| {
         let mut text = format!("{instance}: {error}");
         let mut source = error.source();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use portway_config::files::{self, Trust};
 use portway_incus::Client;
 use portway_sys::random;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
 use super::marks::{Marks, now};
 use super::turns::{Place, place};
@@ -23,6 +23,16 @@ const LINGER: Duration = Duration::from_secs(2);
 const ROUND: Duration = Duration::from_secs(600);
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// How long before the end of an instance's time those in it are told.
+const WARNING: Duration = Duration::from_secs(60);
+
+/// How long they are waited for at that end, and how often they are counted meanwhile.
+const LEAVE: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What waits for one connection to be told.
+const NEWS: usize = 64;
+
 /// Longest list of servers.
 const LIST_BYTES: u64 = 64 << 10;
 
@@ -32,11 +42,32 @@ pub(super) struct House {
     guests: Mutex<BTreeMap<Place, usize>>,
     remotes: Mutex<BTreeSet<String>>,
     changed: Notify,
+    /// What those in an instance are to know.
+    news: broadcast::Sender<News>,
+    /// Of which times those in an instance were told that they are soon over.
+    warned: Mutex<BTreeMap<Place, Duration>>,
     /// Those servers, for the next gateway.
     list: PathBuf,
     /// What instances say that this gateway has made. It is the installation's, and not a key that others may have too:
     /// who is in an instance of another gateway's is not known here.
     pub(super) gateway: String,
+}
+
+/// What those in an instance are told.
+#[derive(Debug, Clone)]
+pub(super) struct News {
+    place: Place,
+    /// A line for people.
+    pub(super) text: String,
+    /// Their connections have to end.
+    pub(super) is_end: bool,
+}
+
+impl News {
+    /// Whether somebody is there.
+    pub(super) fn is_for(&self, grant: &Grant) -> bool {
+        !grant.instance.is_empty() && self.place == place(grant)
+    }
 }
 
 /// Why an instance is removed.
@@ -58,9 +89,31 @@ impl House {
             guests: Mutex::default(),
             remotes: Mutex::new(remotes),
             changed: Notify::new(),
+            news: broadcast::Sender::new(NEWS),
+            warned: Mutex::default(),
             list,
             gateway,
         })
+    }
+
+    /// What is told from here on.
+    pub(super) fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    fn tell(&self, place: &Place, text: String, is_end: bool) {
+        // There may be nobody at all.
+        let _unheard = self.news.send(News { place: place.clone(), text, is_end });
+    }
+
+    /// Tells those in an instance that so much time is left, once, when it is little.
+    fn warn(&self, place: &Place, expires: Duration, left: Duration) {
+        if left > WARNING || lock(&self.warned).insert(place.clone(), expires) == Some(expires) {
+            return;
+        }
+        let seconds = left.as_secs().max(1);
+        let name = &place.2;
+        self.tell(place, format!("the time of {name} is over in {seconds} s, and it is removed then"), false);
     }
 
     /// Somebody is in an instance.
@@ -196,10 +249,13 @@ impl Broker {
             if is_late && !self.look_at(&place).await {
                 next = next.min(AGAIN);
             } else if let Some(expires) = marks.expires.filter(|_| !is_late) {
+                let left = expires.saturating_sub(now());
+                self.house.warn(&place, expires, left);
                 // A moment later than too early.
-                next = next.min(expires.saturating_sub(now()) + Duration::from_millis(50));
+                next = next.min(left.checked_sub(WARNING).unwrap_or(left) + Duration::from_millis(50));
             }
         }
+        lock(&self.house.warned).retain(|_, expires| *expires > now());
         next
     }
 
@@ -232,6 +288,16 @@ impl Broker {
     }
 
     async fn remove(&self, client: &Client, place: &Place, marks: &Marks, why: Why) -> bool {
+        if why == Why::Expired {
+            self.house.tell(place, format!("the time of {} is over, and it is removed", place.2), true);
+            // Who is told by the end of his program does not learn why.
+            let left = async {
+                while self.house.has_guests(place) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            let _all_or_enough = tokio::time::timeout(LEAVE, left).await;
+        }
         let failed = match make::remove(client, place).await {
             Ok(()) => None,
             // A removal that was begun before, of a gateway that has ended, may have been faster.

@@ -97,6 +97,7 @@ impl Entrance {
             | Request::Recorded { .. }
             | Request::Forwarding(_)
             | Request::Forwarded(_)
+            | Request::Lost { .. }
             | Request::Shell(_)
             | Request::Closed { .. } => (self.offered(String::new(), Err(Reason::Key)), None),
         };

@@ -219,6 +219,12 @@ fn lent(order: &Order) -> Lends {
 
 /// The user of a grant, who may log in.
 pub(super) async fn account(client: &Client, grant: &Grant) -> Result<Account, Refusal> {
+    let account = any_account(client, grant).await?;
+    if account.logs_in() { Ok(account) } else { Err(no_login(client, grant).await) }
+}
+
+/// The user of a grant, whether he may log in or not.
+pub(super) async fn any_account(client: &Client, grant: &Grant) -> Result<Account, Refusal> {
     let (project, instance) = (grant.project.as_str(), grant.instance.as_str());
     let mut tries = 0..ACCOUNT_TRIES;
     let found = loop {
@@ -231,8 +237,7 @@ pub(super) async fn account(client: &Client, grant: &Grant) -> Result<Account, R
         }
     };
     match found.map_err(|error| failure(instance, &error))? {
-        Found::Account(account) if account.logs_in() => Ok(account),
-        Found::Account(_) => Err(no_login(client, project, instance).await),
+        Found::Account(account) => Ok(account),
         Found::NoInstance => Err(absent(project, instance)),
         Found::NoUser => {
             let text = format!("there is no user {} in {instance}", grant.instance_user.escape_default());
@@ -254,8 +259,8 @@ fn goes_inside(account: &Account, order: &Order) -> bool {
 }
 
 /// Nobody logs in here.
-async fn no_login(client: &Client, project: &str, instance: &str) -> Refusal {
-    let file = client.file(project, instance, NO_LOGIN_FILE, NO_LOGIN_BYTES).await;
+pub(super) async fn no_login(client: &Client, grant: &Grant) -> Refusal {
+    let file = client.file(&grant.project, &grant.instance, NO_LOGIN_FILE, NO_LOGIN_BYTES).await;
     let text = match file.ok().flatten().map(|file| file.content) {
         Some(FileContent::Plain(text)) => String::from_utf8_lossy(&text).into_owned(),
         _ => String::new(),

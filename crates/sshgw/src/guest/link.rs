@@ -5,24 +5,24 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portway_proto::guest::{
-    Credits, DATA_MAX_BYTES, Environment, Exit, Frame, FrameError, Hello, Ids, Inbox, Lent, Program, Pty,
-    Signal, Size, Start, Started, Step, Stream, VERSION,
+    Credits, Exit, Frame, FrameError, Hello, Inbox, Start, Started, Step, Stream, VERSION,
 };
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf};
 use tokio::sync::{mpsc, oneshot};
 
+use super::frames::{FRAMES_MAX_COUNT, Frames, Outbound, speak, written};
 use super::pipe::{Incoming, Outgoing};
-use super::sockets::{Listener, Sockets};
+use super::process::{Control, Input, Output, Process, Wanted};
+use super::sockets::Sockets;
 
-/// Bytes of each output that may be under way: they are kept here while nobody takes them.
-const OUTPUT_WINDOW: u32 = 1 << 20;
-
-/// Frames that wait to be written.
-const FRAMES_MAX_COUNT: usize = 16;
+/// Bytes of each output that may be under way, while there are few programs and when there are many: they are kept here while
+/// nobody takes them.
+const WINDOW_FEW: u32 = 1 << 20;
+const WINDOW_MANY: u32 = 128 << 10;
+const FEW: usize = 16;
 
 /// Why the program is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -57,26 +57,11 @@ pub enum StartError {
     Gone,
 }
 
-/// A process as it is wanted; [`Start`] without what this side decides.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields of Start")]
-pub struct Wanted {
-    pub program: Program,
-    pub env: Vec<Vec<u8>>,
-    pub environment: Environment,
-    pub cwd: Vec<u8>,
-    pub ids: Ids,
-    pub umask: u16,
-    pub pty: Option<Pty>,
-    /// What it is lent of the client's.
-    pub loans: Vec<Lent>,
-}
-
 /// The program in an instance. When the last clone and all processes of it are dropped it ends, and hangs up what it runs.
 #[derive(Debug, Clone)]
 pub struct Guest {
     shared: Arc<Shared>,
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: Frames,
 }
 
 #[derive(Debug, Default)]
@@ -99,51 +84,6 @@ struct Channel {
     ended: Option<oneshot::Sender<Exit>>,
     input: Arc<Outgoing>,
     outputs: [Arc<Incoming>; 2],
-}
-
-/// A process in an instance.
-#[derive(Debug)]
-pub struct Process {
-    /// What is known from its start.
-    pub started: Started,
-    /// Its standard input.
-    pub input: Input,
-    /// Its standard output, or terminal.
-    pub output: Output,
-    /// Its standard error; it ends at once where there is a terminal.
-    pub error: Output,
-    /// How it ends; an error when the instance or the program there is gone.
-    pub exit: oneshot::Receiver<Exit>,
-    /// What may be done to it.
-    pub control: Control,
-    /// What it was lent, as far as that could be done: who comes there comes to these.
-    pub lent: Vec<(Lent, Listener)>,
-}
-
-/// Standard input of a process.
-#[derive(Debug)]
-pub struct Input {
-    channel: u32,
-    credit: Arc<Outgoing>,
-    frames: mpsc::Sender<Vec<u8>>,
-}
-
-/// An output of a process.
-#[derive(Debug)]
-pub struct Output {
-    channel: u32,
-    stream: Stream,
-    incoming: Arc<Incoming>,
-    frames: mpsc::Sender<Vec<u8>>,
-    /// Credit that is granted, and has no place among the frames yet; while there is some a task waits for that.
-    owed: Arc<AtomicU32>,
-}
-
-/// What may be done to a process.
-#[derive(Debug, Clone)]
-pub struct Control {
-    channel: u32,
-    frames: mpsc::Sender<Vec<u8>>,
 }
 
 impl Guest {
@@ -177,7 +117,7 @@ impl Guest {
         &self.shared.sockets
     }
 
-    pub(super) fn frames(&self) -> mpsc::Sender<Vec<u8>> {
+    pub(super) fn frames(&self) -> Frames {
         self.frames.clone()
     }
 
@@ -195,7 +135,8 @@ impl Guest {
         let (started, answer) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let input = Arc::new(Outgoing::default());
-        let outputs = [(); 2].map(|()| Arc::new(Incoming::new(OUTPUT_WINDOW)));
+        let window = self.shared.window();
+        let outputs = [(); 2].map(|()| Arc::new(Incoming::new(window)));
         let [output, error] = outputs.clone();
         let entry =
             Channel { started: Some(started), ended: Some(ended), input: Arc::clone(&input), outputs };
@@ -209,12 +150,12 @@ impl Guest {
             ids: wanted.ids,
             umask: wanted.umask,
             pty: wanted.pty,
-            credits: Credits { stdout: OUTPUT_WINDOW, stderr: OUTPUT_WINDOW },
+            credits: Credits { stdout: window, stderr: window },
         };
         if start.pty.is_some() {
             error.end();
         }
-        let Ok(frame) = written(&Frame::Start(Box::new(start))) else {
+        let Ok(frame) = Outbound::of(&Frame::Start(Box::new(start))) else {
             self.shared.remove(channel);
             return Err(StartError::TooLong);
         };
@@ -232,101 +173,13 @@ impl Guest {
         let output_of = |stream, incoming| Output::new(channel, stream, incoming, frames());
         Ok(Process {
             started,
-            input: Input { channel, credit: input, frames: frames() },
+            input: Input::new(channel, input, frames()),
             output: output_of(Stream::Out, output),
             error: output_of(Stream::Error, error),
             exit,
-            control: Control { channel, frames: frames() },
+            control: Control::new(channel, frames()),
             lent,
         })
-    }
-}
-
-impl Input {
-    pub(super) const fn new(channel: u32, credit: Arc<Outgoing>, frames: mpsc::Sender<Vec<u8>>) -> Self {
-        Self { channel, credit, frames }
-    }
-
-    /// Sends all of it, as fast as the process takes it; `false` when it takes no more.
-    pub async fn write(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            let most = bytes.len().min(DATA_MAX_BYTES);
-            let Some(count) = self.credit.spend(most).await else { return false };
-            let (now, rest) = bytes.split_at(count);
-            let frame = Frame::Data { channel: self.channel, stream: Stream::In, bytes: now };
-            if !send(&self.frames, &frame).await {
-                return false;
-            }
-            bytes = rest;
-        }
-        true
-    }
-
-    /// Ends the stream. A terminal does not see it.
-    pub async fn end(self) {
-        send(&self.frames, &Frame::Eof { channel: self.channel, stream: Stream::In }).await;
-    }
-}
-
-impl Output {
-    pub(super) fn new(
-        channel: u32,
-        stream: Stream,
-        incoming: Arc<Incoming>,
-        frames: mpsc::Sender<Vec<u8>>,
-    ) -> Self {
-        Self { channel, stream, incoming, frames, owed: Arc::default() }
-    }
-
-    /// Waits for bytes and returns all there are; `None` at the end. Cancelling it loses nothing but, at most, a little
-    /// of the window.
-    pub async fn read(&mut self) -> Option<Vec<u8>> {
-        let taken = self.incoming.take().await?;
-        if let Some(bytes) = taken.granted {
-            self.grant(bytes);
-        }
-        Some(taken.bytes)
-    }
-
-    /// Tells that more may come. Bytes that have been taken are not to be lost with a caller that waits no longer.
-    fn grant(&self, bytes: u32) {
-        if self.owed.fetch_add(bytes, Ordering::Relaxed) != 0 {
-            return;
-        }
-        let (channel, stream, owed) = (self.channel, self.stream, Arc::clone(&self.owed));
-        let tell = move |place: mpsc::Permit<'_, Vec<u8>>| {
-            let bytes = owed.swap(0, Ordering::Relaxed);
-            place.send(written(&Frame::Credit { channel, stream, bytes }).unwrap_or_default());
-        };
-        match self.frames.try_reserve() {
-            Ok(place) => tell(place),
-            Err(mpsc::error::TrySendError::Closed(())) => {}
-            Err(mpsc::error::TrySendError::Full(())) => {
-                let frames = self.frames.clone();
-                tokio::spawn(async move {
-                    if let Ok(place) = frames.reserve().await {
-                        tell(place);
-                    }
-                });
-            }
-        }
-    }
-}
-
-impl Control {
-    /// Sends a signal to the process group.
-    pub async fn signal(&self, signal: Signal) {
-        send(&self.frames, &Frame::Signal { channel: self.channel, signal }).await;
-    }
-
-    /// Gives the terminal another size.
-    pub async fn resize(&self, size: Size) {
-        send(&self.frames, &Frame::Resize { channel: self.channel, size }).await;
-    }
-
-    /// Hangs up: its streams are closed, and the process group gets SIGHUP.
-    pub async fn hang_up(&self) {
-        send(&self.frames, &Frame::Close { channel: self.channel }).await;
     }
 }
 
@@ -343,6 +196,11 @@ impl Table {
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of each output of one more.
+    fn window(&self) -> u32 {
+        if self.table().channels.len() < FEW { WINDOW_FEW } else { WINDOW_MANY }
     }
 
     fn add(&self, channel: Channel) -> Option<u32> {
@@ -450,19 +308,6 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-pub(super) fn written(frame: &Frame<'_>) -> Result<Vec<u8>, FrameError> {
-    let mut bytes = Vec::new();
-    frame.write(&mut bytes).map(|()| bytes)
-}
-
-/// Sends a short frame; `false` when nobody takes it any more.
-pub(super) async fn send(frames: &mpsc::Sender<Vec<u8>>, frame: &Frame<'_>) -> bool {
-    match written(frame) {
-        Ok(bytes) => frames.send(bytes).await.is_ok(),
-        Err(_) => false,
-    }
-}
-
 /// Says hello to the program at the other end of `stream` and hears its own; its file must have had this SHA-256. Nothing
 /// else has been said then, so the stream may go to another process, and [`Guest::adopt`] there.
 ///
@@ -507,18 +352,4 @@ async fn listen<S: AsyncRead>(
         }
         fill(reader, inbox).await?;
     }
-}
-
-/// Writes until nobody is left who could say something.
-async fn speak<S: AsyncWrite>(
-    writer: &mut WriteHalf<S>,
-    mut waiting: mpsc::Receiver<Vec<u8>>,
-) -> io::Result<()> {
-    while let Some(frame) = waiting.recv().await {
-        writer.write_all(&frame).await?;
-        if waiting.is_empty() {
-            writer.flush().await?;
-        }
-    }
-    writer.shutdown().await
 }

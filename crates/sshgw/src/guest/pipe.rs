@@ -19,13 +19,6 @@ struct Arrived {
     grant: Grant,
 }
 
-/// What was taken, and what is to be granted for it.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) bytes: Vec<u8>,
-    pub(super) granted: Option<u32>,
-}
-
 impl Incoming {
     pub(super) fn new(window: u32) -> Self {
         let state = Arrived { bytes: Vec::new(), ended: false, grant: Grant::new(window) };
@@ -52,15 +45,18 @@ impl Incoming {
         self.changed.notify_one();
     }
 
+    /// Of what was taken so much has been passed on. What is to be granted for it.
+    pub(super) fn passed(&self, bytes: usize) -> Option<u32> {
+        self.state().grant.finish(bytes)
+    }
+
     /// Waits for bytes and takes all there are; `None` at the end. One caller at a time. Cancelling it loses nothing.
-    pub(super) async fn take(&self) -> Option<Taken> {
+    pub(super) async fn take(&self) -> Option<Vec<u8>> {
         loop {
             {
                 let mut state = self.state();
                 if !state.bytes.is_empty() {
-                    let bytes = std::mem::take(&mut state.bytes);
-                    let granted = state.grant.finish(bytes.len());
-                    return Some(Taken { bytes, granted });
+                    return Some(std::mem::take(&mut state.bytes));
                 }
                 if state.ended {
                     return None;

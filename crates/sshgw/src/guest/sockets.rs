@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use portway_proto::guest::{ACCEPTED, Frame, Lent, Place, SOCKETS, Socket, Stream, Why};
 use tokio::sync::{mpsc, oneshot};
 
-use super::link::{Guest, Input, Output, send};
+use super::frames::{Frames, send};
+use super::link::Guest;
 use super::pipe::{Incoming, Outgoing};
+use super::process::{Input, Output};
 
-/// Bytes from a socket that may be under way, while there are few of them and when there are many.
-const WINDOW_FEW: u32 = 1 << 20;
-const WINDOW_MANY: u32 = 128 << 10;
-const FEW: usize = 16;
+/// Bytes from a socket that may be under way, by how many there are before it: for a client that reads nothing all of them
+/// are the memory of this process, 33 MiB at 400.
+const WINDOWS: [(usize, u32); 3] = [(16, 1 << 20), (64, 128 << 10), (usize::MAX, 32 << 10)];
 
 /// Who has come to one listener and was not looked at yet.
 const COME_MAX_COUNT: usize = 64;
@@ -108,7 +109,7 @@ impl Listener {
 pub struct Farewell {
     channel: u32,
     is_reset: Arc<AtomicBool>,
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: Frames,
 }
 
 impl Farewell {
@@ -147,7 +148,7 @@ struct Table {
 struct Listening {
     opened: Option<oneshot::Sender<Result<u16, ConnectError>>>,
     come: mpsc::Sender<Come>,
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: Frames,
 }
 
 #[derive(Debug)]
@@ -370,7 +371,7 @@ impl Table {
     }
 
     fn window(&self) -> u32 {
-        if self.entries.len() < FEW { WINDOW_FEW } else { WINDOW_MANY }
+        window(self.entries.len())
     }
 
     fn entry(&mut self, number: u32) -> io::Result<&mut Entry> {
@@ -458,6 +459,10 @@ impl Table {
         }
         Ok(())
     }
+}
+
+fn window(before: usize) -> u32 {
+    WINDOWS.iter().find(|(count, _)| before < *count).map_or(0, |(_, bytes)| *bytes)
 }
 
 fn unknown() -> io::Error {

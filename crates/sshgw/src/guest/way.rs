@@ -10,7 +10,8 @@ use portway_proto::guest::{Frame, FrameError, Inbox, WAY_TOKEN_BYTES, Way};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::link::{GuestError, fill, written};
+use super::frames::written;
+use super::link::{GuestError, fill};
 
 /// Most that come by before the program: no more wait at a listener (`somaxconn` is 4096, listen(2)), and it does not wait.
 const STRANGERS_MAX_COUNT: usize = 8192;

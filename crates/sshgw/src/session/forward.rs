@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::helper::{Helper, Unconnected};
 use super::inbox::{Outlet, Pieces};
 use super::link::Link;
+use super::teller::in_words;
 use crate::guest::{Connection, Farewell, Input, Output};
 use crate::wire::{ForwardEnd, ForwardWay, Forwarded, Request};
 
@@ -143,7 +144,7 @@ pub(super) async fn local(
 /// What a client is told, and the log.
 pub(super) fn refusal(what: &str, target: &str, unconnected: &Unconnected) -> (ChannelOpenFailure, String) {
     let failed = |why: &dyn std::fmt::Display| {
-        let reason = format!("cannot {what} {target}: {why}");
+        let reason = in_words(&format!("cannot {what} {target}: {why}"));
         (ChannelOpenFailure::Other { code: CONNECT_FAILED, reason: reason.clone() }, reason)
     };
     match unconnected {
@@ -227,10 +228,10 @@ enum Sent {
 /// What the client sends, to the socket.
 async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) -> Sent {
     while let Some(bytes) = pieces.next().await {
-        if !input.write(&bytes).await {
+        let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if !input.write(bytes).await {
             return Sent::Part;
         }
-        let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         counts.from_client.fetch_add(count, Ordering::Relaxed);
     }
     if pieces.is_whole() {

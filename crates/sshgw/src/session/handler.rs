@@ -1,7 +1,6 @@
 //! What a client asks for. Called from the connection's loop, so nothing here waits for anybody but the broker's
 //! verdict on a key.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use portway_proto::guest::{Place, Size};
@@ -14,10 +13,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::algorithms::WINDOW_BYTES;
+use super::channels::{Channels, Idle};
 use super::forward::{self, FORWARDS};
 use super::helper::Helper;
-use super::inbox::{Crowd, Inlet, NoRoom, Outlet, Total, inbox};
+use super::inbox::{NoRoom, Outlet};
 use super::link::Link;
 use super::listeners::{COME, Confirmed, Listeners, Server};
 use super::login::Login;
@@ -47,7 +46,7 @@ const KIND_BYTES: usize = 64;
 pub(super) struct Client {
     link: Arc<Link>,
     login: Login,
-    channels: HashMap<ChannelId, Open>,
+    channels: Channels,
     logged_in: CancellationToken,
     programs: TaskTracker,
     forwards: TaskTracker,
@@ -56,29 +55,8 @@ pub(super) struct Client {
     come: Arc<Semaphore>,
     confirmed: Arc<Confirmed>,
     helper: Arc<Helper>,
-    total: Total,
     pace: Pace,
     banner: String,
-}
-
-/// A channel that is open.
-struct Open {
-    inlet: Inlet,
-    /// What the client may send. The library does not look whether it sends more.
-    window: usize,
-    /// Until its program is asked for.
-    idle: Option<Idle>,
-    /// It is no session's: nothing is asked for on it.
-    is_forward: bool,
-}
-
-/// What a channel has before its program.
-struct Idle {
-    channel: ChannelWriteHalf<Msg>,
-    outlet: Outlet,
-    screen: Option<Screen>,
-    environment: Vec<(String, String)>,
-    asked: lent::Asked,
 }
 
 impl Client {
@@ -88,14 +66,13 @@ impl Client {
             login: Login::new(Arc::clone(&link), methods),
             helper: Arc::new(Helper::new(Arc::clone(&link))),
             link,
-            channels: HashMap::new(),
+            channels: Channels::default(),
             logged_in: CancellationToken::new(),
             programs: TaskTracker::new(),
             forwards: TaskTracker::new(),
             listeners: Listeners::default(),
             confirmed: Arc::default(),
             come: Arc::new(Semaphore::new(COME)),
-            total: Total::default(),
             pace: Pace::default(),
         }
     }
@@ -125,27 +102,12 @@ impl Client {
         self.pace.clone()
     }
 
-    /// What the channel has, if its program was not asked for yet.
-    fn idle(&mut self, channel: ChannelId) -> Option<&mut Idle> {
-        self.channels.get_mut(&channel)?.idle.as_mut()
-    }
-
     /// Takes a channel in.
     fn attend(&mut self, channel: Channel<Msg>) -> (ChannelWriteHalf<Msg>, Outlet) {
-        let outlet = self.receive(channel.id());
+        let outlet = self.channels.receive(channel.id());
         // What comes in is handed to us; nobody reads it a second time.
         let (_unread, channel) = channel.split();
         (channel, outlet)
-    }
-
-    /// What comes in on a channel.
-    fn receive(&mut self, id: ChannelId) -> Outlet {
-        // Whose program has ended is closed from here; russh does not tell of the client's answer to that.
-        self.channels.retain(|_, open| !open.inlet.is_over());
-        let (inlet, outlet) = inbox(&self.total);
-        let window = usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX);
-        self.channels.insert(id, Open { inlet, window, idle: None, is_forward: true });
-        outlet
     }
 
     /// What makes channels to the client.
@@ -154,21 +116,6 @@ impl Client {
         let (forwards, confirmed) = (self.forwards.clone(), Arc::clone(&self.confirmed));
         let come = Arc::clone(&self.come);
         Server { gateway, handle: session.handle(), forwards, confirmed, come }
-    }
-
-    /// Ends forwards that crowd the connection and are not read of; whether there was one. What is lost is lost to somebody
-    /// who does not take it, and everything else goes on.
-    fn cut_stuck(&mut self) -> bool {
-        let stuck: Vec<ChannelId> = self
-            .channels
-            .iter()
-            .filter(|(_, open)| open.is_forward && open.inlet.is_stuck())
-            .map(|(id, _)| *id)
-            .collect();
-        for open in stuck.iter().filter_map(|id| self.channels.remove(id)) {
-            open.inlet.cut();
-        }
-        !stuck.is_empty()
     }
 
     /// Connects a channel to somewhere inside. It is answered once that is done.
@@ -193,7 +140,7 @@ impl Client {
         if self.programs.len() >= PROGRAMS {
             return session.channel_failure(id);
         }
-        let Some(idle) = self.channels.get_mut(&id).and_then(|open| open.idle.take()) else {
+        let Some(idle) = self.channels.begin(id) else {
             return session.channel_failure(id);
         };
         session.channel_success(id)?;
@@ -272,10 +219,8 @@ impl Handler for Client {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        self.channels.retain(|_, open| !open.inlet.is_over());
         // Programs of channels that are closed count until they have ended.
-        let idle = self.channels.values().filter(|open| open.idle.is_some()).count();
-        let sessions = self.channels.values().filter(|open| !open.is_forward).count();
+        let (sessions, idle) = self.channels.sessions();
         if sessions >= PROGRAMS || self.programs.len() + idle >= PROGRAMS {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
@@ -284,9 +229,7 @@ impl Handler for Client {
         let (channel, outlet) = self.attend(channel);
         let idle =
             Idle { channel, outlet, screen: None, environment: Vec::new(), asked: lent::Asked::default() };
-        if let Some(open) = self.channels.get_mut(&id) {
-            (open.idle, open.is_forward) = (Some(idle), false);
-        }
+        self.channels.await_program(id, idle);
         reply.accept().await;
         Ok(())
     }
@@ -323,7 +266,7 @@ impl Handler for Client {
         _window_bytes: u32,
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        let outlet = self.receive(id);
+        let outlet = self.channels.receive(id);
         self.confirmed.put(id, outlet);
         Ok(())
     }
@@ -364,15 +307,12 @@ impl Handler for Client {
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), russh::Error> {
-        // Its program learns of it by this.
-        self.channels.remove(&channel);
+        self.channels.close(channel);
         Ok(())
     }
 
     async fn channel_eof(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), russh::Error> {
-        if let Some(open) = self.channels.get(&channel) {
-            open.inlet.end();
-        }
+        self.channels.end(channel);
         Ok(())
     }
 
@@ -383,19 +323,8 @@ impl Handler for Client {
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let left = session.sender_window_size(channel);
-        let Some(open) = self.channels.get_mut(&channel) else { return Ok(()) };
-        let granted = std::mem::replace(&mut open.window, left);
-        if data.len() > granted {
-            return Err(excess(channel));
-        }
-        // Before there is a program there is nobody to keep it for.
-        if data.is_empty() || open.idle.is_some() {
-            return Ok(());
-        }
-        open.inlet.bytes(data).map_err(|NoRoom| excess(channel))?;
-        if let Some(pause) = open.inlet.crowd().pause()
-            && !self.cut_stuck()
-        {
+        let pause = self.channels.take(channel, data, left).map_err(|NoRoom| excess(channel))?;
+        if let Some(pause) = pause {
             self.pace.rest(pause);
         }
         Ok(())
@@ -410,20 +339,12 @@ impl Handler for Client {
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let left = session.sender_window_size(channel);
-        let Some(open) = self.channels.get_mut(&channel) else { return Ok(()) };
-        let granted = std::mem::replace(&mut open.window, left);
-        if data.len() > granted { Err(excess(channel)) } else { Ok(()) }
+        self.channels.count(channel, data.len(), left).map_err(|NoRoom| excess(channel))
     }
 
     /// Asked at each new window, of whichever channel, about all that follow.
     fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
-        let crowd =
-            |channels: &HashMap<ChannelId, Open>| channels.values().map(|open| open.inlet.crowd()).max();
-        let mut most = crowd(&self.channels);
-        if most > Some(Crowd::None) && self.cut_stuck() {
-            most = crowd(&self.channels);
-        }
-        most.and_then(Crowd::window_bytes).unwrap_or(WINDOW_BYTES)
+        self.channels.window_bytes()
     }
 
     async fn pty_request(
@@ -437,7 +358,8 @@ impl Handler for Client {
         modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        let Some(idle) = self.idle(channel).filter(|idle| idle.screen.is_none() && term.len() <= KIND_BYTES)
+        let Some(idle) =
+            self.channels.idle(channel).filter(|idle| idle.screen.is_none() && term.len() <= KIND_BYTES)
         else {
             return session.channel_failure(channel);
         };
@@ -458,7 +380,7 @@ impl Handler for Client {
     ) -> Result<(), russh::Error> {
         let may = self.login.lends().x11;
         let display = lent::Display::new(single, protocol, cookie, screen).filter(|_| may);
-        match (self.idle(channel), display) {
+        match (self.channels.idle(channel), display) {
             (Some(idle), Some(display)) if idle.asked.display.is_none() => {
                 idle.asked.display = Some(display);
                 session.channel_success(channel)
@@ -469,7 +391,7 @@ impl Handler for Client {
 
     async fn agent_request(&mut self, channel: ChannelId, _: &mut Session) -> Result<bool, russh::Error> {
         let may = self.login.lends().agent;
-        let Some(idle) = self.idle(channel).filter(|_| may) else { return Ok(false) };
+        let Some(idle) = self.channels.idle(channel).filter(|_| may) else { return Ok(false) };
         idle.asked.agent = true;
         Ok(true)
     }
@@ -482,7 +404,9 @@ impl Handler for Client {
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let fits = is_accepted(name) && name.len() + value.len() <= VARIABLE_BYTES;
-        let Some(idle) = self.idle(channel).filter(|idle| fits && idle.environment.len() < VARIABLES) else {
+        let Some(idle) =
+            self.channels.idle(channel).filter(|idle| fits && idle.environment.len() < VARIABLES)
+        else {
             return session.channel_failure(channel);
         };
         idle.environment.push((name.to_owned(), value.to_owned()));
@@ -527,19 +451,16 @@ impl Handler for Client {
         pixel_height: u32,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        let Some(open) = self.channels.get_mut(&channel) else { return session.channel_failure(channel) };
-        if let Some(size) = inside::size(columns, rows, pixel_width, pixel_height) {
-            match open.idle.as_mut().and_then(|idle| idle.screen.as_mut()) {
-                Some(screen) => screen.size = size,
-                None => open.inlet.resize(size),
-            }
+        let size = inside::size(columns, rows, pixel_width, pixel_height);
+        if self.channels.resize(channel, size).is_none() {
+            return session.channel_failure(channel);
         }
         session.channel_success(channel)
     }
 
     async fn signal(&mut self, channel: ChannelId, signal: Sig, _: &mut Session) -> Result<(), russh::Error> {
-        if let (Some(open), Some(number)) = (self.channels.get(&channel), signals::number(&signal)) {
-            open.inlet.signal(number);
+        if let Some(number) = signals::number(&signal) {
+            self.channels.signal(channel, number);
         }
         Ok(())
     }

@@ -135,10 +135,11 @@ async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) {
         if let Some(transfers) = &counts.transfers {
             transfers.asks(&bytes);
         }
-        if !input.write(&bytes).await {
+        let count = bytes.len();
+        if !input.write(bytes).await {
             return;
         }
-        counts.came(bytes.len());
+        counts.came(count);
     }
     input.end().await;
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use portway_sys::seqpacket::Channel;
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::teller::Teller;
@@ -20,6 +20,7 @@ use crate::recording::Terms;
 use crate::watched::{receive, send, watched, watched_channel};
 use crate::wire::{
     self, Answered, Asked, ForwardWay, Forwarded, Forwarding, PROGRAMS, Reply, Request, ShellReply,
+    UNANSWERED,
 };
 
 /// How long a question waits for an answer, and with it for another broker.
@@ -31,8 +32,8 @@ const UNTOLD: usize = 2 * PROGRAMS;
 /// Lines about what is being done that wait for their client; each is newer than the one before.
 const TOLD: usize = 8;
 
-/// The number of what has no answer.
-const UNANSWERED: u64 = u64::MAX;
+/// What everybody is told, as many, waits for each.
+const NOTICES: usize = 4;
 
 /// An answer and what came with it.
 pub(super) type Answer = (Reply, Vec<OwnedFd>);
@@ -50,6 +51,8 @@ pub(super) struct Link {
     owner: u32,
     /// What its client is told when the connection has to end.
     ending: watch::Sender<Option<String>>,
+    /// What everybody at a terminal is told.
+    notices: broadcast::Sender<String>,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +69,8 @@ struct State {
     recordings: BTreeMap<u32, (Terms, OwnedFd)>,
     /// What was to be told while there was no broker.
     untold: Vec<Request>,
+    /// What had no room there.
+    lost: u64,
     /// Forwards that have begun and not ended.
     forwarding: BTreeMap<u64, Forwarding>,
     /// There will be no other.
@@ -85,10 +90,36 @@ struct Question {
 }
 
 impl State {
-    /// Keeps something for the next broker, if that leaves room for the ends of all programs.
+    /// Keeps something for the next broker, if that leaves room for the ends of all programs; else it is told how much was
+    /// not kept.
     fn keep(&mut self, request: Request) {
-        if self.untold.len() < UNTOLD - PROGRAMS {
-            self.untold.push(request);
+        match request {
+            // Those that are open are told of anyhow.
+            Request::Forwarding(_) => {}
+            request if self.untold.len() < UNTOLD - PROGRAMS => self.untold.push(request),
+            _ => self.lost += 1,
+        }
+    }
+
+    /// What the next broker is told next, of what it does not know; `None`: it knows everything.
+    fn untold(&mut self, known: &mut BTreeSet<u64>) -> Option<Request> {
+        if let Some(forwarding) = self.forwarding.values().find(|one| !known.contains(&one.number)) {
+            known.insert(forwarding.number);
+            return Some(Request::Forwarding(forwarding.clone()));
+        }
+        if !self.untold.is_empty() {
+            return Some(self.untold.remove(0));
+        }
+        let lines = std::mem::take(&mut self.lost);
+        (lines > 0).then_some(Request::Lost { lines })
+    }
+
+    /// It has not been told that.
+    fn not_told(&mut self, request: Request) {
+        match request {
+            Request::Forwarding(_) => {}
+            Request::Lost { lines } => self.lost += lines,
+            request => self.untold.insert(0, request),
         }
     }
 }
@@ -98,7 +129,13 @@ impl Link {
     pub(super) fn new(channel: Channel) -> io::Result<Self> {
         let owner = channel.peer_uid()?;
         let state = State { channel: Some(Arc::new(watched_channel(channel)?)), ..State::default() };
-        Ok(Self { state: Mutex::new(state), owner, ending: watch::Sender::new(None) })
+        let (ending, notices) = (watch::Sender::new(None), broadcast::Sender::new(NOTICES));
+        Ok(Self { state: Mutex::new(state), owner, ending, notices })
+    }
+
+    /// What everybody at a terminal is told from here on.
+    pub(super) fn notices(&self) -> broadcast::Receiver<String> {
+        self.notices.subscribe()
     }
 
     /// Waits until the connection has to end; what its client is told.
@@ -224,7 +261,8 @@ impl Link {
         number
     }
 
-    /// Tells of something beside the life of a program. What does not fit while there is no broker is lost.
+    /// Tells of something beside the life of a program. Of what does not fit while there is no broker the next one is told how
+    /// much it was.
     pub(super) async fn tell(&self, request: Request) {
         let broker = {
             let mut state = self.state();
@@ -292,8 +330,10 @@ impl Link {
                 continue;
             }
             if let Reply::Progress { text } = reply {
-                if let Some(question) = state.waiting.get(&id) {
-                    // Whoever reads slowly misses one.
+                // Whoever reads slowly misses one.
+                if id == UNANSWERED {
+                    let _missed = self.notices.send(text);
+                } else if let Some(question) = state.waiting.get(&id) {
                     let _missed = question.progress.try_send(text);
                 }
                 continue;
@@ -346,22 +386,17 @@ impl Link {
         let asked: Vec<_> = loop {
             let request = {
                 let mut state = self.state();
-                let unknown = state.forwarding.values().find(|one| !known.contains(&one.number)).cloned();
-                if let Some(forwarding) = unknown {
-                    known.insert(forwarding.number);
-                    Request::Forwarding(forwarding)
-                } else if state.untold.is_empty() {
-                    state.channel = Some(Arc::clone(channel));
-                    break state.waiting.values().map(|question| Arc::clone(&question.packet)).collect();
-                } else {
-                    state.untold.remove(0)
+                match state.untold(&mut known) {
+                    Some(request) => request,
+                    None => {
+                        state.channel = Some(Arc::clone(channel));
+                        break state.waiting.values().map(|question| Arc::clone(&question.packet)).collect();
+                    }
                 }
             };
             if !tell(channel, request.clone()).await {
                 // It has gone again: the next one will be told what this one was not.
-                if !matches!(request, Request::Forwarding(_)) {
-                    self.state().untold.insert(0, request);
-                }
+                self.state().not_told(request);
                 return;
             }
             if let Request::Closed { channel, .. } = request {

@@ -4,42 +4,36 @@
 //! who reads it. Ended: what it wrote is sent, then its exit status, then the channel is closed. When its client goes
 //! first it gets HUP, then TERM, then KILL.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use portway_incus::{Control, Exec, ExecEnd, ExecSockets, Input, Output, Size};
+use portway_incus::{Exec, ExecSockets};
 use portway_proto::guest::Size as ScreenSize;
 use russh::ChannelWriteHalf;
 use russh::server::{Handle, Msg};
+use tokio::sync::broadcast::error::RecvError;
 
-use super::asked;
 use super::helper::{Helper, Unable};
-use super::inbox::{Outlet, Pieces, Steer, Steering};
+use super::inbox::Outlet;
 use super::link::{Link, Lost};
 use super::listeners::Server;
 use super::recorder::Recorder;
 use super::shell::{self, Dialogue};
 use super::stored::{self, Stored};
-use super::teller::Teller;
+use super::teller::{Teller, in_words};
 use super::transfers::Transfers;
-use super::{inside, lent, signals};
+use super::{asked, exec, inside, lent, signals};
 use crate::explain::printable;
 use crate::guest::{Process, Wanted as Start};
 use crate::recording::Stream;
 use crate::wire::{COMMAND_BYTES, Reply, Request, ShellReply, Terminal, What};
 
-/// The signals a program gets when its client has gone, each with the time it then has.
-const FAREWELL: [(i32, Duration); 2] =
-    [(nix::libc::SIGHUP, Duration::from_secs(3)), (nix::libc::SIGTERM, Duration::from_secs(5))];
-
 /// Standard error of a channel (RFC 4254, section 5.2).
 pub(super) const STDERR: u32 = 1;
 
 /// Exit status of our own: sshd's, when it cannot go on.
-const GATEWAY_FAILED: u8 = 255;
+pub(super) const GATEWAY_FAILED: u8 = 255;
 
 /// The command cannot be run: as of a shell (POSIX, XCU 2.8.2).
 const NOT_EXECUTABLE: u8 = 126;
@@ -171,6 +165,9 @@ impl Counts {
     }
 }
 
+/// A program is heard no longer: its client has gone, or it may not go on.
+pub(super) struct Unheard;
+
 /// Runs a program on a channel to its end.
 pub(super) async fn run(
     gateway: Gateway,
@@ -209,13 +206,14 @@ pub(super) async fn run(
         recorder.map(|(terms, file)| Recorder::new(Arc::clone(&gateway.link), number, terms, file));
     let counts = Arc::new(Counts { transfers, recorder, ..Counts::default() });
     let mut end = match opened {
-        Ok(Running::Exec(exec)) => converse(&channel, outlet, exec, &counts).await.map(End::Status),
-        Ok(Running::Inside(mut process) | Running::Files(mut process)) => {
-            wanted.asked.serve(&gateway.server, std::mem::take(&mut process.lent));
-            inside::converse(&channel, outlet, process, &counts).await
+        Ok(running) => {
+            let asked = std::mem::take(&mut wanted.asked);
+            let telling = notices(&gateway.link, &channel, on_terminal);
+            tokio::select! {
+                end = carry(&gateway, &channel, outlet, (running, asked), &counts) => end,
+                () = telling => None,
+            }
         }
-        Ok(Running::Stored(files)) => stored::converse(&channel, outlet, files, &counts).await,
-        Ok(Running::Shell(dialogue)) => shell::converse(&gateway, &channel, outlet, dialogue, &counts).await,
         Err(without) => {
             let status = without.tell(&channel, on_terminal).await;
             finish(&channel, &gateway.handle, End::Status(status)).await;
@@ -241,11 +239,43 @@ pub(super) async fn run(
     gateway.link.closed(number, ended).await;
 }
 
+/// Carries what goes between a program and its client; how it ends, if anybody is there to be told.
+async fn carry(
+    gateway: &Gateway,
+    channel: &ChannelWriteHalf<Msg>,
+    outlet: Outlet,
+    (running, asked): (Running, lent::Asked),
+    counts: &Arc<Counts>,
+) -> Option<End> {
+    match running {
+        Running::Exec(program) => exec::converse(channel, outlet, program, counts).await.map(End::Status),
+        Running::Inside(mut process) | Running::Files(mut process) => {
+            asked.serve(&gateway.server, std::mem::take(&mut process.lent));
+            inside::converse(channel, outlet, process, counts).await
+        }
+        Running::Stored(files) => stored::converse(channel, outlet, files, counts).await,
+        Running::Shell(dialogue) => shell::converse(gateway, channel, outlet, dialogue, counts).await,
+    }
+}
+
+/// Tells somebody at a terminal what everybody in the instance is told; for ever.
+async fn notices(link: &Link, channel: &ChannelWriteHalf<Msg>, on_terminal: bool) {
+    let mut notices = link.notices();
+    loop {
+        match notices.recv().await {
+            Ok(text) if on_terminal => say(channel, &text, true).await,
+            // Whoever reads slowly misses one.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
 /// Says something of the gateway's own on the channel.
 pub(super) async fn say(channel: &ChannelWriteHalf<Msg>, message: &str, on_terminal: bool) {
     let end = if on_terminal { "\r\n" } else { "\n" };
     // Some of it may be an instance's word.
-    let message = printable(message);
+    let message = printable(&in_words(message));
     let _gone = channel.extended_data_bytes(STDERR, Bytes::from(format!("portway: {message}{end}"))).await;
 }
 
@@ -348,163 +378,6 @@ fn request(channel: u32, wanted: &Wanted, inside: bool, first: bool) -> Request 
 /// The end of a program that never was.
 fn never(channel: u32) -> Request {
     Request::Closed { channel, status: None, bytes_in: 0, bytes_out: 0 }
-}
-
-/// Carries bytes until the program has ended; its exit status, if anybody is there to be told.
-async fn converse(
-    channel: &ChannelWriteHalf<Msg>,
-    outlet: Outlet,
-    exec: Exec,
-    counts: &Arc<Counts>,
-) -> Option<u8> {
-    let Exec { mut control, input, mut output, mut errors, outcome } = exec;
-    let Outlet { input: pieces, mut steering } = outlet;
-    let feeding = tokio::spawn(feed(pieces, input, Arc::clone(counts)));
-    let ended = {
-        let answers = async {
-            let errors = async {
-                match errors.as_mut() {
-                    Some(errors) => carry(errors, channel, Some(STDERR), counts).await,
-                    None => Ok(()),
-                }
-            };
-            tokio::try_join!(carry(&mut output, channel, None, counts), errors).is_ok()
-        };
-        tokio::select! {
-            heard = answers => heard,
-            () = steer(&mut control, &mut steering, counts) => false,
-        }
-    };
-    // Of a terminal the server waits for this before it tells the end.
-    feeding.abort();
-    let mut end = std::pin::pin!(outcome.wait());
-    let told = if ended {
-        drop((output, errors));
-        // One that has closed its outputs may run on, and its client may go meanwhile.
-        let told = tokio::select! {
-            told = &mut end => Some(told),
-            () = steer(&mut control, &mut steering, counts) => None,
-        };
-        if told.is_none() {
-            farewell(control, end, None, None).await;
-        }
-        told
-    } else {
-        farewell(control, end, Some(output), errors).await;
-        None
-    };
-    Some(match told? {
-        Ok(ExecEnd::Status(status)) => status,
-        Ok(ExecEnd::Failed(words)) => {
-            let _gone = channel.extended_data_bytes(STDERR, format!("portway: {words}\n")).await;
-            GATEWAY_FAILED
-        }
-        Err(_) => GATEWAY_FAILED,
-    })
-}
-
-/// What the client sends, to the program.
-async fn feed(mut pieces: Pieces, mut input: Input, counts: Arc<Counts>) {
-    loop {
-        let piece = tokio::select! {
-            piece = pieces.next() => piece,
-            () = input.closed() => return,
-        };
-        match piece {
-            Some(bytes) => {
-                let count = bytes.len();
-                if input.send(bytes).await.is_err() {
-                    return;
-                }
-                counts.came(count);
-            }
-            None => {
-                let _ended = input.finish().await;
-                input.closed().await;
-                return;
-            }
-        }
-    }
-}
-
-/// A program is heard no longer: its client has gone, or it may not go on.
-pub(super) struct Unheard;
-
-/// What a program writes, to the client.
-async fn carry(
-    output: &mut Output,
-    channel: &ChannelWriteHalf<Msg>,
-    ext: Option<u32>,
-    counts: &Counts,
-) -> Result<(), Unheard> {
-    while let Some(bytes) = output.next().await {
-        let count = bytes.len();
-        if !counts.shows(ext, &bytes) {
-            return Err(Unheard);
-        }
-        let sent = match ext {
-            None => channel.data_bytes(bytes).await,
-            Some(ext) => channel.extended_data_bytes(ext, bytes).await,
-        };
-        if sent.is_err() {
-            return Err(Unheard);
-        }
-        counts.went(count);
-    }
-    Ok(())
-}
-
-/// Steers the program until its client has gone.
-async fn steer(control: &mut Control, steering: &mut Steering, counts: &Counts) {
-    loop {
-        let steer = tokio::select! {
-            steer = steering.next() => steer,
-            () = control.closed() => {
-                // The program has ended: what it wrote is still being read.
-                steering.hangup().await;
-                return;
-            }
-        };
-        let told = match steer {
-            Steer::Signal(number) => control.signal(number).await,
-            Steer::Resize(size) => {
-                counts.resized(size);
-                control.resize(Size { width: size.columns, height: size.rows }).await
-            }
-            Steer::Hangup => return,
-        };
-        if told.is_err() {
-            steering.hangup().await;
-            return;
-        }
-    }
-}
-
-/// Ends a program that nobody listens to any more. What it writes is read, so that it can end.
-async fn farewell(
-    mut control: Control,
-    end: impl Future<Output = io::Result<ExecEnd>>,
-    output: Option<Output>,
-    errors: Option<Output>,
-) {
-    let drain = async |output: Option<Output>| {
-        let Some(mut output) = output else { return };
-        while output.next().await.is_some() {}
-    };
-    let ended = async {
-        tokio::join!(drain(output), drain(errors));
-        let _unheard = end.await;
-    };
-    tokio::pin!(ended);
-    for (signal, patience) in FAREWELL {
-        if control.signal(signal).await.is_err() {
-            return;
-        }
-        if tokio::time::timeout(patience, &mut ended).await.is_ok() {
-            return;
-        }
-    }
-    // Dropping the control kills it.
 }
 
 /// Says how it ended, and closes the channel.

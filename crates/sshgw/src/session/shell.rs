@@ -16,7 +16,7 @@ use russh::server::Msg;
 use super::inbox::{Outlet, Pieces, Steer, Steering};
 use super::link::{Answer, Lost};
 use super::program::{Counts, End, Gateway, STDERR, Unheard, Wanted};
-use super::teller::Teller;
+use super::teller::{Teller, in_words};
 use crate::shell::{Done, Editor, LINE_BYTES, USUAL_PROJECT};
 use crate::wire::{Reply, Request, ShellAsked, ShellReply, ShellWhat, What};
 
@@ -340,7 +340,7 @@ impl Shell<'_> {
     /// Says what is wrong: on standard error where there is one.
     async fn complain(&self, text: &str) -> Result<(), Unheard> {
         let mut said = String::new();
-        for line in text.lines() {
+        for line in in_words(text).lines() {
             said.push_str("portway: ");
             said.push_str(line);
             said.push('\n');

@@ -13,6 +13,22 @@ use super::program::STDERR;
 /// Pause between two lines about the same on standard error.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// What an error says, without the numbers that stand behind the kernel's words.
+pub(super) fn in_words(text: &str) -> String {
+    const NUMBER: &str = " (os error ";
+    let (mut words, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, after)) = rest.split_once(NUMBER) {
+        words.push_str(before);
+        let behind = after.trim_start_matches(|c: char| c.is_ascii_digit());
+        rest = behind.strip_prefix(')').unwrap_or_else(|| {
+            words.push_str(NUMBER);
+            after
+        });
+    }
+    words.push_str(rest);
+    words
+}
+
 /// Tells one client.
 pub(super) struct Teller<'c> {
     channel: &'c ChannelWriteHalf<Msg>,
@@ -31,6 +47,7 @@ impl<'c> Teller<'c> {
         if text.is_empty() || !self.is_due(text) {
             return;
         }
+        let text = in_words(text);
         // Who does not hear it has gone.
         let _gone = if self.on_terminal {
             // At the beginning of the line, which is cleared (ECMA-48, EL).
@@ -53,6 +70,25 @@ impl<'c> Teller<'c> {
     pub(super) async fn end(self) {
         if self.on_terminal && self.last.is_some() {
             let _gone = self.channel.data_bytes(Bytes::from_static(b"\r\x1b[K")).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when a number of the kernel's stands in what somebody is told, or anything else is left out.
+    #[test]
+    fn errors_are_words() {
+        let error = std::io::Error::from_raw_os_error(111);
+        assert_eq!(
+            in_words(&format!("cannot connect to h:1: {error}")),
+            "cannot connect to h:1: Connection refused"
+        );
+        assert_eq!(in_words("a: b (os error 2): c (os error 13)"), "a: b: c");
+        for text in ["a (os error x) b", "a (os error 2", "", "(b)"] {
+            assert_eq!(in_words(text), text);
         }
     }
 }

@@ -27,6 +27,8 @@ const fn rule(request: &Request) -> (Phase, u32) {
         | Request::Code { .. } => (Phase::Before, 16),
         Request::Strange { .. } => (Phase::Before, 16),
         Request::Resume { .. } => (Phase::Resuming, 1),
+        // Each is a line of the audit log, and there is one after another gateway alone.
+        Request::Lost { .. } => (Phase::After, 64),
         // An instance may be started anew under a connection, and each time takes them one by one.
         Request::Helper { .. } => (Phase::After, 64),
         Request::Open { .. }
@@ -75,6 +77,7 @@ pub(crate) struct Ledger {
     proofs: u32,
     helpers: u32,
     oddities: u32,
+    losses: u32,
     open: BTreeSet<u32>,
 }
 
@@ -95,7 +98,8 @@ const VARIABLES: usize = 128;
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { phase: Phase::Before, offers: 0, proofs: 0, oddities: 0, helpers: 0, open: BTreeSet::new() }
+        let (offers, proofs, helpers, oddities, losses) = (0, 0, 0, 0, 0);
+        Self { phase: Phase::Before, offers, proofs, helpers, oddities, losses, open: BTreeSet::new() }
     }
 }
 
@@ -165,6 +169,7 @@ impl Ledger {
             },
             Request::Forwarding(forwarding) => forwarding.check(raw_bytes),
             Request::Forwarded(forwarded) => forwarded.check(raw_bytes),
+            Request::Lost { .. } => self.count(request, most),
             Request::Shell(asked) if self.open.contains(&asked.channel) => asked.check(raw_bytes),
             Request::Shell(_) => Err(Breach::Channel),
             Request::Closed { channel, .. } => {
@@ -181,6 +186,7 @@ impl Ledger {
         let count = match request {
             Request::Offer { .. } => &mut self.offers,
             Request::Strange { .. } => &mut self.oddities,
+            Request::Lost { .. } => &mut self.losses,
             _ => &mut self.proofs,
         };
         if *count >= most {

@@ -11,7 +11,8 @@ use portway_sys::seqpacket::Channel;
 use portway_sys::{process, random, sockopt};
 use tokio::net::TcpStream;
 
-use super::{Broker, Child, Entrance, GRACE, Identity};
+use super::{Broker, Child, Entrance, Identity};
+use crate::broker::GRACE;
 use crate::greeting;
 use crate::session::{CHANNEL_FD, CONNECTION_FD, ROLE};
 use crate::watched::watched_channel;

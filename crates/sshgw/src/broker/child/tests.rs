@@ -21,6 +21,7 @@ use crate::broker::starts::Starts;
 use crate::broker::{ServeOptions, ServerPlaces};
 use crate::options::{Options, Values};
 use crate::remotes::{At, LOCAL};
+use crate::wire::{Asked, Request, UNANSWERED};
 
 /// A broker that listens nowhere.
 fn broker(dir: &std::path::Path) -> Arc<Broker> {
@@ -156,4 +157,23 @@ async fn a_session_that_garbles_is_ended() {
     .await;
     assert!(is_dead);
     assert_eq!(events, ["breach", "ended", "left"]);
+}
+
+/// Fails when what a session had no room to tell is in no line, or a session may have as many such lines as it likes.
+#[tokio::test]
+async fn what_a_session_lost_is_a_line() {
+    let (_, events, last) = played(|link| {
+        let say = |request| {
+            let packet = wire::encode(&Asked { id: UNANSWERED, request }, &[]).expect("a packet");
+            // It is cut off at some time.
+            let _cut = link.send(&packet, &[]);
+        };
+        say(Request::Resume { running: Vec::new() });
+        (0..100).for_each(|_| say(Request::Lost { lines: 72 }));
+        std::mem::forget(link);
+    })
+    .await;
+    let lost = events.iter().filter(|event| *event == "lost").count();
+    assert_eq!((lost, &events[lost..]), (64, &["breach".to_owned(), "left".to_owned()][..]));
+    assert!(last["seconds"].as_u64().is_some(), "{last}");
 }

@@ -3,8 +3,17 @@
 use portway_proto::guest::Inbox;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::link::written;
+use super::super::frames::written;
 use super::*;
+
+/// Fails when what a client does not read could be more than is said.
+#[test]
+fn windows_are_bounded_together() {
+    let kib = [0, 15, 16, 63, 64, 1023].map(|before| window(before) >> 10);
+    assert_eq!(kib, [1024, 1024, 128, 128, 32, 32]);
+    let all: u32 = (0..400).map(window).sum();
+    assert!(all <= 33 << 20, "{all}");
+}
 
 /// Somebody who comes and goes, for ever, at a listener of the client's: what is to be said to each waits for a program
 /// that hears nothing.

@@ -205,3 +205,54 @@ async fn files_are_kept_for_the_next_broker_within_bounds() {
     assert_eq!(untold.len(), 256);
     assert_eq!((&untold[0], &untold[255]), (&file(1), &closed(127)));
 }
+
+/// Fails when what had no room is lost in silence, counted twice or told out of its turn, or a forward that is open is counted
+/// with it.
+#[tokio::test]
+async fn what_had_no_room_is_counted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("sock");
+    let (first, ours) = Channel::pair().expect("a pair");
+    let link = Arc::new(Link::new(ours).expect("a link"));
+    link.await_next(Channel::listen(&path).expect("a listener"));
+    drop(first);
+    let reader = Arc::clone(&link);
+    let reading = tokio::spawn(async move { reader.read().await });
+    while link.state().channel.is_some() {
+        tokio::task::yield_now().await;
+    }
+    let end = |number| Forwarded {
+        number: Some(number),
+        way: ForwardWay::Local,
+        target: "h:1".to_owned(),
+        peer: String::new(),
+        bytes_in: 0,
+        bytes_out: 0,
+        millis: 0,
+        end: wire::ForwardEnd::Closed,
+        reason: None,
+    };
+    let open = link.begin_forward(ForwardWay::Local, "h:1", "").await;
+    for _ in 0..200 {
+        let number = link.begin_forward(ForwardWay::Local, "h:1", "").await;
+        link.tell(Request::Forwarded(end(number))).await;
+    }
+    for lost in [Some(72), None] {
+        let next = watched_channel(Channel::connect(&path).expect("connected")).expect("a broker");
+        assert!(matches!(heard(&next).await.request, Request::Resume { .. }));
+        assert!(matches!(heard(&next).await.request, Request::Forwarding(one) if one.number == open));
+        if let Some(lines) = lost {
+            for _ in 0..128 {
+                assert!(matches!(heard(&next).await.request, Request::Forwarded(_)));
+            }
+            assert_eq!(heard(&next).await.request, Request::Lost { lines });
+        }
+        link.tell(closed(9)).await;
+        assert_eq!(heard(&next).await.request, closed(9), "nothing else was told");
+        drop(next);
+        while link.state().channel.is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+    reading.abort();
+}
