@@ -3,13 +3,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use portway_model::DeviceSpec;
-use portway_relay::wire::{FromWorker, Identity, SLOT_COUNT, Slot, WireDevice};
+use portway_relay::wire::{FromWorker, Identity, Lifetime, SLOT_COUNT, Slot, WireDevice};
 use portway_sys::pidfd;
 use portway_sys::seqpacket::Channel;
 
 use super::link::{Link, checked};
 use super::record::{record, recorded};
-use super::{Happened, News, Pending, WorkerError, read};
+use super::{Happened, News, Pending, WorkerError, attend};
 use crate::watched::watched;
 
 fn device() -> Box<WireDevice> {
@@ -96,7 +96,7 @@ async fn news_of_a_worker_are_small_and_a_strange_one_ends_it() {
     ours.set_nonblocking(true).expect("a socket");
     let (sink, mut news) = tokio::sync::mpsc::channel::<News>(16);
     let channel = std::sync::Arc::new(watched(ours).expect("watched"));
-    tokio::spawn(read("w".into(), channel, Pending::default(), sink));
+    tokio::spawn(attend("w".into(), channel, Pending::default(), (Lifetime::WithDaemon, sink)));
     let text = "x".repeat(50_000);
     say(&theirs, &FromWorker::Failure { slot: Slot::new(0, 0), count: 1, text }, &[socket(), socket()])
         .expect("sent");
