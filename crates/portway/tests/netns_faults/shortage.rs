@@ -1,25 +1,56 @@
 //! Descriptors and memory run out, in each process.
 
 use std::io::Read as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use portway_testkit::{Load, Pace, Stream, Talk, Watch, check, faults, process, wait_for};
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::stand::{LIMIT, Stand};
 
-/// Sets a limit of a process that runs, and returns the one before. The hard limit, which it shares with this process,
-/// stays what it is.
-fn limit(pid: i32, resource: Resource, most: u64) -> Rlimit {
-    let new = Rlimit { current: Some(most), maximum: getrlimit(resource).maximum };
-    prlimit(Pid::from_raw(pid), resource, new).unwrap()
+/// A limit of a process that runs, set lower until this value is gone.
+struct Lowered {
+    pid: i32,
+    option: &'static str,
+    before: String,
 }
 
-fn restore(pid: i32, resource: Resource, before: Rlimit) {
-    prlimit(Pid::from_raw(pid), resource, before).unwrap();
+impl Lowered {
+    /// `option` as prlimit(1) has it, `name` as `/proc/PID/limits` does.
+    fn to(pid: i32, (option, name): (&'static str, &str), most: u64) -> Self {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let before = line.split_whitespace().next().unwrap().to_owned();
+        let lowered = Self { pid, option, before };
+        assert!(lowered.set(&most.to_string()), "the limit of {pid} cannot be set");
+        lowered
+    }
+
+    /// Only its own user may, or who has a capability that tests need not have. The hard limit stays.
+    fn set(&self, soft: &str) -> bool {
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid)) else { return false };
+        let id = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.split_whitespace().next().unwrap_or("0").to_owned()
+        };
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={}", id("Uid:")), &format!("--regid={}", id("Gid:"))]);
+        command.args(["--clear-groups", "prlimit", "--pid", &self.pid.to_string()]);
+        let set = command.arg(format!("--{}={soft}:", self.option)).stdin(Stdio::null()).status();
+        set.is_ok_and(|status| status.success())
+    }
 }
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        // A process that has died of it has no limits any more.
+        self.set(&self.before);
+    }
+}
+
+const FILES: (&str, &str) = ("nofile", "Max open files");
+const SPACE: (&str, &str) = ("as", "Max address space");
 
 fn descriptors(pid: i32) -> u64 {
     process::fd_count(pid).unwrap() as u64
@@ -37,7 +68,7 @@ fn a_worker_out_of_descriptors_serves_everybody_later() {
     let (mut served, mut errors, mut most_lines) = (0, 0, 0);
     for _ in 0..turns {
         let lines = stand.daemon.log().lines().count();
-        let before = limit(worker, Resource::Nofile, descriptors(worker) + 6);
+        let lowered = Lowered::to(worker, FILES, descriptors(worker) + 6);
         let clients = faults::scale(200, 1000);
         let load = Load::new(&addr, Pace::InFlight(clients)).limit(LIMIT).total(u64::from(2 * clients));
         // Held by this thread, so that they are more than there is room for, and stay.
@@ -50,7 +81,7 @@ fn a_worker_out_of_descriptors_serves_everybody_later() {
         // A round of the talk is more than 5 ms; who turns round and round has spent all of them.
         assert!(spent < (talk.rounds() - rounds) / 4, "{spent} ticks");
         assert!(stand.daemon.device("web").unwrap()["last_error"].is_string(), "it says so");
-        restore(worker, Resource::Nofile, before);
+        drop(lowered);
         for stream in &held {
             check::exchange(stream).unwrap();
         }
@@ -81,7 +112,7 @@ fn a_daemon_out_of_descriptors_recovers() {
     let mut refused = 0;
     for turn in 0..turns {
         // With none at all, and with too few for a device.
-        let before = limit(daemon, Resource::Nofile, descriptors(daemon) + 3 * u64::from(turn % 2));
+        let lowered = Lowered::to(daemon, FILES, descriptors(daemon) + 3 * u64::from(turn % 2));
         for number in 0..5 {
             let port = 9000 + turn * 5 + number;
             let body = serde_json::json!({ "instance": stand.instance(), "name": format!("d{port}"),
@@ -94,7 +125,7 @@ fn a_daemon_out_of_descriptors_recovers() {
         load.wait_for_ok(100).unwrap();
         let spent = process::cpu_ticks(daemon).unwrap() - ticks;
         assert!(u128::from(spent) * 10 < begun.elapsed().as_millis() / 2 + 50, "{spent} ticks");
-        restore(daemon, Resource::Nofile, before);
+        drop(lowered);
         let after = format!("after{turn}");
         wait_for("the daemon", || stand.daemon.devices().ok()).unwrap();
         stand.add(&after, "tcp:127.0.0.1:8999", "tcp:127.0.0.1:7", &[]);
@@ -131,7 +162,7 @@ fn a_keeper_out_of_descriptors_is_replaced() {
     let mut refused = 0;
     for _ in 0..turns {
         let keeper = stand.daemon.keepers()[0];
-        limit(keeper, Resource::Nofile, descriptors(keeper));
+        let _lowered = Lowered::to(keeper, FILES, descriptors(keeper));
         let more = stand.publish("more", 8090);
         wait_for("another keeper", || (stand.daemon.keepers() != [keeper]).then_some(())).unwrap();
         stand.daemon.wait_until_tidy(1).unwrap();
@@ -153,57 +184,6 @@ fn a_keeper_out_of_descriptors_is_replaced() {
     stand.daemon.wait_until_tidy(1).unwrap();
 }
 
-/// strace on a process, whose calls fail as told; it lets go on drop.
-struct Strace(Child);
-
-impl Strace {
-    fn inject(pid: i32, call: &str, failure: &str) -> Self {
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-e", &format!("trace={call}")]);
-        command.args(["-e", &format!("inject={call}:error={failure}:when=5+3"), "-p", &pid.to_string()]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let traced = || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0")).then_some(())
-        };
-        wait_for("strace", traced).unwrap();
-        Self(child)
-    }
-}
-
-impl Drop for Strace {
-    fn drop(&mut self) {
-        // By SIGINT it lets go of the process; one that is killed does too, by the kernel.
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
-        let _ = kill(pid, Signal::SIGINT);
-        let _ = self.0.wait();
-    }
-}
-
-/// R13: every third `accept` of a worker fails, in each way that accept(2) has: nobody is lost.
-#[test]
-fn accepts_that_fail_lose_nobody() {
-    let Some(stand) = Stand::start() else { return };
-    let addr = stand.publish("web", 8080);
-    let worker = stand.worker();
-    let failures = ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED", "EINTR", "EPERM"];
-    let each = faults::scale(60, 5_000);
-    let (mut done, mut errors) = (0, 0);
-    for failure in failures {
-        let strace = Strace::inject(worker, "accept4", failure);
-        let load = Load::new(&addr, Pace::InFlight(16)).limit(LIMIT).total(each);
-        let report = load.run(&stand.site).unwrap();
-        drop(strace);
-        done += report.records.len();
-        errors += report.failures();
-        assert_eq!(report.failures(), 0, "{failure}: {report}");
-    }
-    faults::figure("R13", "connections while every third accept fails", done, "");
-    faults::figure("R13", "kinds of failure", failures.len(), "");
-    faults::figure("R13", "errors", errors, "");
-    assert_eq!(stand.worker(), worker, "the same worker");
-}
-
 /// R14: a worker, or the daemon, that gets no more memory: it may die of it and is replaced or started again; nobody is
 /// refused, and of a change that was under way all is there or nothing.
 #[test]
@@ -217,24 +197,19 @@ fn no_memory_costs_at_most_the_process() {
         let at = Instant::now();
         let load = Load::new(&addr, Pace::InFlight(32)).limit(LIMIT).start(&stand.site).unwrap();
         load.wait_for_ok(20).unwrap();
-        let of = |pid: i32| limit(pid, Resource::As, 1 << 20);
-        let before = (of(worker), of(daemon));
+        let [of_worker, of_daemon] = [worker, daemon].map(|pid| Lowered::to(pid, SPACE, 1 << 20));
         // More than fits into what it has: names of devices, the document, the answer.
         let devices: Vec<serde_json::Value> = (0..300).map(|number| stand.described(number)).collect();
         let body = serde_json::json!({ "devices": devices });
         let _ = stand.daemon.api().call("POST", "/1.0/apply", Some(&body), Duration::from_secs(10));
         load.wait_for_ok(100).unwrap();
-        if process::is_alive(daemon) {
-            restore(daemon, Resource::As, before.1);
-        }
+        drop(of_daemon);
         if stand.daemon.has_ended() {
             daemon_deaths += 1;
             stand.daemon.kill().unwrap();
             stand.daemon.launch().unwrap();
         }
-        if process::is_alive(worker) {
-            restore(worker, Resource::As, before.0);
-        }
+        drop(of_worker);
         wait_for("a worker", || (stand.daemon.workers().len() == 1).then_some(())).unwrap();
         let died = stand.worker() != worker;
         worker_deaths += u32::from(died);
