@@ -16,7 +16,7 @@ use std::fs;
 use anyhow::{Context as _, bail, ensure};
 
 use self::results::Results;
-use self::rows::{Row, Rows};
+use self::rows::Rows;
 use crate::needs;
 use crate::workspace::Workspace;
 
@@ -91,36 +91,33 @@ impl Options {
 /// When a test fails, a mutation survives, or something does not fit.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let rows = Rows::load(workspace)?;
-    let mut results = Results::load(workspace)?;
     let chosen = rows.chosen(&options.rows)?;
-    match options.deed {
+    let form = match options.deed {
         Deed::Check => return check(workspace),
-        Deed::Render => return write(workspace, &rows, &mut results),
-        Deed::Run(_) | Deed::Mutate => {}
-    }
+        Deed::Render => return write(workspace, &rows, |_| {}),
+        Deed::Run(form) => Some(form),
+        Deed::Mutate => None,
+    };
     ensure!(needs::is_root(), "faults are made in network namespaces, which needs root");
     needs::provide()?;
     let mut failed = Vec::new();
-    let mut note = |results: &mut Results, row: &Row, ended: anyhow::Result<()>| {
-        if let Err(error) = ended {
+    let bench = form.is_none().then(|| mutations::Bench::prepare(workspace)).transpose()?;
+    for row in chosen {
+        let passed = match (form, &bench) {
+            (Some(form), _) => run::row(workspace, row, form, &options.note).and_then(|result| {
+                let passed = result.passed;
+                options.keep(workspace, &rows, |results| results.keep(result))?;
+                ensure!(passed, "its test fails");
+                Ok(())
+            }),
+            (None, Some(bench)) => bench
+                .try_row(row)
+                .and_then(|kill| options.keep(workspace, &rows, |results| results.keep_kill(kill))),
+            (None, None) => Ok(()),
+        };
+        if let Err(error) = passed {
             println!("{error:#}");
             failed.push(format!("{} {}", row.id, row.name));
-        }
-        // After each, so that what a long run has found is not lost with its last row.
-        if options.writes { write(workspace, &rows, results) } else { Ok(()) }
-    };
-    if let Deed::Run(form) = options.deed {
-        for row in chosen {
-            let result = run::row(workspace, row, form, &options.note)?;
-            let ended = if result.passed { Ok(()) } else { Err(anyhow::anyhow!("its test fails")) };
-            results.keep(result);
-            note(&mut results, row, ended)?;
-        }
-    } else {
-        let bench = mutations::Bench::prepare(workspace)?;
-        for row in chosen {
-            let ended = bench.try_row(row).map(|kill| results.keep_kill(kill));
-            note(&mut results, row, ended)?;
         }
     }
     if !failed.is_empty() {
@@ -129,11 +126,27 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
     Ok(())
 }
 
-fn write(workspace: &Workspace, rows: &Rows, results: &mut Results) -> anyhow::Result<()> {
+impl Options {
+    /// Keeps something that a row has found, if that is wanted: after each, so that a long run that is ended early
+    /// leaves what it has found.
+    fn keep(
+        &self,
+        workspace: &Workspace,
+        rows: &Rows,
+        change: impl FnOnce(&mut Results),
+    ) -> anyhow::Result<()> {
+        if self.writes { write(workspace, rows, change) } else { Ok(()) }
+    }
+}
+
+/// Results are read just before they are written: another run may have added to them.
+fn write(workspace: &Workspace, rows: &Rows, change: impl FnOnce(&mut Results)) -> anyhow::Result<()> {
+    let mut results = Results::load(workspace)?;
+    change(&mut results);
     results.drop_strangers(rows);
     results.save(workspace)?;
     let path = workspace.root().join(PAGE);
-    fs::write(&path, page::render(rows, results)).with_context(|| format!("cannot write {PAGE}"))
+    fs::write(&path, page::render(rows, &results)).with_context(|| format!("cannot write {PAGE}"))
 }
 
 /// Whether rows, tests, mutations, results and page belong together.

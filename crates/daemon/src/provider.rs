@@ -109,3 +109,14 @@ impl Providers {
         }
     }
 }
+
+/// Whether a look has failed because descriptors or memory are short here: it says nothing about the instance.
+fn is_shortage(failure: &std::io::Error) -> bool {
+    let short = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+    failure.raw_os_error().is_some_and(|errno| short.contains(&errno))
+}
+
+/// What such a look has found: nothing.
+fn short(failure: &std::io::Error) -> Status {
+    Status::Unreachable(format!("it could not be looked at: {failure}"))
+}

@@ -4,6 +4,7 @@
 //! waits for them, everything else to the instance's actor. What a worker says is not trusted: its
 //! pid comes from our own file, its counters are only ever shown.
 
+mod heart;
 mod link;
 mod listing;
 mod record;
@@ -17,14 +18,14 @@ use std::time::Duration;
 
 use portway_model::InstanceKey;
 use portway_relay::wire::{
-    FromWorker, Init, Known, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker, WireDevice,
-    field,
+    BEAT, FromWorker, Init, Known, Lifetime, MAX_FDS, PROTOCOL_VERSION, SLOT_COUNT, Slot, ToWorker,
+    WireDevice, field,
 };
 use portway_sys::process;
 use portway_sys::seqpacket::Channel;
 use portway_sys::shm::{CountersView, FIELD_COUNT};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -174,7 +175,7 @@ impl Worker {
             Err(failure) => Err(failure),
         };
         match shaken {
-            Ok((link, counters)) => Ok(link.into_worker(dir, name, counters, sink)),
+            Ok((link, counters)) => Ok(link.into_worker(dir, name, counters, (init.lifetime, sink))),
             Err(failure) => {
                 if let Ok(process) = process {
                     kill(process.as_fd());
@@ -200,7 +201,7 @@ impl Worker {
         link.send(&ToWorker::Hello { version: PROTOCOL_VERSION }, &[]).await?;
         let counters = link.ready(ADOPT_TIMEOUT).await?;
         let devices = link.table().await?;
-        let worker = link.into_worker(dir, name.to_owned(), counters, sink);
+        let worker = link.into_worker(dir, name.to_owned(), counters, (Lifetime::Detached, sink));
         Ok(Some(Adopted { worker, identity, devices, draining }))
     }
 
@@ -374,18 +375,45 @@ async fn send(
     })
 }
 
+/// Attends to a worker until its channel ends or it hangs. One that ends with the daemon is a foreground command's, which
+/// is seen to hang by who has started it.
+async fn attend(
+    worker: String,
+    channel: Arc<AsyncFd<Channel>>,
+    answers: (Pending, Arc<Desk>),
+    (lifetime, sink): (Lifetime, Sink),
+) {
+    let heard = Notify::new();
+    let stops = async {
+        match lifetime {
+            Lifetime::Detached => heart::stops(&channel, &heard).await,
+            Lifetime::WithDaemon => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = read(&worker, &channel, &answers, &sink, &heard) => {}
+        () = stops => warn!(worker, "worker gives no sign of life, it is replaced"),
+    }
+    let (pending, desk) = answers;
+    pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    desk.close();
+    // The actor is gone when the daemon ends.
+    let _ = sink.news.send(News { worker, what: Happened::Ended }).await;
+}
+
 /// Reads a worker's channel until it ends. A dead worker's end of the channel is closed by the
 /// kernel, so the end of the channel is the end of the worker.
 async fn read(
-    worker: String,
-    channel: Arc<AsyncFd<Channel>>,
-    (pending, desk): (Pending, Arc<Desk>),
-    sink: Sink,
+    worker: &str,
+    channel: &AsyncFd<Channel>,
+    (pending, desk): &(Pending, Arc<Desk>),
+    sink: &Sink,
+    heard: &Notify,
 ) {
     let mut packet = Vec::new();
     let mut orphaned = 0;
     loop {
-        let received = receive_packet(&channel, &mut packet).await.map_err(WorkerError::Start);
+        let received = receive_packet(channel, &mut packet).await.map_err(WorkerError::Start);
         let descriptors = match received.and_then(|some| some.map(checked).transpose()) {
             Ok(Some(descriptors)) => descriptors,
             Ok(None) => break,
@@ -394,6 +422,10 @@ async fn read(
                 break;
             }
         };
+        if packet == BEAT {
+            heard.notify_one();
+            continue;
+        }
         match serde_json::from_slice(&packet).map(bounded) {
             Ok(FromWorker::Done { seq, error }) => {
                 let waiting = pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&seq);
@@ -403,7 +435,7 @@ async fn read(
                 }
             }
             Ok(FromWorker::Access { records, lost }) => {
-                sink.access.take(&sink.instance, &worker, records, lost);
+                sink.access.take(&sink.instance, worker, records, lost);
             }
             Ok(FromWorker::Connections { seq, listed, next }) => desk.answered(seq, Part { listed, next }),
             Ok(message) => {
@@ -420,7 +452,7 @@ async fn read(
                     _ => Vec::new(),
                 };
                 // Never waits: the actor may be waiting for an answer behind this message.
-                let news = News { worker: worker.clone(), what: Happened::Said(message, descriptors) };
+                let news = News { worker: worker.to_owned(), what: Happened::Said(message, descriptors) };
                 if sink.news.try_send(news).is_err() {
                     tally::hit(Hit::WorkerNews);
                     debug!(worker, "news of a worker dropped, its instance is busy");
@@ -433,10 +465,6 @@ async fn read(
             }
         }
     }
-    pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    desk.close();
-    // The actor is gone when the daemon ends.
-    let _ = sink.news.send(News { worker, what: Happened::Ended }).await;
 }
 
 /// Cuts what is text for people: many messages may wait for the actor.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use portway_model::GroupIds;
 use portway_sys::sandbox::{Files, Role};
@@ -16,6 +17,9 @@ use portway_sys::{process, sandbox};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::wire::{FromKeeper, Ids, MAX_FDS, ToKeeper};
+
+/// Pause after a daemon could not be taken in, for want of a descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the daemon passes on the command line: `OWNER_UID` and, when ids can be changed, `UID` and `GID`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +124,11 @@ impl Keeper {
                 self.daemon = Some(channel)
             }
             Ok(_) => tracing::warn!("keeper refused a stranger"),
-            Err(failure) => tracing::warn!(error = %failure, "keeper cannot accept"),
+            Err(failure) => {
+                tracing::warn!(error = %failure, "keeper cannot accept");
+                // Who is at the door stays there: without a pause it would be tried again at once, for ever.
+                std::thread::sleep(ACCEPT_PAUSE);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Transport: `SOCK_SEQPACKET`, one JSON message per packet, file descriptors beside it by
 //! `SCM_RIGHTS` (at most [`MAX_FDS`] per packet). Requests that need an answer carry a `seq`;
-//! the answer is [`FromWorker::Done`] with the same number. Messages are handled in order.
+//! the answer is [`FromWorker::Done`] with the same number. Messages are handled in order. [`BEAT`] is answered by itself.
 //!
 //! Start: the daemon spawns the worker with the channel as fd 3 and the adoption listener as
 //! fd 4, then sends [`ToWorker::Init`]. The worker answers [`FromWorker::Ready`] with its
@@ -25,7 +25,11 @@ use serde::{Deserialize, Serialize};
 pub use live::{LIVE_COUNT, Live, LiveState};
 
 /// Version of this protocol. Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
+
+/// The one packet that is no message: a daemon that wants a sign of life sends it, and a worker sends it back. It is
+/// short, because every worker gets it every two seconds, and an idle one is to stay small.
+pub const BEAT: &[u8] = b"!";
 
 /// Descriptors in one packet: below the kernel's `SCM_MAX_FD` (253, unix(7)).
 pub const MAX_FDS: usize = 250;

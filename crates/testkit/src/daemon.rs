@@ -244,6 +244,11 @@ impl Daemon {
         }
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
+    }
+
     /// SIGKILL to the daemon alone; workers and keeper go on.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ mod load;
 mod messages;
 mod netns;
 mod oci;
+pub mod packets;
 mod patience;
 mod pattern;
 mod ports;

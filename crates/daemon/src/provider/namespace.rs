@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use portway_model::InstanceKey;
 
-use super::{Observation, Run, Status};
+use super::{Observation, Run, Status, is_shortage, short};
 
 /// A namespace by name (`/run/netns/NAME`) or path. `/proc/PID/ns/net` lives and dies with PID.
 pub(super) fn observe(key: &InstanceKey) -> Observation {
@@ -18,6 +18,7 @@ pub(super) fn observe(key: &InstanceKey) -> Observation {
         Ok(run) => Status::Up(run),
         Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => Status::Absent,
         Err(failure) if failure.raw_os_error() == Some(libc::ESRCH) => Status::Absent,
+        Err(failure) if is_shortage(&failure) => short(&failure),
         Err(failure) => Status::Unsupported(format!("cannot use {}: {failure}", path.display())),
     })
 }

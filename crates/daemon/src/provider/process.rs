@@ -7,7 +7,7 @@ use std::io;
 
 use portway_model::InstanceKey;
 
-use super::{Observation, Run, Status};
+use super::{Observation, Run, Status, is_shortage, short};
 
 /// The process `pid:N`.
 pub(super) fn observe(key: &InstanceKey) -> Observation {
@@ -36,6 +36,7 @@ fn refusal(pid: i32, failure: &io::Error) -> Status {
         (io::ErrorKind::PermissionDenied, _) => {
             Status::Unsupported(format!("not permitted to look at process {pid}"))
         }
+        _ if is_shortage(failure) => short(failure),
         _ => Status::Unsupported(format!("cannot look at process {pid}: {failure}")),
     }
 }

@@ -11,7 +11,7 @@ use portway_model::DeviceSpec;
 use portway_sys::{netns, pidfd, unix_path, userns::IdMap};
 use tokio::sync::Semaphore;
 
-use super::machine;
+use super::{is_shortage, machine};
 use crate::instance::plan::RunId;
 
 /// Clock ticks in a second as `/proc` counts them: `USER_HZ`, 100 on every Linux architecture we
@@ -110,9 +110,8 @@ impl Run {
 
     pub(super) fn of_namespace(path: &Path) -> std::io::Result<Run> {
         let descriptor = netns::open_path(path)?;
-        let id = netns::id(descriptor.as_fd())?;
+        let id = namespace_id(&descriptor)?;
         let place = Place::Namespace(path.to_path_buf());
-        let id = RunId(format!("{}:{}", id.dev, id.ino));
         Ok(Run { id, place, init: None, ids: None, threads: Threads::new() })
     }
 
@@ -142,7 +141,11 @@ impl Run {
     pub(crate) fn alive(&self) -> bool {
         match (&self.init, &self.place) {
             (Some(init), _) => !pidfd::exited(init.pidfd.as_fd()),
-            (None, Place::Namespace(path)) => Run::of_namespace(path).is_ok_and(|run| run.id == self.id),
+            (None, Place::Namespace(path)) => match Run::of_namespace(path) {
+                Ok(run) => run.id == self.id,
+                // It was there when it could be looked at last.
+                Err(failure) => is_shortage(&failure),
+            },
             (None, Place::Process | Place::Machine(_)) => false,
         }
     }
@@ -158,7 +161,13 @@ impl Run {
     /// `NotFound` when the run is over, also when a new process has the same pid.
     pub(crate) fn netns(&self) -> std::io::Result<OwnedFd> {
         let descriptor = match (&self.init, &self.place) {
-            (_, Place::Namespace(path)) => netns::open_path(path)?,
+            (init, Place::Namespace(path)) => {
+                let descriptor = netns::open_path(path)?;
+                if init.is_none() && namespace_id(&descriptor)? != self.id {
+                    return Err(std::io::ErrorKind::NotFound.into());
+                }
+                descriptor
+            }
             (Some(init), Place::Process) => netns::open_pid(init.pid)?,
             (None, Place::Process) | (_, Place::Machine(_)) => {
                 return Err(std::io::ErrorKind::NotFound.into());
@@ -197,4 +206,10 @@ impl Run {
         let started = Duration::from_millis(ticks.saturating_mul(1000 / TICKS_PER_SECOND));
         Some(now.saturating_sub(started))
     }
+}
+
+/// What tells a namespace without a process from others.
+fn namespace_id(namespace: &OwnedFd) -> std::io::Result<RunId> {
+    let id = netns::id(namespace.as_fd())?;
+    Ok(RunId(format!("{}:{}", id.dev, id.ino)))
 }

@@ -9,7 +9,7 @@ use portway_incus::{Assigned, Client, Holder, IncusError, Instance, InstanceKind
 use portway_model::{InstanceKey, Provider};
 use tracing::debug;
 
-use super::{Endpoint, Observation, Question, Run, Status};
+use super::{Endpoint, Observation, Question, Run, Status, is_shortage, short};
 use crate::state::with_sources;
 
 /// Pause before a list of leases is read again that lacks an address the instance has: the server's file of leases is
@@ -196,6 +196,7 @@ fn unseen(pid: i32, failure: &io::Error) -> Status {
         ErrorKind::PermissionDenied | ErrorKind::Unsupported => {
             Status::Unsupported(format!("cannot look at its init, pid {pid}: {failure}"))
         }
+        _ if is_shortage(failure) => short(failure),
         _ => Status::Down("its init is not on this machine, or just ended".into()),
     }
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portway_relay::wire::{FromWorker, Init, MAX_FDS, SLOT_COUNT, ToWorker};
+use portway_relay::wire::{FromWorker, Init, Lifetime, MAX_FDS, SLOT_COUNT, ToWorker};
 use portway_sys::process::Child;
 use portway_sys::seqpacket::Channel;
 use portway_sys::shm::CountersView;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
-use super::{ANSWER_TIMEOUT, Desk, Found, Pending, Sink, Worker, WorkerError, read, send};
+use super::{ANSWER_TIMEOUT, Desk, Found, Pending, Sink, Worker, WorkerError, attend, send};
 use crate::keeper::receive_packet;
 use crate::watched::watched;
 
@@ -90,13 +90,19 @@ impl Link {
         Err(malformed())
     }
 
-    pub(super) fn into_worker(self, dir: &Path, name: String, counters: CountersView, sink: Sink) -> Worker {
+    pub(super) fn into_worker(
+        self,
+        dir: &Path,
+        name: String,
+        counters: CountersView,
+        news: (Lifetime, Sink),
+    ) -> Worker {
         let channel = Arc::new(self.channel);
         let pidfd = Arc::new(self.pidfd);
         let pending = Pending::default();
         let desk = Arc::<Desk>::default();
         let answers = (Arc::clone(&pending), Arc::clone(&desk));
-        let reader = tokio::spawn(read(name.clone(), Arc::clone(&channel), answers, sink));
+        let reader = tokio::spawn(attend(name.clone(), Arc::clone(&channel), answers, news));
         Worker {
             name,
             pid: self.pid,

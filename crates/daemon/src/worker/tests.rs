@@ -3,13 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use portway_model::DeviceSpec;
-use portway_relay::wire::{FromWorker, Identity, Live, LiveState, SLOT_COUNT, Slot, ToWorker, WireDevice};
+use portway_relay::wire::{
+    FromWorker, Identity, Lifetime, Live, LiveState, SLOT_COUNT, Slot, ToWorker, WireDevice,
+};
 use portway_sys::pidfd;
 use portway_sys::seqpacket::Channel;
 
 use super::link::{Link, checked};
 use super::record::{record, recorded};
-use super::{Asker, Desk, Happened, News, Pending, Sink, WorkerError, read};
+use super::{Asker, Desk, Happened, News, Pending, Sink, WorkerError, attend};
 use crate::watched::watched;
 
 fn device() -> Box<WireDevice> {
@@ -98,7 +100,8 @@ async fn news_of_a_worker_are_small_and_a_strange_one_ends_it() {
     let instance = "netns:x".parse().expect("an instance");
     let sink = Sink { news: sender, access: std::sync::Arc::default(), instance };
     let channel = std::sync::Arc::new(watched(ours).expect("watched"));
-    tokio::spawn(read("w".into(), channel, (Pending::default(), Default::default()), sink));
+    let answers = (Pending::default(), Default::default());
+    tokio::spawn(attend("w".into(), channel, answers, (Lifetime::WithDaemon, sink)));
     let text = "x".repeat(50_000);
     say(&theirs, &FromWorker::Failure { slot: Slot::new(0, 0), count: 1, text }, &[socket(), socket()])
         .expect("sent");
@@ -150,7 +153,8 @@ async fn a_list_ends_whatever_a_worker_says() {
     let channel = std::sync::Arc::new(watched(ours).expect("watched"));
     let desk = std::sync::Arc::<Desk>::default();
     let answers = (Pending::default(), std::sync::Arc::clone(&desk));
-    tokio::spawn(read("w".into(), std::sync::Arc::clone(&channel), answers, sink));
+    let sink = Sink { news: sink, access: std::sync::Arc::default(), instance: "netns:x".parse().expect("one") };
+    tokio::spawn(attend("w".into(), std::sync::Arc::clone(&channel), answers, (Lifetime::WithDaemon, sink)));
     std::thread::spawn(move || lie(&theirs));
     let asker = Asker { channel, desk };
     for (limit, count) in [(100, 6), (4, 4), (2, 2)] {

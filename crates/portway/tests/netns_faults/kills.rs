@@ -145,8 +145,8 @@ fn any_and_all_of_ours_are_killed() {
         scene.load.wait_for_ok(ENOUGH).unwrap();
         scene.stand.daemon.wait_until_tidy(1).unwrap();
     }
-    faults::figure("R7", "of these all at once", all_at_once, "");
     scene.end("R7", turns, 1);
+    faults::figure("R7", "of the kills all at once", all_at_once, "");
 }
 
 fn kill_all_and_start(stand: &mut Stand, pids: &[i32]) {

@@ -2,13 +2,27 @@
 //! (`cargo xtask faults --long`); what it asserts is the same in both.
 
 #[cfg(test)]
+mod churn;
+#[cfg(test)]
+mod crew;
+#[cfg(test)]
+mod floods;
+#[cfg(test)]
+mod held;
+#[cfg(test)]
+mod hung;
+#[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
 mod reloads;
 #[cfg(test)]
+mod shortage;
+#[cfg(test)]
 mod stand;
+#[cfg(test)]
+mod streams;
 
 /// The program under test.
 #[cfg(test)]

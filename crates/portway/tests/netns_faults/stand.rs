@@ -4,6 +4,7 @@
 //!  load ──> 127.0.0.1:PORT (host's namespace) ──> worker ──> 127.0.0.1:7 (instance's namespace)
 //! ```
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portway_testkit::{Addr, Answer, Daemon, DaemonSpec, Hall, Netns, Site, check, require, wait_for};
@@ -68,6 +69,18 @@ impl Stand {
         self.daemon.api().call("POST", "/1.0/devices", Some(&body), LIMIT).unwrap()
     }
 
+    /// A device as a list of devices has it: one of many.
+    pub(crate) fn described(&self, number: u16) -> Value {
+        json!({ "instance": self.instance(), "name": format!("m{number}"), "keys": {
+            "listen": format!("tcp:127.0.0.1:{}", 20_000 + number), "connect": "tcp:127.0.0.1:7" } })
+    }
+
+    /// The same of the one that [`publish`](Self::publish) makes as `web` at 8080.
+    pub(crate) fn described_web(&self) -> Value {
+        json!({ "instance": self.instance(), "name": "web",
+            "keys": { "listen": "tcp:127.0.0.1:8080", "connect": "tcp:127.0.0.1:7" } })
+    }
+
     /// Sets a key of a device.
     pub(crate) fn set(&self, name: &str, key: &str, value: &str) {
         let body = json!({ "set": { key: value } });
@@ -120,4 +133,13 @@ pub(crate) fn namespace() -> Option<Netns> {
 /// `127.0.0.1` and a port.
 pub(crate) fn local(port: u16) -> Addr {
     Addr::tcp(&format!("127.0.0.1:{port}"))
+}
+
+/// Tells a thread to end, also when the test fails before.
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

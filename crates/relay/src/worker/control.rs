@@ -12,7 +12,7 @@ use super::engine::Engine;
 use super::poller::{Poller, Token, Watch};
 use super::slab::{Key, Slab};
 use super::timers::Timer;
-use crate::wire::{FromWorker, Lifetime, MAX_FDS, PROTOCOL_VERSION, Slot, ToWorker};
+use crate::wire::{BEAT, FromWorker, Lifetime, MAX_FDS, PROTOCOL_VERSION, Slot, ToWorker};
 
 /// Messages taken in one turn.
 const TURN_MESSAGES: usize = 64;
@@ -252,6 +252,7 @@ impl Engine {
         for _ in 0..TURN_MESSAGES {
             let Some(channel) = &self.control.channel else { break };
             match channel.recv(&mut packet) {
+                Ok(Some(_)) if packet == BEAT => self.beat(),
                 Ok(Some(fds)) => match serde_json::from_slice(&packet) {
                     Ok(message) => self.obey(message, fds),
                     Err(error) => tracing::warn!(%error, "unknown message of the daemon"),
@@ -276,6 +277,13 @@ impl Engine {
         packet.clear();
         packet.shrink_to(PACKET_BYTES);
         self.control.packet = packet;
+    }
+
+    /// A sign of life, unless others that the daemon has not read are as good.
+    fn beat(&mut self) {
+        if self.control.keeps_up() {
+            self.control.outbox.push_back(Packet::Message(BEAT.to_vec(), Vec::new()));
+        }
     }
 
     /// The descriptors of a message did not fit: whoever waits for them is told.
