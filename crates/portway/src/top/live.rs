@@ -118,14 +118,12 @@ impl Top {
             Some(Action::Quit) => return Ok(Next::Quit),
             Some(Action::Suspend) => self.screen.suspend()?,
             Some(Action::Redraw) => self.screen.resume()?,
-            Some(action) => {
-                if self.model.act(action) {
-                    // Its connections are wanted at once.
-                    self.drop_question();
-                    self.ask();
-                }
+            // Its connections are wanted at once.
+            Some(action) if self.model.act(action) => {
+                self.drop_question();
+                self.ask();
             }
-            None => {}
+            Some(_) | None => {}
         }
         Ok(Next::GoOn)
     }

@@ -44,7 +44,7 @@ fn who_is_connected_is_listed() {
     let mut first = clients.into_iter().next().unwrap();
     first.shutdown(Shutdown::Write).unwrap();
     first.read_to_end(&mut Vec::new()).unwrap();
-    let gone = || (listed(&place, &[])["connections"].as_array().unwrap().len() == 0).then_some(());
+    let gone = || (listed(&place, &[])["connections"].as_array().unwrap().is_empty()).then_some(());
     wait_for("the end of all of them", gone).unwrap();
 
     let none = place.daemon.cli(&["device", "connections", &place.instance, "none"]).unwrap();

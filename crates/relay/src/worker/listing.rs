@@ -134,7 +134,7 @@ impl Engine {
 }
 
 fn number(key: Key) -> u64 {
-    u64::from(key.generation()) << 32 | u64::from(key.index())
+    (u64::from(key.generation()) << 32) | u64::from(key.index())
 }
 
 fn place_of(position: u64) -> u32 {

@@ -138,7 +138,7 @@ fn a_filter_asks_names_and_addresses() {
     model.act(Action::Accept);
     assert!(!model.typing);
     model.act(Action::Back);
-    assert_eq!((model.counts(), selected(&model)), ((3, 3), "some"));
+    assert_eq!((model.counts(), selected(&model)), ((3, 3), "busy"), "nobody has chosen one");
     model.act(Action::Filter);
     for letter in "8080".chars() {
         model.act(Action::Type(letter));
