@@ -1,7 +1,7 @@
 //! Instances that come, get other names, go, and come again under a name there has been.
 
 use portway_testkit::faults::{figure, scale};
-use portway_testkit::{ContainerSpec, DaemonSpec, Ports, Site, bed, process, wait_for};
+use portway_testkit::{ContainerSpec, Daemon, DaemonSpec, Ports, Site, bed, process, wait_for};
 
 use crate::PORTWAY;
 use crate::talk::{heard, say_in, wait_for_reason, wait_until_heard};
@@ -13,6 +13,18 @@ struct Holdings {
     threads: usize,
     processes: usize,
     devices: usize,
+}
+
+impl Holdings {
+    fn of(daemon: &Daemon) -> Self {
+        let pid = daemon.pid().unwrap();
+        Self {
+            descriptors: process::fd_count(pid).unwrap(),
+            threads: process::thread_count(pid).unwrap(),
+            processes: daemon.processes().len(),
+            devices: daemon.devices().unwrap().len(),
+        }
+    }
 }
 
 /// An instance is made, renamed, deleted, and made again under both names it has had: its device follows it, is nobody
@@ -27,13 +39,6 @@ fn who_comes_and_goes_leaves_nothing_and_inherits_nothing() {
     let port = ports.one().unwrap();
     let listen = format!("listen=tcp:127.0.0.1:{port}");
     let keys = [&listen[..], "connect=tcp:127.0.0.1:80", "hold=0"];
-    let pid = daemon.pid().unwrap();
-    let holdings = || Holdings {
-        descriptors: process::fd_count(pid).unwrap(),
-        threads: process::thread_count(pid).unwrap(),
-        processes: daemon.processes().len(),
-        devices: daemon.devices().unwrap().len(),
-    };
     let round = |number: usize| {
         let mut first =
             bed.launch("churn", &ContainerSpec { stopped: true, ..ContainerSpec::default() }).unwrap();
@@ -77,13 +82,13 @@ fn who_comes_and_goes_leaves_nothing_and_inherits_nothing() {
     // The first ones open what stays open: connections to the server.
     round(0);
     round(1);
-    let before = holdings();
+    let before = Holdings::of(&daemon);
     let rounds = scale(2, 100);
     (0..rounds).for_each(round);
     // What has a time to live goes by itself.
-    let mut last = holdings();
+    let mut last = Holdings::of(&daemon);
     let same = || {
-        last = holdings();
+        last = Holdings::of(&daemon);
         (last.descriptors <= before.descriptors
             && last.threads <= before.threads
             && last.processes == before.processes)
