@@ -313,9 +313,9 @@ fn who_is_there_when_the_time_is_over_is_told() {
     policy(&scene, "[create]\nttl = \"1h\"");
     assert_eq!(told(&scene, &format!("+{one}"), "echo in").1, "in\n", "{}", scene.log());
     let mut there = Tty::open(&scene, &one, 120, 24);
-    there.shows("# ");
+    there.shows("built-in shell");
     let mut elsewhere = Tty::open(&scene, scene.container.name(), 120, 24);
-    elsewhere.shows("# ");
+    elsewhere.shows("built-in shell");
     let mut plain = scene.client(&["-T"]);
     plain.args(["-l", &one, "127.0.0.1", "echo in; cat"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut plain = scene.bed.netns().spawn(plain.stdout(Stdio::piped())).unwrap();

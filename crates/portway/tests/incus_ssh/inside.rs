@@ -258,7 +258,7 @@ fn who_may_not_log_in_is_told_so() {
     let listener = listen(&scene, Ipv4Addr::LOCALHOST, 4000);
     echo(listener, b"4");
     let mut client = scene.client(&["-W", "127.0.0.1:4000"]);
-    assert_eq!(text(&scene.talk(client.arg(Scene::at(&no)), b"here").unwrap()), "4here\nexit status: 0");
+    assert_eq!(text(&scene.talk(client.arg(Scene::at(&no)), b"here\n").unwrap()), "4here\nexit status: 0");
     let ports = Ports::claim(scene.bed.netns()).unwrap();
     let port = ports.one().unwrap();
     let control = format!("ControlPath={}", scene.path("control").display());

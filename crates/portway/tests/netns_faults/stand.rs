@@ -7,7 +7,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use portway_testkit::{Addr, Answer, Daemon, DaemonSpec, Hall, Netns, Site, check, require, wait_for};
+use portway_testkit::{
+    Addr, Answer, Daemon, DaemonSpec, Hall, Netns, Site, check, process, require, wait_for,
+};
 use serde_json::{Value, json};
 
 use crate::PORTWAY;
@@ -32,6 +34,8 @@ impl Stand {
 
     pub(crate) fn with(daemon: DaemonSpec) -> Option<Self> {
         let (host, inside) = (namespace()?, namespace()?);
+        // Clients and service are here, and may be many while all is late.
+        process::raise_nofile().unwrap();
         Some(Self {
             daemon: daemon.within(&host).start().unwrap(),
             site: Site::netns(&host),
