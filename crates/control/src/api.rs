@@ -29,8 +29,8 @@ use portway_model::{DeviceName, InstanceKey};
 use serde::{Deserialize, Serialize};
 
 mod apply;
-mod counts;
 mod connections;
+mod counts;
 mod events;
 mod health;
 mod mesh;
@@ -38,8 +38,8 @@ mod moves;
 mod unique;
 
 pub use apply::{Action, Applied, Apply, KeyChange, Planned, Scope};
-pub use counts::{DIAL_BOUNDS_MICROS, DeviceFailures, DialTime, LimitHits};
 pub use connections::{Connection, ConnectionState, Connections};
+pub use counts::{DIAL_BOUNDS_MICROS, DeviceFailures, DialTime, LimitHits};
 pub use events::{EVENT_KINDS, EventFilter, RECENT_MAX};
 pub use health::{Health, HealthState, HealthTest};
 pub use mesh::{

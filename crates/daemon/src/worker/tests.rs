@@ -153,7 +153,8 @@ async fn a_list_ends_whatever_a_worker_says() {
     let channel = std::sync::Arc::new(watched(ours).expect("watched"));
     let desk = std::sync::Arc::<Desk>::default();
     let answers = (Pending::default(), std::sync::Arc::clone(&desk));
-    let sink = Sink { news: sink, access: std::sync::Arc::default(), instance: "netns:x".parse().expect("one") };
+    let sink =
+        Sink { news: sink, access: std::sync::Arc::default(), instance: "netns:x".parse().expect("one") };
     tokio::spawn(attend("w".into(), std::sync::Arc::clone(&channel), answers, (Lifetime::WithDaemon, sink)));
     std::thread::spawn(move || lie(&theirs));
     let asker = Asker { channel, desk };

@@ -1,7 +1,5 @@
 //! What nobody reads: how much of it the process of a connection keeps.
 
-#![expect(clippy::print_stdout, reason = "a bound is shown with its figure")]
-
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -25,8 +23,8 @@ const BOUND_KIB: usize = (64 + 16 + 16 + 2 * 33) << 10;
 /// Most that the only connection's process has had, KiB.
 fn peak(scene: &Scene) -> usize {
     let sessions = scene.sessions();
-    let [pid] = sessions.as_slice() else { panic!("{sessions:?}") };
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert_eq!(sessions.len(), 1, "{sessions:?}");
+    let status = fs::read_to_string(format!("/proc/{}/status", sessions[0])).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
@@ -46,7 +44,7 @@ fn forwards(scene: &Scene, each: impl Fn(TcpStream) + Send + 'static) -> (Client
 #[test]
 fn what_services_do_not_read_is_bounded() {
     let Some(scene) = Scene::start(Server::Incus6, "unread").unwrap() else { return };
-    let (hold, held) = mpsc::channel();
+    let (hold, held) = mpsc::sync_channel(FORWARDS);
     let (_client, mut streams) = forwards(&scene, move |stream| hold.send(stream).unwrap());
     let idle = peak(&scene);
     let (piece, mut sent, mut quiet) = (vec![7; 64 << 10], 0, 0);

@@ -25,6 +25,7 @@ fn server() -> Server {
         keeper_pid: None,
         networks: Vec::new(),
         warnings: Vec::new(),
+        limits: Vec::new(),
     }
 }
 
