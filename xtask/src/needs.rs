@@ -1,5 +1,7 @@
 //! What the tests need on this machine: installs it as root, otherwise says what is missing.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -87,6 +89,7 @@ pub(crate) fn provide() -> anyhow::Result<()> {
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     if is_root() {
         install(&packages)?;
+        open_tun()?;
         // The program that `portway compose config` is held against comes from another release of Debian.
         testbed::compose_oracle().context("cannot fetch Docker Compose of Debian 13")?;
         return Ok(());
@@ -107,6 +110,19 @@ pub(crate) fn provide() -> anyhow::Result<()> {
         bail!("PORTWAY_TESTS=require needs root");
     }
     Ok(())
+}
+
+/// Lets everybody open the device of tunnels, as udev's own rules do (50-udev-default.rules): where no udev runs, nobody
+/// but root may, and the mesh has to do without.
+fn open_tun() -> anyhow::Result<()> {
+    const EVERYBODY: u32 = 0o666;
+    let tun = Path::new("/dev/net/tun");
+    let Ok(found) = fs::metadata(tun) else { return Ok(()) };
+    if found.permissions().mode() & EVERYBODY == EVERYBODY {
+        return Ok(());
+    }
+    fs::set_permissions(tun, Permissions::from_mode(EVERYBODY))
+        .context("cannot open /dev/net/tun to everybody")
 }
 
 /// Whether an unprivileged process may make a user and a network namespace here.

@@ -42,7 +42,7 @@ fn errors_name_file_line_and_column() {
         ("[daemon]\nusr = 1\n", "p.toml:2:1: unknown field `usr`, expected `user` or `log`"),
         (
             "[deamon]\n",
-            "p.toml:1:2: unknown field `deamon`, expected one of `daemon`, `incus`, `lxd`, `ssh`, `mesh`",
+            "p.toml:1:2: unknown field `deamon`, expected one of `daemon`, `incus`, `lxd`, `ssh`, `access-log`, `mesh`",
         ),
         ("\n[daemon]\n  user = 0\n", "p.toml:3:10: daemon.user must not be root"),
         ("[daemon]\nuser = \"root\"", "p.toml:2:8: daemon.user must not be root"),

@@ -2,7 +2,8 @@
 //! answer fits its schema, and nothing is answered that it does not describe.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -164,7 +165,13 @@ fn every_answer_is_what_the_document_says() {
     doc.call("GET", DEVICE, &target("none"), None, 404);
     doc.call("GET", DEVICE, &target("w%20b"), None, 400);
     doc.call("GET", EVENTS, "/1.0/events?kind=device-stat", None, 400);
+    scene.wait_until_served(port);
+    // It is served, so it is listed.
+    let mut client = scene.rig.host().enter(|| TcpStream::connect(("127.0.0.1", port)).unwrap()).unwrap();
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
     doc.call("GET", LIVE, &format!("{}/connections", target("web")), None, 200);
+    drop(client);
     doc.call("GET", LIVE, &format!("{}/connections?limit=0", target("web")), None, 400);
     doc.call("GET", LIVE, &format!("{}/connections", target("none")), None, 404);
     let change = json!({"set": {"hold": "5s"}, "unset": ["v6only"]});

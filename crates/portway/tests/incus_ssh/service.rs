@@ -74,7 +74,7 @@ fn a_gateway_takes_the_place_of_another() {
     assert!(!client.wait().unwrap().success());
     wait_for("the end in the log", || events(&scene, &session).contains(&"left".to_owned()).then_some(()))
         .unwrap();
-    assert_eq!(events(&scene, &session), ["login", "started", "ended", "left"]);
+    assert_eq!(events(&scene, &session), ["login", "started", "killed", "ended", "left"]);
     wait_for("the end of the record", || (!listed(&scene).contains(&session)).then_some(())).unwrap();
 }
 

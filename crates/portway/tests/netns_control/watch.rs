@@ -129,7 +129,10 @@ fn a_cap_that_was_hit_is_seen_and_a_log_is_off_by_default() {
     visit(&place, &service);
     assert_eq!(place.send("GET", "/1.0", "", "").json()["limits"], serde_json::json!([]));
     // More than may wait at once; the last of them are refused.
-    let many: Vec<_> = (0..300).map(|_| place.connect()).collect();
+    let mut many: Vec<_> = (0..300).map(|_| place.connect()).collect();
+    let mut answer = String::new();
+    many.last_mut().unwrap().read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     drop(many);
     let hits = until("the cap was hit", || {
         let hits = metric(&place, "portway_limit_hits_total{limit=\"control.connections\"}")?;
