@@ -167,7 +167,7 @@ fn every_answer_is_what_the_document_says() {
     doc.call("GET", EVENTS, "/1.0/events?kind=device-stat", None, 400);
     scene.wait_until_served(port);
     // It is served, so it is listed.
-    let mut client = scene.rig.host().enter(|| TcpStream::connect(("127.0.0.1", port)).unwrap()).unwrap();
+    let mut client = scene.rig.host().run(|| TcpStream::connect(("127.0.0.1", port)).unwrap()).unwrap();
     client.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();
     doc.call("GET", LIVE, &format!("{}/connections", target("web")), None, 200);
