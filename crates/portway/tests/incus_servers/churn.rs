@@ -44,7 +44,7 @@ fn who_comes_and_goes_leaves_nothing_and_inherits_nothing() {
             bed.launch("churn", &ContainerSpec { stopped: true, ..ContainerSpec::default() }).unwrap();
         let (old, new) = (first.name().to_owned(), format!("{}-new", first.name()));
         daemon.add(&old, "web", &keys).unwrap();
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             first.start().unwrap();
             let service = say_in(&first, 80, "the first");
             wait_until_heard(&host, port, "the first");
