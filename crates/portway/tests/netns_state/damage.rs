@@ -63,7 +63,7 @@ fn a_damaged_state_closes_no_port() {
             // An older generation that is sound is what was wanted then; otherwise the workers know.
             assert!(now == wanted || is_older, "{what}: {now:?}");
             trials += 1;
-            if trials % 16 == 0 {
+            if trials.is_multiple_of(16) {
                 traffic.goes_on();
             }
             scene.daemon.kill().unwrap();

@@ -13,7 +13,7 @@ use super::frames::{Frames, Outbound, send};
 use super::pipe::{Incoming, Outgoing};
 use super::sockets::Listener;
 
-/// A process as it is wanted; [`Start`] without what this side decides.
+/// A process as it is wanted; `Start` of the protocol without what this side decides.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields of Start")]
 pub struct Wanted {
