@@ -64,11 +64,7 @@ fn serve(arguments: &[String]) -> std::io::Result<()> {
     })?;
     let listener = process::inherited(3)?;
     let _limit = process::raise_nofile();
-    let ids = arguments.ids.as_ref().map(|ids| process::program::Ids {
-        uid: ids.uid,
-        gid: ids.gid,
-        groups: ids.groups.as_slice(),
-    });
+    let ids = arguments.ids.as_ref().map(Ids::of_process);
     let entered = sandbox::enter(Role::Keeper, ids, Files::GoneIfPermitted).map_err(std::io::Error::other)?;
     entered.seal().map_err(std::io::Error::other)?;
     Keeper { listener, owner_uid: arguments.owner_uid, daemon: None, entries: BTreeMap::new() }.run()

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use portway_model::{DeviceSpec, GroupIds};
+use portway_sys::process::program;
 use serde::{Deserialize, Serialize};
 
 pub use live::{LIVE_COUNT, Live, LiveState};
@@ -95,6 +96,14 @@ pub struct Ids {
     /// Supplementary groups.
     #[serde(default, skip_serializing_if = "GroupIds::is_empty")]
     pub groups: GroupIds,
+}
+
+impl Ids {
+    /// As a process becomes them.
+    #[must_use]
+    pub fn of_process(&self) -> program::Ids<'_> {
+        program::Ids { uid: self.uid, gid: self.gid, groups: self.groups.as_slice() }
+    }
 }
 
 /// How much of the worker's sandbox must hold before it serves.
@@ -548,17 +557,7 @@ impl FailureKind {
     /// Where it is counted.
     #[must_use]
     pub const fn field(self) -> usize {
-        field::FAILED
-            + match self {
-                FailureKind::Refused => 0,
-                FailureKind::TimedOut => 1,
-                FailureKind::Unreachable => 2,
-                FailureKind::Reset => 3,
-                FailureKind::Absent => 4,
-                FailureKind::Forbidden => 5,
-                FailureKind::NoDescriptors => 6,
-                FailureKind::Other => 7,
-            }
+        field::FAILED + self as usize
     }
 
     /// Its name in reports: metrics, the access log.

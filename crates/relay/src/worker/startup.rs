@@ -11,7 +11,7 @@ use portway_sys::seqpacket::Channel;
 use portway_sys::{netns, process, resident, sandbox};
 
 use super::engine::{Engine, Parts};
-use crate::wire::{FromWorker, Init, PROTOCOL_VERSION, Sandbox, ToWorker};
+use crate::wire::{FromWorker, Ids, Init, PROTOCOL_VERSION, Sandbox, ToWorker};
 
 /// Why a worker ends before its time.
 #[derive(Debug, thiserror::Error)]
@@ -97,11 +97,7 @@ fn set_up(
     if confinement == Confinement::Process {
         process::set_name("portway-relay");
         let files = if insists { Files::Gone } else { Files::GoneIfPermitted };
-        let ids = ids.as_ref().map(|ids| process::program::Ids {
-            uid: ids.uid,
-            gid: ids.gid,
-            groups: ids.groups.as_slice(),
-        });
+        let ids = ids.as_ref().map(Ids::of_process);
         let entered = sandbox::enter(Role::Worker, ids, files)?;
         // It has given up what this one has; the filter is for all threads, and permits no new one.
         engine.start_haul();

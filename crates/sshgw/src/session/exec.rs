@@ -100,18 +100,7 @@ async fn carry(
     counts: &Counts,
 ) -> Result<(), Unheard> {
     while let Some(bytes) = output.next().await {
-        let count = bytes.len();
-        if !counts.shows(ext, &bytes) {
-            return Err(Unheard);
-        }
-        let sent = match ext {
-            None => channel.data_bytes(bytes).await,
-            Some(ext) => channel.extended_data_bytes(ext, bytes).await,
-        };
-        if sent.is_err() {
-            return Err(Unheard);
-        }
-        counts.went(count);
+        counts.tell(channel, ext, bytes).await?;
     }
     Ok(())
 }

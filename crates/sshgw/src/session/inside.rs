@@ -155,18 +155,7 @@ async fn carry(
         if let (Some(transfers), None) = (&counts.transfers, ext) {
             transfers.answers(&bytes).await;
         }
-        if !counts.shows(ext, &bytes) {
-            return Err(Unheard);
-        }
-        let (count, bytes) = (bytes.len(), Bytes::from(bytes));
-        let sent = match ext {
-            None => channel.data_bytes(bytes).await,
-            Some(ext) => channel.extended_data_bytes(ext, bytes).await,
-        };
-        if sent.is_err() {
-            return Err(Unheard);
-        }
-        counts.went(count);
+        counts.tell(channel, ext, Bytes::from(bytes)).await?;
     }
     Ok(())
 }

@@ -157,6 +157,26 @@ impl Counts {
         self.recorder.as_ref().is_none_or(|recorder| recorder.output(stream, bytes))
     }
 
+    /// Tells the client what a program has written, by its output or its errors (`ext`), as far as it is shown.
+    pub(super) async fn tell(
+        &self,
+        channel: &ChannelWriteHalf<Msg>,
+        ext: Option<u32>,
+        bytes: Bytes,
+    ) -> Result<(), Unheard> {
+        let count = bytes.len();
+        if !self.shows(ext, &bytes) {
+            return Err(Unheard);
+        }
+        let sent = match ext {
+            None => channel.data_bytes(bytes).await,
+            Some(ext) => channel.extended_data_bytes(ext, bytes).await,
+        };
+        sent.map_err(|_| Unheard)?;
+        self.went(count);
+        Ok(())
+    }
+
     /// Its terminal has another size.
     pub(super) fn resized(&self, size: ScreenSize) {
         if let Some(recorder) = &self.recorder {
